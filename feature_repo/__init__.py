@@ -1,0 +1,1 @@
+"""Feast declarations only."""

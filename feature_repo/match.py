@@ -1,0 +1,57 @@
+"""The one function of the on-demand views `activity_match_…`."""
+
+from typing import Any
+
+
+def activity_match(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Compare each of the member's vectors with the item's; give missing counts as 0.
+
+    For every vector `<stem>_embedding` it returns `cosine_<stem>` and `dot_<stem>` against the
+    input `embedding` (`cosine` and `dot` for the single `activity_embedding`): 0.0 where the
+    member or the item is not there, and cosine 0.0 where a vector has no length. For every input
+    `stored_n_…` it returns `n_…`, with 0 for null.
+
+    Feast stores this text and runs it in a bare namespace, in whatever process asks for features:
+    it may use nothing from outside its own body. One text serves every aggregator: it goes by
+    the columns that come with their view's name in front too, which Feast gives the declared
+    sources' features (vectors and counts) and not a label's own columns.
+
+    Args:
+        inputs: Columns of equal length; a vector is a list of numbers or None.
+
+    Raises:
+        ValueError: vectors of different lengths, which belong to different spaces.
+    """
+    import numpy as np
+
+    def matrix(rows: list[Any]) -> Any:
+        width = max((len(row) for row in rows if row is not None), default=0)
+        missing = [0.0] * width
+        filled = [missing if row is None or len(row) == 0 else row for row in rows]
+        return np.asarray(filled, dtype=np.float64).reshape(len(rows), width)
+
+    declared = {name.split("__", 1)[1] for name in inputs if "__" in name} & set(inputs)
+    item = matrix(inputs["embedding"])
+    item_length = np.sqrt(np.einsum("nd,nd->n", item, item))
+    results: dict[str, list[Any]] = {}
+    for name in sorted(declared):
+        if name.startswith("stored_n_"):
+            counts = inputs[name]
+            results[name.removeprefix("stored_")] = [0 if n is None else int(n) for n in counts]
+        elif name != "embedding":
+            member = matrix(inputs[name])
+            dot = np.zeros(len(item))
+            if member.shape[1] and item.shape[1]:
+                if member.shape[1] != item.shape[1]:
+                    raise ValueError(
+                        f"{name} has {member.shape[1]} numbers and the item's vector has "
+                        f"{item.shape[1]}; they come from different item encoders: apply and "
+                        "publish both with the same configuration"
+                    )
+                dot = np.einsum("nd,nd->n", member, item)
+            length = np.sqrt(np.einsum("nd,nd->n", member, member)) * item_length
+            cosine = np.divide(dot, length, out=np.zeros(len(item)), where=length > 0)
+            stem = "" if name == "activity_embedding" else "_" + name.removesuffix("_embedding")
+            results[f"cosine{stem}"] = cosine.tolist()
+            results[f"dot{stem}"] = dot.tolist()
+    return results

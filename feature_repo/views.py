@@ -1,0 +1,202 @@
+"""Makes the Feast objects from a configuration and a catalogue; binds none of them."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from feast import Entity, FeatureService, FeatureView, Field, FileSource, OnDemandFeatureView
+from feast.data_format import ParquetFormat
+from feast.types import Array, Float32, Float64, Int64, String, UnixTimestamp
+from feast.value_type import ValueType
+
+from feature_repo.match import activity_match
+from models.catalog import AGGREGATORS
+from models.spec import Aggregator
+from transformations.config import Config
+
+OWNER = "member-activity-embeddings"
+SEQUENCE_VIEW = "member_activity_sequence"
+
+# A view's row stays right until the member's next one, and a member whose last action leaves the
+# window gets a next one. A ttl would turn that row (zeros) into nulls after a while in the
+# training join, which knows ttl, but not online, where Feast does not look at it.
+FOREVER = timedelta(0)
+
+
+def declare(config: Config, aggregators: Sequence[Aggregator] = AGGREGATORS) -> list[Any]:
+    """Return every Feast object: entities, views, on-demand views and services."""
+    member = _entity(config, "member", "Who acted.")
+    item = _entity(config, "item", "What was acted on: a job, a course, a film.")
+    item_view = _item_view(config, item)
+    objects: list[Any] = [member, item, item_view, _sequence_view(config, member)]
+    for aggregator in aggregators:
+        tags = aggregator.identity(config)
+        view = _aggregator_view(config, member, aggregator, tags)
+        match = _match_view(config, aggregator, view, item_view)
+        service = FeatureService(
+            name=aggregator.service,
+            features=[view[[*aggregator.vectors(config), "last_action_at"]], match, item_view],
+            description=f"For a ranker: the {aggregator.name} vectors of a member, its counts (0 "
+            "where there is no such member), an item's vector, and how well they match.",
+            tags=tags,
+            owner=OWNER,
+        )
+        objects += [view, match, service]
+    return objects
+
+
+def item_view_name(config: Config) -> str:
+    """Name the view of the item vectors: one per item encoder and version."""
+    encoder = config.items.encoder
+    return f"item_embedding_{encoder.name}_v{encoder.version}"
+
+
+def count_columns(config: Config) -> list[str]:
+    """Name the counts of a snapshot: n_actions, then n_<action> in the configured order."""
+    return ["n_actions", *(config.count_column(action) for action in config.actions)]
+
+
+def _entity(config: Config, name: str, description: str) -> Entity:
+    return Entity(
+        name=name,
+        join_keys=[f"{name}_id"],
+        value_type=ValueType.INT64 if config.id_type == "int64" else ValueType.STRING,
+        description=description,
+        owner=OWNER,
+    )
+
+
+def _source(name: str, folder: Path, renamed: Mapping[str, str] | None = None) -> FileSource:
+    return FileSource(
+        name=name,
+        path=str(folder),
+        file_format=ParquetFormat(),
+        timestamp_field="event_timestamp",
+        created_timestamp_column="created_timestamp",
+        field_mapping=dict(renamed or {}),
+        owner=OWNER,
+    )
+
+
+def _item_view(config: Config, item: Entity) -> FeatureView:
+    encoder = config.items.encoder
+    name = item_view_name(config)
+    return FeatureView(
+        name=name,
+        entities=[item],
+        ttl=FOREVER,
+        schema=[_vector("embedding", config.dim, f"The item's vector by {encoder.name}.")],
+        source=FileSource(
+            name=name,
+            path=str(config.items_dir),
+            file_format=ParquetFormat(),
+            timestamp_field="available_at",
+            owner=OWNER,
+        ),
+        description=f"Item vectors by {encoder.name}, version {encoder.version}.",
+        tags={"item_encoder": encoder.name, "item_encoder_version": str(encoder.version)},
+        owner=OWNER,
+    )
+
+
+def _sequence_view(config: Config, member: Entity) -> FeatureView:
+    ids = Int64 if config.id_type == "int64" else String
+    return FeatureView(
+        name=SEQUENCE_VIEW,
+        entities=[member],
+        ttl=FOREVER,
+        schema=[
+            _field("item_ids", Array(ids), "What the member acted on, oldest first."),
+            _field("actions", Array(String), "The action on each item."),
+            _field("event_timestamps", Array(UnixTimestamp), "When; online in whole seconds."),
+            *(_field(name, Int64, _count(config, name)) for name in count_columns(config)),
+            _last_action(),
+        ],
+        source=_source(SEQUENCE_VIEW, config.sequences_dir),
+        description=f"A member's last {config.length} actions in {config.window.days} days.",
+        owner=OWNER,
+    )
+
+
+def _aggregator_view(
+    config: Config, member: Entity, aggregator: Aggregator, tags: dict[str, str]
+) -> FeatureView:
+    # Feast's historical join returns an on-demand view's inputs beside its outputs, so the two
+    # cannot share a name; n_actions is to be the one that is 0, not null, for an unknown member.
+    renamed = {name: f"stored_{name}" for name in count_columns(config)}
+    about = "as the snapshot holds it: null where there is no such member."
+    return FeatureView(
+        name=aggregator.view,
+        entities=[member],
+        ttl=FOREVER,
+        schema=[
+            *(
+                _vector(name, dim, f"Vector of what the member did, by {aggregator.name}.")
+                for name, dim in aggregator.vectors(config).items()
+            ),
+            *(_field(new, Int64, f"{old}, {about}") for old, new in renamed.items()),
+            _last_action(),
+            _field("model_version", String, "What made this row: the packaged aggregator."),
+        ],
+        source=_source(aggregator.view, config.embeddings_dir(aggregator.view), renamed),
+        description=f"A member's last {config.length} actions in {config.window.days} days as "
+        f"vectors, by {aggregator.name} version {aggregator.version}.",
+        tags=tags,
+        owner=OWNER,
+    )
+
+
+def _match_view(
+    config: Config,
+    aggregator: Aggregator,
+    view: FeatureView,
+    item_view: FeatureView,
+) -> OnDemandFeatureView:
+    vectors = aggregator.vectors(config)
+    counts = count_columns(config)
+    stems = [
+        "" if name == "activity_embedding" else f"_{name.removesuffix('_embedding')}"
+        for name in vectors
+    ]
+    return OnDemandFeatureView(
+        name=aggregator.match,
+        sources=[view[[*vectors, *(f"stored_{name}" for name in counts)]], item_view],
+        # No descriptions: Feast compares these fields with ones that it infers, which have none.
+        schema=[
+            *(Field(name=name, dtype=Int64) for name in counts),
+            *(
+                Field(name=f"{measure}{stem}", dtype=Float64)
+                for stem in stems
+                for measure in ("cosine", "dot")
+            ),
+        ],
+        udf=activity_match,
+        # Without its text Feast would store a pickle that only this Python version can read.
+        udf_string=inspect.getsource(activity_match),
+        mode="python",
+        description=f"How an item fits what a member did, by {aggregator.name}: cosine and dot "
+        "product with each of the member's vectors, 0.0 where either is not there; and the "
+        "member's counts, 0 where there is no such member.",
+        # No hash of the weights: Feast never notices that only an on-demand view's tags changed.
+        tags={"aggregator": aggregator.name, "aggregator_version": str(aggregator.version)},
+        owner=OWNER,
+    )
+
+
+def _field(name: str, dtype: Any, description: str) -> Field:
+    return Field(name=name, dtype=dtype, description=description)
+
+
+def _vector(name: str, dim: int, description: str) -> Field:
+    return Field(name=name, dtype=Array(Float32), description=description, vector_length=dim)
+
+
+def _last_action() -> Field:
+    return _field("last_action_at", UnixTimestamp, "The newest action; online in whole seconds.")
+
+
+def _count(config: Config, name: str) -> str:
+    kind = "actions" if name == "n_actions" else name.removeprefix("n_").upper() + " actions"
+    return f"How many {kind} the sequence holds, at most {config.length}."

@@ -1,0 +1,1 @@
+"""Aggregators: sequences to vectors. `catalog` names them and imports no TensorFlow."""

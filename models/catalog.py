@@ -1,0 +1,8 @@
+"""AGGREGATORS: one line each. Training, embedding, the Feast view and service follow from it."""
+
+from models.spec import Aggregator, Average, GeometricDecay
+
+AGGREGATORS: tuple[Aggregator, ...] = (
+    Average(version=1),
+    GeometricDecay(version=1, decay=0.8),
+)

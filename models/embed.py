@@ -1,0 +1,219 @@
+"""Every aggregator's vectors of one snapshot, in one pass over its sequences."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from models.backend import tf
+from models.catalog import AGGREGATORS
+from models.packaging import Loaded, load
+from models.sequences import ItemTable, Padded, pad
+from models.spec import Aggregator
+from transformations.config import Config
+from transformations.errors import InputError
+from transformations.files import partition, replacing
+from transformations.tables import check, parquet
+
+# Members read, looked up and written at once; and those that the models see at once, whose item
+# vectors (length * dim floats each) should stay in the processor's cache.
+ROWS_AT_ONCE = 32_768
+BATCH = 2_048
+
+
+@dataclass(frozen=True)
+class EmbedReport:
+    """What one pass saw and wrote.
+
+    Attributes:
+        members: Rows of the snapshot, lapsed members included.
+        actions: Actions in all of its sequences.
+        actions_without_vector: Those whose item had no vector in this encoder version.
+        items: Items that had a vector at as_of.
+        rows: View → rows written.
+    """
+
+    members: int
+    actions: int
+    actions_without_vector: int
+    items: int
+    rows: dict[str, int]
+
+    @property
+    def share_without_vector(self) -> float:
+        """Share of the actions whose item had no vector; 0 where there is no action."""
+        return self.actions_without_vector / self.actions if self.actions else 0.0
+
+
+def embed_snapshot(
+    config: Config,
+    con: duckdb.DuckDBPyConnection,
+    as_of: datetime,
+    created_timestamp: datetime,
+    aggregators: Sequence[Aggregator] = AGGREGATORS,
+    progress: Callable[[int], object] | None = None,
+) -> EmbedReport:
+    """Write the member_embeddings partition of `as_of` of every aggregator, whole or not at all.
+
+    Reads the member_sequences partition of `as_of` and the item vectors that were available then.
+    An item without a vector counts in n_actions and is PAD to the aggregators. Memory holds the
+    item table and ROWS_AT_ONCE members, however many there are. No partition becomes visible
+    before all of them are written and checked.
+
+    Args:
+        created_timestamp: When the rows can be read online.
+        progress: Called with the number of members that were embedded since its last call.
+
+    Raises:
+        InputError: an aggregator is not packaged, or not as the catalogue and configuration say;
+            there is no snapshot or no item vector to embed.
+        RunFailedError: a result breaks a rule of checks/member_embeddings.sql.
+    """
+    source = partition(config.sequences_dir, as_of)
+    if not source.exists():
+        raise InputError(f"expected the sequences of {as_of} in {source}, found none")
+    models = [load(aggregator, config) for aggregator in aggregators]
+    items = ItemTable.read(config, con, as_of)
+    run = together(models, items, config)
+    members = actions = without_vector = 0
+    with ExitStack() as stack:
+        views = [config.embeddings_dir(model.aggregator.view) for model in models]
+        files = [stack.enter_context(replacing(partition(view, as_of))) for view in views]
+        with pq.ParquetFile(source) as sequences, ExitStack() as open_writers:
+            writers = [
+                open_writers.enter_context(_writer(file, model, sequences.schema_arrow, config))
+                for file, model in zip(files, models, strict=True)
+            ]
+            # One batch is written while the next one is computed; never more than one waits.
+            writing = open_writers.enter_context(ThreadPoolExecutor(1))
+            written = writing.submit(lambda: None)
+            for rows in sequences.iter_batches(ROWS_AT_ONCE):
+                padded = pad(rows, items, config, as_of)
+                results = run(padded)
+                written.result()
+                written = writing.submit(_write, writers, rows, results, created_timestamp)
+                members += rows.num_rows
+                actions += padded.n_actions
+                without_vector += padded.n_without_vector
+                if progress is not None:
+                    progress(rows.num_rows)
+            written.result()
+        for file, model in zip(files, models, strict=True):
+            _check(con, file, source, model, as_of)
+    rows_written = {model.aggregator.view: members for model in models}
+    return EmbedReport(members, actions, without_vector, len(items), rows_written)
+
+
+Vectors = dict[str, NDArray[np.float32]]
+
+
+def together(
+    models: Sequence[Loaded], items: ItemTable, config: Config
+) -> Callable[[Padded], list[Vectors]]:
+    """Return a function from padded sequences to each model's vectors {field: [members, dim]}.
+
+    The models share one graph, so that the item vectors are gathered once for all of them.
+    """
+    table = tf.constant(items.vectors)
+    shape = (None, config.length)
+
+    @tf.function(
+        input_signature=[tf.TensorSpec(shape, dtype) for dtype in ("int32", "int32", "float32")]
+    )
+    def embed(rows: Any, actions: Any, ages: Any) -> list[dict[str, Any]]:
+        vectors = tf.gather(table, rows)
+        return [
+            model.embed(item_embeddings=vectors, actions=actions, ages=ages) for model in models
+        ]
+
+    def run(padded: Padded) -> list[Vectors]:
+        members = len(padded.rows)
+        results = [
+            {field: np.empty((members, dim), np.float32) for field, dim in model.vectors.items()}
+            for model in models
+        ]
+        for start in range(0, members, BATCH):
+            piece = slice(start, start + BATCH)
+            outputs = embed(padded.rows[piece], padded.actions[piece], padded.ages[piece])
+            for result, output in zip(results, outputs, strict=True):
+                for field, vectors in result.items():
+                    vectors[piece] = output[field].numpy()
+        return results
+
+    return run
+
+
+def _schema(model: Loaded, sequences: pa.Schema, config: Config) -> pa.Schema:
+    """Return the columns of a view: the snapshot's own, the vectors, what made them."""
+    counts = ["n_actions", *(config.count_column(action) for action in config.actions)]
+    vectors = [pa.field(field, pa.list_(pa.float32())) for field in model.vectors]
+    return pa.schema(
+        [sequences.field(name) for name in ("member_id", "event_timestamp", "created_timestamp")]
+        + vectors
+        + [sequences.field(name) for name in (*counts, "last_action_at")],
+        metadata={"model_version": model.model_version},
+    ).append(pa.field("model_version", pa.string()))
+
+
+def _writer(file: Path, model: Loaded, sequences: pa.Schema, config: Config) -> pq.ParquetWriter:
+    schema = _schema(model, sequences, config)
+    others = [name for name in schema.names if name not in model.vectors]
+    # Floats gain nothing from a dictionary or statistics. Measured on 200,000 rows of 3 vectors:
+    # lz4 writes 1.5 times and reads twice as fast as zstd, for a tenth more bytes.
+    return pq.ParquetWriter(
+        file, schema, compression="lz4", use_dictionary=others, write_statistics=others
+    )
+
+
+def _write(
+    writers: Sequence[pq.ParquetWriter],
+    sequences: pa.RecordBatch,
+    results: Sequence[Vectors],
+    created: datetime,
+) -> None:
+    for writer, vectors in zip(writers, results, strict=True):
+        writer.write_batch(_rows(sequences, vectors, created, writer.schema))
+
+
+def _rows(
+    sequences: pa.RecordBatch, vectors: Vectors, created: datetime, schema: pa.Schema
+) -> pa.RecordBatch:
+    made = {field: _lists(values) for field, values in vectors.items()} | {
+        "created_timestamp": pa.repeat(
+            pa.scalar(created, schema.field("created_timestamp").type), sequences.num_rows
+        ),
+        "model_version": pa.repeat(schema.metadata[b"model_version"].decode(), sequences.num_rows),
+    }
+    columns = [made[name] if name in made else sequences[name] for name in schema.names]
+    return pa.record_batch(columns, schema=schema)
+
+
+def _lists(values: NDArray[np.float32]) -> pa.ListArray:
+    members, dim = values.shape
+    return pa.ListArray.from_arrays(
+        pa.array(np.arange(members + 1, dtype=np.int32) * dim), pa.array(values.ravel())
+    )
+
+
+def _check(
+    con: duckdb.DuckDBPyConnection, file: Path, source: Path, model: Loaded, as_of: datetime
+) -> None:
+    for name, path in (("member_embeddings", file), ("member_sequences", source)):
+        con.execute(f"create or replace temp view {name} as from {parquet([path])}")
+    parameters = {
+        "as_of": as_of,
+        "vectors": list(model.vectors),
+        "dims": list(model.vectors.values()),
+    }
+    check(con, "member_embeddings", parameters)
+    con.execute("drop view member_embeddings")
+    con.execute("drop view member_sequences")

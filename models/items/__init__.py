@@ -1,0 +1,5 @@
+"""Item encoders: what turns an item's text into a vector, and the table of those vectors."""
+
+from models.items.build import build_items
+
+__all__ = ["build_items"]

@@ -1,0 +1,121 @@
+"""`items`: the vectors of the configured item encoder; each row is encoded once, in its version."""
+
+import itertools
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from models.items.saved import fitted
+from models.items.tfidf_svd import Document, TfidfSvd
+from transformations.config import Config
+from transformations.files import as_of_name, replacing
+from transformations.tables import TableReport, check, parquet
+
+SQL = Path(__file__).parent.parent / "sql"
+ROWS_AT_ONCE = 20_000
+NO_TOKEN = "no known token"
+
+
+def build_items(config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime) -> TableReport:
+    """Encode the rows of `stg_items` that have no vector yet; append them as one part file.
+
+    Columns: item_id, embedding (a list of dim float32), available_at, encoder, encoder_version. A
+    vector is available from when its item was, or from the time before which the items lie that
+    the encoder was fitted on, whichever is later. An item whose text changed has a row for each
+    time; a text that changed without a later time keeps its vector.
+
+    Args:
+        as_of: The oldest snapshot that is built now. At the first build the encoder is fitted on
+            items known before `items.encoder.fit_before`, by default one window before as_of.
+
+    Returns:
+        rows_in counts the rows that had no vector, rows_out those of them that have one now.
+
+    Raises:
+        InputError: the encoder was fitted on items known at or after as_of; or with other
+            settings under the same version; or there are too few items to fit it on.
+        RunFailedError: the saved encoder is damaged, or a row breaks a rule of checks/items.sql.
+    """
+    staged = config.data / "stg_items" / "part-0.parquet"
+    con.execute(f"create or replace temp view stg_items as from {parquet([staged])}")
+    encoder = fit_before = None
+    if config.items.embedding is None:
+        encoder, fit_before = fitted(config, con, as_of)
+    parts = sorted(config.items_dir.glob("*.parquet"))
+    items = f"from {parquet(parts)}" if parts else "from stg_items limit 0"
+    con.execute(f"create or replace temp view items as {items}")
+    con.execute(
+        f"create or replace temp table items_to_encode as {_query('items_to_encode')}",
+        {"fit_before": fit_before},
+    )
+    ((rows_in,),) = con.execute("select count(*) from items_to_encode").fetchall()
+    rows_out = 0
+    batches = (batch for batch in _batches(config, con, encoder) if batch.num_rows)
+    written: tuple[str, ...] = ()
+    for first in itertools.islice(batches, 1):
+        path = _new_part(config.items_dir, as_of)
+        with replacing(path) as file:
+            with pq.ParquetWriter(file, first.schema, compression="zstd") as writer:
+                for batch in itertools.chain([first], batches):
+                    writer.write_batch(batch)
+                    rows_out += batch.num_rows
+            everything = parquet([*parts, file])
+            con.execute(f"create or replace temp view items as from {everything}")
+            check(con, "items", {"dim": config.dim, **_identity(config)})
+        written = (path.name,)
+    for view in ("items", "stg_items"):
+        con.execute(f"drop view {view}")
+    con.execute("drop table items_to_encode")
+    refused = {NO_TOKEN: rows_in - rows_out} if rows_out < rows_in else {}
+    return TableReport("items", rows_in, rows_out, refused, written)
+
+
+def _query(name: str) -> str:
+    return (SQL / f"{name}.sql").read_text()
+
+
+def _identity(config: Config) -> dict[str, str | int]:
+    encoder = config.items.encoder
+    return {"encoder": encoder.name, "encoder_version": encoder.version}
+
+
+def _new_part(folder: Path, as_of: datetime) -> Path:
+    """Return a name that is free: rows found later for the same as_of are a part of their own."""
+    names = itertools.chain([""], (f"-{number}" for number in itertools.count(1)))
+    paths = (folder / f"part-{as_of_name(as_of)}{name}.parquet" for name in names)
+    return next(path for path in paths if not path.exists())
+
+
+def _batches(
+    config: Config, con: duckdb.DuckDBPyConnection, encoder: TfidfSvd | None
+) -> Iterator[pa.RecordBatch]:
+    """Yield the new rows of `items`, those without a vector left out."""
+    vectors = pa.list_(pa.float32())
+    for batch in con.sql("from items_to_encode").to_arrow_reader(ROWS_AT_ONCE):
+        if encoder is None:
+            embeddings = batch["embedding"].cast(vectors)
+        else:
+            encoded = encoder.encode(
+                [
+                    Document(*row.values())
+                    for row in batch.select(["text", "categories"]).to_pylist()
+                ]
+            )
+            has_vector = encoded.any(axis=1)
+            batch = batch.filter(pa.array(has_vector))
+            ends = pa.array(range(0, (batch.num_rows + 1) * config.dim, config.dim), pa.int32())
+            embeddings = pa.ListArray.from_arrays(ends, pa.array(encoded[has_vector].ravel()))
+        columns = {
+            "item_id": batch["item_id"],
+            "embedding": embeddings,
+            "available_at": batch["available_at"],
+        }
+        columns |= {
+            name: pa.repeat(pa.scalar(value), batch.num_rows)
+            for name, value in _identity(config).items()
+        }
+        yield pa.RecordBatch.from_pydict(columns)

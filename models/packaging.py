@@ -1,0 +1,301 @@
+"""Packaged aggregators: a SavedModel with one signature, `embed`, and a manifest beside it.
+
+The manifest says what the numbers depend on: `weights_sha256` is the aggregator's identity, equal
+for equal settings and weights in any process; `files` holds the SHA-256 of each file as it was
+written (a SavedModel's bytes differ from one writing to the next), which catches a damaged copy.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from models.aggregators import build, input_shapes
+from models.backend import keras, tf
+from models.spec import MANIFEST, Aggregator
+from transformations.config import UNITS, Config
+from transformations.errors import InputError, RunFailedError
+from transformations.files import replacing_folder
+
+SIGNATURE = "embed"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A verified aggregator, ready to be called.
+
+    Attributes:
+        vectors: Field → dimension, in the order of the view.
+        model_version: What made the vectors, in one line: aggregator, weights, item encoder.
+        embed: The SavedModel's signature: item_embeddings, actions and ages (shapes as in
+            models/aggregators.py) as keyword arguments → {field: float32 [batch, dimension]}.
+    """
+
+    aggregator: Aggregator
+    vectors: dict[str, int]
+    model_version: str
+    embed: Callable[..., dict[str, Any]]
+    saved: Any
+    """Owns the variables that the signature reads."""
+
+
+def package(
+    aggregator: Aggregator,
+    config: Config,
+    trained: Any = None,
+    trained_until: datetime | None = None,
+    metrics: Mapping[str, float] | None = None,
+) -> Path:
+    """Write an aggregator's SavedModel and manifest, unless they are there; return their folder.
+
+    Args:
+        trained: The Keras model (as `models.aggregators.build` makes it) that holds the weights,
+            for an aggregator that has any.
+        trained_until: The time before which the events lie that the weights were fitted to.
+        metrics: Figures of the training, kept in the manifest.
+
+    Raises:
+        InputError: the folder holds the same version with other settings or other weights, or
+            the aggregator has weights and nobody trained them.
+    """
+    folder = aggregator.artifact(config)
+    packaged = (folder / MANIFEST).exists()
+    if aggregator.layer is None or (packaged and trained is None):
+        _refuse_other_settings(aggregator, config, aggregator.manifest(config))
+        return folder
+    model = trained if trained is not None else build(aggregator, config)
+    if trained is None and model.trainable_weights:
+        raise InputError(
+            f"{aggregator.name} v{aggregator.version} has weights to be learned and is not "
+            f"packaged at {folder}; train it first: activity train {aggregator.name}"
+        )
+    if folder.exists() and not packaged:
+        raise InputError(f"{folder} is there but holds no {MANIFEST}; move it out of the way")
+    if packaged:
+        _refuse_other_settings(aggregator, config, aggregator.manifest(config))
+        _refuse_other_weights(aggregator, config, model)
+        return folder
+    with replacing_folder(folder) as temporary:
+        _save(model, temporary, config)
+        write_manifest(temporary, aggregator, config, trained_until, metrics)
+    return folder
+
+
+def write_manifest(
+    folder: Path,
+    aggregator: Aggregator,
+    config: Config,
+    trained_until: datetime | None = None,
+    metrics: Mapping[str, float] | None = None,
+    vectors: Mapping[str, int] | None = None,
+) -> None:
+    """Describe the SavedModel in `folder`; whoever made one elsewhere calls this once.
+
+    Args:
+        vectors: Field → dimension of a SavedModel made elsewhere; default: the aggregator's own.
+    """
+    files = _hash_files(folder)
+    settings = _settings(aggregator, config, vectors or aggregator.vectors(config))
+    manifest = settings | {
+        "weights_sha256": _hash_weights(folder, settings, files),
+        "trained_until": trained_until.isoformat() if trained_until else None,
+        "metrics": dict(metrics or {}),
+        "files": files,
+        "libraries": {"tensorflow": tf.__version__, "keras": keras.__version__},
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def load(aggregator: Aggregator, config: Config) -> Loaded:
+    """Load a packaged aggregator, after checking that it is what the catalogue and config say.
+
+    Raises:
+        InputError: it is not packaged, or its manifest or signature is at odds with the catalogue
+            or the configuration; the message holds both values.
+        RunFailedError: the files are not those that were packaged.
+    """
+    folder = aggregator.artifact(config)
+    manifest = aggregator.manifest(config)
+    _refuse_other_settings(aggregator, config, manifest)
+    _refuse_other_files(folder, manifest)
+    weights = _hash_weights(folder, manifest, manifest["files"])
+    if weights != manifest["weights_sha256"]:
+        raise RunFailedError(
+            f"{folder}: expected weights with the hash {manifest['weights_sha256']}, as its "
+            f"{MANIFEST} says, came {weights}; {_again(aggregator)}"
+        )
+    saved = tf.saved_model.load(str(folder))
+    vectors = aggregator.vectors(config)
+    _refuse_other_signature(folder, saved, config, vectors)
+    encoder = config.items.encoder
+    return Loaded(
+        aggregator=aggregator,
+        vectors=vectors,
+        model_version=(
+            f"{aggregator.name}_v{aggregator.version}"
+            f"/{manifest['weights_sha256'][:12]}/{encoder.name}_v{encoder.version}"
+        ),
+        embed=saved.signatures[SIGNATURE],
+        saved=saved,
+    )
+
+
+def _save(model: Any, folder: Path, config: Config) -> None:
+    # Keras's own export adds a second signature (serving_default) and names no outputs.
+    module = tf.Module()
+    module.weights = [variable.value for variable in model.variables]
+
+    @tf.function
+    def embed(**inputs: Any) -> Any:
+        return model(inputs, training=False)
+
+    specs = {
+        name: tf.TensorSpec((None, *shape), dtype, name)
+        for name, (dtype, shape) in input_shapes(config.length, config.dim).items()
+    }
+    signatures = {SIGNATURE: embed.get_concrete_function(**specs)}
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+
+
+def _settings(aggregator: Aggregator, config: Config, vectors: Mapping[str, int]) -> dict[str, Any]:
+    """Return what the numbers depend on besides the weights, as JSON values."""
+    encoder = config.items.encoder
+    return {
+        "name": aggregator.name,
+        "version": aggregator.version,
+        "dim": config.dim,
+        "window": _duration(config.window),
+        "length": config.length,
+        "actions": {action: config.action_code(action) for action in config.actions},
+        "vectors": dict(vectors),
+        "layer": aggregator.layer,
+        "parameters": aggregator.parameters(),
+        "item_encoder": {"name": encoder.name, "version": encoder.version},
+    }
+
+
+def _duration(value: timedelta) -> str:
+    """Write a duration as the configuration does: 28d, 36h."""
+    for unit, name in UNITS.items():
+        if value % timedelta(**{name: 1}) == timedelta(0):
+            return f"{value // timedelta(**{name: 1})}{unit}"
+    return f"{value.total_seconds()}s"
+
+
+def _hash_files(folder: Path) -> dict[str, str]:
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {
+        file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in files
+        if file.name != MANIFEST
+    }
+
+
+def _hash_weights(folder: Path, settings: Mapping[str, Any], files: Mapping[str, str]) -> str:
+    """Hash what determines the numbers: the settings, then every variable's name and content.
+
+    Of a SavedModel made elsewhere (no layer) the formula is known by its files only.
+    """
+    named = ("vectors", "actions", "dim", "length", "layer", "parameters")
+    known: dict[str, Any] = {key: settings[key] for key in named}
+    if settings["layer"] is None:
+        known["files"] = dict(files)
+    digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
+    checkpoint = tf.train.load_checkpoint(str(folder / "variables" / "variables"))
+    for name in sorted(checkpoint.get_variable_to_shape_map()):
+        # The rest is how the file is organised, not what is computed.
+        if name.endswith("/.ATTRIBUTES/VARIABLE_VALUE"):
+            array = checkpoint.get_tensor(name)
+            digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _again(aggregator: Aggregator) -> str:
+    if aggregator.layer is None:
+        return "copy the folder again from where it was made"
+    return "remove the folder and package it again (a learned one: train it again)"
+
+
+def _refuse_other_settings(
+    aggregator: Aggregator, config: Config, manifest: Mapping[str, Any]
+) -> None:
+    expected = _settings(aggregator, config, aggregator.vectors(config))
+    if aggregator.layer is None:
+        # Made elsewhere: its layer and parameters are its own affair.
+        del expected["layer"], expected["parameters"]
+    # As JSON text: the order of actions and vectors counts, and lists come back for tuples.
+    differing = [
+        f"  {key}: packaged {json.dumps(manifest[key])}, expected {json.dumps(value)}"
+        for key, value in expected.items()
+        if json.dumps(manifest[key]) != json.dumps(value)
+    ]
+    if differing:
+        raise InputError(
+            f"{aggregator.name} v{aggregator.version} is packaged at "
+            f"{aggregator.artifact(config)} with other settings than the catalogue and "
+            f"activity.yaml name:\n" + "\n".join(differing) + "\nVectors of the two must not "
+            "mix: raise its version in models/catalog.py, or undo the change"
+        )
+
+
+def _refuse_other_weights(aggregator: Aggregator, config: Config, model: Any) -> None:
+    folder = aggregator.artifact(config)
+    manifest = aggregator.manifest(config)
+    with tempfile.TemporaryDirectory() as scratch:
+        _save(model, Path(scratch), config)
+        came = _hash_weights(Path(scratch), manifest, {})
+    if came != manifest["weights_sha256"]:
+        raise InputError(
+            f"{aggregator.name} v{aggregator.version} is packaged at {folder} with the weights "
+            f"{manifest['weights_sha256']}, came {came}; raise its version in models/catalog.py"
+        )
+
+
+def _refuse_other_files(folder: Path, manifest: Mapping[str, Any]) -> None:
+    came, expected = _hash_files(folder), manifest["files"]
+    differing = [
+        f"  {name}: packaged {expected.get(name, 'no such file')}, "
+        f"came {came.get(name, 'no such file')}"
+        for name in sorted(came.keys() | expected.keys())
+        if came.get(name) != expected.get(name)
+    ]
+    if differing:
+        raise RunFailedError(
+            f"{folder} does not hold the files that were packaged (SHA-256):\n"
+            + "\n".join(differing)
+        )
+
+
+def _refuse_other_signature(
+    folder: Path, saved: Any, config: Config, vectors: Mapping[str, int]
+) -> None:
+    if SIGNATURE not in saved.signatures:
+        raise InputError(
+            f"{folder}: expected the signature {SIGNATURE!r}, came {sorted(saved.signatures)}"
+        )
+    signature = saved.signatures[SIGNATURE]
+    expected = {
+        name: f"{dtype} {[None, *shape]}"
+        for name, (dtype, shape) in input_shapes(config.length, config.dim).items()
+    } | {field: f"float32 {[None, dim]}" for field, dim in vectors.items()}
+    came = {
+        name: f"{spec.dtype.name} {spec.shape.as_list() if spec.shape.rank is not None else '?'}"
+        for name, spec in (
+            signature.structured_input_signature[1] | signature.structured_outputs
+        ).items()
+    }
+    differing = [
+        f"  {name}: expected {expected.get(name, 'nothing')}, came {came.get(name, 'nothing')}"
+        for name in sorted(expected.keys() | came.keys())
+        if expected.get(name) != came.get(name)
+    ]
+    if differing:
+        raise InputError(
+            f"{folder}: the signature {SIGNATURE!r} is not the contract's "
+            "(models/aggregators.py):\n" + "\n".join(differing)
+        )

@@ -1,0 +1,32 @@
+-- one row per item and moment from which its vector may be used, of those that have none yet.
+-- Reads `stg_items` (whose columns are text and categories, or vectors) and `items`. $fit_before is
+-- null where the source brings its own vectors.
+with
+usable as (
+    select
+        * exclude (available_at),
+        available_at as known_at,
+        -- A vector cannot have been there before the fit that makes it.
+        greatest(available_at, $fit_before) as available_at,
+    from stg_items
+),
+
+newest as (
+    select * exclude (known_at)
+    from usable
+    qualify row_number() over (partition by item_id, available_at order by known_at desc) = 1
+),
+
+items_to_encode as (
+    select *
+    from newest
+    where
+        not exists (
+            select 1
+            from items
+            where newest.item_id = items.item_id and newest.available_at = items.available_at
+        )
+    order by item_id, available_at
+)
+
+select * from items_to_encode -- noqa: AM04

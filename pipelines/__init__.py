@@ -1,0 +1,1 @@
+"""The daily flow, its command line and its ledger."""

@@ -1,0 +1,201 @@
+"""The whole flow, one call per stage: events → sequences → vectors → Feast → read back."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from duckdb import DuckDBPyConnection as Connection
+
+from models.catalog import AGGREGATORS
+from models.embed import embed_snapshot
+from models.items import build_items
+from models.packaging import package
+from models.spec import Aggregator
+from pipelines import publish
+from pipelines.progress import Stage, Stages
+from transformations.config import Config
+from transformations.errors import InputError, RunFailedError
+from transformations.files import sweep
+from transformations.sources import stage_activity, stage_items
+from transformations.tables import TableReport, build_sequences, connect
+
+DAY = timedelta(days=1)
+
+
+def run_daily(
+    config: Config,
+    as_of: datetime | None,
+    stages: Stages,
+    aggregators: Sequence[Aggregator] = AGGREGATORS,
+) -> datetime:
+    """Build the snapshot of `as_of`, publish it, and read it back from the online store.
+
+    Running it again for the same `as_of` replaces that snapshot and nothing else. Returns as_of.
+
+    Args:
+        as_of: None stands for the end of the last day that has events (a data set that ended
+            long ago has its last snapshot there), at most the last midnight.
+
+    Raises:
+        InputError: a snapshot newer than `as_of` is already online.
+        RunFailedError: too many rows were refused, a check failed, or what the online store
+            returns is not what was published.
+    """
+    ledger = stages.ledger
+    if as_of is not None:
+        _refuse_older(as_of, ledger.newest_published())
+    with connect(config) as con:
+        stage_events(config, con, as_of or last_midnight(), stages)
+        if as_of is None:
+            as_of = end_of_last_day(config)
+            _refuse_older(as_of, ledger.newest_published())
+        ledger.resolve(stages.run_id, as_of)
+        encode_items(config, con, as_of, stages)
+        package_all(config, stages, aggregators)
+        previous = ledger.newest_published(before=as_of) or as_of - DAY
+        # Not readable yet: until it is published, a row claims the latest time that it could be.
+        created = datetime.now(UTC) + config.publish_delay
+        snapshot(config, con, as_of, previous, created, stages, aggregators)
+
+    store = publish.open_store(config)
+    with stages.stage("feast apply") as stage:
+        stage.note = f"{publish.apply(config, store, aggregators)} objects"
+    with stages.stage("publish") as stage:
+        stage.rows_out = publish.publish(config, store, as_of, aggregators, stage.advance)
+        published_at = datetime.now(UTC)
+    with stages.stage("read back") as stage:
+        stage.rows_out = publish.read_back(config, store, as_of, aggregators)
+        stage.note = "what the online store returns is what was published"
+    with stages.stage("created_timestamp") as stage:
+        stage.rows_out = publish.restamp(config, as_of, published_at, aggregators)
+        stage.note = f"readable since {published_at:%Y-%m-%d %H:%M:%S} UTC"
+    ledger.published(stages.run_id, published_at)
+    return as_of
+
+
+def run_backfill(
+    config: Config,
+    as_ofs: Sequence[datetime],
+    stages: Stages,
+    aggregators: Sequence[Aggregator] = AGGREGATORS,
+    staged: bool = False,
+) -> list[datetime]:
+    """Build the snapshots of past moments for training joins; nothing goes online.
+
+    A snapshot that a live run published is kept as it is: its created_timestamp is a fact, not
+    an assumption. Returns the moments that were built.
+
+    Args:
+        staged: A run of a moment ago has read the sources and packaged the aggregators.
+    """
+    kept = stages.ledger.published_as_ofs()
+    wanted = [as_of for as_of in sorted(as_ofs) if as_of not in kept]
+    if not wanted:
+        return []
+    with connect(config) as con:
+        if not staged:
+            # A row is "from the future" against the newest moment that anything here was run for.
+            newest = max(wanted[-1], stages.ledger.newest_as_of() or wanted[-1])
+            stage_events(config, con, newest, stages)
+            encode_items(config, con, newest, stages, first=wanted[0])
+            package_all(config, stages, aggregators)
+        members = 0
+        with stages.stage("backfill", total=len(wanted)) as stage:
+            for as_of in wanted:
+                created = as_of + config.publish_delay
+                table = build_sequences(config, con, as_of, as_of - DAY, created)
+                embed_snapshot(config, con, as_of, created, aggregators)
+                members += table.rows_out
+                stage.advance(1)
+            stage.rows_out = members
+            stage.note = f"{len(wanted)} snapshots, {wanted[0]:%Y-%m-%d} to {wanted[-1]:%Y-%m-%d}"
+    return wanted
+
+
+def stage_events(config: Config, con: Connection, as_of: datetime, stages: Stages) -> None:
+    """Read the events source into typed days and quarantine."""
+    sweep(config.data)
+    with stages.stage("stg_activity") as stage:
+        _fill(stage, stage_activity(config, con, as_of), "days rewritten")
+
+
+def encode_items(
+    config: Config,
+    con: Connection,
+    as_of: datetime,
+    stages: Stages,
+    first: datetime | None = None,
+) -> None:
+    """Read the items source and encode the items that are new.
+
+    Args:
+        as_of: The newest moment that is built now.
+        first: The oldest one, when there are several: the item encoder must not have seen more.
+    """
+    with stages.stage("stg_items") as stage:
+        _fill(stage, stage_items(config, con, as_of))
+    with stages.stage("items") as stage:
+        _fill(stage, build_items(config, con, first or as_of))
+        stage.note = f"{config.items.encoder.name} v{config.items.encoder.version}"
+
+
+def package_all(config: Config, stages: Stages, aggregators: Sequence[Aggregator]) -> None:
+    """Make the SavedModels of the aggregators that have none yet."""
+    with stages.stage("package", total=len(aggregators)) as stage:
+        for aggregator in aggregators:
+            package(aggregator, config)
+            stage.advance(1)
+        stage.note = ", ".join(f"{a.name} v{a.version}" for a in aggregators)
+
+
+def snapshot(
+    config: Config,
+    con: Connection,
+    as_of: datetime,
+    previous: datetime,
+    created: datetime,
+    stages: Stages,
+    aggregators: Sequence[Aggregator],
+) -> None:
+    """Compute the sequences of one moment and every aggregator's vectors from them."""
+    with stages.stage("member_sequences") as stage:
+        table = build_sequences(config, con, as_of, previous, created)
+        _fill(stage, table)
+        stage.note = f"as of {as_of:%Y-%m-%d %H:%M} UTC"
+    with stages.stage("member_embeddings", total=table.rows_out) as stage:
+        report = embed_snapshot(config, con, as_of, created, aggregators, stage.advance)
+        stage.rows_in, stage.rows_out = table.rows_out, report.members * len(aggregators)
+        stage.note = f"{report.share_without_vector:.1%} of actions on items without a vector"
+
+
+def last_midnight() -> datetime:
+    """Return the last midnight UTC that has passed."""
+    return datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def end_of_last_day(config: Config) -> datetime:
+    """Return the midnight after the newest staged event, at most the last midnight."""
+    days = sorted(file.parent.name for file in config.activity_dir.glob("date=*/*.parquet"))
+    if not days:
+        raise RunFailedError(
+            f"no usable event was found in {config.events.source}; nothing to build a snapshot "
+            f"of. Refused rows lie in {config.quarantine_dir}"
+        )
+    newest = datetime.fromisoformat(days[-1].removeprefix("date=")).replace(tzinfo=UTC)
+    return min(newest + DAY, last_midnight())
+
+
+def _refuse_older(as_of: datetime, newest: datetime | None) -> None:
+    if as_of > datetime.now(UTC):
+        raise InputError(f"as_of {as_of:%Y-%m-%d %H:%M} lies in the future; it is not over yet")
+    if newest is not None and as_of < newest:
+        day = f"{as_of:%Y-%m-%d}"
+        raise InputError(
+            f"the snapshot of {newest:%Y-%m-%d %H:%M} is online, and that of {day} would overwrite "
+            f"newer rows; to compute past days: activity backfill --from {day} --to {day}"
+        )
+
+
+def _fill(stage: Stage, table: TableReport, written: str = "") -> None:
+    stage.rows_in, stage.rows_out, stage.refused = table.rows_in, table.rows_out, table.refused
+    if written:
+        stage.note = f"{len(table.written)} {written}"

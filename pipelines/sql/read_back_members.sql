@@ -1,0 +1,20 @@
+-- read_back_members: one row per member drawn at random from one partition, whole
+with snapshot as (
+    select * from read_parquet($file, hive_partitioning = false)
+),
+
+drawn as (
+    select member_id
+    from snapshot
+    order by hash(member_id, $seed::bigint)
+    limit $count
+),
+
+members as (
+    select snapshot.*
+    from snapshot
+    semi join drawn on snapshot.member_id = drawn.member_id
+)
+
+-- Every column, whichever table it is.
+select * from members  -- noqa: AM04

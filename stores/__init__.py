@@ -1,0 +1,1 @@
+"""Feast plug-ins that make vector features fast. They know nothing of member activity."""

@@ -1,0 +1,97 @@
+-- every rule that a row of member_embeddings breaks, one row each; $vectors names the vector
+-- columns, $dims their dimensions. Reads also the snapshot it was made from, member_sequences.
+with
+gathered as (
+    select
+        *,
+        [*columns(lambda c: list_contains($vectors, c))] as vectors,
+        list_sum([
+            *columns(
+                lambda c: c like 'n\_%' escape '\' and c <> 'n_actions'
+                and not list_contains($vectors, c)
+            )
+        ]) as n_counted,
+    from member_embeddings
+),
+
+-- Only numbers go through the join below: vectors would make it several times as slow.
+embedded as (
+    select
+        member_id,
+        event_timestamp,
+        created_timestamp,
+        n_actions,
+        n_counted,
+        last_action_at,
+        model_version,
+        list_transform(vectors, lambda v: coalesce(len(v), 0)) as dims,
+        -- A sum is finite only where each of its terms is.
+        list_contains(
+            list_transform(vectors, lambda v: isfinite(list_sum(v))), false
+        ) as is_not_finite,
+    from gathered
+),
+
+rows_of_view as (
+    select
+        embedded.*,
+        snapshot.member_id as snapshot_member_id,
+        snapshot.n_actions as snapshot_n_actions,
+        snapshot.last_action_at as snapshot_last_action_at,
+    from embedded
+    left join member_sequences as snapshot on embedded.member_id = snapshot.member_id
+),
+
+broken as (
+    select
+        case
+            when member_id is null then 'member_id is not null'
+            when snapshot_member_id is null then 'every row is of a member of the snapshot'
+            when not coalesce(event_timestamp = $as_of, false) then 'event_timestamp is as_of'
+            when not coalesce(created_timestamp >= $as_of, false)
+                then 'created_timestamp is not before as_of'
+            when dims <> $dims then 'vectors have their dimensions'
+            when is_not_finite then 'vectors are finite'
+            when not coalesce(n_actions = snapshot_n_actions, false)
+                then 'n_actions is that of the snapshot'
+            when not coalesce(n_counted = n_actions, false) then 'counts add up to n_actions'
+            when not coalesce(last_action_at = snapshot_last_action_at, false)
+                then 'last_action_at is that of the snapshot'
+            when coalesce(model_version, '') = '' then 'model_version is not empty'
+        end as rule,
+        member_id,
+    from rows_of_view
+),
+
+repeated as (
+    select
+        'member_id is unique' as rule,
+        member_id,
+    from member_embeddings
+    group by member_id
+    having count(*) > 1
+),
+
+missing as (
+    select
+        'every member of the snapshot has a row' as rule,
+        member_id,
+    from member_sequences
+    where
+        not exists (
+            select 1
+            from member_embeddings
+            where member_embeddings.member_id = member_sequences.member_id
+        )
+),
+
+offending as (
+    select * from broken
+    where rule is not null
+    union all
+    select * from repeated
+    union all
+    select * from missing
+)
+
+select * from offending

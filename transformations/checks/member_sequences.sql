@@ -1,0 +1,63 @@
+-- every rule that a row of member_sequences breaks, one row each
+with
+rows_of_snapshot as (
+    select
+        *,
+        list_sum([*columns(lambda c: c like 'n\_%' escape '\' and c <> 'n_actions')]) as n_counted,
+    from member_sequences
+),
+
+repeated as (
+    select
+        'member_id is unique' as rule,
+        member_id,
+    from member_sequences
+    group by member_id
+    having count(*) > 1
+),
+
+broken as (
+    select
+        case
+            when member_id is null then 'member_id is not null'
+            when coalesce(event_timestamp <> $as_of, true) then 'event_timestamp is as_of'
+            when created_timestamp < event_timestamp then 'created_timestamp is not before as_of'
+            when len(item_ids) not between 0 and $length then 'length is 1 to the maximum, or 0'
+            when
+                coalesce(len(actions) <> len(item_ids), true)
+                or coalesce(len(event_timestamps) <> len(item_ids), true)
+                then 'lists are of equal length'
+            when coalesce(n_actions <> len(item_ids), true) then 'n_actions is the length'
+            when coalesce(n_counted <> n_actions, true) then 'counts add up to n_actions'
+            when
+                coalesce(event_timestamps <> list_sort(event_timestamps), true)
+                then 'event_timestamps ascend'
+            when
+                list_min(event_timestamps) < $as_of - $window_length
+                or list_max(event_timestamps) >= $as_of
+                then 'event_timestamps lie in the window'
+            when
+                n_actions > 0
+                and coalesce(last_action_at <> event_timestamps[-1], true)
+                then 'last_action_at is the last time'
+            when
+                n_actions = 0
+                and (last_action_at is null or last_action_at >= $as_of - $window_length)
+                then 'a lapsed member''s last_action_at lies before the window'
+            when list_count(item_ids) < len(item_ids) then 'item_ids hold no null'
+            when
+                len(list_filter(actions, lambda a: not list_contains($actions, a))) > 0
+                then 'actions are configured'
+        end as rule,
+        member_id,
+    from rows_of_snapshot
+),
+
+offending as (
+    select * from repeated
+    union all
+    select * from broken
+    where rule is not null
+)
+
+select * from offending

@@ -1,0 +1,38 @@
+-- every rule that a row of one day of activity breaks, one row each; reads `activity_of_day`
+with
+repeated as (
+    select
+        'member_id, item_id, action, event_timestamp are unique' as rule,
+        member_id,
+        item_id,
+        action,
+        event_timestamp,
+    from activity_of_day
+    group by member_id, item_id, action, event_timestamp
+    having count(*) > 1
+),
+
+broken as (
+    select
+        case
+            when member_id is null or item_id is null then 'ids are not null'
+            when action is null then 'action is not null'
+            when event_timestamp is null then 'event_timestamp is not null'
+            when event_timestamp < timestamptz '1970-01-01' then 'event_timestamp is since 1970'
+            when event_timestamp::date <> $day then 'event_timestamp lies in the day'
+        end as rule,
+        member_id,
+        item_id,
+        action,
+        event_timestamp,
+    from activity_of_day
+),
+
+offending as (
+    select * from repeated
+    union all
+    select * from broken
+    where rule is not null
+)
+
+select * from offending

@@ -1,0 +1,305 @@
+"""`activity.yaml`: the user's data and the few choices that only the user can make."""
+
+import os
+import re
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from transformations.errors import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG_VARIABLE = "ACTIVITY_CONFIG"
+
+UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
+
+
+def _duration(value: Any) -> timedelta:
+    if isinstance(value, timedelta):
+        return value
+    match = re.fullmatch(r"(\d+)\s*([dhms])", str(value).strip())
+    if match is None:
+        raise ValueError(f"expected a duration such as 28d, 12h, 30m or 45s, came {value!r}")
+    return timedelta(**{UNITS[match[2]]: int(match[1])})
+
+
+def _positive(value: timedelta) -> timedelta:
+    if value <= timedelta(0):
+        raise ValueError(f"expected a duration above zero, came {value}")
+    return value
+
+
+def _utc(value: Any) -> datetime:
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day)
+    if not isinstance(value, datetime):
+        try:
+            value = datetime.fromisoformat(str(value))
+        except ValueError:
+            raise ValueError(
+                f"expected a date (2026-01-31) or a time (2026-01-31T06:00:00Z), came {value!r}"
+            ) from None
+    # A time without a zone is UTC, as everywhere in this project.
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _action(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
+        raise ValueError(
+            f"expected an action name of letters, digits and _, came {name!r}; it becomes part of "
+            "column names such as n_apply"
+        )
+    if name.lower().endswith("_y"):
+        raise ValueError(
+            f"the action {name!r} would make the column n_{name.lower()}, and Feast's DuckDB store "
+            "drops columns that end in _y; choose another name"
+        )
+    return name
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration), AfterValidator(_positive)]
+Delay = Annotated[timedelta, BeforeValidator(_duration)]
+Moment = Annotated[datetime, BeforeValidator(_utc)]
+ActionName = Annotated[str, AfterValidator(_action)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EventColumns(_Strict):
+    """The names that the five columns of an event have in the source."""
+
+    member_id: str = "member_id"
+    item_id: str = "item_id"
+    action: str = "action"
+    event_timestamp: str = "event_timestamp"
+    ingested_at: str | None = None
+    """When the event reached the source; without it a backfill cannot tell late events apart."""
+
+
+class Events(_Strict):
+    """Where the events are and how to read them."""
+
+    source: str = "data/simulated/events"
+    """A Parquet or CSV file, a folder of either, or a SQLAlchemy URL."""
+    table: str | None = None
+    """The table (or schema.table) to read, for a SQLAlchemy URL."""
+    incremental_column: str | None = None
+    """A column of the table that only grows; a later run reads from its last seen value on."""
+    columns: EventColumns = EventColumns()
+    time_unit: Literal["timestamp", "s", "ms", "us", "ns"] = "timestamp"
+    """`timestamp` for timestamps and ISO text; else the unit of integers since 1970."""
+    max_refused_share: float = Field(default=0.05, ge=0, le=1)
+    """A larger share of refused rows in what one run reads fails the run before it publishes."""
+
+    @property
+    def is_sql(self) -> bool:
+        """Whether `source` is a SQLAlchemy URL rather than a path."""
+        return "://" in self.source
+
+    @model_validator(mode="after")
+    def _table_for_sql(self) -> Self:
+        if self.is_sql and self.table is None:
+            raise ValueError("a database source needs `table`: the table that holds the events")
+        if not self.is_sql and (self.table or self.incremental_column):
+            raise ValueError(
+                "`table` and `incremental_column` belong to a database source; "
+                f"{self.source!r} is a path"
+            )
+        return self
+
+
+class ItemEncoderSettings(_Strict):
+    """Names what made the item vectors; for text, also how the encoder is fitted."""
+
+    name: str = Field(default="tfidf_svd", pattern=r"^[a-z][a-z0-9_]*$")
+    version: int = Field(default=1, ge=1)
+    fit_before: Moment | None = None
+    """Fit on items known before this time. Default: the first run's as_of less the window."""
+
+
+class Items(_Strict):
+    """Where the items are: a table of vectors, or of text for the item encoder."""
+
+    source: str = "data/simulated/items.parquet"
+    """A Parquet or CSV file, or a folder of either."""
+    item_id: str = "item_id"
+    embedding: str | None = None
+    """The column that holds vectors (a list of numbers). Excludes text and categories."""
+    text: list[str] = []
+    categories: list[str] = []
+    """Category columns: one value, a list, or values separated by |."""
+    available_at: str | None = None
+    """When the item became known. Without it, every item counts as known since 1970."""
+    encoder: ItemEncoderSettings = ItemEncoderSettings()
+
+    @model_validator(mode="after")
+    def _vectors_or_text(self) -> Self:
+        if self.embedding is not None and (self.text or self.categories):
+            raise ValueError(
+                "expected either `embedding` (the source holds vectors) or `text` and "
+                "`categories` (vectors are made here), came both"
+            )
+        if self.embedding is None and not (self.text or self.categories):
+            raise ValueError(
+                "expected `embedding`, or at least one column in `text` or `categories`"
+            )
+        if self.embedding is not None and self.encoder.name == "tfidf_svd":
+            raise ValueError(
+                "vectors from a table need `encoder.name` and `encoder.version`, the identity of "
+                "what made them; tfidf_svd names this project's own encoder"
+            )
+        return self
+
+
+class DuckDB(_Strict):
+    """Bounds for the queries."""
+
+    memory_limit: str = Field(default="2GB", pattern=r"^\d+(\.\d+)?\s*(MB|GB|MiB|GiB)$")
+    threads: int | None = Field(default=None, ge=1)
+    """Default: as many as the machine has cores."""
+
+
+class Config(_Strict):
+    """A validated `activity.yaml`. Relative paths are taken from the repository root."""
+
+    data_dir: str = "data"
+    """Where every table, artifact and state file is written."""
+    feature_store: str = "feature_store.yaml"
+    events: Events = Events()
+    id_type: Literal["int64", "string"] = "int64"
+    actions: dict[ActionName, Literal["positive", "negative"]] = {
+        "APPLY": "positive",
+        "SAVE": "positive",
+        "DISMISS": "negative",
+    }
+    window: Duration = timedelta(days=28)
+    length: int = Field(default=32, ge=1, le=1024)
+    items: Items
+    dim: int = Field(default=64, ge=2, le=4096)
+    publish_delay: Delay = timedelta(hours=6)
+    duckdb: DuckDB = DuckDB()
+
+    @model_validator(mode="after")
+    def _distinct_actions(self) -> Self:
+        lowered = [name.lower() for name in self.actions]
+        if not lowered:
+            raise ValueError("expected at least one action, came none")
+        if len(set(lowered)) < len(lowered):
+            raise ValueError(f"two actions differ only in case: {sorted(self.actions)}")
+        if "actions" in lowered:
+            raise ValueError("the action 'actions' would make the column n_actions, already taken")
+        return self
+
+    def path(self, relative: str) -> Path:
+        """Return a path of the configuration as an absolute one."""
+        return (ROOT / Path(relative).expanduser()).resolve()
+
+    @property
+    def data(self) -> Path:
+        """The data folder, absolute."""
+        return self.path(self.data_dir)
+
+    @property
+    def activity_dir(self) -> Path:
+        """Folder of `activity/date=…`."""
+        return self.data / "activity"
+
+    @property
+    def quarantine_dir(self) -> Path:
+        """Folder of `quarantine/date=…`."""
+        return self.data / "quarantine"
+
+    @property
+    def sequences_dir(self) -> Path:
+        """Folder of `member_sequences/as_of=…`."""
+        return self.data / "member_sequences"
+
+    @property
+    def items_dir(self) -> Path:
+        """Folder of the item vectors of the configured encoder version."""
+        encoder = self.items.encoder
+        return self.data / "items" / f"encoder={encoder.name}" / f"version={encoder.version}"
+
+    @property
+    def artifacts_dir(self) -> Path:
+        """Folder of `artifacts/<aggregator>/v<version>/`."""
+        return self.data / "artifacts"
+
+    @property
+    def state_dir(self) -> Path:
+        """Folder of marks, locks, spill files and the ledger."""
+        return self.data / "state"
+
+    def embeddings_dir(self, view: str) -> Path:
+        """Folder of `member_embeddings/<view>/as_of=…`."""
+        return self.data / "member_embeddings" / view
+
+    def count_column(self, action: str) -> str:
+        """Name the count of one action: n_apply for APPLY."""
+        return f"n_{action.lower()}"
+
+    def action_code(self, action: str) -> int:
+        """Return the aggregators' number of an action: 1 for the first; 0 is PAD."""
+        return list(self.actions).index(action) + 1
+
+
+def load_config(path: str | Path | None = None) -> Config:
+    """Read and validate a configuration; default: $ACTIVITY_CONFIG, else the root's activity.yaml.
+
+    Raises:
+        InputError: the file is missing, is no YAML mapping, or does not validate; the message
+            names each offending key's path and what was expected.
+    """
+    chosen = path or os.environ.get(CONFIG_VARIABLE) or ROOT / "activity.yaml"
+    file = Path(chosen).expanduser()
+    if not file.is_absolute() and not file.exists():
+        file = ROOT / file
+    try:
+        raw = yaml.safe_load(file.read_text())
+    except FileNotFoundError:
+        raise InputError(
+            f"no configuration at {chosen}; expected a file like activity.yaml"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{chosen} is not valid YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise InputError(f"{chosen}: expected keys and values, came {type(raw).__name__}")
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        lines = [_explain(problem) for problem in error.errors()]
+        raise InputError(f"{chosen} has {len(lines)} problem(s):\n" + "\n".join(lines)) from None
+
+
+def _explain(problem: Any) -> str:
+    path = ".".join(str(part) for part in problem["loc"] if part != "[key]") or "(top level)"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        message = f"unknown key; expected one of: {', '.join(_siblings(problem['loc']))}"
+    elif problem["type"] == "missing":
+        message = "missing; this key has no default"
+    elif problem["type"] != "value_error":
+        message = f"{message}, came {problem['input']!r}"
+    return f"  {path}: {message}"
+
+
+def _siblings(location: tuple[str | int, ...]) -> list[str]:
+    model: type[BaseModel] = Config
+    for part in location[:-1]:
+        annotation = model.model_fields[str(part)].annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            model = annotation
+    return list(model.model_fields)

@@ -1,0 +1,101 @@
+"""Files and partitions that are either whole or not there."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it onto `path` when the block succeeds.
+
+    The temporary name does not end in .parquet, so no reader's glob sees it. A killed process
+    leaves the last good file and a temporary one, which `sweep` removes at the next run.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; rename it to `path` when the block succeeds.
+
+    A folder cannot be replaced in one step, so one that is there already is an error (OSError).
+    """
+    temporary = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for entry in [*temporary.rglob("*"), temporary]:
+            _sync(entry)
+        temporary.rename(path)
+        _sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sweep(folder: Path) -> int:
+    """Remove what killed runs left below `folder`; return how many. One run at a time only."""
+    left = [path for path in folder.rglob("*.tmp") if path.exists()]
+    for path in left:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    return len(left)
+
+
+def as_of_name(as_of: datetime) -> str:
+    """Name a moment's partition: `2026-01-31`, or `2026-01-31T06-30-00` when not midnight.
+
+    >>> as_of_name(datetime(2026, 1, 31, tzinfo=UTC))
+    '2026-01-31'
+    """
+    utc = as_of.astimezone(UTC)
+    if (utc.hour, utc.minute, utc.second, utc.microsecond) == (0, 0, 0, 0):
+        return utc.strftime("%Y-%m-%d")
+    if utc.microsecond:
+        return utc.strftime("%Y-%m-%dT%H-%M-%S.%f")
+    return utc.strftime("%Y-%m-%dT%H-%M-%S")
+
+
+def parse_as_of_name(name: str) -> datetime:
+    """Read back what `as_of_name` wrote. Raises ValueError for any other text."""
+    for form in ("%Y-%m-%d", "%Y-%m-%dT%H-%M-%S", "%Y-%m-%dT%H-%M-%S.%f"):
+        try:
+            return datetime.strptime(name, form).replace(tzinfo=UTC)
+        except ValueError:
+            continue
+    raise ValueError(f"expected a partition name like 2026-01-31, came {name!r}")
+
+
+def partition(folder: Path, as_of: datetime) -> Path:
+    """Return the one Parquet file of `folder`'s partition for `as_of`."""
+    return folder / f"as_of={as_of_name(as_of)}" / "part-0.parquet"
+
+
+def partitions(folder: Path) -> list[datetime]:
+    """Return the moments for which `folder` holds a whole partition, oldest first."""
+    return sorted(
+        parse_as_of_name(file.parent.name.removeprefix("as_of="))
+        for file in folder.glob("as_of=*/part-0.parquet")
+    )

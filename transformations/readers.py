@@ -1,0 +1,247 @@
+"""Parquet and CSV as DuckDB queries, and columns of whatever type as ids and moments."""
+
+import csv
+import gzip
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+
+from transformations.errors import InputError
+from transformations.tables import ID_TYPES, identifier, quoted
+
+SUFFIXES = (".parquet", ".csv", ".csv.gz")
+DELIMITERS = (",", ";", "\t", "|")
+FILE = "__source_file"
+"""The column that tells from which file a row came."""
+
+UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+WHOLE_NUMBERS = r"\s*[+-]?\d+(\.0*)?\s*"
+END_OF_TIME = 253_402_300_799  # the last second of the year 9999
+EXACT_INTEGERS = {"DOUBLE": 2**53, "FLOAT": 2**24}
+"""Up to here every whole number has a float of its own; above, two ids could become one."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files of one form, so that one query reads them all."""
+
+    files: tuple[Path, ...]
+    columns: dict[str, str]
+    """Name to DuckDB type, as the files have them."""
+    delimiter: str | None = None
+    """For CSV."""
+
+    @property
+    def query(self) -> str:
+        """Rows with every column of the files, and `FILE`.
+
+        Lines that are no CSV go to the temporary tables `malformed_lines` and `malformed_scans`.
+        """
+        names = "[" + ", ".join(quoted(file) for file in self.files) + "]"
+        if self.delimiter is None:
+            return (
+                f"select * from read_parquet({names}, filename = {quoted(FILE)}, "
+                "union_by_name = true)"
+            )
+        columns = ", ".join(f"{quoted(name)}: 'varchar'" for name in self.columns)
+        return (
+            f"select * from read_csv({names}, filename = {quoted(FILE)}, header = true, "
+            f"auto_detect = false, delim = {quoted(self.delimiter)}, quote = '\"', escape = '\"', "
+            f"columns = {{{columns}}}, hive_partitioning = false, store_rejects = true, "
+            "rejects_table = 'malformed_lines', rejects_scan = 'malformed_scans')"
+        )
+
+    def require(self, wanted: dict[str, str | None], where: Path) -> None:
+        """Raise InputError where a column is missing; `wanted` maps configuration keys to names."""
+        for key, name in wanted.items():
+            if name is not None and name not in self.columns:
+                raise InputError(
+                    f"{key}: expected a column {name!r} in {where}, "
+                    f"which has: {', '.join(self.columns)}"
+                )
+
+
+def find(key: str, source: Path) -> list[Path]:
+    """Return the files at `source`, a file or a folder of any depth, in the order of their names.
+
+    Raises:
+        InputError: there are none; `key` is the configuration's key for the message.
+    """
+    if source.is_file():
+        files = [source]
+    elif source.is_dir():
+        found = (path for path in source.rglob("*") if not path.name.startswith((".", "_")))
+        files = sorted(path for path in found if path.is_file() and path.name.endswith(SUFFIXES))
+    else:
+        raise InputError(f"{key}: expected a file or a folder, found nothing at {source}")
+    if not files or not files[0].name.endswith(SUFFIXES):
+        raise InputError(f"{key}: expected files that end in {', '.join(SUFFIXES)} at {source}")
+    return files
+
+
+def group(
+    con: duckdb.DuckDBPyConnection, files: list[Path], wanted: dict[str, str | None]
+) -> list[Files]:
+    """Part files by the columns they have: each part is read by one query.
+
+    Args:
+        wanted: Configuration key to column name; None is a column that is not asked for.
+
+    Raises:
+        InputError: a file cannot be read, or has not all the wanted columns.
+    """
+    groups: dict[tuple[object, ...], list[Path]] = {}
+    for file in files:
+        one = _describe(con, file, [name for name in wanted.values() if name is not None])
+        one.require(wanted, file)
+        groups.setdefault((one.delimiter, *one.columns.items()), []).append(file)
+    return [
+        Files(tuple(part), dict(columns), delimiter)  # type: ignore[arg-type]
+        for (delimiter, *columns), part in groups.items()
+    ]
+
+
+def _describe(con: duckdb.DuckDBPyConnection, file: Path, wanted: list[str]) -> Files:
+    if not file.name.endswith(".parquet"):
+        return _header(file, wanted)
+    try:
+        rows = con.execute(f"describe {Files((file,), {}).query}").fetchall()
+    except duckdb.Error as error:
+        raise InputError(f"{file} cannot be read as Parquet: {error}") from error
+    return Files((file,), {name: kind for name, kind, *_ in rows if name != FILE})
+
+
+def _header(file: Path, wanted: list[str]) -> Files:
+    """Read a CSV's first line. DuckDB's own guess gives way when lines below it are broken."""
+    opened = gzip.open if file.name.endswith(".gz") else open
+    try:
+        with opened(file, "rb") as binary:
+            line = binary.readline().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} cannot be read as CSV in UTF-8: {error}") from error
+    forms = {
+        delimiter: next(csv.reader([line], delimiter=delimiter), []) for delimiter in DELIMITERS
+    }
+    delimiter = max(DELIMITERS, key=lambda d: (len({*wanted} & {*forms[d]}), len(forms[d])))
+    names = forms[delimiter]
+    if len(set(names)) < len(names):
+        raise InputError(f"{file}: expected a header of distinct names, came {line.strip()!r}")
+    return Files((file,), dict.fromkeys(names, "VARCHAR"), delimiter)
+
+
+def id_expression(key: str, column: str, kind: str, id_type: str) -> str:
+    """Return SQL that gives the column as an id of the configured type, null where it is none.
+
+    Raises:
+        InputError: no value of the column's type can be such an id.
+    """
+    name = identifier(column)
+    wanted = ID_TYPES[id_type]
+    if _is_text(kind):
+        if id_type == "string":
+            return f"case when trim({name}::varchar) <> '' then {name}::varchar end"
+        return _whole(name, kind)
+    if _is_number(kind):
+        # A whole number in a float column is the integer that it was before it met a null.
+        return f"({_whole(name, kind)})::{wanted}"
+    raise InputError(
+        f"{key}: expected integers or text for an id in column {column!r}, came {kind}"
+    )
+
+
+def moment_expression(key: str, column: str, kind: str, unit: str) -> str:
+    """Return SQL that gives the column as a TIMESTAMPTZ, null where it cannot be read.
+
+    A time without a zone is UTC. Digits below a microsecond are cut off, as an event must not
+    move to a later time. Integers beyond the year 9999 become 'infinity'.
+
+    Args:
+        unit: "timestamp", or the unit of integers since 1970: s, ms, us or ns.
+
+    Raises:
+        InputError: the column's type and the unit contradict each other.
+    """
+    name = identifier(column)
+    is_time = kind.startswith(("TIMESTAMP", "DATE"))
+    if unit == "timestamp":
+        if kind == "TIMESTAMP_NS":
+            return f"make_timestamptz(epoch_ns({name}) // 1000)"
+        if is_time:
+            return f"{name}::timestamptz"
+        if _is_text(kind):
+            return f"try_cast({name}::varchar as timestamptz)"
+        raise InputError(
+            f"{key}: expected timestamps or text in column {column!r}, came {kind}; for integers "
+            "since 1970 in events, set events.time_unit to s, ms, us or ns"
+        )
+    if not (_is_number(kind) or _is_text(kind)):
+        raise InputError(
+            f"{key}: time_unit {unit} expects integers since 1970 in column {column!r}, came {kind}"
+            f"{'; set events.time_unit to timestamp' if is_time else ''}"
+        )
+    number = _whole(name, kind)
+    per_second = UNITS[unit]
+    scaled = f"* {1_000_000 // per_second}" if per_second <= 1_000_000 else "// 1000"
+    return (
+        f"case when {number} < 0 then make_timestamptz(-1) "
+        f"when {number} > {END_OF_TIME * per_second} then 'infinity'::timestamptz "
+        f"else make_timestamptz({number} {scaled}) end"
+    )
+
+
+def _whole(name: str, kind: str) -> str:
+    """Return SQL for the integer that a value is; null for 12.5, '1e3' and what overflows."""
+    if _is_text(kind):
+        text = f"{name}::varchar"
+        return (
+            f"(case when regexp_full_match({text}, '{WHOLE_NUMBERS}') "
+            f"then try_cast(trim({text}) as bigint) end)"
+        )
+    if kind in EXACT_INTEGERS:
+        limit = EXACT_INTEGERS[kind]
+        return (
+            f"(case when {name} = trunc({name}) and abs({name}) <= {limit} "
+            f"then try_cast({name} as bigint) end)"
+        )
+    if kind.startswith("DECIMAL"):
+        return f"(case when {name} = trunc({name}) then try_cast({name} as bigint) end)"
+    return f"try_cast({name} as bigint)"
+
+
+def _is_text(kind: str) -> bool:
+    return kind in ("VARCHAR", "UUID", "NULL", '"NULL"') or kind.startswith("ENUM")
+
+
+def _is_number(kind: str) -> bool:
+    return kind.removeprefix("U").endswith("INT") or kind.startswith(
+        ("INTEGER", "UINTEGER", "DOUBLE", "FLOAT", "DECIMAL")
+    )
+
+
+def blank(column: str, kind: str) -> str:
+    """Return SQL that says whether a value is missing: null, or text without a character."""
+    name = identifier(column)
+    if _is_text(kind):
+        return f"coalesce(trim({name}::varchar), '') = ''"
+    return f"{name} is null"
+
+
+def list_expression(column: str, kind: str) -> str:
+    """Return SQL that gives a column as VARCHAR[]: a list, or one value or several between |."""
+    name = identifier(column)
+    values = f"{name}::varchar[]" if kind.endswith("]") else f"string_split({name}::varchar, '|')"
+    return f"list_filter(coalesce({values}, []), lambda value: trim(value) <> '')"
+
+
+def vector_expression(key: str, column: str, kind: str) -> str:
+    """Return SQL that gives a column as FLOAT[], null unless it is a list of finite numbers.
+
+    Raises:
+        InputError: the column holds neither lists nor text (such as [0.1, 0.2]).
+    """
+    if not (_is_text(kind) or kind.endswith("]")):
+        raise InputError(f"{key}: expected lists of numbers in column {column!r}, came {kind}")
+    vector = f"try_cast({identifier(column)} as float[])"
+    unusable = "lambda value: value is null or not isfinite(value)"
+    return f"case when len(list_filter({vector}, {unusable})) = 0 then {vector} end"

@@ -1,0 +1,369 @@
+"""Events and items from wherever they are: typed rows, one partition a day, and quarantine."""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import duckdb
+from duckdb import DuckDBPyConnection as Connection
+
+from transformations import sql_source, state
+from transformations.config import Config
+from transformations.errors import RunFailedError
+from transformations.files import replacing
+from transformations.readers import (
+    FILE,
+    Files,
+    blank,
+    find,
+    group,
+    id_expression,
+    list_expression,
+    moment_expression,
+    vector_expression,
+)
+from transformations.tables import (
+    TableReport,
+    activity_query,
+    check,
+    copy,
+    count,
+    day_file,
+    identifier,
+    parquet,
+    quoted,
+    sql,
+)
+
+FUTURE = "event_timestamp is in the future"
+MALFORMED = "line is malformed"
+
+
+def stage_activity(config: Config, con: Connection, as_of: datetime) -> TableReport:
+    """Read what is new in the events source into `activity`, and what is refused to `quarantine`.
+
+    A file that has not changed since it was read is not read again; a table with an incremental
+    column is read from its last seen value on. Reading a row twice changes nothing. A row that
+    was refused because it lay in the future is taken up from quarantine once it does not. Only
+    days that change are rewritten, each as a whole. What was read is noted last, so that the next
+    run makes good what a killed one left undone.
+
+    Returns:
+        rows_in counts the rows read; refused, those of them that went to quarantine, by reason;
+        rows_out, the actions that `activity` gained; written, the days rewritten.
+
+    Raises:
+        InputError: the source or one of its columns is not there, or of a type it cannot be.
+        RunFailedError: more than events.max_refused_share of the rows read were refused. They are
+            in quarantine; `activity` is as it was.
+    """
+    before = state.load(config)
+    with _spool(config, "stg_activity") as folder:
+        rows_in, read = _judge_source(config, con, as_of, before, folder)
+        _keep_refused(config, con, as_of)
+        refused = _counted(con, "select reason from refused")
+        _fail_if_too_many(config, rows_in, refused)
+        written, gained = _merge_days(config, con)
+    read.days = state.days(config)
+    state.save(config, read)
+    return TableReport("stg_activity", rows_in, gained, refused, written)
+
+
+def _counted(con: Connection, reasons: str) -> dict[str, int]:
+    query = f"select reason, count(*) from ({reasons}) group by reason order by reason"
+    return dict(con.execute(query).fetchall())
+
+
+def _rows_read(con: Connection) -> int:
+    return count(con, "select (select count(*) from judged) + (select count(*) from malformed)")
+
+
+@contextmanager
+def _spool(config: Config, table: str) -> Iterator[Path]:
+    """Yield an empty folder for a table's rows on their way from the source to their place."""
+    folder = config.state_dir / f"{table}.tmp"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _judge_source(
+    config: Config,
+    con: Connection,
+    as_of: datetime,
+    before: state.ReadSoFar,
+    folder: Path,
+) -> tuple[int, state.ReadSoFar]:
+    """Spool what is new, and make `stg_activity` (accepted) and `refused` over it.
+
+    Returns:
+        How many rows were read, and what counts as read once they are in place.
+    """
+    columns = config.events.columns.model_dump()
+    read = state.ReadSoFar()
+    if config.events.is_sql:
+        spooled = sql_source.spool(config, folder, before.mark)
+        read.mark, groups, label = spooled.mark, spooled.groups, quoted(spooled.name)
+    else:
+        source = config.path(config.events.source)
+        # Taken before the files are read: what is appended meanwhile is read by the next run.
+        for file in find("events.source", source):
+            read.files[str(file)] = [file.stat().st_size, file.stat().st_mtime_ns]
+        new = [file for file, seen in read.files.items() if before.files.get(file) != seen]
+        wanted = {f"events.columns.{key}": name for key, name in columns.items()}
+        groups = group(con, [Path(file) for file in new], wanted)
+        base = source if source.is_dir() else source.parent
+        label = f"{identifier(FILE)}[{len(str(base)) + 2}:]"
+
+    con.execute("create or replace temp table malformed (line varchar, source varchar)")
+    parameters = {"as_of": as_of, "actions": list(config.actions)}
+    parts = []
+    for number, files in enumerate(groups):
+        parts.append(folder / f"judged-{number}.parquet")
+        raw = _raw_events(config, files.query, columns, files.columns, label)
+        con.execute(f"create or replace temp view raw_events as {raw}")
+        _spool_rows(con, "stg_activity", parts[-1], parameters, files)
+        if files.delimiter is not None:
+            _collect_malformed(con, label)
+    again = folder / "again.parquet"
+    _judge_again(config, con, again, parameters)
+
+    con.execute(
+        f"create or replace temp view stg_activity as from {parquet([*parts, again])} "
+        "where reason is null"
+    )
+    judged = f"from {parquet(parts)}" if parts else f"from {parquet([again])} where false"
+    con.execute(f"create or replace temp view judged as {judged}")
+    con.execute(f"create or replace temp view refused as {sql('refused')}")
+    return _rows_read(con), read
+
+
+def _raw_events(
+    config: Config,
+    query: str,
+    columns: Mapping[str, str | None],
+    kinds: Mapping[str, str],
+    source: str,
+) -> str:
+    """Return the query of `raw_events`, which sql/stg_activity.sql judges.
+
+    Args:
+        columns: The five columns of an event to their names in `query`.
+        kinds: The DuckDB types of the columns of `query`.
+        source: SQL for the name of the file or table that a row came from.
+    """
+    parts = []
+    for key, name in columns.items():
+        where = f"events.columns.{key}"
+        if name is None:
+            parts.append(f"null as raw_{key}, null::timestamptz as {key}, true as {key}_is_blank")
+            continue
+        kind = kinds[name]
+        parts.append(f"{identifier(name)} as raw_{key}, {blank(name, kind)} as {key}_is_blank")
+        if key in ("member_id", "item_id"):
+            parts.append(f"{id_expression(where, name, kind, config.id_type)} as {key}")
+        elif key in ("event_timestamp", "ingested_at"):
+            parts.append(
+                f"{moment_expression(where, name, kind, config.events.time_unit)} as {key}"
+            )
+    return f"select {', '.join(parts)}, {source} as source from ({query})"
+
+
+def _spool_rows(
+    con: Connection, table: str, file: Path, parameters: Mapping[str, object], source: Files
+) -> None:
+    """Write the rows of `sql/<table>.sql` to the spool."""
+    try:
+        copy(con, sql(table), file, parameters, compression="lz4")
+    except duckdb.Error as error:
+        names = ", ".join(str(path) for path in source.files[:3])
+        more = f" and {len(source.files) - 3} more" if len(source.files) > 3 else ""
+        raise RunFailedError(f"reading {names}{more} failed: {error}") from error
+
+
+def _collect_malformed(con: Connection, label: str) -> None:
+    """Take over the lines that the CSV reader gave up on; it notes one row for each error."""
+    con.execute(
+        f"insert into malformed select line, {label} from ("
+        "select distinct file_id, line as number, csv_line as line, "
+        f"file_path as {identifier(FILE)} "
+        "from malformed_lines inner join malformed_scans using (scan_id, file_id))"
+    )
+    con.execute("drop table malformed_lines")
+    con.execute("drop table malformed_scans")
+
+
+def _judge_again(
+    config: Config, con: Connection, file: Path, parameters: dict[str, object]
+) -> None:
+    """Judge once more what was refused as lying in the future, and keep what no longer does."""
+    quarantine = _quarantine(config)
+    columns = {key: key for key in config.events.columns.model_dump()}
+    query = f"select * from ({quarantine}) where reason = {quoted(FUTURE)}"
+    raw = _raw_events(config, query, columns, dict.fromkeys(columns, "VARCHAR"), "source")
+    con.execute(f"create or replace temp view raw_events as {raw}")
+    copy(con, f"select * from ({sql('stg_activity')}) where reason is null", file, parameters)
+
+
+def _quarantine(config: Config) -> str:
+    """Return a query of all rows in quarantine."""
+    files = sorted(config.quarantine_dir.glob("date=*/part-0.parquet"))
+    if files:
+        return f"select * from {parquet(files)}"
+    names = ("member_id", "item_id", "action", "event_timestamp", "ingested_at")
+    columns = ", ".join(f"null::varchar as {name}" for name in (*names, "line", "reason", "source"))
+    return f"select * from (select {columns}) where false"
+
+
+def _keep_refused(config: Config, con: Connection, as_of: datetime) -> None:
+    """Add the refused rows that are not there yet to quarantine, under the day of `as_of`."""
+    con.execute(
+        f"create or replace temp view quarantine as select * from ({_quarantine(config)}) "
+        "where source in (select source from refused)"
+    )
+    con.execute(f"create or replace temp table added as {sql('quarantine')}")
+    if count(con, "select count(*) from added") == 0:
+        return
+    file = day_file(config.quarantine_dir, as_of.astimezone(UTC).date())
+    there = f"union all from {parquet([file])}" if file.exists() else ""
+    with replacing(file) as path:
+        copy(con, f"select * from (from added {there}) order by all", path)
+        con.execute(f"create or replace temp view quarantine as from {parquet([path])}")
+        check(con, "quarantine", {})
+
+
+def _fail_if_too_many(config: Config, rows_in: int, refused: dict[str, int]) -> None:
+    total = sum(refused.values())
+    allowed = config.events.max_refused_share
+    if total > allowed * rows_in:
+        listed = ", ".join(f"{reason}: {rows:,}" for reason, rows in refused.items())
+        raise RunFailedError(
+            f"{total:,} of the {rows_in:,} rows read are refused, which is more than the share of "
+            f"{allowed:.1%} that events.max_refused_share allows ({listed}). The rows lie in "
+            f"{config.quarantine_dir}; nothing else was written. Correct the source, or "
+            "events.columns, events.time_unit, id_type or actions in activity.yaml, and run again"
+        )
+
+
+def _merge_days(config: Config, con: Connection) -> tuple[tuple[str, ...], int]:
+    """Merge `stg_activity` into its days; return the days rewritten and the actions gained."""
+    rows = con.execute("select distinct day from stg_activity order by day").fetchall()
+    written, gained = [], 0
+    for (day,) in rows:
+        more = _merge_day(config, con, day)
+        if more is not None:
+            written.append(day.isoformat())
+            gained += more
+    return tuple(written), gained
+
+
+def _merge_day(config: Config, con: Connection, day: date) -> int | None:
+    """Rewrite a day if that changes it; return how many actions it gained, None if unchanged."""
+    file = day_file(config.activity_dir, day)
+    there = activity_query(config, con, [file] if file.exists() else [])
+    con.execute(f"create or replace temp view activity as {there}")
+    con.execute(f"create or replace temp table activity_of_day as {sql('activity')}", {"day": day})
+    # A merge only adds actions and only lowers ingested_at, or gives one that was null: two
+    # states of a day with the same sums are the same state.
+    sums = "select count(*), count(ingested_at), sum(epoch_us(ingested_at)::hugeint) from "
+    before, after = (
+        con.execute(sums + name).fetchone() for name in ("activity", "activity_of_day")
+    )
+    if before == after or before is None or after is None:
+        return None
+    check(con, "stg_activity", {"day": day})
+    with replacing(file) as path:
+        copy(con, "from activity_of_day", path)
+    return after[0] - before[0]
+
+
+def stage_items(config: Config, con: Connection, as_of: datetime) -> TableReport:
+    """Read the items source into `stg_items`, what item vectors are made from.
+
+    One row per item_id and available_at (1970 where the configuration names no column), with
+    either `embedding` FLOAT[dim], or `text` (the text columns, joined by a space) and `categories`
+    VARCHAR[] ("<column>=<value>"). Of rows that differ in nothing but these, the smallest is
+    kept. An item that becomes available after `as_of` is left for a later run.
+
+    Returns:
+        refused counts by reason the rows without a usable id, time or vector; nothing keeps them.
+
+    Raises:
+        InputError: the source or one of its columns is not there, or of a type it cannot be.
+        RunFailedError: there are rows, but every one of them is refused.
+    """
+    items = config.items
+    wanted: dict[str, str | None] = {
+        "items.item_id": items.item_id,
+        "items.embedding": items.embedding,
+        "items.available_at": items.available_at,
+        **{f"items.text.{number}": name for number, name in enumerate(items.text)},
+        **{f"items.categories.{number}": name for number, name in enumerate(items.categories)},
+    }
+    groups = group(con, find("items.source", config.path(items.source)), wanted)
+    con.execute("create or replace temp table malformed (line varchar, source varchar)")
+    with _spool(config, "stg_items") as folder:
+        parts = []
+        for number, files in enumerate(groups):
+            parts.append(folder / f"judged-{number}.parquet")
+            con.execute(f"create or replace temp view raw_items as {_raw_items(config, files)}")
+            _spool_rows(con, "judged_items", parts[-1], {"as_of": as_of}, files)
+            if files.delimiter is not None:
+                _collect_malformed(con, identifier(FILE))
+        con.execute(f"create or replace temp view judged as from {parquet(parts)}")
+        refused = _counted(
+            con,
+            "select reason from judged where reason is not null "
+            f"union all select {quoted(MALFORMED)} from malformed",
+        )
+        rows_in = _rows_read(con)
+        if rows_in and sum(refused.values()) == rows_in:
+            listed = ", ".join(f"{reason}: {rows:,}" for reason, rows in refused.items())
+            raise RunFailedError(
+                f"none of the {rows_in:,} items of {items.source} can be used ({listed}); "
+                "correct the source, or `items`, `id_type` and `dim` in activity.yaml"
+            )
+        with replacing(config.data / "stg_items" / "part-0.parquet") as path:
+            copy(con, sql("stg_items"), path)
+            con.execute(f"create or replace temp view stg_items as from {parquet([path])}")
+            check(con, "stg_items", {"as_of": as_of})
+            rows_out = count(con, "select count(*) from stg_items")
+    return TableReport("stg_items", rows_in, rows_out, refused)
+
+
+def _raw_items(config: Config, files: Files) -> str:
+    """Return the query of `raw_items`, which sql/stg_items.sql judges."""
+    items, kinds = config.items, files.columns
+    available_at = "timestamptz '1970-01-01'"
+    if items.available_at is not None:
+        kind = kinds[items.available_at]
+        available_at = moment_expression(
+            "items.available_at", items.available_at, kind, "timestamp"
+        )
+    if items.embedding is not None:
+        vector = vector_expression("items.embedding", items.embedding, kinds[items.embedding])
+        content, has_content = f"{{'embedding': {vector}}}", f"len({vector}) = {config.dim}"
+    else:
+        texts = ", ".join(f"{identifier(name)}::varchar" for name in items.text) or "''"
+        categories = ", ".join(
+            f"list_transform({list_expression(name, kinds[name])}, "
+            f"lambda value: {quoted(name + '=')} || trim(value))"
+            for name in items.categories
+        )
+        content = (
+            f"{{'text': concat_ws(' ', {texts}), 'categories': "
+            f"flatten([{categories}]::varchar[][])}}"
+        )
+        has_content = "true"
+    kind = kinds[items.item_id]
+    return (
+        f"select {id_expression('items.item_id', items.item_id, kind, config.id_type)} as item_id, "
+        f"{blank(items.item_id, kind)} as item_id_is_blank, "
+        f"{available_at} as available_at, {content} as content, {has_content} as has_content "
+        f"from ({files.query})"
+    )

@@ -1,0 +1,26 @@
+-- one row per input row: an item that is known at $as_of, or with the reason why it is refused
+-- Reads `raw_items`: `content` is a struct of what the item's vector is made from.
+with
+judged as (
+    select
+        *,
+        case
+            when item_id_is_blank then 'item_id is null'
+            when item_id is null then 'item_id is not of the id type'
+            when available_at is null then 'available_at is null or cannot be read'
+            when has_content is not true then 'embedding is no list of dim finite numbers'
+        end as reason,
+    from raw_items
+),
+
+judged_items as (
+    select
+        item_id,
+        available_at,
+        content,
+        reason,
+    from judged
+    where reason is not null or available_at <= $as_of
+)
+
+select * from judged_items

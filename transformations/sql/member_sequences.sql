@@ -1,0 +1,51 @@
+-- one row per member and as_of: its last $length actions in the window, oldest first; or, where
+-- the previous snapshot had the member and no action is left in the window, empty lists
+-- Reads `packed_sequences`, where the rule is, and `item_places`.
+with
+names as (
+    select
+        coalesce(list(item_id order by place), []) as items,
+        list_sort($actions) as action_names,
+    from item_places
+),
+
+packed as (
+    select
+        packed_sequences.*,
+        names.*,
+    from packed_sequences
+    cross join names
+),
+
+unpacked as (
+    select
+        member_id,
+        list_transform(
+            packed_actions, lambda a: items[((a >> 16) & 281474976710655)::bigint]
+        ) as item_ids,
+        list_transform(packed_actions, lambda a: action_names[(a & 65535)::bigint]) as actions,
+        list_transform(
+            packed_actions, lambda a: make_timestamptz((a >> 64)::bigint)
+        ) as event_timestamps,
+        last_action_at,
+    from packed
+),
+
+member_sequences as (
+    select
+        member_id,
+        $as_of as event_timestamp,
+        $readable_from as created_timestamp,
+        item_ids,
+        actions,
+        event_timestamps,
+        len(item_ids) as n_actions,
+        -- One count per name in $actions, in that order; Python names the columns n_<action>.
+        list_transform(
+            $actions, lambda name: len(list_filter(actions, lambda action: action = name))
+        ) as n_each_action,
+        last_action_at,
+    from unpacked
+)
+
+select * from member_sequences

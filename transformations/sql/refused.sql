@@ -1,0 +1,29 @@
+-- one row per refused input row of this run, as it came
+-- Reads `judged`, the rows of stg_activity.sql, and `malformed`, lines that are no CSV.
+with
+refused as (
+    select
+        raw_member_id as member_id,
+        raw_item_id as item_id,
+        action,
+        raw_event_timestamp as event_timestamp,
+        raw_ingested_at as ingested_at,
+        null as line,
+        reason,
+        source,
+    from judged
+    where reason is not null
+    union all
+    select
+        null as member_id,
+        null as item_id,
+        null as action,
+        null as event_timestamp,
+        null as ingested_at,
+        line,
+        'line is malformed' as reason,
+        source,
+    from malformed
+)
+
+select * from refused

@@ -1,0 +1,39 @@
+-- one row per input row: typed, with its day; or with the reason why it is refused, as it came
+-- Reads `raw_events`: each column as it came (raw_…), and read as what it should be (null if not).
+with
+judged as (
+    select
+        *,
+        case
+            when member_id_is_blank then 'member_id is null'
+            when member_id is null then 'member_id is not of the id type'
+            when item_id_is_blank then 'item_id is null'
+            when item_id is null then 'item_id is not of the id type'
+            when list_contains($actions, raw_action::varchar) is not true then 'action is unknown'
+            when event_timestamp is null then 'event_timestamp cannot be read'
+            when event_timestamp < timestamptz '1970-01-01' then 'event_timestamp is before 1970'
+            when event_timestamp > $as_of + interval 1 day then 'event_timestamp is in the future'
+            when ingested_at is null and not ingested_at_is_blank then 'ingested_at cannot be read'
+        end as reason,
+    from raw_events
+),
+
+stg_activity as (
+    select
+        member_id,
+        item_id,
+        raw_action::varchar as action,
+        event_timestamp,
+        ingested_at,
+        case when reason is null then event_timestamp::date end as day,
+        reason,
+        case when reason is not null then raw_member_id::varchar end as raw_member_id,
+        case when reason is not null then raw_item_id::varchar end as raw_item_id,
+        case when reason is not null then raw_event_timestamp::varchar end as raw_event_timestamp,
+        case when reason is not null then raw_ingested_at::varchar end as raw_ingested_at,
+        source,
+    from judged
+    order by day
+)
+
+select * from stg_activity

@@ -1,0 +1,24 @@
+-- one row per item_id and available_at: what the item's vector is made from
+-- Reads `judged`, the rows of judged_items.sql. Of rows that differ in their content only, the
+-- smallest is kept, which is the same one in every run.
+with
+chosen as (
+    select
+        item_id,
+        available_at,
+        min(content) as content,
+    from judged
+    where reason is null
+    group by item_id, available_at
+),
+
+stg_items as (
+    select
+        item_id,
+        available_at,
+        unnest(content), -- noqa: AL03 (its fields as columns)
+    from chosen
+    order by item_id, available_at
+)
+
+select * from stg_items

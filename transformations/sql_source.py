@@ -1,0 +1,193 @@
+"""Events from a database: one table, in chunks, through SQLAlchemy."""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import sqlalchemy as sa
+from sqlalchemy.exc import NoSuchTableError, SQLAlchemyError
+
+from transformations.config import Config
+from transformations.errors import InputError, RunFailedError
+from transformations.readers import Files
+
+ROWS_AT_ONCE = 50_000
+
+
+@dataclass(frozen=True)
+class Spooled:
+    """Rows of a table, written as text to Parquet.
+
+    Attributes:
+        name: The table.
+        groups: One group with the file; none if no row came.
+        mark: The largest value of the incremental column, as text, for the next run.
+    """
+
+    name: str
+    groups: list[Files]
+    mark: str | None
+
+
+def spool(config: Config, folder: Path, mark: str | None) -> Spooled:
+    """Write the table's events to a Parquet file in `folder`, with ROWS_AT_ONCE in memory.
+
+    Args:
+        mark: Where the last run stopped: rows from this value of the incremental column on are
+            read (it included, since more may have come with the same one), and rows without a
+            value. None reads the whole table.
+
+    Raises:
+        InputError: the URL, the table or a column is not there, or not of the type it should be.
+        RunFailedError: the database failed. No message holds the password.
+    """
+    name = config.events.table or ""
+    engine = _engine(config)
+    shown = f"{name} in {engine.url.render_as_string(hide_password=True)}"
+    columns = [n for n in config.events.columns.model_dump().values() if n is not None]
+    file = folder / "table.parquet"
+    try:
+        with engine.connect() as connection:
+            if connection.dialect.name == "postgresql":
+                # What a timestamp looks like as text is the session's choice.
+                connection.exec_driver_sql("set datestyle = 'ISO, YMD'")
+                connection.exec_driver_sql("set timezone = 'UTC'")
+            table = _table(connection, name, shown)
+            _require(config, connection, table, shown)
+            # Taken first: a row that is added while the others are read is read by the next run.
+            new_mark = _largest(connection, table, config.events.incremental_column)
+            query = _since(connection, table, columns, config.events.incremental_column, mark)
+            rows = _write(chunks(connection, query), columns, file)
+    except SQLAlchemyError as error:
+        # The driver's own words: SQLAlchemy would add the statement and its parameters.
+        reason = str(getattr(error, "orig", None) or error).strip()
+        if engine.url.password:
+            reason = reason.replace(str(engine.url.password), "***")
+        raise RunFailedError(f"reading {shown} failed: {reason}") from None
+    finally:
+        engine.dispose()
+    groups = [Files((file,), dict.fromkeys(columns, "VARCHAR"))] if rows else []
+    return Spooled(name, groups, new_mark or mark)
+
+
+def chunks(connection: sa.Connection, query: sa.Executable) -> Iterator[list[sa.Row[Any]]]:
+    """Yield the rows of a query, ROWS_AT_ONCE at a time, from a cursor that stays on the server.
+
+    (Where the driver has such cursors: PostgreSQL has; SQLite reads its file as it goes.)
+    """
+    result = connection.execution_options(yield_per=ROWS_AT_ONCE).execute(query)
+    for rows in result.partitions():
+        yield list(rows)
+
+
+def _engine(config: Config) -> sa.Engine:
+    """Open events.source, with its ${VARIABLES} from the environment."""
+
+    def value(found: re.Match[str]) -> str:
+        if found[1] not in os.environ:
+            raise InputError(
+                f"events.source: expected the environment variable {found[1]}, it is not set"
+            )
+        return os.environ[found[1]]
+
+    source = config.events.source
+    try:
+        url = sa.make_url(re.sub(r"\$\{(\w+)\}", value, source))
+        if url.get_backend_name() == "sqlite" and url.database and url.database != ":memory:":
+            file = config.path(url.database)
+            if not file.is_file():  # SQLite would make an empty one
+                raise InputError(f"events.source: expected a SQLite file, found none at {file}")
+            url = url.set(database=str(file))
+        return sa.create_engine(url)
+    except (SQLAlchemyError, ImportError, ValueError) as error:
+        # Not `from error`, nor its text: both could show the password.
+        raise InputError(
+            "events.source: expected a SQLAlchemy URL whose driver is installed, such as "
+            "postgresql+psycopg://user:${PASSWORD}@host/name or sqlite:///file.db; came one that "
+            f"begins with {source.split('://')[0]!r} ({type(error).__name__})"
+        ) from None
+
+
+def _table(connection: sa.Connection, name: str, shown: str) -> sa.Table:
+    schema, _, plain = name.rpartition(".")
+    try:
+        return sa.Table(
+            plain, sa.MetaData(), schema=schema or None, autoload_with=connection, resolve_fks=False
+        )
+    except NoSuchTableError:
+        there = sa.inspect(connection).get_table_names(schema=schema or None)
+        raise InputError(
+            f"events.table: found no {shown}; the tables there are: "
+            f"{', '.join(sorted(there)) or 'none'}"
+        ) from None
+
+
+def _require(config: Config, connection: sa.Connection, table: sa.Table, shown: str) -> None:
+    """Refuse what is missing, and a time column whose type contradicts events.time_unit."""
+    columns = config.events.columns.model_dump()
+    wanted = {f"events.columns.{key}": name for key, name in columns.items()}
+    wanted["events.incremental_column"] = config.events.incremental_column
+    for key, name in wanted.items():
+        if name is not None and name not in table.columns:
+            raise InputError(
+                f"{key}: expected a column {name!r} in {shown}, "
+                f"which has: {', '.join(table.columns.keys())}"
+            )
+    if connection.dialect.name == "sqlite":
+        return  # its types say little: a time is text or a number, whatever the column's type
+    unit = config.events.time_unit
+    for key in ("event_timestamp", "ingested_at"):
+        if columns[key] is None:
+            continue
+        kind = table.columns[columns[key]].type
+        is_time = isinstance(kind, sa.DateTime | sa.Date)
+        is_number = isinstance(kind, sa.Integer | sa.Numeric)
+        if is_number if unit == "timestamp" else is_time:
+            expected = "timestamps or text" if unit == "timestamp" else "integers since 1970"
+            raise InputError(
+                f"events.columns.{key}: time_unit {unit} expects {expected} in column "
+                f"{columns[key]!r} of {shown}, came {kind}"
+            )
+
+
+def _largest(connection: sa.Connection, table: sa.Table, column: str | None) -> str | None:
+    if column is None:
+        return None
+    return connection.scalar(sa.select(sa.cast(sa.func.max(table.columns[column]), sa.Text)))
+
+
+def _since(
+    connection: sa.Connection,
+    table: sa.Table,
+    columns: list[str],
+    incremental: str | None,
+    mark: str | None,
+) -> sa.Executable:
+    """Select the columns, as text: what is no id or time is then refused like a line of a CSV."""
+    query = sa.select(*(sa.cast(table.columns[name], sa.Text).label(name) for name in columns))
+    if incremental is None or mark is None:
+        return query
+    column = table.columns[incremental]
+    bound: sa.ColumnElement[object] = sa.cast(sa.literal(mark, sa.Text), column.type)
+    if connection.dialect.name == "sqlite":
+        # SQLite compares by the type of the value, not of the column.
+        number = re.fullmatch(r"-?\d+", mark)
+        bound = sa.literal(int(mark), sa.BigInteger) if number else sa.literal(mark, sa.Text)
+    return query.where(sa.or_(column >= bound, column.is_(None)))
+
+
+def _write(parts: Iterator[list[sa.Row[Any]]], columns: list[str], file: Path) -> int:
+    rows = 0
+    schema = pa.schema([(name, pa.string()) for name in columns])
+    with pq.ParquetWriter(file, schema, compression="lz4") as writer:
+        for part in parts:
+            values = zip(*part, strict=True)
+            arrays = [pa.array(column, pa.string()) for column in values]
+            writer.write_table(pa.table(arrays, schema=schema))
+            rows += len(part)
+    return rows
