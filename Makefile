@@ -19,7 +19,7 @@ run: venv
 	$(BIN)/activity run --config $(CONFIG) --as-of last --backfill 14 --tour
 
 test: venv
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: venv
 	$(BIN)/ruff check .

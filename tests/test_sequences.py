@@ -116,7 +116,11 @@ def test_columns_and_their_types(tmp_path: Path) -> None:
     ],
 )
 def test_the_window_is_half_open(tmp_path: Path, moment: datetime, is_seen: bool) -> None:
-    events = [Event(1, 10, "APPLY", AS_OF - DAY), Event(1, 20, "APPLY", moment)]
+    events = [
+        Event(1, 10, "APPLY", AS_OF - DAY),
+        Event(1, 20, "APPLY", moment),
+        Event(2, 20, "APPLY", AS_OF - DAY),
+    ]
 
     rows = sequences(configure(tmp_path), events)
 

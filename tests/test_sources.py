@@ -403,7 +403,8 @@ class TestRefused:
         config = from_files(tmp_path, events={"max_refused_share": 0.1})
         stage(config)
         before = _files(config.activity_dir)
-        write_csv(tmp_path / "source" / "b.csv", *["x,1,SAVE,2026-03-01,"] * 11, *lines[:89])
+        new = [f"{n},2,SAVE,2026-03-01," for n in range(89)]
+        write_csv(tmp_path / "source" / "b.csv", *["x,1,SAVE,2026-03-01,"] * 11, *new)
 
         for _ in range(2):  # and fails again until it is mended
             with pytest.raises(RunFailedError, match=r"11 of the 100 rows.*10\.0%.*id type: 11"):

@@ -54,9 +54,8 @@ def spool(config: Config, folder: Path, mark: str | None) -> Spooled:
     try:
         with engine.connect() as connection:
             if connection.dialect.name == "postgresql":
-                # What a timestamp looks like as text is the session's choice.
+                # What a time looks like as text is the session's choice; its zone is in the text.
                 connection.exec_driver_sql("set datestyle = 'ISO, YMD'")
-                connection.exec_driver_sql("set timezone = 'UTC'")
             table = _table(connection, name, shown)
             _require(config, connection, table, shown)
             # Taken first: a row that is added while the others are read is read by the next run.

@@ -1,6 +1,6 @@
 -- one row per item_id and available_at: what the item's vector is made from
 -- Reads `judged`, the rows of judged_items.sql. Of rows that differ in their content only, the
--- smallest is kept, which is the same one in every run.
+-- smallest is kept, which is the same one in every run; its fields become columns.
 with
 chosen as (
     select
@@ -16,7 +16,7 @@ stg_items as (
     select
         item_id,
         available_at,
-        unnest(content), -- noqa: AL03 (its fields as columns)
+        unnest(content),  -- noqa: AL03
     from chosen
     order by item_id, available_at
 )

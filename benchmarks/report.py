@@ -1,0 +1,273 @@
+"""docs/performance.md and its plot, made from the benchmarks' JSON: `python -m benchmarks.report`.
+
+No number is typed by hand: what a JSON does not hold, the page does not say.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+PAGE = HERE.parent / "docs" / "performance.md"
+PLOT = HERE.parent / "docs" / "performance.png"
+
+HEADER = """# Performance
+
+Made by `python -m benchmarks.report` from the JSON in `benchmarks/results/`, which `make bench`
+writes. One machine of 2 cores; ratios are between sides of the same run. The machine is a shared
+one, so single seconds vary from run to run by a third and more; the ratios vary less.
+
+![How many times faster than what a user would do otherwise](performance.png)
+"""
+
+
+def main() -> None:
+    """Write the page and the plot."""
+    sections = [HEADER]
+    ratios: dict[str, float] = {}
+    for make in (_sequences, _embedding, _training_join, _materialize, _read, _feast, _daily):
+        text, found = make()
+        sections.append(text)
+        ratios.update(found)
+    PAGE.write_text("\n".join(sections))
+    _plot(ratios)
+    print(f"wrote {PAGE.name} and {PLOT.name}")
+
+
+Section = tuple[str, dict[str, float]]
+
+
+def _sequences() -> Section:
+    rows = _load("sequences")
+    table = _table(
+        ("way", "events", "seconds", "events a second", "peak memory"),
+        (
+            (
+                row["way"] + (f", memory_limit {row['memory_limit']}" * bool(row["memory_limit"])),
+                f"{row['events']:,}",
+                f"{row['seconds']:.1f}",
+                f"{row['events_per_second']:,}",
+                f"{row['peak_rss_mb']:,} MB",
+            )
+            for row in sorted(rows, key=lambda row: (row["events"], row["seconds"]))
+        ),
+    )
+    speeds = {row["way"]: row["events_per_second"] for row in rows if row["events"] == 20_000_000}
+    found = {}
+    if "ours" in speeds and "obvious query (DuckDB)" in speeds:
+        found["sequences, 20 million events\nagainst list(… order by …)[-32:]"] = (
+            speeds["ours"] / speeds["obvious query (DuckDB)"]
+        )
+    text = f"""## Sequences
+
+Members are a twentieth of the events. Ours writes and checks the whole partition, within its
+`memory_limit`; the others keep the last 32 without the time rules. pandas is run at a size that it
+can bear.
+
+{table}
+
+    python -m benchmarks.sequences
+"""
+    return text, found
+
+
+def _embedding() -> Section:
+    result = _load("embedding")
+    speeds = _table(
+        ("what", "members a second"),
+        ((what, f"{speed:,}") for what, speed in result["members_a_second"].items()),
+    )
+    memory = _table(
+        ("members", "seconds", "peak memory"),
+        (
+            (f"{one['members']:,}", f"{one['seconds']:.1f}", f"{one['peak_rss'] / 1e6:,.0f} MB")
+            for one in result["memory"].values()
+        ),
+    )
+    text = f"""## Embedding
+
+{result["members"]:,} members, {result["items"]:,} items. `embed_snapshot` reads sequences and
+writes Parquet; "gathered and embedded" is the model part alone; `predict` is handed tensors that
+somebody assembled before.
+
+{speeds}
+
+Memory at once and four times the members, average and decay together:
+
+{memory}
+
+    python -m benchmarks.embedding
+"""
+    return text, {}
+
+
+def _training_join() -> Section:
+    result = _load("training_join")
+    cases = result["cases"]
+    ours = cases["ours"]
+    table = _table(
+        ("side", "seconds", "peak memory", "time against ours", "memory against ours"),
+        (
+            (
+                name,
+                f"{case['seconds']:.1f}",
+                f"{case['peak_mb']:,} MB",
+                f"{case['seconds'] / ours['seconds']:.2f}",
+                f"{case['peak_mb'] / ours['peak_mb']:.2f}",
+            )
+            for name, case in cases.items()
+        ),
+    )
+    text = f"""## Training join
+
+{result["labels"]:,} labels, {result["members"]:,} members, 30 daily snapshots,
+{result["width"]}-float vectors, `filter_by_created_timestamp=True`. Feast's DuckDB store is at its
+own defaults: there is nothing to set.
+
+{table}
+
+    python -m benchmarks.training_join
+"""
+    ratio = cases["Feast's DuckDB store"]["seconds"] / ours["seconds"]
+    return text, {"training join\nagainst Feast's DuckDB store": ratio}
+
+
+def _materialize() -> Section:
+    result = _load("materialize")
+    speed = result["speed"]
+    rows = {(row["store"], row["side"]): row for row in speed["rows"]}
+    table = _table(
+        ("store", "side", "seconds", "peak memory", "time against ours"),
+        (
+            (
+                store,
+                {"ours": "ours", "feast": "Feast", "bare": "bare writing of ready bytes"}[side],
+                f"{row['seconds']:.1f}",
+                f"{row['peak_mb']:,.0f} MB",
+                f"{row['seconds'] / rows[store, 'ours']['seconds']:.2f}",
+            )
+            for (store, side), row in rows.items()
+        ),
+    )
+    text = f"""## Materialization
+
+{speed["members"]:,} members, one {speed["dimension"]}-float vector, a count and a time.
+Feast is its local engine with `pull_latest_features: true` and `online_write_batch_size:
+{speed["feast_settings"]["online_write_batch_size"]}`.
+
+{table}
+"""
+    if "memory" in result:
+        text += "\nMemory of ours as the table grows:\n\n" + _table(
+            ("store", "members", "seconds", "peak memory"),
+            (
+                (
+                    row["store"],
+                    f"{row['members']:,}",
+                    f"{row['seconds']:.1f}",
+                    f"{row['peak_mb']:,.0f} MB",
+                )
+                for row in result["memory"]["rows"]
+            ),
+        )
+    text += "\n    python -m benchmarks.materialize [--memory]\n"
+    return text, {
+        f"materialize into {store}\nagainst Feast's local engine": row["seconds"]
+        / rows[store, "ours"]["seconds"]
+        for (store, side), row in rows.items()
+        if side == "feast"
+    }
+
+
+def _read() -> Section:
+    result = _load("read")
+    rows = []
+    for case, sides in result["cases"].items():
+        ours = sides["ours"]
+        rows += [
+            (
+                case,
+                {"ours": "ours", "feast": "Feast", "bare": "bare HMGET and frombuffer"}[side],
+                f"{numbers['median_ms']:.2f}",
+                f"{numbers['p99_ms']:.2f}",
+                f"{numbers['median_ms'] / ours['median_ms']:.1f}",
+                f"{numbers['p99_ms'] / ours['p99_ms']:.1f}",
+            )
+            for side, numbers in sides.items()
+        ]
+    columns = ("what", "side", "median ms", "p99 ms", "median against ours", "p99 against ours")
+    text = f"""## Reads
+
+{result["dimension"]}-float vectors, {result["rows"]:,} rows in the store, {result["repeats"]:,}
+reads a side, the sides in turn. Feast is `get_online_features().to_dict()` with
+{", ".join(f"{key}: {value}" for key, value in result["feast_settings"].items())}.
+
+{_table(columns, rows)}
+
+    python -m benchmarks.read
+"""
+    case = result["cases"]["1 member + 500 items, Redis"]
+    ratio = case["feast"]["median_ms"] / case["ours"]["median_ms"]
+    return text, {"read 1 member and 500 items, Redis\nagainst get_online_features": ratio}
+
+
+def _feast() -> Section:
+    rows = ((name, f"{n['median']:.1f}", f"{n['worst']:.1f}") for name, n in _load("feast").items())
+    text = f"""## feast apply
+
+{_table(("what", "median seconds", "worst"), rows)}
+
+    python -m benchmarks.feast_apply
+"""
+    return text, {}
+
+
+def _daily() -> Section:
+    sizes = _load("daily")
+    stages = list(next(iter(sizes.values())))
+    table = _table(
+        ("stage", *(f"{int(size):,} members" for size in sizes)),
+        ((stage, *(f"{sizes[size][stage]:.1f} s" for size in sizes)) for stage in stages),
+    )
+    text = f"""## Where the time of a run goes
+
+One `activity run` on a fresh data folder: all 60 days of simulated events are new to it.
+
+{table}
+
+    python -m benchmarks.daily
+"""
+    return text, {}
+
+
+def _load(name: str) -> Any:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _plot(ratios: dict[str, float]) -> None:
+    names, values = list(ratios), list(ratios.values())
+    figure, axes = plt.subplots(figsize=(9, 0.7 * len(names) + 1.2), layout="constrained")
+    bars = axes.barh(names, values, color="#3b6ea5")
+    axes.bar_label(bars, [f"{value:.1f} times" for value in values], padding=4)
+    axes.axvline(1, color="#888888", linewidth=1)
+    axes.invert_yaxis()
+    axes.set_xlim(0, max(values) * 1.12)
+    axes.set_xlabel("times faster, same machine, same run")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(PLOT, dpi=110)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,348 @@
+"""The retrieval job: runs the join once per read, in memory or as a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import duckdb
+import ibis
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from feast.errors import SavedDatasetLocationAlreadyExists
+from feast.infra.offline_stores.duckdb import _write_data_source
+from feast.infra.offline_stores.file_source import FileSource, SavedDatasetFileStorage
+from feast.infra.offline_stores.ibis import IbisRetrievalJob
+from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
+from feast.on_demand_feature_view import OnDemandFeatureView
+from feast.saved_dataset import SavedDatasetStorage
+from feast.types import from_feast_to_pyarrow_type
+
+from stores.asof_duckdb import Limits, fingerprint, memory_limit, parquet_files, session
+from stores.asof_labels import Labels
+from stores.asof_query import (
+    LabelRange,
+    View,
+    fetch_sql,
+    label_range_sql,
+    pick_sql,
+    restore,
+    sample_sql,
+)
+
+ROWS_PER_BATCH = 65_536
+# Of memory_limit, what a stretch of sorted rows may come to. Measured on vectors of 64 to 4,096
+# floats: the sort still succeeds at 0.75.
+SORTED_SHARE = 0.25
+OVERHEAD_PER_ROW = 64
+
+
+@dataclass(frozen=True)
+class Joined:
+    """The rows of a join under way."""
+
+    span: LabelRange
+    schema: pa.Schema
+    tables: Iterator[pa.Table]
+
+
+@dataclass(frozen=True)
+class Join:
+    """What is joined and how; nothing is read before `run`."""
+
+    labels: Labels
+    views: Sequence[View]
+    known_at: bool
+    limits: Limits
+
+    def span(self) -> LabelRange:
+        """Count the labels and find their first and last moment. Runs a SQL text once."""
+        with session(self.limits) as con:
+            self.labels.load(con)
+            return _span(con, self.labels)
+
+    @contextmanager
+    def run(self, rows_per_batch: int) -> Iterator[Joined]:
+        """Join; yield the rows in the labels' order, to be read inside the block.
+
+        Raises:
+            RuntimeError: a source file was replaced while it was read.
+            duckdb.Error: out of memory or disk, or a file that cannot be read.
+        """
+        with session(self.limits) as con:
+            self.labels.load(con)
+            span = _span(con, self.labels)
+            listed = [parquet_files(con, view.path) for view in self.views]
+            before = {file: fingerprint(file) for files in listed for file in files}
+            for number, (view, files) in enumerate(zip(self.views, listed, strict=True)):
+                con.execute(pick_sql(view, number, files, self.labels, span, self.known_at))
+            some = [list(files)[:1] for files in listed]
+            query = fetch_sql(self.labels, self.views, some, 0, 0)
+            schema = restore(con.sql(query).to_arrow_table(), self.labels.arrow_schema).schema
+            yield Joined(span, schema, self._fetch(con, span.count, rows_per_batch, before))
+
+    def _fetch(
+        self,
+        con: duckdb.DuckDBPyConnection,
+        count: int,
+        rows_per_batch: int,
+        before: Mapping[str, tuple[int, int, int] | None],
+    ) -> Iterator[pa.Table]:
+        """Read the labels in stretches that can be sorted in memory.
+
+        One sort of everything would have to spill vectors, and DuckDB's sort runs out of memory
+        on rows of several kilobytes when it does. A stretch reads again the files that its labels
+        need: few where labels come in the order of time.
+        """
+        first, size = 0, self._rows_that_fit(con)
+        while first < count:
+            end = min(first + size, count)
+            used = [_used(con, number, first, end) for number in range(len(self.views))]
+            query = fetch_sql(self.labels, self.views, used, first, end)
+            try:
+                batches = iter(con.sql(query).to_arrow_reader(rows_per_batch))
+                batch = next(batches)
+            except duckdb.OutOfMemoryException:
+                # The sample was not typical; none of this stretch has been handed on.
+                if end - first == 1:
+                    raise
+                size = (end - first + 3) // 4
+                continue
+            # A sort has read all that there is to read before its first row comes out.
+            _check_unchanged(before)
+            yield restore(batch, self.labels.arrow_schema)
+            for batch in batches:
+                yield restore(batch, self.labels.arrow_schema)
+            first = end
+
+    def _rows_that_fit(self, con: duckdb.DuckDBPyConnection) -> int:
+        queries = ["select * from labels limit 1000"]
+        for number, view in enumerate(self.views):
+            queries += [sample_sql(view, file) for file in _used(con, number)[:1]]
+        samples = [con.sql(query).to_arrow_table() for query in queries]
+        bytes_per_row = sum(sample.nbytes / max(len(sample), 1) for sample in samples)
+        return max(1, int(memory_limit(con) * SORTED_SHARE / (bytes_per_row + OVERHEAD_PER_ROW)))
+
+
+class AsofRetrievalJob(RetrievalJob):
+    """A training join that has been checked and not yet run; every read runs it anew."""
+
+    def __init__(
+        self,
+        join: Join,
+        feature_refs: list[str],
+        on_demand_feature_views: list[OnDemandFeatureView],
+        full_feature_names: bool,
+        staging_location: str | None = None,
+        staging_location_endpoint_override: str | None = None,
+    ) -> None:
+        self._join = join
+        self._feature_refs = feature_refs
+        self._on_demand_feature_views = on_demand_feature_views
+        self._full_feature_names = full_feature_names
+        self._staging_location = staging_location
+        self._staging_location_endpoint_override = staging_location_endpoint_override
+        self._span: LabelRange | None = None
+
+    @property
+    def full_feature_names(self) -> bool:
+        """Whether features are named `<view>__<feature>`."""
+        return self._full_feature_names
+
+    @property
+    def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
+        """The views that are computed from the joined rows, by Feast's own code."""
+        return self._on_demand_feature_views
+
+    @property
+    def metadata(self) -> RetrievalMetadata:
+        """What was asked for. The first look reads the labels' times (and runs a SQL text)."""
+        if self._span is None:
+            self._span = self._join.span()
+        labels = self._join.labels
+        return RetrievalMetadata(
+            features=self._feature_refs,
+            keys=[name for name in labels.columns if name != labels.timestamp],
+            min_event_timestamp=self._span.first,
+            max_event_timestamp=self._span.last,
+        )
+
+    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:  # noqa: ARG002
+        with self._join.run(ROWS_PER_BATCH) as joined:
+            self._span = joined.span
+            return pa.concat_tables([joined.schema.empty_table(), *joined.tables])
+
+    def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
+        return self._to_arrow_internal(timeout).to_pandas()
+
+    def to_arrow_batches(self, rows_per_batch: int = ROWS_PER_BATCH) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of `to_arrow()` in order, without ever holding all of them.
+
+        DuckDB keeps to `memory_limit` and spills the rest; beside it there is one batch. On-demand
+        views run per batch, so one that looks across rows (a mean of the column, say) gives other
+        numbers here; their columns have the types that the view declares.
+        """
+        with self._stream(rows_per_batch) as (_, tables):
+            for table in tables:
+                yield from table.to_batches()
+
+    def to_parquet(self, path: str | Path, rows_per_batch: int = ROWS_PER_BATCH) -> int:
+        """Write the rows to one Parquet file, as `to_arrow_batches` streams them; return how many.
+
+        The file appears under its name when it is whole; an existing one is replaced.
+        """
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = target.with_name(f"{target.name}.tmp")
+        rows = 0
+        try:
+            with (
+                self._stream(rows_per_batch) as (schema, tables),
+                pq.ParquetWriter(unfinished, schema) as writer,
+            ):
+                for table in tables:
+                    writer.write_table(table)
+                    rows += len(table)
+            unfinished.replace(target)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        return rows
+
+    def persist(
+        self,
+        storage: SavedDatasetStorage,
+        allow_overwrite: bool = False,
+        timeout: int | None = None,
+    ) -> None:
+        """Save the dataset: streamed into a local .parquet file, else through Feast's writer."""
+        repo_path = self._join.limits.repo_path
+        if isinstance(storage, SavedDatasetFileStorage):
+            uri = storage.file_options.uri
+            path = FileSource.get_uri_for_file_path(repo_path, uri)
+            if "://" not in path and path.endswith(".parquet"):
+                if Path(path).exists() and not allow_overwrite:
+                    raise SavedDatasetLocationAlreadyExists(location=uri)
+                self.to_parquet(path)
+                return
+        self._as_feasts().persist(storage, allow_overwrite, timeout)
+
+    def supports_remote_storage_export(self) -> bool:
+        """Whether `staging_location` is set, as in Feast's store."""
+        return self._staging_location is not None
+
+    def to_remote_storage(self) -> list[str]:
+        """Export to `staging_location` through Feast's own writer (Delta; all in memory)."""
+        return self._as_feasts().to_remote_storage()
+
+    def to_sql(self) -> str:
+        """Return the statements that a read runs, for reading: `labels` is the entity frame."""
+        labels, views, limits = self._join.labels, self._join.views, self._join.limits
+        span = self._join.span()
+        with session(limits) as con:
+            listed = [parquet_files(con, view.path) for view in views]
+        picks = [
+            pick_sql(view, number, files, labels, span, self._join.known_at)
+            for number, (view, files) in enumerate(zip(views, listed, strict=True))
+        ]
+        every_file = [list(files) for files in listed]
+        return "".join([*picks, fetch_sql(labels, views, every_file, 0, span.count)])
+
+    @contextmanager
+    def _stream(self, rows_per_batch: int) -> Iterator[tuple[pa.Schema, Iterator[pa.Table]]]:
+        with self._join.run(rows_per_batch) as joined:
+            self._span = joined.span
+            if not self._on_demand_feature_views:
+                yield joined.schema, joined.tables
+                return
+            tables = map(self._with_on_demand, joined.tables)
+            # Not from an empty table unless there is no other: user code may not expect one.
+            first = next(tables, None) or self._with_on_demand(joined.schema.empty_table())
+            yield first.schema, chain([first], tables)
+
+    def _with_on_demand(self, table: pa.Table) -> pa.Table:
+        joined = len(table.schema)
+        result = _Batch(table, self).to_arrow()
+        declared = _declared_types(self._on_demand_feature_views)
+        for index in range(joined, len(result.schema)):
+            name = result.schema.names[index]
+            kind = declared.get(name)
+            if kind is not None and result.schema.field(index).type != kind:
+                result = result.set_column(index, name, result.column(index).cast(kind))
+        return result
+
+    def _as_feasts(self) -> IbisRetrievalJob:
+        return IbisRetrievalJob(
+            ibis.memtable(self._to_arrow_internal()),
+            self._on_demand_feature_views,
+            self._full_feature_names,
+            metadata=self.metadata,
+            data_source_writer=_write_data_source,
+            staging_location=self._staging_location,
+            staging_location_endpoint_override=self._staging_location_endpoint_override,
+            repo_path=str(self._join.limits.repo_path),
+        )
+
+
+class _Batch(RetrievalJob):
+    """Rows that are joined already, so that Feast's own code adds the on-demand features."""
+
+    def __init__(self, table: pa.Table, job: AsofRetrievalJob) -> None:
+        self._table = table
+        self._job = job
+
+    @property
+    def full_feature_names(self) -> bool:
+        return self._job.full_feature_names
+
+    @property
+    def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
+        return self._job.on_demand_feature_views
+
+    @property
+    def metadata(self) -> RetrievalMetadata:
+        return self._job.metadata
+
+    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:  # noqa: ARG002
+        return self._table
+
+
+def _span(con: duckdb.DuckDBPyConnection, labels: Labels) -> LabelRange:
+    row = con.execute(label_range_sql(labels)).fetchone()
+    assert row is not None
+    return LabelRange(*row)
+
+
+def _used(
+    con: duckdb.DuckDBPyConnection, number: int, first: int = 0, end: int | None = None
+) -> list[str]:
+    """Return the files with a picked row for some labels; any one where there is none."""
+    stretch = f"label_row >= {first}" + ("" if end is None else f" and label_row < {end}")
+    files = con.execute(
+        f"select filename, file in (select file from pick_{number} where {stretch}) "
+        f"from file_{number} order by file"
+    ).fetchall()
+    return [name for name, picked in files if picked] or [files[0][0]]
+
+
+def _check_unchanged(before: Mapping[str, tuple[int, int, int] | None]) -> None:
+    """Refuse positions in files that are not what they were when the positions were found."""
+    changed = [file for file, then in before.items() if fingerprint(file) != then]
+    if changed:
+        raise RuntimeError(
+            f"expected the source files to stay as they are during the join; {changed[0]} and "
+            f"{len(changed) - 1} more were replaced or rewritten meanwhile. Run the join again"
+        )
+
+
+def _declared_types(views: Sequence[OnDemandFeatureView]) -> dict[str, pa.DataType]:
+    declared = {}
+    for view in views:
+        for field in view.features:
+            kind = from_feast_to_pyarrow_type(field.dtype)
+            declared[field.name] = kind
+            declared[f"{view.projection.name_to_use()}__{field.name}"] = kind
+    return declared

@@ -1,0 +1,241 @@
+"""A compute engine that materializes in columns: DuckDB chooses, numpy encodes, the store bulks.
+
+Named by class path in feature_store.yaml:
+
+    batch_engine:
+      type: stores.columnar.ColumnarComputeEngine
+
+A view over local Parquet is read by DuckDB directly. Any other source comes through the offline
+store's own `pull_latest_from_table_or_query`. A view that computes (transformations, aggregations,
+a filter) or also writes offline goes through Feast's local engine.
+"""
+
+import logging
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import pyarrow as pa
+from feast import FeatureView, OnDemandFeatureView, StreamFeatureView
+from feast.infra.common.materialization_job import MaterializationJobStatus, MaterializationTask
+from feast.infra.compute_engines.local.compute import LocalComputeEngine
+from feast.infra.compute_engines.local.job import LocalMaterializationJob
+from feast.infra.registry.base_registry import BaseRegistry
+from feast.repo_config import FeastConfigBaseModel, RepoConfig
+from feast.utils import _convert_arrow_to_proto, _get_column_names, _validate_vector_field_lengths
+from pydantic import Field
+
+from stores.encode import EncodedBatch, entity_keys
+from stores.newest import Columns, newest_batches, parquet_files
+from stores.values import encode_column
+from stores.wire import microseconds
+
+logger = logging.getLogger(__name__)
+
+
+class ColumnarComputeEngineConfig(FeastConfigBaseModel):
+    """Bounds for the engine."""
+
+    type: Literal["stores.columnar.ColumnarComputeEngine"] = "stores.columnar.ColumnarComputeEngine"
+
+    batch_rows: int = Field(default=20_000, ge=1)
+    """Rows that are encoded and written at a time; one transaction in the SQL stores."""
+
+    memory_limit: str = "256MB"
+    """What DuckDB may hold before it spills to disk."""
+
+    threads: int | None = Field(default=None, ge=1)
+    """DuckDB's threads. Default: as many as the machine has cores."""
+
+
+class OnlineWriteError(RuntimeError):
+    """The online store failed midway; the cause is attached."""
+
+
+@runtime_checkable
+class BulkOnlineStore(Protocol):
+    """What this engine asks of an online store; any other gets Feast's rows."""
+
+    def takes_encoded(self, config: RepoConfig) -> bool:
+        """Whether `write_encoded` does all that this configuration asks for."""
+
+    def write_encoded(self, config: RepoConfig, table: FeatureView, batch: EncodedBatch) -> None:
+        """Write a batch whose keys are distinct; an older row changes nothing."""
+
+
+class ColumnarComputeEngine(LocalComputeEngine):
+    """Feast's local engine with materialization in columns."""
+
+    def __init__(
+        self,
+        *,
+        batch_rows: int = 20_000,
+        memory_limit: str = "256MB",
+        threads: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self._settings = ColumnarComputeEngineConfig(
+            batch_rows=batch_rows, memory_limit=memory_limit, threads=threads
+        )
+        self._told: set[str] = set()
+
+    def _materialize_one(
+        self, registry: BaseRegistry, task: MaterializationTask, **kwargs: Any
+    ) -> LocalMaterializationJob:
+        view = task.feature_view
+        reason = _left_to_feast(view)
+        if reason is not None:
+            if view.name not in self._told:
+                self._told.add(view.name)
+                logger.info("%s: left to Feast's local engine, because %s", view.name, reason)
+            return super()._materialize_one(registry, task, **kwargs)
+        status, error = MaterializationJobStatus.SUCCEEDED, None
+        try:
+            if view.online:
+                self._write(view, self._batches(registry, task), task)
+        except Exception as raised:
+            status, error = MaterializationJobStatus.ERROR, raised
+        return LocalMaterializationJob(
+            job_id=f"{view.name}-{task.start_time}-{task.end_time}", status=status, error=error
+        )
+
+    def _batches(
+        self, registry: BaseRegistry, task: MaterializationTask
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield the newest row of every key in the task's range, under the view's own names."""
+        view = task.feature_view
+        entities = [registry.get_entity(name, task.project) for name in view.entities]
+        columns = Columns(*_get_column_names(view, entities))
+        start, end = task.start_time, task.end_time
+        if task.disable_event_timestamp:
+            start, end = datetime(1970, 1, 1, tzinfo=UTC), datetime.now(UTC)
+        files = parquet_files(view.batch_source, self.repo_config.repo_path)
+        if files is not None:
+            found = newest_batches(
+                files,
+                columns,
+                start,
+                end,
+                batch_rows=self._settings.batch_rows,
+                memory_limit=self._settings.memory_limit,
+                threads=self._settings.threads,
+            )
+        else:
+            job = self.offline_store.pull_latest_from_table_or_query(
+                config=self.repo_config,
+                data_source=view.batch_source,
+                join_key_columns=columns.join_keys,
+                feature_name_columns=columns.features,
+                timestamp_field=columns.event,
+                created_timestamp_column=columns.created,
+                start_date=start,
+                end_date=end,
+            )
+            found = iter(job.to_arrow().to_batches(max_chunksize=self._settings.batch_rows))
+        mapping = view.batch_source.field_mapping or {}
+        for batch in found:
+            yield batch.rename_columns([mapping.get(name, name) for name in batch.schema.names])
+
+    def _write(
+        self, view: FeatureView, batches: Iterator[pa.RecordBatch], task: MaterializationTask
+    ) -> None:
+        store = self.online_store
+        config = self.repo_config
+        bulk = isinstance(store, BulkOnlineStore) and store.takes_encoded(config)
+        types = {field.name: field.dtype.to_value_type() for field in view.entity_columns}
+        bar = task.tqdm_builder(None) if task.tqdm_builder else None
+
+        acknowledged = 0
+
+        def write(rows: Any) -> None:
+            nonlocal acknowledged
+            try:
+                if bulk:
+                    store.write_encoded(config, view, rows)
+                else:
+                    store.online_write_batch(config, view, rows, progress=None)
+            except Exception as error:
+                raise OnlineWriteError(
+                    f"{view.name}: {type(store).__name__} failed after it had acknowledged "
+                    f"{acknowledged:,} rows, which stay. Once it is back, materialize the same "
+                    f"range again: every key holds its old or its new row until then. It said: "
+                    f"{error}"
+                ) from error
+            acknowledged += len(rows)
+            if bar is not None:
+                bar.update(len(rows))
+
+        # A server works on one batch while the next is read and encoded here. SQLite has no server:
+        # two threads would only wait for each other.
+        apart = getattr(store, "is_a_server", True)
+        writing: Future[None] | None = None
+        try:
+            with ThreadPoolExecutor(1) as beside:
+                for batch in batches:
+                    if batch.num_rows == 0:
+                        continue
+                    rows = (
+                        encode(view, batch) if bulk else _convert_arrow_to_proto(batch, view, types)
+                    )
+                    if not apart:
+                        write(rows)
+                        continue
+                    if writing is not None:
+                        writing.result()
+                    writing = beside.submit(write, rows)
+                if writing is not None:
+                    writing.result()
+        finally:
+            if bar is not None:
+                bar.close()
+
+
+def encode(view: FeatureView, batch: pa.RecordBatch) -> EncodedBatch:
+    """Encode a batch that holds the view's join keys, features and timestamps.
+
+    Raises:
+        ValueError: a column is missing, a key is null, or a vector's length is not the declared
+            one.
+    """
+    _validate_vector_field_lengths(batch, view)
+    wanted = [field.name for field in [*view.entity_columns, *view.features]]
+    missing = [name for name in wanted if name not in batch.schema.names]
+    if missing:
+        raise ValueError(
+            f"{view.name}: expected the columns {', '.join(wanted)} in its source; missing: "
+            f"{', '.join(missing)}"
+        )
+    source = view.batch_source
+    created = source.created_timestamp_column
+    return EncodedBatch(
+        keys=entity_keys(
+            [field.name for field in view.entity_columns],
+            [batch.column(field.name) for field in view.entity_columns],
+            [field.dtype.to_value_type() for field in view.entity_columns],
+        ),
+        features={
+            field.name: encode_column(batch.column(field.name), field.dtype.to_value_type())
+            for field in view.features
+        },
+        event_us=microseconds(batch.column(source.timestamp_field)),
+        created_us=microseconds(batch.column(created)) if created else None,
+        created_known=(
+            batch.column(created).is_valid().to_numpy(zero_copy_only=False) if created else None
+        ),
+    )
+
+
+def _left_to_feast(view: Any) -> str | None:
+    """Say why this engine does not materialize a view itself; None where it does."""
+    if isinstance(view, StreamFeatureView | OnDemandFeatureView):
+        return f"it is a {type(view).__name__}"
+    if view.batch_source is None or getattr(view, "source_views", None):
+        return "it is computed from other views"
+    for attribute in ("aggregations", "feature_transformation", "filter", "offline"):
+        if getattr(view, attribute, None):
+            return f"it has `{attribute}`"
+    if not view.entities:
+        return "it has no entities"
+    return None

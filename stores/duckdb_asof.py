@@ -1,0 +1,249 @@
+"""Feast's DuckDB offline store with training joins by ASOF.
+
+In feature_store.yaml:
+
+    offline_store:
+        type: stores.duckdb_asof.DuckDBAsofOfflineStore
+        memory_limit: 2GB
+
+Results are Feast's own (column names, order, types); what Feast leaves to chance is decided. See
+docs/stores-offline.md.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from feast.data_format import ParquetFormat
+from feast.data_source import DataSource
+from feast.errors import RequestDataNotFoundInEntityDfException
+from feast.feature_view import FeatureView
+from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig
+from feast.infra.offline_stores.file_source import FileSource
+from feast.infra.offline_stores.offline_store import RetrievalJob
+from feast.infra.registry.base_registry import BaseRegistry
+from feast.on_demand_feature_view import OnDemandFeatureView
+from feast.repo_config import RepoConfig
+from pydantic import StrictInt, StrictStr
+
+from stores.asof_duckdb import Limits, session
+from stores.asof_job import AsofRetrievalJob, Join
+from stores.asof_labels import ROW, Labels, read_labels
+from stores.asof_query import View
+from stores.asof_views import read_view
+
+logger = logging.getLogger(__name__)
+
+
+class DuckDBAsofOfflineStoreConfig(DuckDBOfflineStoreConfig):
+    """Settings of the store in feature_store.yaml, beside those of Feast's DuckDB store."""
+
+    type: StrictStr = "stores.duckdb_asof.DuckDBAsofOfflineStore"
+    memory_limit: StrictStr = "2GB"
+    """For DuckDB; a result held in memory (to_arrow, to_df) comes on top."""
+    threads: StrictInt | None = None
+    """Default: as many as the machine has cores."""
+    temp_directory: StrictStr | None = None
+    """Where a join spills, relative to the repo. Default: the system's folder for such files."""
+
+
+class DuckDBAsofOfflineStore(DuckDBOfflineStore):
+    """Joins by ASOF what lies in local Parquet files; leaves the rest to Feast's DuckDB store."""
+
+    @staticmethod
+    def get_historical_features(
+        config: RepoConfig,
+        feature_views: list[FeatureView],
+        feature_refs: list[str],
+        entity_df: pd.DataFrame | str | os.PathLike[str],
+        registry: BaseRegistry,
+        project: str,
+        full_feature_names: bool = False,
+        filter_by_created_timestamp: bool = False,
+    ) -> RetrievalJob:
+        """Plan a point-in-time join of features to the rows of an entity frame.
+
+        Args:
+            config: the repository's settings.
+            feature_views: the views, with their projections.
+            feature_refs: `view:feature` for each feature, on-demand ones included.
+            entity_df: a DataFrame; the path of a Parquet file or folder; or SQL text for DuckDB.
+            registry: where on-demand views are looked up.
+            project: the project they belong to.
+            full_feature_names: name features `<view>__<feature>`.
+            filter_by_created_timestamp: let a label see only rows created by its time.
+
+        Returns:
+            A job that has read schemas only. Rows come in the order of the entity frame.
+
+        Raises:
+            ValueError: a column that is needed is not there or would come twice, keys of types
+                that do not compare, or an entity frame that is not a DataFrame where Feast's own
+                join is needed.
+        """
+        on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
+        limits = _limits(config)
+        with session(limits) as con:
+            reason = _not_ours(feature_views, on_demand)
+            if reason is None:
+                labels = read_labels(entity_df, limits.repo_path, con)
+                views = [
+                    read_view(con, view, feature_refs, full_feature_names, limits.repo_path)
+                    for view in feature_views
+                ]
+                reason = _reserved(views)
+        if reason is not None:
+            return _by_feast(
+                reason,
+                config=config,
+                feature_views=feature_views,
+                feature_refs=feature_refs,
+                entity_df=entity_df,
+                registry=registry,
+                project=project,
+                full_feature_names=full_feature_names,
+                filter_by_created_timestamp=filter_by_created_timestamp,
+            )
+        for on_demand_view in on_demand:
+            for name in on_demand_view.get_request_data_schema():
+                if name not in labels.columns:
+                    raise RequestDataNotFoundInEntityDfException(name, on_demand_view.name)
+        _check_names(labels, views)
+        for view in views:
+            _check_keys(labels, view)
+        return AsofRetrievalJob(
+            Join(labels, views, filter_by_created_timestamp, limits),
+            feature_refs,
+            on_demand,
+            full_feature_names,
+            config.offline_store.staging_location,
+            config.offline_store.staging_location_endpoint_override,
+        )
+
+    @staticmethod
+    def pull_latest_from_table_or_query(
+        config: RepoConfig, data_source: DataSource, *args: Any, **kwargs: Any
+    ) -> RetrievalJob:
+        """Feast's, with the source's path taken from the repo and not the process's folder."""
+        return DuckDBOfflineStore.pull_latest_from_table_or_query(
+            config, _at_repo(config, data_source), *args, **kwargs
+        )
+
+    @staticmethod
+    def pull_all_from_table_or_query(
+        config: RepoConfig, data_source: DataSource, *args: Any, **kwargs: Any
+    ) -> RetrievalJob:
+        """Feast's, with the source's path taken from the repo and not the process's folder."""
+        return DuckDBOfflineStore.pull_all_from_table_or_query(
+            config, _at_repo(config, data_source), *args, **kwargs
+        )
+
+
+def _limits(config: RepoConfig) -> Limits:
+    settings = config.offline_store
+    repo_path = Path(config.repo_path or ".").absolute()
+    spill = settings.temp_directory
+    return Limits(
+        memory_limit=settings.memory_limit,
+        threads=settings.threads,
+        temp_directory=None if spill is None else repo_path / spill,
+        repo_path=repo_path,
+    )
+
+
+def _not_ours(
+    feature_views: Sequence[FeatureView], on_demand: Sequence[OnDemandFeatureView]
+) -> str | None:
+    """Say why a join needs Feast's own method, judged by the declarations; None where not."""
+    for view in feature_views:
+        source = view.batch_source
+        if not isinstance(source, FileSource):
+            return f"{view.name} reads from {type(source).__name__}, not from a FileSource"
+        if source.file_format is not None and not isinstance(source.file_format, ParquetFormat):
+            return f"{view.name} reads {type(source.file_format).__name__}, not Parquet"
+        if "://" in source.path.removeprefix("file://"):
+            return f"{view.name} reads from {source.path}, not from a local path"
+    for view in on_demand:
+        if view.mode == "substrait":
+            return f"{view.name} is an on-demand view in substrait mode"
+    return None
+
+
+def _reserved(views: Sequence[View]) -> str | None:
+    """DuckDB gives a row's file and its place there as columns of these names."""
+    for view in views:
+        for name in ("filename", "file_row_number"):
+            if name in view.columns:
+                return f"the files of {view.name} have a column called {name}"
+    return None
+
+
+def _by_feast(reason: str, entity_df: Any, config: RepoConfig, **arguments: Any) -> RetrievalJob:
+    if not isinstance(entity_df, pd.DataFrame):
+        raise ValueError(
+            f"expected an entity frame that is a DataFrame, came {type(entity_df).__name__}: "
+            f"{reason}, so that Feast's own join is needed, which takes nothing else"
+        )
+    _say_once(f"Feast's own join is used where {reason}")
+    arguments["feature_views"] = [_view_at_repo(config, v) for v in arguments["feature_views"]]
+    # A copy: Feast's method writes converted times into the frame that it is given.
+    return DuckDBOfflineStore.get_historical_features(
+        config=config, entity_df=entity_df.copy(deep=False), **arguments
+    )
+
+
+@cache
+def _say_once(message: str) -> None:
+    logger.warning(message)
+
+
+def _view_at_repo(config: RepoConfig, view: FeatureView) -> FeatureView:
+    moved = copy.copy(view)
+    moved.batch_source = _at_repo(config, view.batch_source)
+    return moved
+
+
+def _at_repo(config: RepoConfig, source: DataSource) -> DataSource:
+    if not isinstance(source, FileSource):
+        return source
+    moved = copy.deepcopy(source)
+    moved.file_options.uri = FileSource.get_uri_for_file_path(config.repo_path, source.path)
+    return moved
+
+
+def _check_names(labels: Labels, views: Sequence[View]) -> None:
+    names = Counter([ROW, *labels.columns, *(name for view in views for name in view.features)])
+    twice = [name for name, count in names.items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"expected columns of different names in the result; {', '.join(twice)} would come "
+            "twice. Rename the entity frame's column, or ask for full_feature_names"
+        )
+
+
+def _check_keys(labels: Labels, view: View) -> None:
+    for ours, theirs in view.keys.items():
+        if theirs not in labels.columns:
+            raise ValueError(
+                f"expected a column {theirs!r} in the entity frame, the key of {view.name}; came "
+                f"{', '.join(labels.columns)}"
+            )
+        came, expected = labels.columns[theirs], view.columns[ours]
+        if '"NULL"' not in came and _family(came) != _family(expected):
+            raise ValueError(
+                f"expected {theirs!r} in the entity frame to compare with {view.name}'s key "
+                f"{ours!r}, which is {expected}; came {came}. Convert the column"
+            )
+
+
+def _family(kind: str) -> str:
+    numeric = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "FLOAT", "DOUBLE", "DECIMAL")
+    return "number" if kind.removeprefix("U").startswith(numeric) else kind

@@ -1,0 +1,80 @@
+"""ttl on online reads, which Feast's stores do not enforce."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from feast.infra.online_stores.online_store import OnlineStore
+from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
+from feast.protos.feast.types.Value_pb2 import Value
+
+
+class ExpiringReads(OnlineStore):
+    """Mixed in before an online store of Feast's: what is older than its view's ttl reads as null.
+
+    The status is OUTSIDE_MAX_AGE, or NOT_FOUND where there is no row at all. On-demand views are
+    computed after this, so that they see null as well. A view without a ttl, or with ttl 0, never
+    expires.
+    """
+
+    enforces_ttl = True
+
+    def _read_features_per_fv(
+        self,
+        config: Any,
+        grouped_refs: Sequence[tuple[Any, list[str]]],
+        join_key_values: Any,
+        entity_name_to_join_key_map: Any,
+        online_features_response: Any,
+        *rest: Any,
+    ) -> None:
+        start = len(online_features_response.results)
+        super()._read_features_per_fv(
+            config,
+            grouped_refs,
+            join_key_values,
+            entity_name_to_join_key_map,
+            online_features_response,
+            *rest,
+        )
+        _expire(grouped_refs, online_features_response.results[start:])
+
+    async def _read_features_per_fv_async(
+        self,
+        config: Any,
+        grouped_refs: Sequence[tuple[Any, list[str]]],
+        join_key_values: Any,
+        entity_name_to_join_key_map: Any,
+        online_features_response: Any,
+        *rest: Any,
+    ) -> None:
+        start = len(online_features_response.results)
+        await super()._read_features_per_fv_async(
+            config,
+            grouped_refs,
+            join_key_values,
+            entity_name_to_join_key_map,
+            online_features_response,
+            *rest,
+        )
+        _expire(grouped_refs, online_features_response.results[start:])
+
+
+def _expire(grouped_refs: Sequence[tuple[Any, list[str]]], results: Sequence[Any]) -> None:
+    """Blank expired values. `results` holds a vector per feature, view after view."""
+    now = time.time()
+    vectors = iter(results)
+    for view, features in grouped_refs:
+        of_view = [next(vectors) for _ in features]
+        if not view.ttl or not of_view:
+            continue
+        oldest = now - view.ttl.total_seconds()
+        for row, moment in enumerate(of_view[0].event_timestamps):
+            if moment.seconds + moment.nanos / 1e9 >= oldest:
+                continue
+            # Redis answers for a key that is not there as for a row of nulls from 1970.
+            absent = moment.seconds == 0 and moment.nanos == 0
+            status = FieldStatus.NOT_FOUND if absent else FieldStatus.OUTSIDE_MAX_AGE
+            for vector in of_view:
+                vector.values[row].CopyFrom(Value())
+                vector.statuses[row] = status

@@ -1,0 +1,337 @@
+"""PostgreSQL online store that keeps the newest row and takes whole encoded batches.
+
+The table, its bytes and all reads are Feast's. A batch is copied into a temporary table and merged
+from there in one statement and one transaction.
+"""
+
+import contextlib
+import struct
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Sequence
+from itertools import repeat
+from typing import Any, Literal
+
+from feast import Entity, FeatureView, RepoConfig
+from feast.infra.key_encoding_utils import get_list_val_str
+from feast.infra.online_stores.helpers import extract_text_and_num
+from feast.infra.online_stores.postgres_online_store.postgres import (
+    PostgreSQLOnlineStore,
+    PostgreSQLOnlineStoreConfig,
+    _table_id,
+)
+from feast.infra.utils.postgres.connection_utils import (
+    _get_conn,
+    _get_conn_async,
+    _get_connection_pool,
+    _get_connection_pool_async,
+)
+from feast.infra.utils.postgres.postgres_config import ConnectionType
+from psycopg import AsyncConnection, Connection, sql
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
+
+from stores.encode import EncodedBatch
+from stores.expiry import ExpiringReads
+from stores.rows import Row, created_us, entity_key, event_us
+
+# Binary COPY counts microseconds from 2000-01-01, as PostgreSQL does.
+POSTGRES_EPOCH_US = 946_684_800_000_000
+
+ROWS_A_WRITE = 1000
+
+# Event times are stored through `timestamp`, as Feast sends them: a server whose zone is not UTC
+# then shifts both alike, and they stay comparable.
+_CREATE = """
+create temporary table if not exists feast_incoming (
+    entity_key bytea,
+    feature_name text,
+    value bytea,
+    value_text text,
+    value_num double precision,
+    vector_value text,
+    event_ts timestamp,
+    created_ts timestamp
+) on commit delete rows
+"""
+
+# The incoming rows lie in key order (see _merge) and a temporary table is scanned as it was filled,
+# so that two writers lock rows in one order and cannot deadlock.
+_MERGE = """
+insert into {table} as stored ({columns})
+select {incoming}
+from feast_incoming
+on conflict (entity_key, feature_name) do update set {assignments}
+where
+    (excluded.event_ts, coalesce(excluded.created_ts, '-infinity'))
+    >= (stored.event_ts, coalesce(stored.created_ts, '-infinity'))
+"""
+
+_NULL = struct.pack(">i", -1)
+
+
+class ColumnarPostgreSQLOnlineStoreConfig(PostgreSQLOnlineStoreConfig):
+    """As Feast's own PostgreSQL store; only the class path differs."""
+
+    type: Literal["stores.postgres.ColumnarPostgreSQLOnlineStore"] = (
+        "stores.postgres.ColumnarPostgreSQLOnlineStore"
+    )
+
+
+class ColumnarPostgreSQLOnlineStore(ExpiringReads, PostgreSQLOnlineStore):
+    """Feast's PostgreSQL store with ordered writes by COPY and connections that recover."""
+
+    _conn: Connection | None
+    _conn_pool: ConnectionPool | None
+    _conn_async: AsyncConnection | None
+    _conn_pool_async: AsyncConnectionPool | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._writer: Connection | None = None
+        self._writing = threading.RLock()
+
+    def takes_encoded(self, config: RepoConfig) -> bool:
+        """Whether `write_encoded` fills every column that this configuration asks for."""
+        options = config.online_store
+        return not (options.vector_enabled or options.enable_openai_compatible_store)
+
+    def write_encoded(self, config: RepoConfig, table: FeatureView, batch: EncodedBatch) -> None:
+        """Write a batch in one transaction; rows older than what is stored change nothing.
+
+        Raises:
+            psycopg.Error: the server went away or refused; the batch is rolled back whole.
+        """
+        event = (batch.event_us - POSTGRES_EPOCH_US).tolist()
+        created: Iterable[int | None] = [None] * len(batch)
+        if batch.created_us is not None and batch.created_known is not None:
+            known = batch.created_known.tolist()
+            moments = (batch.created_us - POSTGRES_EPOCH_US).tolist()
+            created = [moment if ok else None for moment, ok in zip(moments, known, strict=True)]
+        moments = [
+            _NULL + _NULL + _moment(when) + _moment(made)
+            for when, made in zip(event, created, strict=True)
+        ]
+        keys = [b"\x00\x08" + _field(key) for key in batch.keys]
+        by_feature = []
+        for name, column in sorted(batch.features.items()):
+            named = _field(name.encode())
+            texts = (
+                repeat(_NULL)
+                if column.texts is None
+                else [_NULL if text is None else _field(text.encode()) for text in column.texts]
+            )
+            by_feature.append(
+                [
+                    key + named + _field(value) + text + moment
+                    for key, value, text, moment in zip(
+                        keys, column.values, texts, moments, strict=False
+                    )
+                ]
+            )
+        rows = list(map(b"".join, zip(*by_feature, strict=True)))
+        in_order = sorted(range(len(rows)), key=batch.keys.__getitem__)
+        self._merge(config, table, [rows[nth] for nth in in_order])
+
+    def online_write_batch(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        data: list[Row],
+        progress: Callable[[int], Any] | None,
+    ) -> None:
+        """Write rows as Feast does, but never an older one over a newer one."""
+        options = config.online_store
+        newest: dict[tuple[bytes, str], tuple[tuple[int, float], bytes]] = {}
+        for row in data:
+            key = entity_key(config, row)
+            when, made = event_us(row), created_us(row)
+            order = (when, float("-inf") if made is None else made)
+            moments = _moment(when - POSTGRES_EPOCH_US) + _moment(
+                None if made is None else made - POSTGRES_EPOCH_US
+            )
+            for name, value in row[1].items():
+                # One statement may not touch a row twice, and a push may name a key twice.
+                if (key, name) in newest and newest[key, name][0] > order:
+                    continue
+                text, number = extract_text_and_num(value, True)
+                vector = get_list_val_str(value) if options.vector_enabled else None
+                newest[key, name] = (
+                    order,
+                    b"\x00\x08"
+                    + _field(key)
+                    + _field(name.encode())
+                    + _field(value.SerializeToString())
+                    + (_NULL if text is None else _field(text.encode()))
+                    + (_NULL if number is None else _field(struct.pack(">d", number)))
+                    + (_NULL if vector is None else _field(vector.encode()))
+                    + moments,
+                )
+        self._merge(config, table, [newest[place][1] for place in sorted(newest)])
+        if progress:
+            progress(len(data))
+
+    def update(
+        self,
+        config: RepoConfig,
+        tables_to_delete: Sequence[FeatureView],
+        tables_to_keep: Sequence[FeatureView],
+        entities_to_delete: Sequence[Entity],
+        entities_to_keep: Sequence[Entity],
+        partial: bool,
+    ) -> None:
+        """Create the tables as Feast does, less an index that the primary key already is.
+
+        Its second index, on the key alone, makes every write dearer and no read cheaper.
+        """
+        super().update(
+            config, tables_to_delete, tables_to_keep, entities_to_delete, entities_to_keep, partial
+        )
+        with self._get_conn(config) as connection, connection.cursor() as cursor:
+            for table in tables_to_keep:
+                index = f"{self._table_name(config, table)}_ek"
+                cursor.execute(sql.SQL("drop index if exists {}").format(sql.Identifier(index)))
+            connection.commit()
+
+    async def close(self) -> None:
+        """Close every connection; the next use opens new ones."""
+        with self._writing:
+            for connection in (self._conn, self._writer, self._conn_pool):
+                if connection is not None:
+                    connection.close()
+            self._conn = self._writer = self._conn_pool = None
+        for waiting in (self._conn_async, self._conn_pool_async):
+            if waiting is not None:
+                await waiting.close()
+        self._conn_async = self._conn_pool_async = None
+
+    @staticmethod
+    def _table_name(config: RepoConfig, table: FeatureView) -> str:
+        return _table_id(
+            config.project, table, config.registry.enable_online_feature_view_versioning
+        )
+
+    def _merge(self, config: RepoConfig, table: FeatureView, rows: Sequence[bytes]) -> None:
+        """Copy and merge rows of the binary format, in the order of their keys."""
+        name = self._table_name(config, table)
+        with self._writer_connection(config) as connection, connection.cursor() as cursor:
+            columns = ["entity_key", "feature_name", "value", "value_text"]
+            if self._check_table_has_value_num(cursor, name, config):
+                columns.append("value_num")
+            columns += ["vector_value", "event_ts", "created_ts"]
+            vector = "vector" if config.online_store.vector_enabled else "bytea"
+            incoming = [
+                sql.SQL("vector_value::" + vector)
+                if column == "vector_value"
+                # The cast that Feast's own insert leaves to the server.
+                else sql.SQL("{}::timestamptz").format(sql.Identifier(column))
+                if column.endswith("_ts")
+                else sql.Identifier(column)
+                for column in columns
+            ]
+            cursor.execute(_CREATE)
+            with cursor.copy("copy feast_incoming from stdin (format binary)") as copy:
+                copy.write(b"PGCOPY\n\xff\r\n\x00" + bytes(8))
+                for first in range(0, len(rows), ROWS_A_WRITE):
+                    copy.write(b"".join(rows[first : first + ROWS_A_WRITE]))
+                copy.write(b"\xff\xff")
+            cursor.execute(
+                sql.SQL(_MERGE).format(
+                    table=sql.Identifier(name),
+                    columns=sql.SQL(", ").join(map(sql.Identifier, columns)),
+                    incoming=sql.SQL(", ").join(incoming),
+                    assignments=sql.SQL(", ").join(
+                        sql.SQL("{0} = excluded.{0}").format(sql.Identifier(column))
+                        for column in columns[2:]
+                    ),
+                )
+            )
+            connection.commit()
+
+    @contextlib.contextmanager
+    def _writer_connection(self, config: RepoConfig) -> Iterator[Connection]:
+        """Yield a connection that no read shares, so that a commit ends this write only."""
+        if config.online_store.conn_type == ConnectionType.pool:
+            with self._get_conn(config) as connection:
+                yield connection
+            return
+        with self._writing:
+            if self._writer is None or self._writer.closed:
+                self._writer = _get_conn(config.online_store)
+                # A batch passes through a temporary table, which should not touch the disk.
+                self._writer.execute("set temp_buffers = '64MB'")
+            try:
+                yield self._writer
+            except BaseException:
+                _abandon(self._writer)
+                raise
+
+    @contextlib.contextmanager
+    def _get_conn(
+        self, config: RepoConfig, autocommit: bool = False
+    ) -> Generator[Connection, Any, Any]:
+        """Yield a connection as Feast does, but a usable one, and give it back after an error.
+
+        Feast keeps a connection that the server has closed for good, and one whose transaction has
+        failed; a pool loses a connection at every error.
+        """
+        if config.online_store.conn_type == ConnectionType.pool:
+            if not self._conn_pool:
+                self._conn_pool = _get_connection_pool(config.online_store)
+                self._conn_pool.open()
+            connection = self._conn_pool.getconn()
+            try:
+                connection.set_autocommit(autocommit)
+                yield connection
+            finally:
+                self._conn_pool.putconn(connection)
+            return
+        if self._conn is None or self._conn.closed:
+            self._conn = _get_conn(config.online_store)
+        try:
+            self._conn.set_autocommit(autocommit)
+            yield self._conn
+        except BaseException:
+            _abandon(self._conn)
+            raise
+
+    @contextlib.asynccontextmanager
+    async def _get_conn_async(
+        self, config: RepoConfig, autocommit: bool = False
+    ) -> AsyncGenerator[AsyncConnection, Any]:
+        if config.online_store.conn_type == ConnectionType.pool:
+            if not self._conn_pool_async:
+                self._conn_pool_async = await _get_connection_pool_async(config.online_store)
+                await self._conn_pool_async.open()
+            connection = await self._conn_pool_async.getconn()
+            try:
+                await connection.set_autocommit(autocommit)
+                yield connection
+            finally:
+                await self._conn_pool_async.putconn(connection)
+            return
+        if self._conn_async is None or self._conn_async.closed:
+            self._conn_async = await _get_conn_async(config.online_store)
+        try:
+            await self._conn_async.set_autocommit(autocommit)
+            yield self._conn_async
+        except BaseException:
+            if not self._conn_async.closed:
+                await self._conn_async.rollback()
+            raise
+
+
+def _abandon(connection: Connection) -> None:
+    """Roll back, or close where the server is gone, so that the next use starts afresh."""
+    if connection.closed:
+        return
+    try:
+        connection.rollback()
+    except Exception:
+        connection.close()
+
+
+def _field(value: bytes) -> bytes:
+    return len(value).to_bytes(4, "big") + value
+
+
+def _moment(microseconds: int | None) -> bytes:
+    return _NULL if microseconds is None else struct.pack(">iq", 8, microseconds)

@@ -1,0 +1,303 @@
+"""SQLite online store that keeps the newest row and takes whole encoded batches.
+
+The table, its bytes and all reads are Feast's. Two integer columns are added that Feast neither
+reads nor writes: its event and created timestamps are whole seconds, and two pushes within one
+second have an order as well.
+"""
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from itertools import chain, repeat
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from feast import Entity, FeatureView, RepoConfig
+from feast.infra.key_encoding_utils import serialize_f32
+from feast.infra.online_stores.helpers import extract_text_and_num
+from feast.infra.online_stores.sqlite import (
+    SqliteOnlineStore,
+    SqliteOnlineStoreConfig,
+    _alter_table_add_column_if_missing,
+    _initialize_conn,
+    _quote_id,
+    _table_id,
+)
+from feast.type_map import feast_value_type_to_python_type
+from feast.types import FEAST_VECTOR_TYPES
+from feast.utils import _get_feature_view_vector_field_metadata
+from numpy.typing import NDArray
+
+from stores.encode import EncodedBatch
+from stores.expiry import ExpiringReads
+from stores.rows import Row, created_us, entity_key, event_us
+from stores.wire import MICROSECONDS
+
+# Another writer's transaction is one batch long, so a minute means that something hangs.
+BUSY_SECONDS = 60.0
+
+# Rows written by plain Feast have null in the two columns, and a null created timestamp counts as
+# older than any.
+_NOT_OLDER = """
+where
+    (
+        excluded.event_ts, excluded.event_us,
+        ifnull(excluded.created_ts, -9223372036854775808), ifnull(excluded.created_us, 0)
+    ) >= (
+        event_ts, ifnull(event_us, 0),
+        ifnull(created_ts, -9223372036854775808), ifnull(created_us, 0)
+    )
+"""
+
+
+class ColumnarSqliteOnlineStoreConfig(SqliteOnlineStoreConfig):
+    """As Feast's own SQLite store; only the class path differs."""
+
+    type: Literal["stores.sqlite.ColumnarSqliteOnlineStore"] = (
+        "stores.sqlite.ColumnarSqliteOnlineStore"
+    )
+
+
+class ColumnarSqliteOnlineStore(ExpiringReads, SqliteOnlineStore):
+    """Feast's SQLite store with ordered writes, one transaction a batch, in WAL mode.
+
+    Writes have a connection of their own: on Feast's single one, a read from another thread would
+    see the uncommitted half of a batch.
+    """
+
+    _conn: sqlite3.Connection | None
+    is_a_server = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._writer: sqlite3.Connection | None = None
+        self._writing = threading.RLock()
+        self._ordered_tables: set[str] = set()
+
+    def takes_encoded(self, config: RepoConfig) -> bool:
+        """Whether `write_encoded` fills every column that this configuration asks for."""
+        options = config.online_store
+        return not (options.vector_enabled or options.enable_openai_compatible_store)
+
+    def write_encoded(self, config: RepoConfig, table: FeatureView, batch: EncodedBatch) -> None:
+        """Write a batch in one transaction; rows older than what is stored change nothing.
+
+        Raises:
+            sqlite3.OperationalError: the table is missing (run `feast apply`) or the database stays
+                locked; the batch is rolled back whole.
+        """
+        event, event_rest = stored_seconds(batch.event_us)
+        created: Sequence[int | None] = [None] * len(batch)
+        created_rest: Sequence[int | None] = created
+        if batch.created_us is not None and batch.created_known is not None:
+            seconds, rest = stored_seconds(batch.created_us)
+            known = batch.created_known.tolist()
+            created = [value if ok else None for value, ok in zip(seconds, known, strict=True)]
+            created_rest = [value if ok else None for value, ok in zip(rest, known, strict=True)]
+        # Sorted, because the table's index is: neighbours share its pages. Row after row of one
+        # key, so that its features share the table's.
+        in_order = sorted(range(len(batch)), key=batch.keys.__getitem__)
+        keys, *moments = (
+            [column[nth] for nth in in_order]
+            for column in (batch.keys, event, created, event_rest, created_rest)
+        )
+        by_feature = [
+            zip(
+                keys,
+                repeat(name),
+                [column.values[nth] for nth in in_order],
+                repeat(None) if column.texts is None else [column.texts[nth] for nth in in_order],
+                *moments,
+                strict=False,
+            )
+            for name, column in batch.features.items()
+        ]
+        self._upsert(
+            config,
+            table,
+            ["value", "value_text"],
+            chain.from_iterable(zip(*by_feature, strict=True)),
+        )
+
+    def online_write_batch(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        data: list[Row],
+        progress: Callable[[int], Any] | None,
+    ) -> None:
+        """Write rows as Feast does, but never an older one over a newer one."""
+        options = config.online_store
+        columns = ["value", "value_text"]
+        with_number = options.enable_openai_compatible_store and self._has_number(config, table)
+        if with_number:
+            columns.append("value_num")
+        if options.vector_enabled:
+            columns.append("vector_value")
+        types = {field.name: field.dtype for field in table.features}
+        rows: list[tuple[Any, ...]] = []
+        for row in data:
+            key = entity_key(config, row)
+            moments = _row_moments(row)
+            for name, value in row[1].items():
+                text, number = extract_text_and_num(value, with_number)
+                cells: list[Any] = [value.SerializeToString(), text]
+                if with_number:
+                    cells.append(number)
+                if options.vector_enabled:
+                    cells.append(_vector_cell(table, types.get(name), value))
+                rows.append((key, name, *cells, *moments))
+        self._upsert(config, table, columns, rows)
+        if progress:
+            progress(len(data))
+
+    def update(
+        self,
+        config: RepoConfig,
+        tables_to_delete: Sequence[FeatureView],
+        tables_to_keep: Sequence[FeatureView],
+        entities_to_delete: Sequence[Entity],
+        entities_to_keep: Sequence[Entity],
+        partial: bool,
+    ) -> None:
+        """Create the tables as Feast does, with the columns that order rows within a second.
+
+        Feast's second index, on the key alone, is left out: the primary key begins with it, and it
+        makes every write dearer.
+        """
+        with self._writing:
+            super().update(
+                config,
+                tables_to_delete,
+                tables_to_keep,
+                entities_to_delete,
+                entities_to_keep,
+                partial,
+            )
+            self._get_conn(config).commit()
+            self._ordered_tables.clear()
+            connection = self._writer_connection(config)
+            for table in tables_to_keep:
+                name = _table_name(config, table)
+                self._add_order(connection, name)
+                connection.execute(f"drop index if exists {_quote_id(name + '_ek')}")
+
+    def teardown(
+        self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]
+    ) -> None:
+        """Delete the database with what WAL mode keeps beside it."""
+        with self._writing:
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+            self._ordered_tables.clear()
+            super().teardown(config, tables, entities)
+            for suffix in ("-wal", "-shm"):
+                Path(self._get_db_path(config) + suffix).unlink(missing_ok=True)
+
+    async def close(self) -> None:
+        """Close both connections; the next use opens new ones."""
+        with self._writing:
+            for connection in (self._conn, self._writer):
+                if connection is not None:
+                    connection.close()
+            self._conn = self._writer = None
+
+    def _get_conn(self, config: RepoConfig) -> sqlite3.Connection:
+        if not self._conn:
+            # Feast makes the last folder of the path only.
+            Path(self._get_db_path(config)).parent.mkdir(parents=True, exist_ok=True)
+        return super()._get_conn(config)
+
+    def _writer_connection(self, config: RepoConfig) -> sqlite3.Connection:
+        if self._writer is None:
+            path = self._get_db_path(config)
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            connection = _initialize_conn(path)
+            connection.isolation_level = None
+            connection.execute(f"pragma busy_timeout = {int(BUSY_SECONDS * 1000)}")
+            connection.execute("pragma journal_mode = wal")
+            # Feast's key index is visited in random order; with the default 2 MB most visits are
+            # reads.
+            connection.execute("pragma cache_size = -65536")
+            self._writer = connection
+        return self._writer
+
+    def _upsert(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        value_columns: Sequence[str],
+        rows: Iterable[tuple[Any, ...]],
+    ) -> None:
+        name = _table_name(config, table)
+        moments = ["event_ts", "created_ts", "event_us", "created_us"]
+        columns = ["entity_key", "feature_name", *value_columns, *moments]
+        assignments = ", ".join(f"{column} = excluded.{column}" for column in columns[2:])
+        statement = (
+            f"insert into {_quote_id(name)} ({', '.join(columns)}) "
+            f"values ({', '.join('?' * len(columns))}) "
+            f"on conflict (entity_key, feature_name) do update set {assignments} {_NOT_OLDER}"
+        )
+        with self._writing:
+            connection = self._writer_connection(config)
+            self._add_order(connection, name)
+            # Immediate: two writers queue up here, where waiting is safe, rather than fail at the
+            # first insert.
+            connection.execute("begin immediate")
+            try:
+                connection.executemany(statement, rows)
+                connection.execute("commit")
+            except BaseException:
+                connection.execute("rollback")
+                raise
+
+    def _add_order(self, connection: sqlite3.Connection, name: str) -> None:
+        if name in self._ordered_tables:
+            return
+        for column in ("event_us", "created_us"):
+            _alter_table_add_column_if_missing(connection, name, column, "INTEGER")
+        self._ordered_tables.add(name)
+
+    def _has_number(self, config: RepoConfig, table: FeatureView) -> bool:
+        return self._check_table_has_value_num(self._get_conn(config), _table_name(config, table))
+
+
+def stored_seconds(moments_us: NDArray[np.int64]) -> tuple[list[int], list[int]]:
+    """Return the seconds that Feast's SQLite store would keep, and the microseconds it drops.
+
+    Feast adapts a naive UTC datetime with `timestamp()`, which reads it in the machine's zone, and
+    cuts towards zero; its reads undo that. Both are repeated here, once per distinct moment.
+    """
+    distinct, where = np.unique(moments_us, return_inverse=True)
+    epoch = datetime(1970, 1, 1)
+    seconds = np.fromiter(
+        (int((epoch + np.timedelta64(us, "us").item()).timestamp()) for us in distinct.tolist()),
+        dtype=np.int64,
+        count=len(distinct),
+    )
+    rest = np.sign(moments_us) * (np.abs(moments_us) % MICROSECONDS)
+    return seconds[where].tolist(), rest.tolist()
+
+
+def _row_moments(row: Row) -> tuple[int | None, ...]:
+    (event,), (event_rest,) = stored_seconds(np.array([event_us(row)]))
+    created = created_us(row)
+    if created is None:
+        return event, None, event_rest, None
+    (seconds,), (rest,) = stored_seconds(np.array([created]))
+    return event, seconds, event_rest, rest
+
+
+def _vector_cell(table: FeatureView, dtype: Any, value: Any) -> Any:
+    """Return what Feast's own store puts into `vector_value`."""
+    if dtype not in FEAST_VECTOR_TYPES:
+        return feast_value_type_to_python_type(value)
+    field = _get_feature_view_vector_field_metadata(table)
+    return serialize_f32(value.float_list_val.val, getattr(field, "vector_length", 512))
+
+
+def _table_name(config: RepoConfig, table: FeatureView) -> str:
+    return _table_id(config.project, table, config.registry.enable_online_feature_view_versioning)

@@ -1,0 +1,322 @@
+"""Small drawn worlds for the ASOF store: feature views on disk, labels, and a brute-force join.
+
+A world's rows say by their values which row they are (the index is in every value), so that a
+wrong pick cannot look right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from feast import Entity, FeatureView, Field, FileSource, ValueType
+from feast.data_format import ParquetFormat
+from feast.infra.offline_stores.duckdb import DuckDBOfflineStore
+from feast.infra.registry.registry import Registry
+from feast.repo_config import RegistryConfig, RepoConfig
+from feast.types import Array, Bool, Float32, Float64, Int64, String, UnixTimestamp
+from hypothesis import strategies as st
+
+from stores.duckdb_asof import DuckDBAsofOfflineStore
+
+START = datetime(2026, 1, 1, 22, tzinfo=UTC)
+TIMES = [START + timedelta(hours=hours) for hours in range(4)]  # on two days
+PROJECT = "worlds"
+ENTITIES = {
+    "member": Entity(name="member", join_keys=["member"], value_type=ValueType.INT64),
+    "site": Entity(name="site", join_keys=["site"], value_type=ValueType.STRING),
+}
+KEYS = {"member": (pa.int64(), Int64), "site": (pa.string(), String)}
+FEATURES = {
+    "number": (pa.float64(), Float64, float),
+    "count": (pa.int64(), Int64, int),
+    "text": (pa.string(), String, lambda index: f"t{index}"),
+    "vector": (pa.list_(pa.float32()), Array(Float32), lambda index: [index, index + 0.5]),
+    "flag": (pa.bool_(), Bool, lambda index: index % 2 == 0),
+    "moment": (
+        pa.timestamp("us", tz="UTC"),
+        UnixTimestamp,
+        lambda index: START + timedelta(days=index),
+    ),
+    "score_y": (pa.float64(), Float64, float),
+}
+TIME_TYPES = {
+    "utc": pa.timestamp("us", tz="UTC"),
+    "naive": pa.timestamp("us"),
+    "zoned": pa.timestamp("us", tz="Europe/Paris"),
+    "nanoseconds": pa.timestamp("ns", tz="UTC"),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a feature view's source; `present` says which features are not null."""
+
+    keys: tuple[Any, ...]
+    event: datetime | None
+    created: datetime | None
+    present: frozenset[str]
+    second_file: bool
+
+
+@dataclass(frozen=True)
+class ViewSpec:
+    """A feature view and the rows below it."""
+
+    name: str
+    keys: tuple[str, ...]
+    features: tuple[str, ...]
+    rows: tuple[Row, ...]
+    has_created: bool
+    ttl: timedelta | None
+    layout: str
+    time_type: str
+    renamed: bool
+    aliased: bool
+
+    def frame_key(self, key: str) -> str:
+        """The entity frame's column for a key of this view."""
+        return f"other_{key}" if self.aliased else key
+
+    def feature(self, kind: str) -> str:
+        """The name of a feature; different in every view."""
+        return f"{self.name}_{kind}"
+
+
+@dataclass(frozen=True)
+class World:
+    """Views, labels and how they are asked for."""
+
+    views: tuple[ViewSpec, ...]
+    labels: pd.DataFrame
+    times: tuple[datetime, ...]
+    full_names: bool
+    known_at: bool
+
+
+def config(folder: Path, kind: type = DuckDBAsofOfflineStore) -> RepoConfig:
+    """A repository in `folder` with the given offline store and an empty registry."""
+    store = "duckdb" if kind is DuckDBOfflineStore else "stores.duckdb_asof.DuckDBAsofOfflineStore"
+    return RepoConfig(
+        project=PROJECT,
+        provider="local",
+        registry=RegistryConfig(path=str(folder / "registry.db")),
+        offline_store={"type": store},
+        online_store={"type": "sqlite", "path": str(folder / "online.db")},
+        entity_key_serialization_version=3,
+        repo_path=folder,
+    )
+
+
+def registry(folder: Path) -> Registry:
+    """An empty registry: the stores look only for on-demand views there."""
+    return Registry(PROJECT, RegistryConfig(path=str(folder / "registry.db")), folder)
+
+
+def ask(
+    folder: Path, world: World, kind: type = DuckDBAsofOfflineStore, labels: Any = None
+) -> pa.Table:
+    """Join a world that `write` put into `folder`, by ours or by Feast's own store."""
+    views = [declare(folder, spec) for spec in world.views]
+    job = kind.get_historical_features(
+        config(folder, kind),
+        views,
+        [
+            f"{spec.name}:{spec.feature(feature)}"
+            for spec in world.views
+            for feature in spec.features
+        ],
+        world.labels.copy() if labels is None else labels,
+        registry(folder),
+        PROJECT,
+        world.full_names,
+        filter_by_created_timestamp=world.known_at,
+    )
+    return job.to_arrow()
+
+
+def declare(folder: Path, spec: ViewSpec) -> FeatureView:
+    """The feature view of a spec, as `feast apply` would leave it."""
+    suffix = ".parquet" if spec.layout == "file" else ""
+    renamed = [*spec.keys, *map(spec.feature, spec.features)] if spec.renamed else []
+    view = FeatureView(
+        name=spec.name,
+        entities=[ENTITIES[key] for key in spec.keys],
+        schema=[
+            *(Field(name=key, dtype=KEYS[key][1]) for key in spec.keys),
+            *(Field(name=spec.feature(kind), dtype=FEATURES[kind][1]) for kind in spec.features),
+        ],
+        ttl=spec.ttl,
+        source=FileSource(
+            name=f"{spec.name}_source",
+            path=str(folder / f"{spec.name}{suffix}"),
+            file_format=ParquetFormat(),
+            timestamp_field="event_time",
+            created_timestamp_column="created_time" if spec.has_created else "",
+            field_mapping={f"raw_{name}": name for name in renamed},
+        ),
+    )
+    if spec.aliased:
+        return view.with_join_key_map({key: spec.frame_key(key) for key in spec.keys})
+    return view
+
+
+def write(folder: Path, world: World) -> None:
+    """Write each view's source: a file, a folder of two files, or hive partitions by day."""
+    for spec in world.views:
+        for relative, rows in files(spec):
+            path = folder / relative
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(_table(spec, rows), path)
+
+
+def files(spec: ViewSpec) -> list[tuple[str, list[tuple[int, Row]]]]:
+    """Each file of a source, in the order of names, and its rows with their index."""
+    numbered = list(enumerate(spec.rows))
+    if spec.layout == "file":
+        return [(f"{spec.name}.parquet", numbered)]
+    if spec.layout == "folder":
+        parts = {f"{spec.name}/part-{n}.parquet": [] for n in (0, 1)}
+        for index, row in numbered:
+            parts[f"{spec.name}/part-{int(row.second_file)}.parquet"].append((index, row))
+        return sorted(parts.items())
+    days: dict[str, list[tuple[int, Row]]] = {f"{spec.name}/day={TIMES[0]:%F}/part-0.parquet": []}
+    for index, row in numbered:
+        day = (row.event or TIMES[0]).strftime("%F")
+        days.setdefault(f"{spec.name}/day={day}/part-0.parquet", []).append((index, row))
+    return sorted(days.items())
+
+
+def expected(world: World) -> list[dict[str, Any]]:
+    """The join by brute force: per label, each feature's value."""
+    return [
+        {
+            name: value
+            for spec in world.views
+            for name, value in _features(world, spec, _seen(world, spec, label)).items()
+        }
+        for label in range(len(world.times))
+    ]
+
+
+def undecided(world: World) -> list[int]:
+    """Labels for which some view's newest row is not the only one: Feast takes any of them."""
+    return [
+        label
+        for label in range(len(world.times))
+        if any(_tied(_seen(world, spec, label)) for spec in world.views)
+    ]
+
+
+def _tied(seen: Sequence[tuple[Any, ...]]) -> bool:
+    return len(seen) > 1 and seen[-1][:2] == seen[-2][:2]
+
+
+def _seen(world: World, spec: ViewSpec, label: int) -> list[tuple[Any, ...]]:
+    """(event, created, file, position, index) of the rows that a label sees, best last."""
+    time = world.times[label]
+    wanted = tuple(world.labels[spec.frame_key(key)][label] for key in spec.keys)
+    found = []
+    for file, (_, rows) in enumerate(files(spec)):
+        for position, (index, row) in enumerate(rows):
+            if None in row.keys or None in wanted or row.keys != wanted:
+                continue
+            if row.event is None or row.event > time:
+                continue
+            if spec.ttl and row.event + spec.ttl < time:
+                continue
+            created = row.created if spec.has_created else None
+            if world.known_at and spec.has_created and (created is None or created > time):
+                continue
+            oldest = datetime.min.replace(tzinfo=UTC)
+            found.append((row.event, created or oldest, file, position, index))
+    return sorted(found)
+
+
+def _features(world: World, spec: ViewSpec, seen: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
+    prefix = f"{spec.name}__" if world.full_names else ""
+    values: dict[str, Any] = {}
+    for kind in spec.features:
+        index = seen[-1][-1] if seen else None
+        known = index is not None and kind in spec.rows[index].present
+        values[prefix + spec.feature(kind)] = FEATURES[kind][2](index) if known else None
+    return values
+
+
+def _table(spec: ViewSpec, rows: Sequence[tuple[int, Row]]) -> pa.Table:
+    raw = "raw_" if spec.renamed else ""
+    columns = {
+        raw + key: pa.array([row.keys[place] for _, row in rows], KEYS[key][0])
+        for place, key in enumerate(spec.keys)
+    }
+    for kind in spec.features:
+        arrow, _, value = FEATURES[kind]
+        columns[raw + spec.feature(kind)] = pa.array(
+            [value(index) if kind in row.present else None for index, row in rows], arrow
+        )
+    times = pa.timestamp("us", tz="UTC")
+    stored = TIME_TYPES[spec.time_type]
+    columns["event_time"] = pa.array([row.event for _, row in rows], times).cast(stored)
+    if spec.has_created:
+        columns["created_time"] = pa.array([row.created for _, row in rows], times).cast(stored)
+    return pa.table(columns)
+
+
+# Few keys and times, so that rows meet labels and tie with one another.
+members = st.sampled_from([1, 1, 1, 2, None])
+sites = st.sampled_from(["a", "a", "a", "b", None])
+moments = st.sampled_from(TIMES)
+some_moments = st.sampled_from([*TIMES, None])
+
+
+@st.composite
+def view_specs(draw: st.DrawFn, name: str, feasts: bool) -> ViewSpec:
+    keys = draw(st.sampled_from([("member",), ("member",), ("site",), ("member", "site"), ()]))
+    kinds = [kind for kind in FEATURES if not (feasts and kind.endswith("_y"))]
+    features = tuple(draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=3, unique=True)))
+    row = st.builds(
+        Row,
+        keys=st.tuples(*(members if key == "member" else sites for key in keys)),
+        event=some_moments,
+        created=some_moments,
+        present=st.sets(st.sampled_from(features)).map(frozenset),
+        second_file=st.booleans(),
+    )
+    return ViewSpec(
+        name=name,
+        keys=keys,
+        features=features,
+        rows=tuple(draw(st.lists(row, min_size=2, max_size=12))),
+        has_created=draw(st.booleans()),
+        ttl=draw(st.sampled_from([None, timedelta(0), timedelta(hours=1), timedelta(hours=2)])),
+        layout=draw(st.sampled_from(["file", "folder", "hive"])),
+        time_type=draw(st.sampled_from(list(TIME_TYPES))),
+        renamed=draw(st.booleans()),
+        aliased=bool(keys) and draw(st.booleans()),
+    )
+
+
+@st.composite
+def worlds(draw: st.DrawFn, feasts: bool = False) -> World:
+    """Draw a world; `feasts` leaves out what Feast's own store cannot do."""
+    views = tuple(
+        draw(view_specs(f"view{number}", feasts)) for number in range(draw(st.integers(1, 2)))
+    )
+    label = st.tuples(members, sites, members, sites, moments)
+    drawn = draw(st.lists(label, min_size=1, max_size=8))
+    columns = list(zip(*drawn, strict=True))
+    times = pd.Series(columns[4]).astype("datetime64[us, UTC]")
+    zone = draw(st.sampled_from(["UTC", "Europe/Paris", None]))
+    frame = pd.DataFrame({"extra": [f"x{n}" for n in range(len(drawn))]})
+    frame["event_timestamp"] = times.dt.tz_convert(zone)
+    for place, key in enumerate(("member", "site", "other_member", "other_site")):
+        kind = "Int64" if key.endswith("member") else object
+        frame[key] = pd.Series(columns[place], dtype=kind)
+        frame[key] = frame[key].astype(object).where(frame[key].notna(), None)
+    return World(views, frame, columns[4], draw(st.booleans()), draw(st.booleans()))
