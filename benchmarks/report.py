@@ -67,9 +67,10 @@ def _sequences() -> Section:
         )
     text = f"""## Sequences
 
-Members are a twentieth of the events. Ours writes and checks the whole partition, within its
-`memory_limit`; the others keep the last 32 without the time rules. pandas is run at a size that it
-can bear.
+The aim: 2 million events a second within 1.5 GB at 20 million events, and 100 million events within
+a `memory_limit` of 2 GB. Members are a twentieth of the events. Ours writes and checks the whole
+partition, within its `memory_limit`; the others keep the last 32 without the time rules. pandas is
+run at a size that it can bear.
 
 {table}
 
@@ -129,7 +130,8 @@ def _training_join() -> Section:
 
 {result["labels"]:,} labels, {result["members"]:,} members, 30 daily snapshots,
 {result["width"]}-float vectors, `filter_by_created_timestamp=True`. Feast's DuckDB store is at its
-own defaults: there is nothing to set.
+own defaults: there is nothing to set. The aim: 10 times faster than Feast's with a third of the
+memory, within 1.5 times of the bare query, and at most 1.3 times as long at 90 snapshots.
 
 {table}
 
@@ -160,7 +162,8 @@ def _materialize() -> Section:
 
 {speed["members"]:,} members, one {speed["dimension"]}-float vector, a count and a time.
 Feast is its local engine with `pull_latest_features: true` and `online_write_batch_size:
-{speed["feast_settings"]["online_write_batch_size"]}`.
+{speed["feast_settings"]["online_write_batch_size"]}`. The aim: 8 times faster into SQLite and
+PostgreSQL, 12 times into Redis; within 1.5 times (SQLite) and 2 times (Redis) of bare writing.
 
 {table}
 """
@@ -208,6 +211,8 @@ def _read() -> Section:
 {result["dimension"]}-float vectors, {result["rows"]:,} rows in the store, {result["repeats"]:,}
 reads a side, the sides in turn. Feast is `get_online_features().to_dict()` with
 {", ".join(f"{key}: {value}" for key, value in result["feast_settings"].items())}.
+The aim: 8 times faster at the median and at p99 for 501 keys, within 2 times of bare reads, and not
+slower for one key.
 
 {_table(columns, rows)}
 
@@ -263,7 +268,7 @@ def _plot(ratios: dict[str, float]) -> None:
     axes.bar_label(bars, [f"{value:.1f} times" for value in values], padding=4)
     axes.axvline(1, color="#888888", linewidth=1)
     axes.invert_yaxis()
-    axes.set_xlim(0, max(values) * 1.12)
+    axes.set_xlim(0, max(values) * 1.2)
     axes.set_xlabel("times faster, same machine, same run")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(PLOT, dpi=110)

@@ -7,6 +7,7 @@ import duckdb
 
 from transformations.errors import InputError
 from transformations.files import replacing
+from transformations.tables import quoted
 
 SQL = Path(__file__).parent / "sql"
 
@@ -52,7 +53,7 @@ def import_movietweetings(source: Path, destination: Path) -> ImportReport:
             with replacing(destination / f"{name}.parquet") as path:
                 con.execute(
                     f"copy (select * exclude (whole, line, line_number) from {name}) "
-                    f"to '{_quoted(path)}' (format parquet, compression zstd)"
+                    f"to {quoted(path)} (format parquet, compression zstd)"
                 )
         broken = con.execute(
             "select 'ratings.dat', line_number, line from all_events where not whole union all "
@@ -73,10 +74,6 @@ def _sql(table: str) -> str:
 def _count(con: duckdb.DuckDBPyConnection, name: str) -> int:
     row = con.execute(f"select count(*) from {name}").fetchone()
     return int(row[0]) if row else 0
-
-
-def _quoted(path: Path) -> str:
-    return str(path).replace("'", "''")
 
 
 def _file(folder: Path, name: str, form: str) -> Path:

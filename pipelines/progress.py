@@ -81,7 +81,7 @@ def stage_table(
 ) -> Table:
     """Lay out stages as a table: rows in, rows out, refused with reasons, seconds."""
     table = Table(title="Rows by stage", title_justify="left", header_style="bold")
-    table.add_column("stage")
+    table.add_column("stage", no_wrap=True)
     for name in ("rows in", "rows out", "refused"):
         table.add_column(name, justify="right")
     table.add_column("why refused")

@@ -109,10 +109,10 @@ def test_an_unexpected_error_ends_with_1_and_debug_shows_it(call, tmp_path):
     (tmp_path / "data").write_text("a file where a folder belongs")
     code, _, err = call("run", "--as-of", "2026-01-01")
     assert code == 1
-    assert "FileExistsError" in err
+    assert "NotADirectoryError" in err
     assert "--debug" in err
     assert "Traceback" not in err
-    with pytest.raises(FileExistsError):
+    with pytest.raises(NotADirectoryError):
         call("run", "--as-of", "2026-01-01", "--debug")
 
 

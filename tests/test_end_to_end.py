@@ -173,6 +173,42 @@ def test_readme_ranker(world, newest):
     assert len(match) == 3
 
 
+def test_readme_reader(world, newest):
+    shapes = "print([features[n].shape for n in ('embedding', 'cosine_apply', 'n_actions')])"
+    assert world.python(snippet("reader") + shapes) == "[(3, 64), (3,), (3,)]\n"
+    same = (
+        "rows = [{'member_id': 42, 'item_id': item} for item in (101, 102, 103)]\n"
+        "service = store.get_feature_service('ranker_decay_v1')\n"
+        "plain = store.get_online_features(features=service, entity_rows=rows).to_dict()\n"
+        "ours = features.to_dict()\n"
+        "assert ours == {name: plain[name] for name in ours}, (ours, plain)\n"
+        "assert set(plain) - set(ours) == {'member_id', 'item_id'}\n"
+    )
+    world.python(snippet("reader") + same)
+
+
+def test_plain_feast_does_the_same(tmp_path, world, newest):
+    """Without the three class paths it is Feast's own stores that serve the same tables."""
+    clone = Clone(tmp_path)
+    settings = clone.root / "feature_store.yaml"
+    text = settings.read_text()
+    for ours, feasts in (
+        ("stores.duckdb_asof.DuckDBAsofOfflineStore", "duckdb"),
+        ("stores.sqlite.ColumnarSqliteOnlineStore", "sqlite"),
+        ("stores.columnar.ColumnarComputeEngine", "local"),
+    ):
+        assert ours in text
+        text = text.replace(ours, feasts)
+    settings.write_text(text)
+    clone.activity("simulate", *MARKET)
+    clone.activity("run", "--as-of", f"{newest:%Y-%m-%d}", "--backfill", "1", "--tour")
+    here = world.tables()
+    # Another test has added to the world's quarantine.
+    there = {name: rows for name, rows in clone.tables().items() if "quarantine" not in name}
+    assert set(there) <= set(here)
+    assert there == {name: here[name] for name in there}
+
+
 def test_readme_training(world, newest):
     world.rows(
         "copy (select member_id, item_id, event_timestamp, action <> 'DISMISS' as label from "

@@ -419,7 +419,6 @@ def test_a_broken_vector_fails_the_check_and_changes_nothing(
 BUILD = """
 import os, signal, sys
 from pathlib import Path
-from transformations import files, tables
 from tests.test_items import build, tiny_config
 config = tiny_config(
     Path(sys.argv[1]), dim=3, items={"text": ["title"], "categories": ["field"]}
