@@ -8,6 +8,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pandas as pd
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -148,7 +149,8 @@ def _last_actions(
     items = config.data / "stg_items" / "part-0.parquet"
     what = "null"
     if not config.items.embedding:
-        what = "arg_max(concat_ws(' · ', text, array_to_string(categories, ', ')), available_at)"
+        values = "list_transform(categories, lambda c: c[instr(c, '=') + 1:])"
+        what = f"arg_max(concat_ws(' · ', text, array_to_string({values}, ', ')), available_at)"
     return con.execute(
         "with actions as (select unnest(item_ids) as item_id, unnest(actions) as action, "
         "unnest(event_timestamps) as event_timestamp, "
@@ -199,7 +201,7 @@ def show_value(value: Any) -> str:
     """Write a feature's value in one short line.
 
     >>> show_value([0.5, -0.25, 0.125, 0.0])
-    '[+0.500 -0.250 +0.125 … 4 floats, length 0.573]'
+    '[+0.500 -0.250 … 4 floats] |v| 0.573'
     """
     if value is None:
         return "null"
@@ -209,8 +211,8 @@ def show_value(value: Any) -> str:
         return f"{value:%Y-%m-%d %H:%M:%S}"
     if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str):
         vector = np.asarray(value, dtype=np.float32)
-        head = " ".join(f"{number:+.3f}" for number in vector[:3])
-        return f"[{head} … {vector.size} floats, length {float(np.linalg.norm(vector)):.3f}]"
+        head = " ".join(f"{number:+.3f}" for number in vector[:2])
+        return f"[{head} … {vector.size} floats] |v| {float(np.linalg.norm(vector)):.3f}"
     return str(value)
 
 
@@ -229,18 +231,22 @@ def _show_join(console: Console, config: Config, as_of: datetime) -> None:
     ).to_df()
     joined = joined.sort_values(["event_timestamp", "member_id"])
     vector = next(iter(aggregator.vectors(config)))
-    matches = [name for name in joined.columns if name.startswith("cosine")][:2]
-    shown = ["member_id", "item_id", "event_timestamp", "action", "n_actions", vector, *matches]
+    match = next(name for name in joined.columns if name.startswith("cosine"))
     table = Table(
-        title=f"A training set: {len(labels)} actions joined with {aggregator.service}, each with "
-        "what could be read at its time",
+        title=f"A training set: {len(labels)} actions joined with {aggregator.service},\n"
+        "each with what could be read at its time",
         title_justify="left",
         header_style="bold",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
     )
-    for name in shown:
-        table.add_column(name)
-    for row in joined[shown].itertuples(index=False):
-        table.add_row(*(show_value(value) for value in row))
+    shown = ["member_id", "item_id", "event_timestamp", "action", "n_actions", vector, match]
+    for name in ["member", "item", "when (UTC)", "action", "n", vector, match]:
+        table.add_column(name, no_wrap=True)
+    for member, item, moment, action, count, values, fit in joined[shown].itertuples(index=False):
+        head = "null" if values is None else " ".join(f"{x:+.2f}" for x in values[:2]) + " …"
+        when = f"{moment:%m-%d %H:%M}"
+        table.add_row(str(member), str(item), when, action, str(count), head, show_value(fit))
     console.print(table)
 
 
@@ -287,7 +293,7 @@ def _show_next(console: Console, member: int | str | None) -> None:
         (f"feast feature-services describe {service}", "what a ranker asks for"),
         ("activity run", "tomorrow's snapshot; put it into your scheduler"),
     ):
-        console.print(f"  .venv/bin/{command:<50} [dim]{what}[/]", highlight=False)
+        console.print(f"  .venv/bin/{command:<50} [dim]{what}[/]", highlight=False, soft_wrap=True)
     console.print("  README.md: fetch in a ranker, build a training set, add an aggregator")
 
 

@@ -45,6 +45,7 @@ class Clone:
             check=False,
         )
         assert done.returncode == fails, f"{done.stdout}\n{done.stderr}"
+        assert "Warning" not in done.stderr, done.stderr
         return done.stdout if fails == 0 else done.stderr
 
     def python(self, code: str) -> str:

@@ -118,6 +118,12 @@ def test_vectors_have_length_one_and_alike_items_are_near() -> None:
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2]
 
 
+def test_categories_keep_their_case() -> None:
+    documents = [Document(None, [f"genre={g}"]) for g in ("Drama", "drama", "Drama", "drama")]
+    upper, lower, *_ = TfidfSvd.fit(documents, dim=2).encode(documents)
+    assert abs(float(upper @ lower)) < 1e-6
+
+
 def test_a_vector_does_not_depend_on_what_is_encoded_with_it() -> None:
     encoder = TfidfSvd.fit(TEXTS, dim=3)
     together = encoder.encode(TEXTS)

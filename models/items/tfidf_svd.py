@@ -72,7 +72,7 @@ class TfidfSvd:
                 f"and {dim} different tokens that {MIN_ITEMS} or more of them have; came "
                 f"{len(documents)} items and {len(terms)} tokens"
             )
-        vectorizer = TfidfVectorizer(analyzer=tokens, vocabulary=terms)
+        vectorizer = TfidfVectorizer(analyzer=tokens, lowercase=False, vocabulary=terms)
         weights = vectorizer.fit_transform(documents)
         svd = TruncatedSVD(n_components=dim, random_state=0).fit(weights)
         return cls(terms, vectorizer.idf_, svd.components_)
@@ -84,7 +84,7 @@ class TfidfSvd:
 
     @cached_property
     def _vectorizer(self) -> TfidfVectorizer:
-        vectorizer = TfidfVectorizer(analyzer=tokens, vocabulary=self.terms)
+        vectorizer = TfidfVectorizer(analyzer=tokens, lowercase=False, vocabulary=self.terms)
         vectorizer.idf_ = self.idf
         return vectorizer
 
