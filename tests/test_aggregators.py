@@ -1,6 +1,5 @@
 """The contract: every catalogue entry, and a learned one, through what it is packaged as."""
 
-import doctest
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -209,10 +208,6 @@ def test_more_padding_on_the_left_changes_nothing(aggregator: Aggregator, tmp_pa
     short = build(aggregator, tiny_config(tmp_path, dim=DIM, length=LENGTH))
     long = build(aggregator, tiny_config(tmp_path, dim=DIM, length=2 * LENGTH))
     assert_equal(long.predict(longer, verbose=0), short.predict(arrays, verbose=0))
-
-
-def test_the_worked_examples() -> None:
-    assert doctest.testmod(aggregators) == (0, 7)
 
 
 def test_a_layer_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Files and partitions that are either whole or not there."""
 
-import doctest
 import os
 import signal
 import subprocess
@@ -12,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transformations import files
 from transformations.config import ROOT
 from transformations.files import (
     as_of_name,
@@ -127,10 +125,3 @@ def test_partitions_are_those_that_are_whole(tmp_path: Path) -> None:
 
     assert partitions(tmp_path) == sorted(moments)
     assert partitions(tmp_path / "none") == []
-
-
-def test_docstrings() -> None:
-    result = doctest.testmod(files)
-
-    assert result.attempted > 0
-    assert result.failed == 0
