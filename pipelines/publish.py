@@ -109,7 +109,6 @@ def publish(
     as_of: datetime,
     aggregators: Sequence[Aggregator] = AGGREGATORS,
     progress: Callable[[int], object] | None = None,
-    newest_published: datetime | None = None,
 ) -> int:
     """Write the snapshot of `as_of`, and the item vectors known by then, to the online store.
 
@@ -117,20 +116,12 @@ def publish(
 
     Args:
         progress: Called with a number of rows as they have been written.
-        newest_published: The newest snapshot that is online, where the caller knows it.
 
     Returns the number of rows written.
 
     Raises:
-        InputError: `as_of` is older than `newest_published`. Feast's SQLite store, and Redis with
-            skip_dedup, overwrite a newer row by an older one without a word.
         RunFailedError: a partition of this snapshot is missing.
     """
-    if newest_published is not None and as_of < newest_published:
-        raise InputError(
-            f"the snapshot of {newest_published:%Y-%m-%d %H:%M} is online; publishing that of "
-            f"{as_of:%Y-%m-%d %H:%M} would overwrite newer rows by older ones"
-        )
     files = {view: partition(folder, as_of) for view, folder in _folders(config, aggregators)}
     for view, file in files.items():
         if not file.exists():
