@@ -2,10 +2,11 @@
 
 import json
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+from models.recipe import Recipe
 from transformations.config import Config
 from transformations.errors import InputError
 
@@ -42,6 +43,7 @@ class Aggregator:
             one kind live side by side.
         version: Part of the view's name. Two versions live side by side; raise it whenever the
             numbers change.
+        stream: Whether the stream keeps its vectors fresh between two daily runs.
     """
 
     layer: ClassVar[str | None] = None
@@ -53,6 +55,7 @@ class Aggregator:
 
     name: str
     version: int
+    stream: bool = False
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
@@ -89,7 +92,7 @@ class Aggregator:
 
     def parameters(self) -> dict[str, Any]:
         """Return the subclass's own settings, as they go to the Keras class and the manifest."""
-        base = {field.name for field in fields(Aggregator)}
+        base = {f.name for f in fields(Aggregator)} | {"recipe"}
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in base}
 
     def artifact(self, config: Config) -> Path:
@@ -161,6 +164,17 @@ class GeometricDecay(Aggregator):
         super().__post_init__()
         if not 0 < self.decay < 1:
             raise InputError(f"decay: expected 0 < r < 1, came {self.decay}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learned(Aggregator):
+    """A layer with weights: `activity train`, or the daily run where there are none yet, fits them.
+
+    Attributes:
+        recipe: How it is trained. Any layer can be trained with any objective.
+    """
+
+    recipe: Recipe = field(default_factory=Recipe)
 
 
 @dataclass(frozen=True, kw_only=True)

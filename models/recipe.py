@@ -1,0 +1,59 @@
+"""How a learned aggregator is trained, in plain Python: part of its line in the catalogue."""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Literal
+
+from transformations.errors import InputError
+from transformations.example_settings import ExampleSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What decides the weights besides the data. The manifest keeps it.
+
+    Attributes:
+        objective: `next_action` (the post's proxy task: positive or negative), `next_item`
+            (sampled softmax over items) or `all_action` (every positive of the next days).
+        examples: What the training examples are made of.
+        negatives: Items drawn per batch for the softmax, shared by its rows.
+        popular_share: Share of them drawn by recent popularity; the others uniformly.
+        dismissed_weight: How much a dismissed item counts as one more negative of its member.
+        batch_size: Examples a step.
+        learning_rate: Adam's.
+        weight_decay: Adam's decoupled weight decay.
+        temperature: Divides the scores before the softmax.
+        epochs: At most so many passes.
+        patience: Passes without a better validation loss before training stops.
+        validation: The last part of the time before `trained_until`, kept for early stopping.
+        seed: Of the initial weights, the negatives and the order of the examples.
+    """
+
+    objective: Literal["next_action", "next_item", "all_action"] = "next_item"
+    examples: ExampleSettings = field(default_factory=ExampleSettings)
+    negatives: int = 256
+    popular_share: float = 0.5
+    dismissed_weight: float = 0.0
+    batch_size: int = 256
+    learning_rate: float = 0.003
+    weight_decay: float = 0.0
+    temperature: float = 1.0
+    epochs: int = 20
+    patience: int = 3
+    validation: timedelta = timedelta(days=14)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("negatives", 1), ("batch_size", 1), ("epochs", 1), ("patience", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name}: expected at least {least}, came {getattr(self, name)}")
+        if not 0 <= self.popular_share <= 1:
+            raise InputError(f"popular_share: expected 0 to 1, came {self.popular_share}")
+        for name in ("learning_rate", "temperature"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name}: expected a number above 0, came {getattr(self, name)}")
+        for name in ("dismissed_weight", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name}: expected 0 or more, came {getattr(self, name)}")
+        if self.validation <= timedelta(0):
+            raise InputError(f"validation: expected a time above zero, came {self.validation}")
