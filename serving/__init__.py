@@ -1,0 +1,1 @@
+"""What runs between two daily runs: the stream worker, the vector at request time."""

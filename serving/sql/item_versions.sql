@@ -1,0 +1,12 @@
+-- one row per item and version, an item's versions together and oldest first. Reads `items`.
+with
+item_versions as (
+    select
+        item_id,
+        embedding,
+        epoch_us(available_at) as available_at,
+    from items
+    order by item_id, available_at
+)
+
+select * from item_versions
