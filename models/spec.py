@@ -4,7 +4,7 @@ import json
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from models.recipe import Recipe
 from transformations.config import Config
@@ -200,3 +200,169 @@ class Packaged(Aggregator):
     def artifact(self, config: Config) -> Path:
         """Folder of the SavedModel and its manifest."""
         return config.path(self.path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedVector(Learned):
+    """What the learned layers here have in common: one vector, `activity_embedding`.
+
+    Attributes:
+        normalize: Scale the vector to length 1 (a vector of zeros stays; so does the default one).
+        learned_default: Learn the vector of a member without actions; otherwise it is zeros.
+        use_sessions: Tell the layer which actions belong to one sitting.
+        session_gap: Minutes between two actions from which on a new session starts.
+    """
+
+    normalize: bool = False
+    learned_default: bool = True
+    use_sessions: bool = False
+    session_gap: float = 30.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._expect("session_gap", self.session_gap > 0, "minutes above 0")
+
+    def _expect(self, setting: str, right: bool, expected: str) -> None:
+        if not right:
+            raise InputError(
+                f"{self.name}: {setting}: expected {expected}, came {getattr(self, setting)!r}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedDecay(LearnedVector):
+    """Per action, a decayed mean whose decay, weight and projection are learned: strong and tiny.
+
+    Attributes:
+        decays: How many decays each action has, from a fast one to a slow one, each with its own
+            projection.
+        share: The weights sum to one over `all` actions, so that a kind that is rare or long ago
+            counts little, or within each `action`, so that each kind's mean counts alike.
+        hidden: Units of a hidden layer over the means, their numbers and their freshness, whose
+            output, zero at first, is added; 0 for none.
+    """
+
+    layer: ClassVar[str] = "models.learned:LearnedDecay"
+
+    name: str = "learned_decay"
+    decays: int = 1
+    share: Literal["all", "action"] = "all"
+    hidden: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._expect("decays", self.decays >= 1, "at least 1")
+        self._expect("share", self.share in ("all", "action"), "'all' or 'action'")
+        self._expect("hidden", self.hidden >= 0, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionPool(LearnedVector):
+    """Learned queries choose among the actions; each action's share has its own projection.
+
+    Attributes:
+        queries: How many weightings of the same actions.
+        units: Width of the keys.
+        use_ages: Tell the keys how long ago each action was.
+        dropout: Share of the keys' inputs dropped in training.
+    """
+
+    layer: ClassVar[str] = "models.learned:AttentionPool"
+
+    name: str = "attention"
+    queries: int = 2
+    units: int = 32
+    use_ages: bool = True
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._expect("queries", self.queries >= 1, "at least 1")
+        self._expect("units", self.units >= 1, "at least 1")
+        self._expect("dropout", 0 <= self.dropout < 1, "0 or more, below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cnn(LearnedVector):
+    """A convolution over the actions, pooled, as in LinkedIn's post.
+
+    Attributes:
+        filters: Channels of each convolution.
+        kernel: Neighbouring actions that a convolution sees.
+        layers: How many convolutions follow each other.
+        pooling: Over the actions: their `max` or `avg`.
+        use_ages: Tell it how long ago each action was.
+        dropout: Share of what is pooled that is dropped in training.
+    """
+
+    layer: ClassVar[str] = "models.sequence_layers:Cnn"
+
+    name: str = "cnn"
+    filters: int = 64
+    kernel: int = 3
+    layers: int = 1
+    pooling: Literal["max", "avg"] = "max"
+    use_ages: bool = False
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for setting in ("filters", "kernel", "layers"):
+            self._expect(setting, getattr(self, setting) >= 1, "at least 1")
+        self._expect("pooling", self.pooling in ("max", "avg"), "'max' or 'avg'")
+        self._expect("dropout", 0 <= self.dropout < 1, "0 or more, below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gru(LearnedVector):
+    """A gated recurrent unit over the actions, oldest first.
+
+    Attributes:
+        units: Width of its state.
+        use_ages: Tell it how long ago each action was.
+        dropout: Share of its inputs and of its last state that is dropped in training.
+    """
+
+    layer: ClassVar[str] = "models.sequence_layers:Gru"
+
+    name: str = "gru"
+    units: int = 64
+    use_ages: bool = False
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._expect("units", self.units >= 1, "at least 1")
+        self._expect("dropout", 0 <= self.dropout < 1, "0 or more, below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transformer(LearnedVector):
+    """A small causal transformer; its state at the newest action becomes the vector.
+
+    Attributes:
+        units: Width; divisible by `heads`.
+        heads: Attention heads of each layer.
+        layers: Attention and feed-forward layers.
+        positions: Learned positions, counted from the newest; older actions share the last one.
+        use_ages: Tell it how long ago each action was.
+        dropout: Share of each layer's addition that is dropped in training.
+    """
+
+    layer: ClassVar[str] = "models.sequence_layers:Transformer"
+
+    name: str = "transformer"
+    units: int = 64
+    heads: int = 2
+    layers: int = 2
+    positions: int = 32
+    use_ages: bool = False
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for setting in ("units", "heads", "layers", "positions"):
+            self._expect(setting, getattr(self, setting) >= 1, "at least 1")
+        divisible = f"a multiple of heads={self.heads}"
+        self._expect("units", self.units % self.heads == 0, divisible)
+        self._expect("dropout", 0 <= self.dropout < 1, "0 or more, below 1")

@@ -1,0 +1,169 @@
+"""The learned layers that read a sequence in its order: convolution, recurrence, attention.
+
+What models/learned.py says of its layers holds here too.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from models import slots
+from models.backend import keras
+from models.learned import Slotwise
+
+ops = keras.ops
+
+
+class Cnn(Slotwise):
+    """Causal 1D convolutions over the slots, pooled over the actions, dense to the item dimension.
+
+    From LinkedIn's "Improving job matching with machine-learned activity features" (2022). The
+    first one sees PAD slots before the sequence, as many as it reaches, so that the length to
+    which a sequence is padded does not show.
+    """
+
+    def __init__(
+        self,
+        vectors: Mapping[str, int],
+        n_actions: int,
+        filters: int,
+        kernel: int,
+        layers: int,
+        pooling: str,
+        **common: Any,
+    ) -> None:
+        super().__init__(vectors, n_actions, **common)
+        self.reach = kernel - 1
+        self.pooling = pooling
+        self.convolutions = [
+            keras.layers.Conv1D(filters, kernel, activation="relu") for _ in range(layers)
+        ]
+
+    def build_for(self, item_dim: int) -> None:
+        """Make the kernels and the dense layer."""
+        width = self.width(item_dim)
+        for convolution in self.convolutions:
+            convolution.build((None, None, width))
+            width = convolution.filters
+        self.to_items.build((None, width))
+
+    def summarize(self, item_embeddings: Any, actions: Any, ages: Any, used: Any) -> Any:
+        """Return [batch, dim]."""
+        before = ((0, 0), (self.reach, 0))
+        seen = self.features(
+            ops.pad(item_embeddings, (*before, (0, 0))),
+            ops.pad(actions, before),
+            ops.pad(ages, before),
+            ops.pad(used, before),
+        )
+        for convolution in self.convolutions:
+            kept = ops.where(used[:, :, None], ops.cast(convolution(seen), "float32"), 0.0)
+            seen = ops.pad(kept, (*before, (0, 0)))
+        # Nothing is below 0 after the relu, so that zeros in unused slots never are the largest.
+        if self.pooling == "max":
+            pooled = ops.max(kept, axis=1)
+        else:
+            count = ops.sum(ops.cast(used, "float32"), axis=1, keepdims=True)
+            pooled = ops.sum(kept, axis=1) / ops.maximum(count, 1.0)
+        return self.to_items(self.dropout(pooled))
+
+
+class Gru(Slotwise):
+    """The last state of a gated recurrent unit that skips PAD slots, dense to the items."""
+
+    def __init__(
+        self, vectors: Mapping[str, int], n_actions: int, units: int, **common: Any
+    ) -> None:
+        super().__init__(vectors, n_actions, **common)
+        # cuDNN wants its padding on the right.
+        self.gru = keras.layers.GRU(units, use_cudnn=False)
+
+    def build_for(self, item_dim: int) -> None:
+        """Make the recurrent weights and the dense layer."""
+        self.gru.build((None, None, self.width(item_dim)))
+        self.to_items.build((None, self.gru.units))
+
+    def summarize(self, item_embeddings: Any, actions: Any, ages: Any, used: Any) -> Any:
+        """Return [batch, dim]."""
+        features = self.dropout(self.features(item_embeddings, actions, ages, used))
+        return self.to_items(self.dropout(self.gru(features, mask=used)))
+
+
+class Transformer(Slotwise):
+    """Causal pre-norm attention over the slots; the newest action's state, dense to the items.
+
+    Positions are counted from the newest action. The last layer computes only what is returned.
+    """
+
+    def __init__(
+        self,
+        vectors: Mapping[str, int],
+        n_actions: int,
+        units: int,
+        heads: int,
+        layers: int,
+        positions: int,
+        dropout: float,
+        **common: Any,
+    ) -> None:
+        super().__init__(vectors, n_actions, dropout=dropout, **common)
+        self.units = units
+        self.to_units = keras.layers.Dense(units)
+        self.positions = keras.layers.Embedding(positions, units)
+        self.blocks = [Block(units, heads, dropout) for _ in range(layers)]
+        self.norm = keras.layers.LayerNormalization(epsilon=1e-5)
+
+    def build_for(self, item_dim: int) -> None:
+        """Make the embeddings, the blocks and the dense layer."""
+        self.to_units.build((None, None, self.width(item_dim)))
+        self.positions.build((None, None))
+        for block in self.blocks:
+            block.build((None, None, self.units))
+        self.norm.build((None, 1, self.units))
+        self.to_items.build((None, self.units))
+
+    def summarize(self, item_embeddings: Any, actions: Any, ages: Any, used: Any) -> Any:
+        """Return [batch, dim]."""
+        states = self.to_units(self.features(item_embeddings, actions, ages, used))
+        rank = ops.cast(slots.ranks(used), "int32")
+        states += self.positions(ops.minimum(rank, self.positions.input_dim - 1))
+        states = self.dropout(states)
+        # A slot sees the used ones that are not after it, by rank: length does not show.
+        mask = used[:, None, :] & (rank[:, None, :] >= rank[:, :, None])
+        for block in self.blocks[:-1]:
+            states = block(states, mask)
+        newest = ops.cast(used & ops.equal(rank, 0), states.dtype)[:, None]
+        last = self.blocks[-1](states, used[:, None], ops.matmul(newest, states))
+        return self.to_items(self.norm(last)[:, 0])
+
+
+class Block(keras.layers.Layer):
+    """Attention, then a feed-forward layer, each after a layer norm and added to what came in."""
+
+    def __init__(self, units: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.before_attention = keras.layers.LayerNormalization(epsilon=1e-5)
+        self.attention = keras.layers.MultiHeadAttention(heads, units // heads, dropout=dropout)
+        self.before_hidden = keras.layers.LayerNormalization(epsilon=1e-5)
+        self.hidden = keras.layers.Dense(2 * units, activation="relu")
+        self.out = keras.layers.Dense(units)
+        self.dropout = keras.layers.Dropout(dropout)
+
+    def build(self, states_shape: Any) -> None:
+        """Make the weights; states [batch, length, units]."""
+        self.before_attention.build(states_shape)
+        self.attention.build(states_shape, states_shape)
+        self.before_hidden.build(states_shape)
+        self.hidden.build(states_shape)
+        self.out.build((*states_shape[:-1], self.hidden.units))
+
+    def call(self, states: Any, mask: Any, query: Any = None) -> Any:
+        """Return the new states of `query`, [batch, queries, units]; default: of all states.
+
+        Args:
+            mask: Which states a query sees, bool [batch, queries, length].
+        """
+        seen = self.before_attention(states)
+        asking = seen if query is None else self.before_attention(query)
+        query = states if query is None else query
+        query += self.dropout(self.attention(asking, seen, attention_mask=mask))
+        return query + self.dropout(self.out(self.hidden(self.before_hidden(query))))
