@@ -1,1 +1,156 @@
 """One evaluation as one HTML page that needs nothing else: no network, no other file."""
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from pipelines.report import plots, words
+from pipelines.report.result import Cohort, ColdStart, Metric, Result, read_result
+from transformations.files import replacing
+
+FOLDER = Path(__file__).parent
+TEMPLATE = "report.html.j2"
+NAME = "report.html"
+
+
+def write_report(result: Mapping[str, Any], place: Path) -> Path:
+    """Write the page of an evaluation; return its file.
+
+    Args:
+        result: What pipelines/report/result.py describes, as read from JSON.
+        place: The page's file (it ends in .html), or the folder to write report.html into.
+
+    Raises:
+        InputError: `result` is not what is described there.
+    """
+    checked = read_result(result)
+    file = place if place.suffix == ".html" else place / NAME
+    page = _environment().get_template(TEMPLATE).render(_context(checked))
+    with replacing(file) as temporary:
+        temporary.write_text(page)
+    return file
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": words.number,
+        "signed": words.signed,
+        "outcome": words.outcome,
+        "day": words.day,
+        "listed": words.listed,
+    }
+    return environment
+
+
+def _context(result: Result) -> dict[str, Any]:
+    """Return what the template names: the result, and what is drawn or sorted from it."""
+    labels = {variant.name: variant.label for variant in result.variants}
+    # The page's policy allows this one script, by its hash, and no request at all.
+    script = Markup((FOLDER / "report.js").read_text())
+    return {
+        "result": result,
+        "labels": labels,
+        "metrics": {metric.key: metric for metric in result.metrics},
+        "variants": {variant.name: variant for variant in result.variants},
+        "verdict": words.verdict(result),
+        "forests": _forests(result, labels),
+        "training": {
+            name: {base: Markup(svg) for base, svg in plots.training_curves(name, one).items()}
+            for name, one in result.training.items()
+        },
+        "decay": _decay(result),
+        "cohorts": _cohorts(result),
+        "cold_start": _cold_start(result.cold_start),
+        "distributions": _distributions(result),
+        "map": Markup(plots.member_map(result.map)) if result.map else None,
+        "map_colours": plots.category_colours(result.map.category) if result.map else {},
+        "script": script,
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        "colours": plots.INK | plots.SERIES,
+    }
+
+
+def _forests(result: Result, labels: Mapping[str, str]) -> list[tuple[Metric, Markup]]:
+    """Draw one forest plot for each metric that any variant has a difference in."""
+    drawn = []
+    for metric in result.metrics:
+        rows = [
+            (variant.label, variant.difference[metric.key])
+            for variant in result.variants
+            if metric.key in variant.difference
+        ]
+        if rows:
+            what = f"difference to {labels[result.baseline]}"
+            champion = labels.get(result.champion or "")
+            svg = plots.forest(rows, metric.label, what, metric.higher_is_better, champion)
+            drawn.append((metric, Markup(svg)))
+    return drawn
+
+
+def _decay(result: Result) -> list[tuple[str, Markup]]:
+    labels = {metric.key: metric.label for metric in result.metrics}
+    names = dict.fromkeys(point.metric for point in result.decay_grid)
+    return [
+        (
+            labels.get(name, name),
+            Markup(
+                plots.decay_curve(
+                    [point for point in result.decay_grid if point.metric == name],
+                    labels.get(name, name),
+                )
+            ),
+        )
+        for name in names
+    ]
+
+
+def _cohorts(result: Result) -> list[dict[str, Any]]:
+    """Return a table for each metric: its columns (variants), its rows, its deepest colour."""
+    tables = []
+    for key in dict.fromkeys(cohort.metric for cohort in result.cohorts):
+        rows = [cohort for cohort in result.cohorts if cohort.metric == key]
+        names = [v.name for v in result.variants if any(v.name in row.difference for row in rows)]
+        groups: dict[str, list[Cohort]] = {}
+        for row in rows:
+            groups.setdefault(row.cohort, []).append(row)
+        sizes = [abs(one.estimate) for row in rows for one in row.difference.values()]
+        tables.append(
+            {
+                "metric": next(metric for metric in result.metrics if metric.key == key),
+                "variants": names,
+                "groups": groups,
+                # Only finite sizes set the scale: a NaN would leave all of them without a colour.
+                "scale": max((size for size in sizes if size < float("inf")), default=0.0),
+            }
+        )
+    return tables
+
+
+def _cold_start(ways: list[ColdStart]) -> dict[str, Any]:
+    """Group the ways to serve members by which members; name the metrics that any of them has."""
+    groups: dict[str, list[ColdStart]] = {}
+    for way in ways:
+        groups.setdefault(way.members, []).append(way)
+    return {"groups": groups, "metrics": dict.fromkeys(key for way in ways for key in way.metrics)}
+
+
+def _distributions(result: Result) -> dict[str, Markup]:
+    if result.distributions is None:
+        return {}
+    lengths = plots.histogram(result.distributions.sequence_length, "actions in a sequence")
+    return {
+        "Sequence lengths, members": Markup(lengths),
+        "Actions in the sequences": Markup(plots.bars(result.distributions.actions, "actions")),
+    }

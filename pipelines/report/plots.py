@@ -1,0 +1,261 @@
+"""The report's plots, as SVG to stand inside a page.
+
+Colours are the page's own (`var(--good, #1a7f4b)`), so a plot follows the page into the dark
+scheme; the names are those of the template's style sheet. One unit is one CSS pixel.
+"""
+
+import io
+import re
+import textwrap
+import warnings
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from pipelines.report.result import DecayPoint, Histogram, Interval, MemberMap, Training
+from pipelines.report.words import number, outcome, tick
+
+WIDTH = 420
+INK = {
+    "ink": "#1c2733",
+    "muted": "#64707d",
+    "line": "#d3d9df",
+    "accent": "#1f6f8b",
+    "good": "#1a7f4b",
+    "bad": "#b3402b",
+}
+# Ten that stay apart on white and on black; the last is for what is no category of its own.
+SERIES = {
+    "c0": "#3b6ea6",
+    "c1": "#d98033",
+    "c2": "#4c9a6b",
+    "c3": "#c4554e",
+    "c4": "#8a6bb9",
+    "c5": "#2b9db1",
+    "c6": "#cf7fb1",
+    "c7": "#86893a",
+    "c8": "#8c6d56",
+    "c9": "#a5adb6",
+}
+OTHER = "other"
+
+STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 12,
+    "axes.edgecolor": INK["line"],
+    "axes.labelcolor": INK["muted"],
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.dpi": 72,
+    "text.color": INK["ink"],
+    # An item's title may hold a dollar.
+    "text.parse_math": False,
+    "xtick.color": INK["line"],
+    "xtick.labelcolor": INK["muted"],
+    "ytick.color": INK["line"],
+    "ytick.labelcolor": INK["ink"],
+    "svg.fonttype": "none",
+}
+
+
+# Texts read their settings when they are made, so a plot is drawn inside them, whole.
+styled = mpl.rc_context(STYLE)
+
+
+@styled
+def forest(
+    rows: Sequence[tuple[str, Interval]],
+    metric: str,
+    what: str,
+    higher_is_better: bool,
+    champion: str | None,
+) -> str:
+    """Draw differences with their intervals around zero, the first row on top.
+
+    Args:
+        rows: A label each; numbers that are NaN leave their row empty.
+        metric: Its label.
+        what: What the axis is: difference to which variant.
+        champion: The label that is set in bold.
+    """
+    colours = {"better": INK["good"], "worse": INK["bad"], "open": INK["muted"]}
+    labels = [textwrap.fill(label, 22) for label, _ in rows]
+    lines = sum(label.count("\n") + 1 for label in labels)
+    figure, axes = _axes(64 + 17 * lines + 12 * len(rows))
+    axes.axvline(0, color=INK["muted"], linewidth=1)
+    for place, (_, difference) in enumerate(rows):
+        colour = colours[outcome(difference, higher_is_better)]
+        axes.plot([difference.low, difference.high], [place] * 2, color=colour, linewidth=2.5)
+        axes.plot([difference.estimate], [place], "o", color=colour, markersize=7)
+    axes.set_yticks(range(len(rows)), labels)
+    for text, (label, _) in zip(axes.get_yticklabels(), rows, strict=True):
+        text.set_fontweight("bold" if label == champion else "normal")
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", color=INK["line"], linewidth=0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
+    better = "right" if higher_is_better else "left"
+    axes.set_xlabel(f"{what} (better: {better})")
+    return _svg(figure, f"forest {metric}", f"Forest plot: {metric}, {what}")
+
+
+@styled
+def training_curves(name: str, training: Training) -> dict[str, str]:
+    """Draw each curve of a training beside its validation: {loss: svg, ndcg10: svg}."""
+    bases = dict.fromkeys(curve.removeprefix("val_") for curve in training.curves)
+    plots = {}
+    for base in sorted(bases, key=lambda base: base != "loss"):
+        figure, axes = _axes(210)
+        for curve, label, colour, style in (
+            (base, "training", INK["muted"], "--"),
+            (f"val_{base}", "validation", INK["accent"], "-"),
+        ):
+            if curve in training.curves:
+                numbers = [float("nan") if y is None else y for y in training.curves[curve]]
+                axes.plot(
+                    training.epochs, numbers, style, color=colour, label=label, marker="o", ms=3
+                )
+        if training.best_epoch is not None:
+            axes.axvline(training.best_epoch, color=INK["good"], linewidth=1, linestyle=":")
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        _finish(axes)
+        plots[base] = _svg(figure, f"{name} {base}", f"{base} of {name} by epoch")
+    return plots
+
+
+@styled
+def decay_curve(points: Sequence[DecayPoint], label: str) -> str:
+    """Draw a metric on validation against r, one line per action and one where all share it."""
+    figure, axes = _axes(260)
+    series: dict[str | None, list[DecayPoint]] = {}
+    for point in sorted(points, key=lambda point: point.decay):
+        series.setdefault(point.action, []).append(point)
+    for (action, line), colour in zip(series.items(), _cycle(len(series)), strict=True):
+        axes.plot(
+            [point.decay for point in line],
+            [point.value for point in line],
+            color=colour,
+            marker="o",
+            ms=4,
+            label=f"{action} alone" if action else "all actions",
+        )
+        for point in line:
+            if point.chosen:
+                axes.plot([point.decay], [point.value], "o", color=colour, ms=11, mfc="none")
+    axes.set_xlabel("r (circled: chosen)")
+    _finish(axes)
+    return _svg(figure, f"decay {label}", f"{label} on validation against the decay r")
+
+
+@styled
+def histogram(counts: Histogram, what: str) -> str:
+    """Draw counts between edges."""
+    figure, axes = _axes(240)
+    axes.stairs(counts.counts, counts.edges, fill=True, color=INK["accent"])
+    axes.set_xlabel(what)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    _finish(axes)
+    return _svg(figure, f"histogram {what}", f"Histogram: {what}")
+
+
+@styled
+def bars(counts: Mapping[str, int], what: str) -> str:
+    """Draw named counts, the largest on top, with their shares."""
+    ordered = dict(sorted(counts.items(), key=lambda pair: -pair[1]))
+    total = sum(ordered.values()) or 1
+    figure, axes = _axes(40 + 44 * len(ordered))
+    places = range(len(ordered))
+    drawn = axes.barh(places, list(ordered.values()), color=INK["accent"], height=0.6)
+    axes.set_yticks(places, [textwrap.fill(name, 22) for name in ordered])
+    texts = [f"{count:,} ({count / total:.1%})" for count in ordered.values()]
+    axes.bar_label(drawn, texts, padding=5, color=INK["muted"])
+    axes.set_xlim(0, (max(ordered.values(), default=0) or 1) * 1.45)
+    axes.set_ylim(len(ordered) - 0.4, -0.6)
+    axes.xaxis.set_visible(False)
+    axes.spines["bottom"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    return _svg(figure, f"bars {what}", f"Bars: {what}")
+
+
+def category_colours(categories: Sequence[str]) -> dict[str, str]:
+    """Give each category a colour of SERIES by its name, the commonest first, `other` last."""
+    counts = {name: categories.count(name) for name in set(categories)}
+    order = sorted(counts, key=lambda name: (name == OTHER, -counts[name], name))
+    named = [name for name in SERIES if name != "c9"]
+    return {
+        name: "c9" if name == OTHER else named[place % len(named)]
+        for place, name in enumerate(order)
+    }
+
+
+@styled
+def member_map(members: MemberMap) -> str:
+    """Draw the members as points coloured by their category."""
+    figure, axes = _axes(520, width=760)
+    colours = category_colours(members.category)
+    for category in reversed(colours):
+        chosen = [place for place, name in enumerate(members.category) if name == category]
+        axes.plot(
+            [members.x[place] for place in chosen],
+            [members.y[place] for place in chosen],
+            "o",
+            color=SERIES[colours[category]],
+            ms=4.5,
+            mec="none",
+            alpha=0.75,
+        )
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[["left", "bottom"]].set_visible(False)
+    return _svg(figure, "map", "Map of the members' vectors, coloured by category")
+
+
+def _cycle(count: int) -> list[str]:
+    return [list(SERIES.values())[place % len(SERIES)] for place in range(count)]
+
+
+def _axes(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _finish(axes: Axes) -> None:
+    axes.grid(axis="y", color=INK["line"], linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="y", length=0)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(frameon=False, fontsize=11)
+
+
+def _svg(figure: Figure, salt: str, label: str) -> str:
+    """Write a figure as one <svg> element; ids inside it are made from `salt`."""
+    file = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with mpl.rc_context({"svg.hashsalt": salt}), warnings.catch_warnings():
+        # The browser has letters that the measuring font lacks.
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+    drawn = file.getvalue()
+    found = re.search(r'<svg[^>]* viewBox="0 0 ([\d.]+) ([\d.]+)"[^>]*>', drawn)
+    assert found is not None, "matplotlib wrote an <svg> without a viewBox"
+    width, height = found.groups()
+    head = (
+        f'<svg class="plot" role="img" aria-label="{escape(label)}" '
+        f'viewBox="0 0 {width} {height}" style="max-width: {float(width):.0f}px">'
+    )
+    drawn = head + drawn[found.end() :].rstrip()
+    # In a page, a style of one plot would hold for all, and names of groups would come twice.
+    drawn = re.sub(r"<style.*?</style>", "", drawn, count=1, flags=re.DOTALL)
+    drawn = re.sub(r'<g id="[^"]*">', "<g>", drawn)
+    for name, colour in (INK | SERIES).items():
+        drawn = drawn.replace(f": {colour}", f": var(--{name}, {colour})")
+    return drawn

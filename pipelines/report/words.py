@@ -1,0 +1,100 @@
+"""How the report writes numbers, moments and what an interval shows."""
+
+import math
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from pipelines.report.result import Interval, Metric, Result, Variant
+
+MINUS = "\N{MINUS SIGN}"
+DASH = "\N{EN DASH}"
+
+
+def number(value: float | None, digits: int = 0) -> str:
+    """Write a number, with commas; a dash for one that is not there.
+
+    >>> number(12345.678, 1), number(float("nan"))
+    ('12,345.7', '\N{EN DASH}')
+    """
+    if value is None or not math.isfinite(value):
+        return DASH
+    return f"{value:,.{digits}f}".replace("-", MINUS)
+
+
+def signed(value: float, digits: int = 4) -> str:
+    """Write a difference with its sign.
+
+    >>> signed(0.00631), signed(float("nan"))
+    ('+0.0063', '\N{EN DASH}')
+    """
+    return f"{value:+,.{digits}f}".replace("-", MINUS) if math.isfinite(value) else DASH
+
+
+def tick(value: float) -> str:
+    """Write an axis's difference: its sign, no more digits than it needs.
+
+    >>> tick(0.005), tick(0.0)
+    ('+0.005', '0')
+    """
+    return f"{value:+.4g}".replace("-", MINUS) if abs(value) > 1e-12 else "0"
+
+
+def outcome(difference: Interval, higher_is_better: bool = True) -> str:
+    """Return what an interval shows: better, worse or open (it reaches zero).
+
+    >>> outcome(Interval(estimate=0.2, low=0.1, high=0.3))
+    'better'
+    """
+    above, below = difference.low > 0, difference.high < 0
+    if not above and not below:
+        return "open"
+    return "better" if above == higher_is_better else "worse"
+
+
+def day(moment: datetime) -> str:
+    """Write a moment as its day, or to the minute when it is no midnight; UTC."""
+    utc = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return f"{utc:%Y-%m-%d}" if (utc.hour, utc.minute) == (0, 0) else f"{utc:%Y-%m-%d %H:%M}"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Join words as a sentence does.
+
+    >>> listed(["HR@10", "MAP", "MRR"])
+    'HR@10, MAP and MRR'
+    """
+    return " and ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
+
+
+def verdict(result: Result) -> list[str]:
+    """Say in sentences how the champion compares with the baseline, from the intervals alone."""
+    variants = {variant.name: variant for variant in result.variants}
+    if result.champion is None or result.champion == result.baseline:
+        return []
+    champion, baseline = variants[result.champion], variants[result.baseline]
+    found: dict[str, list[str]] = {"better": [], "worse": [], "open": []}
+    for metric in result.metrics:
+        if metric.key in champion.difference:
+            found[outcome(champion.difference[metric.key], metric.higher_is_better)].append(
+                _difference(champion, metric)
+            )
+    sentences = [
+        f"{champion.label} against {baseline.label}, {text} {listed(found[kind])}."
+        for kind, text in (("better", "better on"), ("worse", "worse on"))
+        if found[kind]
+    ]
+    if found["open"]:
+        sentences.append(f"The interval reaches zero on {listed(found['open'])}.")
+    return sentences + _bytes(champion, baseline)
+
+
+def _difference(variant: Variant, metric: Metric) -> str:
+    return f"{metric.label} ({signed(variant.difference[metric.key].estimate, metric.digits)})"
+
+
+def _bytes(champion: Variant, baseline: Variant) -> list[str]:
+    if not champion.bytes_per_member or not baseline.bytes_per_member:
+        return []
+    took, baselines = champion.bytes_per_member, baseline.bytes_per_member
+    share = f"{took / baselines:.0%} of the {baselines:,} of {baseline.label}"
+    return [f"It takes {took:,} bytes a member, {share}."]
