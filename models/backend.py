@@ -36,9 +36,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 with _without_chatter():
     import keras
+    import keras_rs
     import tensorflow as tf
 
     # Devices are looked up at the first operation otherwise, with the same chatter.
     tf.config.list_physical_devices()
 
-__all__ = ["keras", "tf"]
+__all__ = ["keras", "keras_rs", "tf"]

@@ -9,14 +9,15 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from models.aggregators import build, input_shapes
 from models.backend import keras, tf
-from models.spec import MANIFEST, Aggregator
+from models.recipe import Recipe
+from models.spec import MANIFEST, Aggregator, Learned
 from transformations.config import UNITS, Config
 from transformations.errors import InputError, RunFailedError
 from transformations.files import replacing_folder
@@ -49,6 +50,7 @@ def package(
     trained: Any = None,
     trained_until: datetime | None = None,
     metrics: Mapping[str, float] | None = None,
+    notes: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write an aggregator's SavedModel and manifest, unless they are there; return their folder.
 
@@ -57,6 +59,8 @@ def package(
             for an aggregator that has any.
         trained_until: The time before which the events lie that the weights were fitted to.
         metrics: Figures of the training, kept in the manifest.
+        notes: More that the manifest keeps, as JSON values: the data's figures, the curves, the
+            scales of 8-bit vectors.
 
     Raises:
         InputError: the folder holds the same version with other settings or other weights, or
@@ -81,7 +85,7 @@ def package(
         return folder
     with replacing_folder(folder) as temporary:
         _save(model, temporary, config)
-        write_manifest(temporary, aggregator, config, trained_until, metrics)
+        write_manifest(temporary, aggregator, config, trained_until, metrics, notes=notes)
     return folder
 
 
@@ -92,11 +96,13 @@ def write_manifest(
     trained_until: datetime | None = None,
     metrics: Mapping[str, float] | None = None,
     vectors: Mapping[str, int] | None = None,
+    notes: Mapping[str, Any] | None = None,
 ) -> None:
     """Describe the SavedModel in `folder`; whoever made one elsewhere calls this once.
 
     Args:
         vectors: Field → dimension of a SavedModel made elsewhere; default: the aggregator's own.
+        notes: More that the manifest keeps, as JSON values.
     """
     files = _hash_files(folder)
     settings = _settings(aggregator, config, vectors or aggregator.vectors(config))
@@ -106,6 +112,7 @@ def write_manifest(
         "metrics": dict(metrics or {}),
         "files": files,
         "libraries": {"tensorflow": tf.__version__, "keras": keras.__version__},
+        **(notes or {}),
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
@@ -164,6 +171,7 @@ def _save(model: Any, folder: Path, config: Config) -> None:
 def _settings(aggregator: Aggregator, config: Config, vectors: Mapping[str, int]) -> dict[str, Any]:
     """Return what the numbers depend on besides the weights, as JSON values."""
     encoder = config.items.encoder
+    recipe = {"recipe": described(aggregator.recipe)} if isinstance(aggregator, Learned) else {}
     return {
         "name": aggregator.name,
         "version": aggregator.version,
@@ -175,7 +183,21 @@ def _settings(aggregator: Aggregator, config: Config, vectors: Mapping[str, int]
         "layer": aggregator.layer,
         "parameters": aggregator.parameters(),
         "item_encoder": {"name": encoder.name, "version": encoder.version},
+        **recipe,
     }
+
+
+def described(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe as JSON values, durations as the configuration writes them.
+
+    >>> described(Recipe(epochs=3))["validation"]
+    '14d'
+    """
+
+    def plain(settings: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {k: _duration(v) if isinstance(v, timedelta) else v for k, v in settings}
+
+    return asdict(recipe, dict_factory=plain)
 
 
 def _duration(value: timedelta) -> str:
@@ -230,9 +252,9 @@ def _refuse_other_settings(
         del expected["layer"], expected["parameters"]
     # As JSON text: the order of actions and vectors counts, and lists come back for tuples.
     differing = [
-        f"  {key}: packaged {json.dumps(manifest[key])}, expected {json.dumps(value)}"
+        f"  {key}: packaged {json.dumps(manifest.get(key))}, expected {json.dumps(value)}"
         for key, value in expected.items()
-        if json.dumps(manifest[key]) != json.dumps(value)
+        if json.dumps(manifest.get(key)) != json.dumps(value)
     ]
     if differing:
         raise InputError(

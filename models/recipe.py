@@ -26,6 +26,8 @@ class Recipe:
         epochs: At most so many passes.
         patience: Passes without a better validation loss before training stops.
         validation: The last part of the time before `trained_until`, kept for early stopping.
+        refit: Once the number of passes is chosen on `validation`, train again from the start,
+            on all examples: the newest ones say most about the next day.
         seed: Of the initial weights, the negatives and the order of the examples.
     """
 
@@ -41,6 +43,7 @@ class Recipe:
     epochs: int = 20
     patience: int = 3
     validation: timedelta = timedelta(days=14)
+    refit: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -1,0 +1,333 @@
+"""Training an aggregator: examples split by time, passes chosen on the newest, weights packaged."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+from numpy.typing import NDArray
+
+from models.aggregators import build
+from models.backend import keras, tf
+from models.examples import dataset
+from models.fitting import Fitting, Progress, State, fit
+from models.objectives import OBJECTIVES, Objective
+from models.packaging import described
+from models.recipe import Recipe
+from models.sequences import ItemTable
+from models.spec import Aggregator, Learned
+from transformations.config import Config
+from transformations.errors import InputError
+from transformations.examples import build_training_examples
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# Members' vectors that the scale of an 8-bit number is taken from, and the share of each
+# dimension's values that may be cut at either end.
+QUANTIZED_FROM = 20_000
+CUT = 0.001
+
+
+@dataclass(frozen=True)
+class Data:
+    """What aggregators of one kind of examples are trained on; built once, used by any number.
+
+    Attributes:
+        file: The training examples.
+        figures: What they are made of, to be shown before training and kept in the manifest.
+        items: The item vectors as of `until`.
+        until: No event at or after it was seen.
+    """
+
+    file: Path
+    figures: dict[str, Any]
+    items: ItemTable
+    until: datetime
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained aggregator, ready to be packaged.
+
+    Attributes:
+        model: The Keras model, as `models.aggregators.build` makes it; float32, without the head.
+        trained_until: The time before which the events lie that the weights were fitted to.
+        metrics: Of the chosen pass, on the validation period: loss, the objective's metric, and
+            which pass it was.
+        history: Losses and metrics, pass by pass, of each phase.
+        figures: What the examples were made of.
+        quantization: Field → scale and offset of each dimension: q = round((x - offset) / scale)
+            lies within [-127, 127] for the training members' vectors (save for the cut ends).
+    """
+
+    model: Any
+    trained_until: datetime
+    metrics: dict[str, float]
+    history: dict[str, list[dict[str, float]]]
+    figures: dict[str, Any]
+    quantization: dict[str, dict[str, list[float]]]
+
+    def notes(self) -> dict[str, Any]:
+        """Return what the manifest keeps besides the metrics."""
+        return {
+            "figures": self.figures,
+            "history": self.history,
+            "quantization": self.quantization,
+        }
+
+
+def train(
+    aggregator: Aggregator,
+    config: Config,
+    con: duckdb.DuckDBPyConnection,
+    until: datetime,
+    progress: Progress | None = None,
+) -> Trained:
+    """Train a line of the catalogue on the activity before `until`.
+
+    The same seed on the same machine gives the same weights, also after a kill: called again with
+    the same line and `until`, training goes on from its last whole pass.
+
+    Raises:
+        InputError: the line has no recipe, or there is nothing to train or to validate on.
+        RunFailedError: the loss is no longer a number.
+    """
+    return train_on(aggregator, config, gather(aggregator, config, con, until), progress)
+
+
+def gather(
+    aggregator: Aggregator, config: Config, con: duckdb.DuckDBPyConnection, until: datetime
+) -> Data:
+    """Build the training examples of a line's recipe, and read the item vectors as of `until`.
+
+    Raises:
+        InputError: the line has no recipe, or there is no item vector.
+    """
+    recipe = recipe_of(aggregator)
+    settings = replace(recipe.examples, labels=_objective(recipe).labels)
+    report = build_training_examples(config, con, settings, until)
+    items = ItemTable.read(config, con, until)
+    return Data(report.file, report.figures(), items, until)
+
+
+def train_on(
+    aggregator: Aggregator,
+    config: Config,
+    data: Data,
+    progress: Progress | None = None,
+    resume: bool = True,
+) -> Trained:
+    """Train a line of the catalogue on examples that are there.
+
+    The number of passes is the one after which the validation loss was lowest, on the examples of
+    the last `recipe.validation` before `until`. With `refit`, the aggregator then starts again
+    from its first weights and makes as many passes over all examples.
+
+    Args:
+        resume: Write down each pass, and go on from there if an earlier call was killed.
+
+    Raises:
+        InputError: there is nothing to train or to validate on.
+        RunFailedError: the loss is no longer a number.
+    """
+    recipe = recipe_of(aggregator)
+    split = data.until - recipe.validation
+    saved = _saved(aggregator, config, data) if resume else None
+    with _precision():
+        model, chosen = _phase(aggregator, config, data, "select", (EPOCH, split), saved, progress)
+        history = {"select": chosen.history}
+        if recipe.refit:
+            model, again = _phase(
+                aggregator,
+                config,
+                data,
+                "refit",
+                (EPOCH, data.until),
+                saved,
+                progress,
+                epochs=chosen.best_epoch,
+            )
+            history["refit"] = again.history
+    whole = build(aggregator, config)
+    whole.set_weights(model.get_weights())
+    if saved is not None:
+        for file in saved.parent.glob(f"{saved.stem}.*"):
+            file.unlink()
+    best = chosen.history[chosen.best_epoch - 1]
+    metric = _objective(recipe).metric
+    return Trained(
+        model=whole,
+        # Without `refit`, the validation period still chose the pass.
+        trained_until=data.until,
+        metrics={
+            "val_loss": best["val_loss"],
+            metric: best[f"val_{metric}"],
+            "epochs": chosen.best_epoch,
+        },
+        history=history,
+        figures=data.figures,
+        quantization=_quantization(whole, aggregator, config, data),
+    )
+
+
+def recipe_of(aggregator: Aggregator) -> Recipe:
+    """Return how a line is trained.
+
+    Raises:
+        InputError: it is a formula, or was made elsewhere: there is nothing to train.
+    """
+    if not isinstance(aggregator, Learned):
+        raise InputError(
+            f"{aggregator.name} v{aggregator.version} has nothing to train: expected a line of "
+            f"models/catalog.py with a recipe, such as LearnedDecay(version=1)"
+        )
+    return aggregator.recipe
+
+
+def _objective(recipe: Recipe) -> Objective:
+    return OBJECTIVES[recipe.objective]
+
+
+def _phase(
+    aggregator: Aggregator,
+    config: Config,
+    data: Data,
+    phase: str,
+    between: tuple[datetime, datetime],
+    saved: Path | None,
+    progress: Progress | None,
+    epochs: int | None = None,
+) -> tuple[Any, State]:
+    """Train from the first weights on the labels in `between`; validate on those after it."""
+    recipe = recipe_of(aggregator)
+    objective = _objective(recipe)
+    popularity = _popularity(data, config, recipe, between)
+    keras.utils.set_random_seed(recipe.seed)
+    model = build(aggregator, config)
+    for layer in model.layers:
+        # Ages in half precision would lose the minutes; what multiplies matrices casts for itself.
+        layer.autocast = False
+    fitting = Fitting(model, objective, recipe, data.items.vectors, popularity)
+    after = (between[1], data.until)
+    validation = None
+    if epochs is None:
+        validation = _batches(data, config, recipe, after, seed=0).cache()
+        _refuse_nothing(validation, objective, recipe, after)
+    state = fit(
+        fitting,
+        lambda epoch: _batches(data, config, recipe, between, seed=1_000 * recipe.seed + epoch),
+        recipe,
+        phase,
+        validation=validation,
+        epochs=epochs,
+        saved=saved.with_name(f"{saved.name}.{phase}.npz") if saved is not None else None,
+        progress=progress,
+    )
+    return model, state
+
+
+def _batches(
+    data: Data, config: Config, recipe: Recipe, between: tuple[datetime, datetime], seed: int
+) -> Any:
+    return dataset(
+        data.file,
+        data.items,
+        config,
+        batch_size=recipe.batch_size,
+        seed=seed,
+        between=between,
+        only_positive=not (_objective(recipe).reads_random or recipe.dismissed_weight),
+    )
+
+
+def _popularity(
+    data: Data, config: Config, recipe: Recipe, between: tuple[datetime, datetime]
+) -> NDArray[np.float32]:
+    """Return how often each item is a positive label, float32 [items + 1]."""
+    counts = np.zeros(len(data.items.vectors), np.int64)
+    for batch in _batches(data, config, recipe, between, seed=0).as_numpy_iterator():
+        counts += np.bincount(batch["label_rows"][batch["positive"]], minlength=len(counts))
+    if not counts[1:].any():
+        raise InputError(
+            f"expected positive labels from {between[0]:%Y-%m-%d} to {between[1]:%Y-%m-%d} to "
+            f"train on, found none; choose a later --until, or a recipe with fewer min_actions "
+            f"or a shorter validation"
+        )
+    counts[0] = 0
+    return counts.astype(np.float32)
+
+
+def _refuse_nothing(
+    validation: Any, objective: Objective, recipe: Recipe, after: tuple[datetime, datetime]
+) -> None:
+    seen = {bool(p) for batch in validation.as_numpy_iterator() for p in batch["positive"]}
+    needed = {True, False} if objective.reads_random else {True}
+    if not needed <= seen:
+        kinds = " and ".join("positive" if kind else "negative" for kind in sorted(needed - seen))
+        raise InputError(
+            f"expected labels from {after[0]:%Y-%m-%d} to {after[1]:%Y-%m-%d} to validate on "
+            f"(recipe.validation is {recipe.validation.days} days), found no {kinds} one; choose "
+            "another --until or a longer validation"
+        )
+
+
+def _quantization(
+    model: Any, aggregator: Aggregator, config: Config, data: Data
+) -> dict[str, dict[str, list[float]]]:
+    recipe = recipe_of(aggregator)
+    batches = _batches(data, config, recipe, (EPOCH, data.until), seed=0)
+    seen: dict[str, list[NDArray[np.float32]]] = {field: [] for field in aggregator.vectors(config)}
+    for batch in batches.take(-(-QUANTIZED_FROM // recipe.batch_size)).as_numpy_iterator():
+        given = {
+            "item_embeddings": data.items.vectors[batch["rows"]],
+            "actions": batch["actions"],
+            "ages": batch["ages"],
+        }
+        for field, vectors in model(given, training=False).items():
+            seen[field].append(np.asarray(vectors))
+    return {field: scale_and_offset(np.concatenate(vectors)) for field, vectors in seen.items()}
+
+
+def scale_and_offset(vectors: NDArray[np.float32]) -> dict[str, list[float]]:
+    """Return, for each dimension, what maps its values to whole numbers from -127 to 127.
+
+    >>> scale_and_offset(np.array([[0.0, 5.0], [254.0, 5.0]], np.float32))
+    {'scale': [1.0, 1.0], 'offset': [127.0, 5.0]}
+    """
+    low, high = np.quantile(vectors, [CUT, 1 - CUT], axis=0, method="closest_observation")
+    scale = (high - low) / 254.0
+    # A dimension that never changes has no scale; any will do.
+    scale = np.where(scale > 0, scale, 1.0)
+    return {"scale": scale.tolist(), "offset": ((high + low) / 2).tolist()}
+
+
+@contextmanager
+def _precision() -> Iterator[None]:
+    """Compute in bfloat16 where there is a GPU; the weights stay float32."""
+    before = keras.config.dtype_policy()
+    if tf.config.list_physical_devices("GPU"):
+        keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _saved(aggregator: Aggregator, config: Config, data: Data) -> Path:
+    """Name the files of an unfinished training; another line, time or data has another name."""
+    facts: Mapping[str, Any] = {
+        "layer": aggregator.layer,
+        "parameters": aggregator.parameters(),
+        "recipe": described(recipe_of(aggregator)),
+        "settings": [config.dim, config.length, list(config.actions)],
+        "until": data.until.isoformat(),
+        "figures": data.figures,
+        "items": hashlib.sha256(data.items.vectors.tobytes()).hexdigest(),
+    }
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+    return config.state_dir / "training" / f"{aggregator.name}_v{aggregator.version}.{digest[:16]}"

@@ -1,0 +1,219 @@
+"""Each loss against the same thing written out in NumPy, one example at a time."""
+
+from typing import Any
+
+import keras_rs
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.aggregators import build
+from models.backend import keras, tf
+from models.fitting import Fitting
+from models.objectives import AT, NEVER, OBJECTIVES, Labels, NextAction, NextItem, above_dismissed
+from models.recipe import Recipe
+from models.spec import Average
+from tests.tiny_models import tiny_config
+
+ITEMS, DIM = 6, 3
+
+
+def world(rows: int = 4, fields: int = 1, seed: int = 0) -> tuple[Any, Labels, Any]:
+    """Vectors [rows, fields, DIM], labels, and an item table with a PAD row of zeros."""
+    rng = np.random.default_rng(seed)
+    table = rng.normal(size=(ITEMS + 1, DIM)).astype(np.float32)
+    table[0] = 0.0
+    positive = rng.random(rows) < 0.6
+    labels = Labels(
+        rows=tf.constant(rng.integers(1, ITEMS + 1, rows), tf.int32),
+        positive=tf.constant(positive),
+        random=tf.constant(~positive & (rng.random(rows) < 0.5)),
+        weight=tf.constant(rng.uniform(0.1, 1.0, rows), tf.float32),
+    )
+    return tf.constant(rng.normal(size=(rows, fields, DIM)), tf.float32), labels, tf.constant(table)
+
+
+POPULARITY = np.array([0, 5, 0, 1, 2, 9, 1], np.float32)
+
+
+def next_item(**changes: Any) -> NextItem:
+    return NextItem(Recipe(**changes), fields=1, popularity=POPULARITY)
+
+
+def full_softmax(head: NextItem, vectors: Any, labels: Labels, table: Any) -> np.ndarray:
+    """The loss that the sampled one estimates: over every item."""
+    bias = head.log_popularity[1:]
+    scores = vectors.numpy()[:, 0] @ table.numpy()[1:].T / head.temperature + bias
+    own = scores[np.arange(len(scores)), labels.rows.numpy() - 1]
+    return np.log(np.exp(scores).sum(axis=1)) - own
+
+
+@pytest.mark.parametrize("popular_share", [0.0, 0.5, 1.0])
+def test_the_sampled_softmax_goes_to_the_full_one(popular_share: float) -> None:
+    """With many draws, whatever they are drawn from; at 1.0 the items nobody took are missing."""
+    vectors, labels, table = world()
+    head = next_item(popular_share=popular_share, temperature=0.7)
+    if popular_share == 1.0:
+        head.share = np.full(ITEMS + 1, 1 / ITEMS, np.float32)
+        head.cumulated = np.cumsum(head.share[1:])
+    came = head(vectors, labels, table, negatives=200_000, seed=tf.constant([1, 2]))
+    np.testing.assert_allclose(came.loss, full_softmax(head, vectors, labels, table), atol=0.02)
+
+
+def test_without_the_correction_it_would_not() -> None:
+    """So the test above does see logQ."""
+    vectors, labels, table = world()
+    head = next_item(popular_share=0.9)
+    head.correct = lambda logits, _: logits + np.log(ITEMS)
+    came = head(vectors, labels, table, negatives=200_000, seed=tf.constant([1, 2]))
+    assert np.abs(came.loss - full_softmax(head, vectors, labels, table)).max() > 0.1
+
+
+@given(
+    negatives=st.integers(1, 9),
+    popular_share=st.floats(0, 1),
+    temperature=st.floats(0.1, 2),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=30, deadline=None)
+def test_the_loss_of_a_few_draws_by_hand(
+    negatives: int, popular_share: float, temperature: float, seed: int
+) -> None:
+    vectors, labels, table = world(seed=seed)
+    head = next_item(popular_share=popular_share, temperature=temperature)
+    rows, expected = head.draw(negatives, tf.constant([seed, 0]))
+    came = head(vectors, labels, table, negatives=negatives, seed=tf.constant([seed, 0]))
+    scores = vectors.numpy()[:, 0] @ table.numpy().T / temperature + head.log_popularity
+    for i, own in enumerate(labels.rows.numpy()):
+        others = sum(
+            np.exp(scores[i, row]) / times
+            for row, times in zip(rows.numpy(), expected.numpy(), strict=True)
+            if row != own
+        )
+        loss = np.log(np.exp(scores[i, own]) + others) - scores[i, own]
+        assert float(came.loss[i]) == pytest.approx(loss, abs=1e-3)
+    np.testing.assert_array_equal(came.weight, np.where(labels.positive, labels.weight, 0.0))
+
+
+def test_draws_are_those_of_the_mixture() -> None:
+    head = next_item(popular_share=0.25)
+    rows, expected = head.draw(100_000, tf.constant([3, 4]))
+    came = np.bincount(rows.numpy(), minlength=ITEMS + 1)
+    wanted = 25_000 * POPULARITY / POPULARITY.sum() + 75_000 / ITEMS
+    assert came[0] == 0
+    np.testing.assert_allclose(came[1:], wanted[1:], rtol=0.03)
+    np.testing.assert_allclose(expected, wanted[rows.numpy()], rtol=1e-5)
+
+
+def test_draws_follow_the_seed() -> None:
+    head = next_item()
+    draws = [head.draw(50, tf.constant(seed))[0].numpy() for seed in ((1, 2), (1, 2), (1, 3))]
+    assert (draws[0] == draws[1]).all()
+    assert (draws[0] != draws[2]).any()
+
+
+def test_where_nobody_did_anything_all_items_are_alike() -> None:
+    head = NextItem(Recipe(popular_share=1.0), fields=1, popularity=np.zeros(5, np.float32))
+    rows, expected = head.draw(1_000, tf.constant([0, 0]))
+    assert set(rows.numpy()) == {1, 2, 3, 4}
+    np.testing.assert_allclose(expected, 250.0)
+
+
+def test_the_rank_decides_what_is_recalled() -> None:
+    """Eleven draws of a better item push the positive out of the first ten; nine do not."""
+    table = tf.constant([[0.0], [1.0], [2.0]])
+    labels = Labels(tf.constant([1]), tf.constant([True]), tf.constant([False]), tf.ones(1))
+    head = NextItem(Recipe(), fields=1, popularity=np.zeros(3, np.float32))
+    for better in (AT - 1, AT + 1):
+        head.draw = lambda negatives, _: (tf.fill([negatives], 2), tf.ones(negatives))
+        came = head(tf.ones((1, 1, 1)), labels, table, negatives=better, seed=None)
+        assert came.score[0] == (1.0 if better < AT else 0.0)
+
+
+def test_accidental_hits_of_keras_rs_are_not_removed() -> None:
+    """When this fails, keras_rs's own layer can take the place of ours."""
+    logits = np.array([[1.0, 2.0]], np.float32)
+    came = keras_rs.layers.RemoveAccidentalHits()(logits, np.array([[1.0, 0.0]]), np.array([5, 5]))
+    assert came[0, 1] == 2.0 > NEVER
+
+
+def test_dismissed_items_count_against_every_positive() -> None:
+    scores = np.array([0.5, 2.0, -1.0, 3.0], np.float32)
+    labels = Labels(
+        rows=tf.constant([1, 2, 3, 4]),
+        positive=tf.constant([True, False, False, False]),
+        random=tf.constant([False, False, False, True]),
+        weight=tf.constant([1.0, 1.0, 0.5, 1.0]),
+    )
+    apart = np.log1p(np.exp(scores[1:3] - scores[0]))
+    expected = (apart[0] + 0.5 * apart[1]) / 1.5
+    assert float(above_dismissed(tf.constant(scores), labels)[0]) == pytest.approx(
+        expected, abs=1e-6
+    )
+    nobody = labels._replace(random=tf.constant([False, True, True, True]))
+    assert float(above_dismissed(tf.constant(scores), nobody)[0]) == 0.0
+
+
+def test_the_weight_of_dismissed_items_is_the_recipes() -> None:
+    vectors, labels, table = world(rows=12)
+    losses = [
+        next_item(dismissed_weight=weight)(
+            vectors, labels, table, negatives=5, seed=tf.constant([0, 0])
+        ).loss.numpy()
+        for weight in (0.0, 1.0, 3.0)
+    ]
+    np.testing.assert_allclose(losses[2] - losses[0], 3 * (losses[1] - losses[0]), atol=1e-5)
+    assert (losses[1] > losses[0]).all()
+
+
+def test_next_action_is_the_posts_formula() -> None:
+    vectors, labels, table = world(rows=5, fields=2)
+    head = NextAction(Recipe(objective="next_action"), fields=2, popularity=POPULARITY)
+    came = head(vectors, labels, table, negatives=1, seed=None)
+    kernel, bias = (weight.numpy() for weight in head.dense.weights)
+    item = table.numpy()[labels.rows.numpy()]
+    products = np.concatenate([vectors.numpy()[:, f] * item for f in range(2)], axis=1)
+    scores = np.exp(products @ kernel + bias)
+    chance = scores / scores.sum(axis=1, keepdims=True)
+    truth = labels.positive.numpy().astype(int)
+    np.testing.assert_allclose(came.loss, -np.log(chance[range(5), truth]), atol=1e-5)
+    np.testing.assert_allclose(came.weight, labels.weight)
+    np.testing.assert_allclose(came.score, chance[:, 1], atol=1e-6)
+
+
+def batch(config: Any, rows: int = 8) -> dict[str, Any]:
+    rng = np.random.default_rng(5)
+    shape = (rows, config.length)
+    positive = np.arange(rows) % 2 == 0
+    return {
+        "rows": rng.integers(0, ITEMS + 1, shape).astype(np.int32),
+        "actions": rng.integers(0, 4, shape).astype(np.int32),
+        "ages": rng.uniform(0, 28, shape).astype(np.float32),
+        "label_rows": rng.integers(1, ITEMS + 1, rows).astype(np.int32),
+        "label_actions": np.ones(rows, np.int32),
+        "positive": positive,
+        "random": np.zeros(rows, bool),
+        "weight": np.ones(rows, np.float32),
+    }
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_an_aggregator_with_a_vector_per_action_can_be_trained(name: str, tmp_path: Any) -> None:
+    """Only the head has weights here; each must get a gradient."""
+    config = tiny_config(tmp_path, dim=DIM)
+    recipe = Recipe(objective=name, dismissed_weight=0.5, learning_rate=0.1)
+    keras.utils.set_random_seed(0)
+    model = build(Average(version=1), config)
+    table = world()[2].numpy()
+    fitting = Fitting(model, OBJECTIVES[name], recipe, table, POPULARITY)
+    batches = tf.data.Dataset.from_tensors(batch(config))
+    fitting.prepare(batches)
+    before = fitting.get_weights()
+    history = fitting.fit(batches.repeat(30), epochs=2, shuffle=False, verbose=0).history
+    assert history["loss"][1] < history["loss"][0]
+    for old, new in zip(before, fitting.get_weights(), strict=True):
+        assert (old != new).any()
+    logs = fitting.evaluate(batches, return_dict=True, verbose=0)
+    assert set(logs) == {"loss", OBJECTIVES[name].metric}
+    assert all(np.isfinite(list(logs.values())))
