@@ -1,0 +1,227 @@
+"""Paired bootstrap intervals over members and over seeds.
+
+Members are resampled whole, because a member's labels are alike; seeds are resampled too, because
+the noise of a ranker's training can be as large as the effect. Both at once is the pigeonhole
+bootstrap (Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 1(2), 2007), which errs on
+the wide side for the noise that members and seeds share. Few seeds err on the narrow side: where
+all noise comes from 6 seeds, a 95 % interval holds the truth about 85 % of the time, and of 10
+seeds 90 %.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from models.evaluation.metrics import auc
+from transformations.errors import InputError
+
+Floats = NDArray[np.float64]
+# Resamples at a time: [labels, BLOCK] stays in the tens of megabytes.
+BLOCK = 128
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and its 95 % interval; NaN where there was nothing to estimate from."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """A metric on the labels as they are, and on every resample of them.
+
+    `a - b` is the paired difference: resample by resample, so that noise they share cancels.
+
+    Attributes:
+        resampled: float64 [resamples]; NaN for a resample that holds no label.
+    """
+
+    value: float
+    resampled: Floats
+    source: "Resamples"
+
+    def __sub__(self, other: "Estimate") -> "Estimate":
+        if self.source is not other.source:
+            raise InputError(
+                "expected two estimates of the same Resamples, came two that were resampled "
+                "apart; their difference would not be paired"
+            )
+        return Estimate(self.value - other.value, self.resampled - other.resampled, self.source)
+
+    def interval(self) -> Interval:
+        """Return the estimate with the 2.5th and 97.5th percentile of the resamples."""
+        held = self.resampled[~np.isnan(self.resampled)]
+        if not len(held) or np.isnan(self.value):
+            return Interval(self.value, float("nan"), float("nan"))
+        low, high = np.quantile(held, [0.025, 0.975])
+        return Interval(self.value, float(low), float(high))
+
+
+class Resamples:
+    """How often each member and each seed is drawn in each resample.
+
+    Every metric of every variant is taken on the same ones: that is what pairs them.
+
+    >>> members = np.array([0, 0, 1, 2])
+    >>> resamples = Resamples(members=3, seeds=2)
+    >>> hits = np.array([[1.0, 0.0, 1.0, 1.0], [1.0, 0.0, 0.0, 1.0]])
+    >>> (resamples.mean(hits, members) - resamples.mean(hits, members)).interval()
+    Interval(estimate=0.0, low=0.0, high=0.0)
+
+    Args:
+        members: How many there are. Methods take the member of each label, from 0 to this.
+        seeds: How many there are.
+        resamples: How many to draw; memory is members * resamples bytes.
+        seed: Equal ones draw equally.
+    """
+
+    def __init__(self, members: int, seeds: int, resamples: int = 2000, seed: int = 0) -> None:
+        if min(members, seeds, resamples) < 1:
+            raise InputError(
+                f"expected at least one member, seed and resample, came {members}, {seeds} and "
+                f"{resamples}"
+            )
+        rng = np.random.default_rng(seed)
+        self._seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), resamples) / seeds
+        # uint8 holds any count: of up to 255 members it cannot be more, and of more than that a
+        # member is drawn once on average.
+        self._members = np.empty((members, resamples), np.uint8)
+        for number in range(resamples):
+            drawn = rng.integers(0, members, members)
+            self._members[:, number] = np.bincount(drawn, minlength=members)
+
+    def mean(
+        self,
+        values: Floats,
+        members: NDArray[np.integer],
+        mask: NDArray[np.bool_] | None = None,
+    ) -> Estimate:
+        """Estimate the mean over labels, averaged over seeds.
+
+        Args:
+            values: float [seeds, labels], or [labels] of what has no seed.
+            members: The member of each label, int [labels].
+            mask: Which labels count, bool [labels]: a cohort.
+        """
+        return self.ratio(values, np.ones(values.shape[-1]), members, mask)
+
+    def ratio(
+        self,
+        numerators: Floats,
+        denominators: Floats,
+        members: NDArray[np.integer],
+        mask: NDArray[np.bool_] | None = None,
+    ) -> Estimate:
+        """Estimate the sum of numerators by the sum of denominators; arguments as for `mean`."""
+        counted = np.ones(len(members), bool) if mask is None else mask
+        above = self._member_sums(np.atleast_2d(numerators), members, counted)
+        below = self._member_sums(np.atleast_2d(denominators), members, counted)
+        resampled = [
+            _divide(above @ weights, below @ weights) for weights in self._weights(np.float64)
+        ]
+        value = _divide(above.sum(axis=1), below.sum(axis=1)).mean()
+        return Estimate(float(value), self._over_seeds(np.concatenate(resampled, axis=1)), self)
+
+    def auc(
+        self,
+        scores: NDArray[np.floating],
+        positive: NDArray[np.bool_],
+        members: NDArray[np.integer],
+        mask: NDArray[np.bool_] | None = None,
+    ) -> Estimate:
+        """Estimate the AUC of positives against negatives, pooled over members; exact per resample.
+
+        Args:
+            scores: float [seeds, rows], or [rows] of what has no seed.
+            positive: bool [rows].
+            members: The member of each row, int [rows].
+            mask: Which rows count, bool [rows].
+        """
+        counted = np.ones(len(members), bool) if mask is None else mask
+        kept, of = positive[counted], members[counted]
+        by_seed = [self._auc(row[counted], kept, of) for row in np.atleast_2d(scores)]
+        value = np.mean([value for value, _ in by_seed])
+        resampled = self._over_seeds(np.stack([resampled for _, resampled in by_seed]))
+        return Estimate(float(value), resampled, self)
+
+    def _auc(
+        self,
+        scores: NDArray[np.floating],
+        positive: NDArray[np.bool_],
+        members: NDArray[np.integer],
+    ) -> tuple[float, Floats]:
+        """Return one seed's AUC, and that of every resample.
+
+        Sorted once. Per resample, a positive wins the weight of all negatives that score less and
+        half that of its equals.
+        """
+        group = _groups(scores, positive)
+        positives = self._counts(group, positive, members)
+        negatives = self._counts(group, ~positive, members)
+        resampled = []
+        for weights in self._weights(np.float32):
+            # Whole numbers and halves below 2^23: exact in float32. Cumulated along rows, because
+            # numpy does that about ten times as fast as along columns.
+            drawn = np.ascontiguousarray((positives @ weights).T)
+            against = np.ascontiguousarray((negatives @ weights).T)
+            below = np.cumsum(against, axis=1) - against / 2
+            won = np.einsum("bg,bg->b", drawn, below, dtype=np.float64)
+            pairs = drawn.sum(axis=1, dtype=np.float64) * against.sum(axis=1, dtype=np.float64)
+            resampled.append(_divide(won, pairs))
+        return auc(scores, positive), np.concatenate(resampled)
+
+    def _counts(
+        self, group: NDArray[np.integer], rows: NDArray[np.bool_], members: NDArray[np.integer]
+    ) -> Any:
+        """Return how many of these rows each group has of each member; sparse [groups, members]."""
+        shape = (group.max(initial=-1) + 1, len(self._members))
+        ones = np.ones(rows.sum(), np.float32)
+        return csr_array((ones, (group[rows], members[rows])), shape=shape)
+
+    def _weights(self, dtype: type[np.floating]) -> Iterator[NDArray[np.floating]]:
+        """Yield blocks of resamples: how often each member is drawn, [members, block]."""
+        for start in range(0, self._members.shape[1], BLOCK):
+            yield self._members[:, start : start + BLOCK].astype(dtype)
+
+    def _member_sums(
+        self, values: Floats, members: NDArray[np.integer], counted: NDArray[np.bool_]
+    ) -> Floats:
+        """Return the sum of each member's values, float64 [seeds, members]."""
+        of = members[counted]
+        return np.stack([np.bincount(of, row[counted], len(self._members)) for row in values])
+
+    def _over_seeds(self, resampled: Floats) -> Floats:
+        """Average [seeds, resamples] over the seeds that each resample drew."""
+        if len(resampled) == 1:
+            return resampled[0]
+        if len(resampled) != self._seeds.shape[1]:
+            raise InputError(
+                f"expected values of 1 or {self._seeds.shape[1]} seeds, came {len(resampled)}"
+            )
+        return np.asarray(np.einsum("sb,bs->b", resampled, self._seeds))
+
+
+def _groups(scores: NDArray[np.floating], positive: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Number the rows by score, ascending: rows of one number are equal, or all of one kind.
+
+    A run of positives without a negative in between wins alike, so that it may share a number, and
+    so may a run of negatives: far fewer numbers than rows.
+    """
+    distinct, level = np.unique(scores, return_inverse=True)
+    positives = np.bincount(level, positive, len(distinct)) > 0
+    negatives = np.bincount(level, ~positive, len(distinct)) > 0
+    kind = positives + 2 * negatives
+    starts = np.r_[True, (kind[1:] != kind[:-1]) | (kind[1:] == 3)][: len(distinct)]
+    return (np.cumsum(starts) - 1)[level]
+
+
+def _divide(above: Floats, below: Floats) -> Floats:
+    """Divide; NaN by zero."""
+    return np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below > 0)
