@@ -10,6 +10,8 @@ drawn from Keras's global seed: call `keras.utils.set_random_seed` before the la
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from models import slots
 from models.backend import keras
 
@@ -135,8 +137,10 @@ class LearnedDecay(OneVector):
         self.decays = decays
         self.share = share
         self.projection = ProjectedSum(self.dim, parts=decays)
-        self.hidden = keras.layers.Dense(hidden, activation="relu") if hidden else None
-        self.correction = keras.layers.Dense(self.dim, kernel_initializer="zeros")
+        self.hidden = self.correction = None
+        if hidden:
+            self.hidden = keras.layers.Dense(hidden, activation="relu")
+            self.correction = keras.layers.Dense(self.dim, kernel_initializer="zeros")
 
     def build_for(self, item_dim: int) -> None:
         """Make the scalars [n_actions, decays] and the kernels."""
@@ -151,19 +155,13 @@ class LearnedDecay(OneVector):
             self.hidden.build((None, groups * (item_dim + 1) + self.n_actions))
             self.correction.build((None, self.hidden.units))
 
-    def starts(self) -> tuple[list[float], float, float]:
-        """Return the rates that training starts from: by kind of each decay, by rank, by day."""
-        if self.decays == 1:
-            return [BY_KIND], BY_RANK, BY_DAY
-        step = (SLOW / FAST) ** (1 / (self.decays - 1))
-        return [FAST * step**i for i in range(self.decays)], BY_RANK, BY_DAY
-
-    def rates(self) -> tuple[Any, Any, Any]:
+    def rates(self) -> tuple[Any, ...]:
         """Return the decays a kind's rank, a rank and a day: [n_actions, decays], above 0."""
-        changes = (self.by_kind, self.by_rank, self.by_day)
+        by_kind = BY_KIND if self.decays == 1 else np.geomspace(FAST, SLOW, self.decays)
+        started = ((self.by_kind, by_kind), (self.by_rank, BY_RANK), (self.by_day, BY_DAY))
         return tuple(
-            ops.softplus(change + ops.log(ops.expm1(ops.convert_to_tensor(start))))
-            for change, start in zip(changes, self.starts(), strict=True)
+            ops.softplus(change + np.log(np.expm1(start)).astype("float32"))
+            for change, start in started
         )
 
     def positions(self, of_kind: Any, ages: Any, used: Any) -> tuple[Any, Any]:
@@ -203,14 +201,17 @@ class LearnedDecay(OneVector):
         if self.share == "action":
             means *= ops.reshape(scale, (-1, 1))
         vector = self.projection(means)
-        if self.hidden is None:
-            return vector
+        return vector + self.corrected(means, exponent, of_kind) if self.hidden else vector
+
+    def corrected(self, means: Any, exponent: Any, of_kind: Any) -> Any:
+        """Return what the hidden layer adds, [batch, dim]: the sums hide number and freshness."""
         groups = self.n_actions * self.decays
-        flat = ops.reshape(means, (-1, groups * means.shape[2]))
-        fresh = ops.reshape(ops.exp(ops.max(exponent, axis=3)), (-1, groups))
-        counts = ops.log1p(ops.sum(of_kind[:, :, 0], axis=2))
-        known = ops.concatenate([flat, fresh, counts], axis=1)
-        return vector + ops.cast(self.correction(self.hidden(known)), "float32")
+        known = [
+            ops.reshape(means, (-1, groups * means.shape[2])),
+            ops.reshape(ops.exp(ops.max(exponent, axis=3)), (-1, groups)),
+            ops.log1p(ops.sum(of_kind[:, :, 0], axis=2)),
+        ]
+        return ops.cast(self.correction(self.hidden(ops.concatenate(known, axis=1))), "float32")
 
     def means(self, weights: Any, items: Any, used: Any) -> Any:
         """Return the weighted sums [batch, n_actions * decays, item_dim]."""
@@ -241,7 +242,6 @@ class Slotwise(OneVector):
         super().__init__(vectors, n_actions, **common)
         self.use_ages = use_ages
         self.dropout = keras.layers.Dropout(dropout)
-        self.to_items = keras.layers.Dense(self.dim)
 
     def width(self, item_dim: int) -> int:
         """Return how many features a slot has."""
@@ -271,23 +271,21 @@ class AttentionPool(Slotwise):
         self.queries = queries
         self.keys = keras.layers.Dense(units, activation="tanh")
         self.scores = keras.layers.Dense(queries, use_bias=False)
-        self.to_items = ProjectedSum(self.dim, parts=queries)
+        self.projection = ProjectedSum(self.dim, parts=queries)
 
     def build_for(self, item_dim: int) -> None:
         """Make the keys, the queries and a kernel per query and action."""
-        self.keys.build((None, None, self.width(item_dim) + 2))
+        self.keys.build((None, None, self.width(item_dim) + slots.N_RANK_FEATURES))
         self.scores.build((None, None, self.keys.units))
-        self.to_items.build((None, self.queries * self.n_actions, item_dim))
+        self.projection.build((None, self.queries * self.n_actions, item_dim))
 
     def summarize(self, item_embeddings: Any, actions: Any, ages: Any, used: Any) -> Any:
         """Return [batch, dim]."""
         features = self.features(item_embeddings, actions, ages, used)
-        rank = ops.where(used, slots.ranks(used), 0.0)[:, :, None]
-        ranks = ops.concatenate([ops.log1p(rank) / 3.5, 1.0 / (1.0 + rank)], axis=2)
-        known = self.dropout(ops.concatenate([features, ranks], axis=2))
+        known = self.dropout(ops.concatenate([features, slots.rank_features(used)], axis=2))
         scores = ops.cast(self.scores(self.keys(known)), "float32")
         shares = ops.softmax(ops.where(used[:, :, None], scores, NEVER), axis=1)
         shares = ops.transpose(shares, (0, 2, 1))[:, :, None] * self.of_kinds(actions)[:, None]
         length, item_dim = item_embeddings.shape[1:]
         shares = ops.reshape(shares, (-1, self.queries * self.n_actions, length))
-        return self.to_items(ops.matmul(shares, features[:, :, :item_dim]))
+        return self.projection(ops.matmul(shares, features[:, :, :item_dim]))

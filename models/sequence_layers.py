@@ -37,6 +37,7 @@ class Cnn(Slotwise):
         self.convolutions = [
             keras.layers.Conv1D(filters, kernel, activation="relu") for _ in range(layers)
         ]
+        self.to_items = keras.layers.Dense(self.dim)
 
     def build_for(self, item_dim: int) -> None:
         """Make the kernels and the dense layer."""
@@ -76,6 +77,7 @@ class Gru(Slotwise):
         super().__init__(vectors, n_actions, **common)
         # cuDNN wants its padding on the right.
         self.gru = keras.layers.GRU(units, use_cudnn=False)
+        self.to_items = keras.layers.Dense(self.dim)
 
     def build_for(self, item_dim: int) -> None:
         """Make the recurrent weights and the dense layer."""
@@ -111,6 +113,7 @@ class Transformer(Slotwise):
         self.positions = keras.layers.Embedding(positions, units)
         self.blocks = [Block(units, heads, dropout) for _ in range(layers)]
         self.norm = keras.layers.LayerNormalization(epsilon=1e-5)
+        self.to_items = keras.layers.Dense(self.dim)
 
     def build_for(self, item_dim: int) -> None:
         """Make the embeddings, the blocks and the dense layer."""
@@ -123,17 +126,23 @@ class Transformer(Slotwise):
 
     def summarize(self, item_embeddings: Any, actions: Any, ages: Any, used: Any) -> Any:
         """Return [batch, dim]."""
-        states = self.to_units(self.features(item_embeddings, actions, ages, used))
+        features = self.features(item_embeddings, actions, ages, used)
         rank = ops.cast(slots.ranks(used), "int32")
+        states = self.states(features, rank, used)
+        newest = ops.cast(used & ops.equal(rank, 0), states.dtype)[:, None]
+        last = self.blocks[-1](states, used[:, None], ops.matmul(newest, states))
+        return self.to_items(self.norm(last)[:, 0])
+
+    def states(self, features: Any, rank: Any, used: Any) -> Any:
+        """Return the states [batch, length, units] that the last block sees."""
+        states = self.to_units(features)
         states += self.positions(ops.minimum(rank, self.positions.input_dim - 1))
         states = self.dropout(states)
         # A slot sees the used ones that are not after it, by rank: length does not show.
         mask = used[:, None, :] & (rank[:, None, :] >= rank[:, :, None])
         for block in self.blocks[:-1]:
             states = block(states, mask)
-        newest = ops.cast(used & ops.equal(rank, 0), states.dtype)[:, None]
-        last = self.blocks[-1](states, used[:, None], ops.matmul(newest, states))
-        return self.to_items(self.norm(last)[:, 0])
+        return states
 
 
 class Block(keras.layers.Layer):

@@ -16,7 +16,7 @@ MAX_AGE = 1e6
 """Days; older is the same to a layer."""
 MAX_VALUE = 1e4
 """Larger values of an item's vector are cut: none is real, and float32 squares stay finite."""
-MAX_SESSION = 15
+MAX_SESSION = 31
 """Older sessions share this index."""
 MINUTES_A_DAY = 1440.0
 # Ages in days hold half a second as float32 up to 64 days: 30:00 is a gap of 30 minutes, 29:59 not.
@@ -25,6 +25,8 @@ SCALES = (1.0, 7.0, 28.0)
 """Days after which an exponential time feature has lost 63%."""
 PERIODS = (1.0, 7.0)
 """Days of the time features that come round."""
+N_TIME_FEATURES = 1 + len(SCALES) + 2 * len(PERIODS)
+N_SESSION_FEATURES = N_RANK_FEATURES = 2
 
 
 def is_used(actions: Any) -> Any:
@@ -46,6 +48,13 @@ def ranks(used: Any) -> Any:
     """Return how many actions follow each slot: 0.0 at the newest action; float32."""
     counted = ops.cast(used, "float32")
     return ops.sum(counted, axis=-1, keepdims=True) - ops.cumsum(counted, axis=-1)
+
+
+def rank_features(used: Any) -> Any:
+    """Return log(1 + rank), 1 at 31 that follow, and 1 / (1 + rank); zeros where unused."""
+    rank = ranks(used)[:, :, None]
+    features = ops.concatenate([ops.log1p(rank) / math.log(32), 1.0 / (1.0 + rank)], axis=2)
+    return ops.where(used[:, :, None], features, 0.0)
 
 
 def sessions(ages: Any, used: Any, gap: float) -> Any:
@@ -95,7 +104,3 @@ def session_features(ages: Any, used: Any, gap: float) -> Any:
     newest = ops.cast(ops.equal(index, 0.0), "float32")
     features = [ops.log1p(index) / math.log1p(MAX_SESSION), newest]
     return ops.where(used[:, :, None], ops.concatenate(features, axis=2), 0.0)
-
-
-N_TIME_FEATURES = 1 + len(SCALES) + 2 * len(PERIODS)
-N_SESSION_FEATURES = 2
