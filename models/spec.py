@@ -181,13 +181,38 @@ class Learned(Aggregator):
 class Packaged(Aggregator):
     """Anyone's SavedModel folder with the signature `embed` and a manifest, from anywhere.
 
-    `models.packaging.write_manifest` makes the manifest of a SavedModel that has none.
+    `models.packaging.write_manifest` makes the manifest of a SavedModel that has none. One from
+    the model registry needs nothing else: `Packaged("models:/learned_decay/3")`.
 
     Attributes:
-        path: The folder; a relative one is taken from the repository root.
+        path: The folder, a relative one is taken from the repository root; or a registered
+            version, models:/NAME/VERSION, whose name and version are the line's own.
     """
 
-    path: str
+    path: str = field(kw_only=False)
+    name: str = ""
+    version: int = 0
+
+    def __post_init__(self) -> None:
+        if self.registered is not None:
+            name, version = self.registered
+            object.__setattr__(self, "name", self.name or name)
+            object.__setattr__(self, "version", self.version or version)
+        super().__post_init__()
+
+    @property
+    def registered(self) -> tuple[str, int] | None:
+        """Name and version in the model registry, for a path models:/NAME/VERSION."""
+        if not self.path.startswith("models:"):
+            return None
+        found = re.fullmatch(r"models:/([^/@]+)/(\d+)", self.path)
+        if found is None:
+            # An alias or a stage moves, and the vectors of one view would be of two spaces.
+            raise InputError(
+                f"expected a registered version as models:/NAME/3, came {self.path!r}; `activity "
+                "models` lists them"
+            )
+        return found[1], int(found[2])
 
     def vectors(self, config: Config) -> dict[str, int]:
         """Return the vector fields with their dimensions, as the manifest names them."""
@@ -198,8 +223,20 @@ class Packaged(Aggregator):
         return {}
 
     def artifact(self, config: Config) -> Path:
-        """Folder of the SavedModel and its manifest."""
-        return config.path(self.path)
+        """Folder of the SavedModel and its manifest; a registered one is fetched once.
+
+        Raises:
+            InputError: no such version is registered.
+        """
+        if self.registered is None:
+            return config.path(self.path)
+        name, version = self.registered
+        folder = config.data / "registered" / name / f"v{version}"
+        if not folder.exists():
+            from models.registry import fetch  # MLflow, which takes seconds to import
+
+            fetch(config, name, version, folder)
+        return folder
 
 
 @dataclass(frozen=True, kw_only=True)
