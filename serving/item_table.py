@@ -17,7 +17,7 @@ import hashlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Self
 
@@ -31,11 +31,11 @@ from models.sequences import ItemTable
 from transformations.config import Config
 from transformations.errors import InputError
 from transformations.files import replacing_folder
+from transformations.stream import microseconds
 from transformations.tables import connect, parquet
 
 SQL = Path(__file__).parent / "sql"
 ROWS_AT_ONCE = 50_000
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ALWAYS = np.iinfo(np.int64).min  # since when PAD is available
 NEWEST = np.iinfo(np.int64).max
 
@@ -76,7 +76,7 @@ class ItemVersions(ItemTable):
     def at(self, as_of: datetime) -> Self:
         """Return the table as of a moment: an item's vector is the newest one available by then."""
         table = copy.copy(self)
-        table._as_of = (as_of - EPOCH) // timedelta(microseconds=1)
+        table._as_of = microseconds(as_of)
         return table
 
     def rows(self, item_ids: pa.Array) -> NDArray[np.int32]:
@@ -165,9 +165,9 @@ def _build(config: Config, con: duckdb.DuckDBPyConnection, folder: Path) -> None
     ).fetchall()
     if wrong or not versions:
         raise InputError(
-            f"expected item vectors, all of one dimension; {wrong:,} of {versions:,} item vectors in {config.items_dir} are not of dimension "
-            f"{config.dim}; raise items.encoder.version with `dim`, so that vectors of two spaces "
-            "never mix"
+            f"expected item vectors, all of dimension {config.dim}, in {config.items_dir}; "
+            f"{wrong:,} of {versions:,} are not. Raise items.encoder.version with `dim`, so that "
+            "vectors of two spaces never mix"
         )
     with replacing_folder(folder) as temporary:
         vectors = np.lib.format.open_memmap(

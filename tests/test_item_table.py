@@ -1,6 +1,5 @@
 """The memory-mapped item table: which vector as of when, one copy for all, renewed whole."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -146,5 +145,5 @@ def test_what_is_missing_or_misshapen_is_named(config: Config, tmp_path: Path) -
     with pytest.raises(InputError, match="expected item vectors of tfidf_svd v1"):
         open_item_table(tiny_config(tmp_path / "empty"))
     write_items(config, [(5, [1.0, 2.0, 3.0], AS_OF)], "part-b")
-    with pytest.raises(InputError, match=r"1 of 3 item vectors .* are not of dimension 2"):
+    with pytest.raises(InputError, match=r"all of dimension 2, in .*; 1 of 3 are not"):
         open_item_table(config)

@@ -1,0 +1,104 @@
+"""An applied world whose sequences go online, and what the batch makes of the same events."""
+
+import itertools
+import shutil
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from numpy.typing import NDArray
+
+from feature_repo.views import SEQUENCE_VIEW
+from models.aggregators import build
+from models.embed import embed_snapshot
+from models.packaging import package
+from models.spec import Aggregator, Average, GeometricDecay
+from pipelines import publish
+from serving.request_time import RequestTime
+from tests.strategies import Event, Id, write_activity
+from tests.tiny_models import Learned, write_items
+from tests.worlds import World, utc, vector
+from transformations.files import partition
+from transformations.tables import build_sequences, connect
+
+DAY = timedelta(days=1)
+SNAPSHOT, NOW = utc(4), utc(5, 9)
+PLAIN: tuple[Aggregator, ...] = (Average(version=1), GeometricDecay(version=1, decay=0.8))
+LINES = (*PLAIN, Learned(version=1))  # the last one's vector depends on the ages too
+# Item 5 has a second version, available between the snapshot and now; items 6 and up have none.
+ITEMS = [(i, vector(i), utc(1) - 100 * DAY) for i in range(1, 6)] + [(5, vector("new"), utc(4, 12))]
+
+
+def package_line(world: World, line: Aggregator, **weights: Any) -> None:
+    """Package a line, a learned one with the weights of its seed or with others."""
+    model = build(line, world.config) if isinstance(line, Learned) else None
+    if model is not None and weights:
+        model.set_weights([np.full_like(w, weights["all"]) for w in model.get_weights()])
+    package(line, world.config, trained=model)
+
+
+class Fresh:
+    """A world with item vectors and packages, applied; `lines` is its catalogue."""
+
+    def __init__(self, folder: Path, id_type: str = "int64", redis: str | None = None) -> None:
+        self.world = World(folder, id_type, aggregators=LINES)
+        self.config = self.world.config
+        self.lines: Sequence[Aggregator] = LINES
+        self.name: Any = int if id_type == "int64" else "é{}".format
+        write_items(self.config, [(self.name(i), numbers, at) for i, numbers, at in ITEMS])
+        for line in LINES:
+            package_line(self.world, line)
+        if redis is not None:
+            file = folder / "feature_store.yaml"
+            raw = yaml.safe_load(file.read_text())
+            online = {
+                "type": "stores.redis.ColumnarRedisOnlineStore",
+                "connection_string": redis,
+            }
+            file.write_text(yaml.safe_dump(raw | {"online_store": online}))
+        self.store = publish.open_store(self.config)
+        publish.apply(self.config, self.store, LINES)
+        self._numbers = itertools.count(1)
+        self.requests = self.open()
+
+    def members(self, count: int) -> list[Id]:
+        """Return ids of members that nobody has used."""
+        start = next(self._numbers) * 1000
+        return [self.name(start + place) for place in range(count)]
+
+    def open(self) -> RequestTime:
+        """Open what answers requests."""
+        return RequestTime(self.config, self.store, lambda: self.lines)
+
+    def publish(self, events: Sequence[Event], as_of: datetime = SNAPSHOT) -> None:
+        """Put the sequences of these events as of a moment online."""
+        self._sequences(events, as_of)
+        publish._materialize(self.store, SEQUENCE_VIEW, as_of, as_of)
+
+    def batch(self, events: Sequence[Event], as_of: datetime = NOW) -> dict[Id, dict[str, Any]]:
+        """Return member → what the batch writes of it: view → row of its partition."""
+        self._sequences(events, as_of)
+        with connect(self.config) as con:
+            embed_snapshot(self.config, con, as_of, as_of, self.lines)
+        found: dict[Id, dict[str, Any]] = {}
+        for line in self.lines:
+            file = partition(self.config.embeddings_dir(line.view), as_of)
+            for row in pq.ParquetFile(file).read().to_pylist():
+                found.setdefault(row["member_id"], {})[line.view] = row
+        return found
+
+    def _sequences(self, events: Sequence[Event], as_of: datetime) -> None:
+        shutil.rmtree(self.config.activity_dir, ignore_errors=True)
+        write_activity(self.config, events)
+        with connect(self.config) as con:
+            build_sequences(self.config, con, as_of, as_of - DAY, as_of)
+
+
+def concatenated(row: dict[str, Any], line: Aggregator, config: Any) -> NDArray[np.float32]:
+    """Return all vectors of a batch's row, one after the other."""
+    return np.concatenate([row[field] for field in line.vectors(config)]).astype(np.float32)
