@@ -39,6 +39,14 @@ TITLES = (
     "The Hobbit: The Battle of the Five Armies (2014) · Adventure, Fantasy",
     "Whiplash (2014) · Drama, Music",
     "Gone Girl (2014) · Drama, Mystery, Thriller",
+    "Boyhood (2014) · Drama",
+    "The Imitation Game (2014) · Biography, Drama, Thriller",
+    "Nightcrawler (2014) · Crime, Drama, Thriller",
+    "Birdman or (The Unexpected Virtue of Ignorance) (2014) · Comedy, Drama",
+    "Frozen (2013) · Animation, Adventure, Comedy",
+    "Gravity (2013) · Drama, Sci-Fi, Thriller",
+    "12 Years a Slave (2013) · Biography, Drama, History",
+    "The Wolf of Wall Street (2013) · Biography, Comedy, Crime",
 )
 CATEGORIES = ("Drama", "Comedy", "Action", "Horror", "Documentary", "Animation", "Romance", "other")
 
@@ -282,7 +290,7 @@ def _member(rng: np.random.Generator, member: int) -> dict[str, Any]:
                 "item": int(i),
                 "text": TITLES[i],
             }
-            for n, i in enumerate(rng.permutation(len(TITLES)))
+            for n, i in enumerate(rng.permutation(len(TITLES))[:8])
         ],
         "nearest": nearest
         + [near(name, "activity_embedding") for name in ("learned_decay", "attention", "cnn")],

@@ -2,6 +2,8 @@
 
 import base64
 import hashlib
+import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipelines.report import plots, words
-from pipelines.report.result import Cohort, ColdStart, Metric, Result, read_result
+from pipelines.report.result import Cohort, ColdStart, Interval, Metric, Result, read_result
 from transformations.files import replacing
 
 FOLDER = Path(__file__).parent
 TEMPLATE = "report.html.j2"
 NAME = "report.html"
+# So that the forest plots of all metrics have the same rows.
+NOTHING = Interval(estimate=math.nan, low=math.nan, high=math.nan)
 
 
 def write_report(result: Mapping[str, Any], place: Path) -> Path:
@@ -65,6 +69,7 @@ def _context(result: Result) -> dict[str, Any]:
         "metrics": {metric.key: metric for metric in result.metrics},
         "variants": {variant.name: variant for variant in result.variants},
         "verdict": words.verdict(result),
+        "overview": _overview(result, labels),
         "forests": _forests(result, labels),
         "training": {
             name: {base: Markup(svg) for base, svg in plots.training_curves(name, one).items()}
@@ -76,6 +81,7 @@ def _context(result: Result) -> dict[str, Any]:
         "distributions": _distributions(result),
         "map": Markup(plots.member_map(result.map)) if result.map else None,
         "map_colours": plots.category_colours(result.map.category) if result.map else {},
+        "vectors": _vectors(result),
         "script": script,
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "colours": plots.INK | plots.SERIES,
@@ -87,16 +93,29 @@ def _forests(result: Result, labels: Mapping[str, str]) -> list[tuple[Metric, Ma
     drawn = []
     for metric in result.metrics:
         rows = [
-            (variant.label, variant.difference[metric.key])
+            (variant.label, variant.difference.get(metric.key, NOTHING), metric.higher_is_better)
             for variant in result.variants
-            if metric.key in variant.difference
+            if variant.difference
         ]
-        if rows:
-            what = f"difference to {labels[result.baseline]}"
-            champion = labels.get(result.champion or "")
-            svg = plots.forest(rows, metric.label, what, metric.higher_is_better, champion)
+        if any(difference is not NOTHING for _, difference, _ in rows):
+            what = f"{metric.label}, difference to {labels[result.baseline]}"
+            svg = plots.forest(rows, what, labels.get(result.champion or ""))
             drawn.append((metric, Markup(svg)))
     return drawn
+
+
+def _overview(result: Result, labels: Mapping[str, str]) -> Markup | None:
+    """Draw the champion's differences, a row for each metric."""
+    if result.champion is None:
+        return None
+    found = next(v.difference for v in result.variants if v.name == result.champion)
+    rows = [
+        (metric.label, found[metric.key], metric.higher_is_better)
+        for metric in result.metrics
+        if metric.key in found
+    ]
+    what = f"{labels[result.champion]}, differences to {labels[result.baseline]}"
+    return Markup(plots.forest(rows, what)) if rows else None
 
 
 def _decay(result: Result) -> list[tuple[str, Markup]]:
@@ -144,6 +163,13 @@ def _cold_start(ways: list[ColdStart]) -> dict[str, Any]:
     for way in ways:
         groups.setdefault(way.members, []).append(way)
     return {"groups": groups, "metrics": dict.fromkeys(key for way in ways for key in way.metrics)}
+
+
+def _vectors(result: Result) -> int:
+    """Return how many lists of nearest items stand in a row: all of one aggregator's vectors."""
+    each = Counter(near.variant for near in result.members[0].nearest) if result.members else {}
+    most = max(each.values(), default=1)
+    return most if most > 1 else 4
 
 
 def _distributions(result: Result) -> dict[str, Markup]:

@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from pipelines.report.result import DecayPoint, Histogram, Interval, MemberMap, Training
 from pipelines.report.words import number, outcome, tick
 
-WIDTH = 420
+WIDTH, WIDE = 420, 450
 INK = {
     "ink": "#1c2733",
     "muted": "#64707d",
@@ -69,41 +69,33 @@ styled = mpl.rc_context(STYLE)
 
 @styled
 def forest(
-    rows: Sequence[tuple[str, Interval]],
-    metric: str,
-    what: str,
-    higher_is_better: bool,
-    champion: str | None,
+    rows: Sequence[tuple[str, Interval, bool]], what: str, champion: str | None = None
 ) -> str:
     """Draw differences with their intervals around zero, the first row on top.
 
     Args:
-        rows: A label each; numbers that are NaN leave their row empty.
-        metric: Its label.
-        what: What the axis is: difference to which variant.
+        rows: Label, difference, and whether higher is better; NaN leaves a row empty.
+        what: What is shown, for who does not see it.
         champion: The label that is set in bold.
     """
     colours = {"better": INK["good"], "worse": INK["bad"], "open": INK["muted"]}
-    labels = [textwrap.fill(label, 22) for label, _ in rows]
-    lines = sum(label.count("\n") + 1 for label in labels)
-    figure, axes = _axes(64 + 17 * lines + 12 * len(rows))
+    labels = [textwrap.wrap(label, 22) for label, *_ in rows]
+    lines = sum(map(len, labels))
+    figure, axes = _axes(40 + 17 * lines + 11 * len(rows))
     axes.axvline(0, color=INK["muted"], linewidth=1)
-    for place, (_, difference) in enumerate(rows):
+    for place, (_, difference, higher_is_better) in enumerate(rows):
         colour = colours[outcome(difference, higher_is_better)]
         axes.plot([difference.low, difference.high], [place] * 2, color=colour, linewidth=2.5)
         axes.plot([difference.estimate], [place], "o", color=colour, markersize=7)
-    axes.set_yticks(range(len(rows)), labels)
-    for text, (label, _) in zip(axes.get_yticklabels(), rows, strict=True):
-        text.set_fontweight("bold" if label == champion else "normal")
+    axes.set_yticks([])
+    for place, (text, (label, *_)) in enumerate(zip(labels, rows, strict=True)):
+        _name_row(axes, place, text, "bold" if label == champion else "normal")
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.spines["left"].set_visible(False)
-    axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color=INK["line"], linewidth=0.6)
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
-    better = "right" if higher_is_better else "left"
-    axes.set_xlabel(f"{what} (better: {better})")
-    return _svg(figure, f"forest {metric}", f"Forest plot: {metric}, {what}")
+    return _svg(figure, f"forest {what}", f"Forest plot: {what}")
 
 
 @styled
@@ -123,7 +115,7 @@ def training_curves(name: str, training: Training) -> dict[str, str]:
                     training.epochs, numbers, style, color=colour, label=label, marker="o", ms=3
                 )
         if training.best_epoch is not None:
-            axes.axvline(training.best_epoch, color=INK["good"], linewidth=1, linestyle=":")
+            axes.axvline(training.best_epoch, color=INK["good"], linewidth=1.5, linestyle=":")
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         _finish(axes)
@@ -134,7 +126,7 @@ def training_curves(name: str, training: Training) -> dict[str, str]:
 @styled
 def decay_curve(points: Sequence[DecayPoint], label: str) -> str:
     """Draw a metric on validation against r, one line per action and one where all share it."""
-    figure, axes = _axes(260)
+    figure, axes = _axes(280, WIDE)
     series: dict[str | None, list[DecayPoint]] = {}
     for point in sorted(points, key=lambda point: point.decay):
         series.setdefault(point.action, []).append(point)
@@ -158,7 +150,7 @@ def decay_curve(points: Sequence[DecayPoint], label: str) -> str:
 @styled
 def histogram(counts: Histogram, what: str) -> str:
     """Draw counts between edges."""
-    figure, axes = _axes(240)
+    figure, axes = _axes(260, WIDE)
     axes.stairs(counts.counts, counts.edges, fill=True, color=INK["accent"])
     axes.set_xlabel(what)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
@@ -172,17 +164,18 @@ def bars(counts: Mapping[str, int], what: str) -> str:
     """Draw named counts, the largest on top, with their shares."""
     ordered = dict(sorted(counts.items(), key=lambda pair: -pair[1]))
     total = sum(ordered.values()) or 1
-    figure, axes = _axes(40 + 44 * len(ordered))
+    figure, axes = _axes(40 + 44 * len(ordered), WIDE)
     places = range(len(ordered))
     drawn = axes.barh(places, list(ordered.values()), color=INK["accent"], height=0.6)
-    axes.set_yticks(places, [textwrap.fill(name, 22) for name in ordered])
+    axes.set_yticks([])
+    for place, name in zip(places, ordered, strict=True):
+        _name_row(axes, place, textwrap.wrap(name, 22))
     texts = [f"{count:,} ({count / total:.1%})" for count in ordered.values()]
     axes.bar_label(drawn, texts, padding=5, color=INK["muted"])
     axes.set_xlim(0, (max(ordered.values(), default=0) or 1) * 1.45)
     axes.set_ylim(len(ordered) - 0.4, -0.6)
     axes.xaxis.set_visible(False)
     axes.spines["bottom"].set_visible(False)
-    axes.tick_params(axis="y", length=0)
     return _svg(figure, f"bars {what}", f"Bars: {what}")
 
 
@@ -200,7 +193,7 @@ def category_colours(categories: Sequence[str]) -> dict[str, str]:
 @styled
 def member_map(members: MemberMap) -> str:
     """Draw the members as points coloured by their category."""
-    figure, axes = _axes(520, width=760)
+    figure, axes = _axes(480, width=960)
     colours = category_colours(members.category)
     for category in reversed(colours):
         chosen = [place for place, name in enumerate(members.category) if name == category]
@@ -209,7 +202,7 @@ def member_map(members: MemberMap) -> str:
             [members.y[place] for place in chosen],
             "o",
             color=SERIES[colours[category]],
-            ms=4.5,
+            ms=5.5,
             mec="none",
             alpha=0.75,
         )
@@ -217,6 +210,21 @@ def member_map(members: MemberMap) -> str:
     axes.set_yticks([])
     axes.spines[["left", "bottom"]].set_visible(False)
     return _svg(figure, "map", "Map of the members' vectors, coloured by category")
+
+
+def _name_row(axes: Axes, place: float, lines: Sequence[str], weight: str = "normal") -> None:
+    """Write a row's name to the left of it; each line by itself, for the browser to align."""
+    for row, line in enumerate(lines):
+        axes.annotate(
+            line,
+            (0, place),
+            xycoords=axes.get_yaxis_transform(),
+            xytext=(-8, 13 * ((len(lines) - 1) / 2 - row)),
+            textcoords="offset points",
+            ha="right",
+            va="center",
+            fontweight=weight,
+        )
 
 
 def _cycle(count: int) -> list[str]:
@@ -233,7 +241,7 @@ def _finish(axes: Axes) -> None:
     axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)
     if axes.get_legend_handles_labels()[1]:
-        axes.legend(frameon=False, fontsize=11)
+        axes.legend(frameon=False, fontsize=12)
 
 
 def _svg(figure: Figure, salt: str, label: str) -> str:
@@ -249,8 +257,7 @@ def _svg(figure: Figure, salt: str, label: str) -> str:
     assert found is not None, "matplotlib wrote an <svg> without a viewBox"
     width, height = found.groups()
     head = (
-        f'<svg class="plot" role="img" aria-label="{escape(label)}" '
-        f'viewBox="0 0 {width} {height}" style="max-width: {float(width):.0f}px">'
+        f'<svg class="plot" role="img" aria-label="{escape(label)}" viewBox="0 0 {width} {height}">'
     )
     drawn = head + drawn[found.end() :].rstrip()
     # In a page, a style of one plot would hold for all, and names of groups would come twice.

@@ -202,7 +202,9 @@ class MemberMap(_Part):
     x: list[float]
     y: list[float]
     category: list[str]
-    """The commonest category of the member's items; one of few, the others named `other`."""
+    """Each member's; one of at most nine, the others named `other`."""
+    coloured_by: str = "commonest category of the items they acted on"
+    """What a category is."""
     explained: float | None = None
     """Share of the variance that the two axes hold."""
 

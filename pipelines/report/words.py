@@ -27,7 +27,12 @@ def signed(value: float, digits: int = 4) -> str:
     >>> signed(0.00631), signed(float("nan"))
     ('+0.0063', '\N{EN DASH}')
     """
-    return f"{value:+,.{digits}f}".replace("-", MINUS) if math.isfinite(value) else DASH
+    if not math.isfinite(value):
+        return DASH
+    # What rounds to nothing has no sign.
+    return (
+        f"{value:+,.{digits}f}".replace("-", MINUS) if round(value, digits) else number(0, digits)
+    )
 
 
 def tick(value: float) -> str:
@@ -79,8 +84,8 @@ def verdict(result: Result) -> list[str]:
                 _difference(champion, metric)
             )
     sentences = [
-        f"{champion.label} against {baseline.label}, {text} {listed(found[kind])}."
-        for kind, text in (("better", "better on"), ("worse", "worse on"))
+        f"{champion.label} is {kind} than {baseline.label} on {listed(found[kind])}."
+        for kind in ("better", "worse")
         if found[kind]
     ]
     if found["open"]:

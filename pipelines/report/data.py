@@ -1,0 +1,214 @@
+"""What the report shows of one snapshot: distributions, a map of members, members seen closely.
+
+Everything is read from tables that a run has written: `member_sequences`, `member_embeddings`,
+`items` and `stg_items`. The same tables and seed give the same answer.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import duckdb
+import numpy as np
+from sklearn.decomposition import PCA
+
+from models.sequences import SQL as MODELS_SQL
+from models.spec import Aggregator
+from pipelines.report.plots import OTHER
+from pipelines.report.result import (
+    Action,
+    Distributions,
+    Histogram,
+    Member,
+    MemberMap,
+    Nearest,
+    NearItem,
+)
+from transformations.config import Config
+from transformations.errors import InputError
+from transformations.files import partition
+from transformations.tables import identifier, parquet
+
+SQL = Path(__file__).parent / "sql"
+CATEGORIES = 9  # as many as the map has colours; the rarer ones are `other`
+BINS = 64
+
+
+def distributions(config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime) -> Distributions:
+    """Count the lengths of the sequences of a snapshot and the actions in them.
+
+    Raises:
+        InputError: there is no snapshot of `as_of`.
+    """
+    _read_sequences(config, con, as_of)
+    lengths = con.execute(_sql("sequence_lengths")).fetchall()
+    actions = con.execute(_sql("sequence_actions")).fetchall()
+    width = -(-config.length // BINS)
+    edges = np.arange(0.5, config.length + width + 0.5, width)
+    counts, _ = np.histogram(
+        [length for length, _ in lengths], edges, weights=[members for _, members in lengths]
+    )
+    return Distributions(
+        as_of=as_of,
+        sequence_length=Histogram(edges=edges.tolist(), counts=counts.astype(int).tolist()),
+        actions=dict.fromkeys(config.actions, 0) | dict(actions),
+    )
+
+
+def member_map(
+    config: Config,
+    con: duckdb.DuckDBPyConnection,
+    as_of: datetime,
+    aggregator: Aggregator,
+    size: int = 2_000,
+    seed: int = 0,
+) -> MemberMap | None:
+    """Lay out a sample of members by the first vector of `aggregator`, in two axes (PCA).
+
+    A member's category is the commonest one of the items it acted on, by the first column of
+    items.categories; its commonest action where items have no categories.
+
+    Returns:
+        None where fewer than three members have a sequence, or all have the same vector.
+
+    Raises:
+        InputError: there is no snapshot of `as_of`, or the aggregator did not embed it.
+    """
+    _read_sequences(config, con, as_of)
+    _read_texts(config, con, as_of)
+    vector = next(iter(aggregator.vectors(config)))
+    _read_vectors(config, con, as_of, aggregator, vector)
+    categories = [] if config.items.embedding else config.items.categories
+    rows = con.execute(
+        _sql("member_map"),
+        {"seed": seed, "size": size, "category": next(iter(categories), None)},
+    ).fetchall()
+    vectors = np.array([embedding for _, embedding, _ in rows], np.float64)
+    if len(rows) < 3 or not np.ptp(vectors, axis=0).any():
+        return None
+    axes = PCA(n_components=2, svd_solver="full")
+    points = axes.fit_transform(vectors)
+    labels = [label or OTHER for _, _, label in rows]
+    kept = [label for label, _ in Counter(labels).most_common() if label != OTHER][:CATEGORIES]
+    return MemberMap(
+        variant=aggregator.name,
+        vector=vector,
+        method="PCA",
+        explained=float(axes.explained_variance_ratio_.sum()),
+        coloured_by=(
+            f"commonest {categories[0]} of the items they acted on"
+            if categories
+            else "commonest action"
+        ),
+        x=points[:, 0].round(4).tolist(),
+        y=points[:, 1].round(4).tolist(),
+        category=[label if label in kept else OTHER for label in labels],
+    )
+
+
+def shown_members(
+    config: Config,
+    con: duckdb.DuckDBPyConnection,
+    as_of: datetime,
+    aggregators: Sequence[Aggregator],
+    count: int = 5,
+    actions: int = 8,
+    nearest: int = 6,
+) -> list[Member]:
+    """Return members with their last actions and the items nearest to each of their vectors.
+
+    A vector of another dimension than the items' is left out: nothing can be near it.
+
+    Raises:
+        InputError: there is no snapshot of `as_of`, or an aggregator did not embed it.
+    """
+    _read_sequences(config, con, as_of)
+    _read_texts(config, con, as_of)
+    _read_items(config, con, as_of)
+    con.execute(
+        f"create or replace temp table shown_members as {_sql('shown_members')}", {"count": count}
+    )
+    acted: dict[int | str, list[Action]] = {}
+    for member, when, action, item, text in con.execute(
+        _sql("shown_actions"), {"count": actions}
+    ).fetchall():
+        acted.setdefault(member, []).append(Action(when=when, action=action, item=item, text=text))
+    near: dict[int | str, list[Nearest]] = {member: [] for member in acted}
+    for aggregator in aggregators:
+        for vector, dim in aggregator.vectors(config).items():
+            if dim != config.dim:
+                continue
+            _read_vectors(config, con, as_of, aggregator, vector)
+            found: dict[int | str, list[NearItem]] = {member: [] for member in acted}
+            for member, item, text, cosine in con.execute(
+                _sql("nearest_items"), {"count": nearest}
+            ).fetchall():
+                found[member].append(NearItem(item=item, text=text, cosine=cosine))
+            for member, items in found.items():
+                near[member].append(Nearest(variant=aggregator.name, vector=vector, items=items))
+    return [
+        Member(member_id=member, actions=acted[member], nearest=near[member]) for member in acted
+    ]
+
+
+def _sql(name: str) -> str:
+    return (SQL / f"{name}.sql").read_text()
+
+
+def _read_sequences(config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime) -> None:
+    """Make the view `sequences`: the snapshot's rows of member_sequences."""
+    file = partition(config.sequences_dir, as_of)
+    if not file.exists():
+        raise InputError(
+            f"expected the sequences of {as_of} in {file}, found none; `activity run` or "
+            "`activity backfill` builds them"
+        )
+    con.execute(f"create or replace temp view sequences as from {parquet([file])}")
+
+
+def _read_texts(config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime) -> None:
+    """Make the table `item_texts`; text is null where the source brings vectors alone."""
+    staged = parquet([config.data / "stg_items" / "part-0.parquet"])
+    columns = "null::varchar as text, null::varchar[] as categories"
+    if not config.items.embedding:
+        columns = "text, categories"
+    con.execute(
+        "create or replace temp view described_items as "
+        f"select item_id, available_at, {columns} from {staged}"
+    )
+    con.execute(
+        f"create or replace temp table item_texts as {_sql('item_texts')}", {"as_of": as_of}
+    )
+
+
+def _read_items(config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime) -> None:
+    """Make the table `newest_items`: each item's newest vector that was available at as_of."""
+    parts = sorted(config.items_dir.glob("*.parquet"))
+    if not parts:
+        raise InputError(
+            f"expected item vectors in {config.items_dir}, found none; `activity run` builds them"
+        )
+    con.execute(f"create or replace temp view items as from {parquet(parts)}")
+    query = (MODELS_SQL / "newest_items.sql").read_text()
+    con.execute(f"create or replace temp table newest_items as {query}", {"as_of": as_of})
+
+
+def _read_vectors(
+    config: Config,
+    con: duckdb.DuckDBPyConnection,
+    as_of: datetime,
+    aggregator: Aggregator,
+    vector: str,
+) -> None:
+    """Make the view `vectors`: one vector field of a view's partition, as `embedding`."""
+    file = partition(config.embeddings_dir(aggregator.view), as_of)
+    if not file.exists():
+        raise InputError(
+            f"expected the vectors of {aggregator.name} v{aggregator.version} at {as_of} in "
+            f"{file}, found none; `activity run` or `activity backfill` makes them"
+        )
+    con.execute(
+        "create or replace temp view vectors as "
+        f"select member_id, {identifier(vector)} as embedding from {parquet([file])}"
+    )

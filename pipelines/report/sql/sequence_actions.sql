@@ -1,0 +1,17 @@
+-- one row per kind of action and how often it stands in the sequences. Reads `sequences`.
+with
+actions as (
+    select unnest(actions) as action,
+    from sequences
+),
+
+sequence_actions as (
+    select
+        action,
+        count(*) as times,
+    from actions
+    group by action
+    order by times desc, action asc
+)
+
+select * from sequence_actions

@@ -1,0 +1,14 @@
+-- one row per length of a sequence and how many members have it. Reads `sequences`.
+with
+sequence_lengths as (
+    select
+        n_actions,
+        count(*) as members,
+    from sequences
+    -- A member whose last action left the window has a row, and no sequence.
+    where n_actions > 0
+    group by n_actions
+    order by n_actions
+)
+
+select * from sequence_lengths
