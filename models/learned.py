@@ -137,9 +137,9 @@ class LearnedDecay(OneVector):
         self.decays = decays
         self.share = share
         self.projection = ProjectedSum(self.dim, parts=decays)
-        self.hidden = self.correction = None
+        self.hidden = hidden
         if hidden:
-            self.hidden = keras.layers.Dense(hidden, activation="relu")
+            self.inner = keras.layers.Dense(hidden, activation="relu")
             self.correction = keras.layers.Dense(self.dim, kernel_initializer="zeros")
 
     def build_for(self, item_dim: int) -> None:
@@ -152,8 +152,8 @@ class LearnedDecay(OneVector):
             setattr(self, name, weight)
         self.projection.build((None, groups, item_dim))
         if self.hidden:
-            self.hidden.build((None, groups * (item_dim + 1) + self.n_actions))
-            self.correction.build((None, self.hidden.units))
+            self.inner.build((None, groups * (item_dim + 1) + self.n_actions))
+            self.correction.build((None, self.hidden))
 
     def rates(self) -> tuple[Any, ...]:
         """Return the decays a kind's rank, a rank and a day: [n_actions, decays], above 0."""
@@ -211,7 +211,7 @@ class LearnedDecay(OneVector):
             ops.reshape(ops.exp(ops.max(exponent, axis=3)), (-1, groups)),
             ops.log1p(ops.sum(of_kind[:, :, 0], axis=2)),
         ]
-        return ops.cast(self.correction(self.hidden(ops.concatenate(known, axis=1))), "float32")
+        return ops.cast(self.correction(self.inner(ops.concatenate(known, axis=1))), "float32")
 
     def means(self, weights: Any, items: Any, used: Any) -> Any:
         """Return the weighted sums [batch, n_actions * decays, item_dim]."""
