@@ -1,0 +1,223 @@
+"""Training examples: windows of a member's actions and what followed, with random negatives."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from transformations.config import Config
+from transformations.example_settings import ExampleSettings
+from transformations.files import replacing
+from transformations.tables import (
+    FOLDER,
+    activity_files,
+    activity_query,
+    check,
+    copy,
+    parquet,
+    sql,
+)
+
+RANDOM_NEGATIVE = "RANDOM_NEGATIVE_FOR_"
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+# In order: each reads those before it.
+STEPS = ("example_actions", "day_items", "random_negatives", "example_windows")
+
+
+@dataclass(frozen=True)
+class ExampleReport:
+    """Where the examples are, and what they are made of.
+
+    Attributes:
+        file: One Parquet file, its rows shuffled.
+        examples: Rows: positives, true negatives and random negatives.
+        members: Members with at least one example.
+        members_dropped: Members with fewer than `min_actions` actions.
+        windows: Distinct inputs; several labels may share one.
+        windows_most: The most that one member has.
+        windows_empty: Windows without any action in them, left out.
+        days: UTC days that random negatives were drawn for.
+        random_negatives_acted_on: Random negatives whose item the member did act on, at any time.
+        lengths: Actions in the input → windows.
+    """
+
+    file: Path
+    examples: int
+    positives: int
+    negatives: int
+    random_negatives: int
+    members: int
+    members_dropped: int
+    windows: int
+    windows_most: int
+    windows_empty: int
+    days: int
+    random_negatives_acted_on: int
+    lengths: dict[int, int]
+
+    @property
+    def positives_per_negative(self) -> float | None:
+        """Positives for each true negative; None where there is none."""
+        return self.positives / self.negatives if self.negatives else None
+
+    @property
+    def positives_per_any_negative(self) -> float | None:
+        """Positives for each negative, random ones too; None where there is none."""
+        negatives = self.negatives + self.random_negatives
+        return self.positives / negatives if negatives else None
+
+    @property
+    def windows_a_member(self) -> float:
+        """Mean over the members that have one; 0 where none has."""
+        return self.windows / self.members if self.members else 0.0
+
+    @property
+    def random_negatives_a_day(self) -> float:
+        """Mean over the days that have one; 0 where none has."""
+        return self.random_negatives / self.days if self.days else 0.0
+
+    @property
+    def share_acted_on(self) -> float:
+        """Share of the random negatives whose item the member did act on."""
+        hits = self.random_negatives_acted_on
+        return hits / self.random_negatives if self.random_negatives else 0.0
+
+    def figures(self) -> dict[str, Any]:
+        """Return the figures as JSON values, for the manifest."""
+        return {
+            "examples": self.examples,
+            "positives": self.positives,
+            "negatives": self.negatives,
+            "random_negatives": self.random_negatives,
+            "positives_per_negative": self.positives_per_negative,
+            "positives_per_any_negative": self.positives_per_any_negative,
+            "members": self.members,
+            "members_dropped": self.members_dropped,
+            "sequence_lengths": {str(length): n for length, n in self.lengths.items()},
+            "windows": self.windows,
+            "windows_empty": self.windows_empty,
+            "windows_a_member": self.windows_a_member,
+            "windows_a_member_most": self.windows_most,
+            "random_negatives_a_day": self.random_negatives_a_day,
+            "random_negatives_acted_on": self.share_acted_on,
+        }
+
+
+def input_actions(config: Config, random_negatives: bool) -> tuple[str, ...]:
+    """Name the actions that an input may hold, in the order of their codes, from 1.
+
+    Where random negatives enter inputs, each positive action has one more, after all others.
+    """
+    positives = _positives(config) if random_negatives else []
+    return (*config.actions, *(RANDOM_NEGATIVE + action for action in positives))
+
+
+def examples_file(
+    config: Config, settings: ExampleSettings, until: datetime, since: datetime | None = None
+) -> Path:
+    """Return where these examples are written: settings that differ have different places."""
+    made_of = {
+        "settings": asdict(settings),
+        "until": until.astimezone(UTC),
+        "since": since and since.astimezone(UTC),
+        "window": config.window,
+        "length": config.length,
+        "actions": dict(config.actions),
+        "publish_delay": config.publish_delay,
+    }
+    text = json.dumps(made_of, default=str)
+    name = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return config.data / "training_examples" / name / "part-0.parquet"
+
+
+def build_training_examples(
+    config: Config,
+    con: duckdb.DuckDBPyConnection,
+    settings: ExampleSettings,
+    until: datetime,
+    since: datetime | None = None,
+) -> ExampleReport:
+    """Write training_examples from `activity`, shuffled; ExampleSettings says what each row is.
+
+    Only actions that happened and were known (ingested_at) before `until` are read; an input holds
+    only those that were known at its as_of. With labels="next" every label has a window of its
+    own. With "all" a window has a label for every action in the `horizon` from when it could be
+    read: from as_of on with inputs="before_label", where as_of is the time of an action, and from
+    as_of + publish_delay with "snapshot".
+
+    Args:
+        until: Nothing at or after it is seen, in inputs or labels.
+        since: Labels that happened before it are left out, which changes no other row.
+
+    Raises:
+        RunFailedError: the result breaks a rule of checks/training_examples.sql.
+    """
+    file = examples_file(config, settings, until, since)
+    names = [*input_actions(config, random_negatives=True)]
+    parameters: dict[str, object] = {
+        "until": until,
+        "since": since or EPOCH,
+        "window_length": config.window,
+        "publish_delay": config.publish_delay,
+        "since_us": _microseconds(since - EPOCH if since else timedelta(0)),
+        "window_us": _microseconds(config.window),
+        "publish_delay_us": _microseconds(config.publish_delay),
+        "horizon_us": _microseconds(settings.horizon),
+        "session_gap_us": _microseconds(settings.session_gap),
+        "shift_us": _microseconds(settings.random_negative_shift),
+        "length": config.length,
+        "actions": list(config.actions),
+        "positives": _positives(config),
+        "names": names,
+        "names_in_inputs": [*input_actions(config, settings.random_negatives_in_inputs)],
+        **asdict(settings),
+    }
+    activity = activity_query(config, con, activity_files(config, EPOCH, until))
+    con.execute(f"create or replace temp view activity as {activity}")
+    con.execute(
+        f"create or replace temp table item_places as {sql('item_places')}",
+        {"as_of": until, "window_length": until - EPOCH},
+    )
+    for step in STEPS:
+        query = sql(step)
+        con.execute(f"create or replace temp table {step} as {query}", _of(query, parameters))
+    with replacing(file) as temporary:
+        query = sql("training_examples")
+        copy(con, query, temporary, _of(query, parameters))
+        con.execute(f"create or replace temp view training_examples as from {parquet([temporary])}")
+        rules = (FOLDER / "checks" / "training_examples.sql").read_text()
+        check(con, "training_examples", _of(rules, parameters))
+        figures = _figures(con, settings)
+    con.execute("drop view training_examples")
+    for step in (*reversed(STEPS), "item_places"):
+        con.execute(f"drop table {step}")
+    con.execute("drop view activity")
+    return ExampleReport(file=file, **figures)
+
+
+def _positives(config: Config) -> list[str]:
+    return [action for action, kind in config.actions.items() if kind == "positive"]
+
+
+def _microseconds(time: timedelta) -> int:
+    return time // timedelta(microseconds=1)
+
+
+def _of(query: str, parameters: Mapping[str, object]) -> dict[str, object]:
+    """Return the parameters that a query names; DuckDB refuses others."""
+    return {name: parameters[name] for name in set(re.findall(r"\$(\w+)", query))}
+
+
+def _figures(con: duckdb.DuckDBPyConnection, settings: ExampleSettings) -> dict[str, Any]:
+    """Return the row of sql/example_figures.sql by its names."""
+    result = con.execute(sql("example_figures"), {"min_actions": settings.min_actions})
+    names = [column[0] for column in result.description]
+    row = result.fetchone() or ()
+    return dict(zip(names, row, strict=True))

@@ -1,0 +1,77 @@
+-- one row: what the examples are made of
+-- Reads `training_examples`, `example_windows`, `example_actions` and `item_places`.
+with
+windows as (
+    select
+        member_id,
+        as_of,
+        any_value(len(item_ids)) as length,
+    from training_examples
+    group by member_id, as_of
+),
+
+windows_of_members as (
+    select
+        member_id,
+        count(*) as n_windows,
+    from windows
+    group by member_id
+),
+
+lengths as (
+    select
+        length,
+        count(*) as n_windows,
+    from windows
+    group by length
+),
+
+acted_on as (
+    select distinct
+        example_actions.member_id,
+        item_places.item_id,
+    from example_actions
+    inner join item_places on example_actions.item_place = item_places.place
+),
+
+hits as (
+    select examples.member_id
+    from training_examples as examples
+    semi join
+        acted_on
+        on
+            examples.member_id = acted_on.member_id
+            and examples.label_item_id = acted_on.item_id
+    where examples.is_random
+),
+
+totals as (
+    select
+        count(*) as examples,
+        count(*) filter (where is_positive) as positives,
+        count(*) filter (where not is_positive and not is_random) as negatives,
+        count(*) filter (where is_random) as random_negatives,
+        count(distinct epoch_us(happened_at) // 86400000000) filter (where is_random) as days,
+    from training_examples
+),
+
+example_figures as (
+    select
+        totals.*,
+        (select count(*) from windows_of_members) as members,
+        (
+            select count(distinct member_id) from example_actions
+            where n_actions < $min_actions
+        ) as members_dropped,
+        (select count(*) from windows) as windows,
+        (select coalesce(max(n_windows), 0) from windows_of_members) as windows_most,
+        (select count(*) from example_windows where n_inputs = 0) as windows_empty,
+        (select count(*) from hits) as random_negatives_acted_on,
+        (
+            select coalesce(map_from_entries(list((length, n_windows) order by length)), map())
+            from lengths
+        ) as lengths,
+    from totals
+)
+
+select * from example_figures

@@ -1,0 +1,124 @@
+-- one row per window and label: a member's last actions before as_of, and an action that followed,
+-- or a random negative that was drawn for it; shuffled, the same way for the same seed
+-- Reads `example_windows`, `example_actions`, `random_negatives` and `item_places`.
+with
+names as (
+    select
+        coalesce(list(item_id order by place), []) as items,
+        list_sort($names) as action_names,
+    from item_places
+),
+
+windows as (
+    select
+        * exclude (position),
+        unnest(range(first_label, last_label + 1)) as label_position,
+        case
+            when $labels = 'next' then 9223372036854775807
+            else labels_from + $horizon_us
+        end as labels_until,
+        list_filter(
+            packed_actions,
+            lambda a: not starts_with(
+                list_sort($names)[(a & 65535)::bigint], 'RANDOM_NEGATIVE_FOR_'
+            )
+        )[-1] as last_own_action,
+    from example_windows
+    where n_inputs > 0
+),
+
+followed_by as (
+    select
+        windows.*,
+        actions.* exclude (member_id),
+    from windows
+    inner join
+        example_actions as actions
+        on windows.member_id = actions.member_id and windows.label_position = actions.position
+),
+
+labels as (
+    select
+        *,
+        -- Draw 0 is the action itself, the others are its random negatives.
+        unnest(range(0, 1 + case when is_positive then $random_negatives else 0 end)) as draw,
+    from followed_by
+    where
+        moment >= $since_us
+        and moment < labels_until
+        and (
+            not $skip_own_session
+            or coalesce((last_own_action >> 64)::bigint < session_started_at, true)
+        )
+),
+
+drawn as (
+    select
+        labels.member_id,
+        labels.as_of,
+        labels.packed_actions,
+        labels.moment as happened_at,
+        coalesce(random_negatives.moment, labels.moment) as moment,
+        coalesce(random_negatives.item_place, labels.item_place) as item_place,
+        coalesce(random_negatives.action_place, labels.action_place) as action_place,
+        labels.is_positive and labels.draw = 0 as is_positive,
+        labels.draw > 0 as is_random,
+        labels.draw,
+    from labels
+    left join
+        random_negatives
+        on
+            labels.member_id = random_negatives.member_id
+            and labels.position = random_negatives.position
+            and labels.draw = random_negatives.draw
+),
+
+-- Shuffled while they are packed: a third of the bytes to move.
+shuffled as (
+    select *
+    from drawn
+    order by
+        hash($seed, member_id, as_of, happened_at, item_place, action_place, draw),
+        member_id,
+        as_of,
+        happened_at,
+        item_place,
+        action_place,
+        draw
+),
+
+named as (
+    select
+        shuffled.*,
+        names.*,
+    from shuffled
+    cross join names
+),
+
+training_examples as (
+    select
+        member_id,
+        make_timestamptz(as_of) as as_of,
+        list_transform(
+            packed_actions, lambda a: items[((a >> 16) & 281474976710655)::bigint]
+        ) as item_ids,
+        list_transform(packed_actions, lambda a: action_names[(a & 65535)::bigint]) as actions,
+        list_transform(
+            packed_actions, lambda a: make_timestamptz((a >> 64)::bigint)
+        ) as event_timestamps,
+        items[item_place] as label_item_id,
+        action_names[action_place] as label_action,
+        make_timestamptz(moment) as label_timestamp,
+        -- When the label's action happened; a random negative's is its positive's.
+        make_timestamptz(happened_at) as happened_at,
+        is_positive,
+        is_random,
+        case
+            when is_random then $random_negative_weight
+            when is_positive then 1.0
+            else $negative_weight
+        end::float as weight,
+    from named
+)
+
+select * from training_examples
