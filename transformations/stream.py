@@ -97,6 +97,16 @@ class States:
         nothing = Actions.of(config, [], [], [], [])
         return cls(nothing, nothing, np.full(members, NEVER))
 
+    def of_members(self, chosen: NDArray[np.int64]) -> "States":
+        """Return the states of the members at these places, ascending, as places from 0 on."""
+        place = np.full(len(self), -1)
+        place[chosen] = np.arange(len(chosen))
+        parts = []
+        for part in (self.actions, self.held):
+            some = part.take(place[part.member] >= 0)
+            parts.append(Actions(place[some.member], some.item, some.code, some.moment))
+        return States(parts[0], parts[1], self.last[chosen])
+
     @property
     def known(self) -> NDArray[np.bool_]:
         """Which members there is anything to keep of; bool [members]."""
