@@ -11,6 +11,9 @@ from pathlib import Path
 
 import duckdb
 
+# Of memory_limit; the rest is for the rows that are handed on (stores.asof_job.STRETCH_SHARE).
+DUCKDB_SHARE = 0.6
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -37,6 +40,7 @@ def session(limits: Limits) -> Iterator[duckdb.DuckDBPyConnection]:
             }
         )
         try:
+            con.execute(f"set memory_limit = '{int(memory_limit(con) * DUCKDB_SHARE)}B'")
             con.execute("set TimeZone = 'UTC'")
             con.execute("set enable_progress_bar = false")
             con.execute(f"set file_search_path = {literal(str(limits.repo_path))}")
@@ -84,7 +88,6 @@ def fingerprint(file: str) -> tuple[int, int, int] | None:
 
 def memory_limit(con: duckdb.DuckDBPyConnection) -> float:
     """Return the session's memory limit in bytes."""
-    row = con.execute("select current_setting('memory_limit')").fetchone()
-    assert row is not None
-    number, unit = row[0].split()
+    [(limit,)] = con.execute("select current_setting('memory_limit')").fetchall()
+    number, unit = limit.split()
     return float(number) * 1024 ** ["bytes", "KiB", "MiB", "GiB", "TiB"].index(unit)

@@ -23,21 +23,26 @@ from feast.saved_dataset import SavedDatasetStorage
 from feast.types import from_feast_to_pyarrow_type
 
 from stores.asof_duckdb import Limits, fingerprint, memory_limit, parquet_files, session
+from stores.asof_fetch import Fetch, TooLargeError
+from stores.asof_find import find, first_places
 from stores.asof_labels import Labels
 from stores.asof_query import (
     LabelRange,
     View,
-    fetch_sql,
+    asof_sql,
+    files_sql,
     label_range_sql,
-    pick_sql,
-    restore,
+    narrow_sql,
+    read_sql,
     sample_sql,
 )
 
 ROWS_PER_BATCH = 65_536
-# Of memory_limit, what a stretch of sorted rows may come to. Measured on vectors of 64 to 4,096
-# floats: the sort still succeeds at 0.75.
-SORTED_SHARE = 0.25
+# What the rows of a stretch may come to, of what DuckDB may hold (stores.asof_duckdb.DUCKDB_SHARE).
+# Two stretches may be alive at a time: one is read while the caller still holds the one before.
+STRETCH_SHARE = 1 / 3
+# Arrow counts the numbers of a vector column in 32 bits.
+MOST_STRETCH_BYTES = 2**30
 OVERHEAD_PER_ROW = 64
 
 
@@ -66,8 +71,10 @@ class Join:
             return _span(con, self.labels)
 
     @contextmanager
-    def run(self, rows_per_batch: int) -> Iterator[Joined]:
+    def run(self, rows_per_batch: int | None = None) -> Iterator[Joined]:
         """Join; yield the rows in the labels' order, to be read inside the block.
+
+        `rows_per_batch` None: the caller will hold all rows, so that the tables need not be small.
 
         Raises:
             RuntimeError: a source file was replaced while it was read.
@@ -76,56 +83,59 @@ class Join:
         with session(self.limits) as con:
             self.labels.load(con)
             span = _span(con, self.labels)
-            listed = [parquet_files(con, view.path) for view in self.views]
-            before = {file: fingerprint(file) for files in listed for file in files}
-            for number, (view, files) in enumerate(zip(self.views, listed, strict=True)):
-                con.execute(pick_sql(view, number, files, self.labels, span, self.known_at))
-            some = [list(files)[:1] for files in listed]
-            query = fetch_sql(self.labels, self.views, some, 0, 0)
-            schema = restore(con.sql(query).to_arrow_table(), self.labels.arrow_schema).schema
-            yield Joined(span, schema, self._fetch(con, span.count, rows_per_batch, before))
+            fetches = []
+            before: dict[str, tuple[int, int, int] | None] = {}
+            for number, view in enumerate(self.views):
+                files = parquet_files(con, view.path)
+                before |= {file: fingerprint(file) for file in files}
+                find(con, view, number, files, self.labels, span, self.known_at)
+                fetches.append(Fetch(con, view, number, first_places(files)))
+            schema = self.labels.part(con, 0, 0).schema
+            for fetch in fetches:
+                for name, kind in fetch.types.items():
+                    schema = schema.append(pa.field(name, kind))
+            most_bytes: float = MOST_STRETCH_BYTES
+            if rows_per_batch is not None:
+                most_bytes = min(most_bytes, memory_limit(con) * STRETCH_SHARE)
+            tables = self._stretches(con, span.count, fetches, schema, before, most_bytes)
+            if rows_per_batch is not None:
+                tables = _cut(tables, rows_per_batch)
+            yield Joined(span, schema, tables)
 
-    def _fetch(
+    def _stretches(
         self,
         con: duckdb.DuckDBPyConnection,
         count: int,
-        rows_per_batch: int,
+        fetches: Sequence[Fetch],
+        schema: pa.Schema,
         before: Mapping[str, tuple[int, int, int] | None],
+        most_bytes: float,
     ) -> Iterator[pa.Table]:
-        """Read the labels in stretches that can be sorted in memory.
+        """Yield the labels with their features, in stretches that fit into memory.
 
-        One sort of everything would have to spill vectors, and DuckDB's sort runs out of memory
-        on rows of several kilobytes when it does. A stretch reads again the files that its labels
-        need: few where labels come in the order of time.
+        A stretch reads again the files that its labels need: few where labels come in the order of
+        time.
         """
-        first, size = 0, self._rows_that_fit(con)
+        first, size = 0, max(1, int(most_bytes / self._bytes_per_row(con, fetches)))
         while first < count:
             end = min(first + size, count)
-            used = [_used(con, number, first, end) for number in range(len(self.views))]
-            query = fetch_sql(self.labels, self.views, used, first, end)
+            columns = list(self.labels.part(con, first, end).columns)
             try:
-                batches = iter(con.sql(query).to_arrow_reader(rows_per_batch))
-                batch = next(batches)
-            except duckdb.OutOfMemoryException:
-                # The sample was not typical; none of this stretch has been handed on.
-                if end - first == 1:
-                    raise
+                for fetch in fetches:
+                    columns += fetch.columns(first, end, 2 * most_bytes)
+            except TooLargeError:
+                # The sample was not typical.
                 size = (end - first + 3) // 4
                 continue
-            # A sort has read all that there is to read before its first row comes out.
             _check_unchanged(before)
-            yield restore(batch, self.labels.arrow_schema)
-            for batch in batches:
-                yield restore(batch, self.labels.arrow_schema)
+            yield pa.table(columns, schema=schema)
             first = end
 
-    def _rows_that_fit(self, con: duckdb.DuckDBPyConnection) -> int:
-        queries = ["select * from labels limit 1000"]
-        for number, view in enumerate(self.views):
-            queries += [sample_sql(view, file) for file in _used(con, number)[:1]]
-        samples = [con.sql(query).to_arrow_table() for query in queries]
-        bytes_per_row = sum(sample.nbytes / max(len(sample), 1) for sample in samples)
-        return max(1, int(memory_limit(con) * SORTED_SHARE / (bytes_per_row + OVERHEAD_PER_ROW)))
+    def _bytes_per_row(self, con: duckdb.DuckDBPyConnection, fetches: Sequence[Fetch]) -> float:
+        samples = [self.labels.part(con, 0, 1000)]
+        for view, fetch in zip(self.views, fetches, strict=True):
+            samples.append(con.sql(sample_sql(view, fetch.sample_file())).to_arrow_table())
+        return OVERHEAD_PER_ROW + sum(sample.nbytes / max(len(sample), 1) for sample in samples)
 
 
 class AsofRetrievalJob(RetrievalJob):
@@ -172,7 +182,7 @@ class AsofRetrievalJob(RetrievalJob):
         )
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:  # noqa: ARG002
-        with self._join.run(ROWS_PER_BATCH) as joined:
+        with self._join.run() as joined:
             self._span = joined.span
             return pa.concat_tables([joined.schema.empty_table(), *joined.tables])
 
@@ -239,17 +249,23 @@ class AsofRetrievalJob(RetrievalJob):
         return self._as_feasts().to_remote_storage()
 
     def to_sql(self) -> str:
-        """Return the statements that a read runs, for reading: `labels` is the entity frame."""
+        """Return the statements behind a read, for reading: `labels` is the entity frame.
+
+        Per view: which row each label sees, then all that is read to fetch those rows' features.
+        """
         labels, views, limits = self._join.labels, self._join.views, self._join.limits
         span = self._join.span()
         with session(limits) as con:
             listed = [parquet_files(con, view.path) for view in views]
-        picks = [
-            pick_sql(view, number, files, labels, span, self._join.known_at)
+        return "".join(
+            files_sql(number, first_places(files))
+            + narrow_sql(view, number, list(files), span, cutoff)
+            + asof_sql(view, number, labels, cutoff, "labels")
+            + read_sql(view, number, list(files))
+            + ";\n"
             for number, (view, files) in enumerate(zip(views, listed, strict=True))
-        ]
-        every_file = [list(files) for files in listed]
-        return "".join([*picks, fetch_sql(labels, views, every_file, 0, span.count)])
+            for cutoff in [self._join.known_at and view.created_time is not None]
+        )
 
     @contextmanager
     def _stream(self, rows_per_batch: int) -> Iterator[tuple[pa.Schema, Iterator[pa.Table]]]:
@@ -311,21 +327,15 @@ class _Batch(RetrievalJob):
 
 
 def _span(con: duckdb.DuckDBPyConnection, labels: Labels) -> LabelRange:
-    row = con.execute(label_range_sql(labels)).fetchone()
-    assert row is not None
+    [row] = con.execute(label_range_sql(labels)).fetchall()
     return LabelRange(*row)
 
 
-def _used(
-    con: duckdb.DuckDBPyConnection, number: int, first: int = 0, end: int | None = None
-) -> list[str]:
-    """Return the files with a picked row for some labels; any one where there is none."""
-    stretch = f"label_row >= {first}" + ("" if end is None else f" and label_row < {end}")
-    files = con.execute(
-        f"select filename, file in (select file from pick_{number} where {stretch}) "
-        f"from file_{number} order by file"
-    ).fetchall()
-    return [name for name, picked in files if picked] or [files[0][0]]
+def _cut(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """Yield slices of `rows` rows."""
+    for table in tables:
+        for first in range(0, len(table), rows):
+            yield table.slice(first, rows)
 
 
 def _check_unchanged(before: Mapping[str, tuple[int, int, int] | None]) -> None:

@@ -35,11 +35,6 @@ class Labels:
     timestamp: str
     """The column that holds the moment of each row."""
 
-    @property
-    def arrow_schema(self) -> pa.Schema | None:
-        """What Feast's own store would give back for these columns; None: as DuckDB gives it."""
-        return self.source.schema if isinstance(self.source, pa.Table) else None
-
     def load(self, con: duckdb.DuckDBPyConnection) -> None:
         """Create `labels` in the session. Files and SQL are read here, once, into a table of it."""
         _load(con, self.source)
@@ -50,6 +45,15 @@ class Labels:
                 "create temp view labels as select * replace "
                 f"(cast({name} as timestamptz) as {name}) from labels_as_text"
             )
+
+    def part(self, con: duckdb.DuckDBPyConnection, first: int, end: int) -> pa.Table:
+        """Return the rows from `first` up to before `end`, in order; a frame's as they came."""
+        if isinstance(self.source, pa.Table):
+            return self.source.slice(first, end - first)
+        columns = ", ".join(map(quote, self.columns))
+        return con.sql(
+            f"select {columns} from labels where {ROW} >= {first} and {ROW} < {end} order by {ROW}"
+        ).to_arrow_table()
 
 
 def read_labels(

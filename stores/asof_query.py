@@ -1,10 +1,11 @@
-"""The training join in SQL: find each label's row by narrow columns, fetch the wide ones after.
+"""The training join in SQL: which row each label sees, by narrow columns only.
 
-Two kinds of statement, over a relation `labels` (stores.asof_labels):
+Tables of a session, for view number n, over a relation `labels` (stores.asof_labels):
 
-1. per view, a table `pick_<n>`: label → (file, position) of the one row that it sees;
-2. a query that fetches the features of the picked rows, for as many labels at a time as fit well
-   into memory, and puts those back in order.
+- `file_<n>`: file → the place of its first row. A row's place is its number in all files together,
+  in the order of their names.
+- `narrow_<n>`: keys, times and place of the rows that can matter.
+- `pick_<n>`: label → the place of the one row that it sees; null where that row has expired.
 
 What a label sees
     A row is seen from its event time; where `known_at` is set, from the later of its event and
@@ -24,8 +25,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-
-import pyarrow as pa
 
 from stores.asof_duckdb import literal, moment, quote
 from stores.asof_labels import ROW, Labels
@@ -67,73 +66,136 @@ def label_range_sql(labels: Labels) -> str:
     return f"select count(*), min({time}), max({time}) from labels"
 
 
-def pick_sql(
+def files_sql(number: int, places: Mapping[str, int]) -> str:
+    """Create `file_<number>`; `places` has each file and the place of its first row."""
+    rows = ", ".join(f"({literal(file)}, {place}::bigint)" for file, place in places.items())
+    return f"""
+create or replace temp table file_{number} as
+select * from (values {rows}) as file(filename, first_place);
+
+create or replace temp table pick_{number} (label_row bigint, place bigint);
+"""
+
+
+def ages_sql(view: View, files: Sequence[str], cutoff: bool) -> str:
+    """Select per file, from its footer, its first and last event time and the last seen time.
+
+    A time that the footer does not tell is null.
+    """
+    seen = [view.event_time, view.created_time] if cutoff else [view.event_time]
+    event = f"path_in_schema = {literal(view.event_time)}"
+    columns = ", ".join(literal(str(column)) for column in seen)
+    return f"""
+select
+    min(try_cast(stats_min_value as timestamptz)) filter (where {event}) as first,
+    max(try_cast(stats_max_value as timestamptz)) filter (where {event}) as last,
+    max(try_cast(stats_max_value as timestamptz)) as seen,
+    bool_and(stats_min_value is not null and stats_max_value is not null) as told,
+from parquet_metadata([{_listed(files)}])
+where path_in_schema in ({columns})
+group by file_name
+"""
+
+
+def narrow_sql(
     view: View,
     number: int,
-    files: Mapping[str, int],
-    labels: Labels,
+    files: Sequence[str],
     span: LabelRange,
-    known_at: bool,
+    cutoff: bool,
+    since: datetime | None = None,
+    only: str | None = None,
 ) -> str:
-    """Create `file_<number>` and `pick_<number>`: the row that each label sees, if any."""
+    """Create `narrow_<number>`: rows from `since` on, of the keys that the relation `only` has."""
     created = view.created_time
-    cutoff = known_at and created is not None
     kept = [f"{quote(column)} is not null" for column in view.keys]
     kept += _can_matter(view, span, cutoff)
-    few = bool(view.keys) and span.count < FEW_LABELS * sum(files.values())
-    key_names = [f"key_{index}" for index in range(len(view.keys))]
+    if since is not None:
+        kept.append(_bound(view, view.event_time, ">=", since))
     selected = "".join(
-        f"read.{quote(column)} as {key}, " for column, key in zip(view.keys, key_names, strict=True)
+        f"read.{quote(column)} as key_{index}, " for index, column in enumerate(view.keys)
     )
+    same_key = " and ".join(
+        f"label.{quote(theirs)} = read.{quote(ours)}" for ours, theirs in view.keys.items()
+    )
+    event_time = f"cast(read.{quote(view.event_time)} as timestamptz)"
+    created_time = f"cast(read.{quote(created)} as timestamptz)" if created else "null::timestamptz"
+    return f"""
+create or replace temp table narrow_{number} as
+select
+    {selected}{event_time} as event_time,
+    {created_time} as created_time,
+    {f"greatest({event_time}, {created_time})" if cutoff else event_time} as seen_at,
+    file.first_place + read.file_row_number as place,
+from read_parquet([{_listed(files)}]) as read
+inner join file_{number} as file on read.filename = file.filename
+{f"semi join {only} as label on {same_key}" if only else ""}
+where {" and ".join(kept)};
+"""
+
+
+def moments_sql(number: int) -> str:
+    """Select the event times of `narrow_<number>`, in order, with when one is first seen."""
+    return f"""
+select epoch_us(event_time) as event_us, epoch_us(min(seen_at)) as seen_us,
+from narrow_{number}
+group by event_time
+order by event_time
+"""
+
+
+def at_moment_sql(view: View, number: int, cutoff: bool, decide: bool) -> str:
+    """Select the row that each of the relation `asked` sees at the event time `moment`, if any.
+
+    `asked` has label_row, label_time, moment and the keys. Without `decide`, all equally new rows
+    of a key come back.
+    """
+    keys = "".join(
+        f" and asked.key_{index} = narrow.key_{index}" for index in range(len(view.keys))
+    )
+    seen = " and asked.label_time >= narrow.seen_at" if cutoff else ""
+    best = """
+qualify row_number() over (
+    partition by asked.label_row order by narrow.created_time desc nulls last, narrow.place desc
+) = 1"""
+    return f"""
+select asked.label_row, {_unless_expired(view, "asked", "narrow")} as place,
+from asked
+inner join narrow_{number} as narrow on asked.moment = narrow.event_time{keys}{seen}
+{best if decide else ""}
+"""
+
+
+def left_sql(number: int) -> str:
+    """Create `left_<number>`: the labels that `pick_<number>` does not have."""
+    return f"""
+create or replace temp table left_{number} as
+select labels.* from labels
+anti join pick_{number} as pick on labels.{ROW} = pick.label_row;
+"""
+
+
+def asof_sql(view: View, number: int, labels: Labels, cutoff: bool, left: str) -> str:
+    """Insert into `pick_<number>` what the labels of the relation `left` see, of all rows."""
+    key_names = [f"key_{index}" for index in range(len(view.keys))]
     label_keys = "".join(
         f"{quote(column)} as {key}, "
         for column, key in zip(view.keys.values(), key_names, strict=True)
     )
-    same_label_key = "".join(f"label.{key} = useful.{key} and " for key in key_names)
-    same_key = " and ".join(
-        f"label.{quote(theirs)} = read.{quote(ours)}" for ours, theirs in view.keys.items()
-    )
+    same_key = "".join(f"label.{key} = useful.{key} and " for key in key_names)
     # Without a cutoff better rows are seen no earlier, so the next better one is the first seen;
     # lag finds it in three quarters of min's time.
-    created_time = f"cast(read.{quote(created)} as timestamptz)" if created else "null::timestamptz"
-    in_time = "true" if not view.ttl else f"event_time + {_interval(view.ttl)} >= label.label_time"
     return f"""
-create temp table file_{number} as
-select * from (values {_numbered(files)}) as file(filename, file);
-
-create temp table pick_{number} as
-with narrow as (
-    select
-        {selected}cast(read.{quote(view.event_time)} as timestamptz) as event_time,
-        {created_time} as created_time,
-        file.file,
-        read.file_row_number as position,
-    from read_parquet([{_listed(files)}]) as read
-    inner join file_{number} as file on read.filename = file.filename
-    {f"semi join labels as label on {same_key}" if few else ""}
-    where {" and ".join(kept)}
-),
-
-seen as (
-    select
-        *,
-        {"greatest(event_time, created_time)" if cutoff else "event_time"} as seen_at,
-    from narrow
-),
-
-ranked as (
+insert into pick_{number}
+with ranked as (
     select
         *,
         {"min" if cutoff else "lag"}(seen_at) over (
             {f"partition by {', '.join(key_names)}" if key_names else ""}
-            order by
-                event_time desc,
-                created_time desc nulls last,
-                file desc,
-                position desc
+            order by event_time desc, created_time desc nulls last, place desc
             {"rows between unbounded preceding and 1 preceding" if cutoff else ""}
         ) as better_seen_at,
-    from seen
+    from narrow_{number}
 ),
 
 useful as (
@@ -145,67 +207,34 @@ label as (
     select
         {label_keys}cast({quote(labels.timestamp)} as timestamptz) as label_time,
         {ROW} as label_row,
-    from labels
+    from {left}
 ),
 
 picked as (
-    select
-        label.label_row,
-        useful.file,
-        useful.position,
+    select label.label_row, {_unless_expired(view, "label", "useful")} as place,
     from label
     asof inner join useful
-        on {same_label_key}label.label_time >= useful.seen_at
-    where {in_time}
+        on {same_key}label.label_time >= useful.seen_at
 )
 
 select * from picked;
 """
 
 
-def fetch_sql(
-    labels: Labels,
-    views: Sequence[View],
-    used_files: Sequence[Sequence[str]],
-    first: int,
-    end: int,
-) -> str:
-    """Select the labels from row `first` up to before `end` with their features, in order.
+def read_sql(view: View, number: int, files: Sequence[str]) -> str:
+    """Select place and features of every row of some files.
 
-    `used_files` are, per view, those with a picked row for these labels (one at least). A feature
-    is cast to its type in the whole source, in case that a single file has another.
+    A feature is cast to its type in the whole source, in case that a single file has another.
     """
-    columns = [f"label.{quote(name)}" for name in labels.columns]
-    joins = []
-    for number, (view, files) in enumerate(zip(views, used_files, strict=True)):
-        wide = "".join(
-            f", cast(read.{quote(source)} as {view.columns[source]}) as feature_{index}"
-            for index, source in enumerate(view.features.values())
-        )
-        columns += [
-            f"wide_{number}.feature_{index} as {quote(name)}"
-            for index, name in enumerate(view.features)
-        ]
-        joins.append(f"""
-left join (
-    select * from pick_{number}
-    where label_row >= {first} and label_row < {end}
-) as pick_{number}
-    on label.{ROW} = pick_{number}.label_row
-left join (
-    select file.file, read.file_row_number as position{wide}
-    from read_parquet([{_listed(files)}]) as read
-    inner join file_{number} as file on read.filename = file.filename
-) as wide_{number}
-    on pick_{number}.file = wide_{number}.file
-    and pick_{number}.position = wide_{number}.position""")
-    listed = ",\n    ".join(columns)
+    wide = "".join(
+        f"\n    cast(read.{quote(source)} as {view.columns[source]}) as feature_{index},"
+        for index, source in enumerate(view.features.values())
+    )
     return f"""
 select
-    {listed},
-from labels as label{"".join(joins)}
-where label.{ROW} >= {first} and label.{ROW} < {end}
-order by label.{ROW}
+    file.first_place + read.file_row_number as place,{wide}
+from read_parquet([{_listed(files)}]) as read
+inner join file_{number} as file on read.filename = file.filename
 """
 
 
@@ -213,21 +242,6 @@ def sample_sql(view: View, file: str) -> str:
     """Select the features of some rows of one file, to see how wide they are."""
     features = ", ".join(quote(source) for source in view.features.values())
     return f"select {features} from read_parquet([{literal(file)}]) limit 1000"
-
-
-def restore(table: pa.Table | pa.RecordBatch, schema: pa.Schema | None) -> pa.Table:
-    """Give the leading columns the types they came with: zones and all-null columns get lost."""
-    result = table if isinstance(table, pa.Table) else pa.Table.from_batches([table])
-    for index, field in enumerate(schema or ()):
-        if result.schema.field(index).type == field.type:
-            continue
-        column = (
-            pa.nulls(len(result))
-            if pa.types.is_null(field.type)
-            else result.column(index).cast(field.type)
-        )
-        result = result.set_column(index, field.name, column)
-    return result
 
 
 def _can_matter(view: View, span: LabelRange, cutoff: bool) -> list[str]:
@@ -250,13 +264,12 @@ def _bound(view: View, column: str, comparison: str, value: datetime) -> str:
     return f"{name} {comparison} {moment(value, kind)}"
 
 
-def _interval(ttl: timedelta) -> str:
-    return f"to_microseconds({ttl // timedelta(microseconds=1)})"
+def _unless_expired(view: View, label: str, row: str) -> str:
+    if not view.ttl:
+        return f"{row}.place"
+    ttl = f"to_microseconds({view.ttl // timedelta(microseconds=1)})"
+    return f"case when {row}.event_time + {ttl} >= {label}.label_time then {row}.place end"
 
 
-def _numbered(files: Mapping[str, int]) -> str:
-    return ", ".join(f"({literal(file)}, {number})" for number, file in enumerate(files))
-
-
-def _listed(files: Sequence[str] | Mapping[str, int]) -> str:
+def _listed(files: Sequence[str]) -> str:
     return ", ".join(literal(file) for file in files)

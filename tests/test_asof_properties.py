@@ -10,7 +10,7 @@ from feast.infra.offline_stores.duckdb import DuckDBOfflineStore
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stores import asof_job
+from stores import asof_find, asof_job
 from tests.asof_worlds import World, ask, expected, undecided, worlds, write
 
 slow = settings(
@@ -18,14 +18,22 @@ slow = settings(
 )
 
 
-# A share of nothing makes every label a stretch of its own.
+# No bytes a stretch: every label is one of its own. A hundredth of a row a moment: every
+# source counts as a series of snapshots.
 @settings(slow, max_examples=100)
-@given(worlds(), st.sampled_from([asof_job.SORTED_SHARE, asof_job.SORTED_SHARE, 0.0]))
-def test_equals_brute_force(world: World, sorted_share: float) -> None:
+@given(
+    worlds(),
+    st.sampled_from([asof_job.MOST_STRETCH_BYTES, asof_job.MOST_STRETCH_BYTES, 0]),
+    st.sampled_from([asof_find.ROWS_A_MOMENT, 0.01]),
+)
+def test_equals_brute_force(world: World, stretch_bytes: int, rows_a_moment: float) -> None:
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         folder = Path(name)
         write(folder, world)
-        patch.setattr(asof_job, "SORTED_SHARE", sorted_share)
+        patch.setattr(asof_job, "MOST_STRETCH_BYTES", stretch_bytes)
+        patch.setattr(asof_find, "ROWS_A_MOMENT", rows_a_moment)
+        if not stretch_bytes:
+            patch.setattr(asof_find, "LOOK_UP_SHARE", 0)  # and looked up one by one
         result = ask(folder, world)
     assert result["extra"].to_pylist() == world.labels["extra"].tolist()
     wanted = expected(world)
