@@ -5,13 +5,11 @@ import shutil
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
-from numpy.typing import NDArray
 
 from feature_repo.views import SEQUENCE_VIEW
 from models.aggregators import build
@@ -45,13 +43,19 @@ def package_line(world: World, line: Aggregator, **weights: Any) -> None:
 class Fresh:
     """A world with item vectors and packages, applied; `lines` is its catalogue."""
 
-    def __init__(self, folder: Path, id_type: str = "int64", redis: str | None = None) -> None:
-        self.world = World(folder, id_type, aggregators=LINES)
+    def __init__(
+        self,
+        folder: Path,
+        id_type: str = "int64",
+        redis: str | None = None,
+        lines: Sequence[Aggregator] = LINES,
+    ) -> None:
+        self.world = World(folder, id_type, aggregators=lines)
         self.config = self.world.config
-        self.lines: Sequence[Aggregator] = LINES
+        self.lines = lines
         self.name: Any = int if id_type == "int64" else "é{}".format
         write_items(self.config, [(self.name(i), numbers, at) for i, numbers, at in ITEMS])
-        for line in LINES:
+        for line in lines:
             package_line(self.world, line)
         if redis is not None:
             file = folder / "feature_store.yaml"
@@ -62,9 +66,15 @@ class Fresh:
             }
             file.write_text(yaml.safe_dump(raw | {"online_store": online}))
         self.store = publish.open_store(self.config)
-        publish.apply(self.config, self.store, LINES)
+        publish.apply(self.config, self.store, lines)
         self._numbers = itertools.count(1)
         self.requests = self.open()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.requests.close()
 
     def members(self, count: int) -> list[Id]:
         """Return ids of members that nobody has used."""
@@ -97,8 +107,3 @@ class Fresh:
         write_activity(self.config, events)
         with connect(self.config) as con:
             build_sequences(self.config, con, as_of, as_of - DAY, as_of)
-
-
-def concatenated(row: dict[str, Any], line: Aggregator, config: Any) -> NDArray[np.float32]:
-    """Return all vectors of a batch's row, one after the other."""
-    return np.concatenate([row[field] for field in line.vectors(config)]).astype(np.float32)
