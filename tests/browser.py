@@ -20,7 +20,7 @@ from typing import Any
 from tests.servers import missing
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-PATIENCE = 60.0  # seconds until an answer that does not come fails the test
+PATIENCE = 180.0  # seconds until an answer that does not come fails the test
 # The first two descriptors of a process's own that are not the standard three: Chromium's rule.
 READS, WRITES = 3, 4
 

@@ -70,7 +70,7 @@ def member_map(
     items.categories; its commonest action where items have no categories.
 
     Returns:
-        None where fewer than three members have a sequence, or all have the same vector.
+        None where fewer than three members have such a vector that is not zero, or all the same.
 
     Raises:
         InputError: there is no snapshot of `as_of`, or the aggregator did not embed it.

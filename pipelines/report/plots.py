@@ -15,6 +15,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from pipelines.report.result import DecayPoint, Histogram, Interval, MemberMap, Training
@@ -79,18 +80,15 @@ def forest(
         champion: The label that is set in bold.
     """
     colours = {"better": INK["good"], "worse": INK["bad"], "open": INK["muted"]}
-    labels = [textwrap.wrap(label, 22) for label, *_ in rows]
-    lines = sum(map(len, labels))
-    figure, axes = _axes(40 + 17 * lines + 11 * len(rows))
+    figure, axes, names = _rows([label for label, *_ in rows], 28, WIDTH)
     axes.axvline(0, color=INK["muted"], linewidth=1)
     for place, (_, difference, higher_is_better) in enumerate(rows):
         colour = colours[outcome(difference, higher_is_better)]
         axes.plot([difference.low, difference.high], [place] * 2, color=colour, linewidth=2.5)
         axes.plot([difference.estimate], [place], "o", color=colour, markersize=7)
-    axes.set_yticks([])
-    for place, (text, (label, *_)) in enumerate(zip(labels, rows, strict=True)):
-        _name_row(axes, place, text, "bold" if label == champion else "normal")
-    axes.set_ylim(len(rows) - 0.4, -0.6)
+    for (label, *_), lines in zip(rows, names, strict=True):
+        for line in lines:
+            line.set_fontweight("bold" if label == champion else "normal")
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x", color=INK["line"], linewidth=0.6)
     axes.xaxis.set_major_locator(MaxNLocator(4))
@@ -137,7 +135,7 @@ def decay_curve(points: Sequence[DecayPoint], label: str) -> str:
             color=colour,
             marker="o",
             ms=4,
-            label=f"{action} alone" if action else "all actions",
+            label=textwrap.fill(f"{action} alone" if action else "all actions", 22),
         )
         for point in line:
             if point.chosen:
@@ -164,16 +162,12 @@ def bars(counts: Mapping[str, int], what: str) -> str:
     """Draw named counts, the largest on top, with their shares."""
     ordered = dict(sorted(counts.items(), key=lambda pair: -pair[1]))
     total = sum(ordered.values()) or 1
-    figure, axes = _axes(40 + 44 * len(ordered), WIDE)
+    figure, axes, _ = _rows(list(ordered), 44, WIDE)
     places = range(len(ordered))
     drawn = axes.barh(places, list(ordered.values()), color=INK["accent"], height=0.6)
-    axes.set_yticks([])
-    for place, name in zip(places, ordered, strict=True):
-        _name_row(axes, place, textwrap.wrap(name, 22))
     texts = [f"{count:,} ({count / total:.1%})" for count in ordered.values()]
     axes.bar_label(drawn, texts, padding=5, color=INK["muted"])
     axes.set_xlim(0, (max(ordered.values(), default=0) or 1) * 1.45)
-    axes.set_ylim(len(ordered) - 0.4, -0.6)
     axes.xaxis.set_visible(False)
     axes.spines["bottom"].set_visible(False)
     return _svg(figure, f"bars {what}", f"Bars: {what}")
@@ -212,21 +206,6 @@ def member_map(members: MemberMap) -> str:
     return _svg(figure, "map", "Map of the members' vectors, coloured by category")
 
 
-def _name_row(axes: Axes, place: float, lines: Sequence[str], weight: str = "normal") -> None:
-    """Write a row's name to the left of it; each line by itself, for the browser to align."""
-    for row, line in enumerate(lines):
-        axes.annotate(
-            line,
-            (0, place),
-            xycoords=axes.get_yaxis_transform(),
-            xytext=(-8, 13 * ((len(lines) - 1) / 2 - row)),
-            textcoords="offset points",
-            ha="right",
-            va="center",
-            fontweight=weight,
-        )
-
-
 def _cycle(count: int) -> list[str]:
     return [list(SERIES.values())[place % len(SERIES)] for place in range(count)]
 
@@ -236,12 +215,43 @@ def _axes(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
+def _rows(
+    labels: Sequence[str], height: float, width: float
+) -> tuple[Figure, Axes, list[list[Annotation]]]:
+    """Make axes of named rows, the first on top; return them with the lines of each name.
+
+    Each line stands by itself, so that the browser aligns it in the font that it has.
+    """
+    wrapped = [textwrap.wrap(label, 22) for label in labels]
+    deepest = max(map(len, wrapped), default=1)
+    figure, axes = _axes(40 + max(height, 15 * deepest + 4) * len(labels), width)
+    axes.set_yticks([])
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    names = [
+        [
+            axes.annotate(
+                line,
+                (0, place),
+                xycoords=axes.get_yaxis_transform(),
+                xytext=(-8, 14 * ((len(lines) - 1) / 2 - row)),
+                textcoords="offset points",
+                ha="right",
+                va="center",
+            )
+            for row, line in enumerate(lines)
+        ]
+        for place, lines in enumerate(wrapped)
+    ]
+    return figure, axes, names
+
+
 def _finish(axes: Axes) -> None:
     axes.grid(axis="y", color=INK["line"], linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)
     if axes.get_legend_handles_labels()[1]:
-        axes.legend(frameon=False, fontsize=12)
+        # It stands inside the axes: however large, it must not push them away.
+        axes.legend(frameon=False, fontsize=12).set_in_layout(False)
 
 
 def _svg(figure: Figure, salt: str, label: str) -> str:

@@ -10,7 +10,8 @@ present as (
         vectors.embedding,
     from sequences
     inner join vectors on sequences.member_id = vectors.member_id
-    where sequences.n_actions > 0
+    -- A vector of zeros (no such action) has no place of its own.
+    where sequences.n_actions > 0 and list_dot_product(vectors.embedding, vectors.embedding) > 0
 ),
 
 sampled as (
