@@ -217,6 +217,14 @@ def test_a_new_learned_decay_sums_decayed_means_per_action() -> None:
     np.testing.assert_allclose(came[0], expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("share", ["all", "action"])
+def test_actions_that_are_all_old_count_as_much_as_new_ones(share: Any) -> None:
+    layer = made(LearnedDecay(version=1, share=share))
+    arrays = padded([[1, 2, 0, 1, 3]])
+    old = arrays | {"ages": arrays["ages"] + np.float32(5000)}
+    np.testing.assert_allclose(embedded(layer, old), embedded(layer, arrays), atol=1e-3)
+
+
 def test_the_hidden_layer_of_a_new_learned_decay_adds_nothing_until_it_is_trained() -> None:
     arrays = padded([[1, 2, 0, 3], [1]])
     plain = embedded(made(LearnedDecay(version=1)), arrays)
