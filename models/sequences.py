@@ -1,5 +1,6 @@
 """Sequences as arrays: left-padded rows of the item table, action codes and ages."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -37,8 +38,17 @@ class ItemTable:
         self._index = pd.Index(ids.to_numpy()) if pa.types.is_integer(ids.type) else None
 
     @classmethod
-    def read(cls, config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime) -> "ItemTable":
+    def read(
+        cls,
+        config: Config,
+        con: duckdb.DuckDBPyConnection,
+        as_of: datetime,
+        query: str = "newest_items",
+    ) -> "ItemTable":
         """Read each item's newest vector with available_at <= as_of.
+
+        Args:
+            query: Another file of sql/ gives another vector: `first_items`, each item's oldest.
 
         Raises:
             InputError: there is no item vector at all, or one is not of the configured dimension.
@@ -52,12 +62,13 @@ class ItemTable:
             )
         con.execute(f"create or replace temp view items as from {parquet(parts)}")
         con.execute(
-            f"create or replace temp table newest_items as "
-            f"{(SQL / 'newest_items.sql').read_text()}",
+            f"create or replace temp table newest_items as {(SQL / f'{query}.sql').read_text()}",
             {"as_of": as_of},
         )
-        query = "select count(*), count(*) filter (where len(embedding) <> $dim) from newest_items"
-        ((items, wrong),) = con.execute(query, {"dim": config.dim}).fetchall()
+        ((items, wrong),) = con.execute(
+            "select count(*), count(*) filter (where len(embedding) <> $dim) from newest_items",
+            {"dim": config.dim},
+        ).fetchall()
         if wrong:
             raise InputError(
                 f"{wrong:,} of {items:,} item vectors of {encoder.name} v{encoder.version} in "
@@ -109,11 +120,19 @@ class Padded:
     n_without_vector: int
 
 
-def pad(sequences: pa.RecordBatch, items: ItemTable, config: Config, as_of: datetime) -> Padded:
+def pad(
+    sequences: pa.RecordBatch,
+    items: ItemTable,
+    config: Config,
+    as_of: datetime | pa.Array,
+    names: Sequence[str] | None = None,
+) -> Padded:
     """Turn rows of member_sequences into arrays; no Python loop over members or actions.
 
     Args:
         sequences: item_ids, actions and event_timestamps, lists of equal length, oldest first.
+        as_of: What ages are relative to: one moment, or one for each sequence (microseconds).
+        names: The actions in the order of their codes, from 1; default: the configured ones.
 
     Raises:
         RunFailedError: a sequence is longer than the configured length, or holds an action that
@@ -133,9 +152,13 @@ def pad(sequences: pa.RecordBatch, items: ItemTable, config: Config, as_of: date
     slots = np.arange(int(lengths.sum())) + shift
 
     rows = items.rows(lists.flatten())
-    codes = _codes(sequences["actions"].flatten(), config)
+    codes = _codes(sequences["actions"].flatten(), names or list(config.actions))
     moments = sequences["event_timestamps"].flatten().cast(pa.int64()).to_numpy()
-    ages = ((_microseconds(as_of) - moments) / DAY).astype(np.float32)
+    if isinstance(as_of, datetime):
+        ages = ((_microseconds(as_of) - moments) / DAY).astype(np.float32)
+    else:
+        ends_at = as_of.cast(pa.int64()).to_numpy().repeat(lengths)
+        ages = ((ends_at - moments) / DAY).astype(np.float32)
     known = rows != 0
     codes[~known] = PAD
     ages[~known] = 0.0
@@ -148,13 +171,13 @@ def pad(sequences: pa.RecordBatch, items: ItemTable, config: Config, as_of: date
     )
 
 
-def _codes(actions: pa.Array, config: Config) -> NDArray[np.int32]:
+def _codes(actions: pa.Array, names: Sequence[str]) -> NDArray[np.int32]:
     """Return the code of each action's name."""
-    found = pc.index_in(actions, value_set=pa.array(list(config.actions)))
+    found = pc.index_in(actions, value_set=pa.array(list(names)))
     if found.null_count:
         unknown = actions.filter(found.is_null())[0].as_py()
         raise RunFailedError(
-            f"expected actions among {', '.join(config.actions)}, came {unknown!r} in a sequence; "
+            f"expected actions among {', '.join(names)}, came {unknown!r} in a sequence; "
             "build the snapshot again with the present activity.yaml"
         )
     return found.to_numpy() + np.int32(1)
