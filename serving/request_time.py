@@ -19,7 +19,7 @@ from models.sequences import pad
 from models.spec import Aggregator
 from serving.compiled import Models, current_catalogue, packaged_of, weights_of
 from serving.item_table import ItemVersions, open_item_table, table_key
-from serving.stored import FIELDS, Event, Id, stored_states, unseen
+from serving.stored import FIELDS, Event, Id, check_ids, stored_states, unseen
 from stores.read import Reader
 from transformations.config import Config
 from transformations.errors import InputError
@@ -104,14 +104,15 @@ class RequestTime:
                 holds what the window held then.
 
         Raises:
-            InputError: an event of another member or of an unknown action, an as_of before a
-                stored row's.
-            stores.read.ReadError: an id of another type; or the store holds no such table.
+            InputError: an id of another type, an event of another member or of an unknown
+                action, an as_of before a stored row's.
+            stores.read.ReadError: the store holds no such table.
         """
         items, models = self._state
         moment = datetime.now(UTC) if as_of is None else as_of.astimezone(UTC)
         if not member_ids:
             raise InputError("expected at least one member, came none")
+        check_ids(self._config, "member", member_ids)
         places = {member: place for place, member in enumerate(dict.fromkeys(member_ids))}
         stored = self._reader.read({"member_id": list(places)})
         ids = pa.array(list(places), ID_TYPES[self._config.id_type])
@@ -136,6 +137,10 @@ class RequestTime:
         if len(places) == len(member_ids):
             return found
         return _spread(found, np.array([places[member] for member in member_ids]))
+
+    def embed_nobody(self) -> Embedded:
+        """Go the whole way for one id that no member should have: what fails here fails for all."""
+        return self.embed([-(2**63) if self._config.id_type == "int64" else ""])
 
     def refresh(self) -> bool:
         """Take what is new: item parts, lines of the catalogue, packages. Return whether any was.

@@ -62,14 +62,12 @@ def unseen(
     Raises:
         InputError: an event of another member, of an unknown action, or of another type of id.
     """
-    kind = int if config.id_type == "int64" else str
+    check_ids(config, "item", [event.item_id for event in events])
     for event in events:
         if event.member_id not in places:
             raise InputError(
                 f"expected events of the members asked for, came one of {event.member_id!r}"
             )
-        if not isinstance(event.item_id, kind):
-            raise InputError(f"expected item ids of type {config.id_type}, came {event.item_id!r}")
     arrived = Actions.of(
         config,
         [places[event.member_id] for event in events],
@@ -80,6 +78,14 @@ def unseen(
     seen = set(_in_seconds(stored)) if events else set()
     new = [key not in seen for key in _in_seconds(arrived)]
     return arrived.take(np.array(new, bool))
+
+
+def check_ids(config: Config, what: str, ids: Sequence[Id]) -> None:
+    """Raise InputError unless these ids are of the configured type."""
+    kind = int if config.id_type == "int64" else str
+    for value in ids:
+        if not isinstance(value, kind):
+            raise InputError(f"expected {what} ids of type {config.id_type}, came {value!r}")
 
 
 def _listed(cell: Any) -> Sequence[Any]:
