@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.evaluation.bootstrap import Interval, Resamples
@@ -44,13 +44,14 @@ def drawn(resamples: Resamples, number: int) -> tuple[np.ndarray, np.ndarray]:
     return resamples._members[:, number].astype(int), resamples._seeds[number]
 
 
+@settings(max_examples=60, deadline=None)
 @given(labels())
 def test_every_resample_is_the_metric_of_repeated_labels(case):
     scores, positive, members, mask = case
-    resamples = Resamples(5, len(scores), 20)
+    resamples = Resamples(5, len(scores), 10)
     mean = resamples.mean(scores, members, mask)
     of_auc = resamples.auc(scores, positive, members, mask)
-    for number in range(20):
+    for number in range(10):
         member_draws, seed_shares = drawn(resamples, number)
         again = np.flatnonzero(mask).repeat(member_draws[members[mask]])
         by_seed = [row[again].mean() if len(again) else math.nan for row in scores]
@@ -107,9 +108,9 @@ def test_intervals_hold_the_truth_as_often_as_they_say(
     seeds, member_noise, seed_noise, noise, least, most
 ):
     rng, held, worlds = np.random.default_rng(1), 0, 400
-    for world in range(worlds):
+    resamples = Resamples(50, seeds, 1000)
+    for _ in range(worlds):
         values, members = simulate(rng, seeds, 50, member_noise, seed_noise, noise)
-        resamples = Resamples(50, seeds, 200, seed=world)
         interval = resamples.mean(values, members).interval()
         held += interval.low <= 1 <= interval.high
     assert least <= held / worlds <= most
@@ -119,11 +120,12 @@ def test_auc_intervals_hold_the_truth():
     """Positives are one standard deviation above: the AUC is that of N(1, 2) above zero."""
     truth = (1 + math.erf(1 / 2)) / 2
     rng, held, worlds = np.random.default_rng(2), 0, 200
-    for world in range(worlds):
+    resamples = Resamples(150, 1, 500)
+    for _ in range(worlds):
         members = rng.integers(0, 150, 400)
         positive = rng.random(400) < 0.5
         scores = rng.normal(size=400) + positive
-        interval = Resamples(150, 1, 200, seed=world).auc(scores, positive, members).interval()
+        interval = resamples.auc(scores, positive, members).interval()
         held += interval.low <= truth <= interval.high
     assert 0.91 <= held / worlds <= 0.98
 

@@ -3,7 +3,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.evaluation.cohorts import cohorts, count_between
@@ -88,6 +88,7 @@ ROW = st.tuples(
 )
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.lists(ROW, min_size=1, max_size=20))
 def test_each_label_is_in_one_level_of_each_cohort(rows):
     def times(column):
@@ -113,6 +114,7 @@ HALF_DAYS = st.integers(0, 12).map(lambda n: n * DAY // 2)
 PAIRS = st.lists(st.tuples(st.integers(0, 3), HALF_DAYS), max_size=20)
 
 
+@settings(max_examples=60, deadline=None)
 @given(PAIRS, PAIRS, st.sampled_from([None, 0.5, 2]))
 def test_counts_are_those_of_counting(events, labels, days):
     keys, times = np.array(events, np.int64).reshape(-1, 2).T

@@ -3,7 +3,7 @@ import math
 import keras_rs
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
@@ -48,6 +48,7 @@ def ranking(draw):
     return scores, targets, mask, exclude
 
 
+@settings(max_examples=60, deadline=None)
 @given(ranking())
 def test_ranks_are_those_of_counting(case):
     scores, targets, mask, exclude = case
@@ -63,6 +64,7 @@ def test_ranks_are_those_of_counting(case):
     ]
 
 
+@settings(max_examples=60, deadline=None)
 @given(ranking(), st.integers(1, 6))
 def test_batches_change_nothing(case, batch):
     scores, targets, mask, exclude = case
@@ -130,6 +132,7 @@ def test_metrics_are_those_of_keras_rs():
         assert came.mean() == pytest.approx(expected, abs=1e-6), metric.name
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(SCORES, st.booleans()), min_size=1, max_size=12), st.integers(1, 5))
 def test_grouped_metrics_lie_between_0_and_1_whatever_the_ties(rows, k):
     scores = np.array([[score for score, _ in rows]], np.float32)
@@ -149,6 +152,7 @@ def test_grouped_metrics_lie_between_0_and_1_whatever_the_ties(rows, k):
 ROWS = st.lists(st.tuples(SCORES, st.booleans(), st.integers(0, 3)), min_size=2, max_size=12)
 
 
+@settings(max_examples=60, deadline=None)
 @given(ROWS)
 def test_auc_is_the_share_of_pairs_in_order(rows):
     scores = np.array([row[0] for row in rows])

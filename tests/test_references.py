@@ -2,7 +2,7 @@ from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.evaluation.references import DecayedCooccurrence, Events, Popular, snapshot_before
@@ -68,6 +68,7 @@ def brute_cooccurrence(log, as_of, history, last, decay, damping, half_life):
     return found
 
 
+@settings(max_examples=60, deadline=None)
 @given(LOGS, LABELS, st.sampled_from([0.5, 1, 7]))
 def test_popular_counts_the_last_days(log, labels, days):
     came = Popular(events(log), ITEMS, days).scores(moments(labels), histories(labels))
@@ -75,6 +76,7 @@ def test_popular_counts_the_last_days(log, labels, days):
     assert came.tolist() == [brute_popular(log, day, days) for day, _ in labels]
 
 
+@settings(max_examples=60, deadline=None)
 @given(
     LOGS,
     LABELS,
@@ -93,6 +95,7 @@ def test_cooccurrence_is_the_formula_at_each_moment(log, labels, last, decay, da
     np.testing.assert_allclose(came, expected, rtol=1e-4)
 
 
+@settings(max_examples=60, deadline=None)
 @given(LOGS, LABELS, st.lists(EVENT, max_size=10))
 def test_events_from_as_of_on_change_nothing(log, labels, more):
     latest = max(day for day, _ in labels)
@@ -105,6 +108,7 @@ def test_events_from_as_of_on_change_nothing(log, labels, more):
         np.testing.assert_array_equal(without, with_future)
 
 
+@settings(max_examples=60, deadline=None)
 @given(LOGS, LABELS, st.integers(1, 4))
 def test_batches_change_nothing(log, labels, batch):
     whole = DecayedCooccurrence(events(log), ITEMS).scores(moments(labels), histories(labels))

@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
@@ -25,6 +25,7 @@ def test_bytes_of_one_learned_vector_are_a_third_of_three_decayed():
     assert bytes_per_member(1, 64, "int8") == Quantization.fit(vectors).to_int8(vectors).nbytes
 
 
+@settings(max_examples=60, deadline=None)
 @given(VECTORS)
 def test_the_error_is_at_most_half_a_step(vectors):
     quantization = Quantization.fit(vectors)
@@ -36,6 +37,7 @@ def test_the_error_is_at_most_half_a_step(vectors):
     assert (np.abs(vectors - came) <= quantization.scale / 2 + rounding + smallest).all()
 
 
+@settings(max_examples=60, deadline=None)
 @given(VECTORS)
 def test_the_whole_range_is_used(vectors):
     quantization = Quantization.fit(vectors)
@@ -64,6 +66,7 @@ def test_it_is_kept_in_json_without_loss():
         Quantization.from_json({"dtype": "float16"})
 
 
+@settings(max_examples=60, deadline=None)
 @given(VECTORS)
 def test_float16_keeps_eleven_bits(vectors):
     np.testing.assert_array_equal(stored(vectors, "float32"), vectors)
