@@ -78,14 +78,22 @@ class GeometricDecay(Average):
     array([[10.]], dtype=float32)
     """
 
-    def __init__(self, vectors: Mapping[str, int], n_actions: int, decay: float) -> None:
+    def __init__(
+        self, vectors: Mapping[str, int], n_actions: int, decay: float | tuple[float, ...]
+    ) -> None:
         super().__init__(vectors, n_actions)
-        self.decay = decay
+        each = decay if isinstance(decay, tuple) else (decay,) * n_actions
+        if len(each) != n_actions:
+            raise InputError(
+                f"decay: expected one number, or one for each of the {n_actions} actions of "
+                f"activity.yaml, came {decay}"
+            )
+        self.logs = [[math.log(r)] for r in each]
 
     def weigh(self, of_kind: Any) -> Any:
         """Return r to the power of how many actions of the same kind follow."""
         later = ops.sum(of_kind, axis=2, keepdims=True) - ops.cumsum(of_kind, axis=2)
-        return of_kind * ops.exp(math.log(self.decay) * later)
+        return of_kind * ops.exp(ops.array(self.logs) * later)
 
 
 def build(aggregator: Aggregator, config: Config) -> Any:

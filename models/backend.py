@@ -36,7 +36,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 with _without_chatter():
     import keras
-    import keras_rs
+    import keras_rs  # type: ignore[import-untyped]
     import tensorflow as tf
 
     # Devices are looked up at the first operation otherwise, with the same chatter.

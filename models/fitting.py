@@ -200,7 +200,7 @@ def _variables(fitting: Fitting) -> list[Any]:
 
 def _save(fitting: Fitting, state: State, file: Path) -> None:
     facts = asdict(state) | {"best": len(state.best)}
-    arrays = {f"now_{i}": np.asarray(v) for i, v in enumerate(_variables(fitting))}
+    arrays: dict[str, Any] = {f"now_{i}": np.asarray(v) for i, v in enumerate(_variables(fitting))}
     arrays |= {f"best_{i}": weights for i, weights in enumerate(state.best)}
     with replacing(file) as temporary, temporary.open("wb") as handle:
         np.savez(handle, facts=np.array(json.dumps(facts)), **arrays)

@@ -217,18 +217,26 @@ class Objective:
         labels: What a window's labels are (`ExampleSettings.labels`).
         metric: Name of what its metric is called; more is better.
         reads_random: Whether random negatives are among its examples.
+        settings: The recipe's settings that its head alone reads.
     """
 
     head: Any
     labels: Literal["next", "all"]
     metric: str
     reads_random: bool
+    settings: tuple[str, ...] = ()
 
+
+SOFTMAX = ("negatives", "popular_share", "dismissed_weight", "temperature")
 
 # all_action: Pancha et al., "PinnerFormer: sequence modeling for user representation at
 # Pinterest" (2022), whose dense all-action loss has this loss at every position of the window.
 OBJECTIVES: Mapping[str, Objective] = {
     "next_action": Objective(NextAction, "next", "auc", reads_random=True),
-    "next_item": Objective(NextItem, "next", f"recall_at_{AT}", reads_random=False),
-    "all_action": Objective(NextItem, "all", f"recall_at_{AT}", reads_random=False),
+    "next_item": Objective(
+        NextItem, "next", f"recall_at_{AT}", reads_random=False, settings=SOFTMAX
+    ),
+    "all_action": Objective(
+        NextItem, "all", f"recall_at_{AT}", reads_random=False, settings=SOFTMAX
+    ),
 }

@@ -151,18 +151,19 @@ class GeometricDecay(Aggregator):
 
     Attributes:
         decay: r, above 0 and below 1: how much of its weight an action keeps when a newer one of
-            the same kind follows.
+            the same kind follows. One for all actions, or one for each, in `activity.yaml`'s order.
     """
 
     layer: ClassVar[str] = "models.aggregators:GeometricDecay"
     per_action: ClassVar[bool] = True
 
     name: str = "decay"
-    decay: float
+    decay: float | tuple[float, ...]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.decay < 1:
+        each = self.decay if isinstance(self.decay, tuple) else (self.decay,)
+        if not each or not all(0 < r < 1 for r in each):
             raise InputError(f"decay: expected 0 < r < 1, came {self.decay}")
 
 

@@ -206,7 +206,7 @@ def _phase(
     """Train from the first weights on the labels in `between`; validate on those after it."""
     recipe = recipe_of(aggregator)
     objective = _objective(recipe)
-    popularity = _popularity(data, config, recipe, between)
+    popularity, steps = _popularity(data, config, recipe, between)
     keras.utils.set_random_seed(recipe.seed)
     model = build(aggregator, config)
     for layer in model.layers:
@@ -216,11 +216,13 @@ def _phase(
     after = (between[1], data.until)
     validation = None
     if epochs is None:
-        validation = _batches(data, config, recipe, after, seed=0).cache()
-        _refuse_nothing(validation, objective, recipe, after)
+        validation = _validation(data, config, recipe, after)
     state = fit(
         fitting,
-        lambda epoch: _batches(data, config, recipe, between, seed=1_000 * recipe.seed + epoch),
+        # Keras warns where it does not know how many there are.
+        lambda epoch: _batches(
+            data, config, recipe, between, seed=1_000 * recipe.seed + epoch
+        ).apply(tf.data.experimental.assert_cardinality(steps)),
         recipe,
         phase,
         validation=validation,
@@ -234,6 +236,7 @@ def _phase(
 def _batches(
     data: Data, config: Config, recipe: Recipe, between: tuple[datetime, datetime], seed: int
 ) -> Any:
+    objective = _objective(recipe)
     return dataset(
         data.file,
         data.items,
@@ -241,32 +244,38 @@ def _batches(
         batch_size=recipe.batch_size,
         seed=seed,
         between=between,
-        only_positive=not (_objective(recipe).reads_random or recipe.dismissed_weight),
+        only_positive=not (objective.reads_random or recipe.dismissed_weight),
+        with_random=objective.reads_random,
     )
 
 
 def _popularity(
     data: Data, config: Config, recipe: Recipe, between: tuple[datetime, datetime]
-) -> NDArray[np.float32]:
-    """Return how often each item is a positive label, float32 [items + 1]."""
-    counts = np.zeros(len(data.items.vectors), np.int64)
+) -> tuple[NDArray[np.float32], int]:
+    """Return how often each item is a positive label, float32 [items + 1]; and how many batches."""
+    counts, steps = np.zeros(len(data.items.vectors), np.int64), 0
     for batch in _batches(data, config, recipe, between, seed=0).as_numpy_iterator():
         counts += np.bincount(batch["label_rows"][batch["positive"]], minlength=len(counts))
-    if not counts[1:].any():
+        steps += 1
+    if not counts.any():
         raise InputError(
             f"expected positive labels from {between[0]:%Y-%m-%d} to {between[1]:%Y-%m-%d} to "
             f"train on, found none; choose a later --until, or a recipe with fewer min_actions "
             f"or a shorter validation"
         )
-    counts[0] = 0
-    return counts.astype(np.float32)
+    return counts.astype(np.float32), steps
 
 
-def _refuse_nothing(
-    validation: Any, objective: Objective, recipe: Recipe, after: tuple[datetime, datetime]
-) -> None:
-    seen = {bool(p) for batch in validation.as_numpy_iterator() for p in batch["positive"]}
-    needed = {True, False} if objective.reads_random else {True}
+def _validation(
+    data: Data, config: Config, recipe: Recipe, after: tuple[datetime, datetime]
+) -> Any:
+    """Return the batches to stop by, kept in memory."""
+    batches = _batches(data, config, recipe, after, seed=0).cache()
+    seen, steps = set(), 0
+    for batch in batches.as_numpy_iterator():
+        seen |= {bool(positive) for positive in batch["positive"]}
+        steps += 1
+    needed = {True, False} if _objective(recipe).reads_random else {True}
     if not needed <= seen:
         kinds = " and ".join("positive" if kind else "negative" for kind in sorted(needed - seen))
         raise InputError(
@@ -274,6 +283,7 @@ def _refuse_nothing(
             f"(recipe.validation is {recipe.validation.days} days), found no {kinds} one; choose "
             "another --until or a longer validation"
         )
+    return batches.apply(tf.data.experimental.assert_cardinality(steps))
 
 
 def _quantization(

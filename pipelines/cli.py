@@ -1,6 +1,5 @@
 """The command line `activity`: simulate, import, run, backfill, show, status."""
 
-import os
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,12 +9,13 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from pipelines import tour
+from pipelines import cli_models, cli_serve, tour
 from pipelines.importers import import_movietweetings
 from pipelines.ledger import Ledger, ledger_exists
+from pipelines.options import ConfigOption, DebugOption, moment_of, settings_of, short
 from pipelines.progress import Stages, bar, number
 from pipelines.simulate import Size, simulate
-from transformations.config import CONFIG_VARIABLE, Config, load_config
+from transformations.config import Config
 from transformations.errors import ActivityError, InputError
 
 app = typer.Typer(
@@ -28,21 +28,11 @@ app = typer.Typer(
 )
 imports = typer.Typer(no_args_is_help=True, help="Read a public data set.")
 app.add_typer(imports, name="import")
+app.add_typer(cli_models.app)
+app.add_typer(cli_serve.app)
 
 console = Console()
 SIMULATED = "simulated"
-
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        envvar=CONFIG_VARIABLE,
-        help="The configuration; default: activity.yaml in the repository root.",
-    ),
-]
-DebugOption = Annotated[
-    bool, typer.Option("--debug", help="Show the whole traceback when something fails.")
-]
 
 
 @app.command("simulate", epilog="Example: activity simulate --members 2000 --jobs 500 --days 40")
@@ -63,7 +53,7 @@ def simulate_command(
     debug: DebugOption = False,
 ) -> None:
     """Simulate a small job market into the data folder, to try the flow on."""
-    settings = _settings(config)
+    settings = settings_of(config)
     folder = settings.data / SIMULATED
     simulated = not settings.events.is_sql and settings.path(settings.events.source).is_relative_to(
         folder
@@ -81,12 +71,12 @@ def simulate_command(
             folder,
             Size(members=members, jobs=jobs, days=days),
             seed=seed,
-            end=_moment(end) if end else None,
+            end=moment_of(end) if end else None,
             progress=lambda steps: progress.advance(task, steps),
         )
     figures = ", ".join(f"{number(count)} {name}" for name, count in counts.items())
     console.print(
-        f"[green]✓[/] simulated {figures} over {days} days in {_short(folder)}", soft_wrap=True
+        f"[green]✓[/] simulated {figures} over {days} days in {short(folder)}", soft_wrap=True
     )
 
 
@@ -104,8 +94,8 @@ def import_movietweetings_command(
         report = import_movietweetings(source, destination)
     console.print(
         f"[green]✓[/] {number(report.events)} events and {number(report.items)} items in "
-        f"{_short(destination)}; {number(report.refused)} lines refused"
-        + (f" (see {_short(destination / 'refused.txt')})" if report.refused else ""),
+        f"{short(destination)}; {number(report.refused)} lines refused"
+        + (f" (see {short(destination / 'refused.txt')})" if report.refused else ""),
         soft_wrap=True,
     )
 
@@ -129,8 +119,8 @@ def run_command(
     debug: DebugOption = False,
 ) -> None:
     """Run the daily flow: read, build, embed, publish, read back."""
-    settings = _settings(config)
-    given = None if as_of in (None, "last") else _moment(str(as_of))
+    settings = settings_of(config)
+    given = None if as_of in (None, "last") else moment_of(str(as_of))
 
     from pipelines.daily import last_midnight, run_backfill, run_daily  # TensorFlow: 5 seconds
 
@@ -163,8 +153,8 @@ def backfill_command(
     debug: DebugOption = False,
 ) -> None:
     """Build the snapshots of past days for training joins; nothing goes online."""
-    settings = _settings(config)
-    start, given = _moment(first), _moment(last) if last else None
+    settings = settings_of(config)
+    start, given = moment_of(first), moment_of(last) if last else None
 
     from pipelines.daily import last_midnight, run_backfill  # TensorFlow: 5 seconds
 
@@ -192,7 +182,7 @@ def show_command(
     debug: DebugOption = False,
 ) -> None:
     """Show a member's last actions, and its vectors as the online store returns them."""
-    settings = _settings(config)
+    settings = settings_of(config)
     _built(settings)
     tour.show_member(console, settings, tour.parse_id(settings, member_id))
 
@@ -200,7 +190,7 @@ def show_command(
 @app.command("status", epilog="Example: activity status")
 def status_command(config: ConfigOption = None, debug: DebugOption = False) -> None:
     """Show what ran, what is staged, refused, built and online."""
-    settings = _settings(config)
+    settings = settings_of(config)
     _built(settings)
     tour.status(console, settings)
 
@@ -226,35 +216,10 @@ def _complain(kind: str, message: str) -> None:
     Console(stderr=True).print(f"[bold red]{kind}:[/] {escape(message)}", highlight=False)
 
 
-def _settings(path: Path | None) -> Config:
-    if path is not None:
-        # feature_repo reads the same configuration when Feast imports it.
-        file = path.expanduser()
-        os.environ[CONFIG_VARIABLE] = str(file.resolve() if file.exists() else file)
-    return load_config(path)
-
-
 def _built(settings: Config) -> Ledger:
     if not ledger_exists(settings):
         raise InputError(f"nothing was run yet into {settings.data}; first: activity run")
     return Ledger(settings)
-
-
-def _moment(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise InputError(
-            f"expected a date (2026-01-31) or a time (2026-01-31T06:00), came {text!r}"
-        ) from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
-def _short(path: Path) -> str:
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
 
 
 if __name__ == "__main__":

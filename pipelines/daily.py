@@ -9,9 +9,10 @@ from models.catalog import AGGREGATORS
 from models.embed import embed_snapshot
 from models.items import build_items
 from models.packaging import package
-from models.spec import Aggregator
+from models.spec import Aggregator, Learned
 from pipelines import publish
 from pipelines.progress import Stage, Stages
+from pipelines.training import first_until, train_line, trains
 from transformations.config import Config
 from transformations.errors import InputError, RunFailedError
 from transformations.files import sweep
@@ -50,7 +51,7 @@ def run_daily(
             _refuse_older(as_of, ledger.newest_published())
         ledger.resolve(stages.run_id, as_of)
         encode_items(config, con, as_of, stages)
-        package_all(config, stages, aggregators)
+        package_all(config, con, as_of, stages, aggregators)
         previous = ledger.newest_published(before=as_of) or as_of - DAY
         # Not readable yet: until it is published, a row claims the latest time that it could be.
         created = datetime.now(UTC) + config.publish_delay
@@ -97,7 +98,7 @@ def run_backfill(
             newest = max(wanted[-1], stages.ledger.newest_as_of() or wanted[-1])
             stage_events(config, con, newest, stages)
             encode_items(config, con, newest, stages, first=wanted[0])
-            package_all(config, stages, aggregators)
+            package_all(config, con, wanted[0], stages, aggregators)
         members = 0
         with stages.stage("backfill", total=len(wanted)) as stage:
             for as_of in wanted:
@@ -138,8 +139,22 @@ def encode_items(
         stage.note = f"{config.items.encoder.name} v{config.items.encoder.version}"
 
 
-def package_all(config: Config, stages: Stages, aggregators: Sequence[Aggregator]) -> None:
-    """Make the SavedModels of the aggregators that have none yet."""
+def package_all(
+    config: Config,
+    con: Connection,
+    as_of: datetime,
+    stages: Stages,
+    aggregators: Sequence[Aggregator],
+) -> None:
+    """Make the SavedModels of the aggregators that have none yet; train those that learn.
+
+    Args:
+        as_of: The oldest moment that is built now.
+    """
+    for aggregator in aggregators:
+        if isinstance(aggregator, Learned) and trains(aggregator, config):
+            until = first_until(config, as_of, aggregator.recipe.validation)
+            train_line(config, con, aggregator, until, stages)
     with stages.stage("package", total=len(aggregators)) as stage:
         for aggregator in aggregators:
             package(aggregator, config)

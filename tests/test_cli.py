@@ -17,6 +17,11 @@ COMMANDS = [
     ["backfill"],
     ["show"],
     ["status"],
+    ["train"],
+    ["tune"],
+    ["promote"],
+    ["rollback"],
+    ["models"],
 ]
 
 

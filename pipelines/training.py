@@ -1,0 +1,161 @@
+"""Training as a stage: figures of the data, passes with loss and metric, SavedModel, registry."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from duckdb import DuckDBPyConnection as Connection
+from rich.console import Console
+from rich.table import Table
+
+from models.fitting import Step
+from models.objectives import OBJECTIVES
+from models.packaging import package
+from models.recipe import Recipe
+from models.registry import Registered, register
+from models.spec import MANIFEST, Aggregator, Learned
+from models.train import EPOCH, Trained, gather, train_on
+from pipelines.progress import Stage, Stages, number
+from transformations.config import Config
+from transformations.errors import InputError
+from transformations.example_settings import ExampleSettings
+from transformations.tables import activity_files, day_of
+
+
+def train_line(
+    config: Config, con: Connection, aggregator: Learned, until: datetime, stages: Stages
+) -> tuple[Path, Registered]:
+    """Train a line of the catalogue, package it, register it; return its folder and version.
+
+    Raises:
+        InputError: this version is packaged already, or there is nothing to train on.
+        RunFailedError: the training went wrong.
+    """
+    folder = aggregator.artifact(config)
+    if (folder / MANIFEST).exists():
+        raise InputError(
+            f"{aggregator.name} v{aggregator.version} is trained and packaged at {folder}, and its "
+            "vectors are served under that version. Raise it: put this line into "
+            f"models/catalog.py, beside the old one, and train that:\n"
+            f"    {line_of(replace(aggregator, version=aggregator.version + 1))},"
+        )
+    name = f"{aggregator.name} v{aggregator.version}"
+    with stages.stage("training_examples") as stage:
+        data = gather(aggregator, config, con, until)
+        stage.rows_out = data.figures["examples"]
+        stage.note = f"before {until:%Y-%m-%d %H:%M} UTC, for {name}"
+    show_figures(stages.console, data.figures)
+    with stages.stage("train", total=aggregator.recipe.epochs) as stage:
+        trained = train_on(aggregator, config, data, lambda step: _show(stage, name, step))
+        stage.rows_in, stage.note = data.figures["examples"], summary(aggregator, trained)
+    with stages.stage("package") as stage:
+        until, metrics, notes = trained.trained_until, trained.metrics, trained.notes()
+        folder = package(aggregator, config, trained.model, until, metrics, notes)
+        stage.note = name
+    with stages.stage("register") as stage:
+        registered = register(folder, config)
+        stage.note = f"{registered.uri}{', the champion' if registered.champion else ''}"
+    return folder, registered
+
+
+def trains(aggregator: Aggregator, config: Config) -> bool:
+    """Whether a line has weights to be learned that nobody has trained yet."""
+    return isinstance(aggregator, Learned) and not (aggregator.artifact(config) / MANIFEST).exists()
+
+
+def first_until(config: Config, as_of: datetime, validation: timedelta) -> datetime:
+    """Return the time before which a first run at `as_of` trains.
+
+    One window before it, as for the item encoder, so that the snapshots of that window may be
+    backfilled for training joins with weights that saw nothing of them. Where all activity is
+    younger than that, all of it is used.
+    """
+    until = as_of - config.window
+    files = activity_files(config, EPOCH, as_of)
+    enough = files and day_of(files[0]) < (until - validation).date()
+    return until if enough else as_of
+
+
+def show_figures(console: Console, figures: Mapping[str, Any]) -> None:
+    """Print what the examples are made of."""
+    lengths = {int(length): count for length, count in figures["sequence_lengths"].items()}
+    table = Table(title="Training examples", title_justify="left", show_header=False)
+    table.add_column("figure", style="dim")
+    table.add_column("value", justify="right")
+    rows = [
+        ("positive : negative", _ratio(figures["positives"], figures["negatives"])),
+        ("random negatives", number(figures["random_negatives"])),
+        ("random negatives a day", f"{figures['random_negatives_a_day']:,.1f}"),
+        ("share of them acted on", f"{figures['random_negatives_acted_on']:.1%}"),
+        ("members", number(figures["members"])),
+        ("members with too few actions", number(figures["members_dropped"])),
+        ("windows", number(figures["windows"])),
+        ("windows a member, mean", f"{figures['windows_a_member']:.1f}"),
+        ("windows a member, most", number(figures["windows_a_member_most"])),
+        ("actions a window: 10% / half / 90%", " / ".join(map(str, _quantiles(lengths)))),
+    ]
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def summary(aggregator: Learned, trained: Trained) -> str:
+    """Say in one line how good the chosen pass was on the validation period."""
+    metric = OBJECTIVES[aggregator.recipe.objective].metric
+    return (
+        f"{trained.metrics['epochs']:.0f} passes, validation loss "
+        f"{trained.metrics['val_loss']:.4f}, {metric} {trained.metrics[metric]:.4f}"
+    )
+
+
+def line_of(aggregator: Aggregator | Recipe | ExampleSettings) -> str:
+    """Write an aggregator, or its recipe, as in the catalogue: what is not the default.
+
+    >>> from models.spec import GeometricDecay
+    >>> line_of(GeometricDecay(version=2, decay=0.5))
+    'GeometricDecay(version=2, decay=0.5)'
+    """
+    given = []
+    for f in fields(aggregator):
+        held = getattr(aggregator, f.name)
+        default = f.default if f.default_factory is MISSING else f.default_factory()
+        if held != default:
+            nested = isinstance(held, Recipe | ExampleSettings)
+            given.append(f"{f.name}={line_of(held) if nested else repr_of(held)}")
+    return f"{type(aggregator).__name__}({', '.join(given)})"
+
+
+def repr_of(value: object) -> str:
+    """Write a setting as in the catalogue, where timedelta is imported by its name."""
+    return repr(value).replace("datetime.timedelta", "timedelta")
+
+
+def _show(stage: Stage, name: str, step: Step) -> None:
+    figures = ", ".join(f"{key} {value:.4f}" for key, value in step.logs.items())
+    stage.bar.update(
+        stage.task,
+        completed=step.epoch,
+        total=step.epochs,
+        description=f"{name}, {step.phase}: {figures}",
+    )
+
+
+def _ratio(positives: int, negatives: int) -> str:
+    total = positives + negatives
+    if not total:
+        return "none"
+    share = 100 * positives / total
+    return f"{number(positives)} : {number(negatives)} ({share:.0f} : {100 - share:.0f})"
+
+
+def _quantiles(lengths: Mapping[int, int], at: Sequence[float] = (0.1, 0.5, 0.9)) -> list[int]:
+    """Return the lengths below which these shares of the windows lie."""
+    total, seen = sum(lengths.values()), 0
+    found: list[int] = []
+    for length in sorted(lengths):
+        seen += lengths[length]
+        while len(found) < len(at) and seen >= at[len(found)] * total:
+            found.append(length)
+    return found

@@ -1,0 +1,267 @@
+"""Tuning as a stage: a study, its table and plot on disk, and the catalogue only when asked."""
+
+import ast
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from duckdb import DuckDBPyConnection as Connection
+from rich.console import Console
+from rich.table import Table
+
+from models import catalog
+from models.fitting import Step
+from models.recipe import Recipe
+from models.spec import Aggregator, GeometricDecay, Learned
+from models.tune import Study, tune
+from models.tune_decay import GRID, DecayStudy, tune_decay
+from pipelines.options import short
+from pipelines.progress import Stage, Stages
+from pipelines.training import line_of, repr_of
+from transformations.config import Config
+from transformations.errors import InputError
+from transformations.example_settings import ExampleSettings
+from transformations.files import replacing
+
+Rows = list[dict[str, Any]]
+TOP = 10
+
+
+def tune_line(
+    config: Config,
+    con: Connection,
+    aggregator: Aggregator,
+    until: datetime,
+    stages: Stages,
+    trials: int,
+    sampler: str,
+    apply: bool,
+) -> Aggregator:
+    """Look for better settings of a line; return it with the best ones, as a new version.
+
+    Writes `<name>.csv`, `<name>.md` and `<name>.png` into the folder `tuning` of the data.
+
+    Raises:
+        InputError: the line has nothing to tune, or there is nothing to tune it on.
+    """
+    folder = config.data / "tuning"
+    with stages.stage(f"tune {aggregator.name}") as stage:
+        if isinstance(aggregator, GeometricDecay):
+            stage.total(len(GRID) * (1 + len(config.actions)))
+            decays = tune_decay(config, con, until, progress=lambda: stage.advance(1))
+            best: Aggregator = replace(
+                aggregator, version=_free_version(aggregator.name), decay=decays.best
+            )
+            rows, plot = decay_rows(decays), _plot_decay(decays)
+        elif isinstance(aggregator, Learned):
+            stage.total(trials)
+            study = tune(
+                aggregator, config, con, until, trials, sampler, lambda n, s: _show(stage, n, s)
+            )
+            best = replace(study.best, version=_free_version(aggregator.name))
+            rows, plot = learned_rows(study), _plot_learned(study)
+        else:
+            raise InputError(f"{aggregator.name} has nothing to tune")
+        stage.rows_out, stage.note = len(rows), f"settings tried, before {until:%Y-%m-%d %H:%M} UTC"
+    written = _write(folder / aggregator.name, rows, plot)
+    stages.console.print(_table(rows))
+    stages.console.print("written: " + ", ".join(short(file) for file in written), soft_wrap=True)
+    _say(stages.console, best, apply)
+    return best
+
+
+def decay_rows(study: DecayStudy) -> Rows:
+    """Return one row per setting of the grid, the best first."""
+    scored = {s.decay: s for row in (study.common, *study.single.values()) for s in row}
+    return [
+        {
+            "decay": s.decay[0] if len(set(s.decay)) == 1 else " ".join(map(str, s.decay)),
+            "auc_random": round(s.auc_random, 5),
+            "auc_negative": round(s.auc_negative, 5),
+        }
+        for s in sorted(scored.values(), key=lambda s: -s.auc_random)
+    ]
+
+
+def learned_rows(study: Study) -> Rows:
+    """Return one row per training, the best first."""
+    names = sorted({name for trial in study.trials for name in trial.settings})
+    order = sorted(study.trials, key=lambda t: (t.state != "complete", -(t.value or 0.0)))
+    return [
+        {"trial": t.number, "state": t.state, study.metric: t.value, "epochs": t.epochs}
+        | {name: t.settings.get(name) for name in names}
+        for t in order
+    ]
+
+
+def add_line(file: Path, line: Aggregator) -> None:
+    """Write a line into the catalogue's file, after the others.
+
+    A recipe gets a name of its own above the catalogue, so that the line stays one line.
+
+    Raises:
+        InputError: the file has no AGGREGATORS as a tuple of calls.
+    """
+    text = file.read_text()
+    tree = ast.parse(text)
+    found = [
+        (node, node.value)
+        for node in tree.body
+        if isinstance(node, ast.AnnAssign)
+        and isinstance(node.value, ast.Tuple)
+        and ast.unparse(node.target) == "AGGREGATORS"
+    ]
+    if not found:
+        raise InputError(f"expected AGGREGATORS: tuple[…] = (…) in {file}, found none")
+    ((node, entries),) = found
+    lines = text.splitlines(keepends=True)
+    recipe, call = _named_recipe(line)
+    lines.insert(entries.elts[-1].end_lineno or 0, f"    {call},\n")
+    lines.insert(node.lineno - 1, recipe)
+    wanted = {"models.spec": {type(line).__name__}, **_imports(recipe)}
+    with replacing(file) as temporary:
+        temporary.write_text(_imported("".join(lines), wanted))
+
+
+def _named_recipe(line: Aggregator) -> tuple[str, str]:
+    if not isinstance(line, Learned) or line.recipe == Recipe():
+        return "", line_of(line)
+    name = f"{line.name}_{line.version}".upper()
+    written = line_of(line)
+    recipe = line_of(line.recipe)
+    arguments = [
+        f"    {f.name}={_argument(getattr(line.recipe, f.name))},\n"
+        for f in fields(line.recipe)
+        if f"{f.name}=" in recipe and getattr(line.recipe, f.name) != getattr(Recipe(), f.name)
+    ]
+    return f"{name} = Recipe(\n{''.join(arguments)})\n", written.replace(recipe, name)
+
+
+def _argument(value: Any) -> str:
+    return line_of(value) if isinstance(value, ExampleSettings) else repr_of(value)
+
+
+def _imports(recipe: str) -> dict[str, set[str]]:
+    """Name the modules and what of them a recipe's text uses."""
+    known = {
+        "datetime": "timedelta",
+        "models.recipe": "Recipe",
+        "transformations.example_settings": "ExampleSettings",
+    }
+    return {module: {name} for module, name in known.items() if f"{name}(" in recipe}
+
+
+def _imported(text: str, wanted: dict[str, set[str]]) -> str:
+    """Return the module's text with these names imported, each module's on one line."""
+    lines = text.splitlines(keepends=True)
+    tree = ast.parse(text)
+    there = {n.module: n for n in tree.body if isinstance(n, ast.ImportFrom) and n.module}
+    missing = []
+    for module, names in wanted.items():
+        node = there.get(module)
+        if node is None:
+            missing.append(f"from {module} import {', '.join(sorted(names))}\n")
+            continue
+        all_names = sorted({alias.name for alias in node.names} | names)
+        lines[node.lineno - 1] = f"from {module} import {', '.join(all_names)}\n"
+        for number in range(node.lineno, node.end_lineno or node.lineno):
+            lines[number] = ""
+    at = min(node.lineno for node in there.values()) - 1
+    return "".join([*lines[:at], *sorted(missing), *lines[at:]])
+
+
+def _free_version(name: str) -> int:
+    return max((a.version for a in catalog.AGGREGATORS if a.name == name), default=0) + 1
+
+
+def _say(console: Console, best: Aggregator, apply: bool) -> None:
+    file = Path(catalog.__file__)
+    if apply:
+        add_line(file, best)
+        console.print(f"[green]✓[/] added to {short(file)}:", soft_wrap=True)
+    else:
+        console.print("the best, as a line for models/catalog.py (--apply adds it):")
+    console.print(f"    {line_of(best)},", highlight=False, markup=False, soft_wrap=True)
+
+
+def _write(stem: Path, rows: Rows, plot: Callable[[Path], None]) -> list[Path]:
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    files = [stem.with_suffix(ending) for ending in (".csv", ".md", ".png")]
+    with replacing(files[0]) as temporary, temporary.open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    cells = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
+    with replacing(files[1]) as temporary:
+        temporary.write_text("".join(f"| {' | '.join(map(str, row))} |\n" for row in cells))
+    with replacing(files[2]) as temporary:
+        plot(temporary)
+    return files
+
+
+def _table(rows: Rows) -> Table:
+    table = Table(title=f"The best of {len(rows)}", title_justify="left", header_style="bold")
+    for name in rows[0]:
+        table.add_column(name)
+    for row in rows[:TOP]:
+        table.add_row(*(f"{v:.5g}" if isinstance(v, float) else str(v) for v in row.values()))
+    return table
+
+
+def _show(stage: Stage, number: int, step: Step) -> None:
+    figures = ", ".join(f"{key} {value:.4f}" for key, value in step.logs.items())
+    stage.bar.update(stage.task, completed=number, description=f"trial {number}: {figures}")
+
+
+def _plot_decay(study: DecayStudy) -> Callable[[Path], None]:
+    def plot(file: Path) -> None:
+        figure, (left, right) = _figure(2)
+        for axes, name in ((left, "auc_random"), (right, "auc_negative")):
+            grid = [s.decay[0] for s in study.common]
+            axes.plot(grid, [getattr(s, name) for s in study.common], "k-o", label="all alike")
+            for number, (action, row) in enumerate(study.single.items()):
+                values = [getattr(s, name) for s in row]
+                axes.plot([s.decay[number] for s in row], values, "-", label=f"{action} alone")
+            axes.set_xlabel("r")
+        left.set_ylabel("AUC on validation")
+        left.set_title("positive against random of the day")
+        right.set_title("positive against negative")
+        left.legend()
+        figure.savefig(file, format="png", dpi=120)
+
+    return plot
+
+
+def _plot_learned(study: Study) -> Callable[[Path], None]:
+    def plot(file: Path) -> None:
+        figure, (axes,) = _figure(1)
+        for state, marker in (("complete", "o"), ("pruned", "x")):
+            some = [t for t in study.trials if t.state == state and t.value is not None]
+            axes.plot([t.number for t in some], [t.value for t in some], marker, label=state)
+        axes.plot([t.number for t in study.trials], _best_so_far(study), "k-", label="best so far")
+        axes.set_xlabel("trial")
+        axes.set_ylabel(f"{study.metric} on validation")
+        axes.legend()
+        figure.savefig(file, format="png", dpi=120)
+
+    return plot
+
+
+def _best_so_far(study: Study) -> list[float]:
+    best, seen = float("nan"), []
+    for trial in study.trials:
+        if trial.state == "complete" and trial.value is not None:
+            best = trial.value if best != best else max(best, trial.value)
+        seen.append(best)
+    return seen
+
+
+def _figure(panels: int) -> tuple[Any, Sequence[Any]]:
+    # Not pyplot, which looks for a display and keeps every figure.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6 * panels, 4), layout="constrained")
+    return figure, [figure.add_subplot(1, panels, n + 1) for n in range(panels)]
