@@ -1,13 +1,15 @@
-"""The command `activity serve`: members' vectors at request time, over HTTP."""
+"""`activity serve`: vectors at request time. `activity freshness`: how old the stored ones are."""
 
 import signal
 import socket
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
-from pipelines.options import ConfigOption, DebugOption, settings_of
+from pipelines.options import ConfigOption, DebugOption, moment_of, settings_of
 from transformations.errors import InputError
 
 app = typer.Typer()
@@ -55,6 +57,61 @@ def serve_command(
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
         server.run(sockets=[listening])
+
+
+@app.command("freshness", epilog="Example: activity freshness --older-than 36 --days 7")
+def freshness_command(
+    config: ConfigOption = None,
+    older_than: Annotated[
+        float, typer.Option(min=0, help="Hours from which on a row counts as old.")
+    ] = 36.0,
+    days: Annotated[int, typer.Option(min=1, help="Look at the actions of so many days.")] = 7,
+    at: Annotated[str | None, typer.Option(help="As of this moment (UTC); default: now.")] = None,
+    debug: DebugOption = False,  # noqa: ARG001
+) -> None:
+    """Show how old the rows online are, and how long actions took to get there."""
+    settings = settings_of(config)
+    now = datetime.now(UTC) if at is None else moment_of(at)
+
+    from models.catalog import AGGREGATORS
+    from pipelines.publish import open_store
+    from serving.freshness import freshness
+
+    found = freshness(
+        settings,
+        open_store(settings),
+        AGGREGATORS,
+        now,
+        timedelta(hours=older_than),
+        now - timedelta(days=days),
+    )
+    ages = Table(title="Rows online", title_justify="left", header_style="bold")
+    for name in ("view", "members", "age p50", "age p99", f"older than {older_than:g} h"):
+        ages.add_column(name)
+    delays = Table(
+        title=f"From an action to where it can be read, the last {days} days",
+        title_justify="left",
+        header_style="bold",
+    )
+    for name in ("view", "actions", "visible", "p50", "p99"):
+        delays.add_column(name)
+    for row in found:
+        spans = (_span(row.age_p50), _span(row.age_p99))
+        ages.add_row(row.view, f"{row.members:,}", *spans, f"{row.older:.1%}")
+        spans = (_span(row.delay_p50), _span(row.delay_p99))
+        delays.add_row(row.view, f"{row.actions:,}", f"{row.visible:,}", *spans)
+    console.print(ages)
+    console.print()
+    console.print(delays)
+
+
+def _span(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.2f} s"
 
 
 def _listening(host: str, port: int) -> socket.socket:
