@@ -1,0 +1,258 @@
+"""The downstream ranker that every variant is given to: small, and the same for all of them.
+
+It has the shape of a job ranker that takes activity features in: Hadamard products of the member's
+vectors with the item's, weighted per dimension (LinkedIn, "Improving job matching with
+machine-learned activity features", 2022), beside what it knows anyway: how popular and how old an
+item is, how much and how lately the member acted. Both sides factorize, so that one matrix product
+ranks all items for many members.
+
+Two heads share the inputs: which item a member's next positive action is on (sampled softmax), and
+whether an action on a given item is positive or negative (logistic).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.backend import keras, tf
+from models.evaluation.item_days import ItemDays
+from models.sequences import DAY
+from transformations.errors import InputError
+
+ops = keras.ops
+Floats = NDArray[np.float32]
+
+SLOTS = 3
+"""Vectors a ranker takes in: a variant that has fewer fills up with zeros, so that the capacity is
+the same for all."""
+TOWER = 4
+"""Products of what a head makes of an item's popularity and of a member's habits."""
+RANK, JUDGE = 0, 1
+NEVER = -1e9
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankerSettings:
+    """How the ranker is fitted. The same for every variant, but for `l2`, which each may choose.
+
+    Attributes:
+        l2: Weight of the squared weights of the product features: three vectors have three times
+            as many, and would be punished by overfitting without it.
+        negatives: Items drawn a step, half by popularity in the last week, half uniformly.
+    """
+
+    l2: float = 1e-4
+    negatives: int = 512
+    batch_size: int = 512
+    epochs: int = 4
+    learning_rate: float = 0.005
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """Actions to be predicted; every array is [labels].
+
+    Attributes:
+        members: Code of the member, for resampling.
+        items: Column of the item.
+        days: The day (since 1970) whose midnight snapshot the features are of.
+        times: Microseconds since 1970.
+        positive: Whether the action is a positive one.
+        habits: What the features say of the member besides its vectors, float32 [labels, habits].
+    """
+
+    members: NDArray[np.int64]
+    items: NDArray[np.int64]
+    days: NDArray[np.int64]
+    times: NDArray[np.int64]
+    positive: NDArray[np.bool_]
+    habits: Floats
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> "Labels":
+        """Return some of the labels."""
+        return Labels(
+            self.members[rows],
+            self.items[rows],
+            self.days[rows],
+            self.times[rows],
+            self.positive[rows],
+            self.habits[rows],
+        )
+
+
+class Ranker(keras.Model):
+    """Scores = member side · item side, for each head.
+
+    Args:
+        dim: Of the vectors.
+        settings: Only l2 is read.
+        seed: Of the initial weights.
+    """
+
+    def __init__(self, dim: int, settings: RankerSettings, seed: int) -> None:
+        super().__init__()
+        seeds = iter(range(100 * seed, 100 * seed + 100))
+
+        def dense(units: int, activation: str | None = None) -> keras.layers.Dense:
+            initial = keras.initializers.GlorotUniform(seed=next(seeds))
+            return keras.layers.Dense(units, activation, kernel_initializer=initial)
+
+        self.l2 = settings.l2
+        near_one = keras.initializers.RandomNormal(1.0, 0.1, seed=next(seeds))
+        # Head → a weight a slot, and what each dimension adds to it.
+        self.by_slot = [
+            self.add_weight((SLOTS,), initializer=near_one, name="rank_slots"),
+            self.add_weight((SLOTS,), initializer="zeros", name="judge_slots"),
+        ]
+        self.by_dimension = [
+            self.add_weight((SLOTS, dim), initializer="zeros", name=name)
+            for name in ("rank_dimensions", "judge_dimensions")
+        ]
+        self.item_hidden, self.item_out = dense(32, "relu"), dense(2 * TOWER)
+        self.member_hidden, self.member_out = dense(16, "relu"), dense(2 * TOWER + 2)
+        self.bias = keras.layers.Dense(1, kernel_initializer="zeros")
+
+    def member_side(self, vectors: Floats, habits: Floats) -> list[Floats]:
+        """Return [n, dim + TOWER] for each head, from [n, SLOTS, dim] and [n, habits]."""
+        out = self.member_out(self.member_hidden(habits))
+        sides = []
+        for head in (RANK, JUDGE):
+            weights = self.by_dimension[head] + self.by_slot[head][:, None]
+            trust = ops.softplus(out[:, 2 * TOWER + head, None])
+            tower = out[:, head * TOWER : (head + 1) * TOWER]
+            mixed = ops.einsum("nkd,kd->nd", vectors, weights) * trust
+            sides.append(ops.concatenate([mixed, tower], axis=1))
+        return sides
+
+    def item_side(self, embeddings: Floats, features: Floats) -> list[Floats]:
+        """Return [items, dim + TOWER] for each head, from [items, dim] and [items, FEATURES]."""
+        out = self.item_out(self.item_hidden(features))
+        return [
+            ops.concatenate([embeddings, out[:, head * TOWER : (head + 1) * TOWER]], axis=1)
+            for head in (RANK, JUDGE)
+        ]
+
+    def penalty(self) -> Floats:
+        """Return the weighted squares of what each dimension adds."""
+        return self.l2 * sum(ops.sum(ops.square(weights)) for weights in self.by_dimension)
+
+
+def fit_ranker(
+    labels: Labels,
+    vectors: Floats,
+    embeddings: Floats,
+    item_days: ItemDays,
+    settings: RankerSettings,
+    seed: int,
+) -> Ranker:
+    """Fit a ranker to labels; the same seed gives the same one.
+
+    Args:
+        vectors: Each label's member vectors, float32 [labels, SLOTS, dim].
+        embeddings: The items' vectors, float32 [items, dim].
+
+    Raises:
+        InputError: a label is on an item that was not known on its day.
+    """
+    if not (item_days.available_at[labels.items] <= labels.days * DAY).all():
+        raise InputError("expected labels on items known at their midnight, came others: drop them")
+    rng = np.random.default_rng(seed)
+    ranker = Ranker(embeddings.shape[1], settings, seed)
+    batches = _batches(labels.days, settings.batch_size)
+    rate = keras.optimizers.schedules.CosineDecay(
+        settings.learning_rate, settings.epochs * len(batches)
+    )
+    step = _step(ranker, keras.optimizers.Adam(rate))
+    for _ in range(settings.epochs):
+        for rows in _shuffled(batches, labels.days, rng):
+            day = int(labels.days[rows[0]])
+            features = item_days.features(day)
+            drawn, expected = _draw(item_days, day, settings.negatives, rng)
+            own = labels.items[rows]
+            step(
+                vectors[rows],
+                labels.habits[rows],
+                labels.positive[rows].astype(np.float32),
+                embeddings[own],
+                features[own],
+                np.log(expected[own]),
+                embeddings[drawn],
+                features[drawn],
+                np.log(expected[drawn]),
+                drawn[None, :] == own[:, None],
+            )
+    return ranker
+
+
+def _step(ranker: Ranker, optimizer: keras.optimizers.Optimizer) -> Callable[..., None]:
+    """Return one step of the optimizer, as a graph."""
+
+    @tf.function(reduce_retracing=True)
+    def step(
+        vectors: Floats,
+        habits: Floats,
+        positive: Floats,
+        own: Floats,
+        own_features: Floats,
+        own_draws: Floats,
+        others: Floats,
+        other_features: Floats,
+        other_draws: Floats,
+        is_own: NDArray[np.bool_],
+    ) -> None:
+        with tf.GradientTape() as tape:
+            members = ranker.member_side(vectors, habits)
+            owned = ranker.item_side(own, own_features)
+            drawn = ranker.item_side(others, other_features)
+            # Sampled softmax with the log of the expected draws taken off, of the label's item
+            # as of the others (Yi et al., "Sampling-bias-corrected neural modeling", 2019).
+            score = tf.reduce_sum(members[RANK] * owned[RANK], axis=1) - own_draws
+            against = tf.matmul(members[RANK], drawn[RANK], transpose_b=True) - other_draws
+            against = tf.where(is_own, NEVER, against)
+            together = tf.concat([score[:, None], against], axis=1)
+            each = tf.reduce_logsumexp(together, axis=1) - score
+            ranking = tf.reduce_sum(each * positive) / tf.maximum(tf.reduce_sum(positive), 1.0)
+            judged = tf.reduce_sum(members[JUDGE] * owned[JUDGE], axis=1)
+            judged += ranker.bias(habits)[:, 0]
+            judging = tf.reduce_mean(
+                tf.nn.sigmoid_cross_entropy_with_logits(labels=positive, logits=judged)
+            )
+            loss = ranking + judging + ranker.penalty()
+        gradients = tape.gradient(loss, ranker.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, ranker.trainable_variables, strict=True))
+
+    return step
+
+
+def _batches(days: NDArray[np.int64], size: int) -> list[tuple[int, int, int]]:
+    """Return (day, start, end) of batches of one day each: its rows share the items' features."""
+    return [
+        (int(day), start, min(start + size, count))
+        for day, count in zip(*np.unique(days, return_counts=True), strict=True)
+        for start in range(0, count, size)
+    ]
+
+
+def _shuffled(
+    batches: list[tuple[int, int, int]], days: NDArray[np.int64], rng: np.random.Generator
+) -> Iterator[NDArray[np.int64]]:
+    rows = {day: rng.permutation(np.flatnonzero(days == day)) for day in np.unique(days)}
+    for place in rng.permutation(len(batches)):
+        day, start, end = batches[place]
+        yield rows[day][start:end]
+
+
+def _draw(
+    item_days: ItemDays, day: int, count: int, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Draw known items; return them, and how often each item is drawn in expectation [items]."""
+    known = item_days.known(day)
+    chance = 0.5 * item_days.popular_share(day) + 0.5 * known / max(int(known.sum()), 1)
+    chance /= chance.sum()
+    drawn = np.searchsorted(np.cumsum(chance), rng.random(count), side="right")
+    return np.minimum(drawn, len(chance) - 1), (chance * count).astype(np.float32)

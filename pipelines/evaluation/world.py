@@ -1,0 +1,178 @@
+"""A world of its own for an evaluation: what would have been there at each moment of the past."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from duckdb import DuckDBPyConnection as Connection
+from feast import FeatureStore
+
+from models.embed import embed_snapshot
+from models.evaluation.gates import assert_trained_before
+from models.packaging import package
+from models.spec import Aggregator, Learned
+from models.train import train
+from pipelines import publish
+from pipelines.daily import encode_items
+from pipelines.evaluation.protocol import DAY, Protocol, Split
+from pipelines.progress import Stages
+from pipelines.training import summary, trains
+from transformations.config import Config
+from transformations.errors import InputError
+from transformations.files import partition
+from transformations.tables import activity_query, build_sequences, connect
+
+FOLDER = "evaluation"
+
+
+@dataclass(frozen=True)
+class World:
+    """Where an evaluation's tables, artifacts and feature store lie.
+
+    Attributes:
+        config: The user's configuration, with a data folder of its own; the events are shared.
+        split: Which time serves what.
+    """
+
+    config: Config
+    split: Split
+
+    def store(self, aggregators: Sequence[Aggregator]) -> FeatureStore:
+        """Register these aggregators' views and services; return the feature store."""
+        store = publish.open_store(self.config)
+        publish.apply(self.config, store, aggregators)
+        return store
+
+
+def open_world(config: Config, con: Connection, protocol: Protocol) -> World:
+    """Lay out the evaluation's folder beside the tables of `config`, whose events are staged.
+
+    The item encoder is fitted anew on items known before the weights' time ends. What an earlier
+    evaluation of another split left is removed.
+
+    Raises:
+        InputError: there are no events, too few days, or no item vector could have been known.
+    """
+    first, last = _ends(config, con)
+    split = Split.of(first, last, protocol)
+    folder = config.data / FOLDER
+    encoder = config.items.encoder
+    given = encoder.fit_before
+    before = min(given, split.weights_until) if given else split.weights_until
+    fitted = encoder.model_copy(update={"fit_before": before})
+    own = config.model_copy(
+        update={
+            "data_dir": str(folder),
+            "feature_store": str(folder / "feature_store.yaml"),
+            "items": config.items.model_copy(update={"encoder": fitted}),
+        }
+    )
+    _start_afresh(folder, own, split)
+    link = folder / "activity"
+    if not link.is_symlink():
+        link.symlink_to(config.activity_dir.resolve(), target_is_directory=True)
+    (folder / "feature_store.yaml").write_text(yaml.safe_dump(_store_settings(folder)))
+    return World(own, split)
+
+
+def train_lines(
+    world: World, stages: Stages, aggregators: Sequence[Aggregator]
+) -> dict[str, dict[str, Any]]:
+    """Encode the items, and train and package the aggregators; what is packaged already is kept.
+
+    Returns each one's manifest by name.
+
+    Raises:
+        InputError: weights were trained on events after the weights' time.
+    """
+    config, split = world.config, world.split
+    with connect(config) as con:
+        encode_items(config, con, split.test_until, stages, first=split.weights_until)
+        for line in aggregators:
+            if isinstance(line, Learned) and trains(line, config):
+                with stages.stage(f"train {line.name}") as stage:
+                    learned = train(line, config, con, split.weights_until)
+                    stage.rows_in = learned.figures["examples"]
+                    stage.note = summary(line, learned)
+                notes = (learned.trained_until, learned.metrics, learned.notes())
+                package(line, config, learned.model, *notes)
+            else:
+                package(line, config)
+    manifests = {line.name: line.manifest(config) for line in aggregators}
+    for manifest in manifests.values():
+        assert_trained_before(manifest, split.weights_until)
+    return manifests
+
+
+def build_snapshots(world: World, stages: Stages, aggregators: Sequence[Aggregator]) -> None:
+    """Build every snapshot that a label may be given; what is there already is kept."""
+    config, moments = world.config, world.split.snapshots
+    with (
+        connect(config) as con,
+        stages.stage("snapshots", total=len(moments)) as stage,
+    ):
+        for as_of in moments:
+            created = as_of + config.publish_delay
+            if not partition(config.sequences_dir, as_of).exists():
+                build_sequences(config, con, as_of, as_of - DAY, created)
+            missing = [
+                line
+                for line in aggregators
+                if not partition(config.embeddings_dir(line.view), as_of).exists()
+            ]
+            if missing:
+                embed_snapshot(config, con, as_of, created, missing)
+            stage.advance(1)
+        stage.note = f"{len(moments)}, {moments[0]:%Y-%m-%d} to {moments[-1]:%Y-%m-%d}"
+
+
+def _ends(config: Config, con: Connection) -> tuple[datetime, datetime]:
+    files = sorted(config.activity_dir.glob("date=*/part-0.parquet"))
+    if not files:
+        raise InputError(
+            f"expected activity in {config.activity_dir}, found none; first: activity run"
+        )
+    ends = [files[0], files[-1]]
+    query = activity_query(config, con, ends)
+    row = con.execute(
+        f"select min(event_timestamp), max(event_timestamp) from ({query})"
+    ).fetchone()
+    assert row is not None
+    return row[0], row[1]
+
+
+def _start_afresh(folder: Path, config: Config, split: Split) -> None:
+    """Remove what was built for other settings: its item vectors and weights saw another time."""
+    note = folder / "split.yaml"
+    wanted = {
+        "weights_until": split.weights_until.isoformat(),
+        "test_until": split.test_until.isoformat(),
+        "settings": config.model_dump_json(exclude={"data_dir", "feature_store", "events"}),
+    }
+    if note.exists() and yaml.safe_load(note.read_text()) == wanted:
+        return
+    if (folder / "activity").is_symlink():
+        (folder / "activity").unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    note.write_text(yaml.safe_dump(wanted))
+
+
+def _store_settings(folder: Path) -> dict[str, object]:
+    """Return the settings of an embedded feature store; the user's own is not touched."""
+    return {
+        "project": "member_activity_evaluation",
+        "provider": "local",
+        "registry": {"registry_type": "sql", "path": f"sqlite:///{folder / 'registry.db'}"},
+        "offline_store": {"type": "stores.duckdb_asof.DuckDBAsofOfflineStore"},
+        "online_store": {
+            "type": "stores.sqlite.ColumnarSqliteOnlineStore",
+            "path": str(folder / "online.db"),
+        },
+        "batch_engine": {"type": "stores.columnar.ColumnarComputeEngine"},
+        "entity_key_serialization_version": 3,
+    }
