@@ -270,7 +270,9 @@ def test_other_settings_have_another_file(tmp_path: Path) -> None:
 # What a wrong query might give, in place of the right column → the rule that must name it.
 PLANTED = {
     "as_of + interval 1 second as as_of": "a label does not happen before as_of",
-    "list_append(event_timestamps[1:-2], as_of) as event_timestamps": "event_timestamps lie in the window",
+    "list_append(event_timestamps[1:-2], as_of) as event_timestamps": (
+        "event_timestamps lie in the window"
+    ),
     "list_prepend(as_of - interval 29 day, event_timestamps[2:]) as event_timestamps": (
         "event_timestamps lie in the window"
     ),

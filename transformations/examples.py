@@ -176,7 +176,7 @@ def build_training_examples(
         "actions": list(config.actions),
         "positives": _positives(config),
         "names": names,
-        "names_in_inputs": [*input_actions(config, settings.random_negatives_in_inputs)],
+        "input_names": [*input_actions(config, settings.random_negatives_in_inputs)],
         **asdict(settings),
     }
     activity = activity_query(config, con, activity_files(config, EPOCH, until))

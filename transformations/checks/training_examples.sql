@@ -85,14 +85,15 @@ broken as (
                 then 'a random negative is moved by no more than its shift'
             when not is_random and label_timestamp <> happened_at
                 then 'a label''s time is when it happened'
-            when is_random and (is_positive or not starts_with(label_action, 'RANDOM_NEGATIVE_FOR_'))
+            when
+                is_random and (is_positive or not starts_with(label_action, 'RANDOM_NEGATIVE_FOR_'))
                 then 'a random negative is a negative of its own name'
             when not is_random and is_positive <> list_contains($positives, label_action)
                 then 'a label is positive as its action is'
             when
                 not is_random and not list_contains($actions, label_action)
                 then 'labels are configured actions'
-            when len(list_filter(actions, lambda a: not list_contains($names_in_inputs, a))) > 0
+            when len(list_filter(actions, lambda a: not list_contains($input_names, a))) > 0
                 then 'actions are configured'
             when not weight > 0 then 'weights are above 0'
         end as rule,

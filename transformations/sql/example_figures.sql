@@ -55,23 +55,50 @@ totals as (
     from training_examples
 ),
 
+of_members as (
+    select
+        count(*) as members,
+        coalesce(max(n_windows), 0) as windows_most,
+        coalesce(sum(n_windows), 0)::bigint as windows,
+    from windows_of_members
+),
+
+of_dropped as (
+    select count(distinct member_id) as members_dropped
+    from example_actions
+    where n_actions < $min_actions
+),
+
+of_empty as (
+    select count(*) as windows_empty
+    from example_windows
+    where n_inputs = 0
+),
+
+of_hits as (
+    select count(*) as random_negatives_acted_on
+    from hits
+),
+
+of_lengths as (
+    select coalesce(map_from_entries(list((length, n_windows) order by length)), map()) as lengths
+    from lengths
+),
+
 example_figures as (
     select
         totals.*,
-        (select count(*) from windows_of_members) as members,
-        (
-            select count(distinct member_id) from example_actions
-            where n_actions < $min_actions
-        ) as members_dropped,
-        (select count(*) from windows) as windows,
-        (select coalesce(max(n_windows), 0) from windows_of_members) as windows_most,
-        (select count(*) from example_windows where n_inputs = 0) as windows_empty,
-        (select count(*) from hits) as random_negatives_acted_on,
-        (
-            select coalesce(map_from_entries(list((length, n_windows) order by length)), map())
-            from lengths
-        ) as lengths,
+        of_members.*,
+        of_dropped.*,
+        of_empty.*,
+        of_hits.*,
+        of_lengths.*,
     from totals
+    cross join of_members
+    cross join of_dropped
+    cross join of_empty
+    cross join of_hits
+    cross join of_lengths
 )
 
 select * from example_figures

@@ -16,9 +16,27 @@ ends as (
                 (moment - $publish_delay_us) // 86400000000 * 86400000000 + $publish_delay_us
         end as labels_from,
         -- Counted from the newest action, so that it is always a label.
-        (n_actions - position) % $stride = 0 as is_chosen,
+        (n_actions - position) % $stride = 0 as is_picked,
     from example_actions
     where n_actions >= $min_actions
+),
+
+framed as (
+    select
+        *,
+        -- One window has all of its labels; with `next`, each label has a window of its own.
+        is_picked and (
+            $labels = 'next'
+            or row_number() over (
+                partition by member_id, as_of, is_picked
+                order by position
+            ) = 1
+        ) as is_chosen,
+        moment - labels_from + 1 as since_labels_from,
+        -- Not before its own action: the horizon may end there. Labels beyond are left out where
+        -- they are joined.
+        greatest(labels_from + $horizon_us - 1 - moment, 0) as until_horizon,
+    from ends
 ),
 
 labelled as (
@@ -29,21 +47,18 @@ labelled as (
             else 1 + count(*) over (
                 partition by member_id
                 order by moment
-                range between unbounded preceding and (moment - labels_from + 1) preceding
+                range between unbounded preceding and since_labels_from preceding
             )
         end as first_label,
         case
             when $labels = 'next' then position
-            -- Not before its own action: the horizon may end there. Labels beyond are left out
-            -- where they are joined.
             else count(*) over (
                 partition by member_id
                 order by moment
-                range between unbounded preceding
-                and greatest(labels_from + $horizon_us - 1 - moment, 0) following
+                range between unbounded preceding and until_horizon following
             )
         end as last_label,
-    from ends
+    from framed
 ),
 
 -- What can be in an input, random negatives too where they enter.
@@ -90,6 +105,15 @@ packed as (
     from inputs
 ),
 
+known as (
+    select
+        *,
+        moment - as_of + 1 as since_as_of,
+        moment - as_of + latest_by as since_surely_known,
+        moment - as_of + $window_us + 1 as since_window,
+    from packed
+),
+
 counted as (
     select
         *,
@@ -97,20 +121,28 @@ counted as (
         count(*) over (
             partition by member_id
             order by moment
-            range between unbounded preceding and (moment - as_of + 1) preceding
+            range between unbounded preceding and since_as_of preceding
         ) as n_before,
         -- Those of them that were known by as_of, however late this member's actions come in.
         count(*) over (
             partition by member_id
             order by moment
-            range between unbounded preceding and (moment - as_of + latest_by) preceding
+            range between unbounded preceding and since_surely_known preceding
         ) as n_surely_known,
         count(*) over (
             partition by member_id
             order by moment
-            range between unbounded preceding and (moment - as_of + $window_us + 1) preceding
+            range between unbounded preceding and since_window preceding
         ) as n_too_old,
-    from packed
+    from known
+),
+
+bounded as (
+    select
+        *,
+        place - 1 - greatest(n_too_old, n_surely_known - $length) as back_to_first,
+        place - n_before as back_to_last,
+    from counted
 ),
 
 -- Frames by place keep each list about as short as the input, however much a member did.
@@ -119,33 +151,29 @@ listed as (
         *,
         list(packed_action) over before_as_of as candidates,
         list(known_at) over before_as_of as candidates_known_at,
-    from counted
+    from bounded
     window before_as_of as (
         partition by member_id
         order by packed_action
-        rows between
-        (place - 1 - greatest(n_too_old, n_surely_known - $length)) preceding
-        and (place - n_before) preceding
+        rows between back_to_first preceding and back_to_last preceding
     )
 ),
 
 chosen as (
     select
         member_id,
-        position,
         as_of,
         labels_from,
         first_label,
         last_label,
-        list_filter(
-            candidates, lambda a, i: candidates_known_at[i] < as_of
-        )[-$length:] as packed_actions,
+        list_transform(
+            list_filter(
+                list_zip(candidates, candidates_known_at), lambda a: a[2] < as_of
+            )[-$length:],
+            lambda a: a[1]
+        ) as packed_actions,
     from listed
     where is_chosen
-    -- One window has all of its labels; with `next`, each label has a window of its own.
-    qualify
-        $labels = 'next'
-        or row_number() over (partition by member_id, as_of order by position) = 1
 ),
 
 example_windows as (

@@ -11,7 +11,7 @@ names as (
 
 windows as (
     select
-        * exclude (position),
+        *,
         unnest(range(first_label, last_label + 1)) as label_position,
         case
             when $labels = 'next' then 9223372036854775807
@@ -30,7 +30,7 @@ windows as (
 followed_by as (
     select
         windows.*,
-        actions.* exclude (member_id),
+        actions.* exclude (actions.member_id),
     from windows
     inner join
         example_actions as actions
