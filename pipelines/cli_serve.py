@@ -32,22 +32,18 @@ def serve_command(
 ) -> None:
     """Serve POST /embed, GET /health and GET /metrics until SIGTERM or Ctrl-C."""
     settings = settings_of(config)
-
-    import uvicorn  # with the service: TensorFlow, 5 seconds
-
-    from pipelines.publish import open_store
-    from serving.gate import Limits
-    from serving.request_time import RequestTime
-    from serving.service import application
-
-    # Taken before the models are loaded, so that a port in use is told at once.
+    # Taken before anything is loaded, so that a port in use is told at once.
     with _listening(host, port) as listening:
+        import uvicorn  # with the service: TensorFlow, 5 seconds
+
+        from pipelines.publish import open_store
+        from serving.gate import Limits
+        from serving.request_time import RequestTime
+        from serving.service import application
+
         with console.status("loading models and items"):
             requests = RequestTime(settings, open_store(settings))
         service = application(requests, Limits(threads=threads, inside=inside), refresh)
-        address = f"http://{host}:{listening.getsockname()[1]}"
-        views = ", ".join(model.aggregator.view for model in requests.models.loaded)
-        console.print(f"[green]✓[/] serving {views} on {address}/embed", soft_wrap=True)
         server = uvicorn.Server(
             uvicorn.Config(
                 service, log_level="warning", access_log=False, timeout_graceful_shutdown=10
@@ -56,6 +52,9 @@ def serve_command(
         # uvicorn answers what is inside, then raises the signal again, for those who wait for it.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
+        address = f"http://{host}:{listening.getsockname()[1]}"
+        views = ", ".join(model.aggregator.view for model in requests.models.loaded)
+        console.print(f"[green]✓[/] serving {views} on {address}/embed", soft_wrap=True)
         server.run(sockets=[listening])
 
 

@@ -47,8 +47,12 @@ class RequestMetrics:
         )
         self.items = Gauge("activity_embed_items", "Items in the mapped table.", registry=own)
         self.models = Gauge(
-            "activity_embed_model", "1 for what is served.", ["view", "model_version"], registry=own
+            "activity_embed_model",
+            "1 for what is served, 0 for what was.",
+            ["view", "model_version"],
+            registry=own,
         )
+        self._served: set[tuple[str, str]] = set()
 
     def answered(self, found: Embedded) -> None:
         """Count the members of an answer and how old their stored rows were."""
@@ -62,6 +66,8 @@ class RequestMetrics:
     def serving(self, requests: RequestTime) -> None:
         """Note what is served now."""
         self.items.set(len(requests.items))
-        self.models.clear()
-        for model in requests.models.loaded:
-            self.models.labels(model.aggregator.view, model.model_version).set(1)
+        loaded = requests.models.loaded
+        served = {(model.aggregator.view, model.model_version) for model in loaded}
+        for labels in served | self._served:
+            self.models.labels(*labels).set(labels in served)
+        self._served |= served

@@ -104,6 +104,7 @@ def application(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        metrics.serving(requests)
         refreshing = asyncio.create_task(_refreshing(requests, metrics, health, refresh_every))
         yield
         refreshing.cancel()
@@ -158,10 +159,10 @@ async def _refreshing(
 ) -> None:
     """Look for what is new for ever; what fails is told and tried again, the old serves on."""
     while True:
-        metrics.serving(requests)
         await asyncio.sleep(every)
         try:
             changed = await asyncio.to_thread(requests.refresh)
+            metrics.serving(requests)
             metrics.refreshes.labels("changed" if changed else "unchanged").inc()
             health.error = None
         except Exception as error:

@@ -30,7 +30,7 @@ from tests.servers import running_redis
 from tests.strategies import Event
 from tests.tiny_models import write_items
 from tests.worlds import utc, vector
-from transformations.config import ROOT
+from transformations.config import ROOT, Config
 
 AVERAGE, DECAY = (line.view for line in PLAIN)
 HALF = GeometricDecay(version=2, decay=0.5)
@@ -217,7 +217,7 @@ def test_health_and_metrics(fresh: Fresh) -> None:
     assert figures["activity_embed_row_age_seconds_bucket 60.0"] == 0
     assert figures["activity_embed_row_age_seconds_bucket 600.0"] == 2
     assert figures["activity_embed_items"] == 5
-    assert figures[f"activity_embed_model {DECAY} {health['models'][DECAY]}"] == 1
+    assert figures[f"activity_embed_model {health['models'][DECAY]} {DECAY}"] == 1
 
 
 def test_overload_is_refused_and_what_is_inside_is_answered(tmp_path: Path) -> None:
@@ -247,10 +247,18 @@ def test_overload_is_refused_and_what_is_inside_is_answered(tmp_path: Path) -> N
             assert client.figures()["activity_embed_inside"] == 0
 
             os.kill(process, signal.SIGKILL)
-            for path, more in (("/embed", {"body": body}), ("/health", {})):
-                status, answer, headers = client.ask(path, **more)
+            gone = [pool.submit(client.ask, body=body), pool.submit(client.ask, "/health")]
+            for waited in gone:
+                status, answer, headers = waited.result()
                 assert (status, answer["error"]["code"]) == (503, "unavailable")
                 assert headers["Retry-After"] == "1"
+
+
+def write_whole(config: Config, rows: Any) -> None:
+    """Write a part of items as a run does: it appears when it is whole."""
+    elsewhere = config.model_copy(update={"data_dir": f"{config.data_dir}-elsewhere"})
+    write_items(elsewhere, rows, "part-b")
+    (elsewhere.items_dir / "part-b.parquet").rename(config.items_dir / "part-b.parquet")
 
 
 def test_new_models_and_items_come_without_a_request_dropped(tmp_path: Path) -> None:
@@ -269,9 +277,10 @@ def test_new_models_and_items_come_without_a_request_dropped(tmp_path: Path) -> 
             try:
                 fresh.lines = (*PLAIN[:1], HALF)
                 package_line(fresh.world, HALF)
-                write_items(fresh.config, [(1, vector("newer"), utc(5))], "part-b")
+                write_whole(fresh.config, [(1, vector("newer"), utc(5))])
                 came: Any = {}
                 while len(came.get("model_versions", ())) < 2:
+                    assert client.ask("/health")[1]["refresh_error"] is None
                     came = client.embed(7, as_of=NOW.isoformat())
             finally:
                 done.set()
