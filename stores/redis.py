@@ -6,6 +6,7 @@ from a stale copy by nothing else. No Feast client asks for that field.
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import cache
 from hashlib import sha1
 from itertools import chain, islice
 from typing import Any, Literal
@@ -31,9 +32,13 @@ from stores.wire import timestamp_messages
 KEYS_A_CALL = 128
 CALLS_A_PIPELINE = 64
 
+FIELDS_A_HSET = 50  # Lua passes at most 250 arguments
+
 # ARGV: event field, created field, seconds to live or 0, number of features, their fields, and then
 # for every key its event and created Timestamp messages ('' for none) and its values.
-UPSERT = """
+_UPSERT = """
+local call = redis.call
+
 local function varint(text, at)
     local number, scale, byte = 0, 1
     local first = at
@@ -75,44 +80,52 @@ local function older(left, right)
     return left_nanos < right_nanos
 end
 
-local event_field, created_field = ARGV[1], ARGV[2]
-local live, width = tonumber(ARGV[3]), tonumber(ARGV[4])
-local at = 4 + width
-local written = 0
-for _, key in ipairs(KEYS) do
-    local event, created = ARGV[at + 1], ARGV[at + 2]
-    local stored = redis.call('HMGET', key, event_field, created_field)
-    local stale = false
-    if stored[1] then
-        if stored[1] == event then
-            stale = stored[2] and (created == '' or older(created, stored[2]))
+local event_field, created_field, live = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local at, written = 4 + WIDTH, 0
+for index = 1, #KEYS do
+    local key, event, created = KEYS[index], ARGV[at + 1], ARGV[at + 2]
+    local stored, stored_created, stale = call('HGET', key, event_field), false, false
+    if stored then
+        stored_created = call('HGET', key, created_field)
+        if stored == event then
+            stale = stored_created and (created == '' or older(created, stored_created))
         else
-            stale = older(event, stored[1])
+            stale = older(event, stored)
         end
     end
     if not stale then
-        local fields = {event_field, event}
         if created ~= '' then
-            fields[3], fields[4] = created_field, created
-        elseif stored[2] then
-            redis.call('HDEL', key, created_field)
+            call('HSET', key, event_field, event, created_field, created FIRST)
+        else
+            if stored_created then call('HDEL', key, created_field) end
+            call('HSET', key, event_field, event FIRST)
         end
-        local size = #fields
-        for index = 1, width do
-            fields[size + 1], fields[size + 2] = ARGV[4 + index], ARGV[at + 2 + index]
-            size = size + 2
-        end
-        for first = 1, size, 2000 do
-            redis.call('HSET', key, unpack(fields, first, math.min(first + 1999, size)))
-        end
-        if live > 0 then redis.call('EXPIRE', key, live) end
+        REST
+        if live > 0 then call('EXPIRE', key, live) end
         written = written + 1
     end
-    at = at + 2 + width
+    at = at + 2 + WIDTH
 end
 return written
 """
-UPSERT_SHA = sha1(UPSERT.encode(), usedforsecurity=False).hexdigest()
+
+
+@cache
+def upsert(width: int) -> tuple[str, str]:
+    """Return the script for rows of `width` features, and its SHA.
+
+    The features are spelt out, because a list of them made and unpacked for every key takes longer
+    than the writing itself.
+    """
+    pairs = [f", ARGV[{4 + nth}], ARGV[at + {2 + nth}]" for nth in range(1, width + 1)]
+    first, rest = pairs[:FIELDS_A_HSET], pairs[FIELDS_A_HSET:]
+    calls = [
+        f"call('HSET', key{''.join(rest[start : start + FIELDS_A_HSET])})"
+        for start in range(0, len(rest), FIELDS_A_HSET)
+    ]
+    script = _UPSERT.replace("WIDTH", str(width)).replace(" FIRST", "".join(first))
+    script = script.replace("REST", "\n        ".join(calls))
+    return script, sha1(script.encode(), usedforsecurity=False).hexdigest()
 
 
 class ColumnarRedisOnlineStoreConfig(RedisOnlineStoreConfig):
@@ -203,7 +216,8 @@ class ColumnarRedisOnlineStore(ExpiringReads, RedisOnlineStore):
                 _pipeline(client, piece)
             except NoScriptError:
                 # A fresh or restarted server. Sending again what was already taken is harmless.
-                client.script_load(UPSERT)
+                for script in _scripts(piece):
+                    client.script_load(script)
                 _pipeline(client, piece)
 
 
@@ -222,6 +236,11 @@ def _pipeline(client: Any, commands: Sequence[tuple[Any, ...]]) -> None:
         pipe.execute()
 
 
+def _scripts(commands: Sequence[tuple[Any, ...]]) -> set[str]:
+    """Return the scripts that some calls need; their number of features follows their keys."""
+    return {upsert(command[6 + command[2]])[0] for command in commands}
+
+
 async def _ordered_async(client: Any, commands: Sequence[tuple[Any, ...]]) -> None:
     async def send() -> None:
         async with client.pipeline(transaction=False) as pipe:
@@ -232,8 +251,9 @@ async def _ordered_async(client: Any, commands: Sequence[tuple[Any, ...]]) -> No
     try:
         await send()
     except NoScriptError:
-        loaded: Awaitable[str] = client.script_load(UPSERT)
-        await loaded
+        for script in _scripts(commands):
+            loaded: Awaitable[str] = client.script_load(script)
+            await loaded
         await send()
 
 
@@ -255,10 +275,11 @@ def _commands(
         len(features),
         *(_mmh3(f"{view}:{feature}") for feature in features),
     )
+    _, sha = upsert(len(features))
     for first in range(0, len(keys), step):
         some = keys[first : first + step]
         values = chain.from_iterable(rows[first : first + step])
-        yield ("EVALSHA", UPSERT_SHA, len(some), *some, *head, *values)
+        yield ("EVALSHA", sha, len(some), *some, *head, *values)
 
 
 def _row_commands(

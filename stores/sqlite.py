@@ -9,7 +9,6 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +36,13 @@ from stores.wire import MICROSECONDS
 
 # Another writer's transaction is one batch long, so a minute means that something hangs.
 BUSY_SECONDS = 60.0
+
+# SQLite takes 32,766 parameters.
+FEATURES_A_STATEMENT = 1000
+
+# Pages of the write-ahead log that are copied into the database together: 64 MB. With SQLite's 4 MB
+# every batch would copy every page of the index once more.
+PAGES_A_CHECKPOINT = 16_384
 
 # Rows written by plain Feast have null in the two columns, and a null created timestamp counts as
 # older than any.
@@ -96,30 +102,33 @@ class ColumnarSqliteOnlineStore(ExpiringReads, SqliteOnlineStore):
             known = batch.created_known.tolist()
             created = [value if ok else None for value, ok in zip(seconds, known, strict=True)]
             created_rest = [value if ok else None for value, ok in zip(rest, known, strict=True)]
-        # Sorted, because the table's index is: neighbours share its pages. Row after row of one
-        # key, so that its features share the table's.
+        # Sorted, because the table's index is: neighbours share its pages. All features of one key
+        # in one statement, so that they share the table's, and the key and times are bound once.
         in_order = sorted(range(len(batch)), key=batch.keys.__getitem__)
         keys, *moments = (
             [column[nth] for nth in in_order]
             for column in (batch.keys, event, created, event_rest, created_rest)
         )
-        by_feature = [
-            zip(
-                keys,
-                repeat(name),
-                [column.values[nth] for nth in in_order],
-                repeat(None) if column.texts is None else [column.texts[nth] for nth in in_order],
-                *moments,
-                strict=False,
-            )
-            for name, column in batch.features.items()
-        ]
-        self._upsert(
-            config,
-            table,
-            ["value", "value_text"],
-            chain.from_iterable(zip(*by_feature, strict=True)),
-        )
+        name = _table_name(config, table)
+        features = list(batch.features.items())
+        statements = []
+        for start in range(0, len(features), FEATURES_A_STATEMENT):
+            some = features[start : start + FEATURES_A_STATEMENT]
+            rows: list[str] = []
+            cells: list[list[Any]] = []
+            for feature, column in some:
+                cells.append([column.values[nth] for nth in in_order])
+                value = text = f"?{5 + len(cells)}"
+                if column.texts is None:
+                    text = "null"
+                else:
+                    cells.append([column.texts[nth] for nth in in_order])
+                    text = f"?{5 + len(cells)}"
+                literal = "'" + feature.replace("'", "''") + "'"
+                rows.append(f"(?1, {literal}, {value}, {text}, ?2, ?3, ?4, ?5)")
+            statement = _upsert(name, ["value", "value_text"], rows)
+            statements.append((statement, zip(keys, *moments, *cells, strict=True)))
+        self._execute(config, name, statements)
 
     def online_write_batch(
         self,
@@ -149,7 +158,9 @@ class ColumnarSqliteOnlineStore(ExpiringReads, SqliteOnlineStore):
                 if options.vector_enabled:
                     cells.append(_vector_cell(table, types.get(name), value))
                 rows.append((key, name, *cells, *moments))
-        self._upsert(config, table, columns, rows)
+        name = _table_name(config, table)
+        marks = ", ".join("?" * (len(columns) + 6))
+        self._execute(config, name, [(_upsert(name, columns, [f"({marks})"]), rows)])
         if progress:
             progress(len(data))
 
@@ -219,28 +230,20 @@ class ColumnarSqliteOnlineStore(ExpiringReads, SqliteOnlineStore):
             connection.isolation_level = None
             connection.execute(f"pragma busy_timeout = {int(BUSY_SECONDS * 1000)}")
             connection.execute("pragma journal_mode = wal")
+            connection.execute(f"pragma wal_autocheckpoint = {PAGES_A_CHECKPOINT}")
             # Feast's key index is visited in random order; with the default 2 MB most visits are
             # reads.
             connection.execute("pragma cache_size = -65536")
             self._writer = connection
         return self._writer
 
-    def _upsert(
+    def _execute(
         self,
         config: RepoConfig,
-        table: FeatureView,
-        value_columns: Sequence[str],
-        rows: Iterable[tuple[Any, ...]],
+        name: str,
+        statements: Sequence[tuple[str, Iterable[tuple[Any, ...]]]],
     ) -> None:
-        name = _table_name(config, table)
-        moments = ["event_ts", "created_ts", "event_us", "created_us"]
-        columns = ["entity_key", "feature_name", *value_columns, *moments]
-        assignments = ", ".join(f"{column} = excluded.{column}" for column in columns[2:])
-        statement = (
-            f"insert into {_quote_id(name)} ({', '.join(columns)}) "
-            f"values ({', '.join('?' * len(columns))}) "
-            f"on conflict (entity_key, feature_name) do update set {assignments} {_NOT_OLDER}"
-        )
+        """Run each statement over its rows, all in one transaction."""
         with self._writing:
             connection = self._writer_connection(config)
             self._add_order(connection, name)
@@ -248,7 +251,8 @@ class ColumnarSqliteOnlineStore(ExpiringReads, SqliteOnlineStore):
             # first insert.
             connection.execute("begin immediate")
             try:
-                connection.executemany(statement, rows)
+                for statement, rows in statements:
+                    connection.executemany(statement, rows)
                 connection.execute("commit")
             except BaseException:
                 connection.execute("rollback")
@@ -263,6 +267,17 @@ class ColumnarSqliteOnlineStore(ExpiringReads, SqliteOnlineStore):
 
     def _has_number(self, config: RepoConfig, table: FeatureView) -> bool:
         return self._check_table_has_value_num(self._get_conn(config), _table_name(config, table))
+
+
+def _upsert(name: str, value_columns: Sequence[str], rows: Sequence[str]) -> str:
+    """Write the statement that keeps the newest of what is stored and of `rows` of parameters."""
+    moments = ["event_ts", "created_ts", "event_us", "created_us"]
+    columns = ["entity_key", "feature_name", *value_columns, *moments]
+    assignments = ", ".join(f"{column} = excluded.{column}" for column in columns[2:])
+    return (
+        f"insert into {_quote_id(name)} ({', '.join(columns)}) values {', '.join(rows)} "
+        f"on conflict (entity_key, feature_name) do update set {assignments} {_NOT_OLDER}"
+    )
 
 
 def stored_seconds(moments_us: NDArray[np.int64]) -> tuple[list[int], list[int]]:

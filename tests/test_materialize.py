@@ -20,6 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stores import newest
+from stores import redis as redis_store
+from stores import sqlite as sqlite_store
 from stores.columnar import OnlineWriteError
 from stores.newest import Columns, newest_batches
 from tests.store_worlds import END, KINDS, MOMENT, START, World, declare, every_type, open_world
@@ -288,6 +290,22 @@ def test_an_expired_row_reads_as_null(world: World) -> None:
     assert statuses == [FieldStatus.OUTSIDE_MAX_AGE, FieldStatus.PRESENT, FieldStatus.NOT_FOUND]
 
 
+@pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/Lima"])
+@pytest.mark.parametrize("world", ["postgres"], indirect=True)
+def test_a_ttl_counts_in_utc_whatever_the_sessions_zone(
+    world: World, zone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGTZ", zone)
+    now = datetime.now(UTC)
+    path = world.folder / "counts.parquet"
+    hour = timedelta(hours=1)
+    write_counts(path, [(1, now - 2 * DAY - hour, 1), (2, now - 2 * DAY + hour, 2)])
+    store = world.store("ours", counts_view(path, ttl=2 * DAY))
+    store.materialize(START, END)
+    rows = [{"int_id": number} for number in (1, 2)]
+    assert store.get_online_features(["counts:count"], rows).to_dict()["count"] == [None, 2]
+
+
 # --- the choice of the newest row ----------------------------------------------------------------
 
 SOURCE_ROW = st.tuples(
@@ -369,3 +387,25 @@ def test_two_steps_read_the_wide_columns_of_winning_files_only(tmp_path: Path) -
         [str(new), str(old)], columns, START, END, batch_rows=9, memory_limit="100MB", threads=1
     )
     assert [row["count"] for batch in batches for row in batch.to_pylist()] == [1]
+
+
+@every_kind
+def test_more_features_than_one_statement_takes(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_store, "FEATURES_A_STATEMENT", 50)
+    names = [f"it's_{number}" for number in range(2 * redis_store.FIELDS_A_HSET + 3)]
+    columns: dict[str, Any] = {
+        "int_id": [1, 2],
+        "event_timestamp": pa.array([MOMENT] * 2, pa.timestamp("us", "UTC")),
+    }
+    for number, name in enumerate(names):
+        columns[name] = [number, -number]
+    path = world.folder / "wide.parquet"
+    pq.write_table(pa.table(columns), path)
+    fields = [Field(name=name, dtype=ft.Int64) for name in names]
+    store = world.store("ours", declare("wide", path, ["int"], fields))
+    store.materialize(START, END)
+    wanted = [f"wide:{name}" for name in names]
+    found = store.get_online_features(wanted, [{"int_id": 1}, {"int_id": 2}]).to_dict()
+    assert [found[name] for name in names] == [[n, -n] for n in range(len(names))]

@@ -20,6 +20,7 @@ from feast.utils import _convert_arrow_to_proto
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from stores.columnar import encode
 from tests.store_worlds import END, KINDS, MOMENT, START, World, declare, open_world
 
 US = timedelta(microseconds=1)
@@ -244,6 +245,36 @@ def test_two_writers_at_once_leave_the_newest_row_of_every_key(world: World) -> 
                 ids = draw.sample(range(keys), keys)
                 when = MOMENT + version * US
                 write_batch(store, view, table([(key, when, None, version) for key in ids]))
+        except BaseException as error:
+            failures.append(error)
+
+    writers = [threading.Thread(target=write, args=(seed,)) for seed in (0, 1)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert failures == []
+    assert read(stores[0][0], list(range(keys))) == [2 * rounds - 1] * keys
+
+
+@every_kind
+def test_two_bulk_writers_at_once_into_an_empty_table(world: World) -> None:
+    keys, rounds = 200, 6
+    stores = [open_view(world), open_view(world)]
+    view = stores[0][0].get_feature_view("rows")
+    failures: list[BaseException] = []
+    start = threading.Barrier(2)
+
+    def write(seed: int) -> None:
+        store, _ = stores[seed]
+        online = store._get_provider().online_store
+        try:
+            start.wait()
+            # The last first, so that the other's rows are older or newer by turns.
+            for version in reversed(range(seed, 2 * rounds, 2)):
+                rows = [(key, MOMENT + version * US, None, version) for key in range(keys)]
+                (batch,) = table(rows).to_batches()
+                online.write_encoded(store.config, view, encode(view, batch))
         except BaseException as error:
             failures.append(error)
 
