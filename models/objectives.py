@@ -1,9 +1,9 @@
 """OBJECTIVES: what an aggregator's vector is trained to predict. The head is dropped at packaging.
 
 A head is given the aggregator's vectors, stacked to [batch, fields, dim], and the label items'
-vectors; any aggregator can be trained with any of them. One with several vectors (one per action)
-is trained through all of them at once: `next_action` joins their products with the item's vector,
-`next_item` scores by a learned weighted sum.
+vectors, and computes in float32; any aggregator can be trained with any of them. One with several
+vectors (one per action) is trained through all of them at once: `next_action` joins their products
+with the item's vector, `next_item` scores by a learned weighted sum.
 """
 
 from collections.abc import Mapping
@@ -68,8 +68,8 @@ class NextAction(keras.layers.Layer):
     """
 
     def __init__(self, recipe: Recipe, fields: int, popularity: NDArray[np.float32]) -> None:  # noqa: ARG002
-        super().__init__()
-        self.dense = keras.layers.Dense(2)
+        super().__init__(dtype="float32")
+        self.dense = keras.layers.Dense(2, dtype="float32")
         self.metric = keras.metrics.AUC(name="auc")
 
     def call(
@@ -83,7 +83,7 @@ class NextAction(keras.layers.Layer):
         """Return the cross-entropy of each example, and the probability of a positive action."""
         products = vectors * ops.take(table, labels.rows, axis=0)[:, None, :]
         flat = ops.reshape(products, (-1, products.shape[1] * products.shape[2]))
-        logits = ops.cast(self.dense(flat), "float32")
+        logits = self.dense(flat)
         truth = ops.cast(labels.positive, "int32")
         loss = keras.losses.sparse_categorical_crossentropy(truth, logits, from_logits=True)
         return Outcome(loss, labels.weight, ops.softmax(logits)[:, 1])
@@ -113,7 +113,7 @@ class NextItem(keras.layers.Layer):
     """
 
     def __init__(self, recipe: Recipe, fields: int, popularity: NDArray[np.float32]) -> None:
-        super().__init__()
+        super().__init__(dtype="float32")
         self.temperature = recipe.temperature
         self.popular_share = recipe.popular_share
         self.dismissed_weight = recipe.dismissed_weight
@@ -129,7 +129,7 @@ class NextItem(keras.layers.Layer):
         self.field_weights = (
             self.add_weight((fields,), initializer="ones", name="fields") if fields > 1 else None
         )
-        self.correct = keras_rs.layers.SamplingProbabilityCorrection(epsilon=1e-12)
+        self.correct = keras_rs.layers.SamplingProbabilityCorrection(epsilon=1e-12, dtype="float32")
         self.metric = keras.metrics.Mean(name=f"recall_at_{AT}")
 
     def draw(self, negatives: int, seed: Any) -> tuple[Any, Any]:
@@ -157,15 +157,14 @@ class NextItem(keras.layers.Layer):
     def call(self, vectors: Any, labels: Labels, table: Any, negatives: int, seed: Any) -> Outcome:
         """Return the loss of each positive example, and whether its item is among the first 10.
 
-        The rank is among the drawn items, each counted once for every draw.
+        The rank is among the drawn items, each counted once however often it was drawn.
         """
         if self.field_weights is None:
-            vector = ops.cast(vectors[:, 0], "float32")
+            vector = vectors[:, 0]
         else:
-            weights = ops.cast(self.field_weights, "float32")[:, None]
-            vector = ops.sum(ops.cast(vectors, "float32") * weights, axis=1)
+            vector = ops.sum(vectors * self.field_weights[:, None], axis=1)
         vector /= self.temperature
-        popularity = ops.cast(self.popularity_weight, "float32") * self.log_popularity
+        popularity = self.popularity_weight * self.log_popularity
         rows, expected = self.draw(negatives, seed)
         own = ops.sum(vector * ops.take(table, labels.rows, axis=0), axis=1)
         own += ops.take(popularity, labels.rows)
@@ -181,7 +180,11 @@ class NextItem(keras.layers.Layer):
         weight = ops.where(labels.positive, labels.weight, 0.0)
         if self.dismissed_weight:
             loss += self.dismissed_weight * above_dismissed(own, labels)
-        better = ops.sum(ops.cast(others >= own[:, None], "float32"), axis=1)
+        _, which, times = tf.unique_with_counts(rows)
+        distinct = 1.0 / ops.cast(tf.gather(times, which), "float32")
+        better = ops.sum(ops.where(others >= own[:, None], distinct, 0.0), axis=1)
+        # The sum of a few reciprocals may fall short of a whole number by a rounding error.
+        better = ops.round(better)
         return Outcome(loss, weight, ops.cast(better < AT, "float32"))
 
     def measure(self, labels: Labels, outcome: Outcome) -> None:  # noqa: ARG002

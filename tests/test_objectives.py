@@ -121,14 +121,14 @@ def test_where_nobody_did_anything_all_items_are_alike() -> None:
 
 
 def test_the_rank_decides_what_is_recalled() -> None:
-    """Eleven draws of a better item push the positive out of the first ten; nine do not."""
-    table = tf.constant([[0.0], [1.0], [2.0]])
+    """Nine better items leave the positive among the first ten, however often they are drawn."""
+    table = tf.range(30.0)[:, None]
     labels = Labels(tf.constant([1]), tf.constant([True]), tf.constant([False]), tf.ones(1))
-    head = NextItem(Recipe(), fields=1, popularity=np.zeros(3, np.float32))
-    for better in (AT - 1, AT + 1):
-        head.draw = lambda negatives, _: (tf.fill([negatives], 2), tf.ones(negatives))
-        came = head(tf.ones((1, 1, 1)), labels, table, negatives=better, seed=None)
-        assert came.score[0] == (1.0 if better < AT else 0.0)
+    head = NextItem(Recipe(), fields=1, popularity=np.zeros(30, np.float32))
+    for better, recalled in ((AT - 1, 1.0), (AT, 0.0)):
+        head.draw = lambda _, __, n=better: (tf.tile(tf.range(2, 2 + n), [3]), tf.ones(3 * n))
+        came = head(tf.ones((1, 1, 1)), labels, table, negatives=1, seed=None)
+        assert float(came.score[0]) == recalled
 
 
 def test_accidental_hits_of_keras_rs_are_not_removed() -> None:

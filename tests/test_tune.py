@@ -5,6 +5,7 @@ import csv
 import shutil
 from dataclasses import replace
 from datetime import timedelta
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,7 @@ def test_the_catalogue_changes_only_when_told_to(
 ) -> None:
     before = catalogue.read_text()
     ledger = Ledger(world)
-    console = Console(record=True, width=120, file=(world.data / "console.txt").open("w"))
+    console = Console(width=120, file=StringIO())
     stages = Stages(console, ledger, ledger.start("tune", UNTIL))
     line = GeometricDecay(version=1, decay=0.8)
     with connect(world) as con:
