@@ -48,7 +48,7 @@ def test_an_items_newest_vector_by_as_of(config: Config) -> None:
     assert vectors(config, [], AS_OF) == []
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     ids=st.sampled_from(["int64", "string"]),
     versions=st.lists(
@@ -94,20 +94,23 @@ def test_a_new_part_makes_a_new_table_and_leaves_who_holds_the_old_one(config: C
     assert folders == [new.key]
 
 
+MAPPED = """
+import sys
+from pathlib import Path
+from serving.item_table import open_item_table
+from transformations.config import Config
+table = open_item_table(Config.model_validate_json(sys.argv[1]))
+print(Path('/proc/self/maps').read_text())
+"""
+
+
 def test_processes_share_one_file(config: Config) -> None:
     """Another process maps the very file that this one has mapped, and makes none of its own."""
     table = open_item_table(config)
     (file,) = (config.data / "item_tables").rglob("vectors.npy")
     made = file.stat().st_mtime_ns
-    code = (
-        "import sys\nfrom pathlib import Path\nfrom serving.item_table import open_item_table\n"
-        "from tests.tiny_models import tiny_config\n"
-        "table = open_item_table(tiny_config(Path(sys.argv[1])))\n"
-        "print(Path('/proc/self/maps').read_text())\n"
-    )
-    data = config.data.parent
     maps = subprocess.run(
-        [sys.executable, "-c", code, str(data)],
+        [sys.executable, "-c", MAPPED, config.model_dump_json(exclude_defaults=True)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -123,19 +126,17 @@ def test_processes_share_one_file(config: Config) -> None:
 
 KILLED = """
 import os, signal, sys
-from pathlib import Path
 import numpy as np
 from serving.item_table import open_item_table
-from tests.tiny_models import tiny_config
+from transformations.config import Config
 np.save = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-open_item_table(tiny_config(Path(sys.argv[1])))
+open_item_table(Config.model_validate_json(sys.argv[1]))
 """
 
 
 def test_a_process_killed_while_it_makes_the_table_leaves_none(config: Config) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(config.data.parent)], cwd=ROOT, check=False
-    )
+    settings = config.model_dump_json(exclude_defaults=True)
+    done = subprocess.run([sys.executable, "-c", KILLED, settings], cwd=ROOT, check=False)
     assert done.returncode == -signal.SIGKILL
     assert vectors(config, [7], AS_OF) == [[1, 2]]
     assert [f.name for f in (config.data / "item_tables").rglob("*.tmp")] == []
