@@ -409,3 +409,23 @@ def test_more_features_than_one_statement_takes(
     wanted = [f"wide:{name}" for name in names]
     found = store.get_online_features(wanted, [{"int_id": 1}, {"int_id": 2}]).to_dict()
     assert [found[name] for name in names] == [[n, -n] for n in range(len(names))]
+
+
+@every_kind
+def test_a_view_that_is_taken_out_leaves_no_rows_behind(world: World) -> None:
+    path = world.folder / "counts.parquet"
+    write_counts(path, [(1, MOMENT, 1), (2, MOMENT, 2)])
+    objects = counts_view(path)
+    store = world.store("ours", objects)
+    rows = [{"int_id": number} for number in (1, 2)]
+
+    def stored() -> list[int | None]:
+        return store.get_online_features(["counts:count"], rows).to_dict()["count"]
+
+    store.materialize(START, END)
+    assert stored() == [1, 2]
+    store.apply([], objects_to_delete=[objects[-1]], partial=False)
+    store.apply(objects)
+    assert stored() == [None, None]
+    store.materialize(START, END)
+    assert stored() == [1, 2]
