@@ -54,6 +54,52 @@ class EmbedReport:
         return self.actions_without_vector / self.actions if self.actions else 0.0
 
 
+Vectors = dict[str, NDArray[np.float32]]
+
+
+class Graph:
+    """Packaged aggregators in one graph, so that the item vectors are gathered once for all.
+
+    It is traced once, whatever the item table: many snapshots can share it.
+    """
+
+    def __init__(self, models: Sequence[Loaded], config: Config) -> None:
+        self.models = models
+        shape = (None, config.length)
+        signature = [tf.TensorSpec((None, config.dim), "float32")]
+        signature += [tf.TensorSpec(shape, dtype) for dtype in ("int32", "int32", "float32")]
+
+        @tf.function(input_signature=signature)
+        def embed(table: Any, rows: Any, actions: Any, ages: Any) -> list[dict[str, Any]]:
+            vectors = tf.gather(table, rows)
+            return [
+                model.embed(item_embeddings=vectors, actions=actions, ages=ages) for model in models
+            ]
+
+        self._embed = embed
+
+    def vectors(self, padded: Padded, table: Any) -> list[Vectors]:
+        """Return each model's vectors {field: [members, dim]}.
+
+        Args:
+            table: The item vectors as a tensor, float32 [items + 1, dim].
+        """
+        members = len(padded.rows)
+        results = [
+            {field: np.empty((members, dim), np.float32) for field, dim in model.vectors.items()}
+            for model in self.models
+        ]
+        for start in range(0, members, BATCH):
+            piece = slice(start, start + BATCH)
+            outputs = self._embed(
+                table, padded.rows[piece], padded.actions[piece], padded.ages[piece]
+            )
+            for result, output in zip(results, outputs, strict=True):
+                for field, vectors in result.items():
+                    vectors[piece] = output[field].numpy()
+        return results
+
+
 def embed_snapshot(
     config: Config,
     con: duckdb.DuckDBPyConnection,
@@ -61,6 +107,7 @@ def embed_snapshot(
     created_timestamp: datetime,
     aggregators: Sequence[Aggregator] = AGGREGATORS,
     progress: Callable[[int], object] | None = None,
+    graph: Graph | None = None,
 ) -> EmbedReport:
     """Write the member_embeddings partition of `as_of` of every aggregator, whole or not at all.
 
@@ -72,6 +119,7 @@ def embed_snapshot(
     Args:
         created_timestamp: When the rows can be read online.
         progress: Called with the number of members that were embedded since its last call.
+        graph: The aggregators, loaded; whoever embeds many snapshots loads and traces them once.
 
     Raises:
         InputError: an aggregator is not packaged, or not as the catalogue and configuration say;
@@ -81,9 +129,10 @@ def embed_snapshot(
     source = partition(config.sequences_dir, as_of)
     if not source.exists():
         raise InputError(f"expected the sequences of {as_of} in {source}, found none")
-    models = [load(aggregator, config) for aggregator in aggregators]
+    graph = graph or load_graph(aggregators, config)
+    models = graph.models
     items = ItemTable.read(config, con, as_of)
-    run = together(models, items, config)
+    table = tf.constant(items.vectors)
     members = actions = without_vector = 0
     with ExitStack() as stack:
         views = [config.embeddings_dir(model.aggregator.view) for model in models]
@@ -98,7 +147,7 @@ def embed_snapshot(
             written = writing.submit(lambda: None)
             for rows in sequences.iter_batches(ROWS_AT_ONCE):
                 padded = pad(rows, items, config, as_of)
-                results = run(padded)
+                results = graph.vectors(padded, table)
                 written.result()
                 written = writing.submit(_write, writers, rows, results, created_timestamp)
                 members += rows.num_rows
@@ -113,43 +162,22 @@ def embed_snapshot(
     return EmbedReport(members, actions, without_vector, len(items), rows_written)
 
 
-Vectors = dict[str, NDArray[np.float32]]
+def load_graph(aggregators: Sequence[Aggregator], config: Config) -> Graph:
+    """Load packaged aggregators into one graph; errors as for `models.packaging.load`."""
+    return Graph([load(aggregator, config) for aggregator in aggregators], config)
 
 
 def together(
     models: Sequence[Loaded], items: ItemTable, config: Config
 ) -> Callable[[Padded], list[Vectors]]:
-    """Return a function from padded sequences to each model's vectors {field: [members, dim]}.
+    """Return a function from padded sequences to each model's vectors {field: [members, dim]}."""
+    graph, table = Graph(models, config), tf.constant(items.vectors)
+    return lambda padded: graph.vectors(padded, table)
 
-    The models share one graph, so that the item vectors are gathered once for all of them.
-    """
-    table = tf.constant(items.vectors)
-    shape = (None, config.length)
 
-    @tf.function(
-        input_signature=[tf.TensorSpec(shape, dtype) for dtype in ("int32", "int32", "float32")]
-    )
-    def embed(rows: Any, actions: Any, ages: Any) -> list[dict[str, Any]]:
-        vectors = tf.gather(table, rows)
-        return [
-            model.embed(item_embeddings=vectors, actions=actions, ages=ages) for model in models
-        ]
-
-    def run(padded: Padded) -> list[Vectors]:
-        members = len(padded.rows)
-        results = [
-            {field: np.empty((members, dim), np.float32) for field, dim in model.vectors.items()}
-            for model in models
-        ]
-        for start in range(0, members, BATCH):
-            piece = slice(start, start + BATCH)
-            outputs = embed(padded.rows[piece], padded.actions[piece], padded.ages[piece])
-            for result, output in zip(results, outputs, strict=True):
-                for field, vectors in result.items():
-                    vectors[piece] = output[field].numpy()
-        return results
-
-    return run
+def model_version_of(file: Path) -> str:
+    """Return what made the vectors of a partition."""
+    return str(pq.read_schema(file).metadata[b"model_version"].decode())
 
 
 def _schema(model: Loaded, sequences: pa.Schema, config: Config) -> pa.Schema:

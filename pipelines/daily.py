@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from duckdb import DuckDBPyConnection as Connection
 
 from models.catalog import AGGREGATORS
-from models.embed import embed_snapshot
+from models.embed import embed_snapshot, load_graph
 from models.items import build_items
 from models.packaging import package
 from models.spec import Aggregator, Learned
@@ -99,12 +99,12 @@ def run_backfill(
             stage_events(config, con, newest, stages)
             encode_items(config, con, newest, stages, first=wanted[0])
             package_all(config, con, wanted[0], stages, aggregators)
-        members = 0
+        members, graph = 0, load_graph(aggregators, config)
         with stages.stage("backfill", total=len(wanted)) as stage:
             for as_of in wanted:
                 created = as_of + config.publish_delay
                 table = build_sequences(config, con, as_of, as_of - DAY, created)
-                embed_snapshot(config, con, as_of, created, aggregators)
+                embed_snapshot(config, con, as_of, created, aggregators, graph=graph)
                 members += table.rows_out
                 stage.advance(1)
             stage.rows_out = members

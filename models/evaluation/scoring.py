@@ -98,7 +98,7 @@ def measure_ranker(
     """Measure a fitted ranker; shapes as for `fit_ranker`."""
     labels = task.labels
     sides = [np.asarray(side) for side in ranker.member_side(vectors, labels.habits)]
-    judged = np.asarray(ranker.bias(labels.habits))[:, 0]
+    judged = np.array(ranker.bias(labels.habits))[:, 0]
     for day in np.unique(labels.days):
         rows = np.flatnonzero(labels.days == day)
         own = labels.items[rows]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from duckdb import DuckDBPyConnection as Connection
 from feast import FeatureStore
 from numpy.typing import NDArray
@@ -87,12 +88,12 @@ def read_ground(world: World, con: Connection) -> tuple[Ground, pd.Index]:
     config, split = world.config, world.split
     items = ItemTable.read(config, con, split.test_until, query="first_items")
     positive = [name for name, kind in config.actions.items() if kind == "positive"]
-    table: pa.Table = con.execute(
+    table: pa.Table = con.sql(
         "select member_id, item_id, list_contains($positive, action) as positive, "
         f"epoch_us(event_timestamp) as moment from ({_activity(config, con)}) "
         "where event_timestamp < $until and list_contains($actions, action) "
         "order by event_timestamp, member_id, item_id, action",
-        {"positive": positive, "actions": list(config.actions), "until": split.test_until},
+        params={"positive": positive, "actions": list(config.actions), "until": split.test_until},
     ).to_arrow_table()
     index = pd.Index(table["member_id"].unique().to_pandas())
     rows = items.rows(table["item_id"].combine_chunks())
@@ -225,7 +226,12 @@ def join_sequences(
     joined = _ask(store, period, [f"{SEQUENCE_VIEW}:{name}" for name in names])
     frame = joined.select(["event_timestamp", "last_action_at", "n_actions"]).to_pandas()
     assert_nothing_from_the_future(frame, ["last_action_at"])
-    lists = joined.select(["item_ids", "actions", "event_timestamps"]).combine_chunks()
+    lists = pa.table(
+        {
+            name: pc.coalesce(joined[name], pa.scalar([], joined[name].type))
+            for name in ("item_ids", "actions", "event_timestamps")
+        }
+    ).combine_chunks()
     moments = pa.array(period.frame["as_of"].dt.as_unit("us"))
     padded = pad(lists.to_batches()[0], ground.items, config, moments)
     counts = {

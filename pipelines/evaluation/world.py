@@ -11,7 +11,7 @@ import yaml
 from duckdb import DuckDBPyConnection as Connection
 from feast import FeatureStore
 
-from models.embed import embed_snapshot
+from models.embed import Graph, embed_snapshot, load_graph, model_version_of
 from models.evaluation.gates import assert_trained_before
 from models.packaging import package
 from models.spec import Aggregator, Learned
@@ -109,25 +109,35 @@ def train_lines(
 
 
 def build_snapshots(world: World, stages: Stages, aggregators: Sequence[Aggregator]) -> None:
-    """Build every snapshot that a label may be given; what is there already is kept."""
+    """Build every snapshot that a label may be given; what is there by the same weights is kept."""
     config, moments = world.config, world.split.snapshots
     with (
         connect(config) as con,
         stages.stage("snapshots", total=len(moments)) as stage,
     ):
+        graphs = {line.view: load_graph([line], config) for line in aggregators}
+        everything = load_graph(aggregators, config)
         for as_of in moments:
             created = as_of + config.publish_delay
             if not partition(config.sequences_dir, as_of).exists():
                 build_sequences(config, con, as_of, as_of - DAY, created)
             missing = [
-                line
-                for line in aggregators
-                if not partition(config.embeddings_dir(line.view), as_of).exists()
+                line for line in aggregators if not _is_built(config, as_of, graphs[line.view])
             ]
-            if missing:
-                embed_snapshot(config, con, as_of, created, missing)
+            if len(missing) == len(aggregators):
+                embed_snapshot(config, con, as_of, created, missing, graph=everything)
+            else:
+                for line in missing:
+                    embed_snapshot(config, con, as_of, created, [line], graph=graphs[line.view])
             stage.advance(1)
         stage.note = f"{len(moments)}, {moments[0]:%Y-%m-%d} to {moments[-1]:%Y-%m-%d}"
+
+
+def _is_built(config: Config, as_of: datetime, graph: Graph) -> bool:
+    """Whether a snapshot is there and of these weights."""
+    (model,) = graph.models
+    file = partition(config.embeddings_dir(model.aggregator.view), as_of)
+    return file.exists() and model_version_of(file) == model.model_version
 
 
 def _ends(config: Config, con: Connection) -> tuple[datetime, datetime]:
