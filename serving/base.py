@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -72,6 +71,22 @@ def follow_snapshot(config: Config, fresh: Fresh) -> bool:
     return True
 
 
+def prepare(
+    config: Config,
+    store: FeatureStore,
+    fresh: Fresh,
+    bus: Bus,
+    aggregators: Sequence[Aggregator] = AGGREGATORS,
+    anew: bool = False,
+) -> None:
+    """Do what a worker does before its first batch: states, if there are none or if asked to."""
+    fresh.log.recover()
+    if anew or fresh.states.base() is None:
+        rebuild(config, store, fresh, bus, aggregators)
+    else:
+        follow_snapshot(config, fresh)
+
+
 def rebuild(
     config: Config,
     store: FeatureStore,
@@ -91,7 +106,6 @@ def rebuild(
     fresh.seeding = True
     try:
         _seed(config, fresh, as_of)
-        fresh.log.recover()
         members = 0
         for events in _streamed_since(config, as_of):
             members += fresh.apply(events).members
@@ -123,8 +137,8 @@ def _streamed_since(config: Config, as_of: datetime) -> Iterator[list[Event]]:
     with connect(config) as con:
         con.execute(f"create temp view streamed as from {parquet(files)}")
         query = (SQL / "streamed_since.sql").read_text()
-        newest: Any = con.execute(query, {"as_of": as_of}).to_arrow_reader(MEMBERS_AT_ONCE)
-        for rows in newest:
+        newest = con.sql(query, params={"as_of": as_of})
+        for rows in newest.to_arrow_reader(MEMBERS_AT_ONCE):
             yield _events(config, rows)
 
 

@@ -5,6 +5,7 @@ what was written and not yet committed comes twice, which the fold makes harmles
 """
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -17,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 WAIT = 0.5
 TIMEOUT = 10.0
+LEFT_BY = 60.0
 
 Headers = dict[str, str | bytes | None]
 
@@ -38,7 +40,12 @@ class KafkaBus:
         self, brokers: str, topic: str, group: str, options: Mapping[str, str] | None = None
     ) -> None:
         self._topic = topic
-        self._common = {"bootstrap.servers": brokers, **(options or {})}
+        self._consuming = {"bootstrap.servers": brokers, **(options or {})}
+        self._producing = {
+            key: value
+            for key, value in self._consuming.items()
+            if key.startswith(("bootstrap.", "security.", "sasl.", "ssl.", "client."))
+        }
         self._group = group
         self._consumer: Consumer | None = None
         self._producer: Producer | None = None
@@ -105,11 +112,28 @@ class KafkaBus:
                 )
                 for part in found
             ]
-            consumer.commit(offsets=offsets, asynchronous=False)
+            self._commit_when_empty(consumer, offsets)
         except KafkaException as error:
             raise self._gone(error) from error
         finally:
             consumer.close()
+
+    def _commit_when_empty(self, consumer: Consumer, offsets: list[TopicPartition]) -> None:
+        """Commit for a group that nobody is in; those who have left it may be still counted."""
+        deadline = time.monotonic() + LEFT_BY
+        while True:
+            try:
+                consumer.commit(offsets=offsets, asynchronous=False)
+                return
+            except KafkaException as error:
+                if error.args[0].code() not in MOVED:
+                    raise
+                if time.monotonic() > deadline:
+                    raise BusGoneError(
+                        f"Kafka, group {self._group}: its offsets cannot be set back while workers "
+                        "are in it; stop them, rebuild, and start them again"
+                    ) from error
+                time.sleep(0.5)
 
     def reset(self) -> None:
         """Leave the group; the next read joins it again, at the committed offsets."""
@@ -133,7 +157,7 @@ class KafkaBus:
                 # Not reading is the backpressure; what librdkafka fetches ahead is bounded.
                 "queued.max.messages.kbytes": 16_384,
                 "logger": logger,
-                **self._common,
+                **self._consuming,
             }
         )
 
@@ -146,7 +170,7 @@ class KafkaBus:
     def _produce(self, topic: str, rows: Sequence[tuple[str | None, bytes, Headers]]) -> None:
         if self._producer is None:
             self._producer = Producer({"linger.ms": 5, "acks": "all", "logger": logger,
-                                       **self._common})  # fmt: skip
+                                       **self._producing})  # fmt: skip
         failed: list[Any] = []
 
         def delivered(error: Any, _: Any) -> None:

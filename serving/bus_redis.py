@@ -34,6 +34,7 @@ class RedisBus:
         claim_after: float = CLAIM_AFTER,
     ) -> None:
         # No retries of the client's own: the worker says in its log that it is waiting.
+        self.url = url
         self._client = redis.Redis.from_url(
             url, retry=None, socket_timeout=WAIT + 5, socket_connect_timeout=5
         )

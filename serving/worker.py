@@ -16,7 +16,7 @@ from serving.fresh import Applied, Fresh
 from serving.messages import decode_all
 from serving.metrics import Metrics
 from transformations.config import Config
-from transformations.stream import microseconds
+from transformations.stream import MICROSECOND, microseconds
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class Worker:
         messages = self._waiting
         if messages:
             self._handle(messages)
-            self.metrics.batch_seconds.observe(time.perf_counter() - started)
+            self.metrics.batch_seconds.observe([time.perf_counter() - started])
             self.bus.done(messages)
             self._waiting = []
         if self._is_time("due", self.pace.due_every):
@@ -137,10 +137,14 @@ class Worker:
         self._count(self.fresh.apply(events))
         visible = microseconds(self.fresh.clock())
         sent = time.time_ns() // 1000
-        held = visible + self.fresh.tolerance.total_seconds() * 1e6
-        self.metrics.visible(
-            [(sent - m.sent) / 1e6 for place, m in enumerate(messages) if place not in refused],
-            [(visible - event.moment) / 1e6 for event in events if event.moment <= held],
+        ahead = visible + self.fresh.tolerance // MICROSECOND
+        self.metrics.on_bus_seconds.observe(
+            (sent - message.sent) / 1e6
+            for place, message in enumerate(messages)
+            if place not in refused
+        )
+        self.metrics.event_seconds.observe(
+            (visible - event.moment) / 1e6 for event in events if event.moment <= ahead
         )
 
     def _apply_due(self) -> None:

@@ -1,7 +1,11 @@
 """A market small enough for a test, with a snapshot online, a bus, and workers on it."""
 
 import json
-from collections.abc import Sequence
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import redis
 from feast import FeatureStore
@@ -19,17 +24,19 @@ from models.embed import embed_snapshot
 from models.packaging import package
 from models.spec import Aggregator, Average, GeometricDecay
 from pipelines import publish
-from serving.base import rebuild
+from serving.base import prepare
+from serving.bus_redis import RedisBus
 from serving.buses import Bus, open_bus
 from serving.fresh import Fresh, utc_now
 from serving.messages import encode
 from serving.metrics import Metrics
-from serving.offline_log import OfflineLog
+from serving.offline_log import OfflineLog, parts, table_folder
 from serving.state import StateStore, unpack
 from serving.state_stores import open_states
 from serving.vectors import Vectors
 from serving.views import OnlineViews
 from serving.worker import Pace, Worker
+from tests.servers import missing
 from tests.strategies import Event, write_activity
 from tests.tiny_models import write_items
 from transformations.config import Config
@@ -177,14 +184,11 @@ class Live:
         """A worker whose states are made, if they are not yet."""
         fresh = self.fresh(name, **more)
         bus = open_bus(url, name)
-        if fresh.states.base() is None:
-            rebuild(self.config, self.store(), fresh, bus, self.aggregators)
+        prepare(self.config, self.store(), fresh, bus, self.aggregators)
         return Worker(self.config, bus, fresh, Metrics(), Pace(linger=0.0))
 
     def sequences(self, members: Sequence[Any], as_of: datetime) -> dict[Any, dict[str, Any]]:
         """The states, folded to a moment, as rows of member_sequences."""
-        import pyarrow as pa
-
         config = self.config
         states: StateStore = open_states(config, self.store())
         found, _ = unpack(config, states.read(members))
@@ -193,6 +197,17 @@ class Live:
         folded = fold(config, found, nothing, microseconds(as_of)).states
         rows = to_sequences(config, pa.array(members), folded, microseconds(as_of), as_of)
         return {row["member_id"]: row for row in rows.to_pylist()}
+
+    def bus_of(self, worker: Worker) -> Bus:
+        """A bus of its own for a producer: the worker's belongs to the worker's thread."""
+        bus = worker.bus
+        assert isinstance(bus, RedisBus)
+        return RedisBus(bus.url, "activity", "activity-stream", "producer")
+
+    def offline_rows(self, view: str) -> list[dict[str, Any]]:
+        """The streamed rows of a view's offline table, oldest part first."""
+        files = parts(table_folder(self.config, view))
+        return [row for file in files for row in pq.ParquetFile(file).read().to_pylist()]
 
     def online_rows(self, view: str, members: Sequence[Any]) -> dict[Any, dict[str, Any]]:
         """What `get_online_features` returns of a view, with its event_timestamp."""
@@ -261,6 +276,34 @@ def drain(worker: Worker) -> int:
     while step := worker.step():
         handled += step
     return handled
+
+
+@contextmanager
+def server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A redis-server that keeps what it acknowledged in `folder`; killed at the end."""
+    program = shutil.which("redis-server")
+    if program is None:
+        missing("no redis-server on the PATH")
+    process = subprocess.Popen(
+        f"{program} --port {port} --bind 127.0.0.1 --appendonly yes --appendfsync always".split(),
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert process.stdout is not None
+    try:
+        assert any(b"Ready to accept connections" in line for line in process.stdout)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def redis_client(address: str) -> redis.Redis:
