@@ -69,7 +69,7 @@ def tune_line(
     written = _write(folder / aggregator.name, rows, plot)
     stages.console.print(_table(rows))
     stages.console.print("written: " + ", ".join(short(file) for file in written), soft_wrap=True)
-    _say(stages.console, best, apply)
+    say(stages.console, best, apply)
     return best
 
 
@@ -177,7 +177,8 @@ def _free_version(name: str) -> int:
     return max((a.version for a in catalog.AGGREGATORS if a.name == name), default=0) + 1
 
 
-def _say(console: Console, best: Aggregator, apply: bool) -> None:
+def say(console: Console, best: Aggregator, apply: bool) -> None:
+    """Print the best line; with `apply`, add it to the catalogue."""
     file = Path(catalog.__file__)
     if apply:
         add_line(file, best)
