@@ -2,7 +2,8 @@
 
 In process: `RequestTime.embed` of one random member out of `--members` in a Redis of its own; of
 one with an action in the request that no store has seen; and of 64 members. For a learned
-aggregator the layer has its initial weights: how long it takes does not depend on them.
+aggregator the layer has its initial weights: how long it takes does not depend on them. `cpu` is
+the mean processor time of a request, which other work on the machine changes little.
 
 Over HTTP, the service in a process of its own, one random member a request:
 - open loop: requests leave at a constant rate, whether or not the earlier ones are answered, and
@@ -151,11 +152,13 @@ def _timed(work: Callable[[], None], times: int) -> dict[str, float]:
     for _ in range(min(50, times)):
         work()
     took = np.empty(times)
+    computed = time.process_time()
     for nth in range(times):
         began = time.perf_counter()
         work()
         took[nth] = time.perf_counter() - began
-    return _milliseconds(took)
+    computed = time.process_time() - computed
+    return _milliseconds(took) | {"cpu": round(computed / times * 1000, 2)}
 
 
 def _milliseconds(seconds: np.ndarray) -> dict[str, float]:
@@ -290,18 +293,19 @@ def main() -> None:
         return
     results = run(**arguments)
     console = Console()
+    columns = ("p50", "p99", "max", "cpu", "a_second")
     for title, cases in (
         ("In process, ms", results["in_process"]),
         (f"Over HTTP at {results['rate']} requests a second, ms", results["http"]),
     ):
         table = Table(title=title)
-        for column in ("aggregators", "what", "p50", "p99", "max", "a second"):
+        for column in ("aggregators", "what", "p50", "p99", "max", "cpu", "a second"):
             table.add_column(
                 column, justify="left" if column in ("aggregators", "what") else "right"
             )
         for label, rows in cases.items():
             for what, row in rows.items():
-                numbers = [str(row.get(name, "")) for name in ("p50", "p99", "max", "a_second")]
+                numbers = [str(row.get(name, "")) for name in columns]
                 table.add_row(label, what, *numbers)
         console.print(table)
     RESULTS.write_text(json.dumps(results, indent=2) + "\n")
