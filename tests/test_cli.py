@@ -22,6 +22,8 @@ COMMANDS = [
     ["promote"],
     ["rollback"],
     ["models"],
+    ["serve"],
+    ["freshness"],
 ]
 
 
