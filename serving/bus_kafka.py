@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 WAIT = 0.5
 TIMEOUT = 10.0
-LEFT_BY = 60.0
+ALONE_BY = 60.0
 
 Headers = dict[str, str | bytes | None]
 
@@ -49,11 +49,15 @@ class KafkaBus:
         self._group = group
         self._consumer: Consumer | None = None
         self._producer: Producer | None = None
+        self._early: list[Message] = []
 
     def read(self, most: int, linger: float) -> list[Message]:
         """Return up to `most` messages; waits `linger` for them to be so many."""
         try:
             consumer = self._subscribed()
+            if self._early:
+                early, self._early = self._early[:most], self._early[most:]
+                return early
             found = consumer.consume(1, WAIT)
             if found and most > 1:
                 found += consumer.consume(most - 1, max(linger, 0.001))
@@ -93,50 +97,43 @@ class KafkaBus:
         """Commit, for every partition, the offset of the first message of `moment` or later.
 
         A partition of which the broker names none is read from its beginning: to fold too much
-        again is harmless.
+        again is harmless. It takes being the only one in the group.
         """
         self.reset()
-        consumer = self._client()
+        start = int(moment.timestamp() * 1000)
+        given: list[TopicPartition] = []
+
+        def assigned(consumer: Consumer, partitions: list[TopicPartition]) -> None:
+            asked = [TopicPartition(self._topic, part.partition, start) for part in partitions]
+            for part in consumer.offsets_for_times(asked, timeout=TIMEOUT):
+                if part.offset < 0:
+                    part.offset, _ = consumer.get_watermark_offsets(part, timeout=TIMEOUT)
+                given.append(TopicPartition(self._topic, part.partition, part.offset))
+            consumer.assign(given)
+
         try:
-            partitions = consumer.list_topics(self._topic, TIMEOUT).topics[self._topic].partitions
-            start = int(moment.timestamp() * 1000)
-            asked = [TopicPartition(self._topic, number, start) for number in partitions]
-            found = consumer.offsets_for_times(asked, timeout=TIMEOUT)
-            offsets = [
-                TopicPartition(
-                    self._topic,
-                    part.partition,
-                    part.offset
-                    if part.offset >= 0
-                    else consumer.get_watermark_offsets(part, timeout=TIMEOUT)[0],
+            consumer = self._consumer = self._client()
+            consumer.subscribe([self._topic], on_assign=assigned)
+            deadline = time.monotonic() + ALONE_BY
+            while not given:
+                if time.monotonic() > deadline:
+                    raise BusGoneError(f"Kafka, topic {self._topic}: no partition was assigned")
+                message = consumer.poll(0.1)
+                if message is not None and not self._failed(message):
+                    self._early.append(_message(message))
+            every = consumer.list_topics(self._topic, TIMEOUT).topics[self._topic].partitions
+            if len(given) < len(every):
+                raise BusGoneError(
+                    f"Kafka, group {self._group}: {len(every) - len(given)} of {len(every)} "
+                    "partitions belong to other workers; stop them before a rebuild"
                 )
-                for part in found
-            ]
-            self._commit_when_empty(consumer, offsets)
+            consumer.commit(offsets=given, asynchronous=False)
         except KafkaException as error:
             raise self._gone(error) from error
-        finally:
-            consumer.close()
-
-    def _commit_when_empty(self, consumer: Consumer, offsets: list[TopicPartition]) -> None:
-        """Commit for a group that nobody is in; those who have left it may be still counted."""
-        deadline = time.monotonic() + LEFT_BY
-        while True:
-            try:
-                consumer.commit(offsets=offsets, asynchronous=False)
-                return
-            except KafkaException as error:
-                if error.args[0].code() not in MOVED:
-                    raise
-                if time.monotonic() > deadline:
-                    raise BusGoneError(
-                        f"Kafka, group {self._group}: its offsets cannot be set back while workers "
-                        "are in it; stop them, rebuild, and start them again"
-                    ) from error
-                time.sleep(0.5)
 
     def reset(self) -> None:
         """Leave the group; the next read joins it again, at the committed offsets."""
+        self._early = []
         if self._consumer is not None:
             self._consumer.close()
             self._consumer = None
