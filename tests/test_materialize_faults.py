@@ -236,13 +236,13 @@ def test_postgres_ends_the_session_midway(world: World, monkeypatch: pytest.Monk
     whole = postgres_store.ColumnarPostgreSQLOnlineStore._merge
     calls = 0
 
-    def end_at_the_sixth(self: Any, *arguments: Any) -> None:
+    def end_at_the_sixth(self: Any, *arguments: Any, **options: Any) -> None:
         nonlocal calls
         calls += 1
         if calls == 6:
             with world.postgres("ours") as other:
                 other.execute("select pg_terminate_backend(%s)", [self._writer.info.backend_pid])
-        whole(self, *arguments)
+        whole(self, *arguments, **options)
 
     monkeypatch.setattr(postgres_store.ColumnarPostgreSQLOnlineStore, "_merge", end_at_the_sixth)
     with pytest.raises(OnlineWriteError, match="acknowledged 500 rows"):
