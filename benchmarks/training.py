@@ -83,7 +83,7 @@ def _rates(line: Any, config: Any, data: Any) -> dict[str, int]:
     fitting.prepare(batches)
     examples = int(popularity.sum())
     held = next(iter(batches))
-    step = tf.function(fitting.train_step)
+    step = tf.function(fitting.train_step, autograph=False)
     step(held)
 
     def of(what: Any) -> float:
