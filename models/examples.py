@@ -90,7 +90,7 @@ class ExampleArrays:
 
 
 _ARRAYS = tuple(f.name for f in fields(ExampleArrays) if f.name != "n_without_vector")
-_TENSORS = tuple(name for name in _ARRAYS if name not in ("label_timestamps", "happened_at"))
+_TENSORS = tuple(name for name in _ARRAYS if name != "label_timestamps")
 
 
 def read(
@@ -167,6 +167,7 @@ def dataset(
         "positive": tf.TensorSpec(column, tf.bool),
         "random": tf.TensorSpec(column, tf.bool),
         "weight": tf.TensorSpec(column, tf.float32),
+        "happened_at": tf.TensorSpec(column, tf.int64),
     }
     stream = tf.data.Dataset.from_generator(batches, output_signature=signature)
     return stream.prefetch(BATCHES_AHEAD)

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from models.backend import keras, tf
 from models.objectives import Labels, Objective, Outcome
+from models.popularity import RecentPopularity
 from models.recipe import Recipe
+from models.sequences import DAY
 from transformations.errors import RunFailedError
 from transformations.files import replacing
 
@@ -78,11 +80,13 @@ class Fitting(keras.Model):
         recipe: Recipe,
         table: NDArray[np.float32],
         popularity: NDArray[np.float32],
+        recent: RecentPopularity | None = None,
     ) -> None:
         super().__init__()
         self.aggregator = aggregator
-        self.head = objective.head(recipe, len(aggregator.outputs), popularity)
+        self.head = objective.head(recipe, len(aggregator.outputs), popularity, recent)
         self.negatives = recipe.negatives
+        self.blanked = recipe.blanked
         self.seed = recipe.seed
         self.table = tf.constant(table)
         self.total = keras.metrics.Mean(name="loss")
@@ -95,15 +99,22 @@ class Fitting(keras.Model):
 
     def outcome(self, batch: Mapping[str, Any], negatives: int, seed: Any, training: bool) -> Any:
         """Return the batch's labels and what the head makes of them."""
+        rows, actions = batch["rows"], batch["actions"]
+        if training and self.blanked:
+            blank = tf.random.stateless_uniform((tf.shape(rows)[0], 1), seed + 2) < self.blanked
+            rows, actions = tf.where(blank, 0, rows), tf.where(blank, 0, actions)
         vectors = self.aggregator(
             {
-                "item_embeddings": tf.gather(self.table, batch["rows"]),
-                "actions": batch["actions"],
+                "item_embeddings": tf.gather(self.table, rows),
+                "actions": actions,
                 "ages": batch["ages"],
             },
             training=training,
         )
-        labels = Labels(batch["label_rows"], batch["positive"], batch["random"], batch["weight"])
+        days = tf.cast(batch["happened_at"] // DAY, tf.int32)
+        labels = Labels(
+            batch["label_rows"], batch["positive"], batch["random"], batch["weight"], days
+        )
         stacked = ops.stack(list(vectors.values()), axis=1)
         return labels, self.head(stacked, labels, self.table, negatives=negatives, seed=seed)
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.backend import keras, keras_rs, tf
+from models.popularity import RecentPopularity
 from models.recipe import Recipe
 
 ops = keras.ops
@@ -31,12 +32,14 @@ class Labels(NamedTuple):
         positive: Whether the member really did a positive action on it, bool.
         random: Whether the item was drawn at random, bool.
         weight: How much the example counts, float32.
+        days: When it happened, in whole days since 1970.
     """
 
     rows: Any
     positive: Any
     random: Any
     weight: Any
+    days: Any
 
 
 class Outcome(NamedTuple):
@@ -61,13 +64,19 @@ class NextAction(keras.layers.Layer):
     with machine-learned activity features" (2022).
 
     >>> head = NextAction(Recipe(objective="next_action"), fields=1, popularity=np.zeros(3))
-    >>> labels = Labels(ops.array([1]), ops.array([True]), ops.array([False]), ops.array([1.0]))
+    >>> labels = Labels(*map(ops.array, ([1], [True], [False], [1.0], [0])))
     >>> outcome = head(ops.zeros((1, 1, 2)), labels, ops.ones((3, 2)), negatives=1, seed=None)
     >>> round(float(outcome.loss[0]), 4)  # it knows nothing: ln 2
     0.6931
     """
 
-    def __init__(self, recipe: Recipe, fields: int, popularity: NDArray[np.float32]) -> None:  # noqa: ARG002
+    def __init__(
+        self,
+        recipe: Recipe,  # noqa: ARG002
+        fields: int,  # noqa: ARG002
+        popularity: NDArray[np.float32],  # noqa: ARG002
+        recent: RecentPopularity | None = None,  # noqa: ARG002
+    ) -> None:
         super().__init__(dtype="float32")
         self.dense = keras.layers.Dense(2, dtype="float32")
         self.metric = keras.metrics.AUC(name="auc")
@@ -96,8 +105,9 @@ class NextAction(keras.layers.Layer):
 class NextItem(keras.layers.Layer):
     """Which item the next positive action is on: softmax over all items, estimated from a sample.
 
-    The score of an item is `vector · item / temperature + w log(popularity)`: what is popular with
-    everybody is explained by the learned w, so that the vector need not spend itself on it.
+    The score of an item is `vector · item / temperature + w log(popularity) + v log(popularity in
+    the week before)`: what is popular with everybody is explained by the learned w and v, so that
+    the vector need not spend itself on it.
 
     The denominator of the softmax is estimated without bias (Bengio & Senécal, "Adaptive
     importance sampling", 2008; for retrieval Yi et al., "Sampling-bias-corrected neural modeling",
@@ -112,7 +122,13 @@ class NextItem(keras.layers.Layer):
     items, which is next to nothing.
     """
 
-    def __init__(self, recipe: Recipe, fields: int, popularity: NDArray[np.float32]) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        fields: int,
+        popularity: NDArray[np.float32],
+        recent: RecentPopularity | None = None,
+    ) -> None:
         super().__init__(dtype="float32")
         self.temperature = recipe.temperature
         self.popular_share = recipe.popular_share
@@ -124,7 +140,13 @@ class NextItem(keras.layers.Layer):
         self.cumulated = np.cumsum(share).astype(np.float32)
         smooth = (counts + 1.0) / (counts.sum() + self.items)
         self.log_popularity = np.concatenate([[0.0], np.log(smooth)]).astype(np.float32)
-        self.popularity_weight = self.add_weight((), initializer="ones", name="popularity")
+        self.recent = recent
+        self.recent_logs = None if recent is None else tf.constant(recent.logs)
+        first = "ones" if recent is None else "zeros"
+        self.popularity_weight = self.add_weight((), initializer=first, name="popularity")
+        self.recent_weight = (
+            None if recent is None else self.add_weight((), initializer="ones", name="recent")
+        )
         # One vector's scale is its own to learn; a second weight for it would do nothing.
         self.field_weights = (
             self.add_weight((fields,), initializer="ones", name="fields") if fields > 1 else None
@@ -167,9 +189,9 @@ class NextItem(keras.layers.Layer):
         popularity = self.popularity_weight * self.log_popularity
         rows, expected = self.draw(negatives, seed)
         own = ops.sum(vector * ops.take(table, labels.rows, axis=0), axis=1)
-        own += ops.take(popularity, labels.rows)
+        own += ops.take(popularity, labels.rows) + self._recent(labels.days, labels.rows)
         others = ops.matmul(vector, ops.transpose(ops.take(table, rows, axis=0)))
-        others += ops.take(popularity, rows)
+        others += ops.take(popularity, rows) + self._recent(labels.days[:, None], rows[None, :])
         # keras_rs.layers.RemoveAccidentalHits adds a number next to zero and so removes nothing
         # (0.4.0; a test watches for the day when it does).
         is_own = ops.equal(rows[None, :], labels.rows[:, None])
@@ -187,6 +209,14 @@ class NextItem(keras.layers.Layer):
         better = ops.round(better)
         return Outcome(loss, weight, ops.cast(better < AT, "float32"))
 
+    def _recent(self, days: Any, rows: Any) -> Any:
+        """Return the weighted log popularity of items on days; the two broadcast."""
+        if self.recent is None:
+            return 0.0
+        places = self.recent.rows_of(days) * tf.shape(self.recent_logs)[1] + rows
+        logs = tf.gather(tf.reshape(self.recent_logs, [-1]), places)
+        return ops.cast(self.recent_weight, "float32") * logs
+
     def measure(self, labels: Labels, outcome: Outcome) -> None:  # noqa: ARG002
         """Add a batch to the share of positives among the first 10."""
         self.metric.update_state(outcome.score, outcome.weight)
@@ -200,6 +230,7 @@ def above_dismissed(scores: Any, labels: Labels) -> Any:
     ...     positive=ops.array([True, False, False]),
     ...     random=ops.array([False, False, True]),
     ...     weight=ops.ones(3),
+    ...     days=ops.zeros(3),
     ... )
     >>> round(float(above_dismissed(ops.array([1.0, 1.0, 9.0]), labels)[0]), 4)  # ln 2
     0.6931

@@ -18,6 +18,8 @@ class Recipe:
         examples: What the training examples are made of.
         negatives: Items drawn per batch for the softmax, shared by its rows.
         popular_share: Share of them drawn by recent popularity; the others uniformly.
+        blanked: Share of the windows that are shown as empty in training: what follows them teaches
+            the vector of a member without actions.
         dismissed_weight: How much a dismissed item counts as one more negative of its member.
         batch_size: Examples a step.
         learning_rate: Adam's.
@@ -35,6 +37,7 @@ class Recipe:
     examples: ExampleSettings = field(default_factory=ExampleSettings)
     negatives: int = 256
     popular_share: float = 0.5
+    blanked: float = 0.02
     dismissed_weight: float = 0.0
     batch_size: int = 256
     learning_rate: float = 0.003
@@ -50,8 +53,9 @@ class Recipe:
         for name, least in (("negatives", 1), ("batch_size", 1), ("epochs", 1), ("patience", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"{name}: expected at least {least}, came {getattr(self, name)}")
-        if not 0 <= self.popular_share <= 1:
-            raise InputError(f"popular_share: expected 0 to 1, came {self.popular_share}")
+        for name in ("popular_share", "blanked"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name}: expected 0 to 1, came {getattr(self, name)}")
         for name in ("learning_rate", "temperature"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name}: expected a number above 0, came {getattr(self, name)}")

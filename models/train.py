@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from models.aggregators import build
 from models.backend import keras, tf
-from models.examples import dataset
+from models.examples import dataset, read
 from models.fitting import Fitting, Progress, State, fit
 from models.objectives import OBJECTIVES, Objective
 from models.packaging import described
+from models.popularity import RecentPopularity
 from models.recipe import Recipe
 from models.sequences import ItemTable
 from models.spec import Aggregator, Learned
@@ -212,7 +213,8 @@ def _phase(
     for layer in model.layers:
         # Ages in half precision would lose the minutes; what multiplies matrices casts for itself.
         layer.autocast = False
-    fitting = Fitting(model, objective, recipe, data.items.vectors, popularity)
+    recent = _recent(data, config)
+    fitting = Fitting(model, objective, recipe, data.items.vectors, popularity, recent)
     after = (between[1], data.until)
     validation = None
     if epochs is None:
@@ -264,6 +266,16 @@ def _popularity(
             f"or a shorter validation"
         )
     return counts.astype(np.float32), steps
+
+
+def _recent(data: Data, config: Config) -> RecentPopularity | None:
+    """Return how popular items were before each day, from the labels of all days."""
+    found = read(data.file, data.items, config)
+    done = found.positive & ~found.random
+    if not done.any():
+        return None
+    items = len(data.items)
+    return RecentPopularity.count(found.label_rows[done], found.happened_at[done], items)
 
 
 def _validation(

@@ -12,7 +12,9 @@ from models.aggregators import build
 from models.backend import keras, tf
 from models.fitting import Fitting
 from models.objectives import AT, NEVER, OBJECTIVES, Labels, NextAction, NextItem, above_dismissed
+from models.popularity import STRENGTH, RecentPopularity
 from models.recipe import Recipe
+from models.sequences import DAY
 from models.spec import Average
 from tests.tiny_models import tiny_config
 
@@ -30,6 +32,7 @@ def world(rows: int = 4, fields: int = 1, seed: int = 0) -> tuple[Any, Labels, A
         positive=tf.constant(positive),
         random=tf.constant(~positive & (rng.random(rows) < 0.5)),
         weight=tf.constant(rng.uniform(0.1, 1.0, rows), tf.float32),
+        days=tf.constant(rng.integers(100, 130, rows), tf.int32),
     )
     return tf.constant(rng.normal(size=(rows, fields, DIM)), tf.float32), labels, tf.constant(table)
 
@@ -123,7 +126,9 @@ def test_where_nobody_did_anything_all_items_are_alike() -> None:
 def test_the_rank_decides_what_is_recalled() -> None:
     """Nine better items leave the positive among the first ten, however often they are drawn."""
     table = tf.range(30.0)[:, None]
-    labels = Labels(tf.constant([1]), tf.constant([True]), tf.constant([False]), tf.ones(1))
+    labels = Labels(
+        tf.constant([1]), tf.constant([True]), tf.constant([False]), tf.ones(1), tf.zeros(1)
+    )
     head = NextItem(Recipe(), fields=1, popularity=np.zeros(30, np.float32))
     for better, recalled in ((AT - 1, 1.0), (AT, 0.0)):
         head.draw = lambda _, __, n=better: (tf.tile(tf.range(2, 2 + n), [3]), tf.ones(3 * n))
@@ -145,6 +150,7 @@ def test_dismissed_items_count_against_every_positive() -> None:
         positive=tf.constant([True, False, False, False]),
         random=tf.constant([False, False, False, True]),
         weight=tf.constant([1.0, 1.0, 0.5, 1.0]),
+        days=tf.zeros(4),
     )
     apart = np.log1p(np.exp(scores[1:3] - scores[0]))
     expected = (apart[0] + 0.5 * apart[1]) / 1.5
@@ -195,6 +201,7 @@ def batch(config: Any, rows: int = 8) -> dict[str, Any]:
         "positive": positive,
         "random": np.zeros(rows, bool),
         "weight": np.ones(rows, np.float32),
+        "happened_at": np.arange(rows) * DAY,
     }
 
 
@@ -217,3 +224,43 @@ def test_an_aggregator_with_a_vector_per_action_can_be_trained(name: str, tmp_pa
     logs = fitting.evaluate(batches, return_dict=True, verbose=0)
     assert set(logs) == {"loss", OBJECTIVES[name].metric}
     assert all(np.isfinite(list(logs.values())))
+
+
+def test_what_was_popular_in_the_week_before_is_in_the_score() -> None:
+    """Item 3 is acted on in the week before day 110, and only then."""
+    rows, days = np.array([1, 2, 3, 3, 3, 1]), np.array([90, 95, 104, 105, 106, 118])
+    recent = RecentPopularity.count(rows, days * DAY + 5, items=ITEMS)
+    head = NextItem(Recipe(popular_share=0.0), 1, POPULARITY, recent)
+    vectors = tf.zeros((2, 1, DIM))
+    table = tf.zeros((ITEMS + 1, DIM))
+    truth = tf.constant([True, True])
+    labels = Labels(tf.constant([3, 3]), truth, ~truth, tf.ones(2), tf.constant([110, 125]))
+    loss = head(vectors, labels, table, negatives=2_000, seed=tf.constant([1, 2])).loss.numpy()
+    # The shares sum to one, so what is left of the loss is the log of the item's own.
+    own = [-recent.logs[int(recent.rows_of(tf.constant(day))), 3] for day in (110, 125)]
+    assert own[0] < own[1] - 0.01
+    np.testing.assert_allclose(loss, own, atol=0.02)
+
+
+def test_popularity_of_a_day_does_not_see_that_day() -> None:
+    rng = np.random.default_rng(0)
+    rows, days = rng.integers(1, 5, 200), rng.integers(50, 75, 200)
+    came = RecentPopularity.count(rows, days * DAY + rng.integers(0, DAY, 200), items=4)
+    for day in range(50, 75):
+        place = int(came.rows_of(tf.constant(day)))
+        before, week = days < day, (days < day) & (days >= day - 7)
+        ever = np.array([(rows[before] == item).sum() + 1.0 for item in range(1, 5)])
+        ever /= ever.sum()
+        lately = np.array([(rows[week] == item).sum() for item in range(1, 5)])
+        expected = np.log((lately + STRENGTH * ever) / (week.sum() + STRENGTH))
+        np.testing.assert_allclose(came.logs[place, 1:], expected, atol=1e-5)
+    assert int(came.rows_of(tf.constant(10))) == 0
+    assert int(came.rows_of(tf.constant(999))) == len(came.logs) - 1
+
+
+def test_a_large_table_takes_several_days_at_a_time() -> None:
+    days = np.arange(100, 200)
+    small = RecentPopularity.count(np.ones(100, int), days * DAY, items=50, cells=1_000)
+    assert small.step == 5
+    assert small.logs.shape == (20, 51)
+    assert np.isfinite(small.logs).all()
