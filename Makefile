@@ -25,7 +25,7 @@ lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/sqlfluff lint models pipelines transformations
+	$(BIN)/sqlfluff lint models pipelines serving transformations
 
 bench: venv
 	$(BIN)/python -m benchmarks

@@ -7,7 +7,7 @@ import pytest
 
 from transformations.config import ROOT
 
-PACKAGES = ("feature_repo", "models", "pipelines", "stores", "transformations")
+PACKAGES = ("feature_repo", "models", "pipelines", "serving", "stores", "transformations")
 MODULES = sorted(
     ".".join(file.relative_to(ROOT).with_suffix("").parts)
     for package in PACKAGES

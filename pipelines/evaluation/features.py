@@ -133,8 +133,8 @@ def read_period(
     config = world.config
     con.execute(f"create or replace temp view activity as {_activity(config, con)}")
     parameters = {
-        "from": between[0],
-        "until": between[1],
+        "since": between[0],
+        "before": between[1],
         "publish_delay": config.publish_delay,
         "actions": list(config.actions),
         "seed": name,

@@ -1,4 +1,4 @@
--- one row per action in [$from, $until) of the members drawn, on an item that was known at the
+-- one row per action in [$since, $before) of the members drawn, on an item that was known at the
 -- midnight whose snapshot could be read at its time
 -- Reads `activity`, and `first_items`, each item's first vector.
 with
@@ -11,8 +11,8 @@ actions as (
         date_trunc('day', event_timestamp - $publish_delay) as as_of,
     from activity
     where
-        event_timestamp >= $from
-        and event_timestamp < $until
+        event_timestamp >= $since
+        and event_timestamp < $before
         and list_contains($actions, action)
         and hash(member_id, $seed) % 1000000 < $share * 1000000
 ),
