@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import redis
+from confluent_kafka import Producer
 from feast import FeatureStore
 
 from feature_repo.views import SEQUENCE_VIEW
@@ -204,8 +206,18 @@ class Live:
         assert isinstance(bus, RedisBus)
         return RedisBus(bus.url, "activity", "activity-stream", "producer")
 
-    def offline_rows(self, view: str) -> list[dict[str, Any]]:
+    def view_names(self) -> list[str]:
+        return [SEQUENCE_VIEW, *(aggregator.view for aggregator in self.aggregators)]
+
+    def table(self, view: str) -> list[dict[str, Any]]:
+        """The rows of midnight's snapshot."""
+        file = partition(table_folder(self.config, view), midnight())
+        return pq.ParquetFile(file).read().to_pylist()
+
+    def offline_rows(self, view: str, worker: Worker | None = None) -> list[dict[str, Any]]:
         """The streamed rows of a view's offline table, oldest part first."""
+        if worker is not None:
+            worker.fresh.log.flush()
         files = parts(table_folder(self.config, view))
         return [row for file in files for row in pq.ParquetFile(file).read().to_pylist()]
 
@@ -309,3 +321,14 @@ def free_port() -> int:
 def redis_client(address: str) -> redis.Redis:
     host, port = address.split(":")
     return redis.Redis(host=host, port=int(port))
+
+
+@pytest.fixture(scope="module")
+def kafka() -> Iterator[str]:
+    """librdkafka's broker simulator, over TCP: it lives within a client, and others may connect."""
+    cluster = Producer(
+        {"test.mock.num.brokers": 1, "bootstrap.servers": "replaced", "log_level": 4}
+    )
+    brokers = cluster.list_topics(timeout=10).brokers.values()
+    yield ",".join(f"{broker.host}:{broker.port}" for broker in brokers)
+    cluster.flush(10)

@@ -5,25 +5,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer
 from confluent_kafka.admin import AdminClient
 
 from serving.buses import Bus, BusGoneError, Message, open_bus
-from tests.live_worlds import free_port, redis_client
+from tests.live_worlds import free_port, kafka, redis_client
 from transformations.errors import InputError
 
 TOPIC = "activity"
-
-
-@pytest.fixture(scope="module")
-def kafka() -> Iterator[str]:
-    """librdkafka's broker simulator, over TCP: it lives within a client, and others may connect."""
-    cluster = Producer(
-        {"test.mock.num.brokers": 1, "bootstrap.servers": "replaced", "log_level": 4}
-    )
-    brokers = cluster.list_topics(timeout=10).brokers.values()
-    yield ",".join(f"{broker.host}:{broker.port}" for broker in brokers)
-    cluster.flush(10)
+__all__ = ["kafka"]
 
 
 class Opener:

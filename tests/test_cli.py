@@ -24,6 +24,7 @@ COMMANDS = [
     ["models"],
     ["serve"],
     ["freshness"],
+    ["stream"],
 ]
 
 

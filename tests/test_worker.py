@@ -3,10 +3,37 @@
 from datetime import timedelta
 
 import numpy as np
+import pandas as pd
 import pytest
+from confluent_kafka.admin import AdminClient
+from prometheus_client import generate_latest
 
+from feature_repo.views import SEQUENCE_VIEW
+from pipelines import publish
 from serving.fresh import utc_now
-from tests.live_worlds import DAY, Live, drain, midnight, random_events, redis_online, send
+from serving.offline_log import parts, table_folder
+from serving.state import StateLostError
+from serving.worker import Pace
+from tests.live_worlds import (
+    AGGREGATORS,
+    DAY,
+    ITEMS,
+    Live,
+    assert_same_row,
+    drain,
+    kafka,
+    midnight,
+    random_events,
+    redis_client,
+    redis_online,
+    send,
+    sqlite_online,
+)
+from tests.strategies import Event
+from tests.tiny_models import Learned
+from transformations.stream import microseconds
+
+__all__ = ["kafka"]
 
 pytestmark = pytest.mark.redis
 
@@ -25,8 +52,12 @@ def built(tmp_path_factory, _redis_process):
 
 @pytest.fixture
 def live(built, redis_server):
-    """The same, its Redis empty: a worker that starts makes everything anew."""
-    return built[0]
+    """The same, its Redis empty and nothing streamed: a worker that starts makes all anew."""
+    live = built[0]
+    for view in live.view_names():
+        for part in parts(table_folder(live.config, view)):
+            part.unlink()
+    return live
 
 
 @pytest.fixture
@@ -64,3 +95,177 @@ def test_the_stream_ends_where_the_batch_does(live, before, start):
     assert drain(worker) == 160
     live.assert_is_the_batch([*before, *since], MEMBERS)
     assert worker.metrics.value("events_total", outcome="duplicate") == 40
+
+
+def test_the_vectors_are_those_of_the_batch_at_the_rows_own_moment(tmp_path, redis_server):
+    """A learned aggregator looks at ages: as_of is the event_timestamp of the row."""
+    aggregators = (*AGGREGATORS, Learned(version=1, stream=True))
+    live = Live(tmp_path, redis_online(redis_server), aggregators)
+    rng = np.random.default_rng(3)
+    old = random_events(rng, 60, 3, midnight() - 30 * DAY, midnight())
+    live.build(old, midnight())
+    worker = live.worker(f"redis://{redis_server}")
+    since = random_events(rng, 12, 3, utc_now() - timedelta(hours=2), utc_now())
+    send(worker.bus, since)
+    drain(worker)
+    offline = {row["member_id"]: row for row in live.offline_rows(SEQUENCE_VIEW, worker)}
+    for member in (1, 2, 3):
+        as_of = offline[member]["event_timestamp"]
+        expected = live.expected([*old, *since], as_of)
+        for view, rows in expected.items():
+            assert_same_row(rows[member], live.online_rows(view, [member])[member])
+    worker.close()
+
+
+def test_an_event_from_the_future_is_held_back_and_applied_when_due(live, before, start):
+    """A producer's clock is an hour ahead."""
+    now = [utc_now()]
+    worker = start(clock=lambda: now[0])
+    early = Event(1, 7, "APPLY", now[0] + timedelta(hours=1))
+    soon = Event(2, 8, "SAVE", now[0] + timedelta(seconds=3))
+    send(worker.bus, [early, soon, early])
+    assert drain(worker) == 3
+    count = worker.metrics.value
+    assert (count("events_total", outcome="held"), count("events_total", outcome="applied")) == (
+        1,
+        1,
+    )
+    assert early.event_timestamp not in times_of(live, 1)
+    # A few seconds are a clock's due: it counts at once, and as_of lies behind it.
+    assert soon.event_timestamp.replace(microsecond=0) in times_of(live, 2)
+    now[0] += timedelta(minutes=59)
+    worker._looked.clear()
+    worker._apply_due()
+    assert early.event_timestamp.replace(microsecond=0) not in times_of(live, 1)
+    now[0] += timedelta(minutes=2)
+    worker._apply_due()
+    assert early.event_timestamp.replace(microsecond=0) in times_of(live, 1)
+    assert worker.fresh.states.due(microseconds(now[0] + DAY), 10) == []
+
+
+def times_of(live, member):
+    return live.online_rows(SEQUENCE_VIEW, [member])[member]["event_timestamps"] or []
+
+
+def test_a_poison_message_goes_to_the_dead_letters_and_the_rest_goes_on(
+    live, before, start, redis_server
+):
+    worker = start()
+    good = later(5)
+    poison = [
+        (b"{", "not JSON"),
+        (b"[]", "not a JSON object"),
+        (b'{"schema": 2}', "schema is unknown"),
+        (b'{"schema": 1, "action": "VIEW"}', "action is unknown"),
+    ]
+    worker.bus.send([("1", value) for value, _ in poison])
+    send(worker.bus, good)
+    assert drain(worker) == 9
+    with redis_client(redis_server) as client:
+        dead = [
+            (fields[b"event"], fields[b"reason"].decode())
+            for _, fields in client.xrange("activity.dead")
+        ]
+    assert dead == poison
+    assert worker.metrics.value("dead_letters_total", reason="not JSON") == 1
+    live.assert_is_the_batch([*before, *good], MEMBERS)
+
+
+def test_a_burst_is_taken_a_batch_at_a_time(live, before, start):
+    worker = start()
+    worker.pace = Pace(most=50, linger=0.0)
+    burst = later(2_000)
+    send(worker.bus, burst)
+    sizes = []
+    while size := worker.step():
+        sizes.append(size)
+    assert sizes == [50] * 40
+    live.assert_is_the_batch([*before, *burst], MEMBERS)
+
+
+def test_a_training_join_sees_what_a_ranker_could_see(live, before, start):
+    """Between two writes, the first; before its created_timestamp, the row before it."""
+    worker = start()
+    moments, seen = [], []
+    for number in range(4):
+        events = [Event(1, 10 + number, "APPLY", utc_now())]
+        before_it = utc_now()
+        send(worker.bus, events)
+        drain(worker)
+        moments += [before_it, utc_now()]
+        seen.append(live.online_rows(SEQUENCE_VIEW, [1])[1]["item_ids"])
+    worker.fresh.log.flush()
+    labels = pd.DataFrame({"member_id": [1] * 8, "event_timestamp": moments})
+    joined = live.store().get_historical_features(
+        entity_df=labels,
+        features=[f"{SEQUENCE_VIEW}:item_ids"],
+        filter_by_created_timestamp=True,
+    )
+    frame = joined.to_df().sort_values("event_timestamp")
+    found = [list(items) for items in frame["item_ids"]]
+    assert found[1::2] == seen
+    assert found[2::2] == seen[:-1]
+
+
+def test_a_daily_run_meanwhile_reads_back_what_is_its_own(live, before, start):
+    """A member that acted since is not the snapshot's any more; every other one is compared."""
+    worker = start()
+    acted = later(30)
+    send(worker.bus, acted)
+    drain(worker)
+    store = live.store()
+    publish.publish(live.config, store, midnight(), live.aggregators)
+    rows = sum(len(live.table(view)) for view in live.view_names())
+    streamed = len({event.member_id for event in acted} & {e.member_id for e in before})
+    compared = publish.read_back(live.config, store, midnight(), live.aggregators)
+    assert compared == rows - 3 * streamed + len(ITEMS) - 1
+    publish.restamp(live.config, midnight(), utc_now(), live.aggregators)
+    worker.fresh.log.flush()
+    assert len(live.offline_rows(SEQUENCE_VIEW)) >= streamed
+
+
+def test_an_online_store_in_a_file(tmp_path, before, redis_server):
+    """Not Redis: the states lie in a file beside the data."""
+    live = Live(tmp_path, sqlite_online(tmp_path))
+    live.build(before, midnight())
+    worker = live.worker(f"redis://{redis_server}")
+    since = later(60)
+    send(worker.bus, [*since, *since[:20]])
+    drain(worker)
+    live.assert_is_the_batch([*before, *since], MEMBERS)
+    worker.fresh.states.clear()
+    with pytest.raises(StateLostError):
+        worker.fresh.apply([], [1])
+    worker.close()
+    again = live.worker(f"redis://{redis_server}")
+    assert drain(again) == 80
+    live.assert_is_the_batch([*before, *since], MEMBERS)
+    again.close()
+
+
+def test_kafka_ends_where_the_batch_does(live, before, kafka):
+    # The simulator makes a topic when it is asked for one.
+    AdminClient({"bootstrap.servers": kafka}).list_topics("worker", timeout=10)
+    settings = "group=worker&session.timeout.ms=3500&heartbeat.interval.ms=300"
+    worker = live.worker(f"kafka://{kafka}/worker?{settings}")
+    since = later(80)
+    send(worker.bus, [*since, *since[:20]])
+    handled = 0
+    while handled < 100:
+        handled += worker.step()
+    live.assert_is_the_batch([*before, *since], MEMBERS)
+    worker.close()
+
+
+def test_the_metrics_are_what_prometheus_reads(live, start):
+    worker = start()
+    send(worker.bus, later(10))
+    drain(worker)
+    text = generate_latest(worker.metrics.registry).decode()
+    for line in (
+        'activity_stream_events_total{outcome="applied"}',
+        "activity_stream_on_bus_seconds_count 10.0",
+        'activity_stream_event_seconds_bucket{le="+Inf"} 10.0',
+        'activity_stream_event_seconds_quantile{quantile="0.99"}',
+    ):
+        assert line in text

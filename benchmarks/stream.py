@@ -1,0 +1,374 @@
+"""The stream on a private Redis: events a second sustained, event to visible, growth, soak.
+
+    python -m benchmarks.stream                   # sustained, by workers; latency for a minute
+    python -m benchmarks.stream --soak 30         # only 500 events a second for 30 minutes
+
+Workers are processes of their own, this one sends the events and reads them back through Feast.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import redis
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = Path(__file__).parent / "results" / "stream.json"
+MEMBERS, ITEMS = 20_000, 5_000
+ACTIONS = ("APPLY", "SAVE", "DISMISS")
+LINES = {"average and decay": ("average", "decay"), "learned (cnn)": ("cnn",)}
+RATE = 500
+TICK = 0.02
+SAMPLED = 25  # every so manieth event is read back
+STORE = """
+project: benchmark
+provider: local
+registry: {{registry_type: sql, path: "sqlite:///{folder}/registry.db"}}
+offline_store: {{type: stores.duckdb_asof.DuckDBAsofOfflineStore}}
+online_store:
+  type: stores.redis.ColumnarRedisOnlineStore
+  connection_string: "127.0.0.1:{port}"
+batch_engine: {{type: stores.columnar.ColumnarComputeEngine}}
+entity_key_serialization_version: 3
+"""
+
+Event = tuple[int, int, str, datetime]
+
+
+def aggregators(names: Sequence[str]) -> tuple[Any, ...]:
+    """Return these lines, all of them streamed."""
+    from models.spec import Average, Cnn, GeometricDecay
+
+    lines = {
+        "average": Average(version=1, stream=True),
+        "decay": GeometricDecay(version=1, decay=0.8, stream=True),
+        "cnn": Cnn(version=1, stream=True),
+    }
+    return tuple(lines[name] for name in names)
+
+
+@contextmanager
+def private_redis(folder: Path) -> Iterator[int]:
+    """Start a redis-server that keeps nothing on disk; yield its port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    process = subprocess.Popen(
+        ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", ""],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert any("Ready to accept connections" in line for line in process.stdout)
+    try:
+        yield port
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def configured(folder: Path) -> Any:
+    """Return the configuration of a benchmark's folder."""
+    from transformations.config import Config
+
+    settings = {
+        "data_dir": str(folder / "data"),
+        "feature_store": str(folder / "feature_store.yaml"),
+        "items": {"text": ["title"]},
+    }
+    return Config.model_validate(settings)
+
+
+def build_world(folder: Path, port: int, names: Sequence[str]) -> None:
+    """Write items, half a million past actions, their snapshot, and publish it."""
+    import duckdb
+
+    from models.aggregators import build
+    from models.embed import embed_snapshot
+    from models.packaging import package
+    from pipelines import publish
+    from transformations.tables import build_sequences, connect
+
+    (folder / "feature_store.yaml").write_text(STORE.format(folder=folder, port=port))
+    config, as_of, lines = configured(folder), midnight(), aggregators(names)
+    config.items_dir.mkdir(parents=True)
+    with duckdb.connect() as con:
+        con.execute("set TimeZone = 'UTC'")
+        con.execute("select setseed(0.5)")
+        con.execute(
+            f"copy (select i as item_id, list_transform(range({config.dim}), "
+            "lambda k: (random() - 0.5 + 0 * k)::float) as embedding, "
+            "timestamptz '2020-01-01' as available_at, 'tfidf_svd' as encoder, "
+            f"1 as encoder_version from range(1, {ITEMS + 1}) t(i)) to "
+            f"'{config.items_dir}/part-0.parquet'"
+        )
+        con.execute(
+            "create table activity as select * from (select "
+            f"(1 + random() * {MEMBERS - 1})::bigint as member_id, "
+            f"(1 + random() * {ITEMS - 1})::bigint as item_id, "
+            "['APPLY', 'SAVE', 'DISMISS'][1 + (random() * 2.99)::int % 3] as action, "
+            "$end - to_microseconds((1 + random() * 27 * 86400000000)::bigint) as event_timestamp, "
+            "null::timestamptz as ingested_at from range(500000)) order by all",
+            {"end": as_of},
+        )
+        for (day,) in con.execute("select distinct event_timestamp::date from activity").fetchall():
+            file = config.activity_dir / f"date={day}" / "part-0.parquet"
+            file.parent.mkdir(parents=True)
+            con.execute(
+                f"copy (from activity where event_timestamp::date = '{day}' order by all) "
+                f"to '{file}' (format parquet)"
+            )
+    for line in lines:
+        package(line, config, trained=build(line, config))
+    with connect(config) as con:
+        build_sequences(config, con, as_of, as_of - timedelta(days=1), as_of)
+        embed_snapshot(config, con, as_of, as_of, lines)
+    store = publish.open_store(config)
+    publish.apply(config, store, lines)
+    publish.publish(config, store, as_of, lines)
+
+
+def midnight() -> datetime:
+    """Return the last midnight."""
+    return datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def work(folder: Path, port: int, names: Sequence[str], name: str, pipe: Any) -> None:
+    """Run one worker until told to stop; say when it is ready, and what it counted."""
+    from pipelines.publish import open_store
+    from serving.assemble import assemble
+    from serving.base import prepare
+    from serving.buses import open_bus
+    from serving.worker import Worker
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    config = configured(folder)
+    store, lines = open_store(config), aggregators(names)
+    bus = open_bus(f"redis://127.0.0.1:{port}", name)
+    worker = Worker(config, bus, assemble(config, store, lines, name))
+    prepare(config, store, worker.fresh, bus, lines)
+    stop = threading.Event()
+    pipe.send("ready")
+    thread = threading.Thread(target=worker.run, args=(stop,))
+    thread.start()
+    pipe.recv()
+    stop.set()
+    thread.join()
+    value = worker.metrics.value
+    outcomes = ("applied", "duplicate", "expired", "clipped", "held")
+    pipe.send({o: int(value("events_total", outcome=o)) for o in outcomes})
+    worker.close()
+
+
+@contextmanager
+def workers(folder: Path, port: int, names: Sequence[str], count: int) -> Iterator[list[Any]]:
+    """Start so many workers, one after the other; yield their processes; what they counted is
+    appended when they have ended.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    started, pipes = [], []
+    for number in range(count):
+        ours, theirs = spawn.Pipe()
+        process = spawn.Process(target=work, args=(folder, port, names, f"worker-{number}", theirs))
+        process.start()
+        assert ours.recv() == "ready"
+        started.append(process)
+        pipes.append(ours)
+    yield started
+    totals: dict[str, int] = {}
+    for process, pipe in zip(list(started), pipes, strict=True):
+        pipe.send("stop")
+        for outcome, events in pipe.recv().items():
+            totals[outcome] = totals.get(outcome, 0) + events
+        process.join()
+    started.append(totals)
+
+
+def events_of(rng: np.random.Generator, count: int) -> list[Event]:
+    """Draw events of now."""
+    now = datetime.now(UTC)
+    columns = zip(
+        rng.integers(1, MEMBERS + 1, count).tolist(),
+        rng.integers(1, ITEMS + 1, count).tolist(),
+        rng.integers(3, size=count).tolist(),
+        strict=True,
+    )
+    return [
+        (member, item, ACTIONS[code], now - timedelta(microseconds=count - place))
+        for place, (member, item, code) in enumerate(columns)
+    ]
+
+
+def send(bus: Any, events: Sequence[Event]) -> None:
+    """Put events on the bus."""
+    from serving.messages import encode
+
+    bus.send([(str(event[0]), encode(*event)) for event in events])
+
+
+def left(client: redis.Redis) -> int:
+    """Return how many events the group has not acknowledged."""
+    groups: Any = client.xinfo_groups("activity")
+    return int(groups[0]["lag"] or 0) + int(groups[0]["pending"])
+
+
+def sustained(folder: Path, port: int, names: Sequence[str], count: int, events: int) -> float:
+    """Return the events a second at which so many workers empty a full bus."""
+    from serving.buses import open_bus
+
+    bus, client = open_bus(f"redis://127.0.0.1:{port}", "producer"), redis.Redis(port=port)
+    rng = np.random.default_rng(count)
+    with workers(folder, port, names, count) as running:
+        # Once to warm up: the first call of a model is traced.
+        send(bus, events_of(rng, 2_000))
+        while left(client):
+            time.sleep(TICK)
+        # Written at once, so that the bus is full from the start.
+        for _ in range(events // 5_000):
+            send(bus, events_of(rng, 5_000))
+        began, there = time.perf_counter(), left(client)
+        while left(client):
+            time.sleep(TICK)
+        seconds = time.perf_counter() - began
+    handled = sum(running[-1].values())
+    assert handled == 2_000 + events // 5_000 * 5_000, f"lost or doubled: {running[-1]}"
+    return there / seconds
+
+
+def latency(
+    folder: Path, port: int, names: Sequence[str], seconds: float, rate: int
+) -> dict[str, Any]:
+    """Send at a rate; read every so manieth event back through Feast until it is there."""
+    from pipelines.publish import open_store
+    from serving.buses import open_bus
+
+    bus, client = open_bus(f"redis://127.0.0.1:{port}", "producer"), redis.Redis(port=port)
+    rng = np.random.default_rng(99)
+    view = "member_activity_sequence"
+    store = open_store(configured(folder))
+    waiting: dict[int, tuple[int, float]] = {}
+    found: list[float] = []
+    done = threading.Event()
+
+    def read_back() -> None:
+        """Ask for all awaited members at once, again and again, as a ranker's requests would."""
+        while not done.is_set() or waiting:
+            asked = list(waiting.items())
+            if not asked:
+                time.sleep(0.001)
+                continue
+            answer = store.get_online_features(
+                features=[f"{view}:item_ids"],
+                entity_rows=[{"member_id": member} for member, _ in asked],
+            ).to_dict()
+            now = time.perf_counter()
+            for (member, (item, since)), items in zip(asked, answer["item_ids"], strict=True):
+                if items and item in items:
+                    found.append(now - since)
+                    del waiting[member]
+
+    memory, descriptors = [], []
+    with workers(folder, port, names, 1) as running:
+        send(bus, events_of(rng, 2_000))
+        while left(client):
+            time.sleep(TICK)
+        process = psutil.Process(running[0].pid)
+        reader = threading.Thread(target=read_back)
+        reader.start()
+        began, sent, unique = time.perf_counter(), 0, ITEMS
+        while (passed := time.perf_counter() - began) < seconds:
+            due = int(passed * rate) - sent
+            events = events_of(rng, due) if due else []
+            for place in range(0, len(events), SAMPLED):
+                member, _, action, moment = events[place]
+                if member not in waiting:
+                    # An item that this member never had, so that it is seen when it is there.
+                    unique += 1
+                    events[place] = (member, unique, action, moment)
+                    waiting[member] = (unique, time.perf_counter())
+            send(bus, events)
+            sent += due
+            if len(memory) < passed:
+                memory.append(process.memory_info().rss)
+                descriptors.append(process.num_fds())
+            time.sleep(TICK)
+        done.set()
+        reader.join()
+        while left(client):
+            time.sleep(TICK)
+    lost = sent + 2_000 - sum(running[-1].values())
+    median, high = np.quantile(found, [0.5, 0.99])
+    quarter = max(len(memory) // 4, 1)
+    return {
+        "events_per_second": rate,
+        "seconds": seconds,
+        "read_back": len(found),
+        "p50_ms": round(float(median) * 1000, 1),
+        "p99_ms": round(float(high) * 1000, 1),
+        "lost": lost,
+        "memory_mb_first_quarter": round(float(np.median(memory[:quarter])) / 1e6, 1),
+        "memory_mb_last_quarter": round(float(np.median(memory[-quarter:])) / 1e6, 1),
+        "descriptors_first": descriptors[0],
+        "descriptors_last": descriptors[-1],
+    }
+
+
+def run(line: str, counts: Sequence[int], events: int, seconds: float) -> dict[str, Any]:
+    """Measure one set of aggregators in a world of its own."""
+    with tempfile.TemporaryDirectory() as name, private_redis(Path(name)) as port:
+        folder = Path(name)
+        build_world(folder, port, LINES[line])
+        speeds = {
+            str(count): round(sustained(folder, port, LINES[line], count, events))
+            for count in counts
+        }
+        result: dict[str, Any] = {"events_per_second_by_workers": speeds}
+        if seconds:
+            result["at_a_rate"] = latency(folder, port, LINES[line], seconds, RATE)
+        return result
+
+
+def main() -> None:
+    """Print the table and write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--events", type=int, default=30_000)
+    parser.add_argument("--seconds", type=float, default=60.0, help="at 500 events a second")
+    parser.add_argument("--soak", type=float, default=0.0, help="minutes at 500 events a second")
+    asked = parser.parse_args()
+    if asked.soak:
+        found = {"average and decay": run("average and decay", [], 0, asked.soak * 60)}
+    else:
+        found = {line: run(line, asked.workers, asked.events, asked.seconds) for line in LINES}
+    table = Table(title="The stream")
+    for name in ("aggregators", "what", "value"):
+        table.add_column(name)
+    for line, result in found.items():
+        for count, speed in result["events_per_second_by_workers"].items():
+            table.add_row(line, f"events a second, {count} worker(s)", f"{speed:,}")
+        for name, value in result.get("at_a_rate", {}).items():
+            table.add_row(line, name, f"{value:,}")
+        table.add_section()
+    Console().print(table)
+    RESULTS.parent.mkdir(exist_ok=True)
+    file = RESULTS.with_name("stream_soak.json") if asked.soak else RESULTS
+    file.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
