@@ -172,7 +172,8 @@ class Fresh:
         sequences = to_sequences(
             self.config, ids, states.of_members(chosen), as_of, max(self.clock(), moment)
         )
-        rows = {SEQUENCE_VIEW: sequences, **self.vectors.rows(sequences, moment)}
+        # The sequence last: who sees an action in it can read the vectors too.
+        rows = {**self.vectors.rows(sequences, moment), SEQUENCE_VIEW: sequences}
         for view, batch in rows.items():
             self.views.write(view, batch)
         readable = pa.scalar(max(self.clock(), moment), pa.timestamp("us", tz="UTC"))

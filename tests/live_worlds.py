@@ -100,6 +100,17 @@ def random_events(
     ]
 
 
+def past_events(rng: np.random.Generator, count: int, members: int) -> list[Event]:
+    """Draw events before midnight, none of which leaves the window between midnight and tomorrow.
+
+    Otherwise the row of a member whom only the snapshot wrote would differ from a batch of now.
+    """
+    long_ago = random_events(
+        rng, count // 10, members, midnight() - 40 * DAY, midnight() - 30 * DAY
+    )
+    return [*long_ago, *random_events(rng, count, members, midnight() - 26 * DAY, midnight())]
+
+
 @dataclass
 class Live:
     """A data folder and a feature store whose online side may be any."""

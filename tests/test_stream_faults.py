@@ -20,11 +20,11 @@ from serving.fresh import utc_now
 from serving.state import StateLostError
 from serving.worker import Pace
 from tests.live_worlds import (
-    DAY,
     Live,
     drain,
     free_port,
     midnight,
+    past_events,
     random_events,
     redis_client,
     redis_online,
@@ -50,7 +50,7 @@ def since_midnight(count: int, seed: int) -> list[Event]:
 
 @pytest.fixture(scope="module")
 def before() -> list[Event]:
-    return random_events(np.random.default_rng(7), 200, 18, midnight() - 30 * DAY, midnight())
+    return past_events(np.random.default_rng(7), 200, 18)
 
 
 @pytest.fixture

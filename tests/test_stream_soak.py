@@ -9,7 +9,7 @@ import pytest
 
 from serving.fresh import utc_now
 from serving.worker import Pace
-from tests.live_worlds import DAY, Live, midnight, random_events, redis_online, send
+from tests.live_worlds import Live, midnight, past_events, random_events, redis_online, send
 
 pytestmark = pytest.mark.redis
 
@@ -20,7 +20,7 @@ MEMBERS = list(range(1, 21))
 def test_two_minutes_leave_memory_and_descriptors_as_they_were(tmp_path, redis_server):
     rng = np.random.default_rng(1)
     live = Live(tmp_path, redis_online(redis_server))
-    before = random_events(rng, 100, 18, midnight() - 30 * DAY, midnight())
+    before = past_events(rng, 100, 18)
     live.build(before, midnight())
     worker = live.worker(f"redis://{redis_server}")
     worker.pace = Pace(most=200, linger=0.0, snapshot_every=5.0)

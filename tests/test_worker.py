@@ -23,6 +23,7 @@ from tests.live_worlds import (
     drain,
     kafka,
     midnight,
+    past_events,
     random_events,
     redis_client,
     redis_online,
@@ -45,7 +46,7 @@ def built(tmp_path_factory, _redis_process):
     """A snapshot of a month, and what happens after it."""
     rng = np.random.default_rng(7)
     live = Live(tmp_path_factory.mktemp("live"), redis_online(_redis_process))
-    before = random_events(rng, 300, 18, midnight() - 30 * DAY, midnight())
+    before = past_events(rng, 300, 18)
     live.build(before, midnight())
     return live, before
 
@@ -102,7 +103,7 @@ def test_the_vectors_are_those_of_the_batch_at_the_rows_own_moment(tmp_path, red
     aggregators = (*AGGREGATORS, Learned(version=1, stream=True))
     live = Live(tmp_path, redis_online(redis_server), aggregators)
     rng = np.random.default_rng(3)
-    old = random_events(rng, 60, 3, midnight() - 30 * DAY, midnight())
+    old = past_events(rng, 60, 3)
     live.build(old, midnight())
     worker = live.worker(f"redis://{redis_server}")
     since = random_events(rng, 12, 3, utc_now() - timedelta(hours=2), utc_now())
