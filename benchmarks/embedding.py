@@ -106,18 +106,28 @@ def embed_world(config: Config, aggregators: Sequence[Any] | None = None) -> dic
     """Embed the snapshot in this process; return members, seconds and the peak RSS in bytes."""
     from models.catalog import AGGREGATORS
     from models.embed import embed_snapshot
-    from models.packaging import package
     from transformations.tables import connect
 
     lines = AGGREGATORS if aggregators is None else aggregators
     for line in lines:
-        package(line, config)
+        package_untrained(line, config)
     with connect(config) as con:
         began = time.perf_counter()
         report = embed_snapshot(config, con, AS_OF, AS_OF, lines)
         seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"members": report.members, "seconds": seconds, "peak_rss": peak}
+
+
+def package_untrained(line: Any, config: Config) -> None:
+    """Package a line; one that learns with its first weights, which take as long as any."""
+    from models.aggregators import build
+    from models.packaging import package
+    from models.spec import MANIFEST, Learned
+
+    packaged = (line.artifact(config) / MANIFEST).exists()
+    learns = isinstance(line, Learned) and not packaged
+    package(line, config, build(line, config) if learns else None, AS_OF if learns else None)
 
 
 def run(members: int = 200_000, items: int = 5_000, predicted: int = 40_000) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """AGGREGATORS: one line each. Training, embedding, the Feast view and service follow from it."""
 
-from models.spec import Aggregator, Average, GeometricDecay
+from models.spec import Aggregator, Average, GeometricDecay, LearnedDecay
 
 AGGREGATORS: tuple[Aggregator, ...] = (
     Average(version=1),
-    GeometricDecay(version=1, decay=0.8),
+    GeometricDecay(version=1, decay=0.8, stream=True),
+    LearnedDecay(version=1, stream=True),
 )

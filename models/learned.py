@@ -117,7 +117,7 @@ class LearnedDecay(OneVector):
     and begin at zero: a new one needs no seed, and weight decay draws it back to that start.
 
     >>> from models.spec import LearnedDecay as Line
-    >>> settings = Line(version=1).parameters()
+    >>> settings = Line(version=1, share="all").parameters()
     >>> decay = LearnedDecay({"activity_embedding": 1}, n_actions=2, **settings)
     >>> items = ops.array([[[4.0], [4.0], [4.0]]])
     >>> decay(items, ops.array([[0, 1, 2]]), ops.zeros((1, 3)))["activity_embedding"].numpy()

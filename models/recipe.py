@@ -20,6 +20,8 @@ class Recipe:
         popular_share: Share of them drawn by recent popularity; the others uniformly.
         blanked: Share of the windows that are shown as empty in training: what follows them teaches
             the vector of a member without actions.
+        shuffle_sessions: Whether the actions of one session change places at random in every pass
+            of the training: a list of ranked jobs is seen at once, so that its order says nothing.
         dismissed_weight: How much a dismissed item counts as one more negative of its member.
         batch_size: Examples a step.
         learning_rate: Adam's.
@@ -35,16 +37,17 @@ class Recipe:
 
     objective: Literal["next_action", "next_item", "all_action"] = "next_item"
     examples: ExampleSettings = field(default_factory=ExampleSettings)
-    negatives: int = 256
+    negatives: int = 1024
     popular_share: float = 0.5
     blanked: float = 0.02
+    shuffle_sessions: bool = False
     dismissed_weight: float = 0.0
-    batch_size: int = 256
-    learning_rate: float = 0.003
+    batch_size: int = 512
+    learning_rate: float = 0.001
     weight_decay: float = 0.0
     temperature: float = 1.0
     epochs: int = 20
-    patience: int = 3
+    patience: int = 4
     validation: timedelta = timedelta(days=14)
     refit: bool = True
     seed: int = 0

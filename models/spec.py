@@ -284,7 +284,7 @@ class LearnedDecay(LearnedVector):
 
     name: str = "learned_decay"
     decays: int = 1
-    share: Literal["all", "action"] = "all"
+    share: Literal["all", "action"] = "action"
     hidden: int = 0
 
     def __post_init__(self) -> None:

@@ -248,6 +248,7 @@ def _batches(
         between=between,
         only_positive=not (objective.reads_random or recipe.dismissed_weight),
         with_random=objective.reads_random,
+        shuffle_within_sessions=recipe.examples.session_gap if recipe.shuffle_sessions else None,
     )
 
 
@@ -282,7 +283,8 @@ def _validation(
     data: Data, config: Config, recipe: Recipe, after: tuple[datetime, datetime]
 ) -> Any:
     """Return the batches to stop by, kept in memory."""
-    batches = _batches(data, config, recipe, after, seed=0).cache()
+    ordered = replace(recipe, shuffle_sessions=False)
+    batches = _batches(data, config, ordered, after, seed=0).cache()
     seen, steps = set(), 0
     for batch in batches.as_numpy_iterator():
         seen |= {bool(positive) for positive in batch["positive"]}

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from pipelines import cli_models, cli_serve, cli_stream, tour
+from pipelines import cli_evaluate, cli_models, cli_serve, cli_stream, tour
 from pipelines.importers import import_movietweetings
 from pipelines.ledger import Ledger, ledger_exists
 from pipelines.options import ConfigOption, DebugOption, moment_of, settings_of, short
@@ -29,6 +29,7 @@ app = typer.Typer(
 imports = typer.Typer(no_args_is_help=True, help="Read a public data set.")
 app.add_typer(imports, name="import")
 app.add_typer(cli_models.app)
+app.add_typer(cli_evaluate.app)
 app.add_typer(cli_serve.app)
 app.add_typer(cli_stream.app)
 

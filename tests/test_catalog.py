@@ -8,7 +8,7 @@ import pytest
 
 from models import catalog
 from models.catalog import AGGREGATORS
-from models.spec import Aggregator, Average, GeometricDecay, Packaged
+from models.spec import Aggregator, Average, GeometricDecay, LearnedDecay, Packaged
 from transformations.config import ROOT, Config
 from transformations.errors import InputError
 
@@ -18,8 +18,12 @@ def config(tmp_path: Path) -> Config:
     return Config.model_validate({"data_dir": str(tmp_path), "items": {"text": ["title"]}})
 
 
-def test_the_first_two_lines() -> None:
-    assert AGGREGATORS[:2] == (Average(version=1), GeometricDecay(version=1, decay=0.8))
+def test_the_lines_that_come_with_it() -> None:
+    assert (
+        Average(version=1),
+        GeometricDecay(version=1, decay=0.8, stream=True),
+        LearnedDecay(version=1, stream=True),
+    ) == AGGREGATORS
 
 
 def test_views_and_services_have_names_of_their_own() -> None:

@@ -22,6 +22,8 @@ COMMANDS = [
     ["promote"],
     ["rollback"],
     ["models"],
+    ["evaluate"],
+    ["report"],
     ["serve"],
     ["freshness"],
     ["stream"],

@@ -323,7 +323,7 @@ def test_movietweetings(tmp_path):
         (expected,) = clone.rows(
             "with acted as (select member_id, max(event_timestamp) as last from "
             f"'{{data}}/source/events.parquet' where event_timestamp < '{as_of}' group by 1) "
-            f"select count(*) from acted where last >= '{as_of - timedelta(days=29)}'",
+            f"select count(*) from acted where last >= '{as_of - timedelta(days=366)}'",
             data,
         )
         assert rows == expected[0]

@@ -54,7 +54,8 @@ def built(
     until: datetime = AS_OF,
     **settings: Any,
 ) -> tuple[ExampleReport, list[Row]]:
-    """Build the examples; return their rows by label."""
+    """Build the examples, by default of windows that end at their label; return their rows."""
+    settings = {"inputs": "before_label"} | settings
     write_activity(config, events)
     with connect(config) as con:
         report = build_training_examples(config, con, ExampleSettings(**settings), until, since)

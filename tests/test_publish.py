@@ -17,6 +17,7 @@ from transformations.errors import InputError, RunFailedError
 from transformations.files import partition
 
 DECAY = AGGREGATORS[1]
+VIEWS = 1 + len(AGGREGATORS)  # those with a row a member: the sequences, and each aggregator's
 TODAY = utc(4)
 ACTIONS = [(1, "APPLY", utc(1, 3, microsecond=999_999)), (2, "SAVE", utc(2, 4))]
 MEMBERS = {10: ACTIONS, 11: [], 12: ACTIONS[:1]}
@@ -122,7 +123,7 @@ def test_the_sequence_view_holds_the_actions(published):
 def test_only_this_snapshot_goes_online(world, store):
     world.snapshot(utc(3), {10: ACTIONS[:1], 20: ACTIONS})
     world.snapshot(utc(5), {10: [], 30: ACTIONS})
-    assert publish.publish(world.config, store, TODAY) == 3 * 3 + 2
+    assert publish.publish(world.config, store, TODAY) == 3 * VIEWS + 2
     assert fetch(store, 10)["n_actions"] == 2
     assert fetch(store, 20)["apply_embedding"] is None
     assert fetch(store, 30)["apply_embedding"] is None
@@ -159,7 +160,7 @@ def test_a_missing_partition_is_named_before_anything_is_written(world, store):
 class TestItems:
     """Every vector available by as_of is online, and none is written twice without need."""
 
-    SNAPSHOT = 3 * 3
+    SNAPSHOT = 3 * VIEWS
 
     def items_written(self, world, store, as_of):
         return publish.publish(world.config, store, as_of) - self.SNAPSHOT
@@ -200,8 +201,8 @@ class TestItems:
 
 
 def test_read_back_of_what_was_published(world, published):
-    assert publish.read_back(world.config, published, TODAY) == 3 * 3 + 2
-    assert publish.read_back(world.config, published, TODAY, members=1, seed=1) == 3 + 1
+    assert publish.read_back(world.config, published, TODAY) == 3 * VIEWS + 2
+    assert publish.read_back(world.config, published, TODAY, members=1, seed=1) == VIEWS + 1
 
 
 @pytest.mark.parametrize(
@@ -252,7 +253,7 @@ def test_restamp_changes_when_and_nothing_else(world):
     names = [SEQUENCE_VIEW, *(a.view for a in AGGREGATORS)]
     before = {(name, day): world.table(name, utc(day)) for name in names for day in (3, 4)}
     moment = utc(4, 7, microsecond=123_456)
-    assert publish.restamp(world.config, TODAY, moment) == 9
+    assert publish.restamp(world.config, TODAY, moment) == 3 * VIEWS
     for (name, day), rows in before.items():
         expected = [r | {"created_timestamp": moment} if day == 4 else r for r in rows]
         assert world.table(name, utc(day)) == expected
@@ -298,7 +299,7 @@ def test_apply_twice_changes_nothing(world, store):
         return [v.last_updated_timestamp for v in store.list_all_feature_views()]
 
     before = states()
-    assert publish.apply(world.config, store) == 10
+    assert publish.apply(world.config, store) == 4 + 3 * len(AGGREGATORS)
     store.refresh_registry()
     assert states() == before
 
@@ -307,7 +308,7 @@ def test_a_deleted_online_store_is_filled_again(world, published):
     (world.config.data / "online.db").unlink()
     store = publish.open_store(world.config)
     publish.apply(world.config, store)
-    assert publish.publish(world.config, store, TODAY) == 3 * 3 + 2
+    assert publish.publish(world.config, store, TODAY) == 3 * VIEWS + 2
     publish.read_back(world.config, store, TODAY)
 
 
@@ -364,6 +365,6 @@ def test_ids_may_be_strings(tmp_path):
     store = publish.open_store(world.config)
     publish.apply(world.config, store)
     publish.publish(world.config, store, TODAY)
-    assert publish.read_back(world.config, store, TODAY) == 3 * 2 + 1
+    assert publish.read_back(world.config, store, TODAY) == 2 * VIEWS + 1
     (row,) = online(store, DECAY.service, member_id=["mé"], item_id=["j/1"])
     assert (row["n_apply"], row["cosine_apply"] != 0.0) == (1, True)

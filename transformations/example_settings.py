@@ -33,7 +33,7 @@ class ExampleSettings:
 
     labels: Literal["next", "all"] = "next"
     horizon: timedelta = timedelta(days=7)
-    inputs: Literal["before_label", "snapshot"] = "before_label"
+    inputs: Literal["before_label", "snapshot"] = "snapshot"
     min_actions: int = 4
     stride: int = 1
     random_negatives: int = 1

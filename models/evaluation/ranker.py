@@ -44,9 +44,9 @@ class RankerSettings:
     """
 
     l2: float = 1e-4
-    negatives: int = 512
+    negatives: int = 1024
     batch_size: int = 512
-    epochs: int = 4
+    epochs: int = 10
     learning_rate: float = 0.005
 
 

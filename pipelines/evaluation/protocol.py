@@ -33,7 +33,7 @@ class Protocol:
     seeds: int = 6
     resamples: int = 2000
     max_labels: int | None = None
-    l2: tuple[float, ...] = (1e-5, 1e-4, 1e-3)
+    l2: tuple[float, ...] = (1e-4, 1e-3)
     decays: tuple[float, ...] = (0.5, 0.65, 0.8, 0.9, 0.95)
 
     def __post_init__(self) -> None:

@@ -1,0 +1,77 @@
+"""What random negatives are worth: the post's aggregator with and without them.
+
+Its labels, on the simulated market, are 97 positive to 3 dismissed. It simulates a market, trains,
+evaluates, and keeps the result for docs/evaluation.md.
+"""
+
+import argparse
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.evaluation import keep
+from models.recipe import Recipe
+from models.spec import Cnn, GeometricDecay
+from pipelines.daily import stage_events
+from pipelines.evaluation.evaluate import evaluate
+from pipelines.evaluation.protocol import Protocol
+from pipelines.ledger import Ledger
+from pipelines.progress import Stages
+from pipelines.simulate import Size, simulate
+from transformations.config import Config, load_config
+from transformations.example_settings import ExampleSettings
+from transformations.tables import connect
+
+END = datetime(2026, 11, 1, tzinfo=UTC)
+LINES = (
+    GeometricDecay(version=1, decay=0.8),
+    Cnn(version=1, recipe=Recipe(objective="next_action")),
+    Cnn(
+        name="cnn_without_random",
+        version=1,
+        recipe=Recipe(objective="next_action", examples=ExampleSettings(random_negatives=0)),
+    ),
+)
+
+
+def market(folder: Path, size: Size) -> Config:
+    """Simulate a market into `folder`; return a configuration that reads it."""
+    simulate(folder / "simulated", size, end=END)
+    config = load_config()
+    return config.model_copy(
+        update={
+            "data_dir": str(folder / "data"),
+            "events": config.events.model_copy(
+                update={"source": str(folder / "simulated" / "events")}
+            ),
+            "items": config.items.model_copy(
+                update={"source": str(folder / "simulated" / "items.parquet")}
+            ),
+        }
+    )
+
+
+def main() -> None:
+    """Run both and keep the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--members", type=int, default=20_000)
+    parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--max-labels", type=int, default=8_000)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        config = market(Path(name), Size(members=given.members))
+        ledger = Ledger(config)
+        with ledger.run("evaluate", None) as run_id:
+            stages = Stages(Console(), ledger, run_id)
+            with connect(config) as con:
+                stage_events(config, con, END, stages)
+            protocol = Protocol(seeds=given.seeds, max_labels=given.max_labels, decays=(0.8,))
+            command = "python -m benchmarks.random_negatives"
+            file = evaluate(config, stages, protocol, command, LINES)
+        print(f"kept {keep('ablation', file).name}")
+
+
+if __name__ == "__main__":
+    main()
