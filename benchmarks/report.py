@@ -129,7 +129,7 @@ def _training_join() -> Section:
     text = f"""## Training join
 
 {result["labels"]:,} labels, {result["members"]:,} members, 30 daily snapshots,
-{result["width"]}-float vectors, `filter_by_created_timestamp=True`. Feast's DuckDB store is at its
+{result["width"]}-float vectors. Feast's DuckDB store is at its
 own defaults: there is nothing to set. The aim: 10 times faster than Feast's with a third of the
 memory, within 1.5 times of the bare query, and at most 1.3 times as long at 90 snapshots.
 

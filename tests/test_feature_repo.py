@@ -41,12 +41,18 @@ def test_one_view_one_match_one_service_per_aggregator(config):
         "member_activity_sequence",
         "member_activity_average_v1",
         "member_activity_decay_v1",
+        "member_activity_learned_decay_v1",
     }
     assert set(named(objects, OnDemandFeatureView)) == {
         "activity_match_average_v1",
         "activity_match_decay_v1",
+        "activity_match_learned_decay_v1",
     }
-    assert set(named(objects, FeatureService)) == {"ranker_average_v1", "ranker_decay_v1"}
+    assert set(named(objects, FeatureService)) == {
+        "ranker_average_v1",
+        "ranker_decay_v1",
+        "ranker_learned_decay_v1",
+    }
 
 
 def test_everything_says_what_it_is_and_whose(config):
@@ -160,7 +166,7 @@ def test_the_pipeline_applies_as_feast_apply_does(tmp_path):
         "import os\nfrom pipelines import publish\n"
         "from transformations.config import load_config\nos.chdir('/')\n"
         "config = load_config()\n"
-        "assert publish.apply(config, publish.open_store(config)) == 10"
+        "assert publish.apply(config, publish.open_store(config)) == 13"
     )
     before = registered(clone)
     feast_apply(clone)
