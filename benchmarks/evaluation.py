@@ -143,6 +143,21 @@ def _grid(result: dict[str, Any]) -> str:
     return _table(["r", "NDCG@10 on validation", ""], rows)
 
 
+def _cohorts(result: dict[str, Any]) -> str:
+    labels = {metric["key"]: metric["label"] for metric in result["metrics"]}
+    rows = [
+        [
+            row["cohort"],
+            row["level"],
+            f"{row['labels']:,}",
+            _interval(row["difference"][result["champion"]]),
+        ]
+        for row in result["cohorts"]
+        if row["metric"] == "auc_random"
+    ]
+    return _table(["part", "", "labels", labels["auc_random"]], rows)
+
+
 PARTS = {
     "data": _data,
     "protocol": _protocol,
@@ -153,6 +168,7 @@ PARTS = {
     "storage": _storage,
     "cold": _cold,
     "grid": _grid,
+    "cohorts": _cohorts,
 }
 
 

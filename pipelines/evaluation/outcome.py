@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ COHORT_METRICS = (CHOSEN_BY, "auc_random")
 WINS = ("hr10_recent", "auc_random")
 """The metrics on which the champion has to be clearly better than the baseline; on the others, not
 clearly worse."""
+PLAIN = ("/", "data", "source", "events", "events.parquet", "events.csv")
 LABELS = {
     "none": "no activity",
     "popular": "popular in the last 7 days",
@@ -151,9 +153,10 @@ def _plain(value: Any) -> Any:
 def _data(compared: Compared) -> dict[str, Any]:
     events, config = compared.ground.events, compared.world.config
     ends = pd.to_datetime(events.times[[0, -1]], unit="us", utc=True)
-    source = config.events.source.rstrip("/").split("/")
+    # data/movietweetings/source/events.parquet is MovieTweetings.
+    telling = [part for part in Path(config.events.source).parts if part not in PLAIN]
     return {
-        "name": source[-2] if len(source) > 1 else source[-1],
+        "name": telling[-1] if telling else config.events.source,
         "members": compared.ground.members,
         "items": len(compared.ground.items),
         "events": len(events.times),
