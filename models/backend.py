@@ -42,4 +42,8 @@ with _without_chatter():
     # Devices are looked up at the first operation otherwise, with the same chatter.
     tf.config.list_physical_devices()
 
+# An evaluation makes graphs by the dozen, each traced once; TensorFlow takes them for one function
+# that is traced again and again. What must not be traced again counts its traces itself.
+tf.get_logger().addFilter(lambda record: "triggered tf.function retracing" not in record.msg)
+
 __all__ = ["keras", "keras_rs", "tf"]

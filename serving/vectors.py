@@ -5,7 +5,7 @@ from datetime import datetime
 
 import pyarrow as pa
 
-from models.embed import _rows, _schema, together
+from models.embed import together, view_rows, view_schema
 from models.packaging import load
 from models.sequences import ItemTable, pad
 from models.spec import Aggregator
@@ -34,8 +34,8 @@ class Vectors:
         results = self._run(pad(sequences, self._items, self._config, as_of))
         created = sequences["created_timestamp"][0].as_py()
         return {
-            model.aggregator.view: _rows(
-                sequences, vectors, created, _schema(model, sequences.schema, self._config)
+            model.aggregator.view: view_rows(
+                sequences, vectors, created, view_schema(model, sequences.schema, self._config)
             )
             for model, vectors in zip(self._models, results, strict=True)
         }
