@@ -61,7 +61,8 @@ def read(bus: Bus, count: int, most: int = 1000) -> list[Message]:
     for _ in range(60):
         if len(found) >= count:
             return found
-        found += bus.read(most, 0.01)
+        # No more than is waited for: a read that began small would else be followed by one too many.
+        found += bus.read(min(most, count - len(found)), 0.01)
     raise AssertionError(f"expected {count} messages, came {len(found)}")
 
 
