@@ -61,7 +61,7 @@ def read(bus: Bus, count: int, most: int = 1000) -> list[Message]:
     for _ in range(60):
         if len(found) >= count:
             return found
-        # No more than is waited for: after a small first read, a whole second one would be too many.
+        # No more than is waited for: two reads of `most` may be too many.
         found += bus.read(min(most, count - len(found)), 0.01)
     raise AssertionError(f"expected {count} messages, came {len(found)}")
 
