@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from models.aggregators import build
 from models.backend import keras, tf
+from models.evaluation.storage import Quantization
 from models.examples import dataset, read
 from models.fitting import Fitting, Progress, State, fit
 from models.objectives import OBJECTIVES, Objective
@@ -62,8 +63,8 @@ class Trained:
             which pass it was.
         history: Losses and metrics, pass by pass, of each phase.
         figures: What the examples were made of.
-        quantization: Field → scale and offset of each dimension: q = round((x - offset) / scale)
-            lies within [-127, 127] for the training members' vectors (save for the cut ends).
+        quantization: Field → models.evaluation.storage.Quantization as JSON, of the training
+            members' vectors.
     """
 
     model: Any
@@ -71,7 +72,7 @@ class Trained:
     metrics: dict[str, float]
     history: dict[str, list[dict[str, float]]]
     figures: dict[str, Any]
-    quantization: dict[str, dict[str, list[float]]]
+    quantization: dict[str, dict[str, Any]]
 
     def notes(self) -> dict[str, Any]:
         """Return what the manifest keeps besides the metrics."""
@@ -302,7 +303,7 @@ def _validation(
 
 def _quantization(
     model: Any, aggregator: Aggregator, config: Config, data: Data
-) -> dict[str, dict[str, list[float]]]:
+) -> dict[str, dict[str, Any]]:
     recipe = recipe_of(aggregator)
     batches = _batches(data, config, recipe, (EPOCH, data.until), seed=0)
     seen: dict[str, list[NDArray[np.float32]]] = {field: [] for field in aggregator.vectors(config)}
@@ -314,20 +315,10 @@ def _quantization(
         }
         for field, vectors in model(given, training=False).items():
             seen[field].append(np.asarray(vectors))
-    return {field: scale_and_offset(np.concatenate(vectors)) for field, vectors in seen.items()}
-
-
-def scale_and_offset(vectors: NDArray[np.float32]) -> dict[str, list[float]]:
-    """Return, for each dimension, what maps its values to whole numbers from -127 to 127.
-
-    >>> scale_and_offset(np.array([[0.0, 5.0], [254.0, 5.0]], np.float32))
-    {'scale': [1.0, 1.0], 'offset': [127.0, 5.0]}
-    """
-    low, high = np.quantile(vectors, [CUT, 1 - CUT], axis=0, method="closest_observation")
-    scale = (high - low) / 254.0
-    # A dimension that never changes has no scale; any will do.
-    scale = np.where(scale > 0, scale, 1.0)
-    return {"scale": scale.tolist(), "offset": ((high + low) / 2).tolist()}
+    return {
+        field: Quantization.fit(np.concatenate(vectors), CUT).to_json()
+        for field, vectors in seen.items()
+    }
 
 
 @contextmanager

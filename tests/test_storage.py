@@ -54,6 +54,14 @@ def test_what_lies_outside_the_range_goes_to_its_end():
     np.testing.assert_allclose(came, [[-1, 5], [1, 5]], rtol=1e-6)
 
 
+def test_cut_ends_leave_a_finer_step_for_the_rest():
+    vectors = np.concatenate([np.linspace(-1, 1, 1_000), [1e3, -1e3]])[:, None].astype(np.float32)
+    cut = Quantization.fit(vectors, cut=0.002)
+    assert cut.scale[0] < 0.01 < Quantization.fit(vectors).scale[0]
+    error = np.abs(cut.from_int8(cut.to_int8(vectors)) - vectors)
+    assert (error[:1_000] <= cut.scale / 2 + 0.01).all()
+
+
 def test_it_is_kept_in_json_without_loss():
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(50, 8)).astype(np.float32)

@@ -30,7 +30,6 @@ from models.train import (
     _popularity,
     _validation,
     gather,
-    scale_and_offset,
     train,
     train_on,
 )
@@ -252,15 +251,6 @@ def test_half_precision_ends_in_float32(world: Config) -> None:
     whole.set_weights(model.get_weights())
     assert {output.dtype for output in whole.outputs} == {"float32"}
     assert {w.dtype.name for w in whole.get_weights()} == {"float32"}
-
-
-def test_eight_bits_hold_the_vectors(world: Config) -> None:
-    vectors = np.random.default_rng(0).normal([0, 5], [1, 0.01], (2_000, 2)).astype(np.float32)
-    kept = scale_and_offset(vectors)
-    scale, offset = np.array(kept["scale"]), np.array(kept["offset"])
-    q = np.clip(np.round((vectors - offset) / scale), -127, 127)
-    error = np.abs(q * scale + offset - vectors)
-    assert (np.quantile(error, 0.99, axis=0) <= scale / 2 + 1e-6).all()
 
 
 # As a stage of a run.

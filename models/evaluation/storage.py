@@ -35,8 +35,12 @@ class Quantization:
     scale: NDArray[np.float32]
 
     @classmethod
-    def fit(cls, vectors: NDArray[np.floating]) -> Self:
+    def fit(cls, vectors: NDArray[np.floating], cut: float = 0.0) -> Self:
         """Take each dimension's range from vectors, float [n, dim]: those of the train period.
+
+        Args:
+            cut: Share of each dimension's values that may lie outside at either end: a few far
+                ones would make the step coarse for all.
 
         Raises:
             InputError: there is no vector, or one is not finite.
@@ -44,7 +48,8 @@ class Quantization:
         if not len(vectors):
             raise InputError("expected vectors to take the range from, came none")
         _refuse_not_finite(vectors)
-        low, high = vectors.min(axis=0).astype(np.float64), vectors.max(axis=0).astype(np.float64)
+        ends = np.quantile(vectors, [cut, 1 - cut], axis=0, method="closest_observation")
+        low, high = ends.astype(np.float64)
         step = (high - low) / (2 * LARGEST)
         # A dimension that is constant, or too narrow for float32 to hold its step, needs only its
         # offset.

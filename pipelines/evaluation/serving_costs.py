@@ -59,7 +59,7 @@ def _quantization(variant: Variant, config: Config, field: str, known: Floats) -
     assert variant.line is not None
     kept = variant.line.manifest(config).get("quantization") or {}
     if field in kept:
-        return Quantization.from_json({"dtype": "int8"} | kept[field])
+        return Quantization.from_json(kept[field])
     return Quantization.fit(known[known.any(axis=1)])
 
 
