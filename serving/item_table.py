@@ -61,7 +61,7 @@ class ItemVersions(ItemTable):
         self.key = key
         self._first = first
         self._available_at = available_at
-        self._as_of = NEWEST
+        self._as_of: int | NDArray[np.int64] = NEWEST
         # How often the search among the versions of one item may have to halve.
         self._halvings = int(np.diff(first).max()).bit_length()
         # Arrow's look-up of text makes its hash table anew each time, which is nothing beside a
@@ -73,10 +73,14 @@ class ItemVersions(ItemTable):
         )
         self.rows(ids[:1])  # pandas makes its hash table at the first look-up: before threads come
 
-    def at(self, as_of: datetime) -> Self:
-        """Return the table as of a moment: an item's vector is the newest one available by then."""
+    def at(self, as_of: datetime | NDArray[np.int64]) -> Self:
+        """Return the table as of a moment: an item's vector is the newest one available by then.
+
+        Args:
+            as_of: Or a moment of its own (microseconds since 1970) for each id that is looked up.
+        """
         table = copy.copy(self)
-        table._as_of = microseconds(as_of)
+        table._as_of = microseconds(as_of) if isinstance(as_of, datetime) else as_of
         return table
 
     def rows(self, item_ids: pa.Array) -> NDArray[np.int32]:

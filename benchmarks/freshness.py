@@ -1,0 +1,290 @@
+"""What a delay costs: the evaluation's test period again, with vectors that are late by some time.
+
+Each label's member row is what a store that is late by none, a minute, an hour or a day holds at
+the label's time (pipelines/evaluation/delayed.py): its vectors, its counts, its last action. The
+item vectors, the popularity of items (of the midnight before), the labels, the ranker's settings
+and the seeds are the same for every delay; the ranker is fitted anew for each one, on the train
+period's labels with rows that are late alike. Nothing is chosen here.
+
+    python -m benchmarks.freshness --config examples/movietweetings.yaml
+    python -m benchmarks.freshness page      # the page and the plot again, from the JSON
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "freshness.json"
+PAGE = HERE.parent / "docs" / "realtime.md"
+PLOT = HERE.parent / "docs" / "freshness.png"
+BEGIN, END = "<!-- begin: python -m benchmarks.freshness page -->", "<!-- end -->"
+
+METRICS = ("hr10_recent", "ndcg10_recent", "ndcg10", "mrr", "auc_random", "auc_dismiss")
+DELAYS = {
+    "none": timedelta(0),
+    "1 minute": timedelta(minutes=1),
+    "1 hour": timedelta(hours=1),
+    "24 hours": timedelta(hours=24),
+}
+SNAPSHOT, WRITTEN, NEVER = "daily snapshot", "none, as the stream writes it", "no activity"
+
+
+def measure(config: Any, seeds: int, max_labels: int | None, console: Console) -> dict[str, Any]:
+    """Fit and measure the rankers of every delay; return the figures."""
+    from models.catalog import AGGREGATORS
+    from models.evaluation.bootstrap import Resamples
+    from models.evaluation.compare import METRICS as KNOWN
+    from models.evaluation.compare import estimates
+    from models.evaluation.ranker import RankerSettings
+    from models.sequences import DAY
+    from models.spec import GeometricDecay, Learned
+    from pipelines.daily import last_midnight, stage_events
+    from pipelines.evaluation.delayed import (
+        Log,
+        as_written,
+        given_as_of,
+        late,
+        without_repeats,
+    )
+    from pipelines.evaluation.features import read_ground, read_period
+    from pipelines.evaluation.protocol import Protocol
+    from pipelines.evaluation.variants import Variant, measure_all, without_activity
+    from pipelines.evaluation.world import open_world, train_lines
+    from pipelines.ledger import Ledger
+    from pipelines.progress import Stages
+    from serving.item_table import open_item_table
+    from transformations.tables import connect
+
+    began = time.perf_counter()
+    learned = next(line for line in AGGREGATORS if isinstance(line, Learned))
+    decayed = next(line for line in AGGREGATORS if isinstance(line, GeometricDecay))
+    lines = (learned, decayed)
+    protocol = Protocol(seeds=seeds, max_labels=max_labels)
+    ledger = Ledger(config)
+    with ledger.lock(), ledger.run("freshness", None) as run_id, connect(config) as con:
+        stages = Stages(console, ledger, run_id)
+        stage_events(config, con, last_midnight(), stages)
+        world = open_world(config, con, protocol)
+        train_lines(world, stages, lines)
+        own, split = world.config, world.split
+        ground, index = read_ground(world, con)
+        spans = {
+            "train": (split.weights_until, split.train_until),
+            "test": (split.validation_until, split.test_until),
+        }
+        log = Log.read(world, con, index)
+        periods = {
+            name: without_repeats(
+                read_period(name, span, world, con, ground, index, protocol), ground, log
+            )
+            for name, span in spans.items()
+        }
+        items = open_item_table(own)
+        moments: dict[str, Callable[[Any], Any]] = {
+            name: lambda period, delay=delay: late(period, delay) for name, delay in DELAYS.items()
+        }
+        moments[WRITTEN] = lambda period: as_written(log, period)
+        moments[SNAPSHOT] = lambda period: period.task.labels.days * DAY
+        resamples = Resamples(ground.members, seeds, protocol.resamples)
+        labels = periods["test"].task.labels
+        found: dict[str, dict[str, Any]] = {line.name: {} for line in lines}
+        with stages.stage("rankers", total=(len(moments) * 2 + 1) * seeds) as stage:
+
+            def fitted(variant: Variant) -> Any:
+                variant.settings = RankerSettings()
+                measure_all(variant, ground, periods, range(seeds))
+                stage.advance(seeds)
+                return estimates(variant.outcomes, labels, resamples, metrics=METRICS)
+
+            nothing = None
+            for name, moment in moments.items():
+                both = {
+                    part: given_as_of(lines, own, items, log, period, moment(period))
+                    for part, period in periods.items()
+                }
+                for place, line in enumerate(lines):
+                    given = {part: rows[place] for part, rows in both.items()}
+                    variant = Variant(line.name, line, given)
+                    if nothing is None:
+                        nothing = fitted(without_activity(variant))
+                    found[line.name][name] = fitted(variant)
+            for rows in found.values():
+                rows[NEVER] = nothing
+            stage.rows_out = (len(moments) * 2 + 1) * seeds
+    shown = _waits(log, periods["test"])
+    return {
+        "data": Path(config.events.source).parts[-2:][0],
+        "window_days": config.window.days,
+        "publish_delay_hours": config.publish_delay.total_seconds() / 3600,
+        "item_encoder": f"{config.items.encoder.name} v{config.items.encoder.version}",
+        "labels": {name: len(period.frame) for name, period in periods.items()},
+        "positive_test_labels": int(labels.positive.sum()),
+        "test": [split.validation_until.isoformat(), split.test_until.isoformat()],
+        "members": len(np.unique(labels.members)),
+        "seeds": seeds,
+        "resamples": protocol.resamples,
+        "max_labels": max_labels,
+        "minutes": round((time.perf_counter() - began) / 60, 1),
+        "acted_before_within": shown,
+        "metrics": {key: KNOWN[key].label for key in METRICS},
+        "lines": {
+            line.name: {
+                "label": _label(line),
+                "rows": {
+                    name: {
+                        key: {
+                            "value": asdict(value.interval()),
+                            "less_none": asdict((value - rows["none"][key]).interval()),
+                        }
+                        for key, value in own_values.items()
+                    }
+                    for name, own_values in rows.items()
+                },
+            }
+            for line, rows in ((line, found[line.name]) for line in lines)
+        },
+    }
+
+
+def _label(line: Any) -> str:
+    decay = line.parameters().get("decay")
+    return f"decayed vectors, r = {decay}" if decay else line.name.replace("_", " ")
+
+
+def _waits(log: Any, period: Any) -> dict[str, float]:
+    """Return the share of labels whose member's action before is younger than each delay.
+
+    It bounds what a delay can cost: where it is older, the delay takes nothing away.
+    """
+    labels = period.task.labels
+    rows, places = log.before(labels.members, labels.times)
+    last = np.full(len(labels), np.iinfo(np.int64).min // 2)
+    last[rows] = log.actions.moment[places]
+    ages = labels.times - last
+    return {
+        name: round(float((ages <= delay / timedelta(microseconds=1)).mean()), 4)
+        for name, delay in DELAYS.items()
+        if delay
+    }
+
+
+def show(result: Mapping[str, Any], console: Console) -> None:
+    """Print the differences."""
+    for line in result["lines"].values():
+        table = Table(title=f"{line['label']}: less no delay", title_justify="left")
+        for name in ("delay", *result["metrics"].values()):
+            table.add_column(name)
+        for delay, metrics in line["rows"].items():
+            table.add_row(delay, *(_cell(delay, metrics[key]) for key in result["metrics"]))
+        console.print(table)
+
+
+def _cell(delay: str, metric: Mapping[str, Any]) -> str:
+    if delay == "none":
+        return f"{metric['value']['estimate']:.4f}"
+    found = metric["less_none"]
+    text = f"{found['estimate']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]"
+    return f"**{text}**" if found["low"] > 0 or found["high"] < 0 else text
+
+
+def write_page(result: Mapping[str, Any]) -> None:
+    """Put the tables between the marks in docs/realtime.md, and draw the plot."""
+    before, rest = PAGE.read_text().split(BEGIN)
+    _, after = rest.split(END)
+    PAGE.write_text(f"{before}{BEGIN}\n{_section(result)}\n{END}{after}")
+    _plot(result)
+    print(f"wrote {PAGE.name} and {PLOT.name}")
+
+
+def _section(result: Mapping[str, Any]) -> str:
+    labels, test = result["labels"], result["test"]
+    within = result["acted_before_within"]
+    shares = ", ".join(f"{share:.0%} within {delay}" for delay, share in within.items())
+    what = (
+        f"{result['data']}, {test[0][:10]} to {test[1][:10]}: {labels['test']:,} labels "
+        f"({result['positive_test_labels']:,} positive) of {result['members']:,} members, item "
+        f"vectors of {result['item_encoder']}; {result['seeds']} seeds, 95 % intervals of "
+        f"{result['resamples']:,} paired resamples of members and seeds. The row `none` shows the "
+        "metric, the others what it is more than that; in bold where the whole interval lies on "
+        f"one side of zero. Of the labels, the member had acted before: {shares}."
+    )
+    text = [what]
+    for line in result["lines"].values():
+        text += ["", f"**{line['label']}**", "", _markdown(result, line)]
+    return "\n".join(text)
+
+
+def _markdown(result: Mapping[str, Any], line: Mapping[str, Any]) -> str:
+    names = ["delay", *result["metrics"].values()]
+    rows = [
+        [delay, *(_cell(delay, metrics[key]) for key in result["metrics"])]
+        for delay, metrics in line["rows"].items()
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [names, ["---"] * len(names), *rows])
+
+
+def _plot(result: Mapping[str, Any]) -> None:
+    shown = [*DELAYS, SNAPSHOT]
+    figure, axes = plt.subplots(2, 3, figsize=(11, 6), layout="constrained", sharex=True)
+    colors = ("#3b6ea5", "#c2703d")
+    for panel, (key, label) in zip(axes.flat, result["metrics"].items(), strict=True):
+        panel.axhline(0, color="#888888", linewidth=1)
+        for nth, (color, line) in enumerate(zip(colors, result["lines"].values(), strict=True)):
+            found = [line["rows"][delay][key]["less_none"] for delay in shown]
+            middle = np.array([one["estimate"] for one in found])
+            low, high = (np.array([one[end] for one in found]) for end in ("low", "high"))
+            places = np.arange(len(shown)) + (nth - 0.5) * 0.16
+            panel.errorbar(
+                places, middle, [middle - low, high - middle], fmt="o", color=color, capsize=3,
+                markersize=5, label=line["label"],
+            )  # fmt: skip
+        panel.set_title(label, fontsize=10, loc="left")
+        panel.set_xticks(range(len(shown)), [name.replace(" ", "\n") for name in shown], fontsize=9)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.ticklabel_format(axis="y", style="plain", useOffset=False)
+        panel.tick_params(axis="y", labelsize=9)
+    for panel in axes[:, 0]:
+        panel.set_ylabel("less no delay", fontsize=9)
+    axes[0, 0].legend(frameon=False, fontsize=9, loc="lower left")
+    figure.suptitle(f"What a delay costs: {result['data']}, 95 % intervals", fontsize=11)
+    figure.savefig(PLOT, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Measure, print the tables, write the JSON, the page and the plot."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", nargs="?", choices=["page"], help="only write the page again")
+    parser.add_argument("--config", default="examples/movietweetings.yaml")
+    parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--max-labels", type=int, help="a quick look, of which nothing is kept")
+    asked = parser.parse_args()
+    if asked.what == "page":
+        write_page(json.loads(RESULTS.read_text()))
+        return
+    from transformations.config import load_config
+
+    console = Console(width=200)
+    result = measure(load_config(asked.config), asked.seeds, asked.max_labels, console)
+    show(result, console)
+    if asked.max_labels is None:
+        RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+        write_page(result)
+
+
+if __name__ == "__main__":
+    main()
