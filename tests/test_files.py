@@ -18,6 +18,7 @@ from transformations.files import (
     partition,
     partitions,
     replacing,
+    replacing_folder,
     sweep,
 )
 
@@ -86,6 +87,43 @@ def test_a_kill_leaves_the_last_good_file_and_sweep_the_rest(tmp_path: Path) -> 
     assert list(target.parent.glob("*.parquet")) == [target]
     assert sweep(tmp_path) == 2
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [target]
+
+
+def test_sweep_leaves_a_folder_that_is_being_filled(tmp_path: Path) -> None:
+    """A server makes its item table while the daily run sweeps."""
+    target = tmp_path / "table"
+    with replacing_folder(target) as temporary:
+        (temporary / "vectors.npy").write_text("half")
+        assert sweep(tmp_path) == 0
+        (temporary / "ids.arrow").write_text("the rest")
+    assert sorted(file.name for file in target.iterdir()) == ["ids.arrow", "vectors.npy"]
+    assert sweep(tmp_path) == 0
+    # Given up on: it removes itself, and holds nothing any more.
+    with pytest.raises(ZeroDivisionError), replacing_folder(tmp_path / "other"):
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == [target]
+
+
+FILLED = """
+import os, signal, sys
+from pathlib import Path
+from transformations.files import replacing_folder
+with replacing_folder(Path(sys.argv[1])) as temporary:
+    (temporary / "vectors.npy").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_sweep_removes_the_folder_of_a_process_that_was_killed(tmp_path: Path) -> None:
+    killed = subprocess.run(
+        [sys.executable, "-c", FILLED, str(tmp_path / "table")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 1
+    assert sweep(tmp_path) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from serving.item_table import open_item_table, table_key
 from tests.tiny_models import AS_OF, tiny_config, write_items
 from transformations.config import ROOT, Config
 from transformations.errors import InputError
+from transformations.files import sweep
+from transformations.stream import microseconds
 from transformations.tables import connect
 
 LONG_AGO = AS_OF - timedelta(days=100)
@@ -46,6 +48,14 @@ def test_an_items_newest_vector_by_as_of(config: Config) -> None:
     assert vectors(config, [7], AS_OF - DAY - timedelta(microseconds=1)) == [[1, 2]]
     assert vectors(config, [9], AS_OF + DAY) == [[9, 9]]
     assert vectors(config, [], AS_OF) == []
+
+
+def test_a_moment_for_each_id(config: Config) -> None:
+    write_items(config, [(7, [5.0, 6.0], AS_OF - DAY)], "part-b")
+    moments = np.array([microseconds(AS_OF - days * DAY) for days in (0, 1, 2, 0, 101)])
+    table = open_item_table(config).at(moments)
+    rows = table.rows(pa.array([3, 3, 7, 7, 7]))
+    assert table.vectors[rows].tolist() == [[3, 4], [0, 0], [1, 2], [5, 6], [0, 0]]
 
 
 @settings(max_examples=15, deadline=None)
@@ -140,6 +150,21 @@ def test_a_process_killed_while_it_makes_the_table_leaves_none(config: Config) -
     assert done.returncode == -signal.SIGKILL
     assert vectors(config, [7], AS_OF) == [[1, 2]]
     assert [f.name for f in (config.data / "item_tables").rglob("*.tmp")] == []
+
+
+def test_a_daily_run_that_sweeps_leaves_a_table_that_is_being_made(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swept = []
+    save = np.save
+
+    def sweeping(file: Any, values: Any) -> None:
+        swept.append(sweep(config.data))
+        save(file, values)
+
+    monkeypatch.setattr("serving.item_table.np.save", sweeping)
+    assert vectors(config, [7, 3], AS_OF) == [[1, 2], [3, 4]]
+    assert swept == [0, 0]
 
 
 def test_what_is_missing_or_misshapen_is_named(config: Config, tmp_path: Path) -> None:

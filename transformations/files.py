@@ -1,5 +1,6 @@
 """Files and partitions that are either whole or not there."""
 
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -32,9 +33,9 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; rename it to `path` when the block succeeds.
 
     A folder cannot be replaced in one step, so one that is there already is an error (OSError).
+    The temporary folder is locked while it is filled: servers make folders while a run sweeps.
     """
-    temporary = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
-    temporary.mkdir(parents=True)
+    temporary, lock = _locked_beside(path)
     try:
         yield temporary
         for entry in [*temporary.rglob("*"), temporary]:
@@ -43,6 +44,22 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        os.close(lock)
+
+
+def _locked_beside(path: Path) -> tuple[Path, int]:
+    """Make a temporary folder beside `path`; return it, and the handle that holds its lock."""
+    while True:
+        temporary = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
+        temporary.mkdir(parents=True)
+        try:
+            handle = os.open(temporary, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # swept away before it could be locked
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if temporary.exists():
+            return temporary, handle
+        os.close(handle)
 
 
 def _sync(path: Path) -> None:
@@ -54,14 +71,34 @@ def _sync(path: Path) -> None:
 
 
 def sweep(folder: Path) -> int:
-    """Remove what killed runs left below `folder`; return how many. One run at a time only."""
-    left = [path for path in folder.rglob("*.tmp") if path.exists()]
-    for path in left:
+    """Remove what killed runs left below `folder`; return how many. One run at a time only.
+
+    A folder that another process is filling now, which is no run, is left to it.
+    """
+    removed = 0
+    for path in [path for path in folder.rglob("*.tmp") if path.exists()]:
         if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
+            removed += _remove_unlocked(path)
         else:
             path.unlink(missing_ok=True)
-    return len(left)
+            removed += 1
+    return removed
+
+
+def _remove_unlocked(folder: Path) -> bool:
+    """Remove a folder unless `replacing_folder` holds it; return whether."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return False  # it has its name by now
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(handle)
+    return True
 
 
 def as_of_name(as_of: datetime) -> str:
