@@ -25,6 +25,10 @@ def serve_command(
     inside: Annotated[
         int, typer.Option(min=1, help="Requests waiting or computed at once; more get 429.")
     ] = 32,
+    answer: Annotated[
+        float,
+        typer.Option(min=0.01, help="Seconds within which a request is answered; then 503."),
+    ] = 1.0,
     refresh: Annotated[
         float, typer.Option(min=0.1, help="Seconds between two looks for new models and items.")
     ] = 10.0,
@@ -43,7 +47,7 @@ def serve_command(
 
         with console.status("loading models and items"):
             requests = RequestTime(settings, open_store(settings))
-        service = application(requests, Limits(threads=threads, inside=inside), refresh)
+        service = application(requests, Limits(threads, inside, answer=answer), refresh)
         server = uvicorn.Server(
             uvicorn.Config(
                 service, log_level="warning", access_log=False, timeout_graceful_shutdown=10

@@ -23,12 +23,15 @@ class Limits:
         inside: Requests read, waiting or computed at once; one more is answered 429.
         body: Bytes of a request's body; a longer one is answered 413.
         seconds: For which a client may keep the service waiting for its body; then 408.
+        answer: Seconds within which a request that was read is answered: its turn, the online
+            store, the model. Then 503. A store that is away is retried by its client for seconds.
     """
 
     threads: int = 2
     inside: int = 32
     body: int = 256 * 1024
     seconds: float = 5.0
+    answer: float = 1.0
 
 
 class Gate:

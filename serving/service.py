@@ -5,12 +5,13 @@ Every error has one form: {"error": {"code", "message", "details": [{"where", "m
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -31,6 +32,8 @@ from stores.read import ReadError
 from transformations.errors import InputError
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MEMBERS, EVENTS = 64, 512  # in one request
 
@@ -114,10 +117,15 @@ def application(
     app = FastAPI(title="Member activity embeddings at request time", lifespan=lifespan)
     app.add_middleware(Gate, limits=limits, metrics=metrics)
 
+    async def _in_time(work: Callable[[], T]) -> T:
+        """Compute in the pool. What has its turn when time is up goes on, and answers nobody."""
+        async with asyncio.timeout(limits.answer):
+            return await asyncio.get_running_loop().run_in_executor(pool, work)
+
     @app.post("/embed", response_model=Answer)
     async def embed(question: Question) -> Response:
         """Return members' vectors as of now, with the request's events in their sequences."""
-        answer = await asyncio.get_running_loop().run_in_executor(pool, _answer, question)
+        answer = await _in_time(partial(_answer, question))
         return Response(answer, media_type="application/json")
 
     def _answer(question: Question) -> bytes:
@@ -133,7 +141,7 @@ def application(
     @app.get("/health")
     async def healthy() -> Response:
         """Say what is served, after reading the online store once."""
-        found = await asyncio.get_running_loop().run_in_executor(pool, requests.embed_nobody)
+        found = await _in_time(requests.embed_nobody)
         return JSONResponse(
             {
                 "status": "ok",
@@ -150,7 +158,7 @@ def application(
         """Return the figures as Prometheus reads them."""
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
-    _answer_errors(app)
+    _answer_errors(app, limits)
     return app
 
 
@@ -210,7 +218,7 @@ def _utc(moments: Any) -> list[datetime | None]:
     return [moment and moment.replace(tzinfo=UTC) for moment in moments.tolist()]
 
 
-def _answer_errors(app: FastAPI) -> None:
+def _answer_errors(app: FastAPI, limits: Limits) -> None:
     """Give every error the one form."""
 
     @app.exception_handler(RequestValidationError)
@@ -228,6 +236,16 @@ def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> Response:
         return failure(error.status_code, "http", str(error.detail), headers=error.headers)
+
+    @app.exception_handler(TimeoutError)
+    async def late(_: Request, __: TimeoutError) -> Response:
+        logger.warning("no answer within %g s", limits.answer)
+        return failure(
+            503,
+            "unavailable",
+            f"no answer within {limits.answer:g} s: the online store is away, or all is slow",
+            headers={"Retry-After": "1"},
+        )
 
     async def gone(_: Request, error: Exception) -> Response:
         logger.warning("the online store does not answer: %s", error)

@@ -9,9 +9,11 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from models.spec import GeometricDecay
 from serving.gate import Limits
 from serving.service import application
+from tests.live_worlds import free_port, server
 from tests.request_worlds import DAY, NOW, PLAIN, SNAPSHOT, Fresh, package_line
 from tests.servers import running_redis
 from tests.strategies import Event
@@ -34,7 +37,7 @@ from transformations.config import ROOT, Config
 
 AVERAGE, DECAY = (line.view for line in PLAIN)
 HALF = GeometricDecay(version=2, decay=0.5)
-LIMITS = Limits(threads=2, inside=4, body=100_000, seconds=0.5)
+LIMITS = Limits(threads=2, inside=4, body=100_000, seconds=0.5, answer=60.0)
 
 
 class Client:
@@ -252,6 +255,41 @@ def test_overload_is_refused_and_what_is_inside_is_answered(tmp_path: Path) -> N
                 status, answer, headers = waited.result()
                 assert (status, answer["error"]["code"]) == (503, "unavailable")
                 assert headers["Retry-After"] == "1"
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_store_that_is_away_is_told_within_a_second(tmp_path: Path, how: int) -> None:
+    """Killed, or standing still, with more requests than threads: 503 in time; then all again."""
+    port, limits = free_port(), replace(LIMITS, answer=1.0)
+    with ExitStack() as stack:
+        process = stack.enter_context(server(tmp_path, port))
+        fresh = stack.enter_context(Fresh(tmp_path, redis=f"127.0.0.1:{port}", lines=PLAIN[:1]))
+        fresh.publish([act(7, 1)])
+        client = stack.enter_context(serving(fresh, limits))
+        pool = stack.enter_context(ThreadPoolExecutor(limits.inside))
+        # Before the client waits for its end, in whatever way this ends.
+        stack.callback(process.send_signal, signal.SIGCONT)
+        body = {"member_ids": [7], "as_of": NOW.isoformat()}
+        assert client.ask(body=body)[0] == 200
+        process.send_signal(how)
+        began = time.monotonic()
+        asked = [pool.submit(client.ask, body=body) for _ in range(limits.inside - 1)]
+        asked.append(pool.submit(client.ask, "/health"))
+        for waited in asked:
+            status, answer, headers = waited.result()
+            assert (status, answer["error"]["code"]) == (503, "unavailable")
+            assert set(answer["error"]) == {"code", "message", "details"}
+            assert headers["Retry-After"] == "1"
+        # One second, and what a busy machine takes for everything else.
+        assert time.monotonic() - began < 3.0
+        if how == signal.SIGKILL:
+            process.wait()
+            stack.enter_context(server(tmp_path, port))
+        else:
+            process.send_signal(signal.SIGCONT)
+        while client.ask(body=body)[0] == 503:
+            assert time.monotonic() - began < 60.0
+        assert client.embed(7, as_of=NOW.isoformat())["members"][0]["counts"]["n_apply"] == 1
 
 
 def write_whole(config: Config, rows: Any) -> None:
