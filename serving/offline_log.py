@@ -3,7 +3,8 @@
 A training join is to see what a ranker could see at each moment, so every row that was readable
 online is kept, with its true created_timestamp. Rows go to a spool first, a file a view that only
 grows, before their events are acknowledged; a few times an hour a spool becomes one Parquet part,
-whole or not at all. What a killed worker has spooled, the next one that starts appends.
+whole or not at all. What a killed worker has spooled, the others append within a minute, or the
+next one that starts.
 
     state/stream/<worker>/<view>/<part>.arrows                    the spool
     member_embeddings/<view>/as_of=stream-<day>/<part>.parquet    the part
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 PARTITION = "as_of=stream-"
 ROWS_A_GROUP = 16_384
-LOCK = "lock"
+LOCK, NEW = "lock", ".new"
 
 
 class OfflineLog:
@@ -52,7 +53,7 @@ class OfflineLog:
         self._folder = spools(config) / f"{worker}-{uuid4().hex[:8]}"
         # Locked before it has its name, and held as long as this process lives: whoever gets the
         # lock of a spool knows that it is nobody's.
-        new = self._folder.with_suffix(".new")
+        new = self._folder.with_name(self._folder.name + NEW)  # a host's name may hold dots
         new.mkdir(parents=True)
         self._lock = (new / LOCK).open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
@@ -86,15 +87,19 @@ class OfflineLog:
         """Append what workers that are no more had spooled; return how many rows."""
         rows = 0
         for folder in sorted(spools(self._config).iterdir()):
-            if folder in (self._folder, folder.with_suffix(".new")):
+            if folder == self._folder or folder.suffix == NEW:
                 continue
-            with (folder / LOCK).open("r") as lock:
+            try:
+                lock = (folder / LOCK).open("r")
+            except FileNotFoundError:
+                continue  # another worker has just appended it
+            with lock:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except OSError:
                     continue  # its worker lives
                 rows += _append_folder(self._config, folder)
-                shutil.rmtree(folder)
+                shutil.rmtree(folder, ignore_errors=True)
         if rows:
             logger.info("appended %d rows that a worker before had spooled", rows)
         return rows

@@ -39,12 +39,14 @@ class Pace:
         linger: Seconds to wait for more, after a batch's first event.
         due_every: Seconds between two looks for held events that are due.
         snapshot_every: Seconds between two looks for a newly published snapshot.
+        spools_every: Seconds between two looks for what killed workers had spooled.
     """
 
     most: int = 1_000
     linger: float = 0.02
     due_every: float = 0.2
     snapshot_every: float = 30.0
+    spools_every: float = 60.0
 
 
 @dataclass
@@ -117,6 +119,8 @@ class Worker:
             follow_snapshot(self.config, self.fresh)
         if self.fresh.log.due():
             self.metrics.offline_rows.inc(self.fresh.log.flush())
+        if self._is_time("spools", self.pace.spools_every):
+            self.metrics.offline_rows.inc(self.fresh.log.recover())
         return len(messages)
 
     def close(self) -> None:
