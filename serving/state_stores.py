@@ -1,4 +1,4 @@
-"""Where the states lie: in the online store's Redis, or in a file of this machine."""
+"""Where the states lie: in the online store's Redis or PostgreSQL, or in a file of this machine."""
 
 import sqlite3
 import struct
@@ -9,11 +9,15 @@ from typing import Any
 import numpy as np
 import redis
 from feast import FeatureStore
+from feast.infra.online_stores.postgres_online_store.postgres import PostgreSQLOnlineStore
 from feast.infra.online_stores.redis import RedisOnlineStore
+from feast.infra.online_stores.sqlite import SqliteOnlineStore
 from numpy.typing import NDArray
 
 from serving.state import NONE, Id, StateLostError, StateStore, digest
+from serving.state_postgres import PostgresStates
 from transformations.config import Config
+from transformations.errors import InputError
 
 AT_ONCE = 2_000
 
@@ -129,7 +133,7 @@ class RedisStates:
 
 
 class SqliteStates:
-    """States in a file of this machine, for online stores that are not Redis."""
+    """States in a file of this machine, as the SQLite online store is one."""
 
     def __init__(self, config: Config, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -220,10 +224,21 @@ class SqliteStates:
 
 
 def open_states(config: Config, store: FeatureStore) -> StateStore:
-    """Open the states that belong to an online store."""
+    """Open the states that belong to an online store.
+
+    Raises:
+        InputError: an online store of another kind, which workers could not share the states of.
+    """
     online: Any = store._get_provider().online_store
     if isinstance(online, RedisOnlineStore):
         # A client of its own, made as the store makes its client.
         client = type(online)()._get_client(store.config.online_store)
         return RedisStates(config, client, store.project)
-    return SqliteStates(config, config.state_dir / "stream.db")
+    if isinstance(online, PostgreSQLOnlineStore):
+        return PostgresStates(config, store.config.online_store, store.project)
+    if isinstance(online, SqliteOnlineStore):
+        return SqliteStates(config, config.state_dir / "stream.db")
+    raise InputError(
+        "expected a Redis, PostgreSQL or SQLite online store for the stream, which keeps its "
+        f"states beside it, came {type(online).__name__}"
+    )
