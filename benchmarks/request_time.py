@@ -34,14 +34,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.embedding import AS_OF, write_world
 from models.catalog import AGGREGATORS
 from models.spec import Aggregator, AttentionPool, Cnn, GeometricDecay, Learned, Transformer
-from tests.servers import running_redis
+from pipelines.private_redis import private_redis, write_store
 from transformations.config import ROOT, Config
 
 RESULTS = Path(__file__).parent / "results" / "request_time.json"
@@ -56,9 +55,9 @@ CONNECTIONS = 32
 
 def run(members: int, items: int, requests: int, rate: int, seconds: float) -> dict[str, Any]:
     """Measure everything; return the figures."""
-    with running_redis() as address, tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, private_redis(Path(name)) as port:
         folder = Path(name)
-        config = _world(folder, address, members, items)
+        config = _world(folder, port, members, items)
         in_process = {}
         for lines in ((DECAY,), *((line,) for line in LEARNED), (DECAY, *LEARNED)):
             label = " + ".join(line.name for line in lines)
@@ -80,21 +79,15 @@ def run(members: int, items: int, requests: int, rate: int, seconds: float) -> d
     }
 
 
-def _world(folder: Path, address: str, members: int, items: int) -> Config:
+def _world(folder: Path, port: int, members: int, items: int) -> Config:
     """Write a snapshot, package the aggregators, put the sequences online."""
     from feature_repo.views import SEQUENCE_VIEW
     from models.aggregators import build
     from models.packaging import package
     from pipelines import publish
 
-    config = write_world(folder / "data", members, items, dim=64, length=32)
-    settings = yaml.safe_load((ROOT / "feature_store.yaml").read_text())
-    settings["registry"]["path"] = f"sqlite:///{folder}/registry.db"
-    settings["online_store"] = {
-        "type": "stores.redis.ColumnarRedisOnlineStore",
-        "connection_string": address,
-    }
-    (folder / "feature_store.yaml").write_text(yaml.safe_dump(settings))
+    write_world(folder / "data", members, items, dim=64, length=32)
+    write_store(folder, port)
     config = _config(folder)
     for line in (DECAY, *LEARNED):
         trained = build(line, config) if isinstance(line, Learned) else None

@@ -10,13 +10,12 @@ import argparse
 import json
 import multiprocessing
 import os
-import socket
-import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,59 +26,31 @@ import redis
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.private_redis import private_redis, write_store
+
 RESULTS = Path(__file__).parent / "results" / "stream.json"
 MEMBERS, ITEMS = 20_000, 5_000
 ACTIONS = ("APPLY", "SAVE", "DISMISS")
-LINES = {"average and decay": ("average", "decay"), "learned (cnn)": ("cnn",)}
+LINES = {"average and decay": ("average", "decay"), "learned": ("learned",)}
 RATE = 500
 TICK = 0.02
 SAMPLED = 25  # every so manieth event is read back
-STORE = """
-project: benchmark
-provider: local
-registry: {{registry_type: sql, path: "sqlite:///{folder}/registry.db"}}
-offline_store: {{type: stores.duckdb_asof.DuckDBAsofOfflineStore}}
-online_store:
-  type: stores.redis.ColumnarRedisOnlineStore
-  connection_string: "127.0.0.1:{port}"
-batch_engine: {{type: stores.columnar.ColumnarComputeEngine}}
-entity_key_serialization_version: 3
-"""
 
 Event = tuple[int, int, str, datetime]
 
 
 def aggregators(names: Sequence[str]) -> tuple[Any, ...]:
-    """Return these lines, all of them streamed."""
-    from models.spec import Average, Cnn, GeometricDecay
+    """Return these lines, all of them streamed; the learned one is the catalogue's."""
+    from models.catalog import AGGREGATORS
+    from models.spec import Average, GeometricDecay, Learned
 
+    learned = next(line for line in AGGREGATORS if isinstance(line, Learned))
     lines = {
-        "average": Average(version=1, stream=True),
-        "decay": GeometricDecay(version=1, decay=0.8, stream=True),
-        "cnn": Cnn(version=1, stream=True),
+        "average": Average(version=1),
+        "decay": GeometricDecay(version=1, decay=0.8),
+        "learned": learned,
     }
-    return tuple(lines[name] for name in names)
-
-
-@contextmanager
-def private_redis(folder: Path) -> Iterator[int]:
-    """Start a redis-server that keeps nothing on disk; yield its port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    process = subprocess.Popen(
-        ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", ""],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert any("Ready to accept connections" in line for line in process.stdout)
-    try:
-        yield port
-    finally:
-        process.kill()
-        process.communicate()
+    return tuple(replace(lines[name], stream=True) for name in names)
 
 
 def configured(folder: Path) -> Any:
@@ -104,7 +75,7 @@ def build_world(folder: Path, port: int, names: Sequence[str]) -> None:
     from pipelines import publish
     from transformations.tables import build_sequences, connect
 
-    (folder / "feature_store.yaml").write_text(STORE.format(folder=folder, port=port))
+    write_store(folder, port)
     config, as_of, lines = configured(folder), midnight(), aggregators(names)
     config.items_dir.mkdir(parents=True)
     with duckdb.connect() as con:
@@ -337,7 +308,14 @@ def run(line: str, counts: Sequence[int], events: int, seconds: float) -> dict[s
             str(count): round(sustained(folder, port, LINES[line], count, events))
             for count in counts
         }
-        result: dict[str, Any] = {"events_per_second_by_workers": speeds}
+        result: dict[str, Any] = {
+            "aggregators": [one.name for one in aggregators(LINES[line])],
+            "events": events,
+            "members": MEMBERS,
+            "cores": os.cpu_count(),
+            "load_average": round(os.getloadavg()[0], 2),  # of other work too
+            "events_per_second_by_workers": speeds,
+        }
         if seconds:
             result["at_a_rate"] = latency(folder, port, LINES[line], seconds, RATE)
         return result

@@ -1,12 +1,9 @@
 """`activity stream --demo`: the last day again, faster, on a Redis and a data folder of its own."""
 
-import shutil
-import socket
-import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +20,7 @@ from models.catalog import AGGREGATORS
 from models.embed import embed_snapshot
 from models.spec import Aggregator
 from pipelines import publish
+from pipelines.private_redis import private_redis, write_store
 from pipelines.progress import number
 from serving.assemble import assemble
 from serving.base import last_snapshot, prepare
@@ -43,17 +41,6 @@ SQL = Path(__file__).parent / "sql"
 DAY = timedelta(days=1)
 TICK = 0.05
 TOP = 5
-STORE = """
-project: demo
-provider: local
-registry: {{registry_type: sql, path: "sqlite:///{folder}/registry.db"}}
-offline_store: {{type: stores.duckdb_asof.DuckDBAsofOfflineStore}}
-online_store:
-  type: stores.redis.ColumnarRedisOnlineStore
-  connection_string: "{socket}"
-batch_engine: {{type: stores.columnar.ColumnarComputeEngine}}
-entity_key_serialization_version: 3
-"""
 
 Row = tuple[Any, Any, str, datetime]
 
@@ -68,8 +55,8 @@ def run_demo(console: Console, config: Config, speed: float) -> None:
     streamed = [a for a in AGGREGATORS if a.stream] or list(AGGREGATORS)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
-        port = stack.enter_context(_private_redis(folder))
-        own = _private_config(config, folder, f"127.0.0.1:{port}")
+        port = stack.enter_context(private_redis(folder))
+        own = _private_config(config, folder, port)
         with console.status("a private snapshot of the day before"):
             events, items = _world(own, end, streamed)
             store = publish.open_store(own)
@@ -271,43 +258,12 @@ def _world(
         return events, con.sql(query, params={"as_of": end}).to_arrow_table()
 
 
-def _private_config(config: Config, folder: Path, address: str) -> Config:
+def _private_config(config: Config, folder: Path, port: int) -> Config:
     """Return the configuration with a data folder that shares what is only read."""
     data = folder / "data"
     data.mkdir()
     for name in ("activity", "artifacts", "items", "stg_items"):
         if (config.data / name).exists():
             (data / name).symlink_to(config.data / name)
-    (folder / "feature_store.yaml").write_text(STORE.format(folder=folder, socket=address))
-    changed = {"data_dir": str(data), "feature_store": str(folder / "feature_store.yaml")}
+    changed = {"data_dir": str(data), "feature_store": str(write_store(folder, port))}
     return config.model_copy(update=changed)
-
-
-@contextmanager
-def _private_redis(folder: Path) -> Iterator[int]:
-    """Start a redis-server of the demo's own; yield its port; end it."""
-    program = shutil.which("redis-server")
-    if program is None:
-        raise InputError(
-            "expected redis-server on the PATH, for a private one that the demo starts; install "
-            "Redis, or run `activity stream --bus ...` against the one that you have"
-        )
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    process = subprocess.Popen(
-        [program, "--port", str(port), "--bind", "127.0.0.1", "--save", ""],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,  # Ctrl-C is for the demo, which ends it
-    )
-    try:
-        assert process.stdout is not None
-        if not any("Ready to accept connections" in line for line in process.stdout):
-            raise RunFailedError(f"a private redis-server does not start on port {port}")
-        yield port
-    finally:
-        process.terminate()
-        process.communicate()
