@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from tests.clone import Clone
 from tests.real_data import MOVIETWEETINGS, needs_movietweetings
+from tests.servers import missing
 from transformations.config import ROOT
 
 MARKET = ("--members", "600", "--jobs", "400", "--days", "50")
@@ -74,6 +76,24 @@ def test_nothing_is_lost(world):
     )
     assert taken[0] == staged[0] + refused[0] + doubled[0]
     assert refused[0] > 0
+
+
+@pytest.mark.redis
+def test_the_demo_replays_the_last_day(world, newest):
+    """A day in four seconds; every event goes through, and the live store is left alone."""
+    if shutil.which("redis-server") is None:
+        missing("no redis-server on the PATH")
+    rows = "select count(*), max(created_timestamp) from '{data}/member_sequences/*/*.parquet'"
+    before = world.rows(rows)
+    shown = world.activity("stream", "--demo", "--speed", "20000")
+    (day,) = world.rows(
+        "select count(*) from '{data}/activity/*/*.parquet' where event_timestamp >= "
+        f"timestamptz '{newest - timedelta(days=1)}' and event_timestamp < timestamptz '{newest}'"
+    )
+    assert f"{day[0]:,} of {day[0]:,}" in shown
+    assert "before and after" in shown
+    assert "nearest" in shown
+    assert world.rows(rows) == before
 
 
 def test_a_snapshot_a_day_and_a_row_a_member(world):
