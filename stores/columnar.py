@@ -11,9 +11,10 @@ a filter) or also writes offline goes through Feast's local engine.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import pyarrow as pa
@@ -58,10 +59,18 @@ class BulkOnlineStore(Protocol):
     """What this engine asks of an online store; any other gets Feast's rows."""
 
     def takes_encoded(self, config: RepoConfig) -> bool:
-        """Whether `write_encoded` does all that this configuration asks for."""
+        """Whether `prepare_write` does all that this configuration asks for."""
 
     def write_encoded(self, config: RepoConfig, table: FeatureView, batch: EncodedBatch) -> None:
         """Write a batch whose keys are distinct; an older row changes nothing."""
+
+    def prepare_write(
+        self, config: RepoConfig, table: FeatureView, batch: EncodedBatch
+    ) -> Callable[[], None]:
+        """Lay a batch out, and return what else `write_encoded` does.
+
+        That runs in another thread, while the next batch is laid out here; one at a time, in order.
+        """
 
 
 class ColumnarComputeEngine(LocalComputeEngine):
@@ -149,13 +158,10 @@ class ColumnarComputeEngine(LocalComputeEngine):
 
         acknowledged = 0
 
-        def write(rows: Any) -> None:
+        def acknowledge(write: Callable[[], None], rows: int) -> None:
             nonlocal acknowledged
             try:
-                if bulk:
-                    store.write_encoded(config, view, rows)
-                else:
-                    store.online_write_batch(config, view, rows, progress=None)
+                write()
             except Exception as error:
                 raise OnlineWriteError(
                     f"{view.name}: {type(store).__name__} failed after it had acknowledged "
@@ -163,28 +169,26 @@ class ColumnarComputeEngine(LocalComputeEngine):
                     f"range again: every key holds its old or its new row until then. It said: "
                     f"{error}"
                 ) from error
-            acknowledged += len(rows)
+            acknowledged += rows
             if bar is not None:
-                bar.update(len(rows))
+                bar.update(rows)
 
-        # A server works on one batch while the next is read and encoded here. SQLite has no server:
-        # two threads would only wait for each other.
-        apart = getattr(store, "is_a_server", True)
+        # The server (or the disk, with SQLite) works on one batch while the next is read, encoded
+        # and laid out here.
         writing: Future[None] | None = None
         try:
             with ThreadPoolExecutor(1) as beside:
                 for batch in batches:
                     if batch.num_rows == 0:
                         continue
-                    rows = (
-                        encode(view, batch) if bulk else _convert_arrow_to_proto(batch, view, types)
-                    )
-                    if not apart:
-                        write(rows)
-                        continue
+                    if bulk:
+                        write = store.prepare_write(config, view, encode(view, batch))
+                    else:
+                        rows = _convert_arrow_to_proto(batch, view, types)
+                        write = partial(store.online_write_batch, config, view, rows, progress=None)
                     if writing is not None:
                         writing.result()
-                    writing = beside.submit(write, rows)
+                    writing = beside.submit(acknowledge, write, batch.num_rows)
                 if writing is not None:
                     writing.result()
         finally:

@@ -7,9 +7,9 @@ from there in one statement and one transaction.
 import contextlib
 import struct
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from datetime import UTC, datetime
-from itertools import repeat
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from feast import Entity, FeatureView, RepoConfig
@@ -28,18 +28,23 @@ from feast.infra.utils.postgres.connection_utils import (
 )
 from feast.infra.utils.postgres.postgres_config import ConnectionType
 from feast.protos.feast.types.Value_pb2 import Value
-from psycopg import AsyncConnection, Connection, Cursor, sql
+from psycopg import AsyncConnection, Connection, sql
 from psycopg.errors import UniqueViolation
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from stores.encode import EncodedBatch
 from stores.expiry import ExpiringReads
+from stores.postgres_copy import (
+    COLUMNS,
+    ENCODED_COLUMNS,
+    NULL,
+    POSTGRES_EPOCH_US,
+    copy_rows,
+    encoded_rows,
+    field,
+    moment,
+)
 from stores.rows import Row, created_us, entity_key, event_us
-
-# Binary COPY counts microseconds from 2000-01-01, as PostgreSQL does.
-POSTGRES_EPOCH_US = 946_684_800_000_000
-
-ROWS_A_WRITE = 1000
 
 # Event times are stored through `timestamp`, as Feast sends them: a server whose zone is not UTC
 # then shifts both alike, and they stay comparable.
@@ -68,8 +73,6 @@ where
     >= (stored.event_ts, coalesce(stored.created_ts, '-infinity'))
 """
 
-_NULL = struct.pack(">i", -1)
-
 _Read: TypeAlias = tuple[datetime | None, dict[str, Value] | None]
 
 
@@ -96,7 +99,7 @@ class ColumnarPostgreSQLOnlineStore(ExpiringReads, PostgreSQLOnlineStore):
         self._was_empty: dict[str, bool] = {}
 
     def takes_encoded(self, config: RepoConfig) -> bool:
-        """Whether `write_encoded` fills every column that this configuration asks for."""
+        """Whether `prepare_write` fills every column that this configuration asks for."""
         options = config.online_store
         return not (options.vector_enabled or options.enable_openai_compatible_store)
 
@@ -106,36 +109,14 @@ class ColumnarPostgreSQLOnlineStore(ExpiringReads, PostgreSQLOnlineStore):
         Raises:
             psycopg.Error: the server went away or refused; the batch is rolled back whole.
         """
-        event = (batch.event_us - POSTGRES_EPOCH_US).tolist()
-        created: Iterable[int | None] = [None] * len(batch)
-        if batch.created_us is not None and batch.created_known is not None:
-            known = batch.created_known.tolist()
-            moments = (batch.created_us - POSTGRES_EPOCH_US).tolist()
-            created = [moment if ok else None for moment, ok in zip(moments, known, strict=True)]
-        moments = [
-            _NULL + _NULL + _moment(when) + _moment(made)
-            for when, made in zip(event, created, strict=True)
-        ]
-        keys = [b"\x00\x08" + _field(key) for key in batch.keys]
-        by_feature = []
-        for name, column in sorted(batch.features.items()):
-            named = _field(name.encode())
-            texts = (
-                repeat(_NULL)
-                if column.texts is None
-                else [_NULL if text is None else _field(text.encode()) for text in column.texts]
-            )
-            by_feature.append(
-                [
-                    key + named + _field(value) + text + moment
-                    for key, value, text, moment in zip(
-                        keys, column.values, texts, moments, strict=False
-                    )
-                ]
-            )
-        rows = list(map(b"".join, zip(*by_feature, strict=True)))
-        in_order = sorted(range(len(rows)), key=batch.keys.__getitem__)
-        self._merge(config, table, [rows[nth] for nth in in_order], new=True)
+        self.prepare_write(config, table, batch)()
+
+    def prepare_write(
+        self, config: RepoConfig, table: FeatureView, batch: EncodedBatch
+    ) -> Callable[[], None]:
+        """Lay a batch out, and return what else `write_encoded` does."""
+        rows = encoded_rows(batch)
+        return partial(self._merge, config, table, rows, ENCODED_COLUMNS, new=True)
 
     def online_write_batch(
         self,
@@ -151,7 +132,7 @@ class ColumnarPostgreSQLOnlineStore(ExpiringReads, PostgreSQLOnlineStore):
             key = entity_key(config, row)
             when, made = event_us(row), created_us(row)
             order = (when, float("-inf") if made is None else made)
-            moments = _moment(when - POSTGRES_EPOCH_US) + _moment(
+            times = moment(when - POSTGRES_EPOCH_US) + moment(
                 None if made is None else made - POSTGRES_EPOCH_US
             )
             for name, value in row[1].items():
@@ -163,15 +144,16 @@ class ColumnarPostgreSQLOnlineStore(ExpiringReads, PostgreSQLOnlineStore):
                 newest[key, name] = (
                     order,
                     b"\x00\x08"
-                    + _field(key)
-                    + _field(name.encode())
-                    + _field(value.SerializeToString())
-                    + (_NULL if text is None else _field(text.encode()))
-                    + (_NULL if number is None else _field(struct.pack(">d", number)))
-                    + (_NULL if vector is None else _field(vector.encode()))
-                    + moments,
+                    + field(key)
+                    + field(name.encode())
+                    + field(value.SerializeToString())
+                    + (NULL if text is None else field(text.encode()))
+                    + (NULL if number is None else field(struct.pack(">d", number)))
+                    + (NULL if vector is None else field(vector.encode()))
+                    + times,
                 )
-        self._merge(config, table, [newest[place][1] for place in sorted(newest)])
+        rows = [newest[place][1] for place in sorted(newest)]
+        self._merge(config, table, rows, COLUMNS)
         if progress:
             progress(len(data))
 
@@ -226,9 +208,16 @@ class ColumnarPostgreSQLOnlineStore(ExpiringReads, PostgreSQLOnlineStore):
         )
 
     def _merge(
-        self, config: RepoConfig, table: FeatureView, rows: Sequence[bytes], new: bool = False
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        rows: Sequence[bytes],
+        held: Sequence[str],
+        new: bool = False,
     ) -> None:
         """Copy and merge rows of the binary format, in the order of their keys.
+
+        `held` are the columns that the rows have, in order; what else the table has becomes null.
 
         With `new`, rows whose keys may well all be new are first tried without a merge, as long as
         that works: into a table that was empty they go in less than half the time.
@@ -249,12 +238,9 @@ class ColumnarPostgreSQLOnlineStore(ExpiringReads, PostgreSQLOnlineStore):
                 else sql.Identifier(column)
                 for column in columns
             ]
-            if new and self._takes_copies(connection, name, columns):
-                into = sql.SQL("{} ({})").format(
-                    sql.Identifier(name), sql.SQL(", ").join(map(sql.Identifier, columns))
-                )
+            if new and self._takes_copies(connection, name):
                 try:
-                    _copy(cursor, into, rows)
+                    copy_rows(cursor, name, held, rows)
                     connection.commit()
                     return
                 except UniqueViolation:
@@ -262,7 +248,7 @@ class ColumnarPostgreSQLOnlineStore(ExpiringReads, PostgreSQLOnlineStore):
                     connection.rollback()
                     self._was_empty[name] = False
             cursor.execute(_CREATE)
-            _copy(cursor, sql.Identifier("feast_incoming"), rows)
+            copy_rows(cursor, "feast_incoming", held, rows)
             cursor.execute(
                 sql.SQL(_MERGE).format(
                     table=sql.Identifier(name),
@@ -276,7 +262,7 @@ class ColumnarPostgreSQLOnlineStore(ExpiringReads, PostgreSQLOnlineStore):
             )
             connection.commit()
 
-    def _takes_copies(self, connection: Connection, name: str, columns: Sequence[str]) -> bool:
+    def _takes_copies(self, connection: Connection, name: str) -> bool:
         """Whether rows may be copied straight into a table: no key was there when it was first met.
 
         In a session whose zone is not UTC, times have to go through the casts of the merge.
@@ -285,7 +271,7 @@ class ColumnarPostgreSQLOnlineStore(ExpiringReads, PostgreSQLOnlineStore):
             query = sql.SQL("select not exists (select from {})").format(sql.Identifier(name))
             [(self._was_empty[name],)] = connection.execute(query).fetchall()
         in_utc = connection.info.parameter_status("TimeZone") in ("UTC", "Etc/UTC", "GMT")
-        return self._was_empty[name] and in_utc and "value_num" in columns
+        return self._was_empty[name] and in_utc
 
     @contextlib.contextmanager
     def _writer_connection(self, config: RepoConfig) -> Iterator[Connection]:
@@ -360,16 +346,6 @@ class ColumnarPostgreSQLOnlineStore(ExpiringReads, PostgreSQLOnlineStore):
             raise
 
 
-def _copy(cursor: Cursor, into: sql.Composable, rows: Sequence[bytes]) -> None:
-    """Copy rows of the binary format into a table."""
-    query = sql.SQL("copy {} from stdin (format binary)").format(into)
-    with cursor.copy(query) as copy:
-        copy.write(b"PGCOPY\n\xff\r\n\x00" + bytes(8))
-        for first in range(0, len(rows), ROWS_A_WRITE):
-            copy.write(b"".join(rows[first : first + ROWS_A_WRITE]))
-        copy.write(b"\xff\xff")
-
-
 def _in_utc(found: list[_Read]) -> list[_Read]:
     """Undo what Feast does to times where the session's zone is not UTC: UTC stored as local.
 
@@ -386,11 +362,3 @@ def _abandon(connection: Connection) -> None:
         connection.rollback()
     except Exception:
         connection.close()
-
-
-def _field(value: bytes) -> bytes:
-    return len(value).to_bytes(4, "big") + value
-
-
-def _moment(microseconds: int | None) -> bytes:
-    return _NULL if microseconds is None else struct.pack(">iq", 8, microseconds)

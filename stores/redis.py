@@ -6,8 +6,7 @@ from a stale copy by nothing else. No Feast client asks for that field.
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from functools import cache
-from hashlib import sha1
+from functools import partial
 from itertools import chain, islice
 from typing import Any, Literal
 
@@ -20,10 +19,11 @@ from feast.infra.online_stores.redis import (
     RedisType,
     _versioned_fv_name,
 )
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
 from stores.encode import EncodedBatch
 from stores.expiry import ExpiringReads
+from stores.redis_script import upsert
 from stores.rows import Row, created_us, entity_key, event_us
 from stores.wire import timestamp_messages
 
@@ -31,101 +31,6 @@ from stores.wire import timestamp_messages
 # step. The server answers nobody else while a call runs, so a call is kept below a millisecond.
 KEYS_A_CALL = 128
 CALLS_A_PIPELINE = 64
-
-FIELDS_A_HSET = 50  # Lua passes at most 250 arguments
-
-# ARGV: event field, created field, seconds to live or 0, number of features, their fields, and then
-# for every key its event and created Timestamp messages ('' for none) and its values.
-_UPSERT = """
-local call = redis.call
-
-local function varint(text, at)
-    local number, scale, byte = 0, 1
-    local first = at
-    repeat
-        byte = string.byte(text, at)
-        number = number + (byte % 128) * scale
-        scale = scale * 128
-        at = at + 1
-    until byte < 128
-    if at - first == 10 then
-        -- A negative number, in two's complement: a double would lose its low bits.
-        number, scale = 0, 1
-        for index = first, first + 8 do
-            number = number + (127 - string.byte(text, index) % 128) * scale
-            scale = scale * 128
-        end
-        number = -number - 1
-    end
-    return number, at
-end
-
-local function parse(text)
-    local seconds, nanos, at = 0, 0, 1
-    while at <= #text do
-        if string.byte(text, at) == 8 then
-            seconds, at = varint(text, at + 1)
-        else
-            nanos, at = varint(text, at + 1)
-        end
-    end
-    return seconds, nanos
-end
-
-local function older(left, right)
-    if left == right then return false end
-    local left_seconds, left_nanos = parse(left)
-    local right_seconds, right_nanos = parse(right)
-    if left_seconds ~= right_seconds then return left_seconds < right_seconds end
-    return left_nanos < right_nanos
-end
-
-local event_field, created_field, live = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local at, written = 4 + WIDTH, 0
-for index = 1, #KEYS do
-    local key, event, created = KEYS[index], ARGV[at + 1], ARGV[at + 2]
-    local stored, stored_created, stale = call('HGET', key, event_field), false, false
-    if stored then
-        stored_created = call('HGET', key, created_field)
-        if stored == event then
-            stale = stored_created and (created == '' or older(created, stored_created))
-        else
-            stale = older(event, stored)
-        end
-    end
-    if not stale then
-        if created ~= '' then
-            call('HSET', key, event_field, event, created_field, created FIRST)
-        else
-            if stored_created then call('HDEL', key, created_field) end
-            call('HSET', key, event_field, event FIRST)
-        end
-        REST
-        if live > 0 then call('EXPIRE', key, live) end
-        written = written + 1
-    end
-    at = at + 2 + WIDTH
-end
-return written
-"""
-
-
-@cache
-def upsert(width: int) -> tuple[str, str]:
-    """Return the script for rows of `width` features, and its SHA.
-
-    The features are spelt out, because a list of them made and unpacked for every key takes longer
-    than the writing itself.
-    """
-    pairs = [f", ARGV[{4 + nth}], ARGV[at + {2 + nth}]" for nth in range(1, width + 1)]
-    first, rest = pairs[:FIELDS_A_HSET], pairs[FIELDS_A_HSET:]
-    calls = [
-        f"call('HSET', key{''.join(rest[start : start + FIELDS_A_HSET])})"
-        for start in range(0, len(rest), FIELDS_A_HSET)
-    ]
-    script = _UPSERT.replace("WIDTH", str(width)).replace(" FIRST", "".join(first))
-    script = script.replace("REST", "\n        ".join(calls))
-    return script, sha1(script.encode(), usedforsecurity=False).hexdigest()
 
 
 class ColumnarRedisOnlineStoreConfig(RedisOnlineStoreConfig):
@@ -138,7 +43,7 @@ class ColumnarRedisOnlineStore(ExpiringReads, RedisOnlineStore):
     """Feast's Redis store with writes that a Lua script orders, key by key, in pipelines."""
 
     def takes_encoded(self, config: RepoConfig) -> bool:  # noqa: ARG002
-        """Whether `write_encoded` does all that this configuration asks for: always."""
+        """Whether `prepare_write` does all that this configuration asks for: always."""
         return True
 
     def write_encoded(self, config: RepoConfig, table: FeatureView, batch: EncodedBatch) -> None:
@@ -148,6 +53,12 @@ class ColumnarRedisOnlineStore(ExpiringReads, RedisOnlineStore):
             redis.exceptions.RedisError: the server went away or refused; every key holds its old
                 or its new complete row.
         """
+        self.prepare_write(config, table, batch)()
+
+    def prepare_write(
+        self, config: RepoConfig, table: FeatureView, batch: EncodedBatch
+    ) -> Callable[[], None]:
+        """Lay a batch out, and return what else `write_encoded` does."""
         project = config.project.encode()
         created = [b""] * len(batch)
         if batch.created_us is not None and batch.created_known is not None:
@@ -156,17 +67,15 @@ class ColumnarRedisOnlineStore(ExpiringReads, RedisOnlineStore):
                 created[row] = b""
         columns = [timestamp_messages(batch.event_us), created]
         columns += [column.values for column in batch.features.values()]
-        rows = list(zip(*columns, strict=True))
-        self._send(
-            config,
-            _commands(
-                config,
-                _versioned_fv_name(table, config),
-                list(batch.features),
-                [key + project for key in batch.keys],
-                rows,
-            ),
-        )
+        view, features = _versioned_fv_name(table, config), list(batch.features)
+        keys = [key + project for key in batch.keys]
+        if config.online_store.redis_type == RedisType.redis_cluster:
+            rows = list(zip(*columns, strict=True))
+            return partial(self._send, config, _commands(config, view, features, keys, rows))
+        script, sha = upsert(len(features))
+        head = _head(config, view, features)
+        calls = packed_calls(sha, head, keys, columns)
+        return partial(self._stream, config, script, calls)
 
     def online_write_batch(
         self,
@@ -209,6 +118,26 @@ class ColumnarRedisOnlineStore(ExpiringReads, RedisOnlineStore):
                     pipe.hdel(key, created_field(_versioned_fv_name(table, config)))
                 pipe.execute()
 
+    def _stream(self, config: RepoConfig, script: str, calls: Sequence[bytes]) -> None:
+        """Send calls of one script over a connection of the client's pool.
+
+        All are under way before the first answer is read, so that the server never waits for the
+        client; it sets an answer of six bytes aside for each.
+        """
+        client = self._get_client(config.online_store)
+        connection = client.connection_pool.get_connection()
+        try:
+            connection.retry.call_with_retry(
+                lambda: _exchange(connection, script, calls),
+                lambda _: connection.disconnect(),
+            )
+        except BaseException:
+            # Answers may be outstanding, which the next user of the connection would read.
+            connection.disconnect()
+            raise
+        finally:
+            client.connection_pool.release(connection)
+
     def _send(self, config: RepoConfig, commands: Iterator[tuple[Any, ...]]) -> None:
         client = self._get_client(config.online_store)
         while piece := _take(commands, CALLS_A_PIPELINE):
@@ -227,6 +156,70 @@ def created_field(view: str) -> bytes:
     Feast's own fields are four bytes long or begin with `_ts:`, so that this can be neither.
     """
     return b"_ct:" + view.encode()
+
+
+def _exchange(connection: Any, script: str, calls: Sequence[bytes]) -> None:
+    """Send packed calls and read their answers; load the script where the server lacks it."""
+    try:
+        _sent(connection, calls)
+    except NoScriptError:
+        # A fresh or restarted server. Sending again what was already taken is harmless.
+        connection.send_command("SCRIPT", "LOAD", script)
+        connection.read_response()
+        _sent(connection, calls)
+
+
+def _sent(connection: Any, calls: Sequence[bytes]) -> None:
+    """Send packed calls, read every answer, and raise the first one that is an error."""
+    # Joined, so that there are few system calls; in pieces, because each has the socket's timeout.
+    for first in range(0, len(calls), CALLS_A_PIPELINE):
+        connection.send_packed_command([b"".join(calls[first : first + CALLS_A_PIPELINE])])
+    errors = []
+    for _ in calls:
+        try:
+            connection.read_response()
+        except ResponseError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+
+
+def packed_calls(
+    sha: str, head: Sequence[Any], keys: Sequence[bytes], columns: Sequence[Sequence[bytes]]
+) -> list[bytes]:
+    """Return the bytes of the EVALSHA calls for rows that lie in columns, one `bytes` a call.
+
+    A command is `*<parts>` and then, for each part, `$<size>` and its bytes, every one followed by
+    a line's end: https://redis.io/docs/latest/develop/reference/protocol-spec. The end of one part
+    is written with the size of the next.
+    """
+    fixed = _with_sizes([part if isinstance(part, bytes) else str(part).encode() for part in head])
+    start = _with_sizes([b"EVALSHA", sha.encode()])
+    of_keys = list(zip(_sizes(keys), keys, strict=True))
+    of_rows = list(zip(*chain(*((_sizes(column), column) for column in columns)), strict=True))
+    calls = []
+    for first in range(0, len(keys), KEYS_A_CALL):
+        some = of_keys[first : first + KEYS_A_CALL]
+        rows = of_rows[first : first + KEYS_A_CALL]
+        parts = 3 + len(head) + len(some) * (1 + len(columns))
+        count = _with_sizes([b"%d" % len(some)])
+        opening = (b"*%d" % parts, *start, *count)
+        values = chain.from_iterable(rows)
+        calls.append(b"".join(chain(opening, chain.from_iterable(some), fixed, values, (b"\r\n",))))
+    return calls
+
+
+def _sizes(column: Sequence[bytes]) -> list[bytes]:
+    """Return what stands before each part."""
+    sizes = list(map(len, column))
+    lines = {size: b"\r\n$%d\r\n" % size for size in set(sizes)}
+    if len(lines) == 1:
+        return list(lines.values()) * len(sizes)
+    return [lines[size] for size in sizes]
+
+
+def _with_sizes(parts: Sequence[bytes]) -> list[bytes]:
+    return list(chain.from_iterable(zip(_sizes(parts), parts, strict=True)))
 
 
 def _pipeline(client: Any, commands: Sequence[tuple[Any, ...]]) -> None:
@@ -268,18 +261,23 @@ def _commands(
     options = config.online_store
     # In a cluster all keys of a call would have to lie in one slot.
     step = 1 if options.redis_type == RedisType.redis_cluster else KEYS_A_CALL
-    head = (
-        f"_ts:{view}".encode(),
-        created_field(view),
-        options.key_ttl_seconds or 0,
-        len(features),
-        *(_mmh3(f"{view}:{feature}") for feature in features),
-    )
+    head = _head(config, view, features)
     _, sha = upsert(len(features))
     for first in range(0, len(keys), step):
         some = keys[first : first + step]
         values = chain.from_iterable(rows[first : first + step])
         yield ("EVALSHA", sha, len(some), *some, *head, *values)
+
+
+def _head(config: RepoConfig, view: str, features: Sequence[str]) -> tuple[Any, ...]:
+    """Return the script's arguments before those of the rows."""
+    return (
+        f"_ts:{view}".encode(),
+        created_field(view),
+        config.online_store.key_ttl_seconds or 0,
+        len(features),
+        *(_mmh3(f"{view}:{feature}") for feature in features),
+    )
 
 
 def _row_commands(

@@ -9,6 +9,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,9 +41,13 @@ BUSY_SECONDS = 60.0
 # SQLite takes 32,766 parameters.
 FEATURES_A_STATEMENT = 1000
 
-# Pages of the write-ahead log that are copied into the database together: 64 MB. With SQLite's 4 MB
-# every batch would copy every page of the index once more.
-PAGES_A_CHECKPOINT = 16_384
+# How much of the write-ahead log is copied into the database together. With SQLite's 4 MB every
+# batch would copy every page of the index once more.
+BYTES_A_CHECKPOINT = 64 << 20
+
+# Of a database that is made here: a vector and its keys fill a tenth of SQLite's 4 KB, so that its
+# pages split, are logged and are copied more often than need be.
+PAGE_BYTES = 8192
 
 # Rows written by plain Feast have null in the two columns, and a null created timestamp counts as
 # older than any.
@@ -74,7 +79,6 @@ class ColumnarSqliteOnlineStore(ExpiringReads, SqliteOnlineStore):
     """
 
     _conn: sqlite3.Connection | None
-    is_a_server = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,7 +87,7 @@ class ColumnarSqliteOnlineStore(ExpiringReads, SqliteOnlineStore):
         self._ordered_tables: set[str] = set()
 
     def takes_encoded(self, config: RepoConfig) -> bool:
-        """Whether `write_encoded` fills every column that this configuration asks for."""
+        """Whether `prepare_write` fills every column that this configuration asks for."""
         options = config.online_store
         return not (options.vector_enabled or options.enable_openai_compatible_store)
 
@@ -94,6 +98,12 @@ class ColumnarSqliteOnlineStore(ExpiringReads, SqliteOnlineStore):
             sqlite3.OperationalError: the table is missing (run `feast apply`) or the database stays
                 locked; the batch is rolled back whole.
         """
+        self.prepare_write(config, table, batch)()
+
+    def prepare_write(
+        self, config: RepoConfig, table: FeatureView, batch: EncodedBatch
+    ) -> Callable[[], None]:
+        """Lay out a batch, and return what `write_encoded` does after that."""
         event, event_rest = stored_seconds(batch.event_us)
         created: Sequence[int | None] = [None] * len(batch)
         created_rest: Sequence[int | None] = created
@@ -127,8 +137,8 @@ class ColumnarSqliteOnlineStore(ExpiringReads, SqliteOnlineStore):
                 literal = "'" + feature.replace("'", "''") + "'"
                 rows.append(f"(?1, {literal}, {value}, {text}, ?2, ?3, ?4, ?5)")
             statement = _upsert(name, ["value", "value_text"], rows)
-            statements.append((statement, zip(keys, *moments, *cells, strict=True)))
-        self._execute(config, name, statements)
+            statements.append((statement, list(zip(keys, *moments, *cells, strict=True))))
+        return partial(self._execute, config, name, statements)
 
     def online_write_batch(
         self,
@@ -220,6 +230,8 @@ class ColumnarSqliteOnlineStore(ExpiringReads, SqliteOnlineStore):
         if not self._conn:
             # Feast makes the last folder of the path only.
             Path(self._get_db_path(config)).parent.mkdir(parents=True, exist_ok=True)
+            # It changes nothing where there is a database already.
+            super()._get_conn(config).execute(f"pragma page_size = {PAGE_BYTES}")
         return super()._get_conn(config)
 
     def _writer_connection(self, config: RepoConfig) -> sqlite3.Connection:
@@ -227,10 +239,12 @@ class ColumnarSqliteOnlineStore(ExpiringReads, SqliteOnlineStore):
             path = self._get_db_path(config)
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             connection = _initialize_conn(path)
+            connection.execute(f"pragma page_size = {PAGE_BYTES}")
             connection.isolation_level = None
             connection.execute(f"pragma busy_timeout = {int(BUSY_SECONDS * 1000)}")
             connection.execute("pragma journal_mode = wal")
-            connection.execute(f"pragma wal_autocheckpoint = {PAGES_A_CHECKPOINT}")
+            (page,) = connection.execute("pragma page_size").fetchone()
+            connection.execute(f"pragma wal_autocheckpoint = {BYTES_A_CHECKPOINT // page}")
             # Feast's key index is visited in random order; with the default 2 MB most visits are
             # reads.
             connection.execute("pragma cache_size = -65536")

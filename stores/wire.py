@@ -82,6 +82,10 @@ def with_heads(
 
 def timestamp_messages(moments_us: NDArray[np.int64]) -> list[bytes]:
     """Serialize `google.protobuf.Timestamp`, as Redis holds a row's event time."""
+    distinct, where = np.unique(moments_us, return_inverse=True)
+    if 2 * len(distinct) < len(moments_us):  # a snapshot holds very few moments
+        messages = timestamp_messages(distinct)
+        return [messages[nth] for nth in where.tolist()]
     seconds, rest = np.divmod(moments_us, MICROSECONDS)
     second_bytes, second_keep = varints(seconds)
     nano_bytes, nano_keep = varints(rest * 1000)

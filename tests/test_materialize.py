@@ -18,12 +18,14 @@ from feast.infra.compute_engines.local.job import LocalMaterializationJob
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from redis import Connection
 
-from stores import newest
-from stores import redis as redis_store
+from stores import newest, redis_script
+from stores import postgres as postgres_store
 from stores import sqlite as sqlite_store
 from stores.columnar import OnlineWriteError
 from stores.newest import Columns, newest_batches
+from stores.redis import KEYS_A_CALL, packed_calls
 from tests.store_worlds import END, KINDS, MOMENT, START, World, declare, every_type, open_world
 
 DAY = timedelta(days=1)
@@ -394,7 +396,7 @@ def test_more_features_than_one_statement_takes(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite_store, "FEATURES_A_STATEMENT", 50)
-    names = [f"it's_{number}" for number in range(2 * redis_store.FIELDS_A_HSET + 3)]
+    names = [f"it's_{number}" for number in range(2 * redis_script.FIELDS_A_HSET + 3)]
     columns: dict[str, Any] = {
         "int_id": [1, 2],
         "event_timestamp": pa.array([MOMENT] * 2, pa.timestamp("us", "UTC")),
@@ -409,6 +411,42 @@ def test_more_features_than_one_statement_takes(
     wanted = [f"wide:{name}" for name in names]
     found = store.get_online_features(wanted, [{"int_id": 1}, {"int_id": 2}]).to_dict()
     assert [found[name] for name in names] == [[n, -n] for n in range(len(names))]
+
+
+def test_packed_calls_are_what_redis_py_would_send() -> None:
+    keys = [b"key %d" % number for number in range(300)]
+    columns = [[b"x" * (number % size) for number in range(300)] for size in (1, 7, 2000)]
+    head = ("_ts:rows", b"_ct:rows", 0, 1, b"abcd")
+    expected = []
+    for first in range(0, len(keys), KEYS_A_CALL):
+        some = slice(first, first + KEYS_A_CALL)
+        rows = zip(*(column[some] for column in columns), strict=True)
+        values = [value for row in rows for value in row]
+        call = ("EVALSHA", "sha", len(keys[some]), *keys[some], *head, *values)
+        expected.append(b"".join(Connection().pack_command(*call)))
+    assert packed_calls("sha", head, keys, columns) == expected
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("world", ["postgres"], indirect=True)
+def test_a_first_load_is_copied_and_a_second_one_merged(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    into = []
+    whole = postgres_store.copy_rows
+
+    def watched(cursor: Any, table: str, *rest: Any) -> None:
+        into.append(table)
+        whole(cursor, table, *rest)
+
+    monkeypatch.setattr(postgres_store, "copy_rows", watched)
+    store = world.store("ours", every_type(world.folder / "types.parquet", ["int"]), batch_rows=4)
+    store.materialize(START, END)
+    assert set(into) == {"world_every_type"}
+    into.clear()
+    store.materialize(START, END)
+    assert into[0] == "world_every_type"
+    assert set(into[1:]) == {"feast_incoming"}
 
 
 @every_kind

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from datetime import timedelta
 from multiprocessing.connection import Connection
@@ -36,7 +36,13 @@ BATCH = 100
 
 # A clean process that has everything imported and forks a child for each materialization.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["tests.store_worlds", "stores.columnar", "stores.sqlite"])
+FORKS.set_forkserver_preload(
+    [
+        *("tests.test_materialize_faults", "stores.columnar", "stores.sqlite"),
+        # What Feast imports when a store is opened; it would take most of a child's time.
+        *("feast.infra.offline_stores.duckdb", "feast.infra.passthrough_provider"),
+    ]
+)
 
 
 @pytest.fixture
@@ -84,13 +90,18 @@ def materialize(world: World, each_batch: Connection | None = None) -> None:
         store = world.store("ours", declared(world), batch_rows=BATCH)
         if each_batch is not None:
             online = store._get_provider().online_store
-            write = online.write_encoded
+            prepare = online.prepare_write
 
-            def announced(*arguments: Any) -> None:
-                each_batch.send("batch")
-                write(*arguments)
+            def announced(*arguments: Any) -> Callable[[], None]:
+                write = prepare(*arguments)
 
-            online.write_encoded = announced
+                def announce_and_write() -> None:
+                    each_batch.send("batch")
+                    write()
+
+                return announce_and_write
+
+            online.prepare_write = announced
         store.materialize(START, END)
 
 
@@ -202,18 +213,18 @@ def test_redis_killed_midway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     world = World("redis", tmp_path, {}, ours)
     write_version(world, 1)
     with durable_redis(tmp_path, port) as server:
-        whole = redis_store._pipeline
+        whole = redis_store._exchange
         calls = 0
 
-        def kill_at_the_sixth(client: Any, commands: Any) -> None:
+        def kill_at_the_sixth(*arguments: Any) -> None:
             nonlocal calls
             calls += 1
             if calls == 6:
                 server.kill()
                 server.wait()
-            whole(client, commands)
+            whole(*arguments)
 
-        monkeypatch.setattr(redis_store, "_pipeline", kill_at_the_sixth)
+        monkeypatch.setattr(redis_store, "_exchange", kill_at_the_sixth)
         with pytest.raises(OnlineWriteError, match=r"rows: ColumnarRedis.* failed") as raised:
             materialize(world)
         assert isinstance(raised.value.__cause__, redis.RedisError)
@@ -226,6 +237,22 @@ def test_redis_killed_midway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         materialize(world)  # the script is unknown to the new server, too
         assert set(read_versions(world)) == {1}
         world.close()
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("world", ["redis"], indirect=True)
+def test_a_redis_that_refuses_leaves_no_answer_on_the_connection(world: World) -> None:
+    write_version(world, 1)
+    store = world.store("ours", declared(world), batch_rows=BATCH)
+    with world.redis("ours") as client:
+        client.config_set("maxmemory", 1)
+        try:
+            with pytest.raises(OnlineWriteError, match=r"acknowledged 0 rows.*maxmemory"):
+                store.materialize(START, END)
+        finally:
+            client.config_set("maxmemory", 0)
+    store.materialize(START, END)
+    assert read_versions(world, store) == [1] * KEYS
 
 
 @pytest.mark.postgres
