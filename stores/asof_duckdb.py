@@ -11,6 +11,8 @@ from pathlib import Path
 
 import duckdb
 
+DECODED_AHEAD = "32MB"
+
 # Of memory_limit; the rest is for the rows that are handed on (stores.asof_job.STRETCH_SHARE).
 DUCKDB_SHARE = 0.6
 
@@ -43,6 +45,9 @@ def session(limits: Limits) -> Iterator[duckdb.DuckDBPyConnection]:
             con.execute(f"set memory_limit = '{int(memory_limit(con) * DUCKDB_SHARE)}B'")
             con.execute("set TimeZone = 'UTC'")
             con.execute("set enable_progress_bar = false")
+            # What is decoded ahead while the caller copies vectors; DuckDB's 1 MB is a hundredth of
+            # a second's worth, so that all but one core would wait.
+            con.execute(f"set streaming_buffer_size = '{DECODED_AHEAD}'")
             con.execute(f"set file_search_path = {literal(str(limits.repo_path))}")
             yield con
         finally:
