@@ -12,6 +12,9 @@ period's labels with rows that are late alike. Nothing is chosen here.
 
 import argparse
 import json
+import multiprocessing
+import os
+import textwrap
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -44,42 +47,67 @@ SNAPSHOT, WRITTEN, NEVER = "daily snapshot", "none, as the stream writes it", "n
 
 
 def measure(config: Any, seeds: int, max_labels: int | None, console: Console) -> dict[str, Any]:
-    """Fit and measure the rankers of every delay; return the figures."""
+    """Fit and measure the rankers of every delay, each line in a process of its own."""
+    from models.spec import Learned
+    from pipelines.daily import last_midnight, stage_events
+    from pipelines.evaluation.protocol import Protocol
+    from pipelines.evaluation.world import open_world, train_lines
+    from pipelines.ledger import Ledger
+    from pipelines.progress import Stages
+    from transformations.tables import connect
+
+    began = time.perf_counter()
+    lines, protocol = compared(), Protocol(seeds=seeds, max_labels=max_labels)
+    ledger = Ledger(config)
+    with ledger.lock(), ledger.run("freshness", None) as run_id:
+        stages = Stages(console, ledger, run_id)
+        with connect(config) as con:
+            stage_events(config, con, last_midnight(), stages)
+            world = open_world(config, con, protocol)
+        train_lines(world, stages, lines)
+        with stages.stage("rankers") as stage:
+            asked = [(config, isinstance(line, Learned), protocol) for line in lines]
+            with multiprocessing.get_context("spawn").Pool(len(asked)) as pool:
+                found = pool.starmap(measure_line, asked)
+            stage.rows_out = sum(len(one["rows"]) for _, one in found) * seeds
+    facts = found[0][0]
+    return facts | {
+        "minutes": round((time.perf_counter() - began) / 60, 1),
+        "lines": {line.name: rows for line, (_, rows) in zip(lines, found, strict=True)},
+    }
+
+
+def compared() -> tuple[Any, Any]:
+    """Return the catalogue's learned line and its decayed vectors."""
     from models.catalog import AGGREGATORS
+    from models.spec import GeometricDecay, Learned
+
+    learned = next(line for line in AGGREGATORS if isinstance(line, Learned))
+    return learned, next(line for line in AGGREGATORS if isinstance(line, GeometricDecay))
+
+
+def measure_line(
+    config: Any, is_learned: bool, protocol: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Fit and measure one line's rankers; return what was measured on, and what came."""
+    # Before TensorFlow comes: two processes share the cores.
+    os.environ.update(TF_NUM_INTRAOP_THREADS="1", TF_CPP_MIN_LOG_LEVEL="2")
     from models.evaluation.bootstrap import Resamples
     from models.evaluation.compare import METRICS as KNOWN
     from models.evaluation.compare import estimates
     from models.evaluation.ranker import RankerSettings
     from models.sequences import DAY
-    from models.spec import GeometricDecay, Learned
-    from pipelines.daily import last_midnight, stage_events
-    from pipelines.evaluation.delayed import (
-        Log,
-        as_written,
-        given_as_of,
-        late,
-        without_repeats,
-    )
+    from pipelines.evaluation.delayed import Log, as_written, given_as_of, late, without_repeats
     from pipelines.evaluation.features import read_ground, read_period
-    from pipelines.evaluation.protocol import Protocol
+    from pipelines.evaluation.outcome import PLAIN
     from pipelines.evaluation.variants import Variant, measure_all, without_activity
-    from pipelines.evaluation.world import open_world, train_lines
-    from pipelines.ledger import Ledger
-    from pipelines.progress import Stages
+    from pipelines.evaluation.world import open_world
     from serving.item_table import open_item_table
     from transformations.tables import connect
 
-    began = time.perf_counter()
-    learned = next(line for line in AGGREGATORS if isinstance(line, Learned))
-    decayed = next(line for line in AGGREGATORS if isinstance(line, GeometricDecay))
-    lines = (learned, decayed)
-    protocol = Protocol(seeds=seeds, max_labels=max_labels)
-    ledger = Ledger(config)
-    with ledger.lock(), ledger.run("freshness", None) as run_id, connect(config) as con:
-        stages = Stages(console, ledger, run_id)
-        stage_events(config, con, last_midnight(), stages)
+    line = compared()[0 if is_learned else 1]
+    with connect(config) as con:
         world = open_world(config, con, protocol)
-        train_lines(world, stages, lines)
         own, split = world.config, world.split
         ground, index = read_ground(world, con)
         spans = {
@@ -93,41 +121,32 @@ def measure(config: Any, seeds: int, max_labels: int | None, console: Console) -
             )
             for name, span in spans.items()
         }
-        items = open_item_table(own)
-        moments: dict[str, Callable[[Any], Any]] = {
-            name: lambda period, delay=delay: late(period, delay) for name, delay in DELAYS.items()
+    items = open_item_table(own)
+    moments: dict[str, Callable[[Any], Any]] = {
+        name: lambda period, delay=delay: late(period, delay) for name, delay in DELAYS.items()
+    }
+    moments[WRITTEN] = lambda period: as_written(log, period)
+    moments[SNAPSHOT] = lambda period: period.task.labels.days * DAY
+    resamples = Resamples(ground.members, protocol.seeds, protocol.resamples)
+    labels = periods["test"].task.labels
+
+    def fitted(variant: Variant) -> Any:
+        variant.settings = RankerSettings()
+        measure_all(variant, ground, periods, range(protocol.seeds))
+        return estimates(variant.outcomes, labels, resamples, metrics=METRICS)
+
+    found: dict[str, Any] = {}
+    for name, moment in moments.items():
+        given = {
+            part: given_as_of([line], own, items, log, period, moment(period))[0]
+            for part, period in periods.items()
         }
-        moments[WRITTEN] = lambda period: as_written(log, period)
-        moments[SNAPSHOT] = lambda period: period.task.labels.days * DAY
-        resamples = Resamples(ground.members, seeds, protocol.resamples)
-        labels = periods["test"].task.labels
-        found: dict[str, dict[str, Any]] = {line.name: {} for line in lines}
-        with stages.stage("rankers", total=(len(moments) * 2 + 1) * seeds) as stage:
-
-            def fitted(variant: Variant) -> Any:
-                variant.settings = RankerSettings()
-                measure_all(variant, ground, periods, range(seeds))
-                stage.advance(seeds)
-                return estimates(variant.outcomes, labels, resamples, metrics=METRICS)
-
-            nothing = None
-            for name, moment in moments.items():
-                both = {
-                    part: given_as_of(lines, own, items, log, period, moment(period))
-                    for part, period in periods.items()
-                }
-                for place, line in enumerate(lines):
-                    given = {part: rows[place] for part, rows in both.items()}
-                    variant = Variant(line.name, line, given)
-                    if nothing is None:
-                        nothing = fitted(without_activity(variant))
-                    found[line.name][name] = fitted(variant)
-            for rows in found.values():
-                rows[NEVER] = nothing
-            stage.rows_out = (len(moments) * 2 + 1) * seeds
-    shown = _waits(log, periods["test"])
-    return {
-        "data": Path(config.events.source).parts[-2:][0],
+        variant = Variant(line.name, line, given)
+        found[name] = fitted(variant)
+    found[NEVER] = fitted(without_activity(variant))
+    facts = {
+        # data/movietweetings/source/events.parquet is movietweetings.
+        "data": [part for part in Path(config.events.source).parts if part not in PLAIN][-1],
         "window_days": config.window.days,
         "publish_delay_hours": config.publish_delay.total_seconds() / 3600,
         "item_encoder": f"{config.items.encoder.name} v{config.items.encoder.version}",
@@ -135,29 +154,23 @@ def measure(config: Any, seeds: int, max_labels: int | None, console: Console) -
         "positive_test_labels": int(labels.positive.sum()),
         "test": [split.validation_until.isoformat(), split.test_until.isoformat()],
         "members": len(np.unique(labels.members)),
-        "seeds": seeds,
+        "seeds": protocol.seeds,
         "resamples": protocol.resamples,
-        "max_labels": max_labels,
-        "minutes": round((time.perf_counter() - began) / 60, 1),
-        "acted_before_within": shown,
+        "max_labels": protocol.max_labels,
+        "acted_before_within": _waits(log, periods["test"]),
         "metrics": {key: KNOWN[key].label for key in METRICS},
-        "lines": {
-            line.name: {
-                "label": _label(line),
-                "rows": {
-                    name: {
-                        key: {
-                            "value": asdict(value.interval()),
-                            "less_none": asdict((value - rows["none"][key]).interval()),
-                        }
-                        for key, value in own_values.items()
-                    }
-                    for name, own_values in rows.items()
-                },
-            }
-            for line, rows in ((line, found[line.name]) for line in lines)
-        },
     }
+    rows = {
+        name: {
+            key: {
+                "value": asdict(value.interval()),
+                "less_none": asdict((value - found["none"][key]).interval()),
+            }
+            for key, value in values.items()
+        }
+        for name, values in found.items()
+    }
+    return facts, {"label": _label(line), "rows": rows}
 
 
 def _label(line: Any) -> str:
@@ -222,10 +235,23 @@ def _section(result: Mapping[str, Any]) -> str:
         "metric, the others what it is more than that; in bold where the whole interval lies on "
         f"one side of zero. Of the labels, the member had acted before: {shares}."
     )
-    text = [what]
+    text = [textwrap.fill(what, 100)]
     for line in result["lines"].values():
         text += ["", f"**{line['label']}**", "", _markdown(result, line)]
+    text += ["", *(textwrap.fill(_worth(line), 100) for line in result["lines"].values())]
     return "\n".join(text)
+
+
+def _worth(line: Mapping[str, Any], key: str = "auc_random") -> str:
+    """Say what share of the worth of a member's activity each delay takes, on one metric."""
+    lost = {name: -row[key]["less_none"]["estimate"] for name, row in line["rows"].items()}
+    shares = ", ".join(
+        f"{name} takes {lost[name] / lost[NEVER]:.0%}" for name in (*DELAYS, SNAPSHOT) if lost[name]
+    )
+    return (
+        f"With the {line['label']}, what the member did is worth {lost[NEVER]:.4f} of AUC against "
+        f"a random item, without delay; of that, {shares}."
+    )
 
 
 def _markdown(result: Mapping[str, Any], line: Mapping[str, Any]) -> str:
@@ -259,7 +285,10 @@ def _plot(result: Mapping[str, Any]) -> None:
         panel.tick_params(axis="y", labelsize=9)
     for panel in axes[:, 0]:
         panel.set_ylabel("less no delay", fontsize=9)
-    axes[0, 0].legend(frameon=False, fontsize=9, loc="lower left")
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(), frameon=False, fontsize=9, ncols=2,
+        loc="outside lower center",
+    )  # fmt: skip
     figure.suptitle(f"What a delay costs: {result['data']}, 95 % intervals", fontsize=11)
     figure.savefig(PLOT, dpi=110)
     plt.close(figure)
