@@ -9,8 +9,9 @@ Over HTTP, the service in a process of its own, one random member a request:
 - open loop: requests leave at a constant rate, whether or not the earlier ones are answered, and
   a latency counts from when its request was due. A stall of the service is seen in full.
 - wrk, where it is on the PATH. wrk is a closed loop (Debian's has no constant rate): its
-  connections each wait, by a Lua delay, so that together they come to about the rate. A request
-  that is late delays the next one on its connection, so that a stall counts less than above.
+  connections each wait, by a Lua delay drawn anew each time, so that together they come to about
+  the rate and not in volleys. A request that is late delays the next one on its connection, so that
+  a stall counts less than above.
 
 The client shares the machine's cores with the service.
 
@@ -244,7 +245,7 @@ def _wrk(folder: Path, port: int, members: int, rate: int, seconds: float) -> di
         f"""
         wrk.method = "POST"
         wrk.headers["Content-Type"] = "application/json"
-        function delay() return {wait} end
+        function delay() return math.random(0, {2 * wait}) end
         function request()
           local body = '{{"member_ids": [' .. math.random(0, {members - 1}) ..
             '], "as_of": "{NOW.isoformat()}"}}'

@@ -1,5 +1,6 @@
 """The request-time service over real sockets: answers, refusals, overload, renewal, the command."""
 
+import gc
 import http.client
 import json
 import os
@@ -86,6 +87,13 @@ def serving(fresh: Fresh, limits: Limits = LIMITS, refresh: float = 3600.0) -> I
         finally:
             server.should_exit = True
             thread.join()
+
+
+def test_what_is_loaded_is_out_of_the_collectors_rounds(fresh: Fresh) -> None:
+    with serving(fresh) as client:
+        client.embed(7)
+        assert gc.get_freeze_count() > 10_000
+    assert gc.get_freeze_count() == 0
 
 
 def act(member: Any, item: Any = 1, action: str = "APPLY", at: Any = SNAPSHOT - DAY) -> Event:
