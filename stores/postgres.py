@@ -152,8 +152,8 @@ class ColumnarPostgreSQLOnlineStore(ExpiringReads, PostgreSQLOnlineStore):
                     + (NULL if vector is None else field(vector.encode()))
                     + times,
                 )
-        rows = [newest[place][1] for place in sorted(newest)]
-        self._merge(config, table, rows, COLUMNS)
+        rows = b"".join(newest[place][1] for place in sorted(newest))
+        self._merge(config, table, [rows], COLUMNS)
         if progress:
             progress(len(data))
 

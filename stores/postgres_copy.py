@@ -6,16 +6,16 @@ https://www.postgresql.org/docs/current/sql-copy.html.
 
 import struct
 from collections.abc import Iterable, Sequence
-from itertools import repeat
 
 from psycopg import Cursor, sql
 
 from stores.encode import EncodedBatch
+from stores.wire import in_turn
 
 # Binary COPY counts microseconds from 2000-01-01, as PostgreSQL does.
 POSTGRES_EPOCH_US = 946_684_800_000_000
 
-ROWS_A_WRITE = 1000
+KEYS_A_WRITE = 1000
 
 COLUMNS = (
     *("entity_key", "feature_name", "value", "value_text", "value_num"),
@@ -29,7 +29,8 @@ NULL = struct.pack(">i", -1)
 
 
 def encoded_rows(batch: EncodedBatch) -> list[bytes]:
-    """Return a batch's rows with ENCODED_COLUMNS, in the order of their keys: one `bytes` a key."""
+    """Return a batch's rows with ENCODED_COLUMNS, in the order of their keys, for `copy_rows`."""
+    in_order = sorted(range(len(batch)), key=batch.keys.__getitem__)
     event = (batch.event_us - POSTGRES_EPOCH_US).tolist()
     created: Iterable[int | None] = [None] * len(batch)
     if batch.created_us is not None and batch.created_known is not None:
@@ -40,34 +41,31 @@ def encoded_rows(batch: EncodedBatch) -> list[bytes]:
     ends = [NULL + moment(when) + moment(made) for when, made in zip(event, created, strict=True)]
     count = struct.pack(">h", len(ENCODED_COLUMNS))
     keys = [count + field(key) for key in batch.keys]
-    by_feature = []
+    columns: list[list[bytes]] = []
     for name, column in sorted(batch.features.items()):
-        named = field(name.encode())
-        texts = (
-            repeat(NULL)
-            if column.texts is None
-            else [NULL if text is None else field(text.encode()) for text in column.texts]
-        )
-        by_feature.append(
-            [
-                key + named + field(value) + text + end
-                for key, value, text, end in zip(keys, column.values, texts, ends, strict=False)
-            ]
-        )
-    rows = list(map(b"".join, zip(*by_feature, strict=True)))
-    in_order = sorted(range(len(rows)), key=batch.keys.__getitem__)
-    return [rows[nth] for nth in in_order]
+        sizes = list(map(len, column.values))
+        named = {size: field(name.encode()) + struct.pack(">i", size) for size in set(sizes)}
+        texts = [NULL] * len(batch)
+        if column.texts is not None:
+            texts = [NULL if text is None else field(text.encode()) for text in column.texts]
+        columns += [keys, [named[size] for size in sizes], column.values, texts, ends]
+    parts = in_turn([[column[nth] for nth in in_order] for column in columns])
+    step = KEYS_A_WRITE * len(columns)
+    return [b"".join(parts[first : first + step]) for first in range(0, len(parts), step)]
 
 
 def copy_rows(cursor: Cursor, into: str, columns: Sequence[str], rows: Sequence[bytes]) -> None:
-    """Copy rows of the binary format, which have these columns, into a table."""
+    """Copy rows of the binary format, which have these columns, into a table.
+
+    Each of `rows` is sent at once: better many rows than one.
+    """
     query = sql.SQL("copy {} ({}) from stdin (format binary)").format(
         sql.Identifier(into), sql.SQL(", ").join(map(sql.Identifier, columns))
     )
     with cursor.copy(query) as copy:
         copy.write(b"PGCOPY\n\xff\r\n\x00" + bytes(8))
-        for first in range(0, len(rows), ROWS_A_WRITE):
-            copy.write(b"".join(rows[first : first + ROWS_A_WRITE]))
+        for some in rows:
+            copy.write(some)
         copy.write(b"\xff\xff")
 
 

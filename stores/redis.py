@@ -25,7 +25,7 @@ from stores.encode import EncodedBatch
 from stores.expiry import ExpiringReads
 from stores.redis_script import upsert
 from stores.rows import Row, created_us, entity_key, event_us
-from stores.wire import timestamp_messages
+from stores.wire import in_turn, timestamp_messages
 
 # One call carries many keys, for the client's sake; every key is still decided and written in one
 # step. The server answers nobody else while a call runs, so a call is kept below a millisecond.
@@ -195,17 +195,16 @@ def packed_calls(
     """
     fixed = _with_sizes([part if isinstance(part, bytes) else str(part).encode() for part in head])
     start = _with_sizes([b"EVALSHA", sha.encode()])
-    of_keys = list(zip(_sizes(keys), keys, strict=True))
-    of_rows = list(zip(*chain(*((_sizes(column), column) for column in columns)), strict=True))
+    of_keys = in_turn([_sizes(keys), keys])
+    of_rows = in_turn([part for column in columns for part in (_sizes(column), column)])
+    width = 2 * len(columns)
     calls = []
     for first in range(0, len(keys), KEYS_A_CALL):
-        some = of_keys[first : first + KEYS_A_CALL]
-        rows = of_rows[first : first + KEYS_A_CALL]
-        parts = 3 + len(head) + len(some) * (1 + len(columns))
-        count = _with_sizes([b"%d" % len(some)])
-        opening = (b"*%d" % parts, *start, *count)
-        values = chain.from_iterable(rows)
-        calls.append(b"".join(chain(opening, chain.from_iterable(some), fixed, values, (b"\r\n",))))
+        end = min(first + KEYS_A_CALL, len(keys))
+        parts = 3 + len(head) + (end - first) * (1 + len(columns))
+        opening = [b"*%d" % parts, *start, *_with_sizes([b"%d" % (end - first)])]
+        some, rows = of_keys[2 * first : 2 * end], of_rows[width * first : width * end]
+        calls.append(b"".join([*opening, *some, *fixed, *rows, b"\r\n"]))
     return calls
 
 
@@ -219,7 +218,7 @@ def _sizes(column: Sequence[bytes]) -> list[bytes]:
 
 
 def _with_sizes(parts: Sequence[bytes]) -> list[bytes]:
-    return list(chain.from_iterable(zip(_sizes(parts), parts, strict=True)))
+    return in_turn([_sizes(parts), parts])
 
 
 def _pipeline(client: Any, commands: Sequence[tuple[Any, ...]]) -> None:

@@ -7,9 +7,9 @@ second have an order as well.
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,13 +33,17 @@ from numpy.typing import NDArray
 from stores.encode import EncodedBatch
 from stores.expiry import ExpiringReads
 from stores.rows import Row, created_us, entity_key, event_us
-from stores.wire import MICROSECONDS
+from stores.wire import MICROSECONDS, in_turn
 
 # Another writer's transaction is one batch long, so a minute means that something hangs.
 BUSY_SECONDS = 60.0
 
-# SQLite takes 32,766 parameters.
+# SQLite takes 32,766 parameters: five a key, at most two a feature.
 FEATURES_A_STATEMENT = 1000
+
+# While a statement runs, another thread may run Python; between two, this one waits its turn, which
+# is 5 ms. One that takes about as long lets the next batch be encoded meanwhile.
+ROWS_A_STATEMENT = 1500
 
 # How much of the write-ahead log is copied into the database together. With SQLite's 4 MB every
 # batch would copy every page of the index once more.
@@ -112,8 +116,7 @@ class ColumnarSqliteOnlineStore(ExpiringReads, SqliteOnlineStore):
             known = batch.created_known.tolist()
             created = [value if ok else None for value, ok in zip(seconds, known, strict=True)]
             created_rest = [value if ok else None for value, ok in zip(rest, known, strict=True)]
-        # Sorted, because the table's index is: neighbours share its pages. All features of one key
-        # in one statement, so that they share the table's, and the key and times are bound once.
+        # Sorted, because the table's index is: neighbours share its pages.
         in_order = sorted(range(len(batch)), key=batch.keys.__getitem__)
         keys, *moments = (
             [column[nth] for nth in in_order]
@@ -124,20 +127,19 @@ class ColumnarSqliteOnlineStore(ExpiringReads, SqliteOnlineStore):
         statements = []
         for start in range(0, len(features), FEATURES_A_STATEMENT):
             some = features[start : start + FEATURES_A_STATEMENT]
-            rows: list[str] = []
-            cells: list[list[Any]] = []
-            for feature, column in some:
+            has_text = tuple((feature, column.texts is not None) for feature, column in some)
+            cells: list[Sequence[Any]] = [keys, *moments]
+            for _, column in some:
                 cells.append([column.values[nth] for nth in in_order])
-                value = text = f"?{5 + len(cells)}"
-                if column.texts is None:
-                    text = "null"
-                else:
+                if column.texts is not None:
                     cells.append([column.texts[nth] for nth in in_order])
-                    text = f"?{5 + len(cells)}"
-                literal = "'" + feature.replace("'", "''") + "'"
-                rows.append(f"(?1, {literal}, {value}, {text}, ?2, ?3, ?4, ?5)")
-            statement = _upsert(name, ["value", "value_text"], rows)
-            statements.append((statement, list(zip(keys, *moments, *cells, strict=True))))
+            flat, width = in_turn(cells), len(cells)
+            step = max(1, ROWS_A_STATEMENT // len(some))
+            whole = len(batch) - len(batch) % step
+            for first, end, at_once in ((0, whole, step), (whole, len(batch), len(batch) - whole)):
+                if first < end:
+                    parameters = _pieces(flat[first * width : end * width], at_once * width)
+                    statements.append((_upsert_keys(name, has_text, at_once), parameters))
         return partial(self._execute, config, name, statements)
 
     def online_write_batch(
@@ -255,7 +257,7 @@ class ColumnarSqliteOnlineStore(ExpiringReads, SqliteOnlineStore):
         self,
         config: RepoConfig,
         name: str,
-        statements: Sequence[tuple[str, Iterable[tuple[Any, ...]]]],
+        statements: Sequence[tuple[str, Iterable[Sequence[Any]]]],
     ) -> None:
         """Run each statement over its rows, all in one transaction."""
         with self._writing:
@@ -281,6 +283,30 @@ class ColumnarSqliteOnlineStore(ExpiringReads, SqliteOnlineStore):
 
     def _has_number(self, config: RepoConfig, table: FeatureView) -> bool:
         return self._check_table_has_value_num(self._get_conn(config), _table_name(config, table))
+
+
+def _pieces(flat: list[Any], size: int) -> Iterator[list[Any]]:
+    return (flat[at : at + size] for at in range(0, len(flat), size))
+
+
+@cache
+def _upsert_keys(name: str, features: Sequence[tuple[str, bool]], keys: int) -> str:
+    """Write the statement for some keys at once; the features say whether they have texts.
+
+    A key has its own and four moments as parameters, which all its rows share, then each feature's
+    value and text.
+    """
+    rows = []
+    width = 5 + sum(1 + has_text for _, has_text in features)
+    for base in range(1, keys * width, width):
+        at = base + 5
+        for feature, has_text in features:
+            literal = "'" + feature.replace("'", "''") + "'"
+            text = f"?{at + 1}" if has_text else "null"
+            moments = ", ".join(f"?{base + nth}" for nth in range(1, 5))
+            rows.append(f"(?{base}, {literal}, ?{at}, {text}, {moments})")
+            at += 1 + has_text
+    return _upsert(name, ["value", "value_text"], rows)
 
 
 def _upsert(name: str, value_columns: Sequence[str], rows: Sequence[str]) -> str:

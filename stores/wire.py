@@ -3,7 +3,8 @@
 The format is https://protobuf.dev/programming-guides/encoding/.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,7 @@ def cut_rows(matrix: NDArray[np.uint8], keep: NDArray[np.bool_]) -> list[bytes]:
     return [flat[a:b] for a, b in zip([0, *ends], ends, strict=False)]
 
 
+@cache
 def tag_of(field: str) -> bytes:
     """Return the tag of one of Value's fields, from Feast's own descriptor."""
     descriptor = Value.DESCRIPTOR.fields_by_name[field]
@@ -97,6 +99,17 @@ def timestamp_messages(moments_us: NDArray[np.int64]) -> list[bytes]:
         [has_seconds, second_keep & has_seconds, has_nanos, nano_keep & has_nanos],
     )
     return cut_rows(matrix, keep)
+
+
+def in_turn(columns: Sequence[Sequence[Any]]) -> list[Any]:
+    """Return the first of each column, then the second of each, and so on.
+
+    A tuple a row would make the garbage collector look at all of them, again and again.
+    """
+    out: list[Any] = [None] * (len(columns) * len(columns[0]))
+    for nth, column in enumerate(columns):
+        out[nth :: len(columns)] = column
+    return out
 
 
 def microseconds(column: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
