@@ -47,6 +47,7 @@ def run(
 ) -> dict[str, Any]:
     """Measure every side of every store; print a table; write benchmarks/results/."""
     rows: list[dict[str, Any]] = []
+    load = os.getloadavg()[0]  # of other work: two cores that are busy leave little to overlap
     with _servers(stores) as options, tempfile.TemporaryDirectory() as folder:
         source = _snapshot(Path(folder), members)
         for store in stores:
@@ -69,6 +70,7 @@ def run(
         "dimension": DIMENSION,
         "batch_rows": BATCH,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "load_average": load,
         "feast_settings": {"pull_latest_features": True, "online_write_batch_size": BATCH},
         "rows": rows,
     }

@@ -220,6 +220,7 @@ def run(count: int, members: int, rounds: int, history: int = 90) -> dict[str, A
         f"bare ASOF query, {history} snapshots, labels over all": ("bare", history, history),
     }
     results: dict[str, Any] = {}
+    load = os.getloadavg()[0]  # of other work
     with tempfile.TemporaryDirectory() as name:
         for snapshots in (days, history):
             write_snapshots(Path(name) / str(snapshots), members, snapshots)
@@ -241,6 +242,7 @@ def run(count: int, members: int, rounds: int, history: int = 90) -> dict[str, A
         "members": members,
         "width": WIDTH,
         "cores": os.cpu_count(),
+        "load_average": load,
         "rounds": rounds,
         "cases": {
             case: {
