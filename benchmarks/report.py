@@ -32,9 +32,20 @@ def main() -> None:
     """Write the page and the plot."""
     sections = [HEADER]
     ratios: dict[str, float] = {}
-    for make in (_sequences, _embedding, _training_join, _materialize, _read, _feast, _daily):
+    for make in (
+        _sequences,
+        _embedding,
+        _training_join,
+        _materialize,
+        _read,
+        _stream,
+        _request_time,
+        _feast,
+        _daily,
+    ):
         text, found = make()
-        sections.append(text)
+        if text:
+            sections.append(text)
         ratios.update(found)
     PAGE.write_text("\n".join(sections))
     _plot(ratios)
@@ -234,6 +245,96 @@ slower for one key.
     case = result["cases"]["1 member + 500 items, Redis"]
     ratio = case["feast"]["median_ms"] / case["ours"]["median_ms"]
     return text, {"read 1 member and 500 items, Redis\nagainst get_online_features": ratio}
+
+
+def _stream() -> Section:
+    result = _load("stream")
+    any_line = next(iter(result.values()))
+    sustained = _table(
+        ("aggregators", "workers", "events a second"),
+        (
+            (line, workers, f"{speed:,}")
+            for line, found in result.items()
+            for workers, speed in found["events_per_second_by_workers"].items()
+        ),
+    )
+    at_rate = _table(
+        ("aggregators", "events a second", "read back", "median ms", "p99 ms", "lost"),
+        (
+            (
+                line,
+                f"{found['at_a_rate']['events_per_second']:,}",
+                f"{found['at_a_rate']['read_back']:,}",
+                f"{found['at_a_rate']['p50_ms']:.0f}",
+                f"{found['at_a_rate']['p99_ms']:.0f}",
+                f"{found['at_a_rate']['lost']:,}",
+            )
+            for line, found in result.items()
+        ),
+    )
+    names = "; ".join(f"{line}: {', '.join(one['aggregators'])}" for line, one in result.items())
+    text = f"""## The stream
+
+A private Redis is bus and online store; workers are processes of their own, on the machine's
+{any_line["cores"]} cores, which Redis and the sender share. {any_line["members"]:,} members with
+a month of actions ({names}). The aim: 3,000 events a second into sequences and average and decay,
+1,500 with the learned aggregator.
+
+{sustained}
+
+From an event put on the bus to the row that has it, read through `get_online_features`, with one
+worker. The aim: a median under 150 ms and p99 under 1 s, none lost.
+
+{at_rate}
+
+    python -m benchmarks.stream
+"""
+    return text, {}
+
+
+def _request_time() -> Section:
+    if not (RESULTS / "request_time.json").exists():
+        return "", {}  # it counts milliseconds: kept of a quiet machine only
+    result = _load("request_time")
+    in_process = _table(
+        ("aggregators", "request", "median ms", "p99 ms", "processor ms"),
+        (
+            (line, what, f"{row['p50']:.2f}", f"{row['p99']:.2f}", f"{row['cpu']:.2f}")
+            for line, cases in result["in_process"].items()
+            for what, row in cases.items()
+        ),
+    )
+    over_http = _table(
+        ("aggregators", "client", "answers a second", "median ms", "p99 ms", "refused"),
+        (
+            (
+                line,
+                client,
+                f"{row['a_second']:.0f}",
+                f"{row['p50']:.1f}",
+                f"{row['p99']:.1f}",
+                str(row["refused"]),
+            )
+            for line, clients in result["http"].items()
+            for client, row in clients.items()
+        ),
+    )
+    text = f"""## Vectors at request time
+
+{result["members"]:,} members in Redis, {result["items"]:,} items; {result["requests"]:,} requests a
+row, one after the other, in one process. The aim for one member with the learned aggregator: a
+median under 5 ms, p99 under 15 ms.
+
+{in_process}
+
+Over HTTP at {result["rate"]} requests a second of one member each, for {result["seconds"]:g} s;
+client and service share the machine's cores. The aim: p99 under 30 ms.
+
+{over_http}
+
+    python -m benchmarks.request_time
+"""
+    return text, {}
 
 
 def _feast() -> Section:
