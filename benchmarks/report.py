@@ -107,11 +107,11 @@ def _embedding() -> Section:
 
 {result["members"]:,} members, {result["items"]:,} items. `embed_snapshot` reads sequences and
 writes Parquet; "gathered and embedded" is the model part alone; `predict` is handed tensors that
-somebody assembled before.
+somebody assembled before. {result.get("note", "")}
 
 {speeds}
 
-Memory at once and four times the members, average and decay together:
+Memory at once and four times the members, all aggregators together:
 
 {memory}
 
