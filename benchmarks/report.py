@@ -161,7 +161,7 @@ def _from_parquet(result: dict[str, Any]) -> str:
 {found["labels"]:,} labels in a Parquet file, in the order of time, joined into another one of
 {found["written_mb"] / 1000:.1f} GB by `to_parquet`: {found["seconds"]:.0f} seconds and
 {found["peak_mb"]:,} MB at the peak, all of the process's memory included, with
-`memory_limit: {found["memory_limit"]}`.
+`memory_limit: {found["memory_limit"]}`{", " * ("note" in found)}{found.get("note", "")}.
 """
 
 
