@@ -107,7 +107,7 @@ def _embedding() -> Section:
 
 {result["members"]:,} members, {result["items"]:,} items. `embed_snapshot` reads sequences and
 writes Parquet; "gathered and embedded" is the model part alone; `predict` is handed tensors that
-somebody assembled before. {result.get("note", "")}
+somebody assembled before.
 
 {speeds}
 
@@ -161,7 +161,7 @@ def _from_parquet(result: dict[str, Any]) -> str:
 {found["labels"]:,} labels in a Parquet file, in the order of time, joined into another one of
 {found["written_mb"] / 1000:.1f} GB by `to_parquet`: {found["seconds"]:.0f} seconds and
 {found["peak_mb"]:,} MB at the peak, all of the process's memory included, with
-`memory_limit: {found["memory_limit"]}`{", " * ("note" in found)}{found.get("note", "")}.
+`memory_limit: {found["memory_limit"]}`.
 """
 
 
@@ -272,13 +272,12 @@ def _stream() -> Section:
             for line, found in result.items()
         ),
     )
-    names = "; ".join(f"{line}: {', '.join(one['aggregators'])}" for line, one in result.items())
     text = f"""## The stream
 
 A private Redis is bus and online store; workers are processes of their own, on the machine's
 {any_line["cores"]} cores, which Redis and the sender share. {any_line["members"]:,} members with
-a month of actions ({names}). The aim: 3,000 events a second into sequences and average and decay,
-1,500 with the learned aggregator.
+a month of actions. The aim: 3,000 events a second into sequences and average and decay, 1,500 with
+the catalogue's learned aggregator.
 
 {sustained}
 

@@ -49,15 +49,11 @@ class KafkaBus:
         self._group = group
         self._consumer: Consumer | None = None
         self._producer: Producer | None = None
-        self._early: list[Message] = []
 
     def read(self, most: int, linger: float) -> list[Message]:
         """Return up to `most` messages; waits `linger` for them to be so many."""
         try:
             consumer = self._subscribed()
-            if self._early:
-                early, self._early = self._early[:most], self._early[most:]
-                return early
             found = consumer.consume(1, WAIT)
             if found and most > 1:
                 found += consumer.consume(most - 1, max(linger, 0.001))
@@ -102,14 +98,15 @@ class KafkaBus:
         self.reset()
         start = int(moment.timestamp() * 1000)
         given: list[TopicPartition] = []
+        failed: list[KafkaException] = []
 
         def assigned(consumer: Consumer, partitions: list[TopicPartition]) -> None:
-            asked = [TopicPartition(self._topic, part.partition, start) for part in partitions]
-            for part in consumer.offsets_for_times(asked, timeout=TIMEOUT):
-                if part.offset < 0:
-                    part.offset, _ = consumer.get_watermark_offsets(part, timeout=TIMEOUT)
-                given.append(TopicPartition(self._topic, part.partition, part.offset))
-            consumer.assign(given)
+            # What is raised in here would leave `poll` as an object that no `except` catches.
+            try:
+                given[:] = self._first_of(consumer, partitions, start)
+                consumer.assign(given)
+            except KafkaException as error:
+                failed.append(error)
 
         try:
             consumer = self._consumer = self._client()
@@ -118,9 +115,11 @@ class KafkaBus:
             while not given:
                 if time.monotonic() > deadline:
                     raise BusGoneError(f"Kafka, topic {self._topic}: no partition was assigned")
-                message = consumer.poll(0.1)
-                if message is not None and not self._failed(message):
-                    self._early.append(_message(message))
+                message = consumer.poll(0.1)  # it comes again: nothing is committed yet
+                if message is not None:
+                    self._failed(message)
+                if failed:
+                    raise failed[0]
             every = consumer.list_topics(self._topic, TIMEOUT).topics[self._topic].partitions
             if len(given) < len(every):
                 raise BusGoneError(
@@ -128,12 +127,13 @@ class KafkaBus:
                     "partitions belong to other workers; stop them before a rebuild"
                 )
             consumer.commit(offsets=given, asynchronous=False)
+            # Left and joined again: this consumer would go back at every rebalance.
+            self.reset()
         except KafkaException as error:
             raise self._gone(error) from error
 
     def reset(self) -> None:
         """Leave the group; the next read joins it again, at the committed offsets."""
-        self._early = []
         if self._consumer is not None:
             self._consumer.close()
             self._consumer = None
@@ -157,6 +157,17 @@ class KafkaBus:
                 **self._consuming,
             }
         )
+
+    def _first_of(
+        self, consumer: Consumer, partitions: Sequence[TopicPartition], start: int
+    ) -> list[TopicPartition]:
+        """Return each partition's first offset at `start`, in milliseconds, or later."""
+        asked = [TopicPartition(self._topic, part.partition, start) for part in partitions]
+        found = consumer.offsets_for_times(asked, timeout=TIMEOUT)
+        for part in found:
+            if part.offset < 0:
+                part.offset, _ = consumer.get_watermark_offsets(part, timeout=TIMEOUT)
+        return [TopicPartition(self._topic, part.partition, part.offset) for part in found]
 
     def _subscribed(self) -> Consumer:
         if self._consumer is None:

@@ -168,8 +168,7 @@ def application(
 def _settle() -> None:
     """Keep what is loaded out of the garbage collector's full rounds.
 
-    It holds half a million objects, TensorFlow's above all: each round would hold up every request
-    for a third of a second.
+    TensorFlow's objects above all are so many that a round would hold up every request.
     """
     gc.unfreeze()
     gc.collect()

@@ -35,7 +35,7 @@ class OnlineViews:
         renamed = rows.rename_columns([mapping.get(name, name) for name in rows.schema.names])
         config = self._store.config
         if isinstance(self._online, BulkOnlineStore) and self._online.takes_encoded(config):
-            self._online.write_encoded(config, view, encode(view, renamed))
+            self._online.prepare_write(config, view, encode(view, renamed))()
             return
         types = {field.name: field.dtype.to_value_type() for field in view.entity_columns}
         protos = _convert_arrow_to_proto(renamed, view, types)

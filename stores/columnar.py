@@ -61,15 +61,13 @@ class BulkOnlineStore(Protocol):
     def takes_encoded(self, config: RepoConfig) -> bool:
         """Whether `prepare_write` does all that this configuration asks for."""
 
-    def write_encoded(self, config: RepoConfig, table: FeatureView, batch: EncodedBatch) -> None:
-        """Write a batch whose keys are distinct; an older row changes nothing."""
-
     def prepare_write(
         self, config: RepoConfig, table: FeatureView, batch: EncodedBatch
     ) -> Callable[[], None]:
-        """Lay a batch out, and return what else `write_encoded` does.
+        """Lay out a batch whose keys are distinct; return what writes it.
 
-        That runs in another thread, while the next batch is laid out here; one at a time, in order.
+        An older row changes nothing. The engine runs the write in another thread while the next
+        batch is laid out here; one at a time, in order.
         """
 
 

@@ -103,18 +103,14 @@ class ColumnarPostgreSQLOnlineStore(ExpiringReads, PostgreSQLOnlineStore):
         options = config.online_store
         return not (options.vector_enabled or options.enable_openai_compatible_store)
 
-    def write_encoded(self, config: RepoConfig, table: FeatureView, batch: EncodedBatch) -> None:
-        """Write a batch in one transaction; rows older than what is stored change nothing.
-
-        Raises:
-            psycopg.Error: the server went away or refused; the batch is rolled back whole.
-        """
-        self.prepare_write(config, table, batch)()
-
     def prepare_write(
         self, config: RepoConfig, table: FeatureView, batch: EncodedBatch
     ) -> Callable[[], None]:
-        """Lay a batch out, and return what else `write_encoded` does."""
+        """Lay a batch out; return what writes it in one transaction. An older row changes nothing.
+
+        The write raises:
+            psycopg.Error: the server went away or refused; the batch is rolled back whole.
+        """
         rows = encoded_rows(batch)
         return partial(self._merge, config, table, rows, ENCODED_COLUMNS, new=True)
 

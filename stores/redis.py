@@ -46,19 +46,15 @@ class ColumnarRedisOnlineStore(ExpiringReads, RedisOnlineStore):
         """Whether `prepare_write` does all that this configuration asks for: always."""
         return True
 
-    def write_encoded(self, config: RepoConfig, table: FeatureView, batch: EncodedBatch) -> None:
-        """Write a batch in pipelines; rows older than what is stored change nothing.
-
-        Raises:
-            redis.exceptions.RedisError: the server went away or refused; every key holds its old
-                or its new complete row.
-        """
-        self.prepare_write(config, table, batch)()
-
     def prepare_write(
         self, config: RepoConfig, table: FeatureView, batch: EncodedBatch
     ) -> Callable[[], None]:
-        """Lay a batch out, and return what else `write_encoded` does."""
+        """Lay a batch out; return what writes it in pipelines. An older row changes nothing.
+
+        The write raises:
+            redis.exceptions.RedisError: the server went away or refused; every key holds its old
+                or its new complete row.
+        """
         project = config.project.encode()
         created = [b""] * len(batch)
         if batch.created_us is not None and batch.created_known is not None:

@@ -95,19 +95,15 @@ class ColumnarSqliteOnlineStore(ExpiringReads, SqliteOnlineStore):
         options = config.online_store
         return not (options.vector_enabled or options.enable_openai_compatible_store)
 
-    def write_encoded(self, config: RepoConfig, table: FeatureView, batch: EncodedBatch) -> None:
-        """Write a batch in one transaction; rows older than what is stored change nothing.
-
-        Raises:
-            sqlite3.OperationalError: the table is missing (run `feast apply`) or the database stays
-                locked; the batch is rolled back whole.
-        """
-        self.prepare_write(config, table, batch)()
-
     def prepare_write(
         self, config: RepoConfig, table: FeatureView, batch: EncodedBatch
     ) -> Callable[[], None]:
-        """Lay out a batch, and return what `write_encoded` does after that."""
+        """Lay a batch out; return what writes it in one transaction. An older row changes nothing.
+
+        The write raises:
+            sqlite3.OperationalError: the table is missing (run `feast apply`) or the database stays
+                locked; the batch is rolled back whole.
+        """
         event, event_rest = stored_seconds(batch.event_us)
         created: Sequence[int | None] = [None] * len(batch)
         created_rest: Sequence[int | None] = created

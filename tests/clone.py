@@ -68,14 +68,26 @@ class Clone:
             return con.execute(query.replace("{data}", str(self.root / data))).fetchall()
 
     def tables(self) -> dict[str, list[tuple]]:
-        """Return every table's rows, in order, but for the times that a run took."""
-        found = {}
-        for folder in ("activity", "quarantine", "member_sequences", "member_embeddings", "items"):
-            for file in sorted((self.root / "data" / folder).rglob("*.parquet")):
-                with duckdb.connect() as con:
-                    con.execute("set TimeZone = 'UTC'")
-                    found[str(file.relative_to(self.root))] = con.execute(
-                        "select columns(lambda c: c <> 'created_timestamp') from "
-                        f"read_parquet('{file}', hive_partitioning = false) order by all"
-                    ).fetchall()
+        """Return every table's rows, in order, but for the times that a run took.
+
+        Quarantine lies in folders by the day of the run: its rows count without it.
+        """
+        found: dict[str, list[tuple]] = {}
+        with duckdb.connect() as con:
+            con.execute("set TimeZone = 'UTC'")
+            for folder in (
+                "activity",
+                "quarantine",
+                "member_sequences",
+                "member_embeddings",
+                "items",
+            ):
+                for file in sorted((self.root / "data" / folder).rglob("*.parquet")):
+                    name = folder if folder == "quarantine" else str(file.relative_to(self.root))
+                    found.setdefault(name, []).extend(
+                        con.execute(
+                            "select columns(lambda c: c <> 'created_timestamp') from "
+                            f"read_parquet('{file}', hive_partitioning = false) order by all"
+                        ).fetchall()
+                    )
         return found

@@ -1,13 +1,17 @@
 """A market small enough for a test, with a snapshot online, a bus, and workers on it."""
 
 import json
+import multiprocessing
+import random
 import shutil
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
+from multiprocessing.connection import Connection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -65,8 +69,9 @@ entity_key_serialization_version: 3
 """
 
 
+@cache
 def midnight() -> datetime:
-    """The last midnight."""
+    """The last midnight when it was first asked for: a run may go on past the next one."""
     return datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
@@ -323,10 +328,15 @@ def server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody has, below those that Linux gives to clients.
+
+    While a server that is to come back on its port is away, no connection gets that port.
+    """
+    for port in random.sample(range(10_000, 32_000), 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("100 ports were tried, and none is free")
 
 
 def redis_client(address: str) -> redis.Redis:
@@ -337,9 +347,36 @@ def redis_client(address: str) -> redis.Redis:
 @pytest.fixture(scope="module")
 def kafka() -> Iterator[str]:
     """librdkafka's broker simulator, over TCP: it lives within a client, and others may connect."""
+    cluster, brokers = _simulated()
+    yield brokers
+    cluster.flush(10)
+
+
+@contextmanager
+def kafka_process() -> Iterator[tuple[str, int]]:
+    """The simulator in a process of its own; yields its brokers and its process id."""
+    forks = multiprocessing.get_context("forkserver")
+    here, there = forks.Pipe()
+    process = forks.Process(target=_simulate, args=(there,))
+    process.start()
+    assert process.pid is not None
+    try:
+        yield here.recv(), process.pid
+    finally:
+        process.kill()
+        process.join()
+
+
+def _simulated() -> tuple[Producer, str]:
     cluster = Producer(
         {"test.mock.num.brokers": 1, "bootstrap.servers": "replaced", "log_level": 4}
     )
     brokers = cluster.list_topics(timeout=10).brokers.values()
-    yield ",".join(f"{broker.host}:{broker.port}" for broker in brokers)
+    return cluster, ",".join(f"{broker.host}:{broker.port}" for broker in brokers)
+
+
+def _simulate(pipe: Connection) -> None:
+    cluster, brokers = _simulated()
+    pipe.send(brokers)
+    pipe.recv()  # nothing comes: it lives until it is killed
     cluster.flush(10)

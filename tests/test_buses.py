@@ -120,6 +120,28 @@ def test_rewound_everything_comes_again(start: Opener) -> None:
     assert values(read(bus, 20)) == [value for _, value in numbered(0, 20)]
 
 
+def test_who_has_rewound_does_not_go_back_when_another_joins(start: Opener) -> None:
+    one = start("one")
+    one.send(numbered(0, 20))
+    one.rewind(datetime.now(UTC) - timedelta(days=1))
+    one.done(read(one, 20))
+    two = start("two")
+    came: dict[str, list[Message]] = {"one": [], "two": []}
+    sent = 20
+    for _ in range(60):
+        if came["two"]:
+            break
+        one.send(numbered(sent, sent + 7))
+        sent += 7
+        for name, bus in (("one", one), ("two", two)):
+            messages = bus.read(3, 0.01)
+            bus.done(messages)
+            came[name] += messages
+    assert came["two"]
+    first = {value for _, value in numbered(0, 20)}
+    assert first.isdisjoint(message.value for message in came["one"] + came["two"])
+
+
 def test_a_refused_message_is_kept_with_its_reason(start: Opener, request: Any) -> None:
     bus = start()
     bus.send([("1", b"{"), ("2", b"[]")])

@@ -20,8 +20,8 @@ from tests.stream_worlds import folded
 from tests.test_stream_faults import (
     MEMBERS,
     Running,
-    _as_events,
     all_done,
+    one_folds_between,
     since_midnight,
     wait_for,
 )
@@ -81,24 +81,7 @@ def test_it_ends_where_the_batch_does_and_is_rebuilt(live, before, redis_server,
 
 
 def test_two_workers_with_the_same_member_lose_nothing(live, before, redis_server):
-    url = f"redis://{redis_server}"
-    one, two = live.worker(url, "one"), live.worker(url, "two")
-    events = since_midnight(60, 23)
-    mine, others = events[::2], events[1::2]
-    write = one.fresh.states.write
-
-    def interrupted(*arguments: Any) -> Any:
-        one.fresh.states.write = write
-        two.fresh.apply(_as_events(live, others))
-        return write(*arguments)
-
-    one.fresh.states.write = interrupted
-    applied = one.fresh.apply(_as_events(live, mine))
-    both = {e.member_id for e in mine} & {e.member_id for e in others}
-    assert applied.conflicts == len(both) > 0
-    live.assert_is_the_batch([*before, *events], MEMBERS)
-    one.close()
-    two.close()
+    one_folds_between(live, before, f"redis://{redis_server}")
 
 
 def test_a_server_that_ends_every_session_is_waited_for(live, before, redis_server, postgres_url):

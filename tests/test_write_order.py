@@ -274,7 +274,7 @@ def test_two_bulk_writers_at_once_into_an_empty_table(world: World) -> None:
             for version in reversed(range(seed, 2 * rounds, 2)):
                 rows = [(key, MOMENT + version * US, None, version) for key in range(keys)]
                 (batch,) = table(rows).to_batches()
-                online.write_encoded(store.config, view, encode(view, batch))
+                online.prepare_write(store.config, view, encode(view, batch))()
         except BaseException as error:
             failures.append(error)
 
