@@ -52,9 +52,7 @@ def run(
         source = _snapshot(Path(folder), members)
         for store in stores:
             for side in SIDES:
-                # Feast's own takes a minute a run; its spread is small beside the ratio.
-                times = 1 if side == "feast" and members > 50_000 else repeats
-                runs = [_measure(options[store], store, side, source) for _ in range(times)]
+                runs = [_measure(options[store], store, side, source) for _ in range(repeats)]
                 rows.append(
                     {
                         "store": store,

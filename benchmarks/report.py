@@ -292,8 +292,6 @@ worker. The aim: a median under 150 ms and p99 under 1 s, none lost.
 
 
 def _request_time() -> Section:
-    if not (RESULTS / "request_time.json").exists():
-        return "", {}  # it counts milliseconds: kept of a quiet machine only
     result = _load("request_time")
     in_process = _table(
         ("aggregators", "request", "median ms", "p99 ms", "processor ms"),

@@ -292,6 +292,10 @@ def latency(
         "p50_ms": round(float(median) * 1000, 1),
         "p99_ms": round(float(high) * 1000, 1),
         "lost": lost,
+        "memory_mb_by_minute": [
+            round(float(np.median(memory[second : second + 60])) / 1e6, 1)
+            for second in range(0, len(memory), 60)
+        ],
         "memory_mb_first_quarter": round(float(np.median(memory[:quarter])) / 1e6, 1),
         "memory_mb_last_quarter": round(float(np.median(memory[-quarter:])) / 1e6, 1),
         "descriptors_first": descriptors[0],
@@ -340,7 +344,8 @@ def main() -> None:
         for count, speed in result["events_per_second_by_workers"].items():
             table.add_row(line, f"events a second, {count} worker(s)", f"{speed:,}")
         for name, value in result.get("at_a_rate", {}).items():
-            table.add_row(line, name, f"{value:,}")
+            values = value if isinstance(value, list) else [value]
+            table.add_row(line, name, " ".join(f"{each:,}" for each in values))
         table.add_section()
     Console().print(table)
     RESULTS.parent.mkdir(exist_ok=True)
