@@ -31,10 +31,16 @@ from pipelines.private_redis import private_redis, write_store
 RESULTS = Path(__file__).parent / "results" / "stream.json"
 MEMBERS, ITEMS = 20_000, 5_000
 ACTIONS = ("APPLY", "SAVE", "DISMISS")
-LINES = {"average and decay": ("average", "decay"), "learned": ("learned",)}
+LINES = {
+    "average and decay": ("average", "decay"),
+    "learned": ("learned",),
+    "decay and learned": ("decay", "learned"),  # what the catalogue streams
+}
 RATE = 500
 TICK = 0.02
 SAMPLED = 25  # every so manieth event is read back
+AWAITED = 5_000  # more items, which only events that are read back are on
+PATIENCE = 60.0  # seconds after the last event; what is not there by then is lost
 
 Event = tuple[int, int, str, datetime]
 
@@ -85,7 +91,7 @@ def build_world(folder: Path, port: int, names: Sequence[str]) -> None:
             f"copy (select i as item_id, list_transform(range({config.dim}), "
             "lambda k: (random() - 0.5 + 0 * k)::float) as embedding, "
             "timestamptz '2020-01-01' as available_at, 'tfidf_svd' as encoder, "
-            f"1 as encoder_version from range(1, {ITEMS + 1}) t(i)) to "
+            f"1 as encoder_version from range(1, {ITEMS + AWAITED + 1}) t(i)) to "
             f"'{config.items_dir}/part-0.parquet'"
         )
         con.execute(
@@ -221,35 +227,63 @@ def sustained(folder: Path, port: int, names: Sequence[str], count: int, events:
     return there / seconds
 
 
+class Reader:
+    """Reads members through Feast: their items, and all vectors of a line as one list."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        from pipelines.publish import open_store
+
+        config, (line,) = configured(folder), aggregators([name])
+        self._store = open_store(config)
+        self._fields = list(line.vectors(config))
+        self._features = ["member_activity_sequence:item_ids"]
+        self._features += [f"{line.view}:{field}" for field in self._fields]
+
+    def read(self, members: Sequence[int]) -> list[tuple[list[int], list[float]]]:
+        """Return each member's items and vectors, as `get_online_features` has them."""
+        answer = self._store.get_online_features(
+            features=self._features, entity_rows=[{"member_id": member} for member in members]
+        ).to_dict()
+        vectors = zip(*(answer[field] for field in self._fields), strict=True)
+        return [
+            (items or [], [number for one in several for number in one or []])
+            for items, several in zip(answer["item_ids"], vectors, strict=True)
+        ]
+
+
 def latency(
     folder: Path, port: int, names: Sequence[str], seconds: float, rate: int
 ) -> dict[str, Any]:
-    """Send at a rate; read every so manieth event back through Feast until it is there."""
-    from pipelines.publish import open_store
+    """Send at a rate; read every so manieth event back through Feast until it is there.
+
+    It is there when its item is in the sequence, and the vectors of the last line are others than
+    before it was sent.
+    """
     from serving.buses import open_bus
 
     bus, client = open_bus(f"redis://127.0.0.1:{port}", "producer"), redis.Redis(port=port)
     rng = np.random.default_rng(99)
-    view = "member_activity_sequence"
-    store = open_store(configured(folder))
-    waiting: dict[int, tuple[int, float]] = {}
+    before, after = Reader(folder, names[-1]), Reader(folder, names[-1])
+    waiting: dict[int, tuple[int, list[float], float]] = {}
     found: list[float] = []
     done = threading.Event()
 
     def read_back() -> None:
         """Ask for all awaited members at once, again and again, as a ranker's requests would."""
-        while not done.is_set() or waiting:
+        until = float("inf")
+        while waiting or not done.is_set():
+            if done.is_set():
+                until = min(until, time.perf_counter() + PATIENCE)
+            if time.perf_counter() > until:
+                return
             asked = list(waiting.items())
             if not asked:
                 time.sleep(0.001)
                 continue
-            answer = store.get_online_features(
-                features=[f"{view}:item_ids"],
-                entity_rows=[{"member_id": member} for member, _ in asked],
-            ).to_dict()
+            answer = after.read([member for member, _ in asked])
             now = time.perf_counter()
-            for (member, (item, since)), items in zip(asked, answer["item_ids"], strict=True):
-                if items and item in items:
+            for (member, (item, old, since)), (items, new) in zip(asked, answer, strict=True):
+                if item in items and new != old:
                     found.append(now - since)
                     del waiting[member]
 
@@ -261,17 +295,21 @@ def latency(
         process = psutil.Process(running[0].pid)
         reader = threading.Thread(target=read_back)
         reader.start()
-        began, sent, unique = time.perf_counter(), 0, ITEMS
+        began, sent, awaited = time.perf_counter(), 0, 0
         while (passed := time.perf_counter() - began) < seconds:
             due = int(passed * rate) - sent
             events = events_of(rng, due) if due else []
-            for place in range(0, len(events), SAMPLED):
-                member, _, action, moment = events[place]
-                if member not in waiting:
-                    # An item that this member never had, so that it is seen when it is there.
-                    unique += 1
-                    events[place] = (member, unique, action, moment)
-                    waiting[member] = (unique, time.perf_counter())
+            places = {
+                events[place][0]: place
+                for place in range(0, len(events), SAMPLED)
+                if events[place][0] not in waiting
+            }
+            olds = before.read(list(places)) if places else []
+            for (member, place), (_, old) in zip(places.items(), olds, strict=True):
+                item = ITEMS + 1 + awaited % AWAITED
+                awaited += 1
+                events[place] = (member, item, *events[place][2:])
+                waiting[member] = (item, old, time.perf_counter())
             send(bus, events)
             sent += due
             if len(memory) < passed:
@@ -288,10 +326,11 @@ def latency(
     return {
         "events_per_second": rate,
         "seconds": seconds,
+        "awaited": awaited,
         "read_back": len(found),
         "p50_ms": round(float(median) * 1000, 1),
         "p99_ms": round(float(high) * 1000, 1),
-        "lost": lost,
+        "lost": lost + len(waiting),
         "memory_mb_by_minute": [
             round(float(np.median(memory[second : second + 60])) / 1e6, 1)
             for second in range(0, len(memory), 60)
@@ -329,7 +368,7 @@ def main() -> None:
     """Print the table and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
-    parser.add_argument("--events", type=int, default=30_000)
+    parser.add_argument("--events", type=int, default=200_000)
     parser.add_argument("--seconds", type=float, default=60.0, help="at 500 events a second")
     parser.add_argument("--soak", type=float, default=0.0, help="minutes at 500 events a second")
     asked = parser.parse_args()

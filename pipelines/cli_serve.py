@@ -3,6 +3,7 @@
 import signal
 import socket
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -70,24 +71,29 @@ def freshness_command(
     ] = 36.0,
     days: Annotated[int, typer.Option(min=1, help="Look at the actions of so many days.")] = 7,
     at: Annotated[str | None, typer.Option(help="As of this moment (UTC); default: now.")] = None,
+    prometheus: Annotated[
+        Path | None, typer.Option(help="Also write the figures to this file, for Prometheus.")
+    ] = None,
     debug: DebugOption = False,  # noqa: ARG001
 ) -> None:
-    """Show how old the rows online are, and how long actions took to get there."""
+    """Show how old the rows online are, and how long actions took to get there.
+
+    Of the actions that the daily run has staged. A late one counts as readable with the first row
+    that reaches as far.
+    """
     settings = settings_of(config)
     now = datetime.now(UTC) if at is None else moment_of(at)
 
     from models.catalog import AGGREGATORS
     from pipelines.publish import open_store
-    from serving.freshness import freshness
+    from serving.freshness import freshness, write_metrics
 
+    bound = timedelta(hours=older_than)
     found = freshness(
-        settings,
-        open_store(settings),
-        AGGREGATORS,
-        now,
-        timedelta(hours=older_than),
-        now - timedelta(days=days),
+        settings, open_store(settings), AGGREGATORS, now, bound, now - timedelta(days=days)
     )
+    if prometheus is not None:
+        write_metrics(found, bound, prometheus)
     ages = Table(title="Rows online", title_justify="left", header_style="bold")
     for name in ("view", "members", "age p50", "age p99", f"older than {older_than:g} h"):
         ages.add_column(name)

@@ -82,9 +82,12 @@ def prepare(
     """Do what a worker does before its first batch: states, if there are none or if asked to."""
     fresh.log.recover()
     if anew or fresh.states.base() is None:
-        rebuild(config, store, fresh, bus, aggregators)
-    else:
-        follow_snapshot(config, fresh)
+        with fresh.states.rebuilding():
+            # Another worker, started at the same time, may have done it while this one waited.
+            if anew or fresh.states.base() is None:
+                rebuild(config, store, fresh, bus, aggregators)
+                return
+    follow_snapshot(config, fresh)
 
 
 def rebuild(

@@ -6,6 +6,7 @@ once they have lain unacknowledged for CLAIM_AFTER.
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -18,6 +19,13 @@ CLAIM_AFTER = 15.0
 WAIT = 0.5
 # A worker's dead letters are read by people; older ones than so many are trimmed.
 DEAD_KEPT = 100_000
+
+# KEYS: the stream; ARGV: the group, the consumer.
+LEAVE = """
+if #redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2]) == 0 then
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
+end
+"""
 
 T = TypeVar("T")
 
@@ -112,7 +120,14 @@ class RedisBus:
         self._own_first, self._joined = True, False
 
     def close(self) -> None:
-        """Close the connections. What is not acknowledged is claimed by the others."""
+        """Leave the group and close the connections.
+
+        A consumer with entries that it has not acknowledged stays in the group: the others claim
+        them from it.
+        """
+        if self._joined:
+            with suppress(redis.exceptions.RedisError, OSError):
+                self._client.eval(LEAVE, 1, self._stream, self._group, self._consumer)
         self._client.close()
 
     def _asked(self, ask: Callable[[], T]) -> T:

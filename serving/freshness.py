@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from feast import FeatureStore
+from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
 from feature_repo.views import SEQUENCE_VIEW
 from models.spec import Aggregator
@@ -105,6 +106,36 @@ def freshness(
                 )
             )
     return found
+
+
+def write_metrics(found: Sequence[Freshness], bound: timedelta, file: Path) -> None:
+    """Write the figures as Prometheus reads them, at once (node_exporter's textfile collector)."""
+    registry = CollectorRegistry()
+    older = Gauge(
+        "activity_freshness_older_ratio",
+        "Share of members whose row online is older than so many seconds, or missing.",
+        ["view", "older_than"],
+        registry=registry,
+    )
+    ages, delays = (
+        Gauge(f"activity_freshness_{name}_seconds", text, ["view", "quantile"], registry=registry)
+        for name, text in (
+            ("row_age", "Age of the rows online."),
+            ("event_to_visible", "From an action until a row that holds it could be read."),
+        )
+    )
+    for row in found:
+        older.labels(row.view, f"{bound.total_seconds():g}").set(row.older)
+        for gauge, quantile, seconds in (
+            (ages, "0.5", row.age_p50),
+            (ages, "0.99", row.age_p99),
+            (delays, "0.5", row.delay_p50),
+            (delays, "0.99", row.delay_p99),
+        ):
+            if seconds is not None:
+                gauge.labels(row.view, quantile).set(seconds)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_to_textfile(str(file), registry)
 
 
 def _ages(

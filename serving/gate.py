@@ -67,6 +67,9 @@ class Gate:
         self._metrics.inside.inc()
         try:
             await self._app(scope, self._bounded(receive), counted)
+        except Exception:  # answered by Starlette, outside of this
+            self._metrics.requests.labels("500").inc()
+            raise
         finally:
             self._inside -= 1
             self._metrics.inside.dec()

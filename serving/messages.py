@@ -65,7 +65,9 @@ def decode(config: Config, message: bytes, now: datetime) -> Event:
         raise MessageError("not JSON") from None
     if not isinstance(event, dict):
         raise MessageError("not a JSON object")
-    if event.get("schema") != SCHEMA:
+    schema = event.get("schema")
+    # To Python, true is 1, and so is 1.0.
+    if type(schema) is not int or schema != SCHEMA:
         raise MessageError("schema is unknown")
     action = event.get("action")
     if not isinstance(action, str) or action not in config.actions:

@@ -39,7 +39,12 @@ T = TypeVar("T")
 MEMBERS, EVENTS = 64, 512  # in one request
 
 Integer = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
-Id = Integer | Annotated[StrictStr, Field(max_length=200)]
+Text = Annotated[StrictStr, Field(max_length=200)]
+Id = Integer | Text
+# With a zone, and far enough from the ends of the calendar to be computed with.
+Moment = Annotated[
+    AwareDatetime, Field(ge=datetime(1970, 1, 1, tzinfo=UTC), lt=datetime(9000, 1, 1, tzinfo=UTC))
+]
 
 
 class _Strict(BaseModel):
@@ -52,7 +57,7 @@ class NewEvent(_Strict):
     member_id: Id
     item_id: Id
     action: Annotated[StrictStr, Field(max_length=100)]
-    event_timestamp: AwareDatetime
+    event_timestamp: Moment
 
 
 class Question(_Strict):
@@ -60,8 +65,8 @@ class Question(_Strict):
 
     member_ids: Annotated[list[Id], Field(min_length=1, max_length=MEMBERS)]
     events: Annotated[list[NewEvent], Field(max_length=EVENTS)] = []
-    as_of: AwareDatetime | None = None
-    views: Annotated[list[StrictStr], Field(min_length=1, max_length=100)] | None = None
+    as_of: Moment | None = None
+    views: Annotated[list[Text], Field(min_length=1, max_length=100)] | None = None
 
 
 class Member(BaseModel):

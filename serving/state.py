@@ -13,6 +13,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,6 +47,12 @@ class StateStore(Protocol):
 
     def set_base(self, base: str) -> None:
         """Note which snapshot all members' states include."""
+
+    def rebuilding(self) -> AbstractContextManager[None]:
+        """Wait until nobody rebuilds the states, then be the only one who does.
+
+        Whoever dies in it lets the next one in.
+        """
 
     def clear(self) -> None:
         """Remove everything."""

@@ -64,9 +64,10 @@ class PostgresStates:
 
     def __init__(self, config: Config, settings: Any, project: str) -> None:
         name = hashlib.sha256(f"{project} {digest(config)}".encode()).hexdigest()[:16]
+        self._name = f"activity_states_{name}"
         self._names = {
-            "members": sql.Identifier(f"activity_states_{name}"),
-            "due": sql.Identifier(f"activity_states_{name}_due"),
+            "members": sql.Identifier(self._name),
+            "due": sql.Identifier(f"{self._name}_due"),
             "note": sql.Identifier(f"activity_base_{name}"),
             "id": sql.SQL("bigint" if config.id_type == "int64" else "text"),
         }
@@ -85,6 +86,14 @@ class PostgresStates:
         with self._cursor() as cursor:
             cursor.execute(self._sql("delete from {note}"))
             cursor.execute(self._sql("insert into {note} values (%s)"), (base,))
+
+    @contextmanager
+    def rebuilding(self) -> Iterator[None]:
+        """Be the only one who rebuilds: a lock that ends with its connection, which is its own."""
+        with self._connect() as connection:
+            connection.autocommit = True
+            connection.execute("select pg_advisory_lock(hashtext(%s))", (self._name,))
+            yield
 
     def clear(self) -> None:
         """Remove everything; make the tables again, if they are gone."""
@@ -142,13 +151,16 @@ class PostgresStates:
             StateLostError: the tables are gone.
         """
         if self._open is None or self._open.closed:
-            settings = self._settings
-            self._open = psycopg.connect(_get_conninfo(settings), **_get_conn_kwargs(settings))
+            self._open = self._connect()
         try:
             with self._open.transaction(), self._open.cursor(binary=True) as cursor:
                 yield cursor
         except UndefinedTable:
             raise StateLostError from None
+
+    def _connect(self) -> psycopg.Connection:
+        settings = self._settings
+        return psycopg.connect(_get_conninfo(settings), **_get_conn_kwargs(settings))
 
     def _create(self, cursor: Cursor) -> None:
         for statement in _CREATE:

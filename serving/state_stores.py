@@ -1,8 +1,11 @@
 """Where the states lie: in the online store's Redis or PostgreSQL, or in a file of this machine."""
 
+import fcntl
 import sqlite3
 import struct
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from transformations.config import Config
 from transformations.errors import InputError
 
 AT_ONCE = 2_000
+LOCKED_FOR = 15.0  # seconds that a lock outlives whoever died with it
 
 # KEYS: the base, the held index, then members; ARGV: whether it is being seeded, then for each
 # member its id, the version it must have ('' for no value), its value and when it is due ('').
@@ -65,6 +69,28 @@ class RedisStates:
     def set_base(self, base: str) -> None:
         """Note which snapshot all members' states include."""
         self._client.set(self._base, base)
+
+    @contextmanager
+    def rebuilding(self) -> Iterator[None]:
+        """Be the only one who rebuilds: a lock that is kept alive, and ends soon without that."""
+        lock = self._client.lock(
+            f"{self._name}:rebuilding", LOCKED_FOR, thread_local=False, raise_on_release_error=False
+        )
+        ended = threading.Event()
+
+        def keep() -> None:
+            while not ended.wait(LOCKED_FOR / 3):
+                with suppress(redis.exceptions.RedisError):
+                    lock.reacquire()
+
+        with lock:
+            keeping = threading.Thread(target=keep, daemon=True)
+            keeping.start()
+            try:
+                yield
+            finally:
+                ended.set()
+                keeping.join()
 
     def clear(self) -> None:
         """Remove everything, the base first."""
@@ -137,6 +163,7 @@ class SqliteStates:
 
     def __init__(self, config: Config, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = file.with_suffix(".lock")
         self._con = sqlite3.connect(file, timeout=60, isolation_level=None)
         self._con.execute("pragma journal_mode = wal")
         self._con.execute("pragma synchronous = normal")
@@ -164,6 +191,13 @@ class SqliteStates:
             self._con.execute("begin immediate")
             self._con.execute(f"delete from {self._note}")
             self._con.execute(f"insert into {self._note} values (?)", (base,))
+
+    @contextmanager
+    def rebuilding(self) -> Iterator[None]:
+        """Be the only one who rebuilds: a lock on a file, which ends with the process."""
+        with self._lock.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def clear(self) -> None:
         """Remove everything."""

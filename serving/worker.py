@@ -132,24 +132,24 @@ class Worker:
     def _handle(self, messages: Sequence[Message]) -> None:
         now = self.fresh.clock()
         events, refused = decode_all(self.config, [message.value for message in messages], now)
+        if events:
+            self._count(self.fresh.apply(events))
+            visible = microseconds(self.fresh.clock())
+            sent = time.time_ns() // 1000
+            ahead = visible + self.fresh.tolerance // MICROSECOND
+            self.metrics.on_bus_seconds.observe(
+                (sent - message.sent) / 1e6
+                for place, message in enumerate(messages)
+                if place not in refused
+            )
+            self.metrics.event_seconds.observe(
+                (visible - event.moment) / 1e6 for event in events if event.moment <= ahead
+            )
+        # Last: a batch that the store does not take is handled again, whole.
         if refused:
             self.bus.refuse([(messages[place], reason) for place, reason in refused.items()])
             for reason in refused.values():
                 self.metrics.refused.labels(reason).inc()
-        if not events:
-            return
-        self._count(self.fresh.apply(events))
-        visible = microseconds(self.fresh.clock())
-        sent = time.time_ns() // 1000
-        ahead = visible + self.fresh.tolerance // MICROSECOND
-        self.metrics.on_bus_seconds.observe(
-            (sent - message.sent) / 1e6
-            for place, message in enumerate(messages)
-            if place not in refused
-        )
-        self.metrics.event_seconds.observe(
-            (visible - event.moment) / 1e6 for event in events if event.moment <= ahead
-        )
 
     def _apply_due(self) -> None:
         due = self.fresh.states.due(microseconds(self.fresh.clock()), self.pace.most)

@@ -1,6 +1,7 @@
 """How old rows are, and when an action could first be read: by snapshots and the stream alike."""
 
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 from feature_repo.views import SEQUENCE_VIEW
 from models.catalog import AGGREGATORS
 from pipelines import cli, publish
-from serving.freshness import Freshness, freshness
+from serving.freshness import Freshness, freshness, write_metrics
 from tests.strategies import Event, write_activity
 from tests.worlds import MOMENT, World, utc
 from transformations.config import CONFIG_VARIABLE
@@ -63,7 +64,9 @@ def test_by_hand(world: World) -> None:
         row = figures(world, view)
         assert (row.members, row.age_p50, row.older) == (1, 12 * 3_600, 0.0)
         assert (row.actions, row.visible) == (4, 3)
+        assert row.age_p99 == 12 * 3_600
         assert row.delay_p50 == 18 * 3_600
+        assert row.delay_p99 == 18 * 3_600
 
 
 def test_what_is_older_than_the_bound_or_not_there(world: World) -> None:
@@ -110,9 +113,25 @@ def test_the_command(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setenv(CONFIG_VARIABLE, str(settings))
     result = CliRunner().invoke(
-        cli.app, ["freshness", "--at", "2026-03-04T12:00"], env={"COLUMNS": "120"}
+        cli.app,
+        ["freshness", "--at", "2026-03-04T12:00", "--prometheus", str(world.folder / "out.prom")],
+        env={"COLUMNS": "120"},
     )
     assert result.exit_code == 0, result.output
     assert "12.0 h" in result.output
     assert "18.0 h" in result.output
     assert "older than 36 h" in result.output
+    assert f'{VIEW}"}} 43200.0' in (world.folder / "out.prom").read_text()
+
+
+def test_what_prometheus_reads(tmp_path: Path) -> None:
+    row = Freshness(VIEW, 10, 60.0, 90.0, 0.25, 7, 5, 1.5, None)
+    file = tmp_path / "node" / "activity.prom"
+    write_metrics([row], timedelta(hours=36), file)
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("#")]
+    assert lines == [
+        f'activity_freshness_older_ratio{{older_than="129600",view="{VIEW}"}} 0.25',
+        f'activity_freshness_row_age_seconds{{quantile="0.5",view="{VIEW}"}} 60.0',
+        f'activity_freshness_row_age_seconds{{quantile="0.99",view="{VIEW}"}} 90.0',
+        f'activity_freshness_event_to_visible_seconds{{quantile="0.5",view="{VIEW}"}} 1.5',
+    ]

@@ -50,6 +50,8 @@ def test_what_is_an_event(changed: dict[str, Any]) -> None:
     [
         ({"schema": 2}, "schema is unknown"),
         ({"schema": None}, "schema is unknown"),
+        ({"schema": True}, "schema is unknown"),
+        ({"schema": 1.0}, "schema is unknown"),
         ({"action": "VIEW"}, "action is unknown"),
         ({"action": ["SAVE"]}, "action is unknown"),
         ({"member_id": None}, "member_id is null"),

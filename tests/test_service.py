@@ -27,6 +27,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from models.spec import GeometricDecay
 from serving.gate import Limits
+from serving.request_time import RequestTime
 from serving.service import application
 from tests.live_worlds import free_port, server
 from tests.request_worlds import DAY, NOW, PLAIN, SNAPSHOT, Fresh, package_line
@@ -154,6 +155,9 @@ def test_only_the_views_asked_for_and_now_by_default(client: Client) -> None:
         ({"member_ids": [True]}, "body.member_ids.0", "valid integer"),
         ({"member_ids": [7], "as_off": 1}, "body.as_off", "Extra inputs"),
         ({"member_ids": [7], "as_of": "2026-03-05T09:00:00"}, "body.as_of", "timezone"),
+        ({"member_ids": [7], "as_of": "9999-12-31T23:59:59-12:00"}, "body.as_of", "less than"),
+        ({"member_ids": [7], "as_of": "0001-01-01T00:00:00+12:00"}, "body.as_of", "greater than"),
+        ({"member_ids": [7], "views": ["\ud800"]}, "body.views.0", "valid string"),
         ({"member_ids": [7], "events": [{**new(7, 1), "item_id": 1.5}]}, "item_id", "integer"),
         ({"member_ids": [7], "events": [new(7, 1)] * 513}, "body.events", "at most 512"),
         ({"member_ids": ["7"]}, None, "member ids of type int64, came '7'"),
@@ -191,6 +195,20 @@ def test_every_error_has_one_form(client: Client) -> None:
         assert set(answer) == {"error"}
         assert set(answer["error"]) == {"code", "message", "details"}
     assert "at most 100,000 bytes" in answer["error"]["message"]
+
+
+def test_what_nobody_foresaw_is_told_and_counted(fresh: Fresh, monkeypatch: Any) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("a fault of the code")
+
+    with serving(fresh) as client:
+        monkeypatch.setattr(RequestTime, "embed", broken)
+        status, answer, _ = client.ask(body={"member_ids": [7]})
+        assert (status, answer["error"]["code"]) == (500, "internal")
+        assert "fault" not in answer["error"]["message"]
+        figures = client.figures()
+    assert figures["activity_embed_requests_total 500"] == 1
+    assert figures["activity_embed_inside"] == 0
 
 
 def test_a_body_without_a_length_is_bounded_too(client: Client) -> None:

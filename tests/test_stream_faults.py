@@ -309,6 +309,44 @@ def test_a_kafka_that_answers_nothing_for_ten_seconds_loses_nothing(live, before
         worker.close()
 
 
+def test_a_poison_message_is_put_away_once_however_often_its_batch_is_tried(live, redis_server):
+    """The store refuses three times; the batch is handled again, whole, each time."""
+    worker = live.worker(f"redis://{redis_server}")
+    worker.bus.send([("1", b"{")])
+    send(worker.bus, since_midnight(5, 47))
+    write, tries = worker.fresh.states.write, []
+
+    def away(*arguments: Any) -> Any:
+        tries.append(arguments)
+        if len(tries) <= 3:
+            raise redis.exceptions.ConnectionError("away")
+        return write(*arguments)
+
+    worker.fresh.states.write = away
+    for _ in range(3):
+        with pytest.raises(redis.exceptions.ConnectionError):
+            worker.step()
+    assert worker.step() == 6
+    with redis_client(redis_server) as client:
+        assert client.xlen("activity.dead") == 1
+    assert worker.metrics.value("dead_letters_total", reason="not JSON") == 1
+    worker.close()
+
+
+def test_a_worker_that_ends_leaves_the_group_unless_it_holds_entries(live, redis_server):
+    first = live.worker(f"redis://{redis_server}", "first")
+    send(first.bus, since_midnight(20, 49))
+    assert first.step() == 20
+    holding = live.worker(f"redis://{redis_server}", "holding")
+    send(holding.bus, since_midnight(5, 50))
+    assert len(holding.bus.read(5, 0.0)) == 5
+    first.close()
+    holding.close()
+    with redis_client(redis_server) as client:
+        names = [found["name"] for found in client.xinfo_consumers("activity", "activity-stream")]
+    assert names == [b"holding"]
+
+
 def test_an_emptied_redis_stops_the_worker_and_is_rebuilt(live, before, redis_server):
     """The bus lies in the same Redis and is gone with it: the offline rows stand in for it."""
     url = f"redis://{redis_server}"
