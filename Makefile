@@ -3,7 +3,7 @@ PYTHON ?= python3
 CONFIG ?= activity.yaml
 BIN := .venv/bin
 
-.PHONY: run test bench lint lock venv clean
+.PHONY: run test test-plain bench lint lock venv clean
 
 venv: .venv/.complete
 
@@ -21,6 +21,10 @@ run: venv
 
 test: venv
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+# The same without the plug-ins: every feature_store.yaml that a test writes is plain Feast's.
+test-plain: venv
+	ACTIVITY_PLAIN_FEAST=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: venv
 	$(BIN)/ruff check .

@@ -69,6 +69,11 @@ def run_demo(console: Console, config: Config, speed: float) -> None:
         )  # fmt: skip
         with console.status("publishing it"):
             prepare(own, store, fresh, worker.bus, streamed)
+        minutes = DAY.total_seconds() / speed / 60
+        console.print(
+            f"{len(events):,} events of {end - DAY:%Y-%m-%d}, {speed:g} times as fast: "
+            f"{minutes:.1f} minutes (--speed for another pace)"
+        )
         _Replay(console, own, store, worker, clock, events).show(streamed[-1], items)
 
 

@@ -1,7 +1,7 @@
 """The newest row of every key in a range of Parquet files, streamed.
 
 Two steps, so that vectors never travel through an aggregation: the narrow columns decide which row
-of which file wins, one bit a row; then the files are read once more, in order, and winners pass.
+of which file wins, one byte a row; then the files are read once more, in order, and winners pass.
 """
 
 from collections.abc import Iterator, Sequence

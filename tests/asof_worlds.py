@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,17 @@ from feast.data_format import ParquetFormat
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore
 from feast.infra.registry.registry import Registry
 from feast.repo_config import RegistryConfig, RepoConfig
-from feast.types import Array, Bool, Float32, Float64, Int64, String, UnixTimestamp
+from feast.types import (
+    Array,
+    Bool,
+    Bytes,
+    Float32,
+    Float64,
+    Int32,
+    Int64,
+    String,
+    UnixTimestamp,
+)
 from hypothesis import strategies as st
 
 from stores.duckdb_asof import DuckDBAsofOfflineStore
@@ -45,6 +56,24 @@ FEATURES = {
         lambda index: START + timedelta(days=index),
     ),
     "score_y": (pa.float64(), Float64, float),
+    "single": (pa.float32(), Float32, lambda index: index + 0.5),
+    "small": (pa.int32(), Int32, lambda index: index + 1),
+    "short": (pa.int16(), Int32, lambda index: index + 1),
+    "tiny": (pa.int8(), Int32, lambda index: index + 1),
+    "bytes": (pa.binary(), Bytes, lambda index: b"\x00%d" % index),
+    "day": (pa.date32(), UnixTimestamp, lambda index: START.date() + timedelta(days=index)),
+    "price": (pa.decimal128(9, 2), Float64, lambda index: Decimal(f"{index}.25")),
+    # Lists, some of one length and some of several.
+    "doubles": (pa.list_(pa.float64()), Array(Float64), lambda index: [index, index + 0.5]),
+    "counts": (pa.list_(pa.int64()), Array(Int64), lambda index: [index, -index]),
+    "smalls": (pa.list_(pa.int32()), Array(Int32), lambda index: [index + 1] * (index % 3)),
+    "texts": (pa.list_(pa.string()), Array(String), lambda index: [f"t{index}"] * (index % 3)),
+    "flags": (pa.list_(pa.bool_()), Array(Bool), lambda index: [index % 2 == 0, index % 3 == 0]),
+    "moments": (
+        pa.list_(pa.timestamp("us", tz="UTC")),
+        Array(UnixTimestamp),
+        lambda index: [START + timedelta(days=index)],
+    ),
 }
 TIME_TYPES = {
     "utc": pa.timestamp("us", tz="UTC"),
@@ -279,7 +308,7 @@ some_moments = st.sampled_from([*TIMES, None])
 def view_specs(draw: st.DrawFn, name: str, feasts: bool) -> ViewSpec:
     keys = draw(st.sampled_from([("member",), ("member",), ("site",), ("member", "site"), ()]))
     kinds = [kind for kind in FEATURES if not (feasts and kind.endswith("_y"))]
-    features = tuple(draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=3, unique=True)))
+    features = tuple(draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=6, unique=True)))
     row = st.builds(
         Row,
         keys=st.tuples(*(members if key == "member" else sites for key in keys)),

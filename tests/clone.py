@@ -8,6 +8,7 @@ from pathlib import Path
 
 import duckdb
 
+from tests import plain_feast
 from transformations.config import ROOT
 
 LEFT_OUT = shutil.ignore_patterns(
@@ -29,6 +30,8 @@ class Clone:
     def __init__(self, folder: Path) -> None:
         self.root = folder / "clone"
         shutil.copytree(ROOT, self.root, ignore=LEFT_OUT)
+        if plain_feast.switched_on():
+            plain_feast.rewrite(self.root)
         (folder / "home").mkdir()
         self.environment = {
             name: value for name, value in os.environ.items() if name != "ACTIVITY_CONFIG"

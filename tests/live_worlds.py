@@ -42,6 +42,7 @@ from serving.state_stores import open_states
 from serving.vectors import Vectors
 from serving.views import OnlineViews
 from serving.worker import Pace, Worker
+from tests import plain_feast
 from tests.servers import missing
 from tests.strategies import Event, write_activity
 from tests.tiny_models import write_items
@@ -145,7 +146,7 @@ class Live:
         """Package, snapshot `events` as of a moment, apply the views, publish."""
         config = self.config
         text = STORE.format(folder=self.folder, online=self.online)
-        (self.folder / "feature_store.yaml").write_text(text)
+        (self.folder / "feature_store.yaml").write_text(plain_feast.settings(text))
         rng = np.random.default_rng(1)
         # The last item has no vector.
         long_ago = as_of - 200 * DAY

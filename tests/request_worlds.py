@@ -15,9 +15,10 @@ from feature_repo.views import SEQUENCE_VIEW
 from models.aggregators import build
 from models.embed import embed_snapshot
 from models.packaging import package
-from models.spec import Aggregator, Average, GeometricDecay
+from models.spec import Aggregator, Average, GeometricDecay, LearnedDecay
 from pipelines import publish
 from serving.request_time import RequestTime
+from tests import plain_feast
 from tests.strategies import Event, Id, write_activity
 from tests.tiny_models import Learned, write_items
 from tests.worlds import World, utc, vector
@@ -27,14 +28,15 @@ from transformations.tables import build_sequences, connect
 DAY = timedelta(days=1)
 SNAPSHOT, NOW = utc(4), utc(5, 9)
 PLAIN: tuple[Aggregator, ...] = (Average(version=1), GeometricDecay(version=1, decay=0.8))
-LINES = (*PLAIN, Learned(version=1))  # the last one's vector depends on the ages too
+# The vectors of the last two depend on the ages too.
+LINES = (*PLAIN, LearnedDecay(version=1), Learned(version=1))
 # Item 5 has a second version, available between the snapshot and now; items 6 and up have none.
 ITEMS = [(i, vector(i), utc(1) - 100 * DAY) for i in range(1, 6)] + [(5, vector("new"), utc(4, 12))]
 
 
 def package_line(world: World, line: Aggregator, **weights: Any) -> None:
     """Package a line, a learned one with the weights of its seed or with others."""
-    model = build(line, world.config) if isinstance(line, Learned) else None
+    model = build(line, world.config) if isinstance(line, Learned | LearnedDecay) else None
     if model is not None and weights:
         model.set_weights([np.full_like(w, weights["all"]) for w in model.get_weights()])
     package(line, world.config, trained=model)
@@ -64,7 +66,8 @@ class Fresh:
                 "type": "stores.redis.ColumnarRedisOnlineStore",
                 "connection_string": redis,
             }
-            file.write_text(yaml.safe_dump(raw | {"online_store": online}))
+            text = yaml.safe_dump(raw | {"online_store": online})
+            file.write_text(plain_feast.settings(text))
         self.store = publish.open_store(self.config)
         publish.apply(self.config, self.store, lines)
         self._numbers = itertools.count(1)

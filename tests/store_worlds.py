@@ -149,6 +149,10 @@ def postgres_options(url: str) -> dict[str, Any]:
 # --- a view with every type ----------------------------------------------------------------------
 
 MOMENT = datetime(2024, 5, 6, 7, 8, 9, 123456, tzinfo=UTC)
+A_UUID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
+# No integers: beside a null struct in its batch, Feast makes doubles of them.
+A_STRUCT = pa.struct([("a", pa.float64()), ("b", pa.string())])
+NESTED = pa.list_(pa.list_(pa.int64()))
 
 TYPES: dict[str, tuple[Any, pa.DataType, list[Any]]] = {
     "f_int32": (ft.Int32, pa.int32(), [0, 1, -1, 2**31 - 1, -(2**31)]),
@@ -156,14 +160,14 @@ TYPES: dict[str, tuple[Any, pa.DataType, list[Any]]] = {
     "f_float32": (ft.Float32, pa.float32(), [0.0, -0.0, 0.1, 3.0e38, float("inf")]),
     "f_float64": (ft.Float64, pa.float64(), [0.0, 0.1, -1e300, 5e-324, float("nan")]),
     "f_bool": (ft.Bool, pa.bool_(), [True, False, True, False, True]),
-    "f_string": (ft.String, pa.string(), ["", "a", "é" * 70, "x" * 20_000, "\x00"]),
+    "f_string": (ft.String, pa.string(), ["", "a", "é" * 70, "x" * 20_000, "\x01"]),
     "f_bytes": (ft.Bytes, pa.binary(), [b"\x00", b"a", b"\xff" * 300, b"b", b"c"]),
     "f_moment": (
         ft.UnixTimestamp,
         pa.timestamp("us", "UTC"),
         [MOMENT, MOMENT + timedelta(days=400), datetime(1969, 12, 31, 23, 59, 59, 5, UTC)] * 2,
     ),
-    "f_uuid": (ft.Uuid, pa.string(), ["6ba7b810-9dad-11d1-80b4-00c04fd430c8"] * 5),
+    "f_uuid": (ft.Uuid, pa.string(), [A_UUID] * 5),
     "f_json": (ft.Json, pa.string(), ['{"a": 1}', "[]", "1", '"x"', "{}"]),
     "f_int32s": (ft.Array(ft.Int32), pa.list_(pa.int32()), [[], [1], [-1, 0], [2**31 - 1] * 40]),
     "f_int64s": (ft.Array(ft.Int64), pa.list_(pa.int64()), [[], [1], [-1, 0], [2**62] * 40]),
@@ -173,6 +177,23 @@ TYPES: dict[str, tuple[Any, pa.DataType, list[Any]]] = {
     "f_strings": (ft.Array(ft.String), pa.list_(pa.string()), [[], ["", "é"], ["x" * 200]]),
     "f_bytess": (ft.Array(ft.Bytes), pa.list_(pa.binary()), [[], [b"", b"\x00"], [b"x" * 200]]),
     "f_moments": (ft.Array(ft.UnixTimestamp), pa.list_(pa.timestamp("us", "UTC")), [[], [MOMENT]]),
+    "f_pdf": (ft.PdfBytes, pa.binary(), [b"%PDF", b"\x00", b"\xff" * 300]),
+    "f_image": (ft.ImageBytes, pa.binary(), [b"GIF", b"\x00", b"\xff" * 300]),
+    # What the encoder leaves to Feast's conversion.
+    "f_time_uuid": (ft.TimeUuid, pa.string(), [A_UUID, "0" * 8 + A_UUID[8:]]),
+    "f_decimal": (ft.Decimal, pa.string(), ["1.50", "-0.1", "1E+30"]),
+    "f_map": (ft.Map, A_STRUCT, [{"a": 1.5, "b": "x"}, {"a": 0.0, "b": ""}]),
+    "f_struct": (
+        ft.Struct({"a": ft.Float64, "b": ft.String}),
+        A_STRUCT,
+        [{"a": 1.5, "b": "x"}, {"a": 0.0, "b": ""}],
+    ),
+    "f_int64_set": (ft.Set(ft.Int64), pa.list_(pa.int64()), [[3, 1, 3], [2**62], []]),
+    "f_string_set": (ft.Set(ft.String), pa.list_(pa.string()), [["b", "a", "b"], ["é"], []]),
+    "f_uuids": (ft.Array(ft.Uuid), pa.list_(pa.string()), [[A_UUID, A_UUID], []]),
+    "f_decimals": (ft.Array(ft.Decimal), pa.list_(pa.string()), [["1.50", "-0.1"], []]),
+    "f_jsons": (ft.Array(ft.Json), pa.list_(pa.string()), [['{"a": 1}', "[]"], ["1"]]),
+    "f_int64ss": (ft.Array(ft.Array(ft.Int64)), NESTED, [[[1, 2], []], [[2**62]], []]),
 }
 
 KEYS: dict[str, tuple[ValueType, pa.DataType]] = {
@@ -185,7 +206,8 @@ def every_type(path: Path, keys: Sequence[str], rows: int = 24) -> list[Any]:
     """Write a source with every feature type, nulls and several rows a key; declare it.
 
     The last value of each cycle is null. Row i belongs to key i // 2 and is newer when i is odd;
-    each third pair has equal event times and is told apart by the created time alone.
+    each third pair has equal event times and is told apart by the created time alone. The newer row
+    of key k has value k + 1 of each cycle, the older one value k.
     """
     arrays: dict[str, pa.Array] = {}
     for nth, key in enumerate(keys):
@@ -202,7 +224,9 @@ def every_type(path: Path, keys: Sequence[str], rows: int = 24) -> list[Any]:
     )
     for name, (_, kind, values) in TYPES.items():
         cycle = [*values, None]
-        arrays[name] = pa.array([cycle[row % len(cycle)] for row in range(rows)], type=kind)
+        turns = [(row // 2 + row % 2) % len(cycle) for row in range(rows)]
+        assert set(turns[1::2]) == set(range(len(cycle))), f"{name}: some values never win"
+        arrays[name] = pa.array([cycle[turn] for turn in turns], type=kind)
     pq.write_table(pa.table(arrays), path)
     return declare(
         "every_type",

@@ -5,13 +5,25 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stores import asof_find, asof_job
-from tests.asof_worlds import World, ask, expected, undecided, worlds, write
+from tests.asof_worlds import (
+    FEATURES,
+    TIMES,
+    Row,
+    ViewSpec,
+    World,
+    ask,
+    expected,
+    undecided,
+    worlds,
+    write,
+)
 
 slow = settings(
     deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
@@ -40,7 +52,7 @@ def test_equals_brute_force(world: World, stretch_bytes: int, rows_a_moment: flo
     assert result.select(list(wanted[0])).to_pylist() == wanted
 
 
-@settings(slow, max_examples=25)
+@settings(slow, max_examples=50)
 @given(worlds(feasts=True))
 def test_equals_feasts_own(world: World) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -55,3 +67,34 @@ def test_equals_feasts_own(world: World) -> None:
     for our_row, their_row in zip(ours.to_pylist(), rows, strict=True):
         if our_row["extra"] not in chance:
             assert our_row == their_row
+
+
+@pytest.mark.parametrize("layout", ["file", "folder"])
+def test_every_type_at_once(tmp_path: Path, layout: str) -> None:
+    features = tuple(kind for kind in FEATURES if not kind.endswith("_y"))
+    rows = [
+        Row((key,), TIMES[0], None, frozenset(features if key % 4 else ()), key % 2 == 0)
+        for key in range(9)
+    ]
+    view = ViewSpec(
+        name="view0",
+        keys=("member",),
+        features=features,
+        rows=tuple(rows),
+        has_created=False,
+        ttl=None,
+        layout=layout,
+        time_type="utc",
+        renamed=False,
+        aliased=False,
+    )
+    members = [7, 1, 99, 4, 2, 5]
+    labels = pd.DataFrame({"member": members, "extra": list("abcdef")})
+    labels["event_timestamp"] = pd.Series([TIMES[1]] * len(members), dtype="M8[us, UTC]")
+    world = World((view,), labels, (TIMES[1],) * len(members), full_names=False, known_at=False)
+    write(tmp_path, world)
+    ours, theirs = ask(tmp_path, world), ask(tmp_path, world, DuckDBOfflineStore)
+    assert ours.schema == theirs.schema
+    assert ours.to_pylist() == theirs.sort_by("extra").to_pylist()
+    wanted = expected(world)
+    assert ours.select(list(wanted[0])).to_pylist() == wanted

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import subprocess
-import sys
 import warnings
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -419,40 +417,6 @@ def test_a_stream_that_is_left_early_cleans_up(store: FeatureStore, repo: Path) 
     assert len(list((repo / "spill").iterdir())) == 1
     batches.close()
     assert list((repo / "spill").iterdir()) == []
-
-
-MEMORY = """
-import resource, sys
-from pathlib import Path
-import tests.test_asof_store as case
-folder = Path(sys.argv[1])
-labels = "select (i % 1000)::bigint as member, timestamptz '2026-01-09' as event_timestamp" \\
-    " from range(200_000) as t(i)"
-settings = case.config(folder)
-settings.offline_store.memory_limit = "150MB"
-settings.offline_store.threads = 1
-job = case.DuckDBAsofOfflineStore.get_historical_features(
-    settings, [case.snapshot_view], ["snapshot:vector"], labels, case.registry(folder), "p")
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-size = rows = 0
-for batch in job.to_arrow_batches(10_000):
-    members = [row % 1000 for row in range(rows, rows + len(batch))]
-    assert batch["member"].to_pylist() == members
-    size, rows = size + batch.nbytes, rows + len(batch)
-assert rows == 200_000
-print(size >> 20, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
-"""
-
-
-def test_a_stream_keeps_its_order_and_the_memory_limit(tmp_path: Path) -> None:
-    snapshots(tmp_path / "data/snapshots", days=1, members=1000, width=768)
-    done = subprocess.run(
-        [sys.executable, "-c", MEMORY, str(tmp_path)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    size, grown = map(int, done.stdout.split()[-2:])
-    assert size > 580
-    assert grown < 400  # 150 MB for DuckDB, its allocator's slack, and a few 30 MB batches
 
 
 # Which files are read

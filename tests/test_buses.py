@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -101,6 +102,34 @@ def test_a_batch_is_no_larger_than_asked_for(start: Opener) -> None:
         bus.done(messages)
     assert max(sizes) == 7
     assert values(found) == [value for _, value in numbered(0, 50)]
+
+
+def test_what_is_sent_within_the_linger_comes_in_the_same_batch(start: Opener) -> None:
+    """The second message is sent when the reader has the first one."""
+    bus, other = start("one"), start("other")
+    other.send(numbered(0, 1))
+    bus.done(read(bus, 1))
+    late = [numbered(2, 3)]
+
+    def then_send(ask: Any) -> Any:
+        def call(*arguments: Any, **more: Any) -> Any:
+            found = ask(*arguments, **more)
+            if found and late:
+                other.send(late.pop())
+            return found
+
+        return call
+
+    if start.url.startswith("redis"):
+        bus._entries = then_send(bus._entries)
+    else:
+        consumer = bus._consumer
+        bus._consumer = SimpleNamespace(consume=then_send(consumer.consume), close=consumer.close)
+    other.send(numbered(1, 2))
+    found: list[Message] = []
+    for _ in range(60):
+        found = found or bus.read(2, 2.0)
+    assert values(found) == [value for _, value in numbered(1, 3)]
 
 
 def test_a_message_says_when_the_bus_took_it(start: Opener) -> None:

@@ -1,11 +1,14 @@
 """The bytes of stores.encode against Feast's own, type by type."""
 
 from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from feast import Field
+from feast import types as ft
 from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.infra.online_stores.helpers import extract_text_and_num
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
@@ -16,9 +19,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stores import columnar
 from stores.encode import entity_keys
 from stores.values import _ENCODERS, encode_column
 from stores.wire import microseconds, timestamp_messages
+from tests.store_worlds import declare
 
 MOMENTS = [
     datetime(2020, 1, 1, 3, 4, 5, 678901, tzinfo=UTC),
@@ -28,6 +33,7 @@ MOMENTS = [
     datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC),
 ]
 NEAR = MOMENTS[:4]  # what fits nanoseconds
+MOMENT_US = pa.timestamp("us", "UTC")
 INT64 = st.integers(-(2**63), 2**63 - 1)
 
 # Value type, Arrow type, values. Every one is laid out without Feast.
@@ -48,6 +54,7 @@ LAID_OUT: list[tuple[V, pa.DataType, list[Any]]] = [
     (V.STRING, pa.large_string(), ["x"]),
     (V.BYTES, pa.binary(), [b"a", b"", None, b"\x00" * 200]),
     (V.BYTES, pa.large_binary(), [b"x"]),
+    (V.PDF_BYTES, pa.binary(), [b"%PDF", b"\x00" * 200, None]),
     (V.IMAGE_BYTES, pa.binary(), [b"x", None]),
     (V.UNIX_TIMESTAMP, pa.timestamp("us", "UTC"), [*MOMENTS, None]),
     (V.UNIX_TIMESTAMP, pa.timestamp("us"), [*MOMENTS, None]),
@@ -114,6 +121,35 @@ def test_no_value_of_a_known_type_becomes_a_protobuf_object(
     encode_column(pa.array(values, type=arrow), kind)
 
 
+def test_of_a_mixed_batch_only_the_column_of_an_unknown_type_goes_through_feasts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[V] = []
+
+    def watched(values: Any, kind: V) -> list[Value]:
+        given.append(kind)
+        return python_values_to_proto_values(values, kind)
+
+    monkeypatch.setattr("stores.values.python_values_to_proto_values", watched)
+    types: dict[str, tuple[Any, pa.Array]] = {
+        "count": (ft.Int64, pa.array([1, None])),
+        "json": (ft.Json, pa.array(['{"a": 1}', None])),
+        "vector": (ft.Array(ft.Float32), pa.array([[0.5], None], pa.list_(pa.float32()))),
+        "moments": (ft.Array(ft.UnixTimestamp), pa.array([NEAR, []], pa.list_(MOMENT_US))),
+    }
+    fields = [Field(name=name, dtype=dtype) for name, (dtype, _) in types.items()]
+    view = declare("mixed", Path("mixed.parquet"), ["int"], fields)[-1]
+    columns = {name: array for name, (_, array) in types.items()}
+    moments = pa.array(NEAR[:2], MOMENT_US)
+    batch = pa.record_batch({"int_id": [1, 2], "event_timestamp": moments, **columns})
+    # As `feast apply` fills it in.
+    view.entity_columns = [Field(name="int_id", dtype=ft.Int64)]
+    found = columnar.encode(view, batch).features
+    assert given == [V.JSON]
+    for name, (dtype, array) in types.items():
+        assert found[name].values == feasts(array, dtype.to_value_type())[0]
+
+
 def test_every_scalar_and_list_type_of_feast_is_laid_out_or_known_to_be_left() -> None:
     left = {
         *(kind for kind in V if kind.name.endswith("_SET")),
@@ -121,6 +157,7 @@ def test_every_scalar_and_list_type_of_feast_is_laid_out_or_known_to_be_left() -
         *(V.UUID, V.TIME_UUID, V.UUID_LIST, V.TIME_UUID_LIST, V.VALUE_LIST, V.DECIMAL),
         *(V.DECIMAL_LIST, V.SCALAR_MAP, V.ZONED_TIMESTAMP),
     }
+    assert {kind for kind, *_ in LAID_OUT} == set(_ENCODERS)
     new = set(V) - left - set(_ENCODERS)
     assert not new, f"this Feast has feature types that nobody has looked at: {new}"
 

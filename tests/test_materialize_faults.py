@@ -6,10 +6,11 @@ import random
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager, redirect_stderr, redirect_stdout
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -26,9 +27,10 @@ from feast.protos.feast.types.Value_pb2 import Value
 
 from stores import postgres as postgres_store
 from stores import redis as redis_store
+from stores import sqlite as sqlite_store
 from stores.columnar import OnlineWriteError
 from tests.servers import missing
-from tests.store_worlds import END, KINDS, MOMENT, START, World, declare, open_world
+from tests.store_worlds import END, KINDS, MOMENT, PROJECT, START, World, declare, open_world
 
 KILLS = 50
 KEYS = 1000
@@ -89,6 +91,8 @@ def materialize(world: World, each_batch: Connection | None = None) -> None:
         stack.enter_context(redirect_stderr(quiet))
         store = world.store("ours", declared(world), batch_rows=BATCH)
         if each_batch is not None:
+            # A key's features in two statements of a batch: a kill may fall between them.
+            sqlite_store.FEATURES_A_STATEMENT = 2
             online = store._get_provider().online_store
             prepare = online.prepare_write
 
@@ -118,16 +122,16 @@ def bare(world: World) -> World:
     return World(world.kind, world.folder, world.plain, world.ours)
 
 
-def read_versions(world: World, store: FeatureStore | None = None) -> list[int]:
+def read_versions(
+    world: World, store: FeatureStore | None = None, ids: Iterable[int] = range(KEYS)
+) -> list[int]:
     """Return every key's version, having seen that all of its features are of it.
 
     Through the online store alone: Feast's registry refuses reads of a view whose materialization
     was killed, unless it has `serve_features_while_materializing`.
     """
     store = store or world.store("ours", declared(world))
-    keys = [
-        EntityKey(join_keys=["int_id"], entity_values=[Value(int64_val=key)]) for key in range(KEYS)
-    ]
+    keys = [EntityKey(join_keys=["int_id"], entity_values=[Value(int64_val=key)]) for key in ids]
     online = store._get_provider().online_store
     view = store.get_feature_view("rows")
     versions: list[int] = []
@@ -237,7 +241,10 @@ def test_redis_killed_midway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert 0 < kept < KEYS
     with durable_redis(tmp_path, port):
         with world.redis("ours") as client:
-            assert client.dbsize() >= kept
+            keys = [key.removesuffix(PROJECT.encode()) for key in client.scan_iter()]
+        assert len(keys) >= kept
+        ids = [int.from_bytes(key[-8:], "little") for key in keys]
+        assert read_versions(world, ids=ids) == [1] * len(ids)
         materialize(world)  # the script is unknown to the new server, too
         assert set(read_versions(world)) == {1}
         world.close()
@@ -291,19 +298,22 @@ def test_postgres_ends_the_session_midway(world: World, monkeypatch: pytest.Monk
 def test_a_failing_batch_on_sqlite_is_rolled_back_whole(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sqlite_store, "ROWS_A_STATEMENT", 30)  # ten statements a batch
     write_version(world, 1)
     store = world.store("ours", declared(world), batch_rows=BATCH)
     online = store._get_provider().online_store
     connection = online._writer_connection(store.config)
-    # The 750th row of the table: within the third batch, between two features of one key.
+    assert connection.execute("pragma journal_mode").fetchone() == ("wal",)
+    # The 761st row of the table: within the third batch, between two features of one key.
     connection.execute(
         "create trigger full before insert on world_rows "
-        "when (select count(*) from world_rows) = 750 "
+        "when (select count(*) from world_rows) = 760 "
         "begin select raise(abort, 'disk full'); end"
     )
     with pytest.raises(OnlineWriteError, match=r"acknowledged 200 rows.*disk full"):
         store.materialize(START, END)
-    assert connection.execute("select count(*) from world_rows").fetchone() == (600,)
+    with closing(sqlite3.connect(world.ours["path"])) as other:
+        assert other.execute("select count(*) from world_rows").fetchone() == (600,)
     connection.execute("drop trigger full")
     store.materialize(START, END)
     assert set(read_versions(world)) == {1}

@@ -1,9 +1,11 @@
 """Workers that start at the same time on an empty store: one makes the states, the others wait."""
 
+import gc
 import json
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,13 @@ pytestmark = [
 ]
 
 KINDS = ["sqlite", "redis", pytest.param("postgres", marks=pytest.mark.postgres)]
+
+
+@pytest.fixture(autouse=True)
+def _collected() -> Iterator[None]:
+    """Let go of them here, and not while a test of another file runs."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from datetime import timedelta
 import numpy as np
 import pandas as pd
 import pytest
+import redis
 from confluent_kafka.admin import AdminClient
 from prometheus_client import generate_latest
 
@@ -184,7 +185,71 @@ def test_a_burst_is_taken_a_batch_at_a_time(live, before, start):
     live.assert_is_the_batch([*before, *burst], MEMBERS)
 
 
-def test_a_training_join_sees_what_a_ranker_could_see(live, before, start):
+def noted(calls, function, name=None):
+    """The same function, which notes each call: its name, or else its first argument."""
+
+    def call(*arguments):
+        calls.append(name or arguments[0])
+        return function(*arguments)
+
+    return call
+
+
+def test_a_batch_is_one_read_one_call_of_the_models_and_one_write_a_table(live, start):
+    """In the order that makes a death anywhere harmless."""
+    worker = start()
+    calls = []
+    for owner, method in (
+        (worker.bus, "read"),
+        (worker.bus, "done"),
+        (worker.fresh.states, "read"),
+        (worker.fresh.states, "write"),
+        (worker.fresh.vectors, "_run"),
+    ):
+        name = f"{type(owner).__name__}.{method}"
+        setattr(owner, method, noted(calls, getattr(owner, method), name))
+    worker.fresh.views.write = noted(calls, worker.fresh.views.write)
+    send(worker.bus, later(50))
+    assert worker.step() == 50
+    assert calls == [
+        "RedisBus.read",
+        "RedisStates.read",
+        "RedisStates.write",
+        "Vectors._run",
+        *(aggregator.view for aggregator in AGGREGATORS),
+        SEQUENCE_VIEW,
+        "RedisBus.done",
+    ]
+
+
+def test_while_the_store_takes_nothing_no_more_is_read(live, before, start, redis_server):
+    """A Redis without memory for a write answers reads, so that the bus could go on."""
+    worker = start()
+    worker.pace = Pace(most=10, linger=0.0)
+    since = later(20)
+    send(worker.bus, since)
+    reads = []
+    worker.bus.read = noted(reads, worker.bus.read, "read")
+    with redis_client(redis_server) as client:
+        client.config_set("maxmemory", 1)
+        try:
+            for _ in range(3):
+                with pytest.raises(redis.exceptions.OutOfMemoryError):
+                    worker.step()
+        finally:
+            client.config_set("maxmemory", 0)
+    assert reads == ["read"]
+    assert worker.step() == 10
+    assert reads == ["read"]
+    assert drain(worker) == 10
+    live.assert_is_the_batch([*before, *since], MEMBERS)
+
+
+@pytest.mark.parametrize(
+    ("view", "name"),
+    [(SEQUENCE_VIEW, "item_ids"), *((a.view, "apply_embedding") for a in AGGREGATORS)],
+)
+def test_a_training_join_sees_what_a_ranker_could_see(live, start, view, name):
     """Between two writes, the first; before its created_timestamp, the row before it."""
     worker = start()
     moments, seen = [], []
@@ -194,16 +259,15 @@ def test_a_training_join_sees_what_a_ranker_could_see(live, before, start):
         send(worker.bus, events)
         drain(worker)
         moments += [before_it, utc_now()]
-        seen.append(live.online_rows(SEQUENCE_VIEW, [1])[1]["item_ids"])
+        seen.append(live.online_rows(view, [1])[1][name])
+    assert len({tuple(value) for value in seen}) == 4
     worker.fresh.log.flush()
     labels = pd.DataFrame({"member_id": [1] * 8, "event_timestamp": moments})
     joined = live.store().get_historical_features(
-        entity_df=labels,
-        features=[f"{SEQUENCE_VIEW}:item_ids"],
-        filter_by_created_timestamp=True,
+        entity_df=labels, features=[f"{view}:{name}"], filter_by_created_timestamp=True
     )
     frame = joined.to_df().sort_values("event_timestamp")
-    found = [list(items) for items in frame["item_ids"]]
+    found = [list(value) for value in frame[name]]
     assert found[1::2] == seen
     assert found[2::2] == seen[:-1]
 

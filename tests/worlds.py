@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from feature_repo.views import SEQUENCE_VIEW
 from models.catalog import AGGREGATORS
 from models.spec import Aggregator
+from tests import plain_feast
 from transformations.config import ROOT, Config
 from transformations.files import partition
 
@@ -47,7 +48,7 @@ class World:
     def __post_init__(self) -> None:
         data = self.folder / "data"
         text = (ROOT / self.settings).read_text().replace("data/", f"{data}/")
-        (self.folder / "feature_store.yaml").write_text(text)
+        (self.folder / "feature_store.yaml").write_text(plain_feast.settings(text))
         self.config = Config.model_validate(
             {
                 "data_dir": str(data),

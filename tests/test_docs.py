@@ -1,0 +1,18 @@
+"""Every test that a document names as its proof is there."""
+
+import re
+
+import pytest
+
+from transformations.config import ROOT
+
+FOUND = {file.name: file.read_text() for file in (ROOT / "tests").glob("test_*.py")}
+
+
+# The others tell of Feast's own tests too.
+@pytest.mark.parametrize("document", ["realtime.md", "request-time.md"])
+def test_the_tests_that_a_document_names_are_there(document: str) -> None:
+    named = set(re.findall(r"\btest_\w+(?:\.py)?", (ROOT / "docs" / document).read_text()))
+    functions = (re.findall(r"^\s*def (test_\w+)", text, re.MULTILINE) for text in FOUND.values())
+    assert named
+    assert named - set(FOUND).union(*functions) == set()
