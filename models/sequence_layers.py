@@ -49,7 +49,8 @@ class Cnn(Slotwise):
 
     def summarize(self, item_embeddings: Any, actions: Any, ages: Any, used: Any) -> Any:
         """Return [batch, dim]."""
-        before = ((0, 0), (self.reach, 0))
+        # And a row more: on some processors oneDNN's convolution of no rows has a wrong shape.
+        before = ((0, 1), (self.reach, 0))
         seen = self.features(
             ops.pad(item_embeddings, (*before, (0, 0))),
             ops.pad(actions, before),
@@ -57,7 +58,8 @@ class Cnn(Slotwise):
             ops.pad(used, before),
         )
         for convolution in self.convolutions:
-            kept = ops.where(used[:, :, None], ops.cast(convolution(seen), "float32"), 0.0)
+            seen = ops.cast(convolution(seen)[:-1], "float32")
+            kept = ops.where(used[:, :, None], seen, 0.0)
             seen = ops.pad(kept, (*before, (0, 0)))
         # Nothing is below 0 after the relu, so that zeros in unused slots never are the largest.
         if self.pooling == "max":

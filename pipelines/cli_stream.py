@@ -60,6 +60,8 @@ def stream_command(
     if demo:
         from pipelines.stream_demo import run_demo  # TensorFlow: 5 seconds
 
+        # As Ctrl-C does: a demo that is just ended would leave its Redis running.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         run_demo(console, settings, speed)
         return
     logging.basicConfig(

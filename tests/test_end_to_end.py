@@ -8,6 +8,7 @@ import subprocess
 import sys
 from datetime import timedelta
 
+import psutil
 import pytest
 
 from tests import plain_feast
@@ -95,6 +96,31 @@ def test_the_demo_replays_the_last_day(world, newest):
     assert "before and after" in shown
     assert "nearest" in shown
     assert world.rows(rows) == before
+
+
+@pytest.mark.redis
+def test_a_demo_that_is_ended_ends_its_redis(world):
+    if shutil.which("redis-server") is None:
+        missing("no redis-server on the PATH")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.cli", "stream", "--demo", "--speed", "1"],
+        cwd=world.root,
+        env=world.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert any("times as fast" in line for line in process.stdout)
+    (server,) = [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "redis-server" in child.name()
+    ]
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert not server.is_running()
 
 
 def test_a_snapshot_a_day_and_a_row_a_member(world):
