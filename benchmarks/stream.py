@@ -368,7 +368,7 @@ def main() -> None:
     """Print the table and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
-    parser.add_argument("--events", type=int, default=200_000)
+    parser.add_argument("--events", type=int, default=100_000)
     parser.add_argument("--seconds", type=float, default=60.0, help="at 500 events a second")
     parser.add_argument("--soak", type=float, default=0.0, help="minutes at 500 events a second")
     asked = parser.parse_args()
