@@ -159,8 +159,8 @@ def _side_by_side(array: pa.Array) -> NDArray[Any]:
 def _empty(rows: int, width: int, item_bytes: int) -> NDArray[Any]:
     """Return unsigned integers, not set, in memory of ordinary pages.
 
-    numpy asks for huge ones, which a virtual machine may have to get from its host one by one: to
-    fill 256 MB took 0.55 s there, and 0.15 s so.
+    numpy asks for huge ones, which a virtual machine may have to get from its host one by one: that
+    takes several times as long as to fill these.
     """
     buffer = pa.allocate_buffer(rows * width * item_bytes, memory_pool=pa.system_memory_pool())
     return np.frombuffer(buffer, f"u{item_bytes}").reshape(rows, width)
