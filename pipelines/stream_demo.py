@@ -48,9 +48,18 @@ Row = tuple[Any, Any, str, datetime]
 def run_demo(console: Console, config: Config, speed: float) -> None:
     """Replay the day before the last snapshot, from the snapshot of the day before that.
 
+    A KeyboardInterrupt ends it, at any moment, with its worker and its Redis.
+
     Raises:
         InputError: there is no snapshot, no event in its last day, or no redis-server.
     """
+    try:
+        _run(console, config, speed)
+    except KeyboardInterrupt:
+        console.print("stopped")
+
+
+def _run(console: Console, config: Config, speed: float) -> None:
     end = last_snapshot(config)
     streamed = [a for a in AGGREGATORS if a.stream] or list(AGGREGATORS)
     with ExitStack() as stack:
@@ -116,21 +125,19 @@ class _Replay:
         stop = threading.Event()
         thread = threading.Thread(target=self._work, args=(stop,))
         chosen = self._last_of_someone()
-        self._clock.begin()
-        thread.start()
-        try:
+        try:  # an interrupt may come from here on, and the thread holds up the process's end
+            self._clock.begin()
+            thread.start()
             with Live(self._table(), console=self._console, refresh_per_second=4) as live:
                 self._replay(self._events[:chosen], live)
                 before = self._vectors(aggregator, self._events[chosen][0])
                 self._replay(self._events[chosen : chosen + 1], live)
                 after = self._vectors(aggregator, self._events[chosen][0])
                 self._replay(self._events[chosen + 1 :], live)
-        except KeyboardInterrupt:
-            self._console.print("stopped")
-            return
         finally:
             stop.set()
-            thread.join()
+            if thread.ident is not None:
+                thread.join()
             self._producer.close()
             self._worker.close()
         self._console.print()
