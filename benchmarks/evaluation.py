@@ -158,7 +158,12 @@ def _cohorts(result: dict[str, Any]) -> str:
     return _table(["part", "", "labels", labels["auc_random"]], rows)
 
 
+def _command(result: dict[str, Any]) -> str:
+    return f"`{result['command']}`"
+
+
 PARTS = {
+    "command": _command,
     "data": _data,
     "protocol": _protocol,
     "values": _values,
