@@ -25,9 +25,10 @@ from transformations.files import replacing
 
 ops = keras.ops
 
-# Drawn once for all of validation, so that one pass compares with another, and one number of
-# training negatives with another.
+# Drawn once for all of validation, so that one pass compares with another, and one number or kind
+# of training negatives with another: against uniform ones alone any recipe would look better.
 VALIDATION_NEGATIVES = 1_000
+VALIDATION_SHARE = 0.5
 VALIDATION_SEED = (2_026, 1)
 
 
@@ -116,7 +117,10 @@ class Fitting(keras.Model):
             batch["label_rows"], batch["positive"], batch["random"], batch["weight"], days
         )
         stacked = ops.stack(list(vectors.values()), axis=1)
-        return labels, self.head(stacked, labels, self.table, negatives=negatives, seed=seed)
+        share = None if training else VALIDATION_SHARE
+        return labels, self.head(
+            stacked, labels, self.table, negatives=negatives, seed=seed, share=share
+        )
 
     def train_step(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Take one step of the optimizer; return the mean loss of the pass so far."""

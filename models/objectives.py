@@ -88,6 +88,7 @@ class NextAction(keras.layers.Layer):
         table: Any,
         negatives: int,  # noqa: ARG002
         seed: Any,  # noqa: ARG002
+        share: float | None = None,  # noqa: ARG002
     ) -> Outcome:
         """Return the cross-entropy of each example, and the probability of a positive action."""
         products = vectors * ops.take(table, labels.rows, axis=0)[:, None, :]
@@ -154,17 +155,18 @@ class NextItem(keras.layers.Layer):
         self.correct = keras_rs.layers.SamplingProbabilityCorrection(epsilon=1e-12, dtype="float32")
         self.metric = keras.metrics.Mean(name=f"recall_at_{AT}")
 
-    def draw(self, negatives: int, seed: Any) -> tuple[Any, Any]:
+    def draw(self, negatives: int, seed: Any, share: float | None = None) -> tuple[Any, Any]:
         """Draw items by popularity and uniformly, with replacement.
 
         Args:
             seed: int32 [2]; equal seeds give equal draws.
+            share: Drawn by popularity; default: the recipe's popular_share.
 
         Returns:
             Rows, int32 [negatives], and how often each of these items is drawn in expectation,
             float32 [negatives].
         """
-        popular = round(negatives * self.popular_share)
+        popular = round(negatives * (self.popular_share if share is None else share))
         places = tf.random.stateless_uniform((popular,), seed)
         by_popularity = tf.searchsorted(tf.constant(self.cumulated), places, side="right") + 1
         # The sum of the shares may fall short of 1 by a rounding error.
@@ -176,7 +178,15 @@ class NextItem(keras.layers.Layer):
         expected = popular * tf.gather(self.share, rows) + (negatives - popular) / self.items
         return rows, expected
 
-    def call(self, vectors: Any, labels: Labels, table: Any, negatives: int, seed: Any) -> Outcome:
+    def call(
+        self,
+        vectors: Any,
+        labels: Labels,
+        table: Any,
+        negatives: int,
+        seed: Any,
+        share: float | None = None,
+    ) -> Outcome:
         """Return the loss of each positive example, and whether its item is among the first 10.
 
         The rank is among the drawn items, each counted once however often it was drawn.
@@ -187,7 +197,7 @@ class NextItem(keras.layers.Layer):
             vector = ops.sum(vectors * self.field_weights[:, None], axis=1)
         vector /= self.temperature
         popularity = self.popularity_weight * self.log_popularity
-        rows, expected = self.draw(negatives, seed)
+        rows, expected = self.draw(negatives, seed, share)
         own = ops.sum(vector * ops.take(table, labels.rows, axis=0), axis=1)
         own += ops.take(popularity, labels.rows) + self._recent(labels.days, labels.rows)
         others = ops.matmul(vector, ops.transpose(ops.take(table, rows, axis=0)))

@@ -12,7 +12,7 @@ from typing import Any
 
 import duckdb
 
-from models.fitting import Step
+from models.fitting import VALIDATION_NEGATIVES, VALIDATION_SHARE, Step
 from models.objectives import OBJECTIVES
 from models.spec import Learned
 from models.train import Data, gather, train_on
@@ -162,8 +162,9 @@ def _study(aggregator: Learned, config: Config, data: Data, sampler: str, optuna
         raise InputError(f"expected a sampler among {', '.join(samplers)}, came {sampler!r}")
     folder = config.data / "tuning"
     folder.mkdir(parents=True, exist_ok=True)
-    # Settings that differ, or another time, are another study.
-    made_of = f"{aggregator!r} {data.until.isoformat()} {sampler}"
+    # Settings that differ, another time or another yardstick are another study.
+    yardstick = f"{VALIDATION_NEGATIVES} {VALIDATION_SHARE}"
+    made_of = f"{aggregator!r} {data.until.isoformat()} {sampler} {yardstick}"
     name = f"{aggregator.name} {hashlib.sha256(made_of.encode()).hexdigest()[:16]}"
     storage = f"sqlite:///{folder / 'studies.db'}"
     known = optuna.get_all_study_names(storage)

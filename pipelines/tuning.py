@@ -17,7 +17,7 @@ from models.fitting import Step
 from models.recipe import Recipe
 from models.spec import Aggregator, GeometricDecay, Learned
 from models.tune import Study, tune
-from models.tune_decay import GRID, DecayStudy, tune_decay
+from models.tune_decay import GRID, LEAST_GAIN, DecayStudy, tune_decay
 from pipelines.options import short
 from pipelines.progress import Stage, Stages
 from pipelines.training import line_of, repr_of
@@ -28,6 +28,7 @@ from transformations.files import replacing
 
 Rows = list[dict[str, Any]]
 TOP = 10
+COLUMNS = 4
 
 
 def tune_line(
@@ -48,6 +49,7 @@ def tune_line(
         InputError: the line has nothing to tune, or there is nothing to tune it on.
     """
     folder = config.data / "tuning"
+    remark = ""
     with stages.stage(f"tune {aggregator.name}") as stage:
         if isinstance(aggregator, GeometricDecay):
             stage.total(len(GRID) * (1 + len(config.actions)))
@@ -56,6 +58,7 @@ def tune_line(
                 aggregator, version=_free_version(aggregator.name), decay=decays.best
             )
             rows, plot = decay_rows(decays), _plot_decay(decays)
+            remark = why_common(decays)
         elif isinstance(aggregator, Learned):
             stage.total(trials)
             study = tune(
@@ -69,8 +72,19 @@ def tune_line(
     written = _write(folder / aggregator.name, rows, plot)
     stages.console.print(_table(rows))
     stages.console.print("written: " + ", ".join(short(file) for file in written), soft_wrap=True)
+    if remark:
+        stages.console.print(remark, soft_wrap=True)
     say(stages.console, best, apply)
     return best
+
+
+def why_common(study: DecayStudy) -> str:
+    """Say why the best line is not the best row, where an r for each action gains too little."""
+    if not isinstance(study.best, float) or decay_rows(study)[0]["decay"] == study.best:
+        return ""
+    return (
+        f"One r for all actions is kept: an r for each gains less than {LEAST_GAIN} of auc_random."
+    )
 
 
 def decay_rows(study: DecayStudy) -> Rows:
@@ -204,11 +218,17 @@ def _write(stem: Path, rows: Rows, plot: Callable[[Path], None]) -> list[Path]:
 
 
 def _table(rows: Rows) -> Table:
+    """Show the best rows; what does not fit beside the first columns goes into one of its own."""
+    first = list(rows[0])[:COLUMNS]
     table = Table(title=f"The best of {len(rows)}", title_justify="left", header_style="bold")
-    for name in rows[0]:
-        table.add_column(name)
+    for name in first:
+        table.add_column(name, no_wrap=True)
+    if len(rows[0]) > len(first):
+        table.add_column("settings")
     for row in rows[:TOP]:
-        table.add_row(*(f"{v:.5g}" if isinstance(v, float) else str(v) for v in row.values()))
+        text = {name: f"{v:.5g}" if isinstance(v, float) else str(v) for name, v in row.items()}
+        rest = ", ".join(f"{name} {text[name]}" for name in row if name not in first)
+        table.add_row(*(text[name] for name in first), *([rest] if rest else []))
     return table
 
 

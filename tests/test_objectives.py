@@ -131,7 +131,7 @@ def test_the_rank_decides_what_is_recalled() -> None:
     )
     head = NextItem(Recipe(), fields=1, popularity=np.zeros(30, np.float32))
     for better, recalled in ((AT - 1, 1.0), (AT, 0.0)):
-        head.draw = lambda _, __, n=better: (tf.tile(tf.range(2, 2 + n), [3]), tf.ones(3 * n))
+        head.draw = lambda *_, n=better: (tf.tile(tf.range(2, 2 + n), [3]), tf.ones(3 * n))
         came = head(tf.ones((1, 1, 1)), labels, table, negatives=1, seed=None)
         assert float(came.score[0]) == recalled
 
@@ -224,6 +224,24 @@ def test_an_aggregator_with_a_vector_per_action_can_be_trained(name: str, tmp_pa
     logs = fitting.evaluate(batches, return_dict=True, verbose=0)
     assert set(logs) == {"loss", OBJECTIVES[name].metric}
     assert all(np.isfinite(list(logs.values())))
+
+
+@pytest.mark.parametrize("popular_share", [0.0, 1.0])
+def test_validation_is_against_the_same_negatives_for_every_recipe(
+    popular_share: float, tmp_path: Any
+) -> None:
+    """Else a study would take the recipe with the easiest negatives for the best one."""
+    config = tiny_config(tmp_path, dim=DIM)
+    table, batches = world()[2].numpy(), tf.data.Dataset.from_tensors(batch(config))
+
+    def validated(recipe: Recipe) -> dict[str, float]:
+        model = build(Average(version=1), config)
+        fitting = Fitting(model, OBJECTIVES["next_item"], recipe, table, POPULARITY)
+        fitting.prepare(batches)
+        return dict(fitting.evaluate(batches, return_dict=True, verbose=0))
+
+    other = Recipe(popular_share=popular_share, negatives=7)
+    assert validated(other) == pytest.approx(validated(Recipe()))
 
 
 def test_what_was_popular_in_the_week_before_is_in_the_score() -> None:

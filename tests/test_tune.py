@@ -21,10 +21,10 @@ from models.objectives import OBJECTIVES
 from models.recipe import Recipe
 from models.spec import GeometricDecay, LearnedDecay
 from models.tune import suggest, tune
-from models.tune_decay import cosines, tune_decay
+from models.tune_decay import DecayStudy, Scored, cosines, tune_decay
 from pipelines.ledger import Ledger
 from pipelines.progress import Stages
-from pipelines.tuning import add_line, say, tune_line
+from pipelines.tuning import _table, add_line, say, tune_line, why_common
 from tests.taste_world import RECIPE, UNTIL, Taste, taste_world
 from transformations.config import Config
 from transformations.errors import InputError
@@ -145,6 +145,16 @@ def entries(file: Path) -> list[Any]:
     return list(scope["AGGREGATORS"])
 
 
+@pytest.mark.parametrize(
+    ("best", "told"), [(0.9, True), ((0.9, 0.7), False)], ids=["one for all", "one each"]
+)
+def test_a_best_line_that_is_not_the_best_row_is_explained(best: Any, told: bool) -> None:
+    common = [Scored((0.9, 0.9), 0.61, 0.6)]
+    each = {"APPLY": [Scored((0.9, 0.7), 0.6101, 0.6)]}
+    assert ("less than 0.001" in why_common(DecayStudy(common, each, best))) == told
+    assert why_common(DecayStudy(common, {}, 0.9)) == ""
+
+
 def test_the_catalogue_changes_only_when_told_to(world: Config, catalogue: Path) -> None:
     before = catalogue.read_text()
     ledger = Ledger(world)
@@ -164,6 +174,15 @@ def test_the_catalogue_changes_only_when_told_to(world: Config, catalogue: Path)
     assert scores == sorted(scores, reverse=True)
     assert (folder / "decay.md").read_text().startswith("| decay | auc_random | auc_negative |\n")
     assert (folder / "decay.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_table_of_many_settings_can_be_read() -> None:
+    rows = [{"trial": 3, "state": "complete", "auc": 0.5, "epochs": 2, "negatives": 256, "b": None}]
+    console = Console(width=80, file=StringIO())
+    console.print(_table(rows))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    for word in ("trial", "complete", "epochs", "settings", "negatives 256, b None"):
+        assert word in shown
 
 
 def test_a_line_with_a_recipe_stays_one_line(catalogue: Path) -> None:
