@@ -21,7 +21,7 @@ def run(members: list[int], jobs: int = 5_000) -> dict[str, dict[str, float]]:
 
 
 def _one(members: int, jobs: int) -> dict[str, float]:
-    from pipelines.ledger import Ledger
+    from operations.ledger import Ledger
     from transformations.config import ROOT, load_config
 
     with tempfile.TemporaryDirectory() as name:

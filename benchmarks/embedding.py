@@ -22,8 +22,9 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from transformations import names
 from transformations.config import ROOT, Config
-from transformations.files import partition
+from transformations.layout import partition
 
 RESULTS = Path(__file__).parent / "results" / "embedding.json"
 AS_OF = datetime(2026, 3, 1, tzinfo=UTC)
@@ -55,7 +56,7 @@ def write_world(folder: Path, members: int, items: int, dim: int, length: int) -
         ),
         config.items_dir / "part-a.parquet",
     )
-    file = partition(config.sequences_dir, AS_OF)
+    file = partition(config.layout.sequences, AS_OF)
     file.parent.mkdir(parents=True)
     writer = None
     for first in range(0, members, CHUNK):
@@ -77,7 +78,7 @@ def _sequences(
     times = end - rng.integers(1, window, len(owner))
     times = times[np.lexsort((times, owner))]
     codes = rng.choice(len(config.actions), len(owner), p=[0.15, 0.25, 0.6])
-    names = pa.array(list(config.actions))
+    words = pa.array(list(config.actions))
     chosen = rng.integers(0, int(items / (1 - UNKNOWN)), len(owner))
     return pa.table(
         {
@@ -85,11 +86,11 @@ def _sequences(
             "event_timestamp": pa.array([AS_OF] * members, MOMENT),
             "created_timestamp": pa.array([AS_OF] * members, MOMENT),
             "item_ids": _lists(pa.array(chosen), lengths),
-            "actions": _lists(names.take(pa.array(codes)), lengths),
+            "actions": _lists(words.take(pa.array(codes)), lengths),
             "event_timestamps": _lists(pa.array(times).cast(MOMENT), lengths),
             "n_actions": lengths,
             **{
-                config.count_column(action): np.bincount(owner[codes == code], minlength=members)
+                names.count_column(action): np.bincount(owner[codes == code], minlength=members)
                 for code, action in enumerate(config.actions)
             },
             "last_action_at": pa.array(times[np.cumsum(lengths) - 1]).cast(MOMENT),
@@ -106,7 +107,7 @@ def embed_world(config: Config, aggregators: Sequence[Any] | None = None) -> dic
     """Embed the snapshot in this process; return members, seconds and the peak RSS in bytes."""
     from models.catalog import AGGREGATORS
     from models.embed import embed_snapshot
-    from transformations.tables import connect
+    from transformations.duck import connect
 
     lines = AGGREGATORS if aggregators is None else aggregators
     for line in lines:
@@ -121,9 +122,10 @@ def embed_world(config: Config, aggregators: Sequence[Any] | None = None) -> dic
 
 def package_untrained(line: Any, config: Config) -> None:
     """Package a line; one that learns with its first weights, which take as long as any."""
-    from models.aggregators import build
+    from models.layers.build import build
+    from models.manifest import MANIFEST
     from models.packaging import package
-    from models.spec import MANIFEST, Learned
+    from models.spec import Learned
 
     packaged = (line.artifact(config) / MANIFEST).exists()
     learns = isinstance(line, Learned) and not packaged
@@ -166,17 +168,17 @@ def run(members: int = 200_000, items: int = 5_000, predicted: int = 40_000) -> 
 
 def _models_alone(config: Config, line: Any, members: int) -> dict[str, float]:
     """Return the rates of what is in embed_snapshot and of predict, files left out."""
-    from models.aggregators import build
     from models.embed import together
+    from models.layers.build import build
     from models.packaging import load
     from models.sequences import ItemTable, pad
-    from transformations.tables import connect
+    from transformations.duck import connect
 
     with connect(config) as con:
         items = ItemTable.read(config, con, AS_OF)
-    sequences = pq.ParquetFile(partition(config.sequences_dir, AS_OF))
-    padded = pad(next(sequences.iter_batches(members)), items, config, AS_OF)
-    embed = together([load(line, config)], items, config)
+    sequences = pq.ParquetFile(partition(config.layout.sequences, AS_OF))
+    padded = pad(next(sequences.iter_batches(members)), items, config.rules, AS_OF)
+    embed = together([load(line, config)], items, config.rules)
     model = build(line, config)
     tensors = {
         "item_embeddings": items.vectors[padded.rows],

@@ -98,12 +98,12 @@ def _controls(result: dict[str, Any]) -> str:
         [
             control["name"],
             control["expected"],
-            control["came"],
+            control["got"],
             "yes" if control["passed"] else "NO",
         ]
         for control in result["controls"]
     ]
-    return _table(["control", "expected", "came", "as it should"], rows)
+    return _table(["control", "expected", "got", "as it should"], rows)
 
 
 def _storage(result: dict[str, Any]) -> str:
@@ -150,7 +150,7 @@ def _cohorts(result: dict[str, Any]) -> str:
             row["cohort"],
             row["level"],
             f"{row['labels']:,}",
-            _interval(row["difference"][result["champion"]]),
+            _interval(row["difference"][result["challenger"]]),
         ]
         for row in result["cohorts"]
         if row["metric"] == "auc_random"

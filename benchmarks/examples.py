@@ -23,7 +23,7 @@ from rich.table import Table
 
 from transformations.config import ROOT, Config
 from transformations.example_settings import ExampleSettings
-from transformations.tables import day_file
+from transformations.layout import day_file
 
 RESULTS = Path(__file__).parent / "results" / "examples.json"
 UNTIL = datetime(2026, 3, 1, tzinfo=UTC)
@@ -66,7 +66,7 @@ def write_world(folder: Path, events: int) -> Config:
     for day in np.unique(days):
         first, last = np.searchsorted(days, [day, day + 1])
         date = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=int(day))).date()
-        file = day_file(config.activity_dir, date)
+        file = day_file(config.layout.activity, date)
         file.parent.mkdir(parents=True)
         part = table.slice(first, last - first)
         # The same action twice in a microsecond is a duplicate, which `activity` has once.
@@ -77,8 +77,8 @@ def write_world(folder: Path, events: int) -> Config:
 
 def build_world(folder: Path, name: str) -> dict[str, Any]:
     """Build the examples of one setting in this process; return rows, seconds, peak RSS, file."""
+    from transformations.duck import connect
     from transformations.examples import build_training_examples
-    from transformations.tables import connect
 
     config = _config(folder)
     with connect(config) as con:
@@ -118,8 +118,8 @@ def run(events: int) -> dict[str, Any]:
 
 
 def _pipeline(config: Config, file: Path) -> dict[str, float]:
-    from models import examples
     from models.sequences import ItemTable
+    from models.training import examples
 
     rng = np.random.default_rng(1)
     vectors = rng.standard_normal((ITEMS + 1, config.dim)).astype(np.float32)
@@ -152,11 +152,11 @@ def _rate(stream: Any, warm: bool) -> float:
 
 def _training(config: Config, file: Path, items: Any) -> float:
     """Return examples a second of the default learned aggregator's step, on batches at hand."""
-    from models.aggregators import build
-    from models.examples import dataset
-    from models.fitting import Fitting
-    from models.objectives import OBJECTIVES
+    from models.layers.build import build
     from models.spec import LearnedDecay
+    from models.training.examples import dataset
+    from models.training.fitting import Fitting
+    from models.training.objectives import OBJECTIVES
 
     line = LearnedDecay(version=1)
     recipe = line.recipe

@@ -49,12 +49,12 @@ SNAPSHOT, WRITTEN, NEVER = "daily snapshot", "none, as the stream writes it", "n
 def measure(config: Any, seeds: int, max_labels: int | None, console: Console) -> dict[str, Any]:
     """Fit and measure the rankers of every delay, each line in a process of its own."""
     from models.spec import Learned
+    from operations.ledger import Ledger
     from pipelines.daily import last_midnight, stage_events
     from pipelines.evaluation.protocol import Protocol
     from pipelines.evaluation.world import open_world, train_lines
-    from pipelines.ledger import Ledger
     from pipelines.progress import Stages
-    from transformations.tables import connect
+    from transformations.duck import connect
 
     began = time.perf_counter()
     lines, protocol = compared(), Protocol(seeds=seeds, max_labels=max_labels)
@@ -102,8 +102,8 @@ def measure_line(
     from pipelines.evaluation.outcome import PLAIN
     from pipelines.evaluation.variants import Variant, measure_all, without_activity
     from pipelines.evaluation.world import open_world
-    from serving.item_table import open_item_table
-    from transformations.tables import connect
+    from serving.request.item_table import open_item_table
+    from transformations.duck import connect
 
     line = compared()[0 if is_learned else 1]
     with connect(config) as con:

@@ -23,7 +23,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -33,6 +33,9 @@ from uuid import uuid4
 import duckdb
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks.servers import new_database, postgres_options
+from pipelines.private_redis import private_redis
 
 RESULT = Path(__file__).parent / "results" / "materialize.json"
 STORES = ("sqlite", "redis", "postgres")
@@ -150,31 +153,16 @@ def _snapshot(folder: Path, members: int) -> Path:
 @contextmanager
 def _servers(stores: tuple[str, ...]) -> Iterator[dict[str, dict[str, Any]]]:
     """Yield each store's Feast options; start and end what they need."""
-    from tests.servers import POSTGRES, running_redis
-
     options: dict[str, dict[str, Any]] = {"sqlite": {}}
-    if "postgres" in stores:
-        import sqlalchemy as sa
-
-        from tests.store_worlds import postgres_options
-
-        engine = sa.create_engine(POSTGRES, isolation_level="AUTOCOMMIT")
-        name = f"activity_bench_{uuid4().hex}"
-        with engine.connect() as connection:
-            connection.execute(sa.text(f"create database {name}"))
-        url = engine.url.set(database=name).render_as_string(hide_password=False)
-        options["postgres"] = postgres_options(url)
-    try:
-        if "redis" in stores:
-            with running_redis() as server:
-                yield options | {"redis": {"connection_string": server}}
-        else:
-            yield options
-    finally:
+    with ExitStack() as stack:
         if "postgres" in stores:
-            with engine.connect() as connection:
-                connection.execute(sa.text(f"drop database {name} with (force)"))
-            engine.dispose()
+            url = stack.enter_context(new_database("activity_bench"))
+            options["postgres"] = postgres_options(url)
+        if "redis" in stores:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            port = stack.enter_context(private_redis(folder))
+            options["redis"] = {"connection_string": f"127.0.0.1:{port}"}
+        yield options
 
 
 def _measure(options: dict[str, Any], store: str, side: str, source: Path) -> dict[str, float]:
@@ -195,10 +183,9 @@ def _measure(options: dict[str, Any], store: str, side: str, source: Path) -> di
 
 
 def _one(options: dict[str, Any], store: str, side: str, source: Path) -> dict[str, float]:
-    from feast import FeatureStore, Field, RepoConfig
+    from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig
     from feast.types import Array, Float32, Int64, UnixTimestamp
-
-    from tests.store_worlds import declare
+    from feast.value_type import ValueType
 
     kinds = {
         "sqlite": ("sqlite", "stores.sqlite.ColumnarSqliteOnlineStore"),
@@ -232,11 +219,21 @@ def _one(options: dict[str, Any], store: str, side: str, source: Path) -> dict[s
         with redirect_stdout(quiet), redirect_stderr(quiet):
             if store == "redis":
                 _redis(options).flushall()
-            objects = declare("members", source, ["int"], fields, created="created")
-            objects[1].source.field_mapping["member_id"] = "int_id"
-            feast.apply(objects)
+            member = Entity(name="member", join_keys=["member_id"], value_type=ValueType.INT64)
+            view = FeatureView(
+                name="members",
+                entities=[member],
+                schema=fields,
+                source=FileSource(
+                    name="members_source",
+                    path=str(source),
+                    timestamp_field="event_timestamp",
+                    created_timestamp_column="created",
+                ),
+            )
+            feast.apply([member, view])
             write = (
-                _bare(store, objects[1], options, source)
+                _bare(store, view, options, source)
                 if side.startswith("bare")
                 else lambda: feast.materialize(AS_OF, AS_OF)
             )
@@ -259,11 +256,11 @@ def _bare(store: str, view: Any, options: dict[str, Any], source: Path) -> Calla
     import pyarrow.parquet as pq
     from feast.infra.online_stores.helpers import _mmh3
 
+    from stores.bytes.wire import timestamp_messages
     from stores.columnar import encode
-    from stores.wire import timestamp_messages
 
     table = pq.read_table(source).rename_columns(
-        ["int_id", "event_timestamp", "created", "embedding", "n_actions", "last_action_at"]
+        ["member_id", "event_timestamp", "created", "embedding", "n_actions", "last_action_at"]
     )
     batches = [encode(view, batch) for batch in table.to_batches(max_chunksize=BATCH)]
     if store == "redis":

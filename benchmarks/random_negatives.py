@@ -12,17 +12,17 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.evaluation import keep
-from models.recipe import Recipe
 from models.spec import Cnn, GeometricDecay
+from models.training.recipe import Recipe
+from operations.ledger import Ledger
 from pipelines.daily import stage_events
+from pipelines.datasets.simulate import Size, simulate
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.protocol import Protocol
-from pipelines.ledger import Ledger
 from pipelines.progress import Stages
-from pipelines.simulate import Size, simulate
 from transformations.config import Config, load_config
+from transformations.duck import connect
 from transformations.example_settings import ExampleSettings
-from transformations.tables import connect
 
 END = datetime(2026, 11, 1, tzinfo=UTC)
 LINES = (

@@ -35,8 +35,8 @@ from feast.value_type import ValueType
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.private_redis import private_redis
 from stores.read import Reader
-from tests.servers import running_redis
 
 RESULT = Path(__file__).parent / "results" / "read.json"
 DIMENSION = 64
@@ -51,8 +51,9 @@ def run(rows: int = 20_000, repeats: int = 1_000) -> dict[str, Any]:
     """Measure all cases; print a table; write benchmarks/results/read.json."""
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     cases = {}
-    with running_redis() as address, tempfile.TemporaryDirectory() as name:
-        host, port = address.split(":")
+    with tempfile.TemporaryDirectory() as name, private_redis(Path(name)) as port:
+        host = "127.0.0.1"
+        address = f"{host}:{port}"
         stores = {
             "Redis": _filled(
                 Path(name) / "redis", {"type": "redis", "connection_string": address}, rows
@@ -61,7 +62,7 @@ def run(rows: int = 20_000, repeats: int = 1_000) -> dict[str, Any]:
                 Path(name) / "sqlite", {"type": "sqlite", "path": f"{name}/online.db"}, rows
             ),
         }
-        with redis.Redis(host=host, port=int(port)) as client:
+        with redis.Redis(host=host, port=port) as client:
             for label, store in stores.items():
                 bare = {"bare": _bare(client, rows)} if label == "Redis" else {}
                 many = _ranker(store, rows)

@@ -42,6 +42,7 @@ from benchmarks.embedding import AS_OF, write_world
 from models.catalog import AGGREGATORS
 from models.spec import Aggregator, AttentionPool, Cnn, GeometricDecay, Learned, Transformer
 from pipelines.private_redis import private_redis, write_store
+from serving.publish.snapshots import materialize
 from transformations.config import ROOT, Config
 
 RESULTS = Path(__file__).parent / "results" / "request_time.json"
@@ -82,10 +83,10 @@ def run(members: int, items: int, requests: int, rate: int, seconds: float) -> d
 
 def _world(folder: Path, port: int, members: int, items: int) -> Config:
     """Write a snapshot, package the aggregators, put the sequences online."""
-    from feature_repo.views import SEQUENCE_VIEW
-    from models.aggregators import build
+    from models.layers.build import build
     from models.packaging import package
-    from pipelines import publish
+    from serving import publish
+    from transformations.names import SEQUENCE_VIEW
 
     write_world(folder / "data", members, items, dim=64, length=32)
     write_store(folder, port)
@@ -95,7 +96,7 @@ def _world(folder: Path, port: int, members: int, items: int) -> Config:
         package(line, config, trained=trained)
     store = publish.open_store(config)
     publish.apply(config, store, (DECAY, *LEARNED))
-    publish._materialize(store, SEQUENCE_VIEW, AS_OF, AS_OF)
+    materialize(store, SEQUENCE_VIEW, AS_OF, AS_OF)
     return config
 
 
@@ -110,8 +111,8 @@ def _config(folder: Path) -> Config:
 
 
 def _open(config: Config, lines: Sequence[Aggregator]) -> Any:
-    from pipelines.publish import open_store
-    from serving.request_time import RequestTime
+    from serving.publish.feast_store import open_store
+    from serving.request.vectors import RequestTime
 
     return RequestTime(config, open_store(config), lambda: lines)
 
@@ -119,7 +120,7 @@ def _open(config: Config, lines: Sequence[Aggregator]) -> Any:
 def _in_process(
     config: Config, lines: Sequence[Aggregator], members: int, requests: int
 ) -> dict[str, Any]:
-    from serving.stored import Event
+    from serving.request.sequences import Event
 
     rng = np.random.default_rng(1)
     with _open(config, lines) as served:
@@ -186,7 +187,7 @@ def _serve(folder: Path, names: str) -> None:
 
     import uvicorn
 
-    from serving.service import application
+    from serving.request.service import application
 
     lines = [line for line in (DECAY, *LEARNED) if line.view in names.split(",")]
     app = application(_open(_config(folder), lines))

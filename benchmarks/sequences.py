@@ -24,8 +24,9 @@ from rich.console import Console
 from rich.table import Table
 
 from transformations.config import ROOT, Config
-from transformations.files import partition
-from transformations.tables import build_sequences, connect, copy, day_file
+from transformations.duck import connect, copy
+from transformations.layout import day_file, partition
+from transformations.tables import build_sequences
 
 RESULTS = Path(__file__).parent / "results" / "sequences.json"
 AS_OF = datetime(2026, 1, 29, tzinfo=UTC)
@@ -106,7 +107,7 @@ def ours(folder: Path, memory_limit: str) -> tuple[int, int]:
     )
     with connect(config) as con:
         build_sequences(config, con, AS_OF, AS_OF - DAY, AS_OF)
-        path = partition(config.sequences_dir, AS_OF)
+        path = partition(config.layout.sequences, AS_OF)
         return _counted(con, f"select n_actions from '{path}' where n_actions > 0")
 
 

@@ -75,11 +75,12 @@ def build_world(folder: Path, port: int, names: Sequence[str]) -> None:
     """Write items, half a million past actions, their snapshot, and publish it."""
     import duckdb
 
-    from models.aggregators import build
     from models.embed import embed_snapshot
+    from models.layers.build import build
     from models.packaging import package
-    from pipelines import publish
-    from transformations.tables import build_sequences, connect
+    from serving import publish
+    from transformations.duck import connect
+    from transformations.tables import build_sequences
 
     write_store(folder, port)
     config, as_of, lines = configured(folder), midnight(), aggregators(names)
@@ -104,7 +105,7 @@ def build_world(folder: Path, port: int, names: Sequence[str]) -> None:
             {"end": as_of},
         )
         for (day,) in con.execute("select distinct event_timestamp::date from activity").fetchall():
-            file = config.activity_dir / f"date={day}" / "part-0.parquet"
+            file = config.layout.activity / f"date={day}" / "part-0.parquet"
             file.parent.mkdir(parents=True)
             con.execute(
                 f"copy (from activity where event_timestamp::date = '{day}' order by all) "
@@ -127,11 +128,11 @@ def midnight() -> datetime:
 
 def work(folder: Path, port: int, names: Sequence[str], name: str, pipe: Any) -> None:
     """Run one worker until told to stop; say when it is ready, and what it counted."""
-    from pipelines.publish import open_store
-    from serving.assemble import assemble
-    from serving.base import prepare
-    from serving.buses import open_bus
-    from serving.worker import Worker
+    from serving.publish.feast_store import open_store
+    from serving.stream.assemble import assemble
+    from serving.stream.bus.open import open_bus
+    from serving.stream.snapshot import prepare
+    from serving.stream.worker import Worker
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     config = configured(folder)
@@ -193,7 +194,7 @@ def events_of(rng: np.random.Generator, count: int) -> list[Event]:
 
 def send(bus: Any, events: Sequence[Event]) -> None:
     """Put events on the bus."""
-    from serving.messages import encode
+    from serving.stream.bus.messages import encode
 
     bus.send([(str(event[0]), encode(*event)) for event in events])
 
@@ -206,7 +207,7 @@ def left(client: redis.Redis) -> int:
 
 def sustained(folder: Path, port: int, names: Sequence[str], count: int, events: int) -> float:
     """Return the events a second at which so many workers empty a full bus."""
-    from serving.buses import open_bus
+    from serving.stream.bus.open import open_bus
 
     bus, client = open_bus(f"redis://127.0.0.1:{port}", "producer"), redis.Redis(port=port)
     rng = np.random.default_rng(count)
@@ -231,7 +232,7 @@ class Reader:
     """Reads members through Feast: their items, and all vectors of a line as one list."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        from pipelines.publish import open_store
+        from serving.publish.feast_store import open_store
 
         config, (line,) = configured(folder), aggregators([name])
         self._store = open_store(config)
@@ -259,7 +260,7 @@ def latency(
     It is there when its item is in the sequence, and the vectors of the last line are others than
     before it was sent.
     """
-    from serving.buses import open_bus
+    from serving.stream.bus.open import open_bus
 
     bus, client = open_bus(f"redis://127.0.0.1:{port}", "producer"), redis.Redis(port=port)
     rng = np.random.default_rng(99)

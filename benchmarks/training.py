@@ -27,11 +27,11 @@ PASSES = 3
 def run(source: Path) -> dict[str, Any]:
     """Import the data into a fresh folder, train once, then time input and step on their own."""
     from models.spec import LearnedDecay
-    from models.train import gather, train_on
+    from models.training.train import gather, train_on
     from pipelines.daily import end_of_last_day, last_midnight
-    from pipelines.importers import import_movietweetings
+    from pipelines.datasets.movietweetings import import_movietweetings
+    from transformations.duck import connect
     from transformations.sources import stage_activity, stage_items
-    from transformations.tables import connect
 
     line = LearnedDecay(version=1)
     with tempfile.TemporaryDirectory() as name:
@@ -68,18 +68,18 @@ def run(source: Path) -> dict[str, Any]:
 
 def _rates(line: Any, config: Any, data: Any) -> dict[str, int]:
     """Return examples a second of the input alone, of the step alone, and of both together."""
-    from models.aggregators import build
     from models.backend import tf
-    from models.fitting import Fitting
-    from models.objectives import OBJECTIVES
-    from models.train import EPOCH, _batches, _popularity
+    from models.layers.build import build
+    from models.training.fitting import Fitting
+    from models.training.objectives import OBJECTIVES
+    from models.training.train import EPOCH, epoch_batches, popularity_of
 
     recipe = replace(line.recipe, epochs=1)
     between = (EPOCH, data.until)
-    popularity, steps = _popularity(data, config, recipe, between)
+    popularity, steps = popularity_of(data, config, recipe, between)
     objective = OBJECTIVES[recipe.objective]
     fitting = Fitting(build(line, config), objective, recipe, data.items.vectors, popularity)
-    batches = _batches(data, config, recipe, between, seed=0)
+    batches = epoch_batches(data, config, recipe, between, seed=0)
     fitting.prepare(batches)
     examples = int(popularity.sum())
     held = next(iter(batches))
@@ -96,7 +96,7 @@ def _rates(line: Any, config: Any, data: Any) -> dict[str, int]:
         return min(seconds)
 
     def only_input() -> None:
-        for _ in _batches(data, config, recipe, between, seed=1):
+        for _ in epoch_batches(data, config, recipe, between, seed=1):
             pass
 
     def only_steps() -> None:
@@ -104,7 +104,7 @@ def _rates(line: Any, config: Any, data: Any) -> dict[str, int]:
             step(held)
 
     def both() -> None:
-        for batch in _batches(data, config, recipe, between, seed=1):
+        for batch in epoch_batches(data, config, recipe, between, seed=1):
             step(batch)
 
     return {

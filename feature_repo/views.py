@@ -12,12 +12,11 @@ from feast.types import Array, Float32, Float64, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
 
 from feature_repo.match import activity_match
-from models.catalog import AGGREGATORS
-from models.spec import Aggregator
+from models.catalog import AGGREGATORS, Aggregator
+from transformations import names
 from transformations.config import Config
 
 OWNER = "member-activity-embeddings"
-SEQUENCE_VIEW = "member_activity_sequence"
 
 # A view's row stays right until the member's next one, and a member whose last action leaves the
 # window gets a next one. A ttl would turn that row (zeros) into nulls after a while in the
@@ -47,17 +46,6 @@ def declare(config: Config, aggregators: Sequence[Aggregator] = AGGREGATORS) -> 
     return objects
 
 
-def item_view_name(config: Config) -> str:
-    """Name the view of the item vectors: one per item encoder and version."""
-    encoder = config.items.encoder
-    return f"item_embedding_{encoder.name}_v{encoder.version}"
-
-
-def count_columns(config: Config) -> list[str]:
-    """Name the counts of a snapshot: n_actions, then n_<action> in the configured order."""
-    return ["n_actions", *(config.count_column(action) for action in config.actions)]
-
-
 def _entity(config: Config, name: str, description: str) -> Entity:
     return Entity(
         name=name,
@@ -82,7 +70,7 @@ def _source(name: str, folder: Path, renamed: Mapping[str, str] | None = None) -
 
 def _item_view(config: Config, item: Entity) -> FeatureView:
     encoder = config.items.encoder
-    name = item_view_name(config)
+    name = config.item_view
     return FeatureView(
         name=name,
         entities=[item],
@@ -104,17 +92,17 @@ def _item_view(config: Config, item: Entity) -> FeatureView:
 def _sequence_view(config: Config, member: Entity) -> FeatureView:
     ids = Int64 if config.id_type == "int64" else String
     return FeatureView(
-        name=SEQUENCE_VIEW,
+        name=names.SEQUENCE_VIEW,
         entities=[member],
         ttl=FOREVER,
         schema=[
             _field("item_ids", Array(ids), "What the member acted on, oldest first."),
             _field("actions", Array(String), "The action on each item."),
             _field("event_timestamps", Array(UnixTimestamp), "When; online in whole seconds."),
-            *(_field(name, Int64, _count(config, name)) for name in count_columns(config)),
+            *(_field(name, Int64, _count(config, name)) for name in config.rules.count_columns),
             _last_action(),
         ],
-        source=_source(SEQUENCE_VIEW, config.sequences_dir),
+        source=_source(names.SEQUENCE_VIEW, config.layout.sequences),
         description=f"A member's last {config.length} actions in {config.window.days} days.",
         owner=OWNER,
     )
@@ -125,7 +113,7 @@ def _aggregator_view(
 ) -> FeatureView:
     # Feast's historical join returns an on-demand view's inputs beside its outputs, so the two
     # cannot share a name; n_actions is to be the one that is 0, not null, for an unknown member.
-    renamed = {name: f"stored_{name}" for name in count_columns(config)}
+    renamed = {name: f"stored_{name}" for name in config.rules.count_columns}
     about = "as the snapshot holds it: null where there is no such member."
     return FeatureView(
         name=aggregator.view,
@@ -140,7 +128,7 @@ def _aggregator_view(
             _last_action(),
             _field("model_version", String, "What made this row: the packaged aggregator."),
         ],
-        source=_source(aggregator.view, config.embeddings_dir(aggregator.view), renamed),
+        source=_source(aggregator.view, config.layout.embeddings(aggregator.view), renamed),
         description=f"A member's last {config.length} actions in {config.window.days} days as "
         f"vectors, by {aggregator.name} version {aggregator.version}.",
         tags=tags,
@@ -155,11 +143,8 @@ def _match_view(
     item_view: FeatureView,
 ) -> OnDemandFeatureView:
     vectors = aggregator.vectors(config)
-    counts = count_columns(config)
-    stems = [
-        "" if name == "activity_embedding" else f"_{name.removesuffix('_embedding')}"
-        for name in vectors
-    ]
+    counts = config.rules.count_columns
+    stems = [names.stem(name) for name in vectors]
     return OnDemandFeatureView(
         name=aggregator.match,
         sources=[view[[*vectors, *(f"stored_{name}" for name in counts)]], item_view],

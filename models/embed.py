@@ -20,9 +20,11 @@ from models.packaging import Loaded, load
 from models.sequences import ItemTable, Padded, pad
 from models.spec import Aggregator
 from transformations.config import Config
+from transformations.duck import check, parquet
 from transformations.errors import InputError
-from transformations.files import partition, replacing
-from transformations.tables import check, parquet
+from transformations.files import replacing
+from transformations.layout import partition
+from transformations.rules import Rules
 
 # Members read, looked up and written at once; and those that the models see at once, whose item
 # vectors (length * dim floats each) should stay in the processor's cache.
@@ -63,10 +65,10 @@ class Graph:
     It is traced once, whatever the item table: many snapshots can share it.
     """
 
-    def __init__(self, models: Sequence[Loaded], config: Config) -> None:
+    def __init__(self, models: Sequence[Loaded], rules: Rules) -> None:
         self.models = models
-        shape = (None, config.length)
-        signature = [tf.TensorSpec((None, config.dim), "float32")]
+        shape = (None, rules.length)
+        signature = [tf.TensorSpec((None, rules.dim), "float32")]
         signature += [tf.TensorSpec(shape, dtype) for dtype in ("int32", "int32", "float32")]
 
         @tf.function(input_signature=signature)
@@ -126,7 +128,7 @@ def embed_snapshot(
             there is no snapshot or no item vector to embed.
         RunFailedError: a result breaks a rule of checks/member_embeddings.sql.
     """
-    source = partition(config.sequences_dir, as_of)
+    source = partition(config.layout.sequences, as_of)
     if not source.exists():
         raise InputError(f"expected the sequences of {as_of} in {source}, found none")
     graph = graph or load_graph(aggregators, config)
@@ -135,18 +137,20 @@ def embed_snapshot(
     table = tf.constant(items.vectors)
     members = actions = without_vector = 0
     with ExitStack() as stack:
-        views = [config.embeddings_dir(model.aggregator.view) for model in models]
+        views = [config.layout.embeddings(model.aggregator.view) for model in models]
         files = [stack.enter_context(replacing(partition(view, as_of))) for view in views]
         with pq.ParquetFile(source) as sequences, ExitStack() as open_writers:
             writers = [
-                open_writers.enter_context(_writer(file, model, sequences.schema_arrow, config))
+                open_writers.enter_context(
+                    _writer(file, model, sequences.schema_arrow, config.rules)
+                )
                 for file, model in zip(files, models, strict=True)
             ]
             # One batch is written while the next one is computed; never more than one waits.
             writing = open_writers.enter_context(ThreadPoolExecutor(1))
             written = writing.submit(lambda: None)
             for rows in sequences.iter_batches(ROWS_AT_ONCE):
-                padded = pad(rows, items, config, as_of)
+                padded = pad(rows, items, config.rules, as_of)
                 results = graph.vectors(padded, table)
                 written.result()
                 written = writing.submit(_write, writers, rows, results, created_timestamp)
@@ -164,14 +168,14 @@ def embed_snapshot(
 
 def load_graph(aggregators: Sequence[Aggregator], config: Config) -> Graph:
     """Load packaged aggregators into one graph; errors as for `models.packaging.load`."""
-    return Graph([load(aggregator, config) for aggregator in aggregators], config)
+    return Graph([load(aggregator, config) for aggregator in aggregators], config.rules)
 
 
 def together(
-    models: Sequence[Loaded], items: ItemTable, config: Config
+    models: Sequence[Loaded], items: ItemTable, rules: Rules
 ) -> Callable[[Padded], list[Vectors]]:
     """Return a function from padded sequences to each model's vectors {field: [members, dim]}."""
-    graph, table = Graph(models, config), tf.constant(items.vectors)
+    graph, table = Graph(models, rules), tf.constant(items.vectors)
     return lambda padded: graph.vectors(padded, table)
 
 
@@ -180,9 +184,9 @@ def model_version_of(file: Path) -> str:
     return str(pq.read_schema(file).metadata[b"model_version"].decode())
 
 
-def view_schema(model: Loaded, sequences: pa.Schema, config: Config) -> pa.Schema:
+def view_schema(model: Loaded, sequences: pa.Schema, rules: Rules) -> pa.Schema:
     """Return the columns of a view: the snapshot's own, the vectors, what made them."""
-    counts = ["n_actions", *(config.count_column(action) for action in config.actions)]
+    counts = rules.count_columns
     vectors = [pa.field(field, pa.list_(pa.float32())) for field in model.vectors]
     return pa.schema(
         [sequences.field(name) for name in ("member_id", "event_timestamp", "created_timestamp")]
@@ -192,8 +196,8 @@ def view_schema(model: Loaded, sequences: pa.Schema, config: Config) -> pa.Schem
     ).append(pa.field("model_version", pa.string()))
 
 
-def _writer(file: Path, model: Loaded, sequences: pa.Schema, config: Config) -> pq.ParquetWriter:
-    schema = view_schema(model, sequences, config)
+def _writer(file: Path, model: Loaded, sequences: pa.Schema, rules: Rules) -> pq.ParquetWriter:
+    schema = view_schema(model, sequences, rules)
     others = [name for name in schema.names if name not in model.vectors]
     # Floats gain nothing from a dictionary or statistics. Measured on 200,000 rows of 3 vectors:
     # lz4 writes 1.5 times and reads twice as fast as zstd, for a tenth more bytes.

@@ -14,10 +14,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from models.aggregators import build, input_shapes
+from models import registry
 from models.backend import keras, tf
-from models.recipe import Recipe
-from models.spec import MANIFEST, Aggregator, Learned, Packaged
+from models.layers.build import build, input_shapes
+from models.manifest import MANIFEST, identity_keys
+from models.spec import Aggregator, Learned, Packaged
+from models.training.recipe import Recipe
 from transformations.config import UNITS, Config
 from transformations.errors import InputError, RunFailedError
 from transformations.files import replacing_folder
@@ -33,7 +35,7 @@ class Loaded:
         vectors: Field → dimension, in the order of the view.
         model_version: What made the vectors, in one line: aggregator, weights, item encoder.
         embed: The SavedModel's signature: item_embeddings, actions and ages (shapes as in
-            models/aggregators.py) as keyword arguments → {field: float32 [batch, dimension]}.
+            models/layers/build.py) as keyword arguments → {field: float32 [batch, dimension]}.
     """
 
     aggregator: Aggregator
@@ -55,7 +57,7 @@ def package(
     """Write an aggregator's SavedModel and manifest, unless they are there; return their folder.
 
     Args:
-        trained: The Keras model (as `models.aggregators.build` makes it) that holds the weights,
+        trained: The Keras model (as `models.layers.build.build` makes it) that holds the weights,
             for an aggregator that has any.
         trained_until: The time before which the events lie that the weights were fitted to.
         metrics: Figures of the training, kept in the manifest.
@@ -67,6 +69,9 @@ def package(
             the aggregator has weights and nobody trained them.
     """
     folder = aggregator.artifact(config)
+    registered = to_fetch(aggregator, config)
+    if registered is not None:
+        registry.fetch(config, *registered, folder)
     packaged = (folder / MANIFEST).exists()
     if aggregator.layer is None or (packaged and trained is None):
         _refuse_other_settings(aggregator, config, aggregator.manifest(config))
@@ -87,6 +92,12 @@ def package(
         _save(model, temporary, config)
         write_manifest(temporary, aggregator, config, trained_until, metrics, notes=notes)
     return folder
+
+
+def to_fetch(aggregator: Aggregator, config: Config) -> tuple[str, int] | None:
+    """Return name and version of what `package` will copy from the model registry, if anything."""
+    registered = aggregator.registered if isinstance(aggregator, Packaged) else None
+    return None if aggregator.artifact(config).exists() else registered
 
 
 def write_manifest(
@@ -133,7 +144,7 @@ def load(aggregator: Aggregator, config: Config) -> Loaded:
     if weights != manifest["weights_sha256"]:
         raise RunFailedError(
             f"{folder}: expected weights with the hash {manifest['weights_sha256']}, as its "
-            f"{MANIFEST} says, came {weights}; {_again(aggregator)}"
+            f"{MANIFEST} says, got {weights}; {_again(aggregator)}"
         )
     saved = tf.saved_model.load(str(folder))
     vectors = aggregator.vectors(config)
@@ -178,9 +189,9 @@ def _settings(aggregator: Aggregator, config: Config, vectors: Mapping[str, int]
         "dim": config.dim,
         "window": _duration(config.window),
         "length": config.length,
-        "actions": {action: config.action_code(action) for action in config.actions},
+        "actions": {action: config.rules.action_code(action) for action in config.actions},
         "vectors": dict(vectors),
-        "layer": aggregator.layer,
+        "kind": aggregator.kind,
         "parameters": aggregator.parameters(),
         "item_encoder": {"name": encoder.name, "version": encoder.version},
         **recipe,
@@ -220,11 +231,10 @@ def _hash_files(folder: Path) -> dict[str, str]:
 def _hash_weights(folder: Path, settings: Mapping[str, Any], files: Mapping[str, str]) -> str:
     """Hash what determines the numbers: the settings, then every variable's name and content.
 
-    Of a SavedModel made elsewhere (no layer) the formula is known by its files only.
+    Of a SavedModel made elsewhere (no kind) the formula is known by its files only.
     """
-    named = ("vectors", "actions", "dim", "length", "layer", "parameters")
-    known: dict[str, Any] = {key: settings[key] for key in named}
-    if settings["layer"] is None:
+    known = identity_keys(settings)
+    if settings["kind"] is None:
         known["files"] = dict(files)
     digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
     checkpoint = tf.train.load_checkpoint(str(folder / "variables" / "variables"))
@@ -247,9 +257,11 @@ def _refuse_other_settings(
     aggregator: Aggregator, config: Config, manifest: Mapping[str, Any]
 ) -> None:
     expected = _settings(aggregator, config, aggregator.vectors(config))
+    if manifest["kind"] == aggregator.layer:
+        expected["kind"] = aggregator.layer  # packaged before layers had a kind
     if aggregator.layer is None:
-        # Made elsewhere: its layer and parameters are its own affair.
-        del expected["layer"], expected["parameters"]
+        # Made elsewhere: its kind and parameters are its own affair.
+        del expected["kind"], expected["parameters"]
     if isinstance(aggregator, Packaged) and aggregator.registered is not None:
         # The registry counts by itself; which weights they are is said by their hash.
         del expected["name"], expected["version"]
@@ -273,21 +285,21 @@ def _refuse_other_weights(aggregator: Aggregator, config: Config, model: Any) ->
     manifest = aggregator.manifest(config)
     with tempfile.TemporaryDirectory() as scratch:
         _save(model, Path(scratch), config)
-        came = _hash_weights(Path(scratch), manifest, {})
-    if came != manifest["weights_sha256"]:
+        got = _hash_weights(Path(scratch), manifest, {})
+    if got != manifest["weights_sha256"]:
         raise InputError(
             f"{aggregator.name} v{aggregator.version} is packaged at {folder} with the weights "
-            f"{manifest['weights_sha256']}, came {came}; raise its version in models/catalog.py"
+            f"{manifest['weights_sha256']}, got {got}; raise its version in models/catalog.py"
         )
 
 
 def _refuse_other_files(folder: Path, manifest: Mapping[str, Any]) -> None:
-    came, expected = _hash_files(folder), manifest["files"]
+    got, expected = _hash_files(folder), manifest["files"]
     differing = [
         f"  {name}: packaged {expected.get(name, 'no such file')}, "
-        f"came {came.get(name, 'no such file')}"
-        for name in sorted(came.keys() | expected.keys())
-        if came.get(name) != expected.get(name)
+        f"got {got.get(name, 'no such file')}"
+        for name in sorted(got.keys() | expected.keys())
+        if got.get(name) != expected.get(name)
     ]
     if differing:
         raise RunFailedError(
@@ -301,26 +313,26 @@ def _refuse_other_signature(
 ) -> None:
     if SIGNATURE not in saved.signatures:
         raise InputError(
-            f"{folder}: expected the signature {SIGNATURE!r}, came {sorted(saved.signatures)}"
+            f"{folder}: expected the signature {SIGNATURE!r}, got {sorted(saved.signatures)}"
         )
     signature = saved.signatures[SIGNATURE]
     expected = {
         name: f"{dtype} {[None, *shape]}"
         for name, (dtype, shape) in input_shapes(config.length, config.dim).items()
     } | {field: f"float32 {[None, dim]}" for field, dim in vectors.items()}
-    came = {
+    got = {
         name: f"{spec.dtype.name} {spec.shape.as_list() if spec.shape.rank is not None else '?'}"
         for name, spec in (
             signature.structured_input_signature[1] | signature.structured_outputs
         ).items()
     }
     differing = [
-        f"  {name}: expected {expected.get(name, 'nothing')}, came {came.get(name, 'nothing')}"
-        for name in sorted(expected.keys() | came.keys())
-        if expected.get(name) != came.get(name)
+        f"  {name}: expected {expected.get(name, 'nothing')}, got {got.get(name, 'nothing')}"
+        for name in sorted(expected.keys() | got.keys())
+        if expected.get(name) != got.get(name)
     ]
     if differing:
         raise InputError(
             f"{folder}: the signature {SIGNATURE!r} is not the contract's "
-            "(models/aggregators.py):\n" + "\n".join(differing)
+            "(models/layers/build.py):\n" + "\n".join(differing)
         )

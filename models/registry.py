@@ -2,7 +2,7 @@
 
 By default in a SQLite file below the data folder; $MLFLOW_TRACKING_URI names another place. Each
 registered version is a packaged aggregator with its manifest, which is all that is read here: what
-somebody else packaged registers just as well. The alias `champion` marks the version that serves.
+somebody else packaged registers just as well.
 """
 
 import json
@@ -16,14 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.spec import MANIFEST
+from models.manifest import read
+from transformations import names
 from transformations.config import Config
 from transformations.errors import InputError
 from transformations.files import replacing_folder
 
-CHAMPION = "champion"
-# Tag of a registered model: the versions that were champion, oldest first, the present one last.
-CHAMPIONS = "champions"
 FOLDER = "aggregator"
 URI = "MLFLOW_TRACKING_URI"
 QUIET = {
@@ -41,13 +39,11 @@ class Registered:
         name: The registered model: the aggregator's name.
         version: The registry's number, counted up by every training that is registered.
         view: The Feast view of the catalogue's line that it was trained as.
-        champion: Whether it is what serves.
     """
 
     name: str
     version: int
     view: str
-    champion: bool
     trained_until: str
     weights_sha256: str
     metrics: Mapping[str, float]
@@ -59,11 +55,8 @@ class Registered:
 
 
 def register(folder: Path, config: Config) -> Registered:
-    """Log a packaged aggregator and register it; the same weights are registered once.
-
-    The first version of a name becomes its champion.
-    """
-    manifest = json.loads((folder / MANIFEST).read_text())
+    """Log a packaged aggregator and register it; the same weights are registered once."""
+    manifest = read(folder, str(folder))
     name = manifest["name"]
     with _client(config) as client:
         for known in _versions(client, name):
@@ -86,47 +79,14 @@ def register(folder: Path, config: Config) -> Registered:
                 "metrics": json.dumps(manifest["metrics"]),
             },
         )
-        if not _champions(client, name):
-            _crown(client, name, [int(version.version)])
         return next(v for v in _versions(client, name) if v.version == int(version.version))
-
-
-def promote(config: Config, name: str, version: int) -> None:
-    """Let the alias `champion` of `name` mark this version.
-
-    Raises:
-        InputError: there is no such version.
-    """
-    with _client(config) as client:
-        _expect(client, name, version)
-        before = _champions(client, name)
-        if before[-1:] != [version]:
-            _crown(client, name, [*before, version])
-
-
-def rollback(config: Config, name: str) -> int:
-    """Let `champion` mark the version that was it before; return its number.
-
-    Raises:
-        InputError: there was none before.
-    """
-    with _client(config) as client:
-        there = {known.version for known in _versions(client, name)}
-        champions = [v for v in _champions(client, name) if v in there]
-        if len(champions) < 2:
-            raise InputError(
-                f"{name}: expected an earlier champion to go back to, found none; choose one: "
-                f"activity promote {name} VERSION (`activity models` lists them)"
-            )
-        _crown(client, name, champions[:-1])
-        return champions[-2]
 
 
 def versions(config: Config) -> list[Registered]:
     """Return every registered version, by name, the newest first."""
     with _client(config) as client:
-        names = sorted(model.name for model in client.search_registered_models())
-        return [version for name in names for version in _versions(client, name)]
+        models = sorted(model.name for model in client.search_registered_models())
+        return [version for name in models for version in _versions(client, name)]
 
 
 def fetch(config: Config, name: str, version: int, folder: Path) -> None:
@@ -140,11 +100,11 @@ def fetch(config: Config, name: str, version: int, folder: Path) -> None:
 
         _expect(client, name, version)
         source = client.get_model_version_download_uri(name, str(version))
-        came = mlflow.artifacts.download_artifacts(
+        got = mlflow.artifacts.download_artifacts(
             source, dst_path=scratch, tracking_uri=client.tracking_uri
         )
         with replacing_folder(folder) as temporary:
-            shutil.copytree(came, temporary, dirs_exist_ok=True)
+            shutil.copytree(got, temporary, dirs_exist_ok=True)
 
 
 @contextmanager
@@ -156,7 +116,7 @@ def _client(config: Config) -> Iterator[Any]:
         warnings.simplefilter("ignore")
         from mlflow import MlflowClient  # 3 seconds, so only where it is asked
 
-        folder = config.data / "mlflow"
+        folder = config.layout.mlflow
         uri = os.environ.get(URI)
         if uri is None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -169,7 +129,7 @@ def _experiment(client: Any, name: str, config: Config) -> str:
     if found is not None:
         return str(found.experiment_id)
     # A server decides by itself where artifacts go.
-    own = None if URI in os.environ else (config.data / "mlflow" / "artifacts" / name).as_uri()
+    own = None if URI in os.environ else (config.layout.mlflow / "artifacts" / name).as_uri()
     return str(client.create_experiment(name, artifact_location=own))
 
 
@@ -177,7 +137,7 @@ def _log(client: Any, run_id: str, manifest: Mapping[str, Any]) -> None:
     from mlflow.entities import Metric, Param
 
     settings = {
-        key: manifest.get(key) for key in ("layer", "parameters", "recipe", "trained_until", "dim")
+        key: manifest.get(key) for key in ("kind", "parameters", "recipe", "trained_until", "dim")
     }
     params = [Param(key, str(value)[:500]) for key, value in _flat(settings)]
     last = [Metric(key, value, 0, 0) for key, value in manifest["metrics"].items()]
@@ -211,7 +171,7 @@ def _plain(name: str) -> str:
 
 
 def _view(manifest: Mapping[str, Any]) -> str:
-    return f"member_activity_{manifest['name']}_v{manifest['version']}"
+    return names.view(manifest["name"], manifest["version"])
 
 
 def _exists(client: Any, name: str) -> bool:
@@ -219,14 +179,12 @@ def _exists(client: Any, name: str) -> bool:
 
 
 def _versions(client: Any, name: str) -> list[Registered]:
-    champion = _champions(client, name)[-1:]
     found = client.search_model_versions(f"name = '{name}'")
     known = [
         Registered(
             name=name,
             version=int(version.version),
             view=version.tags["view"],
-            champion=[int(version.version)] == champion,
             trained_until=version.tags["trained_until"],
             weights_sha256=version.tags["weights_sha256"],
             metrics=json.loads(version.tags["metrics"]),
@@ -237,22 +195,10 @@ def _versions(client: Any, name: str) -> list[Registered]:
     return sorted(known, key=lambda version: -version.version)
 
 
-def _champions(client: Any, name: str) -> list[int]:
-    for model in client.search_registered_models():
-        if model.name == name:
-            return [int(v) for v in model.tags.get(CHAMPIONS, "").split(",") if v]
-    return []
-
-
-def _crown(client: Any, name: str, champions: list[int]) -> None:
-    client.set_registered_model_alias(name, CHAMPION, str(champions[-1]))
-    client.set_registered_model_tag(name, CHAMPIONS, ",".join(map(str, champions)))
-
-
 def _expect(client: Any, name: str, version: int) -> None:
     there = [known.version for known in _versions(client, name)]
     if version not in there:
         known = ", ".join(map(str, reversed(there))) or "none; activity train makes one"
         raise InputError(
-            f"expected a registered version of {name}, came {version}; there are: {known}"
+            f"expected a registered version of {name}, got {version}; there are: {known}"
         )

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -13,13 +12,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from transformations.config import Config
+from transformations.duck import parquet, sql
 from transformations.errors import InputError, RunFailedError
-from transformations.tables import parquet
+from transformations.layout import part_files
+from transformations.rules import Rules
 
 PAD = 0
 DAY = 86_400_000_000  # microseconds
-
-SQL = Path(__file__).parent / "sql"
 
 
 class ItemTable:
@@ -43,30 +42,20 @@ class ItemTable:
         config: Config,
         con: duckdb.DuckDBPyConnection,
         as_of: datetime,
-        query: str = "newest_items",
+        which: str = "newest_items",
     ) -> "ItemTable":
         """Read each item's newest vector with available_at <= as_of.
 
         Args:
-            query: Another file of sql/ gives another vector: `first_items`, each item's oldest.
+            which: As for `read_items`.
 
         Raises:
             InputError: there is no item vector at all, or one is not of the configured dimension.
         """
-        parts = sorted(config.items_dir.glob("*.parquet"))
+        read_items(config, con, as_of, which)
         encoder = config.items.encoder
-        if not parts:
-            raise InputError(
-                f"expected item vectors of {encoder.name} v{encoder.version} in "
-                f"{config.items_dir}, found none; `activity run` builds them"
-            )
-        con.execute(f"create or replace temp view items as from {parquet(parts)}")
-        con.execute(
-            f"create or replace temp table newest_items as {(SQL / f'{query}.sql').read_text()}",
-            {"as_of": as_of},
-        )
         ((items, wrong),) = con.execute(
-            "select count(*), count(*) filter (where len(embedding) <> $dim) from newest_items",
+            f"select count(*), count(*) filter (where len(embedding) <> $dim) from {which}",
             {"dim": config.dim},
         ).fetchall()
         if wrong:
@@ -77,13 +66,12 @@ class ItemTable:
             )
         vectors = np.zeros((items + 1, config.dim), np.float32)
         ids, row = [], 1
-        for batch in con.sql("from newest_items").to_arrow_reader(50_000):
+        for batch in con.sql(f"from {which}").to_arrow_reader(50_000):
             ids.append(batch["item_id"])
             flat = batch["embedding"].flatten().to_numpy()
             vectors[row : row + batch.num_rows] = flat.reshape(-1, config.dim)
             row += batch.num_rows
-        con.execute("drop view items")
-        con.execute("drop table newest_items")
+        con.execute(f"drop table {which}")
         return cls(
             pa.chunked_array(ids).combine_chunks() if ids else pa.array([], pa.int64()), vectors
         )
@@ -99,6 +87,30 @@ class ItemTable:
             found = pc.index_in(item_ids, value_set=self._ids)
             places = pc.fill_null(found, -1).to_numpy()
         return (places + 1).astype(np.int32)
+
+
+def read_items(
+    config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime, which: str = "newest_items"
+) -> None:
+    """Make the table `which`: one vector of each item of the configured encoder known at as_of.
+
+    Args:
+        which: `newest_items`, the newest with available_at <= as_of; or `first_items`, the oldest.
+
+    Raises:
+        InputError: there is no item vector at all.
+    """
+    parts = part_files(config.items_dir)
+    encoder = config.items.encoder
+    if not parts:
+        raise InputError(
+            f"expected item vectors of {encoder.name} v{encoder.version} in "
+            f"{config.items_dir}, found none; `activity run` builds them"
+        )
+    con.execute(f"create or replace temp view items as from {parquet(parts)}")
+    query = sql(which, __file__)
+    con.execute(f"create or replace temp table {which} as {query}", {"as_of": as_of})
+    con.execute("drop view items")
 
 
 @dataclass(frozen=True)
@@ -123,7 +135,7 @@ class Padded:
 def pad(
     sequences: pa.RecordBatch,
     items: ItemTable,
-    config: Config,
+    rules: Rules,
     as_of: datetime | pa.Array,
     names: Sequence[str] | None = None,
 ) -> Padded:
@@ -140,10 +152,10 @@ def pad(
     """
     lists = sequences["item_ids"]
     lengths = pc.list_value_length(lists).to_numpy()
-    members, length = len(lengths), config.length
+    members, length = len(lengths), rules.length
     if members and lengths.max() > length:
         raise RunFailedError(
-            f"expected sequences of at most {length} actions (length in activity.yaml), came one "
+            f"expected sequences of at most {length} actions (length in activity.yaml), got one "
             f"of {lengths.max()}; build the snapshot again"
         )
     ends = np.cumsum(lengths)
@@ -152,7 +164,7 @@ def pad(
     slots = np.arange(int(lengths.sum())) + shift
 
     rows = items.rows(lists.flatten())
-    codes = _codes(sequences["actions"].flatten(), names or list(config.actions))
+    codes = _codes(sequences["actions"].flatten(), names or list(rules.actions))
     moments = sequences["event_timestamps"].flatten().cast(pa.int64()).to_numpy()
     if isinstance(as_of, datetime):
         ages = ((_microseconds(as_of) - moments) / DAY).astype(np.float32)
@@ -177,7 +189,7 @@ def _codes(actions: pa.Array, names: Sequence[str]) -> NDArray[np.int32]:
     if found.null_count:
         unknown = actions.filter(found.is_null())[0].as_py()
         raise RunFailedError(
-            f"expected actions among {', '.join(names)}, came {unknown!r} in a sequence; "
+            f"expected actions among {', '.join(names)}, got {unknown!r} in a sequence; "
             "build the snapshot again with the present activity.yaml"
         )
     return found.to_numpy() + np.int32(1)

@@ -1,42 +1,27 @@
 """What the catalogue says of an aggregator, in plain Python: Feast declares views from it."""
 
-import json
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from models.recipe import Recipe
+from models import manifest
+from models.manifest import MANIFEST
+from models.training.recipe import Recipe
+from transformations import names
 from transformations.config import Config
 from transformations.errors import InputError
-
-MANIFEST = "manifest.json"
-MANIFEST_KEYS = (
-    "name",
-    "version",
-    "dim",
-    "window",
-    "length",
-    "actions",
-    "vectors",
-    "layer",
-    "parameters",
-    "item_encoder",
-    "weights_sha256",
-    "trained_until",
-    "metrics",
-    "files",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Aggregator:
     """One line of the catalogue: sequences in, one or more named vectors out.
 
-    A subclass names its Keras layer in `layer` as "module:Class"; it is imported only when the
-    aggregator is built, so that a reader of the catalogue never loads TensorFlow. Its own
-    dataclass fields become that class's arguments (models/aggregators.py says what it is given
-    and what it returns).
+    A subclass names its `kind`, and its Keras layer in `layer` as "module:Class", which is
+    imported only when the aggregator is built: a reader of the catalogue never loads TensorFlow.
+    Its own dataclass fields become that class's arguments (models/layers/build.py says what it is
+    given and what it returns).
 
     Attributes:
         name: Part of the view's name. A subclass has a default; another name lets two settings of
@@ -46,8 +31,11 @@ class Aggregator:
         stream: Whether the stream keeps its vectors fresh between two daily runs.
     """
 
+    kind: ClassVar[str | None] = None
+    """The public name of what it computes, part of a package's identity; None for what is packaged
+    already. It outlives the address below: moving a file changes no published space."""
     layer: ClassVar[str | None] = None
-    """None for what is packaged already."""
+    """Where the Keras layer of this kind is; None for what is packaged already."""
     per_action: ClassVar[bool] = False
     """Whether there is one vector per configured action, or a single one."""
     order_matters: ClassVar[bool] = True
@@ -60,26 +48,31 @@ class Aggregator:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
             raise InputError(
-                f"expected an aggregator's name of lower-case letters, digits and _, came "
+                f"expected an aggregator's name of lower-case letters, digits and _, got "
                 f"{self.name!r}; it becomes part of the view's name"
             )
+        if self.layer is not None and self.kind is None:
+            raise InputError(
+                f"{self.name}: expected {type(self).__name__} to have a `kind` beside its `layer` "
+                "(a public name that survives when the layer's file moves)"
+            )
         if self.version < 1:
-            raise InputError(f"{self.name}: expected a version of 1 or more, came {self.version}")
+            raise InputError(f"{self.name}: expected a version of 1 or more, got {self.version}")
 
     @property
     def view(self) -> str:
         """Name of the Feast view and of the folder of its embeddings."""
-        return f"member_activity_{self.name}_v{self.version}"
+        return names.view(self.name, self.version)
 
     @property
     def service(self) -> str:
         """Name of the Feast feature service that a ranker asks."""
-        return f"ranker_{self.name}_v{self.version}"
+        return names.service(self.name, self.version)
 
     @property
     def match(self) -> str:
         """Name of the on-demand view that compares the member's vectors with an item's."""
-        return f"activity_match_{self.name}_v{self.version}"
+        return names.match_view(self.name, self.version)
 
     def vectors(self, config: Config) -> dict[str, int]:
         """Return the vector fields, in order, with their dimensions.
@@ -87,8 +80,8 @@ class Aggregator:
         One field `<action>_embedding` per action, or the single `activity_embedding`.
         """
         if self.per_action:
-            return {f"{action.lower()}_embedding": config.dim for action in config.actions}
-        return {"activity_embedding": config.dim}
+            return {names.vector_field(action): config.dim for action in config.actions}
+        return {names.SINGLE_VECTOR: config.dim}
 
     def parameters(self) -> dict[str, Any]:
         """Return the subclass's own settings, as they go to the Keras class and the manifest."""
@@ -97,7 +90,7 @@ class Aggregator:
 
     def artifact(self, config: Config) -> Path:
         """Folder of this aggregator's SavedModel and manifest."""
-        return config.artifacts_dir / self.name / f"v{self.version}"
+        return config.layout.artifact(self.name, self.version)
 
     def identity(self, config: Config) -> dict[str, str]:
         """Return what made these vectors, as tags: read from the manifest once it is packaged."""
@@ -118,27 +111,15 @@ class Aggregator:
         Raises:
             InputError: there is none, or it is not the mapping that packaging writes.
         """
-        file = self.artifact(config) / MANIFEST
-        try:
-            manifest = json.loads(file.read_text())
-        except FileNotFoundError:
-            raise InputError(
-                f"{self.name} v{self.version}: expected a packaged aggregator at {file.parent}, "
-                f"found no {MANIFEST} there"
-            ) from None
-        except ValueError as error:
-            raise InputError(f"{file} is not valid JSON: {error}") from None
-        missing = [key for key in MANIFEST_KEYS if key not in manifest]
-        if missing:
-            raise InputError(f"{file}: expected the keys {', '.join(missing)}, which are missing")
-        return dict(manifest)
+        return manifest.read(self.artifact(config), f"{self.name} v{self.version}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Average(Aggregator):
     """Per action, the plain mean of the item vectors; zeros where there is none."""
 
-    layer: ClassVar[str] = "models.aggregators:Average"
+    kind: ClassVar[str] = "average"
+    layer: ClassVar[str] = "models.layers.average:Average"
     per_action: ClassVar[bool] = True
     order_matters: ClassVar[bool] = False
 
@@ -154,7 +135,8 @@ class GeometricDecay(Aggregator):
             the same kind follows. One for all actions, or one for each, in `activity.yaml`'s order.
     """
 
-    layer: ClassVar[str] = "models.aggregators:GeometricDecay"
+    kind: ClassVar[str] = "geometric_decay"
+    layer: ClassVar[str] = "models.layers.geometric_decay:GeometricDecay"
     per_action: ClassVar[bool] = True
 
     name: str = "decay"
@@ -164,7 +146,7 @@ class GeometricDecay(Aggregator):
         super().__post_init__()
         each = self.decay if isinstance(self.decay, tuple) else (self.decay,)
         if not each or not all(0 < r < 1 for r in each):
-            raise InputError(f"decay: expected 0 < r < 1, came {self.decay}")
+            raise InputError(f"decay: expected 0 < r < 1, got {self.decay}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,10 +192,19 @@ class Packaged(Aggregator):
         if found is None:
             # An alias or a stage moves, and the vectors of one view would be of two spaces.
             raise InputError(
-                f"expected a registered version as models:/NAME/3, came {self.path!r}; `activity "
+                f"expected a registered version as models:/NAME/3, got {self.path!r}; `activity "
                 "models` lists them"
             )
         return found[1], int(found[2])
+
+    def manifest(self, config: Config) -> dict[str, Any]:
+        """Return the manifest; a further InputError: it is not copied here yet."""
+        if self.registered is not None and not self.artifact(config).exists():
+            raise InputError(
+                f"{self.path} is not copied from the model registry to {self.artifact(config)} "
+                "yet; `activity run` copies it"
+            )
+        return super().manifest(config)
 
     def vectors(self, config: Config) -> dict[str, int]:
         """Return the vector fields with their dimensions, as the manifest names them."""
@@ -224,20 +215,10 @@ class Packaged(Aggregator):
         return {}
 
     def artifact(self, config: Config) -> Path:
-        """Folder of the SavedModel and its manifest; a registered one is fetched once.
-
-        Raises:
-            InputError: no such version is registered.
-        """
+        """Folder of the SavedModel and its manifest; of a registered one, of its copy here."""
         if self.registered is None:
             return config.path(self.path)
-        name, version = self.registered
-        folder = config.data / "registered" / name / f"v{version}"
-        if not folder.exists():
-            from models.registry import fetch  # MLflow, which takes seconds to import
-
-            fetch(config, name, version, folder)
-        return folder
+        return config.layout.registered(*self.registered)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,7 +244,7 @@ class LearnedVector(Learned):
     def _expect(self, setting: str, right: bool, expected: str) -> None:
         if not right:
             raise InputError(
-                f"{self.name}: {setting}: expected {expected}, came {getattr(self, setting)!r}"
+                f"{self.name}: {setting}: expected {expected}, got {getattr(self, setting)!r}"
             )
 
 
@@ -280,7 +261,8 @@ class LearnedDecay(LearnedVector):
             output, zero at first, is added; 0 for none.
     """
 
-    layer: ClassVar[str] = "models.learned:LearnedDecay"
+    kind: ClassVar[str] = "learned_decay"
+    layer: ClassVar[str] = "models.layers.learned_decay:LearnedDecay"
 
     name: str = "learned_decay"
     decays: int = 1
@@ -305,7 +287,8 @@ class AttentionPool(LearnedVector):
         dropout: Share of the keys' inputs dropped in training.
     """
 
-    layer: ClassVar[str] = "models.learned:AttentionPool"
+    kind: ClassVar[str] = "attention_pool"
+    layer: ClassVar[str] = "models.layers.attention_pool:AttentionPool"
 
     name: str = "attention"
     queries: int = 2
@@ -333,7 +316,8 @@ class Cnn(LearnedVector):
         dropout: Share of what is pooled that is dropped in training.
     """
 
-    layer: ClassVar[str] = "models.sequence_layers:Cnn"
+    kind: ClassVar[str] = "cnn"
+    layer: ClassVar[str] = "models.layers.cnn:Cnn"
 
     name: str = "cnn"
     filters: int = 64
@@ -361,7 +345,8 @@ class Gru(LearnedVector):
         dropout: Share of its inputs and of its last state that is dropped in training.
     """
 
-    layer: ClassVar[str] = "models.sequence_layers:Gru"
+    kind: ClassVar[str] = "gru"
+    layer: ClassVar[str] = "models.layers.gru:Gru"
 
     name: str = "gru"
     units: int = 64
@@ -387,7 +372,8 @@ class Transformer(LearnedVector):
         dropout: Share of each layer's addition that is dropped in training.
     """
 
-    layer: ClassVar[str] = "models.sequence_layers:Transformer"
+    kind: ClassVar[str] = "transformer"
+    layer: ClassVar[str] = "models.layers.transformer:Transformer"
 
     name: str = "transformer"
     units: int = 64
@@ -404,3 +390,14 @@ class Transformer(LearnedVector):
         divisible = f"a multiple of heads={self.heads}"
         self._expect("units", self.units % self.heads == 0, divisible)
         self._expect("dropout", 0 <= self.dropout < 1, "0 or more, below 1")
+
+
+def learned_kinds() -> dict[str, Callable[..., LearnedVector]]:
+    """Return every learned kind that has a layer, by its kind's name; a subclass enrols itself."""
+    return {kind.kind: kind for kind in _below(LearnedVector) if kind.kind is not None}
+
+
+def _below(cls: type[LearnedVector]) -> Iterator[type[LearnedVector]]:
+    for child in cls.__subclasses__():
+        yield child
+        yield from _below(child)

@@ -1,23 +1,25 @@
 """The whole flow, one call per stage: events → sequences → vectors → Feast → read back."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 
 from duckdb import DuckDBPyConnection as Connection
 
 from models.catalog import AGGREGATORS
 from models.embed import embed_snapshot, load_graph
 from models.items import build_items
-from models.packaging import package
+from models.packaging import package, to_fetch
 from models.spec import Aggregator, Learned
-from pipelines import publish
 from pipelines.progress import Stage, Stages
 from pipelines.training import first_until, train_line, trains
+from serving import publish
 from transformations.config import Config
+from transformations.duck import TableReport, connect
 from transformations.errors import InputError, RunFailedError
 from transformations.files import sweep
+from transformations.layout import days
 from transformations.sources import stage_activity, stage_items
-from transformations.tables import TableReport, build_sequences, connect
+from transformations.tables import build_sequences
 
 DAY = timedelta(days=1)
 
@@ -155,6 +157,12 @@ def package_all(
         if isinstance(aggregator, Learned) and trains(aggregator, config):
             until = first_until(config, as_of, aggregator.recipe.validation)
             train_line(config, con, aggregator, until, stages)
+    for aggregator in aggregators:
+        registered = to_fetch(aggregator, config)
+        if registered is not None:
+            with stages.stage("copy model") as stage:
+                package(aggregator, config)
+                stage.note = "{} version {} from the model registry".format(*registered)
     with stages.stage("package", total=len(aggregators)) as stage:
         for aggregator in aggregators:
             package(aggregator, config)
@@ -189,13 +197,13 @@ def last_midnight() -> datetime:
 
 def end_of_last_day(config: Config) -> datetime:
     """Return the midnight after the newest staged event, at most the last midnight."""
-    days = sorted(file.parent.name for file in config.activity_dir.glob("date=*/*.parquet"))
-    if not days:
+    staged = days(config.layout.activity)
+    if not staged:
         raise RunFailedError(
             f"no usable event was found in {config.events.source}; nothing to build a snapshot "
-            f"of. Refused rows lie in {config.quarantine_dir}"
+            f"of. Refused rows lie in {config.layout.quarantine}"
         )
-    newest = datetime.fromisoformat(days[-1].removeprefix("date=")).replace(tzinfo=UTC)
+    newest = datetime.combine(staged[-1], time(), UTC)
     return min(newest + DAY, last_midnight())
 
 

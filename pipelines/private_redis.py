@@ -9,6 +9,7 @@ from pathlib import Path
 
 from transformations.errors import InputError, RunFailedError
 
+TRIES = 5
 STORE = """
 project: private
 provider: local
@@ -43,21 +44,26 @@ def private_redis(folder: Path) -> Iterator[int]:
             "expected redis-server on the PATH, for a private one that is started here; install "
             "Redis, or run `activity stream --bus ...` against the one that you have"
         )
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    process = subprocess.Popen(
-        [program, "--port", str(port), "--bind", "127.0.0.1", "--save", ""],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,  # Ctrl-C is for its user, who ends it
-    )
-    try:
+    for _ in range(TRIES):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        process = subprocess.Popen(
+            [program, "--port", str(port), "--bind", "127.0.0.1", "--save", ""],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for its user, who ends it
+        )
         assert process.stdout is not None
-        if not any("Ready to accept connections" in line for line in process.stdout):
-            raise RunFailedError(f"a private redis-server does not start on port {port}")
+        # Its log says when it listens, and ends when it could not: another process was faster.
+        if any("Ready to accept connections" in line for line in process.stdout):
+            break
+        process.communicate()
+    else:
+        raise RunFailedError(f"a private redis-server does not start, on {TRIES} free ports")
+    try:
         yield port
     finally:
         process.terminate()

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import perf_counter
 
 from rich.console import Console
@@ -17,7 +18,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from pipelines.ledger import Ledger
+from operations.ledger import Ledger
 
 
 @dataclass
@@ -110,3 +111,11 @@ def bar(console: Console) -> Progress:
 def number(value: int | None) -> str:
     """Write a count with thousands separators; nothing for one that is not known."""
     return "" if value is None else f"{value:,}"
+
+
+def short(path: Path) -> str:
+    """Write a path below the present folder without that folder."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

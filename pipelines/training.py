@@ -10,18 +10,19 @@ from duckdb import DuckDBPyConnection as Connection
 from rich.console import Console
 from rich.table import Table
 
-from models.fitting import Step
-from models.objectives import OBJECTIVES
+from models.manifest import MANIFEST
 from models.packaging import package
-from models.recipe import Recipe
 from models.registry import Registered, register
-from models.spec import MANIFEST, Aggregator, Learned
-from models.train import EPOCH, Trained, gather, train_on
+from models.spec import Aggregator, Learned
+from models.training.fitting import Step
+from models.training.objectives import OBJECTIVES
+from models.training.recipe import Recipe
+from models.training.train import EPOCH, Trained, gather, train_on
 from pipelines.progress import Stage, Stages, number
 from transformations.config import Config
 from transformations.errors import InputError
 from transformations.example_settings import ExampleSettings
-from transformations.tables import activity_files, day_of
+from transformations.layout import day_of, files_between
 
 
 def train_line(
@@ -56,7 +57,7 @@ def train_line(
         stage.note = name
     with stages.stage("register") as stage:
         registered = register(folder, config)
-        stage.note = f"{registered.uri}{', the champion' if registered.champion else ''}"
+        stage.note = f"{registered.uri}"
     return folder, registered
 
 
@@ -73,7 +74,7 @@ def first_until(config: Config, as_of: datetime, validation: timedelta) -> datet
     younger than that, all of it is used.
     """
     until = as_of - config.window
-    files = activity_files(config, EPOCH, as_of)
+    files = files_between(config.layout.activity, EPOCH, as_of)
     enough = files and day_of(files[0]) < (until - validation).date()
     return until if enough else as_of
 

@@ -13,13 +13,12 @@ from rich.console import Console
 from rich.table import Table
 
 from models import catalog
-from models.fitting import Step
-from models.recipe import Recipe
 from models.spec import Aggregator, GeometricDecay, Learned
-from models.tune import Study, tune
-from models.tune_decay import GRID, LEAST_GAIN, DecayStudy, tune_decay
-from pipelines.options import short
-from pipelines.progress import Stage, Stages
+from models.training.fitting import Step
+from models.training.recipe import Recipe
+from models.training.tune import Study, tune
+from models.training.tune_decay import GRID, LEAST_GAIN, DecayStudy, tune_decay
+from pipelines.progress import Stage, Stages, short
 from pipelines.training import line_of, repr_of
 from transformations.config import Config
 from transformations.errors import InputError
@@ -48,7 +47,7 @@ def tune_line(
     Raises:
         InputError: the line has nothing to tune, or there is nothing to tune it on.
     """
-    folder = config.data / "tuning"
+    folder = config.layout.tuning
     remark = ""
     with stages.stage(f"tune {aggregator.name}") as stage:
         if isinstance(aggregator, GeometricDecay):
@@ -162,7 +161,7 @@ def _imports(recipe: str) -> dict[str, set[str]]:
     """Name the modules and what of them a recipe's text uses."""
     known = {
         "datetime": "timedelta",
-        "models.recipe": "Recipe",
+        "models.training.recipe": "Recipe",
         "transformations.example_settings": "ExampleSettings",
     }
     return {module: {name} for module, name in known.items() if f"{name}(" in recipe}

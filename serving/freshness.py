@@ -9,15 +9,14 @@ import numpy as np
 from feast import FeatureStore
 from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
-from feature_repo.views import SEQUENCE_VIEW
 from models.spec import Aggregator
 from stores.read import Reader
 from transformations.config import Config
+from transformations.duck import connect, parquet, sql
 from transformations.errors import InputError
-from transformations.files import partition, partitions
-from transformations.tables import activity_files, activity_query, connect, parquet
-
-SQL = Path(__file__).parent / "sql"
+from transformations.layout import files_between, partition, partitions
+from transformations.names import SEQUENCE_VIEW
+from transformations.tables import activity_query
 
 
 @dataclass(frozen=True)
@@ -66,21 +65,21 @@ def freshness(
     Raises:
         InputError: there is no snapshot.
     """
-    built = [as_of for as_of in partitions(config.sequences_dir) if as_of <= now]
+    built = [as_of for as_of in partitions(config.layout.sequences) if as_of <= now]
     if not built:
         raise InputError(f"no snapshot was built yet into {config.data}; first: activity run")
-    folders = {SEQUENCE_VIEW: config.sequences_dir} | {
-        aggregator.view: config.embeddings_dir(aggregator.view) for aggregator in aggregators
+    folders = {SEQUENCE_VIEW: config.layout.sequences} | {
+        aggregator.view: config.layout.embeddings(aggregator.view) for aggregator in aggregators
     }
     with connect(config) as con:
         drawn = con.execute(
-            f"select member_id from {parquet([partition(config.sequences_dir, built[-1])])} "
+            f"select member_id from {parquet([partition(config.layout.sequences, built[-1])])} "
             "order by hash(member_id) limit $members",
             {"members": members},
         ).fetchall()
-        files = activity_files(config, since, now)
+        files = files_between(config.layout.activity, since, now)
         con.execute(f"create temp view activity as {activity_query(config, con, files)}")
-        query = (SQL / "event_to_visible.sql").read_text()
+        query = sql("event_to_visible", __file__)
         found = []
         for view, folder in folders.items():
             parts = sorted(folder.glob("as_of=*/*.parquet"))

@@ -27,10 +27,10 @@ from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from feast.utils import _convert_arrow_to_proto, _get_column_names, _validate_vector_field_lengths
 from pydantic import Field
 
-from stores.encode import EncodedBatch, entity_keys
-from stores.newest import Columns, newest_batches, parquet_files
-from stores.values import encode_column
-from stores.wire import microseconds
+from stores.bytes.encode import EncodedBatch, entity_keys
+from stores.bytes.values import encode_column
+from stores.bytes.wire import microseconds
+from stores.writing.newest import Columns, newest_batches, parquet_files
 
 logger = logging.getLogger(__name__)
 

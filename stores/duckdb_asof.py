@@ -34,11 +34,11 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import RepoConfig
 from pydantic import StrictInt, StrictStr
 
-from stores.asof_duckdb import Limits, session
-from stores.asof_job import AsofRetrievalJob, Join
-from stores.asof_labels import ROW, Labels, read_labels
-from stores.asof_query import View
-from stores.asof_views import read_view
+from stores.asof.job import AsofRetrievalJob, Join
+from stores.asof.labels import ROW, Labels, read_labels
+from stores.asof.query import View
+from stores.asof.session import Limits, session
+from stores.asof.views import read_view
 
 logger = logging.getLogger(__name__)
 
@@ -189,7 +189,7 @@ def _reserved(views: Sequence[View]) -> str | None:
 def _by_feast(reason: str, entity_df: Any, config: RepoConfig, **arguments: Any) -> RetrievalJob:
     if not isinstance(entity_df, pd.DataFrame):
         raise ValueError(
-            f"expected an entity frame that is a DataFrame, came {type(entity_df).__name__}: "
+            f"expected an entity frame that is a DataFrame, got {type(entity_df).__name__}: "
             f"{reason}, so that Feast's own join is needed, which takes nothing else"
         )
     _say_once(f"Feast's own join is used where {reason}")
@@ -233,14 +233,14 @@ def _check_keys(labels: Labels, view: View) -> None:
     for ours, theirs in view.keys.items():
         if theirs not in labels.columns:
             raise ValueError(
-                f"expected a column {theirs!r} in the entity frame, the key of {view.name}; came "
+                f"expected a column {theirs!r} in the entity frame, the key of {view.name}; got "
                 f"{', '.join(labels.columns)}"
             )
-        came, expected = labels.columns[theirs], view.columns[ours]
-        if '"NULL"' not in came and _family(came) != _family(expected):
+        got, expected = labels.columns[theirs], view.columns[ours]
+        if '"NULL"' not in got and _family(got) != _family(expected):
             raise ValueError(
                 f"expected {theirs!r} in the entity frame to compare with {view.name}'s key "
-                f"{ours!r}, which is {expected}; came {came}. Convert the column"
+                f"{ours!r}, which is {expected}; got {got}. Convert the column"
             )
 
 

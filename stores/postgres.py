@@ -32,9 +32,9 @@ from psycopg import AsyncConnection, Connection, sql
 from psycopg.errors import UniqueViolation
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
-from stores.encode import EncodedBatch
-from stores.expiry import ExpiringReads
-from stores.postgres_copy import (
+from stores.bytes.encode import EncodedBatch
+from stores.reading.expiry import ExpiringReads
+from stores.writing.postgres_copy import (
     COLUMNS,
     ENCODED_COLUMNS,
     NULL,
@@ -44,7 +44,7 @@ from stores.postgres_copy import (
     field,
     moment,
 )
-from stores.rows import Row, created_us, entity_key, event_us
+from stores.writing.rows import Row, created_us, entity_key, event_us
 
 # Event times are stored through `timestamp`, as Feast sends them: a server whose zone is not UTC
 # then shifts both alike, and they stay comparable.

@@ -19,12 +19,12 @@ from feast.infra.online_stores.redis import RedisOnlineStore
 from feast.infra.online_stores.sqlite import SqliteOnlineStore
 from numpy.typing import NDArray
 
-from stores import decode
-from stores.ids import Ids, Keys, distinct, gather
-from stores.on_demand import as_feast_sees, computed
-from stores.plan import Feature, Fetched, KeyGroup, ReadError, View, resolve
-from stores.read_redis import RedisReads
-from stores.read_sql import PostgresReads, SqliteReads
+from stores.bytes import decode
+from stores.reading.ids import Ids, Keys, distinct, gather
+from stores.reading.on_demand import as_feast_sees, computed
+from stores.reading.plan import Feature, Fetched, KeyGroup, ReadError, View, resolve
+from stores.reading.redis import RedisReads
+from stores.reading.sql import PostgresReads, SqliteReads
 
 __all__ = ["Features", "ReadError", "Reader"]
 
@@ -42,7 +42,7 @@ class Features:
 
     Attributes:
         arrays: contiguous, by feature name: `[n, dim]` for lists of floats, `[n]` for the
-            rest (stores.decode.column gives the types). Zero, NaT or None where not present.
+            rest (stores.bytes.decode.column gives the types). Zero, NaT or None where not present.
         present: `[n]` masks, by feature name: False where the key has no row, its value is null, or
             its row is older than the view's ttl.
         event_timestamps: `[n]` datetime64[us] in UTC, by view, NaT where the key has no row; empty

@@ -21,11 +21,11 @@ from feast.infra.online_stores.redis import (
 )
 from redis.exceptions import NoScriptError, ResponseError
 
-from stores.encode import EncodedBatch
-from stores.expiry import ExpiringReads
-from stores.redis_script import upsert
-from stores.rows import Row, created_us, entity_key, event_us
-from stores.wire import in_turn, timestamp_messages
+from stores.bytes.encode import EncodedBatch
+from stores.bytes.wire import in_turn, timestamp_messages
+from stores.reading.expiry import ExpiringReads
+from stores.writing.redis_script import upsert
+from stores.writing.rows import Row, created_us, entity_key, event_us
 
 # One call carries many keys, for the client's sake; every key is still decided and written in one
 # step. The server answers nobody else while a call runs, so a call is kept below a millisecond.

@@ -30,10 +30,10 @@ from feast.types import FEAST_VECTOR_TYPES
 from feast.utils import _get_feature_view_vector_field_metadata
 from numpy.typing import NDArray
 
-from stores.encode import EncodedBatch
-from stores.expiry import ExpiringReads
-from stores.rows import Row, created_us, entity_key, event_us
-from stores.wire import MICROSECONDS, in_turn
+from stores.bytes.encode import EncodedBatch
+from stores.bytes.wire import MICROSECONDS, in_turn
+from stores.reading.expiry import ExpiringReads
+from stores.writing.rows import Row, created_us, entity_key, event_us
 
 # Another writer's transaction is one batch long, so a minute means that something hangs.
 BUSY_SECONDS = 60.0

@@ -5,8 +5,8 @@
 import prometheus_client as _in_memory
 import pytest
 
-from tests import plain_feast
-from tests.servers import _redis_process, postgres_url, redis_server
+from tests.worlds import plain_feast
+from tests.worlds.servers import _redis_process, postgres_url, redis_server
 
 __all__ = ["_in_memory", "_redis_process", "postgres_url", "redis_server"]
 

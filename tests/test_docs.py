@@ -6,7 +6,7 @@ import pytest
 
 from transformations.config import ROOT
 
-FOUND = {file.name: file.read_text() for file in (ROOT / "tests").glob("test_*.py")}
+FOUND = {file.name: file.read_text() for file in (ROOT / "tests").rglob("test_*.py")}
 
 
 # The others tell of Feast's own tests too.

@@ -11,10 +11,10 @@ from datetime import timedelta
 import psutil
 import pytest
 
-from tests import plain_feast
-from tests.clone import Clone
-from tests.real_data import MOVIETWEETINGS, needs_movietweetings
-from tests.servers import missing
+from tests.worlds import plain_feast
+from tests.worlds.clone import Clone
+from tests.worlds.real_data import MOVIETWEETINGS, needs_movietweetings
+from tests.worlds.servers import missing
 from transformations.config import ROOT
 
 MARKET = ("--members", "600", "--jobs", "400", "--days", "50")
@@ -149,7 +149,7 @@ def test_when_a_snapshot_could_be_read(world, newest):
     live = [(first, last) for as_of, first, last in spans if as_of == newest]
     (published,) = json.loads(
         world.python(
-            "import json\nfrom pipelines.ledger import Ledger\n"
+            "import json\nfrom operations.ledger import Ledger\n"
             "from transformations.config import load_config\n"
             "runs = Ledger(load_config()).last_runs()\n"
             "print(json.dumps([r['published_at'] for r in runs if r['published_at']]))"

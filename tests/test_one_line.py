@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from tests.clone import Clone
+from tests.worlds.clone import Clone
 
 CATALOG = '''"""A temporary catalogue."""
 
-from models.recipe import Recipe
+from models.training.recipe import Recipe
 from models.spec import Aggregator, Cnn, GeometricDecay
 
 AGGREGATORS: tuple[Aggregator, ...] = (
@@ -65,7 +65,7 @@ def test_it_has_a_view_and_a_service(clone: Clone) -> None:
 
 def test_it_is_compared_and_in_the_report(clone: Clone) -> None:
     result = json.loads((clone.root / "data/evaluation/result.json").read_text())
-    assert result["champion"] == "tiny"
+    assert result["challenger"] == "tiny"
     variants = {variant["name"]: variant for variant in result["variants"]}
     # The decay of the grid that did best on validation is the baseline, whichever it is.
     assert {"none", "popular", "cooccurrence", "decay", "tiny", result["baseline"]} == set(variants)

@@ -17,7 +17,10 @@ from pydantic import (
     model_validator,
 )
 
+from transformations import names
 from transformations.errors import InputError
+from transformations.layout import Layout
+from transformations.rules import IdType, Rules, Sign
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG_VARIABLE = "ACTIVITY_CONFIG"
@@ -30,13 +33,13 @@ def _duration(value: Any) -> timedelta:
         return value
     match = re.fullmatch(r"(\d+)\s*([dhms])", str(value).strip())
     if match is None:
-        raise ValueError(f"expected a duration such as 28d, 12h, 30m or 45s, came {value!r}")
+        raise ValueError(f"expected a duration such as 28d, 12h, 30m or 45s, got {value!r}")
     return timedelta(**{UNITS[match[2]]: int(match[1])})
 
 
 def _positive(value: timedelta) -> timedelta:
     if value <= timedelta(0):
-        raise ValueError(f"expected a duration above zero, came {value}")
+        raise ValueError(f"expected a duration above zero, got {value}")
     return value
 
 
@@ -48,7 +51,7 @@ def _utc(value: Any) -> datetime:
             value = datetime.fromisoformat(str(value))
         except ValueError:
             raise ValueError(
-                f"expected a date (2026-01-31) or a time (2026-01-31T06:00:00Z), came {value!r}"
+                f"expected a date (2026-01-31) or a time (2026-01-31T06:00:00Z), got {value!r}"
             ) from None
     # A time without a zone is UTC, as everywhere in this project.
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
@@ -57,7 +60,7 @@ def _utc(value: Any) -> datetime:
 def _action(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
         raise ValueError(
-            f"expected an action name of letters, digits and _, came {name!r}; it becomes part of "
+            f"expected an action name of letters, digits and _, got {name!r}; it becomes part of "
             "column names such as n_apply"
         )
     if name.lower().endswith("_y"):
@@ -150,7 +153,7 @@ class Items(_Strict):
         if self.embedding is not None and (self.text or self.categories):
             raise ValueError(
                 "expected either `embedding` (the source holds vectors) or `text` and "
-                "`categories` (vectors are made here), came both"
+                "`categories` (vectors are made here), got both"
             )
         if self.embedding is None and not (self.text or self.categories):
             raise ValueError(
@@ -179,8 +182,8 @@ class Config(_Strict):
     """Where every table, artifact and state file is written."""
     feature_store: str = "feature_store.yaml"
     events: Events = Events()
-    id_type: Literal["int64", "string"] = "int64"
-    actions: dict[ActionName, Literal["positive", "negative"]] = {
+    id_type: IdType = "int64"
+    actions: dict[ActionName, Sign] = {
         "APPLY": "positive",
         "SAVE": "positive",
         "DISMISS": "negative",
@@ -196,7 +199,7 @@ class Config(_Strict):
     def _distinct_actions(self) -> Self:
         lowered = [name.lower() for name in self.actions]
         if not lowered:
-            raise ValueError("expected at least one action, came none")
+            raise ValueError("expected at least one action, got none")
         if len(set(lowered)) < len(lowered):
             raise ValueError(f"two actions differ only in case: {sorted(self.actions)}")
         if "actions" in lowered:
@@ -213,47 +216,24 @@ class Config(_Strict):
         return self.path(self.data_dir)
 
     @property
-    def activity_dir(self) -> Path:
-        """Folder of `activity/date=…`."""
-        return self.data / "activity"
+    def rules(self) -> Rules:
+        """What decides how events become sequences and vectors."""
+        return Rules(self.id_type, self.actions, self.window, self.length, self.dim)
 
     @property
-    def quarantine_dir(self) -> Path:
-        """Folder of `quarantine/date=…`."""
-        return self.data / "quarantine"
+    def layout(self) -> Layout:
+        """Where every table and file of the data folder lies."""
+        return Layout(self.data)
 
     @property
-    def sequences_dir(self) -> Path:
-        """Folder of `member_sequences/as_of=…`."""
-        return self.data / "member_sequences"
+    def item_view(self) -> str:
+        """Name of the view of the configured encoder's item vectors."""
+        return names.item_view(self.items.encoder.name, self.items.encoder.version)
 
     @property
     def items_dir(self) -> Path:
         """Folder of the item vectors of the configured encoder version."""
-        encoder = self.items.encoder
-        return self.data / "items" / f"encoder={encoder.name}" / f"version={encoder.version}"
-
-    @property
-    def artifacts_dir(self) -> Path:
-        """Folder of `artifacts/<aggregator>/v<version>/`."""
-        return self.data / "artifacts"
-
-    @property
-    def state_dir(self) -> Path:
-        """Folder of marks, locks, spill files and the ledger."""
-        return self.data / "state"
-
-    def embeddings_dir(self, view: str) -> Path:
-        """Folder of `member_embeddings/<view>/as_of=…`."""
-        return self.data / "member_embeddings" / view
-
-    def count_column(self, action: str) -> str:
-        """Name the count of one action: n_apply for APPLY."""
-        return f"n_{action.lower()}"
-
-    def action_code(self, action: str) -> int:
-        """Return the aggregators' number of an action: 1 for the first; 0 is PAD."""
-        return list(self.actions).index(action) + 1
+        return self.layout.items(self.items.encoder.name, self.items.encoder.version)
 
 
 def load_config(path: str | Path | None = None) -> Config:
@@ -276,7 +256,7 @@ def load_config(path: str | Path | None = None) -> Config:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{chosen} is not valid YAML: {error}") from None
     if not isinstance(raw, dict):
-        raise InputError(f"{chosen}: expected keys and values, came {type(raw).__name__}")
+        raise InputError(f"{chosen}: expected keys and values, got {type(raw).__name__}")
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
@@ -292,7 +272,7 @@ def _explain(problem: Any) -> str:
     elif problem["type"] == "missing":
         message = "missing; this key has no default"
     elif problem["type"] != "value_error":
-        message = f"{message}, came {problem['input']!r}"
+        message = f"{message}, got {problem['input']!r}"
     return f"  {path}: {message}"
 
 

@@ -2,7 +2,7 @@
 
 
 class ActivityError(Exception):
-    """Base of the errors whose message is meant for the user: expected, came, what to do."""
+    """Base of the errors whose message is meant for the user: expected, got, what to do."""
 
 
 class InputError(ActivityError):

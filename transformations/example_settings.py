@@ -48,15 +48,15 @@ class ExampleSettings:
     def __post_init__(self) -> None:
         for name, least in (("min_actions", 1), ("stride", 1), ("random_negatives", 0)):
             if getattr(self, name) < least:
-                raise InputError(f"{name}: expected at least {least}, came {getattr(self, name)}")
+                raise InputError(f"{name}: expected at least {least}, got {getattr(self, name)}")
         for name in ("horizon", "session_gap"):
             if getattr(self, name) <= timedelta(0):
-                raise InputError(f"{name}: expected a time above zero, came {getattr(self, name)}")
+                raise InputError(f"{name}: expected a time above zero, got {getattr(self, name)}")
         if self.random_negative_shift < timedelta(0):
             raise InputError(
-                f"random_negative_shift: expected no negative time, came "
+                f"random_negative_shift: expected no negative time, got "
                 f"{self.random_negative_shift}"
             )
         for name in ("random_negative_weight", "negative_weight"):
             if not getattr(self, name) > 0:
-                raise InputError(f"{name}: expected a number above 0, came {getattr(self, name)}")
+                raise InputError(f"{name}: expected a number above 0, got {getattr(self, name)}")

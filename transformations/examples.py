@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import re
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,17 +10,11 @@ from typing import Any
 import duckdb
 
 from transformations.config import Config
+from transformations.duck import check, copy, named_in, parquet, sql
 from transformations.example_settings import ExampleSettings
 from transformations.files import replacing
-from transformations.tables import (
-    FOLDER,
-    activity_files,
-    activity_query,
-    check,
-    copy,
-    parquet,
-    sql,
-)
+from transformations.layout import files_between
+from transformations.tables import activity_query
 
 RANDOM_NEGATIVE = "RANDOM_NEGATIVE_FOR_"
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -134,7 +126,7 @@ def examples_file(
     }
     text = json.dumps(made_of, default=str)
     name = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return config.data / "training_examples" / name / "part-0.parquet"
+    return config.layout.training_examples(name)
 
 
 def build_training_examples(
@@ -179,7 +171,7 @@ def build_training_examples(
         "input_names": [*input_actions(config, settings.random_negatives_in_inputs)],
         **asdict(settings),
     }
-    activity = activity_query(config, con, activity_files(config, EPOCH, until))
+    activity = activity_query(config, con, files_between(config.layout.activity, EPOCH, until))
     con.execute(f"create or replace temp view activity as {activity}")
     con.execute(
         f"create or replace temp table item_places as {sql('item_places')}",
@@ -187,13 +179,12 @@ def build_training_examples(
     )
     for step in STEPS:
         query = sql(step)
-        con.execute(f"create or replace temp table {step} as {query}", _of(query, parameters))
+        con.execute(f"create or replace temp table {step} as {query}", named_in(query, parameters))
     with replacing(file) as temporary:
         query = sql("training_examples")
-        copy(con, query, temporary, _of(query, parameters))
+        copy(con, query, temporary, named_in(query, parameters))
         con.execute(f"create or replace temp view training_examples as from {parquet([temporary])}")
-        rules = (FOLDER / "checks" / "training_examples.sql").read_text()
-        check(con, "training_examples", _of(rules, parameters))
+        check(con, "training_examples", parameters)
         figures = _figures(con, settings)
     con.execute("drop view training_examples")
     for step in (*reversed(STEPS), "item_places"):
@@ -208,11 +199,6 @@ def _positives(config: Config) -> list[str]:
 
 def _microseconds(time: timedelta) -> int:
     return time // timedelta(microseconds=1)
-
-
-def _of(query: str, parameters: Mapping[str, object]) -> dict[str, object]:
-    """Return the parameters that a query names; DuckDB refuses others."""
-    return {name: parameters[name] for name in set(re.findall(r"\$(\w+)", query))}
 
 
 def _figures(con: duckdb.DuckDBPyConnection, settings: ExampleSettings) -> dict[str, Any]:

@@ -5,7 +5,6 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
@@ -99,40 +98,3 @@ def _remove_unlocked(folder: Path) -> bool:
     finally:
         os.close(handle)
     return True
-
-
-def as_of_name(as_of: datetime) -> str:
-    """Name a moment's partition: `2026-01-31`, or `2026-01-31T06-30-00` when not midnight.
-
-    >>> as_of_name(datetime(2026, 1, 31, tzinfo=UTC))
-    '2026-01-31'
-    """
-    utc = as_of.astimezone(UTC)
-    if (utc.hour, utc.minute, utc.second, utc.microsecond) == (0, 0, 0, 0):
-        return utc.strftime("%Y-%m-%d")
-    if utc.microsecond:
-        return utc.strftime("%Y-%m-%dT%H-%M-%S.%f")
-    return utc.strftime("%Y-%m-%dT%H-%M-%S")
-
-
-def parse_as_of_name(name: str) -> datetime:
-    """Read back what `as_of_name` wrote. Raises ValueError for any other text."""
-    for form in ("%Y-%m-%d", "%Y-%m-%dT%H-%M-%S", "%Y-%m-%dT%H-%M-%S.%f"):
-        try:
-            return datetime.strptime(name, form).replace(tzinfo=UTC)
-        except ValueError:
-            continue
-    raise ValueError(f"expected a partition name like 2026-01-31, came {name!r}")
-
-
-def partition(folder: Path, as_of: datetime) -> Path:
-    """Return the one Parquet file of `folder`'s partition for `as_of`."""
-    return folder / f"as_of={as_of_name(as_of)}" / "part-0.parquet"
-
-
-def partitions(folder: Path) -> list[datetime]:
-    """Return the moments for which `folder` holds a whole partition, oldest first."""
-    return sorted(
-        parse_as_of_name(file.parent.name.removeprefix("as_of="))
-        for file in folder.glob("as_of=*/part-0.parquet")
-    )

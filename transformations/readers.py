@@ -7,8 +7,8 @@ from pathlib import Path
 
 import duckdb
 
+from transformations.duck import ID_TYPES, identifier, quoted
 from transformations.errors import InputError
-from transformations.tables import ID_TYPES, identifier, quoted
 
 SUFFIXES = (".parquet", ".csv", ".csv.gz")
 DELIMITERS = (",", ";", "\t", "|")
@@ -126,7 +126,7 @@ def _header(file: Path, wanted: list[str]) -> Files:
     delimiter = max(DELIMITERS, key=lambda d: (len({*wanted} & {*forms[d]}), len(forms[d])))
     names = forms[delimiter]
     if len(set(names)) < len(names):
-        raise InputError(f"{file}: expected a header of distinct names, came {line.strip()!r}")
+        raise InputError(f"{file}: expected a header of distinct names, got {line.strip()!r}")
     return Files((file,), dict.fromkeys(names, "VARCHAR"), delimiter)
 
 
@@ -145,9 +145,7 @@ def id_expression(key: str, column: str, kind: str, id_type: str) -> str:
     if _is_number(kind):
         # A whole number in a float column is the integer that it was before it met a null.
         return f"({_whole(name, kind)})::{wanted}"
-    raise InputError(
-        f"{key}: expected integers or text for an id in column {column!r}, came {kind}"
-    )
+    raise InputError(f"{key}: expected integers or text for an id in column {column!r}, got {kind}")
 
 
 def moment_expression(key: str, column: str, kind: str, unit: str) -> str:
@@ -172,12 +170,12 @@ def moment_expression(key: str, column: str, kind: str, unit: str) -> str:
         if _is_text(kind):
             return f"try_cast({name}::varchar as timestamptz)"
         raise InputError(
-            f"{key}: expected timestamps or text in column {column!r}, came {kind}; for integers "
+            f"{key}: expected timestamps or text in column {column!r}, got {kind}; for integers "
             "since 1970 in events, set events.time_unit to s, ms, us or ns"
         )
     if not (_is_number(kind) or _is_text(kind)):
         raise InputError(
-            f"{key}: time_unit {unit} expects integers since 1970 in column {column!r}, came {kind}"
+            f"{key}: time_unit {unit} expects integers since 1970 in column {column!r}, got {kind}"
             f"{'; set events.time_unit to timestamp' if is_time else ''}"
         )
     number = _whole(name, kind)
@@ -241,7 +239,7 @@ def vector_expression(key: str, column: str, kind: str) -> str:
         InputError: the column holds neither lists nor text (such as [0.1, 0.2]).
     """
     if not (_is_text(kind) or kind.endswith("]")):
-        raise InputError(f"{key}: expected lists of numbers in column {column!r}, came {kind}")
+        raise InputError(f"{key}: expected lists of numbers in column {column!r}, got {kind}")
     vector = f"try_cast({identifier(column)} as float[])"
     unusable = "lambda value: value is null or not isfinite(value)"
     return f"case when len(list_filter({vector}, {unusable})) = 0 then {vector} end"

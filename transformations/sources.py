@@ -9,10 +9,13 @@ from pathlib import Path
 import duckdb
 from duckdb import DuckDBPyConnection as Connection
 
-from transformations import sql_source, state
+from transformations import read_so_far as state
+from transformations import sql_source
 from transformations.config import Config
+from transformations.duck import TableReport, check, copy, count, identifier, parquet, quoted, sql
 from transformations.errors import RunFailedError
 from transformations.files import replacing
+from transformations.layout import day_file, partition_files
 from transformations.readers import (
     FILE,
     Files,
@@ -24,18 +27,7 @@ from transformations.readers import (
     moment_expression,
     vector_expression,
 )
-from transformations.tables import (
-    TableReport,
-    activity_query,
-    check,
-    copy,
-    count,
-    day_file,
-    identifier,
-    parquet,
-    quoted,
-    sql,
-)
+from transformations.tables import activity_query
 
 FUTURE = "event_timestamp is in the future"
 MALFORMED = "line is malformed"
@@ -83,7 +75,7 @@ def _rows_read(con: Connection) -> int:
 @contextmanager
 def _spool(config: Config, table: str) -> Iterator[Path]:
     """Yield an empty folder for a table's rows on their way from the source to their place."""
-    folder = config.state_dir / f"{table}.tmp"
+    folder = config.layout.state / f"{table}.tmp"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
@@ -212,7 +204,7 @@ def _judge_again(
 
 def _quarantine(config: Config) -> str:
     """Return a query of all rows in quarantine."""
-    files = sorted(config.quarantine_dir.glob("date=*/part-0.parquet"))
+    files = partition_files(config.layout.quarantine)
     if files:
         return f"select * from {parquet(files)}"
     names = ("member_id", "item_id", "action", "event_timestamp", "ingested_at")
@@ -229,7 +221,7 @@ def _keep_refused(config: Config, con: Connection, as_of: datetime) -> None:
     con.execute(f"create or replace temp table added as {sql('quarantine')}")
     if count(con, "select count(*) from added") == 0:
         return
-    file = day_file(config.quarantine_dir, as_of.astimezone(UTC).date())
+    file = day_file(config.layout.quarantine, as_of.astimezone(UTC).date())
     there = f"union all from {parquet([file])}" if file.exists() else ""
     with replacing(file) as path:
         copy(con, f"select * from (from added {there}) order by all", path)
@@ -245,7 +237,7 @@ def _fail_if_too_many(config: Config, rows_in: int, refused: dict[str, int]) -> 
         raise RunFailedError(
             f"{total:,} of the {rows_in:,} rows read are refused, which is more than the share of "
             f"{allowed:.1%} that events.max_refused_share allows ({listed}). The rows lie in "
-            f"{config.quarantine_dir}; nothing else was written. Correct the source, or "
+            f"{config.layout.quarantine}; nothing else was written. Correct the source, or "
             "events.columns, events.time_unit, id_type or actions in activity.yaml, and run again"
         )
 
@@ -264,7 +256,7 @@ def _merge_days(config: Config, con: Connection) -> tuple[tuple[str, ...], int]:
 
 def _merge_day(config: Config, con: Connection, day: date) -> int | None:
     """Rewrite a day if that changes it; return how many actions it gained, None if unchanged."""
-    file = day_file(config.activity_dir, day)
+    file = day_file(config.layout.activity, day)
     there = activity_query(config, con, [file] if file.exists() else [])
     con.execute(f"create or replace temp view activity as {there}")
     con.execute(f"create or replace temp table activity_of_day as {sql('activity')}", {"day": day})
@@ -328,7 +320,7 @@ def stage_items(config: Config, con: Connection, as_of: datetime) -> TableReport
                 f"none of the {rows_in:,} items of {items.source} can be used ({listed}); "
                 "correct the source, or `items`, `id_type` and `dim` in activity.yaml"
             )
-        with replacing(config.data / "stg_items" / "part-0.parquet") as path:
+        with replacing(config.layout.staged_items) as path:
             copy(con, sql("stg_items"), path)
             con.execute(f"create or replace temp view stg_items as from {parquet([path])}")
             check(con, "stg_items", {"as_of": as_of})

@@ -107,7 +107,7 @@ def _engine(config: Config) -> sa.Engine:
         # Not `from error`, nor its text: both could show the password.
         raise InputError(
             "events.source: expected a SQLAlchemy URL whose driver is installed, such as "
-            "postgresql+psycopg://user:${PASSWORD}@host/name or sqlite:///file.db; came one that "
+            "postgresql+psycopg://user:${PASSWORD}@host/name or sqlite:///file.db; got one that "
             f"begins with {source.split('://')[0]!r} ({type(error).__name__})"
         ) from None
 
@@ -150,7 +150,7 @@ def _require(config: Config, connection: sa.Connection, table: sa.Table, shown: 
             expected = "timestamps or text" if unit == "timestamp" else "integers since 1970"
             raise InputError(
                 f"events.columns.{key}: time_unit {unit} expects {expected} in column "
-                f"{columns[key]!r} of {shown}, came {kind}"
+                f"{columns[key]!r} of {shown}, got {kind}"
             )
 
 

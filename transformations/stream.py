@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from transformations.config import Config
 from transformations.errors import RunFailedError
+from transformations.names import count_column
+from transformations.rules import Rules
 
 MICROSECOND = timedelta(microseconds=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -32,7 +33,7 @@ class Actions:
     Attributes:
         member: int64, the member's place in the micro-batch, from 0.
         item: int64, or object (str) where `id_type` is string.
-        code: int64, `config.action_code` of the action.
+        code: int64, `rules.action_code` of the action.
         moment: int64, the event_timestamp in microseconds since 1970.
     """
 
@@ -42,9 +43,9 @@ class Actions:
     moment: NDArray[np.int64]
 
     @classmethod
-    def of(cls, config: Config, member: Any, item: Any, code: Any, moment: Any) -> Self:
+    def of(cls, rules: Rules, member: Any, item: Any, code: Any, moment: Any) -> Self:
         """Make arrays of the right types from anything that numpy takes."""
-        kind = np.int64 if config.id_type == "int64" else object
+        kind = np.int64 if rules.id_type == "int64" else object
         return cls(
             np.asarray(member, np.int64),
             np.asarray(item, kind),
@@ -92,9 +93,9 @@ class States:
     last: NDArray[np.int64]
 
     @classmethod
-    def empty(cls, config: Config, members: int) -> Self:
+    def empty(cls, rules: Rules, members: int) -> Self:
         """Return the state of members of whom nothing is known."""
-        nothing = Actions.of(config, [], [], [], [])
+        nothing = Actions.of(rules, [], [], [], [])
         return cls(nothing, nothing, np.full(members, NEVER))
 
     def of_members(self, chosen: NDArray[np.int64]) -> "States":
@@ -151,7 +152,7 @@ def moment_of(us: int) -> datetime:
     return EPOCH + us * MICROSECOND
 
 
-def fold(config: Config, states: States, arrived: Actions, as_of: int) -> Folded:
+def fold(rules: Rules, states: States, arrived: Actions, as_of: int) -> Folded:
     """Return the states as of a moment, with what arrived in its place.
 
     The rule is that of a snapshot: `as_of - window <= event_timestamp < as_of`, in the order of
@@ -162,20 +163,20 @@ def fold(config: Config, states: States, arrived: Actions, as_of: int) -> Folded
         as_of: In microseconds since 1970; not before that of any earlier fold of these members.
     """
     every = Actions.joined(states.actions, states.held, arrived)
-    came = np.arange(len(every)) >= len(states.actions) + len(states.held)
-    was_held = ~came & (np.arange(len(every)) >= len(states.actions))
-    order, is_first = _order(config, every)
-    duplicates = int((came[order] & ~is_first).sum())
+    got = np.arange(len(every)) >= len(states.actions) + len(states.held)
+    was_held = ~got & (np.arange(len(every)) >= len(states.actions))
+    order, is_first = _order(rules, every)
+    duplicates = int((got[order] & ~is_first).sum())
     order = order[is_first]
-    every, came, was_held = every.take(order), came[order], was_held[order]
+    every, got, was_held = every.take(order), got[order], was_held[order]
 
     future = every.moment >= as_of
-    past = every.moment < as_of - config.window // MICROSECOND
+    past = every.moment < as_of - rules.window // MICROSECOND
     inside = ~future & ~past
     actions = every.take(inside)
     ends = np.cumsum(actions.counts(len(states)))
-    kept = np.arange(len(actions)) >= ends[actions.member] - config.length
-    new = (came | was_held)[inside]
+    kept = np.arange(len(actions)) >= ends[actions.member] - rules.length
+    new = (got | was_held)[inside]
 
     # An action from before the window makes nobody known, but a known member's last action it may
     # be: a lapsed member's row says when that was, as the snapshot does.
@@ -188,17 +189,17 @@ def fold(config: Config, states: States, arrived: Actions, as_of: int) -> Folded
         states=States(actions.take(kept), every.take(future), last),
         applied=int((new & kept).sum()),
         duplicates=duplicates,
-        expired=int((came & past).sum()),
+        expired=int((got & past).sum()),
         clipped=int((new & ~kept).sum()),
-        held=int((came & future).sum()),
+        held=int((got & future).sum()),
     )
 
 
-def _order(config: Config, actions: Actions) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def _order(rules: Rules, actions: Actions) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Return the order of a sequence, and which in it are the first of equal ones."""
     # By name, as the SQL orders them; codes are in the order of the configuration.
-    names = sorted(config.actions)
-    rank = np.array([0, *(names.index(name) for name in config.actions)])[actions.code]
+    names = sorted(rules.actions)
+    rank = np.array([0, *(names.index(name) for name in rules.actions)])[actions.code]
     item = actions.item
     if item.dtype == object:
         _, item = np.unique(item, return_inverse=True)
@@ -229,7 +230,7 @@ def differ(left: States, right: States) -> NDArray[np.bool_]:
 
 
 def to_sequences(
-    config: Config, member_ids: pa.Array, states: States, as_of: int, created: datetime
+    rules: Rules, member_ids: pa.Array, states: States, as_of: int, created: datetime
 ) -> pa.RecordBatch:
     """Return the members' rows of member_sequences, in the order of the states.
 
@@ -241,8 +242,8 @@ def to_sequences(
     actions, members = states.actions, len(states)
     counts = actions.counts(members)
     offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
-    ids = pa.int64() if config.id_type == "int64" else pa.string()
-    names = pa.array(["", *config.actions]).take(pa.array(actions.code))
+    ids = pa.int64() if rules.id_type == "int64" else pa.string()
+    names = pa.array(["", *rules.actions]).take(pa.array(actions.code))
     columns = {
         "member_id": member_ids,
         "event_timestamp": pa.repeat(pa.scalar(as_of, pa.int64()), members).cast(MOMENT),
@@ -254,15 +255,15 @@ def to_sequences(
         ),
         "n_actions": pa.array(counts, pa.int64()),
     }
-    for name in config.actions:
-        chosen = actions.code == config.action_code(name)
+    for name in rules.actions:
+        chosen = actions.code == rules.action_code(name)
         counted = np.bincount(actions.member[chosen], minlength=members)
-        columns[config.count_column(name)] = pa.array(counted, pa.int64())
+        columns[count_column(name)] = pa.array(counted, pa.int64())
     columns["last_action_at"] = pa.array(states.last, mask=states.last == NEVER).cast(MOMENT)
     return pa.RecordBatch.from_pydict(columns)
 
 
-def from_sequences(config: Config, rows: pa.RecordBatch) -> States:
+def from_sequences(rules: Rules, rows: pa.RecordBatch) -> States:
     """Return the states that rows of member_sequences hold; the opposite of `to_sequences`.
 
     Raises:
@@ -271,17 +272,17 @@ def from_sequences(config: Config, rows: pa.RecordBatch) -> States:
     lists = rows["item_ids"]
     lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
     names = rows["actions"].flatten()
-    codes = pc.index_in(names, value_set=pa.array(list(config.actions)))
+    codes = pc.index_in(names, value_set=pa.array(list(rules.actions)))
     if codes.null_count:
         raise RunFailedError(
-            f"expected actions among {', '.join(config.actions)}, came "
+            f"expected actions among {', '.join(rules.actions)}, got "
             f"{names.filter(codes.is_null())[0].as_py()!r} in a snapshot; build it again with the "
             "present activity.yaml"
         )
-    nothing = Actions.of(config, [], [], [], [])
+    nothing = Actions.of(rules, [], [], [], [])
     last = pc.fill_null(rows["last_action_at"].cast(pa.int64()), int(NEVER))
     actions = Actions.of(
-        config,
+        rules,
         np.arange(rows.num_rows).repeat(lengths),
         lists.flatten().to_numpy(zero_copy_only=False),
         codes.to_numpy(zero_copy_only=False) + 1,

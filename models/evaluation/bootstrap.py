@@ -50,7 +50,7 @@ class Estimate:
     def __sub__(self, other: "Estimate") -> "Estimate":
         if self.source is not other.source:
             raise InputError(
-                "expected two estimates of the same Resamples, came two that were resampled "
+                "expected two estimates of the same Resamples, got two that were resampled "
                 "apart; their difference would not be paired"
             )
         return Estimate(self.value - other.value, self.resampled - other.resampled, self.source)
@@ -85,7 +85,7 @@ class Resamples:
     def __init__(self, members: int, seeds: int, resamples: int = 2000, seed: int = 0) -> None:
         if min(members, seeds, resamples) < 1:
             raise InputError(
-                f"expected at least one member, seed and resample, came {members}, {seeds} and "
+                f"expected at least one member, seed and resample, got {members}, {seeds} and "
                 f"{resamples}"
             )
         rng = np.random.default_rng(seed)
@@ -203,7 +203,7 @@ class Resamples:
             return resampled[0]
         if len(resampled) != self._seeds.shape[1]:
             raise InputError(
-                f"expected values of 1 or {self._seeds.shape[1]} seeds, came {len(resampled)}"
+                f"expected values of 1 or {self._seeds.shape[1]} seeds, got {len(resampled)}"
             )
         return np.asarray(np.einsum("sb,bs->b", resampled, self._seeds))
 

@@ -36,7 +36,7 @@ def cohorts(frame: pd.DataFrame, train_until: datetime) -> dict[str, Masks]:
     missing = [column for column in COLUMNS if column not in frame]
     if missing:
         raise InputError(
-            f"expected the columns {', '.join(COLUMNS)}, came none called {', '.join(missing)}"
+            f"expected the columns {', '.join(COLUMNS)}, got none called {', '.join(missing)}"
         )
     since = (frame["event_timestamp"] - frame["last_action_at"]).dt.total_seconds() / 86_400
     known = (frame["first_seen_at"] < pd.Timestamp(train_until)).to_numpy()

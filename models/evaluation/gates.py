@@ -33,7 +33,7 @@ class Control:
     name: str
     sentence: str
     expected: str
-    came: str
+    got: str
     passed: bool
 
 
@@ -41,27 +41,27 @@ def above_zero(name: str, what: str, difference: Interval) -> Gate:
     """Ask that a difference is a gain: the whole interval above zero. NaN fails.
 
     >>> above_zero("mrr", "MRR, learned less decay", Interval(0.02, 0.01, 0.03)).sentence
-    'MRR, learned less decay: asked for an interval above zero, came +0.0200 [+0.0100, +0.0300].'
+    'MRR, learned less decay: asked for an interval above zero, got +0.0200 [+0.0100, +0.0300].'
     """
     asked = "an interval above zero"
-    return Gate(name, f"{what}: asked for {asked}, came {_text(difference)}.", difference.low > 0)
+    return Gate(name, f"{what}: asked for {asked}, got {_text(difference)}.", difference.low > 0)
 
 
 def reaches_above_zero(name: str, what: str, difference: Interval) -> Gate:
     """Ask that a difference is no clear loss: the interval reaches above zero. NaN fails."""
     asked = "an interval that reaches above zero"
-    return Gate(name, f"{what}: asked for {asked}, came {_text(difference)}.", difference.high > 0)
+    return Gate(name, f"{what}: asked for {asked}, got {_text(difference)}.", difference.high > 0)
 
 
-def at_most(name: str, what: str, came: float, of: float, share: float) -> Gate:
+def at_most(name: str, what: str, got: float, of: float, share: float) -> Gate:
     """Ask that a number is at most a share of another: the bytes of the learned vector, say.
 
     >>> at_most("bytes", "Bytes a member", 256, of=768, share=1 / 3).sentence
-    'Bytes a member: asked for at most 0.333 of 768, came 256 (0.333).'
+    'Bytes a member: asked for at most 0.333 of 768, got 256 (0.333).'
     """
     asked = f"at most {share:.3f} of {of:g}"
-    text = f"{what}: asked for {asked}, came {came:g} ({came / of:.3f})."
-    return Gate(name, text, came <= of * share)
+    text = f"{what}: asked for {asked}, got {got:g} ({got / of:.3f})."
+    return Gate(name, text, got <= of * share)
 
 
 def _text(interval: Interval) -> str:
@@ -80,7 +80,7 @@ def permuted_labels_auc(
     return auc(scores, np.random.default_rng(seed).permutation(positive))
 
 
-def chance_auc(name: str, sentence: str, came: float, positives: int, negatives: int) -> Control:
+def chance_auc(name: str, sentence: str, got: float, positives: int, negatives: int) -> Control:
     """Control that an AUC is 0.5 but for chance.
 
     The standard error is that of the Mann-Whitney statistic where positives and negatives are
@@ -90,23 +90,23 @@ def chance_auc(name: str, sentence: str, came: float, positives: int, negatives:
     error = np.sqrt((positives + negatives + 1) / (12 * positives * negatives))
     within = ERRORS * float(error)
     return Control(
-        name, sentence, f"0.5 ± {within:.3f}", f"{came:.3f}", bool(abs(came - 0.5) <= within)
+        name, sentence, f"0.5 ± {within:.3f}", f"{got:.3f}", bool(abs(got - 0.5) <= within)
     )
 
 
-def suspicious(name: str, what: str, came: Interval, bound: float) -> Control:
+def suspicious(name: str, what: str, got: Interval, bound: float) -> Control:
     """Control that a metric is not better than what can be had without knowing the future.
 
     Args:
         name: Of the control.
         what: Metric and variant, in words.
-        came: What was measured.
+        got: What was measured.
         bound: The best that the leak-free variants reach, with a margin; the whole interval above
             it fails.
     """
     sentence = f"{what}: a variant that knows the future would stand out from those that do not."
-    text = f"{came.estimate:.4f} [{came.low:.4f}, {came.high:.4f}]"
-    return Control(name, sentence, f"not clearly above {bound:.4f}", text, bool(came.low <= bound))
+    text = f"{got.estimate:.4f} [{got.low:.4f}, {got.high:.4f}]"
+    return Control(name, sentence, f"not clearly above {bound:.4f}", text, bool(got.low <= bound))
 
 
 def assert_nothing_from_the_future(
@@ -131,14 +131,14 @@ def assert_nothing_from_the_future(
     missing = [column for column in columns if column not in frame]
     if missing:
         raise InputError(
-            f"expected the times {', '.join(columns)}, came none called {', '.join(missing)}"
+            f"expected the times {', '.join(columns)}, got none called {', '.join(missing)}"
         )
     for column in columns[1:]:
         later = np.flatnonzero(frame[column] > frame[label_time])
         if len(later):
             row = frame.iloc[later[0]]
             raise RunFailedError(
-                f"expected features from before their label, came {len(later):,} of "
+                f"expected features from before their label, got {len(later):,} of "
                 f"{len(frame):,} from its future; the first is row {frame.index[later[0]]}: "
                 f"{column} {row[column]} is after {label_time} {row[label_time]}. Join with "
                 "filter_by_created_timestamp=True, and look at what made that time"
@@ -161,7 +161,7 @@ def assert_trained_before(manifest: Mapping[str, Any], first_label: datetime) ->
     if until > _utc(first_label):
         raise InputError(
             f"{manifest['name']} v{manifest['version']}: expected weights trained on events before "
-            f"the first label, {_utc(first_label)}, came trained_until {until}; train a version "
+            f"the first label, {_utc(first_label)}, got trained_until {until}; train a version "
             f"with --until {_utc(first_label).isoformat()} or earlier, or evaluate later labels"
         )
 

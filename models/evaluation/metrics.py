@@ -38,7 +38,7 @@ def ranks(
     if scores.size and np.isnan(scores.min()):
         row, column = np.argwhere(np.isnan(scores))[0]
         raise RunFailedError(
-            f"expected scores that are numbers, came NaN for label {row} and item column {column}; "
+            f"expected scores that are numbers, got NaN for label {row} and item column {column}; "
             "look for values that are not finite in the ranker's features or weights"
         )
     labels = np.arange(len(scores))
@@ -195,7 +195,7 @@ def _refuse_nan(scores: NDArray[np.floating]) -> None:
     wrong = np.isnan(scores)
     if wrong.any():
         raise RunFailedError(
-            f"expected scores that are numbers, came NaN in {int(wrong.sum()):,} of "
+            f"expected scores that are numbers, got NaN in {int(wrong.sum()):,} of "
             f"{scores.size:,}; look for values that are not finite in the ranker's features or "
             "weights"
         )

@@ -160,7 +160,7 @@ def fit_ranker(
         InputError: a label is on an item that was not known on its day.
     """
     if not (item_days.available_at[labels.items] <= labels.days * DAY).all():
-        raise InputError("expected labels on items known at their midnight, came others: drop them")
+        raise InputError("expected labels on items known at their midnight, got others: drop them")
     rng = np.random.default_rng(seed)
     ranker = Ranker(embeddings.shape[1], settings, seed)
     batches = _batches(labels.days, settings.batch_size)

@@ -34,11 +34,11 @@ class Events:
     def __post_init__(self) -> None:
         if not len(self.members) == len(self.items) == len(self.times):
             raise InputError(
-                f"expected as many members as items as times, came {len(self.members)}, "
+                f"expected as many members as items as times, got {len(self.members)}, "
                 f"{len(self.items)} and {len(self.times)}"
             )
         if (np.diff(self.times) < 0).any():
-            raise InputError("expected events in the order of time, came others; sort them first")
+            raise InputError("expected events in the order of time, got others; sort them first")
 
     def before(self, moment: int) -> int:
         """Return how many events lie before a moment, in microseconds."""
@@ -130,7 +130,7 @@ class DecayedCooccurrence:
         days: float = 7.0,
     ) -> None:
         if last < 1 or not 0 < decay <= 1:
-            raise InputError(f"expected last >= 1 and 0 < decay <= 1, came {last} and {decay}")
+            raise InputError(f"expected last >= 1 and 0 < decay <= 1, got {last} and {decay}")
         self._events = events
         self._items = items
         self._weights = decay ** np.arange(last)
@@ -158,7 +158,7 @@ class DecayedCooccurrence:
         """
         moments, starts = np.unique(as_of, return_index=True)
         if (np.diff(as_of) < 0).any():
-            raise InputError("expected as_of in ascending order, came others; sort the labels")
+            raise InputError("expected as_of in ascending order, got others; sort the labels")
         scores = np.zeros((len(as_of), self._items), np.float32)
         ends = np.append(starts, len(as_of))[1:]
         for moment, start, end in zip(moments, starts, ends, strict=True):
@@ -188,7 +188,7 @@ class DecayedCooccurrence:
         """Let the matrix see the events before `as_of`; what it saw before fades."""
         if self._as_of is not None and as_of < self._as_of:
             raise InputError(
-                f"expected as_of not to go back in time, came {as_of} after {self._as_of}; sort "
+                f"expected as_of not to go back in time, got {as_of} after {self._as_of}; sort "
                 "the labels, or begin again"
             )
         if self._as_of is not None and as_of > self._as_of:

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 from models.items.saved import fitted
 from models.items.tfidf_svd import Document, TfidfSvd
 from transformations.config import Config
-from transformations.files import as_of_name, replacing
-from transformations.tables import TableReport, check, parquet
+from transformations.duck import TableReport, check, parquet, sql
+from transformations.files import replacing
+from transformations.layout import as_of_name, part_files
 
-SQL = Path(__file__).parent.parent / "sql"
 ROWS_AT_ONCE = 20_000
 NO_TOKEN = "no known token"
 
@@ -40,16 +40,16 @@ def build_items(config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime)
             settings under the same version; or there are too few items to fit it on.
         RunFailedError: the saved encoder is damaged, or a row breaks a rule of checks/items.sql.
     """
-    staged = config.data / "stg_items" / "part-0.parquet"
+    staged = config.layout.staged_items
     con.execute(f"create or replace temp view stg_items as from {parquet([staged])}")
     encoder = fit_before = None
     if config.items.embedding is None:
         encoder, fit_before = fitted(config, con, as_of)
-    parts = sorted(config.items_dir.glob("*.parquet"))
+    parts = part_files(config.items_dir)
     items = f"from {parquet(parts)}" if parts else "from stg_items limit 0"
     con.execute(f"create or replace temp view items as {items}")
     con.execute(
-        f"create or replace temp table items_to_encode as {_query('items_to_encode')}",
+        f"create or replace temp table items_to_encode as {sql('items_to_encode', __file__)}",
         {"fit_before": fit_before},
     )
     ((rows_in,),) = con.execute("select count(*) from items_to_encode").fetchall()
@@ -72,10 +72,6 @@ def build_items(config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime)
     con.execute("drop table items_to_encode")
     refused = {NO_TOKEN: rows_in - rows_out} if rows_out < rows_in else {}
     return TableReport("items", rows_in, rows_out, refused, written)
-
-
-def _query(name: str) -> str:
-    return (SQL / f"{name}.sql").read_text()
 
 
 def _identity(config: Config) -> dict[str, str | int]:

@@ -11,13 +11,13 @@ import sklearn
 
 from models.items.tfidf_svd import Document, TfidfSvd
 from transformations.config import Config
+from transformations.duck import sql
 from transformations.errors import InputError, RunFailedError
 from transformations.files import replacing_folder
 
 # What `items.encoder.name` may say where the source has text rather than vectors.
 ENCODERS = {"tfidf_svd": TfidfSvd}
 
-SQL = Path(__file__).parent.parent / "sql"
 ARCHIVE = "encoder.npz"
 MANIFEST = "manifest.json"
 
@@ -25,7 +25,7 @@ MANIFEST = "manifest.json"
 def folder_of(config: Config) -> Path:
     """Folder of the configured encoder version's archive and manifest."""
     encoder = config.items.encoder
-    return config.data / "item_encoders" / encoder.name / f"v{encoder.version}"
+    return config.layout.item_encoder(encoder.name, encoder.version)
 
 
 def fitted(
@@ -43,7 +43,7 @@ def fitted(
     if name not in ENCODERS:
         raise InputError(
             f"items.encoder.name: expected one of {', '.join(ENCODERS)} for an items source of "
-            f"text, came {name!r}; a source that holds vectors names its column in items.embedding"
+            f"text, got {name!r}; a source that holds vectors names its column in items.embedding"
         )
     if not (folder_of(config) / MANIFEST).exists():
         fit_before = config.items.encoder.fit_before or as_of - config.window
@@ -54,17 +54,17 @@ def fitted(
     fit_before = datetime.fromisoformat(manifest["fit_before"])
     _refuse_future(config, fit_before, as_of)
     archive = (folder_of(config) / ARCHIVE).read_bytes()
-    came = hashlib.sha256(archive).hexdigest()
-    if came != manifest["sha256"]:
+    got = hashlib.sha256(archive).hexdigest()
+    if got != manifest["sha256"]:
         raise RunFailedError(
             f"{folder_of(config) / ARCHIVE}: expected the SHA-256 {manifest['sha256']}, as its "
-            f"{MANIFEST} says, came {came}; raise items.encoder.version to fit a new one"
+            f"{MANIFEST} says, got {got}; raise items.encoder.version to fit a new one"
         )
     return ENCODERS[name].from_bytes(archive), fit_before
 
 
 def _fit(config: Config, con: duckdb.DuckDBPyConnection, fit_before: datetime) -> None:
-    query = (SQL / "items_to_fit.sql").read_text()
+    query = sql("items_to_fit", __file__)
     rows = con.execute(query, {"fit_before": fit_before}).fetchall()
     documents = [Document(text, categories) for text, categories in rows]
     try:

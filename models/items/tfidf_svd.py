@@ -69,7 +69,7 @@ class TfidfSvd:
         if min(len(documents), len(terms)) < dim:
             raise InputError(
                 f"an item encoder of dimension {dim} needs at least {dim} items to be fitted on, "
-                f"and {dim} different tokens that {MIN_ITEMS} or more of them have; came "
+                f"and {dim} different tokens that {MIN_ITEMS} or more of them have; got "
                 f"{len(documents)} items and {len(terms)} tokens"
             )
         vectorizer = TfidfVectorizer(analyzer=tokens, lowercase=False, vocabulary=terms)

@@ -93,15 +93,15 @@ def permuted(variant: Variant, ground: Ground, train: Period, test: Period) -> C
     )
 
 
-def too_good(variant: Variant, came: Interval, baseline: Interval) -> Control:
+def too_good(variant: Variant, got: Interval, baseline: Interval) -> Control:
     """Control that a variant does not stand out as one that knows the future would."""
     what = f"AUC against a random item, {variant.name}"
-    return suspicious("too good to be true", what, came, baseline.estimate + MARGIN)
+    return suspicious("too good to be true", what, got, baseline.estimate + MARGIN)
 
 
 def controls(
     variants: Sequence[Variant],
-    champion: Variant,
+    challenger: Variant,
     config: Config,
     ground: Ground,
     periods: dict[str, Period],
@@ -117,9 +117,9 @@ def controls(
             shuffled(variant, config, ground, test, padded, resamples)
             for variant in lines
             # Of what is learned, the one that the gates are about: each takes as long as its test.
-            if variant is champion or not isinstance(variant.line, Learned)
+            if variant is challenger or not isinstance(variant.line, Learned)
         ),
-        permuted(champion, ground, periods["train"], test),
+        permuted(challenger, ground, periods["train"], test),
     ]
 
 

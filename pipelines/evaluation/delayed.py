@@ -12,7 +12,6 @@ changes neither their order nor what lies in the window.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,7 +20,6 @@ import pyarrow.compute as pc
 from duckdb import DuckDBPyConnection as Connection
 from numpy.typing import NDArray
 
-from feature_repo.views import count_columns
 from models.embed import together
 from models.evaluation.ranker import SLOTS
 from models.evaluation.scoring import random_items
@@ -31,12 +29,13 @@ from models.spec import Aggregator
 from pipelines.evaluation.features import Ground, Period, habits
 from pipelines.evaluation.variants import Given
 from pipelines.evaluation.world import World
-from serving.item_table import ItemVersions
+from serving.request.item_table import ItemVersions
 from transformations.config import Config
+from transformations.duck import sql
+from transformations.layout import partition_files
 from transformations.stream import EPOCH, MICROSECOND, NEVER, Actions, States, fold, to_sequences
 from transformations.tables import activity_query
 
-SQL = Path(__file__).parent / "sql"
 Moments = NDArray[np.int64]
 """Microseconds since 1970, one a label."""
 LABELS_AT_ONCE = 2_048
@@ -59,9 +58,9 @@ class Log:
     def read(cls, world: World, con: Connection, index: pd.Index) -> "Log":
         """Read the log that an evaluation's labels are from; `index` gives the members' codes."""
         config = world.config
-        files = sorted(config.activity_dir.glob("date=*/part-0.parquet"))
+        files = partition_files(config.layout.activity)
         con.execute(f"create or replace temp view activity as {activity_query(config, con, files)}")
-        query = (SQL / "delayed_events.sql").read_text()
+        query = sql("delayed_events", __file__)
         parameters = {"until": world.split.test_until, "actions": list(config.actions)}
         table = con.sql(query, params=parameters).to_arrow_table()
         members = index.get_indexer(table["member_id"].to_pandas()).astype(np.int64)
@@ -70,7 +69,7 @@ class Log:
         # Codes need not be in the order of the ids.
         order = np.lexsort((moments, members))
         items = table["item_id"].to_numpy()
-        actions = Actions.of(config, members, items, codes + 1, moments).take(order)
+        actions = Actions.of(config.rules, members, items, codes + 1, moments).take(order)
         return cls(actions, pc.fill_null(table["ingested"], int(NEVER)).to_numpy()[order])
 
     def before(
@@ -140,10 +139,10 @@ def sequences_as_of(
             config.window // MICROSECOND
         )
         last[labels[met]] = moments[met]
-        states = replace(States.empty(config, len(last)), last=last)
-        folded = fold(config, states, seen, 0).states
+        states = replace(States.empty(config.rules, len(last)), last=last)
+        folded = fold(config.rules, states, seen, 0).states
         ids = pa.array(np.arange(start, start + len(last)))
-        batches.append(to_sequences(config, ids, folded, 0, EPOCH))
+        batches.append(to_sequences(config.rules, ids, folded, 0, EPOCH))
     (rows,) = pa.Table.from_batches(batches).combine_chunks().to_batches() or batches[:1]
     return rows
 
@@ -166,14 +165,14 @@ def given_as_of(
     rows = sequences_as_of(config, log, period.task.labels.members, as_of)
     moments = np.repeat(as_of, rows["n_actions"].to_numpy())
     table = items.at(moments)
-    padded = pad(rows, table, config, EPOCH)
+    padded = pad(rows, table, config.rules, EPOCH)
     frame = pd.DataFrame({"event_timestamp": period.frame["event_timestamp"]})
     since = rows["last_action_at"].cast(pa.int64())
     last = pd.to_datetime(pc.fill_null(since, 0).to_numpy() + as_of, unit="us", utc=True)
     frame["last_action_at"] = pd.Series(last).where(since.is_valid().to_numpy(False))
-    counts = {name: rows[name].to_numpy() for name in count_columns(config)}
+    counts = {name: rows[name].to_numpy() for name in config.rules.count_columns}
     told = habits(config, counts, frame)
-    run = together([load(line, config) for line in lines], table, config)
+    run = together([load(line, config) for line in lines], table, config.rules)
     found = []
     for fields in run(padded):
         vectors = np.zeros((len(told), SLOTS, config.dim), np.float32)

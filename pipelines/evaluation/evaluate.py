@@ -14,13 +14,9 @@ from models.packaging import package
 from models.sequences import Padded
 from models.spec import (
     Aggregator,
-    AttentionPool,
-    Cnn,
     GeometricDecay,
-    Gru,
     Learned,
-    LearnedDecay,
-    Transformer,
+    learned_kinds,
 )
 from pipelines.evaluation import serving_costs
 from pipelines.evaluation.controls import controls
@@ -50,15 +46,11 @@ from pipelines.evaluation.variants import (
 from pipelines.evaluation.world import World, build_snapshots, open_world, train_lines
 from pipelines.progress import Stages
 from transformations.config import Config
+from transformations.duck import connect
 from transformations.errors import InputError
 from transformations.files import replacing
-from transformations.tables import connect
 
 RESULT = "result.json"
-LEARNED: tuple[Learned, ...] = tuple(
-    kind(version=1) for kind in (LearnedDecay, AttentionPool, Cnn, Gru, Transformer)
-)
-"""What can be compared without a line in the catalogue."""
 
 
 def evaluate(
@@ -72,7 +64,7 @@ def evaluate(
 
     The events must be staged. Everything that is learned here lies in a data folder of its own;
     what serves is not touched. The baseline is the geometric decay whose r does best on the
-    validation period; the champion, the first learned line.
+    validation period; the challenger, the first learned line.
 
     Args:
         command: What a user types to make this again.
@@ -111,7 +103,7 @@ def evaluate(
     variants.insert(0, without_activity(variants[0]))
     looked_at = _fit(variants, ground, periods, protocol, stages) + len(grid)
     by_name = {variant.name: variant for variant in variants}
-    champion = by_name[learned[0].name]
+    challenger = by_name[learned[0].name]
     resamples = Resamples(ground.members, protocol.seeds, protocol.resamples)
     test = periods["test"]
     with stages.stage("references") as stage:
@@ -125,12 +117,12 @@ def evaluate(
         variants=variants,
         references=recommended,
         baseline=by_name[baseline.name],
-        champion=champion,
+        challenger=challenger,
         resamples=resamples,
     )
     padded = sequences["test"].padded
     with stages.stage("controls") as stage:
-        controlled = controls(variants, champion, own, ground, periods, padded, resamples)
+        controlled = controls(variants, challenger, own, ground, periods, padded, resamples)
         stage.rows_out = len(controlled)
     with stages.stage("costs") as stage:
         costs = _costs(compared, padded)
@@ -146,7 +138,7 @@ def _refuse_equal_names(aggregators: Sequence[Aggregator]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InputError(
-            f"expected each aggregator's name once, came {', '.join(twice)} in several versions; "
+            f"expected each aggregator's name once, got {', '.join(twice)} in several versions; "
             "the newest is the one to evaluate"
         )
 
@@ -161,10 +153,10 @@ def chosen_lines(aggregators: Sequence[Aggregator], also: Sequence[str]) -> list
     for line in aggregators:
         if line.name not in best or line.version > best[line.name].version:
             best[line.name] = line
-    known = {line.name: line for line in LEARNED}
+    known = {line.name: line for line in (kind(version=1) for kind in learned_kinds().values())}
     for name in also:
         if name not in known:
-            raise InputError(f"--also: expected one of {', '.join(known)}, came {name!r}")
+            raise InputError(f"--also: expected one of {', '.join(known)}, got {name!r}")
         best.setdefault(name, known[name])
     return list(best.values())
 
@@ -214,7 +206,7 @@ def _choose_decay(
     stages: Stages,
 ) -> dict[float, float]:
     """Return CHOSEN_BY on the validation period for each r; vectors made in process."""
-    came: dict[float, float] = {}
+    got: dict[float, float] = {}
     with stages.stage("decay grid", total=len(protocol.decays)) as stage:
         for r in protocol.decays:
             line = _decay(r)
@@ -224,11 +216,11 @@ def _choose_decay(
                 if name != "test"
             }
             variant = Variant(line.name, line, train_made)
-            came[r] = on_validation(variant, ground, periods, variant.settings)
+            got[r] = on_validation(variant, ground, periods, variant.settings)
             stage.advance(1)
-        best = max(came, key=lambda r: came[r])
-        stage.note = f"r = {best:g}: {CHOSEN_BY} {came[best]:.4f} on validation"
-    return came
+        best = max(got, key=lambda r: got[r])
+        stage.note = f"r = {best:g}: {CHOSEN_BY} {got[best]:.4f} on validation"
+    return got
 
 
 def _decay(r: float) -> GeometricDecay:
@@ -276,7 +268,7 @@ def _costs(compared: Compared, padded: Padded) -> dict[str, Any]:
     lines = [variant for variant in compared.variants if variant.line is not None]
     counts = (padded.actions != 0).sum(axis=1)
     none = next(variant for variant in compared.variants if variant.line is None)
-    kept = [compared.baseline, compared.champion]
+    kept = [compared.baseline, compared.challenger]
     return {
         "members_per_second": {
             variant.name: serving_costs.members_per_second(variant, config, ground, padded)
@@ -291,7 +283,7 @@ def _costs(compared: Compared, padded: Padded) -> dict[str, Any]:
         ],
         "cold_start": list(
             serving_costs.cold_start(
-                compared.champion, none, config, ground, test, counts, compared.resamples
+                compared.challenger, none, config, ground, test, counts, compared.resamples
             )
         ),
     }

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,23 +12,23 @@ from duckdb import DuckDBPyConnection as Connection
 from feast import FeatureStore
 from numpy.typing import NDArray
 
-import models
-from feature_repo.views import SEQUENCE_VIEW, count_columns
 from models.evaluation.cohorts import count_between
 from models.evaluation.gates import assert_nothing_from_the_future
 from models.evaluation.item_days import RECENT, ItemDays
 from models.evaluation.ranker import SLOTS, Labels
 from models.evaluation.scoring import Task, random_items, seen_items
-from models.sequences import DAY, ItemTable, Padded, pad
+from models.sequences import DAY, ItemTable, Padded, pad, read_items
 from models.spec import Aggregator
 from pipelines.evaluation.protocol import Protocol
 from pipelines.evaluation.world import World
+from transformations import names
 from transformations.config import Config
+from transformations.duck import sql
 from transformations.errors import InputError
-from transformations.tables import activity_query, parquet
+from transformations.layout import partition_files
+from transformations.names import SEQUENCE_VIEW
+from transformations.tables import activity_query
 
-SQL = Path(__file__).parent / "sql"
-MODELS_SQL = Path(models.__file__).parent / "sql"
 Floats = NDArray[np.float32]
 
 
@@ -86,7 +85,7 @@ def read_ground(world: World, con: Connection) -> tuple[Ground, pd.Index]:
         InputError: there is no item vector.
     """
     config, split = world.config, world.split
-    items = ItemTable.read(config, con, split.test_until, query="first_items")
+    items = ItemTable.read(config, con, split.test_until, which="first_items")
     positive = [name for name, kind in config.actions.items() if kind == "positive"]
     table: pa.Table = con.sql(
         "select member_id, item_id, list_contains($positive, action) as positive, "
@@ -104,7 +103,7 @@ def read_ground(world: World, con: Connection) -> tuple[Ground, pd.Index]:
         table["moment"].to_numpy()[known],
         table["positive"].to_numpy()[known],
     )
-    _first_items(config, con, split.test_until)
+    read_items(config, con, split.test_until, "first_items")
     available: pa.Table = con.sql("select item_id, available_at from first_items").to_arrow_table()
     moments = np.zeros(len(items), np.int64)
     places = items.rows(available["item_id"].combine_chunks()) - 1
@@ -141,7 +140,7 @@ def read_period(
         "share": 1.0,
         "first_snapshot": world.split.weights_until,
     }
-    query = (SQL / "labels.sql").read_text()
+    query = sql("labels", __file__)
     if protocol.max_labels is not None:
         ((count,),) = con.execute(f"select count(*) from ({query})", parameters).fetchall()
         parameters["share"] = min(1.0, protocol.max_labels / max(count, 1))
@@ -187,7 +186,7 @@ def join(
     if len(fields) > SLOTS or set(fields.values()) != {config.dim}:
         raise InputError(
             f"{aggregator.name}: expected at most {SLOTS} vectors of dimension {config.dim}, which "
-            f"the ranker multiplies with the items', came {fields}"
+            f"the ranker multiplies with the items', got {fields}"
         )
     joined = _ask(store, period, store.get_feature_service(aggregator.service))
     frame = joined.select(["event_timestamp", "last_action_at"]).to_pandas()
@@ -195,7 +194,7 @@ def join(
     vectors = np.zeros((len(frame), SLOTS, config.dim), np.float32)
     for slot, field in enumerate(fields):
         vectors[:, slot] = _matrix(joined[field], config.dim)
-    counts = {name: joined[name].to_numpy() for name in count_columns(config)}
+    counts = {name: joined[name].to_numpy() for name in config.rules.count_columns}
     return vectors, habits(config, counts, frame)
 
 
@@ -222,8 +221,14 @@ def join_sequences(
     Raises:
         RunFailedError: a sequence holds an action from its label's future.
     """
-    names = ["item_ids", "actions", "event_timestamps", "last_action_at", *count_columns(config)]
-    joined = _ask(store, period, [f"{SEQUENCE_VIEW}:{name}" for name in names])
+    wanted = [
+        "item_ids",
+        "actions",
+        "event_timestamps",
+        "last_action_at",
+        *config.rules.count_columns,
+    ]
+    joined = _ask(store, period, [f"{SEQUENCE_VIEW}:{name}" for name in wanted])
     frame = joined.select(["event_timestamp", "last_action_at", "n_actions"]).to_pandas()
     assert_nothing_from_the_future(frame, ["last_action_at"])
     lists = pa.table(
@@ -233,10 +238,10 @@ def join_sequences(
         }
     ).combine_chunks()
     moments = pa.array(period.frame["as_of"].dt.as_unit("us"))
-    padded = pad(lists.to_batches()[0], ground.items, config, moments)
+    padded = pad(lists.to_batches()[0], ground.items, config.rules, moments)
     counts = {
         name: joined[name].fill_null(0).to_numpy().astype(np.int64)
-        for name in count_columns(config)
+        for name in config.rules.count_columns
     }
     return Sequences(padded, habits(config, counts, frame), frame[["n_actions", "last_action_at"]])
 
@@ -249,13 +254,13 @@ def habits(config: Config, counts: dict[str, NDArray[Any]], frame: pd.DataFrame)
     """
     total = counts["n_actions"].astype(np.float64)
     negative = sum(
-        counts[config.count_column(action)]
+        counts[names.count_column(action)]
         for action, kind in config.actions.items()
         if kind == "negative"
     )
     since = (frame["event_timestamp"] - frame["last_action_at"]).dt.total_seconds() / 86_400
     days = since.fillna(2 * config.window.days).to_numpy()
-    columns = [total == 0, *(np.log1p(counts[name]) / 2 for name in count_columns(config))]
+    columns = [total == 0, *(np.log1p(counts[name]) / 2 for name in config.rules.count_columns)]
     columns += [(negative + 0.5) / (total + 3), np.log1p(days) / 3]
     return np.stack(columns, axis=1).astype(np.float32)
 
@@ -310,14 +315,5 @@ def _first_seen(events: Events, labels: Labels) -> pd.Series:
 
 
 def _activity(config: Config, con: Connection) -> str:
-    files = sorted(config.activity_dir.glob("date=*/part-0.parquet"))
+    files = partition_files(config.layout.activity)
     return activity_query(config, con, files)
-
-
-def _first_items(config: Config, con: Connection, as_of: datetime) -> None:
-    """Make the table `first_items`: each item's first vector, and since when it is available."""
-    parts = parquet(sorted(config.items_dir.glob("*.parquet")))
-    query = (MODELS_SQL / "first_items.sql").read_text()
-    con.execute(f"create or replace temp view items as from {parts}")
-    con.execute(f"create or replace temp table first_items as {query}", {"as_of": as_of})
-    con.execute("drop view items")

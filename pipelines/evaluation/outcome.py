@@ -15,7 +15,7 @@ from models.evaluation.cohorts import cohorts
 from models.evaluation.compare import METRICS, estimates
 from models.evaluation.gates import Control, Gate, above_zero, at_most, reaches_above_zero
 from models.evaluation.scoring import Outcome
-from models.evaluation.storage import bytes_per_member
+from models.quantization import bytes_per_member
 from models.spec import Learned
 from pipelines.evaluation.controls import too_good
 from pipelines.evaluation.features import Ground, Period, facts
@@ -23,11 +23,11 @@ from pipelines.evaluation.protocol import Protocol
 from pipelines.evaluation.variants import CHOSEN_BY, Variant
 from pipelines.evaluation.world import World
 from pipelines.report.data import distributions, member_map, shown_members
-from transformations.tables import connect
+from transformations.duck import connect
 
 COHORT_METRICS = (CHOSEN_BY, "auc_random")
 WINS = ("hr10_recent", "auc_random")
-"""The metrics on which the champion has to be clearly better than the baseline; on the others, not
+"""On these metrics the challenger has to be clearly better than the baseline; on the others, not
 clearly worse."""
 PLAIN = ("/", "data", "source", "events", "events.parquet", "events.csv")
 LABELS = {
@@ -52,7 +52,7 @@ class Compared:
     variants: list[Variant]
     references: dict[str, Outcome]
     baseline: Variant
-    champion: Variant
+    challenger: Variant
     resamples: Resamples
 
     def outcomes(self) -> dict[str, list[Outcome]]:
@@ -85,10 +85,10 @@ def document(
         for name, own in found.items()
         if name != compared.baseline.name
     }
-    champion = compared.champion.name
+    challenger = compared.challenger.name
     spotted = too_good(
-        compared.champion,
-        found[champion]["auc_random"].interval(),
+        compared.challenger,
+        found[challenger]["auc_random"].interval(),
         base["auc_random"].interval(),
     )
     last = split.snapshots[-1]
@@ -96,11 +96,11 @@ def document(
     with connect(config) as con:
         shown = {
             "distributions": distributions(config, con, last),
-            "map": member_map(config, con, last, compared.champion.line or lines[0]),
+            "map": member_map(config, con, last, compared.challenger.line or lines[0]),
             "members": shown_members(config, con, last, lines),
         }
     result = {
-        "title": f"{champion} against {compared.baseline.name} and others, by one small ranker",
+        "title": f"{challenger} against {compared.baseline.name} and others, by one small ranker",
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
         "data": _data(compared),
@@ -111,7 +111,7 @@ def document(
         },
         "seeds": list(range(protocol.seeds)),
         "baseline": compared.baseline.name,
-        "champion": champion,
+        "challenger": challenger,
         "looked_at": looked_at,
         "protocol": list(_protocol(compared, protocol)),
         "metrics": [{"key": key, "label": metric.label} for key, metric in METRICS.items()],
@@ -231,26 +231,26 @@ def _variant(
 
 
 def _gates(compared: Compared, found: Mapping[str, Mapping[str, Estimate]]) -> Iterator[Gate]:
-    champion, baseline = compared.champion, compared.baseline
-    ours, theirs = found[champion.name], found[baseline.name]
+    challenger, baseline = compared.challenger, compared.baseline
+    ours, theirs = found[challenger.name], found[baseline.name]
     for key, metric in METRICS.items():
         difference = (ours[key] - theirs[key]).interval()
-        what = f"{metric.label}, {champion.name} less {baseline.name}"
+        what = f"{metric.label}, {challenger.name} less {baseline.name}"
         ask = above_zero if key in WINS else reaches_above_zero
         yield ask(key, what, difference)
-    assert champion.line is not None
+    assert challenger.line is not None
     assert baseline.line is not None
     config = compared.world.config
     bytes_ = [
         bytes_per_member(len(variant.line.vectors(config)), config.dim, "float32")
-        for variant in (champion, baseline)
+        for variant in (challenger, baseline)
         if variant.line is not None
     ]
     yield at_most("bytes", "Bytes a member", bytes_[0], of=bytes_[1], share=1 / 3)
     against = (ours[CHOSEN_BY] - found["cooccurrence"][CHOSEN_BY]).interval()
     label = METRICS[CHOSEN_BY].label
     yield reaches_above_zero(
-        "cooccurrence", f"{label}, {champion.name} less co-occurrence", against
+        "cooccurrence", f"{label}, {challenger.name} less co-occurrence", against
     )
 
 

@@ -39,11 +39,11 @@ class Protocol:
     def __post_init__(self) -> None:
         if not 0 < self.weights < self.train < self.validation < 1:
             raise InputError(
-                "expected shares of the time 0 < weights < train < validation < 1, came "
+                "expected shares of the time 0 < weights < train < validation < 1, got "
                 f"{self.weights}, {self.train}, {self.validation}"
             )
         if self.seeds < 1:
-            raise InputError(f"seeds: expected at least 1, came {self.seeds}")
+            raise InputError(f"seeds: expected at least 1, got {self.seeds}")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Split:
         moments = [at(protocol.weights), at(protocol.train), at(protocol.validation), end]
         if not _midnight(first) < moments[0] < moments[1] < moments[2] < end:
             raise InputError(
-                f"expected events over enough days to part them, came {first:%Y-%m-%d} to "
+                f"expected events over enough days to part them, got {first:%Y-%m-%d} to "
                 f"{last:%Y-%m-%d}; the parts end at "
                 + ", ".join(f"{moment:%Y-%m-%d}" for moment in moments)
             )

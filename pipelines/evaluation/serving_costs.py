@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from models.embed import together
 from models.evaluation.bootstrap import Resamples
 from models.evaluation.compare import estimates
-from models.evaluation.storage import DTYPES, Quantization, bytes_per_member, stored
 from models.packaging import load
+from models.quantization import DTYPES, Quantization, bytes_per_member, stored
 from models.sequences import Padded
 from pipelines.evaluation.features import Floats, Ground, Period
 from pipelines.evaluation.variants import CHOSEN_BY, Variant, in_process, measure_one
@@ -44,13 +44,13 @@ def storage(
             there = given.vectors[:, slot].any(axis=1, keepdims=True)
             vectors[:, slot] = np.where(there, back, 0.0)
         outcomes = [measure_one(one, given, ground, test, vectors) for one in variant.rankers]
-        came = estimates(outcomes, labels, resamples, metrics=[CHOSEN_BY])[CHOSEN_BY]
+        got = estimates(outcomes, labels, resamples, metrics=[CHOSEN_BY])[CHOSEN_BY]
         yield {
             "variant": variant.name,
             "dtype": dtype,
             "bytes_per_member": bytes_per_member(len(fields), config.dim, dtype),
-            "ndcg10": came.interval(),
-            "difference": None if dtype == "float32" else (came - whole).interval(),
+            "ndcg10": got.interval(),
+            "difference": None if dtype == "float32" else (got - whole).interval(),
         }
 
 
@@ -66,7 +66,7 @@ def _quantization(variant: Variant, config: Config, field: str, known: Floats) -
 def members_per_second(variant: Variant, config: Config, ground: Ground, padded: Padded) -> float:
     """Time one embedding of all these sequences, after one that traces and warms."""
     assert variant.line is not None
-    run = together([load(variant.line, config)], ground.items, config)
+    run = together([load(variant.line, config)], ground.items, config.rules)
     run(padded)
     began = time.perf_counter()
     run(padded)

@@ -120,12 +120,12 @@ def choose_settings(
     variant: Variant, ground: Ground, periods: Mapping[str, Period], protocol: Protocol
 ) -> dict[float, float]:
     """Choose the ranker's penalty on the validation period; return each one's metric."""
-    came = {}
+    got = {}
     for l2 in protocol.l2:
         settings = replace(variant.settings, l2=l2)
-        came[l2] = on_validation(variant, ground, periods, settings)
-    variant.settings = replace(variant.settings, l2=max(came, key=lambda l2: came[l2]))
-    return came
+        got[l2] = on_validation(variant, ground, periods, settings)
+    variant.settings = replace(variant.settings, l2=max(got, key=lambda l2: got[l2]))
+    return got
 
 
 def on_validation(
@@ -157,7 +157,7 @@ def measure_all(
 
 def in_process(line: Aggregator, config: Config, ground: Ground, padded: Padded) -> Floats:
     """Embed sequences with the packaged aggregator, without Feast: float32 [rows, SLOTS, dim]."""
-    run = together([load(line, config)], ground.items, config)
+    run = together([load(line, config)], ground.items, config.rules)
     vectors = np.zeros((len(padded.rows), SLOTS, config.dim), np.float32)
     for slot, field_vectors in enumerate(run(padded)[0].values()):
         vectors[:, slot] = field_vectors

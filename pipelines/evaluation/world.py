@@ -15,16 +15,17 @@ from models.embed import Graph, embed_snapshot, load_graph, model_version_of
 from models.evaluation.gates import assert_trained_before
 from models.packaging import package
 from models.spec import Aggregator, Learned
-from models.train import train
-from pipelines import publish
+from models.training.train import train
 from pipelines.daily import encode_items
 from pipelines.evaluation.protocol import DAY, Protocol, Split
 from pipelines.progress import Stages
 from pipelines.training import summary, trains
+from serving import publish
 from transformations.config import Config
+from transformations.duck import connect
 from transformations.errors import InputError
-from transformations.files import partition
-from transformations.tables import activity_query, build_sequences, connect
+from transformations.layout import partition, partition_files
+from transformations.tables import activity_query, build_sequences
 
 FOLDER = "evaluation"
 
@@ -74,7 +75,7 @@ def open_world(config: Config, con: Connection, protocol: Protocol) -> World:
     _start_afresh(folder, own, split)
     link = folder / "activity"
     if not link.is_symlink():
-        link.symlink_to(config.activity_dir.resolve(), target_is_directory=True)
+        link.symlink_to(config.layout.activity.resolve(), target_is_directory=True)
     (folder / "feature_store.yaml").write_text(yaml.safe_dump(_store_settings(folder)))
     return World(own, split)
 
@@ -119,7 +120,7 @@ def build_snapshots(world: World, stages: Stages, aggregators: Sequence[Aggregat
         everything = load_graph(aggregators, config)
         for as_of in moments:
             created = as_of + config.publish_delay
-            if not partition(config.sequences_dir, as_of).exists():
+            if not partition(config.layout.sequences, as_of).exists():
                 build_sequences(config, con, as_of, as_of - DAY, created)
             missing = [
                 line for line in aggregators if not _is_built(config, as_of, graphs[line.view])
@@ -136,15 +137,15 @@ def build_snapshots(world: World, stages: Stages, aggregators: Sequence[Aggregat
 def _is_built(config: Config, as_of: datetime, graph: Graph) -> bool:
     """Whether a snapshot is there and of these weights."""
     (model,) = graph.models
-    file = partition(config.embeddings_dir(model.aggregator.view), as_of)
+    file = partition(config.layout.embeddings(model.aggregator.view), as_of)
     return file.exists() and model_version_of(file) == model.model_version
 
 
 def _ends(config: Config, con: Connection) -> tuple[datetime, datetime]:
-    files = sorted(config.activity_dir.glob("date=*/part-0.parquet"))
+    files = partition_files(config.layout.activity)
     if not files:
         raise InputError(
-            f"expected activity in {config.activity_dir}, found none; first: activity run"
+            f"expected activity in {config.layout.activity}, found none; first: activity run"
         )
     ends = [files[0], files[-1]]
     query = activity_query(config, con, ends)

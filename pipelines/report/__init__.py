@@ -99,22 +99,22 @@ def _forests(result: Result, labels: Mapping[str, str]) -> list[tuple[Metric, Ma
         ]
         if any(difference is not NOTHING for _, difference, _ in rows):
             what = f"{metric.label}, difference to {labels[result.baseline]}"
-            svg = plots.forest(rows, what, labels.get(result.champion or ""))
+            svg = plots.forest(rows, what, labels.get(result.challenger or ""))
             drawn.append((metric, Markup(svg)))
     return drawn
 
 
 def _overview(result: Result, labels: Mapping[str, str]) -> Markup | None:
-    """Draw the champion's differences, a row for each metric."""
-    if result.champion is None:
+    """Draw the challenger's differences, a row for each metric."""
+    if result.challenger is None:
         return None
-    found = next(v.difference for v in result.variants if v.name == result.champion)
+    found = next(v.difference for v in result.variants if v.name == result.challenger)
     rows = [
         (metric.label, found[metric.key], metric.higher_is_better)
         for metric in result.metrics
         if metric.key in found
     ]
-    what = f"{labels[result.champion]}, differences to {labels[result.baseline]}"
+    what = f"{labels[result.challenger]}, differences to {labels[result.baseline]}"
     return Markup(plots.forest(rows, what)) if rows else None
 
 

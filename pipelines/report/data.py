@@ -7,13 +7,12 @@ Everything is read from tables that a run has written: `member_sequences`, `memb
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 
 import duckdb
 import numpy as np
 from sklearn.decomposition import PCA
 
-from models.sequences import SQL as MODELS_SQL
+from models.sequences import read_items
 from models.spec import Aggregator
 from pipelines.report.plots import OTHER
 from pipelines.report.result import (
@@ -26,11 +25,10 @@ from pipelines.report.result import (
     NearItem,
 )
 from transformations.config import Config
+from transformations.duck import identifier, parquet, sql
 from transformations.errors import InputError
-from transformations.files import partition
-from transformations.tables import identifier, parquet
+from transformations.layout import partition
 
-SQL = Path(__file__).parent / "sql"
 CATEGORIES = 9  # as many as the map has colours; the rarer ones are `other`
 BINS = 64
 
@@ -125,7 +123,7 @@ def shown_members(
     """
     _read_sequences(config, con, as_of)
     _read_texts(config, con, as_of)
-    _read_items(config, con, as_of)
+    read_items(config, con, as_of)
     con.execute(
         f"create or replace temp table shown_members as {_sql('shown_members')}", {"count": count}
     )
@@ -153,12 +151,12 @@ def shown_members(
 
 
 def _sql(name: str) -> str:
-    return (SQL / f"{name}.sql").read_text()
+    return sql(name, __file__)
 
 
 def _read_sequences(config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime) -> None:
     """Make the view `sequences`: the snapshot's rows of member_sequences."""
-    file = partition(config.sequences_dir, as_of)
+    file = partition(config.layout.sequences, as_of)
     if not file.exists():
         raise InputError(
             f"expected the sequences of {as_of} in {file}, found none; `activity run` or "
@@ -169,7 +167,7 @@ def _read_sequences(config: Config, con: duckdb.DuckDBPyConnection, as_of: datet
 
 def _read_texts(config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime) -> None:
     """Make the table `item_texts`; text is null where the source brings vectors alone."""
-    staged = parquet([config.data / "stg_items" / "part-0.parquet"])
+    staged = parquet([config.layout.staged_items])
     columns = "null::varchar as text, null::varchar[] as categories"
     if not config.items.embedding:
         columns = "text, categories"
@@ -182,18 +180,6 @@ def _read_texts(config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime)
     )
 
 
-def _read_items(config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime) -> None:
-    """Make the table `newest_items`: each item's newest vector that was available at as_of."""
-    parts = sorted(config.items_dir.glob("*.parquet"))
-    if not parts:
-        raise InputError(
-            f"expected item vectors in {config.items_dir}, found none; `activity run` builds them"
-        )
-    con.execute(f"create or replace temp view items as from {parquet(parts)}")
-    query = (MODELS_SQL / "newest_items.sql").read_text()
-    con.execute(f"create or replace temp table newest_items as {query}", {"as_of": as_of})
-
-
 def _read_vectors(
     config: Config,
     con: duckdb.DuckDBPyConnection,
@@ -202,7 +188,7 @@ def _read_vectors(
     vector: str,
 ) -> None:
     """Make the view `vectors`: one vector field of a view's partition, as `embedding`."""
-    file = partition(config.embeddings_dir(aggregator.view), as_of)
+    file = partition(config.layout.embeddings(aggregator.view), as_of)
     if not file.exists():
         raise InputError(
             f"expected the vectors of {aggregator.name} v{aggregator.version} at {as_of} in "

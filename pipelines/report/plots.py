@@ -70,14 +70,14 @@ styled = mpl.rc_context(STYLE)
 
 @styled
 def forest(
-    rows: Sequence[tuple[str, Interval, bool]], what: str, champion: str | None = None
+    rows: Sequence[tuple[str, Interval, bool]], what: str, challenger: str | None = None
 ) -> str:
     """Draw differences with their intervals around zero, the first row on top.
 
     Args:
         rows: Label, difference, and whether higher is better; NaN leaves a row empty.
         what: What is shown, for who does not see it.
-        champion: The label that is set in bold.
+        challenger: The label that is set in bold.
     """
     colours = {"better": INK["good"], "worse": INK["bad"], "open": INK["muted"]}
     figure, axes, names = _rows([label for label, *_ in rows], 28, WIDTH)
@@ -88,7 +88,7 @@ def forest(
         axes.plot([difference.estimate], [place], "o", color=colour, markersize=7)
     for (label, *_), lines in zip(rows, names, strict=True):
         for line in lines:
-            line.set_fontweight("bold" if label == champion else "normal")
+            line.set_fontweight("bold" if label == challenger else "normal")
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x", color=INK["line"], linewidth=0.6)
     axes.xaxis.set_major_locator(MaxNLocator(4))

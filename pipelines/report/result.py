@@ -106,7 +106,7 @@ class Control(_Part):
     sentence: str
     """What was done."""
     expected: str
-    came: str
+    got: str
     passed: bool
 
 
@@ -160,7 +160,7 @@ class Training(_Part):
             if len(curve) != len(self.epochs):
                 raise ValueError(
                     f"{name}: expected one number for each of {len(self.epochs)} epochs, "
-                    f"came {len(curve)}"
+                    f"got {len(curve)}"
                 )
         return self
 
@@ -176,7 +176,7 @@ class Histogram(_Part):
         if len(self.edges) != len(self.counts) + 1:
             raise ValueError(
                 f"expected {len(self.counts) + 1} edges around {len(self.counts)} counts, "
-                f"came {len(self.edges)}"
+                f"got {len(self.edges)}"
             )
         return self
 
@@ -212,7 +212,7 @@ class MemberMap(_Part):
     def _equally_long(self) -> Self:
         if not len(self.x) == len(self.y) == len(self.category):
             raise ValueError(
-                f"expected x, y and category of equal length, came {len(self.x)}, "
+                f"expected x, y and category of equal length, got {len(self.x)}, "
                 f"{len(self.y)} and {len(self.category)}"
             )
         return self
@@ -266,7 +266,7 @@ class Result(_Part):
     seeds: list[int]
     baseline: str
     """The name of the variant that differences are taken to."""
-    champion: str | None = None
+    challenger: str | None = None
     """The name of the variant that the gates are about."""
     looked_at: int | None = None
     """How many variants and settings were looked at on validation before the test was opened."""
@@ -291,8 +291,8 @@ class Result(_Part):
         metrics = _unique("metrics", (metric.key for metric in self.metrics))
         variants = _unique("variants", (variant.name for variant in self.variants))
         _known("baseline", {self.baseline}, variants)
-        if self.champion is not None:
-            _known("champion", {self.champion}, variants)
+        if self.challenger is not None:
+            _known("challenger", {self.challenger}, variants)
         for variant in self.variants:
             _known(f"variants.{variant.name}", variant.metrics.keys(), metrics)
             _known(f"variants.{variant.name}", variant.difference.keys(), metrics)
@@ -326,7 +326,7 @@ def read_result(document: Any) -> Result:
 def _unique(where: str, names: Iterable[str]) -> set[str]:
     listed = list(names)
     if len(set(listed)) < len(listed):
-        raise ValueError(f"{where}: expected each name once, came {sorted(listed)}")
+        raise ValueError(f"{where}: expected each name once, got {sorted(listed)}")
     return set(listed)
 
 
@@ -334,5 +334,5 @@ def _known(where: str, names: Iterable[str], known: set[str]) -> None:
     unknown = sorted(set(names) - known)
     if unknown:
         raise ValueError(
-            f"{where}: expected names among {', '.join(sorted(known))}, came {', '.join(unknown)}"
+            f"{where}: expected names among {', '.join(sorted(known))}, got {', '.join(unknown)}"
         )

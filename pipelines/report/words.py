@@ -72,34 +72,34 @@ def listed(words: Sequence[str]) -> str:
 
 
 def verdict(result: Result) -> list[str]:
-    """Say in sentences how the champion compares with the baseline, from the intervals alone."""
+    """Say in sentences how the challenger compares with the baseline, from the intervals alone."""
     variants = {variant.name: variant for variant in result.variants}
-    if result.champion is None or result.champion == result.baseline:
+    if result.challenger is None or result.challenger == result.baseline:
         return []
-    champion, baseline = variants[result.champion], variants[result.baseline]
+    challenger, baseline = variants[result.challenger], variants[result.baseline]
     found: dict[str, list[str]] = {"better": [], "worse": [], "open": []}
     for metric in result.metrics:
-        if metric.key in champion.difference:
-            found[outcome(champion.difference[metric.key], metric.higher_is_better)].append(
-                _difference(champion, metric)
+        if metric.key in challenger.difference:
+            found[outcome(challenger.difference[metric.key], metric.higher_is_better)].append(
+                _difference(challenger, metric)
             )
     sentences = [
-        f"{champion.label} is {kind} than {baseline.label} on {listed(found[kind])}."
+        f"{challenger.label} is {kind} than {baseline.label} on {listed(found[kind])}."
         for kind in ("better", "worse")
         if found[kind]
     ]
     if found["open"]:
         sentences.append(f"The interval reaches zero on {listed(found['open'])}.")
-    return sentences + _bytes(champion, baseline)
+    return sentences + _bytes(challenger, baseline)
 
 
 def _difference(variant: Variant, metric: Metric) -> str:
     return f"{metric.label} ({signed(variant.difference[metric.key].estimate, metric.digits)})"
 
 
-def _bytes(champion: Variant, baseline: Variant) -> list[str]:
-    if not champion.bytes_per_member or not baseline.bytes_per_member:
+def _bytes(challenger: Variant, baseline: Variant) -> list[str]:
+    if not challenger.bytes_per_member or not baseline.bytes_per_member:
         return []
-    took, baselines = champion.bytes_per_member, baseline.bytes_per_member
+    took, baselines = challenger.bytes_per_member, baseline.bytes_per_member
     share = f"{took / baselines:.0%} of the {baselines:,} of {baseline.label}"
     return [f"It takes {took:,} bytes a member, {share}."]

@@ -1,0 +1,40 @@
+"""Base of the layers that read a sequence slot by slot."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from models.backend import keras
+from models.layers import slots
+from models.layers.one_vector import OneVector
+
+ops = keras.ops
+
+
+class Slotwise(OneVector):
+    """Base of the layers that see each slot as [item vector ; action, PAD too ; ages ; session]."""
+
+    def __init__(
+        self,
+        vectors: Mapping[str, int],
+        n_actions: int,
+        use_ages: bool,
+        dropout: float,
+        **common: Any,
+    ) -> None:
+        super().__init__(vectors, n_actions, **common)
+        self.use_ages = use_ages
+        self.dropout = keras.layers.Dropout(dropout)
+
+    def width(self, item_dim: int) -> int:
+        """Return how many features a slot has."""
+        times = slots.N_TIME_FEATURES if self.use_ages else 0
+        return item_dim + self.n_actions + 1 + times + slots.N_SESSION_FEATURES * self.use_sessions
+
+    def features(self, items: Any, actions: Any, ages: Any, used: Any) -> Any:
+        """Return [batch, length, width]; a PAD slot has the PAD action and zeros otherwise."""
+        parts = [slots.clean_items(items, used), ops.one_hot(actions, self.n_actions + 1)]
+        if self.use_ages:
+            parts.append(slots.time_features(ages, used))
+        if self.use_sessions:
+            parts.append(slots.session_features(ages, used, self.session_gap))
+        return ops.concatenate(parts, axis=2)

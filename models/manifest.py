@@ -1,0 +1,75 @@
+"""The manifest beside a packaged aggregator: what its numbers depend on, as JSON."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformations.errors import InputError
+
+MANIFEST = "manifest.json"
+KEYS = (
+    "name",
+    "version",
+    "dim",
+    "window",
+    "length",
+    "actions",
+    "vectors",
+    "kind",
+    "parameters",
+    "item_encoder",
+    "weights_sha256",
+    "trained_until",
+    "metrics",
+    "files",
+)
+ADDRESS = "layer"
+"""Manifests of before held the address of a Python class here, which their identity includes."""
+KINDS = {
+    "models.aggregators:Average": "average",
+    "models.aggregators:GeometricDecay": "geometric_decay",
+    "models.learned:LearnedDecay": "learned_decay",
+    "models.learned:AttentionPool": "attention_pool",
+    "models.sequence_layers:Cnn": "cnn",
+    "models.sequence_layers:Gru": "gru",
+    "models.sequence_layers:Transformer": "transformer",
+}
+"""The addresses in those manifests, and the kinds that they stand for."""
+
+
+def read(folder: Path, whose: str) -> dict[str, Any]:
+    """Return the manifest in the folder of a packaged aggregator.
+
+    Args:
+        whose: The aggregator's name and version, for the message.
+
+    Raises:
+        InputError: there is none, or it is not the mapping that packaging writes.
+    """
+    file = folder / MANIFEST
+    try:
+        manifest = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise InputError(
+            f"{whose}: expected a packaged aggregator at {folder}, found no {MANIFEST} there"
+        ) from None
+    except ValueError as error:
+        raise InputError(f"{file} is not valid JSON: {error}") from None
+    if ADDRESS in manifest and "kind" not in manifest:
+        # Somebody else's layer has no kind of ours: its address goes on naming it.
+        manifest["kind"] = KINDS.get(manifest[ADDRESS], manifest[ADDRESS])
+    missing = [key for key in KEYS if key not in manifest]
+    if missing:
+        raise InputError(f"{file}: expected the keys {', '.join(missing)}, which are missing")
+    return dict(manifest)
+
+
+def identity_keys(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that a package's `weights_sha256` covers, as they were when it was made.
+
+    A manifest of before holds an address in place of the kind, and so does its hash.
+    """
+    made_by = ADDRESS if ADDRESS in manifest else "kind"
+    named = ("vectors", "actions", "dim", "length", made_by, "parameters")
+    return {key: manifest[key] for key in named}

@@ -1,0 +1,286 @@
+"""OBJECTIVES: what an aggregator's vector is trained to predict. The head is dropped at packaging.
+
+A head is given the aggregator's vectors, stacked to [batch, fields, dim], and the label items'
+vectors, and computes in float32; any aggregator can be trained with any of them. One with several
+vectors (one per action) is trained through all of them at once: `next_action` joins their products
+with the item's vector, `next_item` scores by a learned weighted sum.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.backend import keras, keras_rs, tf
+from models.training.popularity import RecentPopularity
+from models.training.recipe import Recipe
+
+ops = keras.ops
+
+# Scores of candidates that must not count, low enough for any softmax.
+NEVER = -1e9
+AT = 10
+
+
+class Labels(NamedTuple):
+    """What a batch's windows are to predict; every tensor is [batch].
+
+    Attributes:
+        rows: The label items' rows in the item table, int32.
+        positive: Whether the member really did a positive action on it, bool.
+        random: Whether the item was drawn at random, bool.
+        weight: How much the example counts, float32.
+        days: When it happened, in whole days since 1970.
+    """
+
+    rows: Any
+    positive: Any
+    random: Any
+    weight: Any
+    days: Any
+
+
+class Outcome(NamedTuple):
+    """What a head makes of a batch; every tensor is float32 [batch].
+
+    Attributes:
+        loss: Each example's loss.
+        weight: How much each counts in it; 0 for one that the objective does not look at.
+        score: What the head's metric is computed from.
+    """
+
+    loss: Any
+    weight: Any
+    score: Any
+
+
+class NextAction(keras.layers.Layer):
+    """Whether the next action is positive: the post's proxy task.
+
+    Hadamard product of the aggregator's vector with the label item's vector, dense, softmax into
+    negative and positive, cross-entropy with the label weights. LinkedIn, "Improving job matching
+    with machine-learned activity features" (2022).
+
+    >>> head = NextAction(Recipe(objective="next_action"), fields=1, popularity=np.zeros(3))
+    >>> labels = Labels(*map(ops.array, ([1], [True], [False], [1.0], [0])))
+    >>> outcome = head(ops.zeros((1, 1, 2)), labels, ops.ones((3, 2)), negatives=1, seed=None)
+    >>> round(float(outcome.loss[0]), 4)  # it knows nothing: ln 2
+    0.6931
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,  # noqa: ARG002
+        fields: int,  # noqa: ARG002
+        popularity: NDArray[np.float32],  # noqa: ARG002
+        recent: RecentPopularity | None = None,  # noqa: ARG002
+    ) -> None:
+        super().__init__(dtype="float32")
+        self.dense = keras.layers.Dense(2, dtype="float32")
+        self.metric = keras.metrics.AUC(name="auc")
+
+    def call(
+        self,
+        vectors: Any,
+        labels: Labels,
+        table: Any,
+        negatives: int,  # noqa: ARG002
+        seed: Any,  # noqa: ARG002
+        share: float | None = None,  # noqa: ARG002
+    ) -> Outcome:
+        """Return the cross-entropy of each example, and the probability of a positive action."""
+        products = vectors * ops.take(table, labels.rows, axis=0)[:, None, :]
+        flat = ops.reshape(products, (-1, products.shape[1] * products.shape[2]))
+        logits = self.dense(flat)
+        truth = ops.cast(labels.positive, "int32")
+        loss = keras.losses.sparse_categorical_crossentropy(truth, logits, from_logits=True)
+        return Outcome(loss, labels.weight, ops.softmax(logits)[:, 1])
+
+    def measure(self, labels: Labels, outcome: Outcome) -> None:
+        """Add a batch to the AUC of positive against negative."""
+        self.metric.update_state(labels.positive, outcome.score, outcome.weight)
+
+
+class NextItem(keras.layers.Layer):
+    """Which item the next positive action is on: softmax over all items, estimated from a sample.
+
+    The score of an item is `vector · item / temperature + w log(popularity) + v log(popularity in
+    the week before)`: what is popular with everybody is explained by the learned w and v, so that
+    the vector need not spend itself on it.
+
+    The denominator of the softmax is estimated without bias (Bengio & Senécal, "Adaptive
+    importance sampling", 2008; for retrieval Yi et al., "Sampling-bias-corrected neural modeling",
+    2019): each drawn item stands for 1/(expected number of its draws), so the log of that number
+    is taken from its score. The sample, shared by the rows of a batch, has a popular and a uniform
+    part of fixed sizes; the expected number is that of both together (the balance heuristic of
+    Veach & Guibas, 1995). The positive is in the sum itself, so draws that hit it are removed.
+
+    Labels that the member dismissed enter with `dismissed_weight`: every positive of the batch
+    should score above every dismissed one, each at its own window (Burges et al., "Learning to
+    rank using gradient descent", 2005). Inside the softmax a dismissed item would be one among all
+    items, which is next to nothing.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        fields: int,
+        popularity: NDArray[np.float32],
+        recent: RecentPopularity | None = None,
+    ) -> None:
+        super().__init__(dtype="float32")
+        self.temperature = recipe.temperature
+        self.popular_share = recipe.popular_share
+        self.dismissed_weight = recipe.dismissed_weight
+        self.items = len(popularity) - 1
+        counts = popularity[1:].astype(np.float64)
+        share = counts / counts.sum() if counts.any() else np.full(self.items, 1 / self.items)
+        self.share = np.concatenate([[0.0], share]).astype(np.float32)
+        self.cumulated = np.cumsum(share).astype(np.float32)
+        smooth = (counts + 1.0) / (counts.sum() + self.items)
+        self.log_popularity = np.concatenate([[0.0], np.log(smooth)]).astype(np.float32)
+        self.recent = recent
+        self.recent_logs = None if recent is None else tf.constant(recent.logs)
+        first = "ones" if recent is None else "zeros"
+        self.popularity_weight = self.add_weight((), initializer=first, name="popularity")
+        self.recent_weight = (
+            None if recent is None else self.add_weight((), initializer="ones", name="recent")
+        )
+        # One vector's scale is its own to learn; a second weight for it would do nothing.
+        self.field_weights = (
+            self.add_weight((fields,), initializer="ones", name="fields") if fields > 1 else None
+        )
+        self.correct = keras_rs.layers.SamplingProbabilityCorrection(epsilon=1e-12, dtype="float32")
+        self.metric = keras.metrics.Mean(name=f"recall_at_{AT}")
+
+    def draw(self, negatives: int, seed: Any, share: float | None = None) -> tuple[Any, Any]:
+        """Draw items by popularity and uniformly, with replacement.
+
+        Args:
+            seed: int32 [2]; equal seeds give equal draws.
+            share: Drawn by popularity; default: the recipe's popular_share.
+
+        Returns:
+            Rows, int32 [negatives], and how often each of these items is drawn in expectation,
+            float32 [negatives].
+        """
+        popular = round(negatives * (self.popular_share if share is None else share))
+        places = tf.random.stateless_uniform((popular,), seed)
+        by_popularity = tf.searchsorted(tf.constant(self.cumulated), places, side="right") + 1
+        # The sum of the shares may fall short of 1 by a rounding error.
+        by_popularity = tf.minimum(by_popularity, self.items)
+        uniform = tf.random.stateless_uniform(
+            (negatives - popular,), seed + 1, 1, self.items + 1, dtype=tf.int32
+        )
+        rows = tf.concat([by_popularity, uniform], axis=0)
+        expected = popular * tf.gather(self.share, rows) + (negatives - popular) / self.items
+        return rows, expected
+
+    def call(
+        self,
+        vectors: Any,
+        labels: Labels,
+        table: Any,
+        negatives: int,
+        seed: Any,
+        share: float | None = None,
+    ) -> Outcome:
+        """Return the loss of each positive example, and whether its item is among the first 10.
+
+        The rank is among the drawn items, each counted once however often it was drawn.
+        """
+        if self.field_weights is None:
+            vector = vectors[:, 0]
+        else:
+            vector = ops.sum(vectors * self.field_weights[:, None], axis=1)
+        vector /= self.temperature
+        popularity = self.popularity_weight * self.log_popularity
+        rows, expected = self.draw(negatives, seed, share)
+        own = ops.sum(vector * ops.take(table, labels.rows, axis=0), axis=1)
+        own += ops.take(popularity, labels.rows) + self._recent(labels.days, labels.rows)
+        others = ops.matmul(vector, ops.transpose(ops.take(table, rows, axis=0)))
+        others += ops.take(popularity, rows) + self._recent(labels.days[:, None], rows[None, :])
+        # keras_rs.layers.RemoveAccidentalHits adds a number next to zero and so removes nothing
+        # (0.4.0; a test watches for the day when it does).
+        is_own = ops.equal(rows[None, :], labels.rows[:, None])
+        others = ops.where(is_own, NEVER, others)
+        corrected = self.correct(others, expected / negatives) - np.log(negatives)
+        together = ops.concatenate([own[:, None], corrected], axis=1)
+        loss = ops.logsumexp(together, axis=1) - own
+        weight = ops.where(labels.positive, labels.weight, 0.0)
+        if self.dismissed_weight:
+            loss += self.dismissed_weight * above_dismissed(own, labels)
+        _, which, times = tf.unique_with_counts(rows)
+        distinct = 1.0 / ops.cast(tf.gather(times, which), "float32")
+        better = ops.sum(ops.where(others >= own[:, None], distinct, 0.0), axis=1)
+        # The sum of a few reciprocals may fall short of a whole number by a rounding error.
+        better = ops.round(better)
+        return Outcome(loss, weight, ops.cast(better < AT, "float32"))
+
+    def _recent(self, days: Any, rows: Any) -> Any:
+        """Return the weighted log popularity of items on days; the two broadcast."""
+        if self.recent is None:
+            return 0.0
+        places = self.recent.rows_of(days) * tf.shape(self.recent_logs)[1] + rows
+        logs = tf.gather(tf.reshape(self.recent_logs, [-1]), places)
+        return ops.cast(self.recent_weight, "float32") * logs
+
+    def measure(self, labels: Labels, outcome: Outcome) -> None:  # noqa: ARG002
+        """Add a batch to the share of positives among the first 10."""
+        self.metric.update_state(outcome.score, outcome.weight)
+
+
+def above_dismissed(scores: Any, labels: Labels) -> Any:
+    """Return each row's mean of log(1 + exp(dismissed - own)) over the batch's dismissed labels.
+
+    >>> labels = Labels(
+    ...     rows=ops.array([1, 2, 3]),
+    ...     positive=ops.array([True, False, False]),
+    ...     random=ops.array([False, False, True]),
+    ...     weight=ops.ones(3),
+    ...     days=ops.zeros(3),
+    ... )
+    >>> round(float(above_dismissed(ops.array([1.0, 1.0, 9.0]), labels)[0]), 4)  # ln 2
+    0.6931
+    """
+    dismissed = ops.logical_not(ops.logical_or(labels.positive, labels.random))
+    weights = ops.where(dismissed, labels.weight, 0.0)
+    total = ops.maximum(ops.sum(weights), 1e-6)
+    apart = ops.softplus(scores[None, :] - scores[:, None])
+    return ops.sum(apart * weights[None, :], axis=1) / total
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One row of OBJECTIVES.
+
+    Attributes:
+        head: Layer (recipe, fields, popularity) that gives a batch's Outcome.
+        labels: What a window's labels are (`ExampleSettings.labels`).
+        metric: Name of what its metric is called; more is better.
+        reads_random: Whether random negatives are among its examples.
+        settings: The recipe's settings that its head alone reads.
+    """
+
+    head: Any
+    labels: Literal["next", "all"]
+    metric: str
+    reads_random: bool
+    settings: tuple[str, ...] = ()
+
+
+SOFTMAX = ("negatives", "popular_share", "dismissed_weight", "temperature")
+
+# all_action: Pancha et al., "PinnerFormer: sequence modeling for user representation at
+# Pinterest" (2022), whose dense all-action loss has this loss at every position of the window.
+OBJECTIVES: Mapping[str, Objective] = {
+    "next_action": Objective(NextAction, "next", "auc", reads_random=True),
+    "next_item": Objective(
+        NextItem, "next", f"recall_at_{AT}", reads_random=False, settings=SOFTMAX
+    ),
+    "all_action": Objective(
+        NextItem, "all", f"recall_at_{AT}", reads_random=False, settings=SOFTMAX
+    ),
+}

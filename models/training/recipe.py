@@ -1,0 +1,69 @@
+"""How a learned aggregator is trained, in plain Python: part of its line in the catalogue."""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Literal
+
+from transformations.errors import InputError
+from transformations.example_settings import ExampleSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What decides the weights besides the data. The manifest keeps it.
+
+    Attributes:
+        objective: `next_action` (the post's proxy task: positive or negative), `next_item`
+            (sampled softmax over items) or `all_action` (every positive of the next days).
+        examples: What the training examples are made of.
+        negatives: Items drawn per batch for the softmax, shared by its rows.
+        popular_share: Share of them drawn by recent popularity; the others uniformly.
+        blanked: Share of the windows that are shown as empty in training: what follows them teaches
+            the vector of a member without actions.
+        shuffle_sessions: Whether the actions of one session change places at random in every pass
+            of the training: a list of ranked jobs is seen at once, so that its order says nothing.
+        dismissed_weight: How much a dismissed item counts as one more negative of its member.
+        batch_size: Examples a step.
+        learning_rate: Adam's.
+        weight_decay: Adam's decoupled weight decay.
+        temperature: Divides the scores before the softmax.
+        epochs: At most so many passes.
+        patience: Passes without a better validation loss before training stops.
+        validation: The last part of the time before `trained_until`, kept for early stopping.
+        refit: Once the number of passes is chosen on `validation`, train again from the start,
+            on all examples: the newest ones say most about the next day.
+        seed: Of the initial weights, the negatives and the order of the examples.
+    """
+
+    objective: Literal["next_action", "next_item", "all_action"] = "next_item"
+    examples: ExampleSettings = field(default_factory=ExampleSettings)
+    negatives: int = 1024
+    popular_share: float = 0.5
+    blanked: float = 0.02
+    shuffle_sessions: bool = False
+    dismissed_weight: float = 0.0
+    batch_size: int = 512
+    learning_rate: float = 0.001
+    weight_decay: float = 0.0
+    temperature: float = 1.0
+    epochs: int = 20
+    patience: int = 4
+    validation: timedelta = timedelta(days=14)
+    refit: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("negatives", 1), ("batch_size", 1), ("epochs", 1), ("patience", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name}: expected at least {least}, got {getattr(self, name)}")
+        for name in ("popular_share", "blanked"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name}: expected 0 to 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "temperature"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name}: expected a number above 0, got {getattr(self, name)}")
+        for name in ("dismissed_weight", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name}: expected 0 or more, got {getattr(self, name)}")
+        if self.validation <= timedelta(0):
+            raise InputError(f"validation: expected a time above zero, got {self.validation}")

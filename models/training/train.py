@@ -1,0 +1,351 @@
+"""Training an aggregator: examples split by time, passes chosen on the newest, weights packaged."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+from numpy.typing import NDArray
+
+from models.backend import keras, tf
+from models.layers.build import build
+from models.packaging import described
+from models.quantization import Quantization
+from models.sequences import ItemTable
+from models.spec import Aggregator, Learned
+from models.training.examples import dataset, read
+from models.training.fitting import Fitting, Progress, State, fit
+from models.training.objectives import OBJECTIVES, Objective
+from models.training.popularity import RecentPopularity
+from models.training.recipe import Recipe
+from transformations.config import Config
+from transformations.errors import InputError
+from transformations.examples import build_training_examples
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# Members' vectors that the scale of an 8-bit number is taken from, and the share of each
+# dimension's values that may be cut at either end.
+QUANTIZED_FROM = 20_000
+CUT = 0.001
+
+
+@dataclass(frozen=True)
+class Data:
+    """What aggregators of one kind of examples are trained on; built once, used by any number.
+
+    Attributes:
+        file: The training examples.
+        figures: What they are made of, to be shown before training and kept in the manifest.
+        items: The item vectors as of `until`.
+        until: No event at or after it was seen.
+    """
+
+    file: Path
+    figures: dict[str, Any]
+    items: ItemTable
+    until: datetime
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained aggregator, ready to be packaged.
+
+    Attributes:
+        model: The Keras model, as `models.layers.build.build` makes it; float32, without the head.
+        trained_until: The time before which the events lie that the weights were fitted to.
+        metrics: Of the chosen pass, on the validation period: loss, the objective's metric, and
+            which pass it was.
+        history: Losses and metrics, pass by pass, of each phase.
+        figures: What the examples were made of.
+        quantization: Field → models.quantization.Quantization as JSON, of the training
+            members' vectors.
+    """
+
+    model: Any
+    trained_until: datetime
+    metrics: dict[str, float]
+    history: dict[str, list[dict[str, float]]]
+    figures: dict[str, Any]
+    quantization: dict[str, dict[str, Any]]
+
+    def notes(self) -> dict[str, Any]:
+        """Return what the manifest keeps besides the metrics."""
+        return {
+            "figures": self.figures,
+            "history": self.history,
+            "quantization": self.quantization,
+        }
+
+
+def train(
+    aggregator: Aggregator,
+    config: Config,
+    con: duckdb.DuckDBPyConnection,
+    until: datetime,
+    progress: Progress | None = None,
+) -> Trained:
+    """Train a line of the catalogue on the activity before `until`.
+
+    The same seed on the same machine gives the same weights, also after a kill: called again with
+    the same line and `until`, training goes on from its last whole pass.
+
+    Raises:
+        InputError: the line has no recipe, or there is nothing to train or to validate on.
+        RunFailedError: the loss is no longer a number.
+    """
+    return train_on(aggregator, config, gather(aggregator, config, con, until), progress)
+
+
+def gather(
+    aggregator: Aggregator, config: Config, con: duckdb.DuckDBPyConnection, until: datetime
+) -> Data:
+    """Build the training examples of a line's recipe, and read the item vectors as of `until`.
+
+    Raises:
+        InputError: the line has no recipe, or there is no item vector.
+    """
+    recipe = recipe_of(aggregator)
+    settings = replace(recipe.examples, labels=_objective(recipe).labels)
+    report = build_training_examples(config, con, settings, until)
+    items = ItemTable.read(config, con, until)
+    return Data(report.file, report.figures(), items, until)
+
+
+def train_on(
+    aggregator: Aggregator,
+    config: Config,
+    data: Data,
+    progress: Progress | None = None,
+    resume: bool = True,
+) -> Trained:
+    """Train a line of the catalogue on examples that are there.
+
+    The number of passes is the one after which the validation loss was lowest, on the examples of
+    the last `recipe.validation` before `until`. With `refit`, the aggregator then starts again
+    from its first weights and makes as many passes over all examples.
+
+    Args:
+        resume: Write down each pass, and go on from there if an earlier call was killed.
+
+    Raises:
+        InputError: there is nothing to train or to validate on.
+        RunFailedError: the loss is no longer a number.
+    """
+    recipe = recipe_of(aggregator)
+    split = data.until - recipe.validation
+    saved = _saved(aggregator, config, data) if resume else None
+    with _precision():
+        model, chosen = _phase(aggregator, config, data, "select", (EPOCH, split), saved, progress)
+        history = {"select": chosen.history}
+        if recipe.refit:
+            model, again = _phase(
+                aggregator,
+                config,
+                data,
+                "refit",
+                (EPOCH, data.until),
+                saved,
+                progress,
+                epochs=chosen.best_epoch,
+            )
+            history["refit"] = again.history
+    whole = build(aggregator, config)
+    whole.set_weights(model.get_weights())
+    if saved is not None:
+        for file in saved.parent.glob(f"{saved.stem}.*"):
+            file.unlink()
+    best = chosen.history[chosen.best_epoch - 1]
+    metric = _objective(recipe).metric
+    return Trained(
+        model=whole,
+        # Without `refit`, the validation period still chose the pass.
+        trained_until=data.until,
+        metrics={
+            "val_loss": best["val_loss"],
+            metric: best[f"val_{metric}"],
+            "epochs": chosen.best_epoch,
+        },
+        history=history,
+        figures=data.figures,
+        quantization=_quantization(whole, aggregator, config, data),
+    )
+
+
+def recipe_of(aggregator: Aggregator) -> Recipe:
+    """Return how a line is trained.
+
+    Raises:
+        InputError: it is a formula, or was made elsewhere: there is nothing to train.
+    """
+    if not isinstance(aggregator, Learned):
+        raise InputError(
+            f"{aggregator.name} v{aggregator.version} has nothing to train: expected a line of "
+            f"models/catalog.py with a recipe, such as LearnedDecay(version=1)"
+        )
+    return aggregator.recipe
+
+
+def _objective(recipe: Recipe) -> Objective:
+    return OBJECTIVES[recipe.objective]
+
+
+def _phase(
+    aggregator: Aggregator,
+    config: Config,
+    data: Data,
+    phase: str,
+    between: tuple[datetime, datetime],
+    saved: Path | None,
+    progress: Progress | None,
+    epochs: int | None = None,
+) -> tuple[Any, State]:
+    """Train from the first weights on the labels in `between`; validate on those after it."""
+    recipe = recipe_of(aggregator)
+    objective = _objective(recipe)
+    popularity, steps = popularity_of(data, config, recipe, between)
+    keras.utils.set_random_seed(recipe.seed)
+    model = build(aggregator, config)
+    for layer in model.layers:
+        # Ages in half precision would lose the minutes; what multiplies matrices casts for itself.
+        layer.autocast = False
+    recent = _recent(data, config)
+    fitting = Fitting(model, objective, recipe, data.items.vectors, popularity, recent)
+    after = (between[1], data.until)
+    validation = None
+    if epochs is None:
+        validation = _validation(data, config, recipe, after)
+    state = fit(
+        fitting,
+        # Keras warns where it does not know how many there are.
+        lambda epoch: epoch_batches(
+            data, config, recipe, between, seed=1_000 * recipe.seed + epoch
+        ).apply(tf.data.experimental.assert_cardinality(steps)),
+        recipe,
+        phase,
+        validation=validation,
+        epochs=epochs,
+        saved=saved.with_name(f"{saved.name}.{phase}.npz") if saved is not None else None,
+        progress=progress,
+    )
+    return model, state
+
+
+def epoch_batches(
+    data: Data, config: Config, recipe: Recipe, between: tuple[datetime, datetime], seed: int
+) -> Any:
+    """Return one epoch's batches of the examples between two timestamps, as a tf.data.Dataset."""
+    objective = _objective(recipe)
+    return dataset(
+        data.file,
+        data.items,
+        config,
+        batch_size=recipe.batch_size,
+        seed=seed,
+        between=between,
+        only_positive=not (objective.reads_random or recipe.dismissed_weight),
+        with_random=objective.reads_random,
+        shuffle_within_sessions=recipe.examples.session_gap if recipe.shuffle_sessions else None,
+    )
+
+
+def popularity_of(
+    data: Data, config: Config, recipe: Recipe, between: tuple[datetime, datetime]
+) -> tuple[NDArray[np.float32], int]:
+    """Return how often each item is a positive label, float32 [items + 1]; and how many batches."""
+    counts, steps = np.zeros(len(data.items.vectors), np.int64), 0
+    for batch in epoch_batches(data, config, recipe, between, seed=0).as_numpy_iterator():
+        counts += np.bincount(batch["label_rows"][batch["positive"]], minlength=len(counts))
+        steps += 1
+    if not counts.any():
+        raise InputError(
+            f"expected positive labels from {between[0]:%Y-%m-%d} to {between[1]:%Y-%m-%d} to "
+            f"train on, found none; choose a later --until, or a recipe with fewer min_actions "
+            f"or a shorter validation"
+        )
+    return counts.astype(np.float32), steps
+
+
+def _recent(data: Data, config: Config) -> RecentPopularity | None:
+    """Return how popular items were before each day, from the labels of all days."""
+    found = read(data.file, data.items, config)
+    done = found.positive & ~found.random
+    if not done.any():
+        return None
+    items = len(data.items)
+    return RecentPopularity.count(found.label_rows[done], found.happened_at[done], items)
+
+
+def _validation(
+    data: Data, config: Config, recipe: Recipe, after: tuple[datetime, datetime]
+) -> Any:
+    """Return the batches to stop by, kept in memory."""
+    ordered = replace(recipe, shuffle_sessions=False)
+    batches = epoch_batches(data, config, ordered, after, seed=0).cache()
+    seen, steps = set(), 0
+    for batch in batches.as_numpy_iterator():
+        seen |= {bool(positive) for positive in batch["positive"]}
+        steps += 1
+    needed = {True, False} if _objective(recipe).reads_random else {True}
+    if not needed <= seen:
+        kinds = " and ".join("positive" if kind else "negative" for kind in sorted(needed - seen))
+        raise InputError(
+            f"expected labels from {after[0]:%Y-%m-%d} to {after[1]:%Y-%m-%d} to validate on "
+            f"(recipe.validation is {recipe.validation.days} days), found no {kinds} one; choose "
+            "another --until or a longer validation"
+        )
+    return batches.apply(tf.data.experimental.assert_cardinality(steps))
+
+
+def _quantization(
+    model: Any, aggregator: Aggregator, config: Config, data: Data
+) -> dict[str, dict[str, Any]]:
+    recipe = recipe_of(aggregator)
+    batches = epoch_batches(data, config, recipe, (EPOCH, data.until), seed=0)
+    seen: dict[str, list[NDArray[np.float32]]] = {field: [] for field in aggregator.vectors(config)}
+    for batch in batches.take(-(-QUANTIZED_FROM // recipe.batch_size)).as_numpy_iterator():
+        given = {
+            "item_embeddings": data.items.vectors[batch["rows"]],
+            "actions": batch["actions"],
+            "ages": batch["ages"],
+        }
+        for field, vectors in model(given, training=False).items():
+            seen[field].append(np.asarray(vectors))
+    return {
+        field: Quantization.fit(np.concatenate(vectors), CUT).to_json()
+        for field, vectors in seen.items()
+    }
+
+
+@contextmanager
+def _precision() -> Iterator[None]:
+    """Compute in bfloat16 where there is a GPU; the weights stay float32."""
+    before = keras.config.dtype_policy()
+    if tf.config.list_physical_devices("GPU"):
+        keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _saved(aggregator: Aggregator, config: Config, data: Data) -> Path:
+    """Name the files of an unfinished training; another line, time or data has another name."""
+    facts: Mapping[str, Any] = {
+        "kind": aggregator.kind,
+        "parameters": aggregator.parameters(),
+        "recipe": described(recipe_of(aggregator)),
+        "settings": [config.dim, config.length, list(config.actions)],
+        "until": data.until.isoformat(),
+        "figures": data.figures,
+        "items": hashlib.sha256(data.items.vectors.tobytes()).hexdigest(),
+    }
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+    return (
+        config.layout.state / "training" / f"{aggregator.name}_v{aggregator.version}.{digest[:16]}"
+    )

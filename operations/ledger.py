@@ -1,0 +1,197 @@
+"""What ran, on what, and how it ended: a small SQLite database beside the data."""
+
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from transformations.config import Config
+from transformations.errors import InputError, RunFailedError
+
+METADATA = sa.MetaData()
+
+RUNS = sa.Table(
+    "run",
+    METADATA,
+    sa.Column("run_id", sa.Integer, primary_key=True),
+    sa.Column("command", sa.String, nullable=False),
+    sa.Column("as_of", sa.String),
+    sa.Column("started_at", sa.String, nullable=False),
+    sa.Column("finished_at", sa.String),
+    sa.Column("published_at", sa.String),
+    sa.Column("status", sa.String, nullable=False),
+    sa.Column("error", sa.String),
+)
+
+STAGES = sa.Table(
+    "stage",
+    METADATA,
+    sa.Column("run_id", sa.Integer, sa.ForeignKey("run.run_id"), primary_key=True),
+    sa.Column("position", sa.Integer, primary_key=True),
+    sa.Column("stage", sa.String, nullable=False),
+    sa.Column("rows_in", sa.Integer),
+    sa.Column("rows_out", sa.Integer),
+    sa.Column("refused", sa.JSON, nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),
+)
+
+
+class Ledger:
+    """Appends runs and their stages; one writer at a time, any number of readers.
+
+    Times are stored as UTC ISO text, which sorts as it reads.
+    """
+
+    def __init__(self, config: Config) -> None:
+        """Open the ledger of `config`'s data folder; create it when it is missing."""
+        self.folder = config.layout.state
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.engine = sa.create_engine(f"sqlite:///{self.folder / 'ledger.db'}")
+        METADATA.create_all(self.engine)
+
+    def start(self, command: str, as_of: datetime | None) -> int:
+        """Note that a run began, for a moment that may not be known yet; return its id."""
+        with self.engine.begin() as connection:
+            # Whoever holds the lock is the only run: one still marked as running was killed.
+            connection.execute(
+                sa.update(RUNS).where(RUNS.c.status == "running").values(status="killed")
+            )
+            row = connection.execute(
+                sa.insert(RUNS)
+                .values(
+                    command=command,
+                    as_of=None if as_of is None else _text(as_of),
+                    started_at=_now(),
+                    status="running",
+                )
+                .returning(RUNS.c.run_id)
+            )
+            return int(row.scalar_one())
+
+    def stage(
+        self,
+        run_id: int,
+        stage: str,
+        rows_in: int | None,
+        rows_out: int | None,
+        refused: Mapping[str, int],
+        seconds: float,
+    ) -> None:
+        """Note one finished stage of a run."""
+        position = sa.select(sa.func.count()).where(STAGES.c.run_id == run_id)
+        with self.engine.begin() as connection:
+            connection.execute(
+                sa.insert(STAGES).values(
+                    run_id=run_id,
+                    position=position.scalar_subquery(),
+                    stage=stage,
+                    rows_in=rows_in,
+                    rows_out=rows_out,
+                    refused=dict(refused),
+                    seconds=seconds,
+                )
+            )
+
+    def resolve(self, run_id: int, as_of: datetime) -> None:
+        """Note the moment of a run that began without knowing it."""
+        self._update(run_id, as_of=_text(as_of))
+
+    def published(self, run_id: int, moment: datetime) -> None:
+        """Note that a run's snapshot can be read online since `moment`."""
+        self._update(run_id, published_at=_text(moment))
+
+    def finish(self, run_id: int, error: BaseException | None = None) -> None:
+        """Note how a run ended."""
+        status = "done" if error is None else "failed"
+        message = None if error is None else f"{type(error).__name__}: {error}"
+        self._update(run_id, status=status, error=message, finished_at=_now())
+
+    def newest_published(self, before: datetime | None = None) -> datetime | None:
+        """Return the newest as_of that is online, or the newest one before a moment."""
+        query = sa.select(sa.func.max(RUNS.c.as_of)).where(RUNS.c.published_at.is_not(None))
+        return self._moment(query if before is None else query.where(RUNS.c.as_of < _text(before)))
+
+    def newest_as_of(self) -> datetime | None:
+        """Return the newest as_of that any run has had, however it ended."""
+        return self._moment(sa.select(sa.func.max(RUNS.c.as_of)))
+
+    def published_as_ofs(self) -> set[datetime]:
+        """Return every as_of that a live run published."""
+        query = sa.select(RUNS.c.as_of).where(RUNS.c.published_at.is_not(None)).distinct()
+        with self.engine.connect() as connection:
+            return {datetime.fromisoformat(text) for text in connection.execute(query).scalars()}
+
+    def last_runs(self, count: int = 10) -> list[dict[str, Any]]:
+        """Return the newest runs, newest first, each with its stages under `stages`."""
+        with self.engine.connect() as connection:
+            query = sa.select(RUNS).order_by(RUNS.c.run_id.desc()).limit(count)
+            runs = [dict(row) for row in connection.execute(query).mappings()]
+            for run in runs:
+                stages = sa.select(STAGES).where(STAGES.c.run_id == run["run_id"])
+                ordered = connection.execute(stages.order_by(STAGES.c.position)).mappings()
+                run["stages"] = [dict(stage) for stage in ordered]
+        return runs
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the data folder for one writer; the system frees it when the process dies.
+
+        Raises:
+            InputError: another process holds it.
+        """
+        path = self.folder / "lock"
+        with path.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise InputError(
+                    f"another run (process {file.read().strip() or 'unknown'}) is writing to "
+                    f"{self.folder.parent}; wait for it to end, then run this again"
+                ) from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+    @contextmanager
+    def run(self, command: str, as_of: datetime | None) -> Iterator[int]:
+        """Note a run's start and end around the block; yield its id."""
+        run_id = self.start(command, as_of)
+        try:
+            yield run_id
+        except BaseException as error:
+            self.finish(run_id, error)
+            raise
+        self.finish(run_id)
+
+    def _update(self, run_id: int, **values: Any) -> None:
+        with self.engine.begin() as connection:
+            changed = connection.execute(
+                sa.update(RUNS).where(RUNS.c.run_id == run_id).values(**values)
+            )
+        if changed.rowcount != 1:
+            raise RunFailedError(f"the ledger in {self.folder} has no run {run_id}")
+
+    def _moment(self, query: sa.Select[Any]) -> datetime | None:
+        with self.engine.connect() as connection:
+            text = connection.execute(query).scalar()
+        return None if text is None else datetime.fromisoformat(text)
+
+
+def ledger_exists(config: Config) -> bool:
+    """Whether anything ever ran on `config`'s data folder."""
+    return Path(config.layout.state / "ledger.db").exists()
+
+
+def _text(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _now() -> str:
+    return _text(datetime.now(UTC))

@@ -1,0 +1,5 @@
+"""`python -m pipelines.cli`, which is `activity`."""
+
+from pipelines.cli.app import main
+
+main()

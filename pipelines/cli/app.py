@@ -1,0 +1,228 @@
+"""The command line `activity`: simulate, import, run, backfill, show, status."""
+
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from operations.ledger import Ledger, ledger_exists
+from pipelines.cli import evaluate as cli_evaluate
+from pipelines.cli import models as cli_models
+from pipelines.cli import serve as cli_serve
+from pipelines.cli import stream as cli_stream
+from pipelines.cli import tour
+from pipelines.cli.options import ConfigOption, DebugOption, moment_of, settings_of
+from pipelines.datasets.movietweetings import import_movietweetings
+from pipelines.datasets.simulate import Size, simulate
+from pipelines.progress import Stages, bar, number, short
+from transformations.config import Config
+from transformations.errors import ActivityError, InputError
+
+app = typer.Typer(
+    name="activity",
+    help="Member activity embeddings as features: build, publish, look at them.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+imports = typer.Typer(no_args_is_help=True, help="Read a public data set.")
+app.add_typer(imports, name="import")
+app.add_typer(cli_models.app)
+app.add_typer(cli_evaluate.app)
+app.add_typer(cli_serve.app)
+app.add_typer(cli_stream.app)
+
+console = Console()
+SIMULATED = "simulated"
+
+
+@app.command("simulate", epilog="Example: activity simulate --members 2000 --jobs 500 --days 40")
+def simulate_command(
+    config: ConfigOption = None,
+    members: Annotated[int, typer.Option(help="How many members.")] = 20_000,
+    jobs: Annotated[int, typer.Option(help="How many jobs.")] = 5_000,
+    days: Annotated[int, typer.Option(help="How many days, the last one ending at END.")] = 60,
+    seed: Annotated[int, typer.Option(help="Another seed, another market.")] = 7,
+    end: Annotated[str | None, typer.Option(help="A date; default: the last midnight UTC.")] = None,
+    if_needed: Annotated[
+        bool,
+        typer.Option(
+            "--if-needed",
+            help="Do nothing when there are events, or when the configuration names its own.",
+        ),
+    ] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Simulate a small job market into the data folder, to try the flow on."""
+    settings = settings_of(config)
+    folder = settings.data / SIMULATED
+    simulated = not settings.events.is_sql and settings.path(settings.events.source).is_relative_to(
+        folder
+    )
+    if if_needed and (not simulated or settings.path(settings.events.source).exists()):
+        return
+    if not simulated:
+        raise InputError(
+            f"the configuration reads its events from {settings.events.source}, not from "
+            f"{folder}; what is simulated there would not be read"
+        )
+    with bar(console) as progress:
+        task = progress.add_task("simulating a job market", total=days + 2)
+        counts = simulate(
+            folder,
+            Size(members=members, jobs=jobs, days=days),
+            seed=seed,
+            end=moment_of(end) if end else None,
+            progress=lambda steps: progress.advance(task, steps),
+        )
+    figures = ", ".join(f"{number(count)} {name}" for name, count in counts.items())
+    console.print(
+        f"[green]✓[/] simulated {figures} over {days} days in {short(folder)}", soft_wrap=True
+    )
+
+
+@imports.command(
+    "movietweetings",
+    epilog="Example: activity import movietweetings ~/movietweetings data/movietweetings/source",
+)
+def import_movietweetings_command(
+    source: Annotated[Path, typer.Argument(help="Folder with ratings.dat[.gz], movies.dat[.gz].")],
+    destination: Annotated[Path, typer.Argument(help="Folder for events and items.parquet.")],
+    debug: DebugOption = False,
+) -> None:
+    """Read MovieTweetings: 8 and above is APPLY, 6 and 7 SAVE, 5 and below DISMISS."""
+    with console.status("reading MovieTweetings"):
+        report = import_movietweetings(source, destination)
+    console.print(
+        f"[green]✓[/] {number(report.events)} events and {number(report.items)} items in "
+        f"{short(destination)}; {number(report.refused)} lines refused"
+        + (f" (see {short(destination / 'refused.txt')})" if report.refused else ""),
+        soft_wrap=True,
+    )
+
+
+@app.command("run", epilog="Example: activity run --as-of 2026-01-31")
+def run_command(
+    config: ConfigOption = None,
+    as_of: Annotated[
+        str | None,
+        typer.Option(
+            help="Build the snapshot of this moment (UTC); default: the last midnight. "
+            "[bold]last[/]: the end of the last day that has events."
+        ),
+    ] = None,
+    backfill: Annotated[
+        int, typer.Option(min=0, help="Build this many days before it too, for training joins.")
+    ] = 0,
+    show_tour: Annotated[
+        bool, typer.Option("--tour", help="End by showing what was made, and what to do with it.")
+    ] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Run the daily flow: read, build, embed, publish, read back."""
+    settings = settings_of(config)
+    given = None if as_of in (None, "last") else moment_of(str(as_of))
+
+    from pipelines.daily import last_midnight, run_backfill, run_daily  # TensorFlow: 5 seconds
+
+    asked = last_midnight() if as_of is None else given
+    ledger = Ledger(settings)
+    with ledger.lock():
+        with ledger.run("run", asked) as run_id:
+            stages = Stages(console, ledger, run_id)
+            built = run_daily(settings, asked, stages)
+        if backfill:
+            days = [built - timedelta(days=back) for back in range(backfill, 0, -1)]
+            with ledger.run("backfill", days[-1]) as run_id:
+                past = Stages(console, ledger, run_id)
+                run_backfill(settings, days, past, staged=True)
+                stages.done.extend(past.done)
+    console.print()
+    console.print(stages.table())
+    if show_tour:
+        tour.guide(console, settings, built)
+
+
+@app.command("backfill", epilog="Example: activity backfill --from 2026-01-01 --to 2026-01-14")
+def backfill_command(
+    first: Annotated[str, typer.Option("--from", help="The first day, as a date (UTC).")],
+    last: Annotated[
+        str | None,
+        typer.Option("--to", help="The last day; default: the day before the last run's."),
+    ] = None,
+    config: ConfigOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Build the snapshots of past days for training joins; nothing goes online."""
+    settings = settings_of(config)
+    start, given = moment_of(first), moment_of(last) if last else None
+
+    from pipelines.daily import last_midnight, run_backfill  # TensorFlow: 5 seconds
+
+    ledger = Ledger(settings)
+    end = given or (ledger.newest_published() or last_midnight()) - timedelta(days=1)
+    if start > end:
+        raise InputError(f"expected --from before --to, got {start:%Y-%m-%d} to {end:%Y-%m-%d}")
+    if end > datetime.now(UTC):
+        raise InputError(f"--to {end:%Y-%m-%d} lies in the future; it is not over yet")
+    days = [start + timedelta(days=day) for day in range((end - start).days + 1)]
+    with ledger.lock(), ledger.run("backfill", days[-1]) as run_id:
+        stages = Stages(console, ledger, run_id)
+        built = run_backfill(settings, days, stages)
+    console.print()
+    console.print(stages.table())
+    kept = len(days) - len(built)
+    if kept:
+        console.print(f"{kept} of the {len(days)} days were published live and are kept.")
+
+
+@app.command("show", epilog="Example: activity show 42")
+def show_command(
+    member_id: Annotated[str, typer.Argument(help="A member's id, as in the events.")],
+    config: ConfigOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Show a member's last actions, and its vectors as the online store returns them."""
+    settings = settings_of(config)
+    _built(settings)
+    tour.show_member(console, settings, tour.parse_id(settings, member_id))
+
+
+@app.command("status", epilog="Example: activity status")
+def status_command(config: ConfigOption = None, debug: DebugOption = False) -> None:
+    """Show what ran, what is staged, refused, built and online."""
+    settings = settings_of(config)
+    _built(settings)
+    tour.status(console, settings)
+
+
+def main() -> None:
+    """Run the command line: 2 for a wrong input, 1 for a failed run, no traceback by default."""
+    try:
+        app()
+    except ActivityError as error:
+        if "--debug" in sys.argv:
+            raise
+        kind = "wrong input" if isinstance(error, InputError) else "run failed"
+        _complain(kind, str(error))
+        raise SystemExit(2 if isinstance(error, InputError) else 1) from None
+    except Exception as error:
+        if "--debug" in sys.argv:
+            raise
+        _complain("unexpected", f"{type(error).__name__}: {error}\nSee more with --debug.")
+        raise SystemExit(1) from None
+
+
+def _complain(kind: str, message: str) -> None:
+    Console(stderr=True).print(f"[bold red]{kind}:[/] {escape(message)}", highlight=False)
+
+
+def _built(settings: Config) -> Ledger:
+    if not ledger_exists(settings):
+        raise InputError(f"nothing was run yet into {settings.data}; first: activity run")
+    return Ledger(settings)

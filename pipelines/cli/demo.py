@@ -1,0 +1,276 @@
+"""`activity stream --demo`: the last day again, faster, on a Redis and a data folder of its own."""
+
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from feast import FeatureStore
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from models.catalog import AGGREGATORS
+from models.embed import embed_snapshot
+from models.spec import Aggregator
+from pipelines.private_redis import private_redis, write_store
+from pipelines.progress import number
+from serving import publish
+from serving.stream.assemble import assemble
+from serving.stream.bus.messages import encode
+from serving.stream.bus.redis import RedisBus
+from serving.stream.snapshot import last_snapshot, prepare
+from serving.stream.worker import Pace, Worker
+from transformations.config import Config
+from transformations.duck import connect, parquet, sql
+from transformations.errors import InputError, RunFailedError
+from transformations.layout import files_between, part_files
+from transformations.tables import activity_query, build_sequences
+
+DAY = timedelta(days=1)
+TICK = 0.05
+TOP = 5
+
+Row = tuple[Any, Any, str, datetime]
+
+
+def run_demo(console: Console, config: Config, speed: float) -> None:
+    """Replay the day before the last snapshot, from the snapshot of the day before that.
+
+    A KeyboardInterrupt ends it, at any moment, with its worker and its Redis.
+
+    Raises:
+        InputError: there is no snapshot, no event in its last day, or no redis-server.
+    """
+    try:
+        _run(console, config, speed)
+    except KeyboardInterrupt:
+        console.print("stopped")
+
+
+def _run(console: Console, config: Config, speed: float) -> None:
+    end = last_snapshot(config)
+    streamed = [a for a in AGGREGATORS if a.stream] or list(AGGREGATORS)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        port = stack.enter_context(private_redis(folder))
+        own = _private_config(config, folder, port)
+        with console.status("a private snapshot of the day before"):
+            events, items = _world(own, end, streamed)
+            store = publish.open_store(own)
+            publish.apply(own, store, streamed)
+        clock = _Clock(end - DAY, speed)
+        fresh = assemble(own, store, streamed, "demo", clock)
+        worker = Worker(
+            own, RedisBus(f"redis://127.0.0.1:{port}", "activity", "demo", "demo"), fresh,
+            pace=Pace(linger=0.02),
+        )  # fmt: skip
+        with console.status("publishing it"):
+            prepare(own, store, fresh, worker.bus, streamed)
+        minutes = DAY.total_seconds() / speed / 60
+        console.print(
+            f"{len(events):,} events of {end - DAY:%Y-%m-%d}, {speed:g} times as fast: "
+            f"{minutes:.1f} minutes (--speed for another pace)"
+        )
+        _Replay(console, own, store, worker, clock, events).show(streamed[-1], items)
+
+
+class _Clock:
+    """A clock that begins at `start` when it is first started, and runs `speed` times as fast."""
+
+    def __init__(self, start: datetime, speed: float) -> None:
+        self._start, self._speed, self._began = start, speed, time.monotonic()
+
+    def begin(self) -> None:
+        self._began = time.monotonic()
+
+    def __call__(self) -> datetime:
+        passed = time.monotonic() - self._began
+        return self._start + timedelta(seconds=passed * self._speed)
+
+
+class _Replay:
+    """A worker in a thread, and the day's events put on its bus as their time comes."""
+
+    def __init__(
+        self,
+        console: Console,
+        config: Config,
+        store: FeatureStore,
+        worker: Worker,
+        clock: _Clock,
+        events: Sequence[Row],
+    ) -> None:
+        self._console, self._config, self._store = console, config, store
+        self._worker, self._clock, self._events = worker, clock, events
+        url = worker.bus.url if isinstance(worker.bus, RedisBus) else ""
+        self._producer = RedisBus(url, "activity", "demo", "producer")
+        self._sent = 0
+        self._began = time.monotonic()
+        self._error: list[BaseException] = []
+
+    def show(self, aggregator: Aggregator, items: Any) -> None:
+        """Replay, with a live table; then one member's vectors before and after its last action."""
+        stop = threading.Event()
+        thread = threading.Thread(target=self._work, args=(stop,))
+        chosen = self._last_of_someone()
+        try:  # an interrupt may come from here on, and the thread holds up the process's end
+            self._clock.begin()
+            thread.start()
+            with Live(self._table(), console=self._console, refresh_per_second=4) as live:
+                self._replay(self._events[:chosen], live)
+                before = self._vectors(aggregator, self._events[chosen][0])
+                self._replay(self._events[chosen : chosen + 1], live)
+                after = self._vectors(aggregator, self._events[chosen][0])
+                self._replay(self._events[chosen + 1 :], live)
+        finally:
+            stop.set()
+            if thread.ident is not None:
+                thread.join()
+            self._producer.close()
+            self._worker.close()
+        self._console.print()
+        self._console.print(_compared(self._events[chosen], before, after, items))
+
+    def _work(self, stop: threading.Event) -> None:
+        try:
+            self._worker.run(stop)
+        except BaseException as error:
+            self._error.append(error)
+
+    def _replay(self, events: Sequence[Row], live: Live) -> None:
+        """Send each event when its time has come; return when all are written."""
+        place = 0
+        while place < len(events) or not self._is_done():
+            if self._error:
+                raise RunFailedError(f"the worker ended: {self._error[0]}")
+            now, due = self._clock(), place
+            while due < len(events) and events[due][3] < now:
+                due += 1
+            if due > place:
+                rows = events[place:due]
+                self._producer.send([(str(row[0]), encode(*row)) for row in rows])
+                self._sent += len(rows)
+                place = due
+            live.update(self._table())
+            time.sleep(TICK)
+
+    def _is_done(self) -> bool:
+        outcomes = ("applied", "duplicate", "expired", "clipped", "held")
+        value = self._worker.metrics.value
+        handled = sum(value("events_total", outcome=outcome) for outcome in outcomes)
+        return handled >= self._sent
+
+    def _last_of_someone(self) -> int:
+        """Return the place of a member's last action that changes a vector it has already.
+
+        The newest positive action that its member did before on this day; else any last one.
+        """
+        last = {row[0]: place for place, row in enumerate(self._events)}
+        done = {(row[0], row[2]) for place, row in enumerate(self._events) if place != last[row[0]]}
+        fitting = [
+            place
+            for member, place in last.items()
+            if self._config.actions[self._events[place][2]] == "positive"
+            and (member, self._events[place][2]) in done
+        ]
+        return max(fitting or last.values())
+
+    def _vectors(self, aggregator: Aggregator, member: Any) -> dict[str, np.ndarray]:
+        names = list(aggregator.vectors(self._config))
+        answer = self._store.get_online_features(
+            features=[f"{aggregator.view}:{name}" for name in names],
+            entity_rows=[{"member_id": member}],
+        ).to_dict()
+        empty = [0.0] * self._config.dim
+        return {name: np.array(answer[name][0] or empty, np.float32) for name in names}
+
+    def _table(self) -> Table:
+        metrics = self._worker.metrics
+        median, high = metrics.on_bus_seconds.quantiles()
+        seconds = max(time.monotonic() - self._began, 1e-9)
+        table = Table(
+            title=f"{self._clock():%Y-%m-%d %H:%M} of a day replayed", title_justify="left"
+        )
+        for name in ("events", "events a second", "on the bus → visible, p50", "p99",
+                     "members' rows written", "held back"):  # fmt: skip
+            table.add_column(name, justify="right")
+        table.add_row(
+            f"{number(self._sent)} of {number(len(self._events))}",
+            f"{self._sent / seconds:,.1f}",
+            f"{median * 1000:,.0f} ms",
+            f"{high * 1000:,.0f} ms",
+            number(int(metrics.value("members_total"))),
+            number(int(metrics.value("events_total", outcome="held"))),
+        )
+        return table
+
+
+def _compared(
+    row: Row, before: dict[str, np.ndarray], after: dict[str, np.ndarray], items: Any
+) -> Table:
+    """Show the vector that the member's last action changed most, and what ranks highest by it."""
+    member, item, action, moment = row
+    name = max(after, key=lambda key: float(np.abs(after[key] - before[key]).sum()))
+    table = Table(
+        title=f"Member {member}, before and after {action} on item {item} at {moment:%H:%M}: "
+        f"{name}, and the items nearest to it",
+        title_justify="left",
+    )
+    for column in ("", "vector", "nearest items"):
+        table.add_column(column)
+    vectors = np.array(items["embedding"].to_pylist(), np.float32)
+    lengths = np.linalg.norm(vectors, axis=1)
+    ids, texts = items["item_id"].to_pylist(), items["text"].to_pylist()
+    for when, found in (("before", before[name]), ("after", after[name])):
+        head = " ".join(f"{value:+.3f}" for value in found[:4])
+        length = float(np.linalg.norm(found))
+        scores = vectors @ found / np.maximum(lengths * length, 1e-9)
+        nearest = [] if length == 0 else np.argsort(-scores, kind="stable")[:TOP].tolist()
+        lines = [f"{scores[n]:+.3f}  {ids[n]} {escape(texts[n])}".rstrip() for n in nearest]
+        table.add_row(when, f"[{head} …", "\n".join(lines) or "none: no such action so far")
+    return table
+
+
+def _world(
+    config: Config, end: datetime, aggregators: Sequence[Aggregator]
+) -> tuple[list[Row], Any]:
+    """Build the snapshot of the day before `end`; return that day's events and the items."""
+    start = end - DAY
+    with connect(config) as con:
+        build_sequences(config, con, start, start - DAY, start)
+        embed_snapshot(config, con, start, start, aggregators)
+        files = files_between(config.layout.activity, start, end)
+        con.execute(f"create or replace temp view activity as {activity_query(config, con, files)}")
+        query = sql("demo_events", __file__)
+        events = con.execute(query, {"first": start, "last": end}).fetchall()
+        if not events:
+            raise InputError(
+                f"no event lies between {start:%Y-%m-%d %H:%M} and {end:%Y-%m-%d %H:%M}, so there "
+                "is no day to replay; first: activity run"
+            )
+        parts = part_files(config.items_dir)
+        con.execute(f"create temp view items as from {parquet(parts)}")
+        texts = "select null as item_id, null as text, null as available_at where false"
+        if not config.items.embedding:
+            texts = f"from {parquet([config.layout.staged_items])}"
+        con.execute(f"create temp view texts as {texts}")
+        query = sql("demo_items", __file__)
+        return events, con.sql(query, params={"as_of": end}).to_arrow_table()
+
+
+def _private_config(config: Config, folder: Path, port: int) -> Config:
+    """Return the configuration with a data folder that shares what is only read."""
+    data = folder / "data"
+    data.mkdir()
+    for name in ("activity", "artifacts", "items", "stg_items"):
+        if (config.data / name).exists():
+            (data / name).symlink_to(config.data / name)
+    changed = {"data_dir": str(data), "feature_store": str(write_store(folder, port))}
+    return config.model_copy(update=changed)

@@ -1,0 +1,111 @@
+"""`activity evaluate` and `activity report`: whether what is learned is worth it."""
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from models.catalog import AGGREGATORS
+from operations.ledger import Ledger
+from pipelines.cli.options import ConfigOption, DebugOption, settings_of
+from pipelines.evaluation.protocol import Protocol
+from pipelines.progress import Stages, short
+from pipelines.report import write_report
+from pipelines.report.result import Result, read_result
+from transformations.config import Config
+from transformations.errors import InputError
+
+app = typer.Typer()
+console = Console()
+RESULT = "evaluation/result.json"
+SHOWN = ("hr10_recent", "ndcg10", "auc_random", "auc_dismiss")
+
+
+@app.command("evaluate", epilog="Example: activity evaluate --also cnn --also gru")
+def evaluate_command(
+    also: Annotated[
+        list[str] | None,
+        typer.Option(help="A learned layer that the catalogue does not name, by its name."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Rankers a variant.")] = 6,
+    max_labels: Annotated[
+        int | None,
+        typer.Option(min=1, help="About so many labels in each period at most; default: all."),
+    ] = None,
+    config: ConfigOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Compare the aggregators by one small ranker on a later time; end with the report."""
+    settings = settings_of(config)
+
+    from pipelines.daily import last_midnight, stage_events  # TensorFlow: 5 seconds
+    from pipelines.evaluation.evaluate import chosen_lines, evaluate
+    from transformations.duck import connect
+
+    lines = chosen_lines(AGGREGATORS, also or [])
+    command = " ".join(
+        ["activity evaluate", *(f"--also {name}" for name in also or []), f"--seeds {seeds}"]
+        + ([f"--max-labels {max_labels}"] if max_labels else [])
+    )
+    ledger = Ledger(settings)
+    with ledger.lock(), ledger.run("evaluate", None) as run_id:
+        stages = Stages(console, ledger, run_id)
+        with connect(settings) as con:
+            now = max(last_midnight(), ledger.newest_as_of() or last_midnight())
+            stage_events(settings, con, now, stages)
+        protocol = Protocol(seeds=seeds, max_labels=max_labels)
+        evaluate(settings, stages, protocol, command, lines)
+    _show(settings)
+
+
+@app.command("report", epilog="Example: activity report")
+def report_command(config: ConfigOption = None, debug: DebugOption = False) -> None:
+    """Write the last evaluation as one HTML page that needs no network."""
+    _show(settings_of(config))
+
+
+def _show(settings: Config) -> None:
+    file = settings.data / RESULT
+    if not file.exists():
+        raise InputError(f"expected an evaluation in {file}, found none; first: activity evaluate")
+    document = json.loads(file.read_text())
+    page = write_report(document, file.parent)
+    result = read_result(document)
+    console.print()
+    console.print(_table(result))
+    for gate in result.gates:
+        mark = "[green]✓[/]" if gate.passed else "[red]✗[/]"
+        console.print(f"{mark} {gate.sentence}", highlight=False)
+    failed = [control for control in result.controls if not control.passed]
+    for control in failed:
+        console.print(
+            f"[bold red]control failed:[/] {control.name}: expected {control.expected}, got "
+            f"{control.got}",
+            highlight=False,
+        )
+    console.print(f"\nThe report: {short(page)}", soft_wrap=True)
+
+
+def _table(result: Result) -> Table:
+    table = Table(
+        title=f"Test period, differences to {result.baseline}",
+        title_justify="left",
+        header_style="bold",
+    )
+    table.add_column("variant", no_wrap=True)
+    labels = {metric.key: metric.label for metric in result.metrics}
+    for key in SHOWN:
+        table.add_column(labels[key], justify="right")
+    for variant in result.variants:
+        cells = []
+        for key in SHOWN:
+            value, change = variant.metrics.get(key), variant.difference.get(key)
+            text = "" if value is None else f"{value.estimate:.4f}"
+            if change is not None:
+                clear = change.low > 0 or change.high < 0
+                text += f" [{'bold' if clear else 'dim'}]{change.estimate:+.4f}[/]"
+            cells.append(text)
+        table.add_row(variant.label, *cells)
+    return table

@@ -1,0 +1,147 @@
+"""`activity train`, `tune`, `models`: aggregators that learn."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
+from typing import Annotated
+
+import typer
+from duckdb import DuckDBPyConnection as Connection
+from rich.console import Console
+from rich.table import Table
+
+from models import registry
+from models.catalog import AGGREGATORS
+from models.spec import Aggregator, Learned
+from operations.ledger import Ledger
+from pipelines.cli.options import ConfigOption, DebugOption, moment_of, settings_of
+from pipelines.progress import Stages, short
+from transformations.config import Config
+from transformations.errors import InputError
+
+app = typer.Typer()
+console = Console()
+
+NameArgument = Annotated[str, typer.Argument(help="An aggregator's name, as in the catalogue.")]
+UntilOption = Annotated[
+    str | None,
+    typer.Option(
+        help="See nothing at or after this moment (UTC); default: the end of the last day that "
+        "has events."
+    ),
+]
+
+
+@app.command("train", epilog="Example: activity train learned_decay --until 2026-01-31")
+def train_command(
+    name: NameArgument,
+    until: UntilOption = None,
+    version: Annotated[
+        int | None,
+        typer.Option(min=1, help="Which version; default: the catalogue's newest of that name."),
+    ] = None,
+    config: ConfigOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Train an aggregator, package it and register it; goes on where a killed one stopped."""
+    settings = settings_of(config)
+    line = line_named(name, version)
+    if not isinstance(line, Learned):
+        raise InputError(f"{name} is a formula or made elsewhere: it has nothing to train")
+
+    from pipelines.training import line_of, train_line  # TensorFlow: 5 seconds
+
+    with _read(settings, "train", until) as (con, moment, stages):
+        folder, registered = train_line(settings, con, line, moment, stages)
+    console.print(f"\n{short(folder)} is {registered.uri}.", highlight=False, soft_wrap=True)
+    if line not in AGGREGATORS:
+        console.print(
+            f"To serve it, put this line into models/catalog.py:\n    {line_of(line)},",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+@app.command("tune", epilog="Example: activity tune decay --apply")
+def tune_command(
+    name: Annotated[
+        str, typer.Argument(help="A learned aggregator of the catalogue; or [bold]decay[/].")
+    ],
+    until: UntilOption = None,
+    trials: Annotated[int, typer.Option(min=1, help="Trainings at most; not for decay.")] = 20,
+    sampler: Annotated[
+        str, typer.Option(help="[bold]tpe[/] or [bold]random[/]; not for decay.")
+    ] = "tpe",
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Add the best as a new version to the catalogue.")
+    ] = False,
+    config: ConfigOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Look for better settings on the validation period; write table, plot and study."""
+    settings = settings_of(config)
+    line = line_named(name)
+
+    from pipelines.tuning import tune_line  # TensorFlow: 5 seconds
+
+    with _read(settings, "tune", until) as (con, moment, stages):
+        tune_line(settings, con, line, moment, stages, trials, sampler, apply)
+
+
+@app.command("models", epilog="Example: activity models")
+def models_command(config: ConfigOption = None, debug: DebugOption = False) -> None:
+    """List the registered versions, with what they were trained on and how good they were."""
+    known = registry.versions(settings_of(config))
+    if not known:
+        console.print("nothing is registered yet; first: activity train NAME")
+        return
+    table = Table(title="Registered aggregators", title_justify="left", header_style="bold")
+    for column in ("version", "view", "trained until", "weights", "on validation"):
+        table.add_column(column)
+    for version in known:
+        figures = ", ".join(f"{key} {value:.4g}" for key, value in version.metrics.items())
+        table.add_row(
+            version.uri,
+            version.view,
+            version.trained_until[:16],
+            version.weights_sha256[:12],
+            figures,
+        )
+    console.print(table)
+
+
+def line_named(name: str, version: int | None = None) -> Aggregator:
+    """Return the newest line of a name; with a version that is not there, that line as it.
+
+    Raises:
+        InputError: the catalogue has no such name.
+    """
+    lines = sorted((a for a in AGGREGATORS if a.name == name), key=lambda line: line.version)
+    if not lines:
+        there = ", ".join(sorted({line.name for line in AGGREGATORS}))
+        raise InputError(f"expected an aggregator of models/catalog.py ({there}), got {name!r}")
+    for line in lines:
+        if line.version == version:
+            return line
+    return lines[-1] if version is None else replace(lines[-1], version=version)
+
+
+@contextmanager
+def _read(
+    settings: Config, command: str, until: str | None
+) -> Iterator[tuple[Connection, datetime, Stages]]:
+    """Read what is new in the sources, as the daily run does; yield what a training needs."""
+    given = moment_of(until) if until else None
+
+    from pipelines.daily import encode_items, end_of_last_day, last_midnight, stage_events
+    from transformations.duck import connect
+
+    ledger = Ledger(settings)
+    with ledger.lock(), ledger.run(command, None) as run_id, connect(settings) as con:
+        stages = Stages(console, ledger, run_id)
+        now = max(last_midnight(), ledger.newest_as_of() or last_midnight())
+        stage_events(settings, con, now, stages)
+        moment = given or end_of_last_day(settings)
+        encode_items(settings, con, moment, stages)
+        yield con, moment, stages

@@ -1,0 +1,47 @@
+"""What the commands have in common: the configuration they read, times, paths as they are shown."""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from transformations.config import CONFIG_VARIABLE, Config, load_config
+from transformations.errors import InputError
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        envvar=CONFIG_VARIABLE,
+        help="The configuration; default: activity.yaml in the repository root.",
+    ),
+]
+DebugOption = Annotated[
+    bool, typer.Option("--debug", help="Show the whole traceback when something fails.")
+]
+
+
+def settings_of(path: Path | None) -> Config:
+    """Load the configuration that a command was given, or the default one."""
+    if path is not None:
+        # feature_repo reads the same configuration when Feast imports it.
+        file = path.expanduser()
+        os.environ[CONFIG_VARIABLE] = str(file.resolve() if file.exists() else file)
+    return load_config(path)
+
+
+def moment_of(text: str) -> datetime:
+    """Read a date or a time; one without a zone is UTC.
+
+    Raises:
+        InputError: it is neither.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise InputError(
+            f"expected a date (2026-01-31) or a time (2026-01-31T06:00), got {text!r}"
+        ) from None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

@@ -1,0 +1,133 @@
+"""`activity serve`: vectors at request time. `activity freshness`: how old the stored ones are."""
+
+import signal
+import socket
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.cli.options import ConfigOption, DebugOption, moment_of, settings_of
+from transformations.errors import InputError
+
+app = typer.Typer()
+console = Console()
+
+
+@app.command("serve", epilog="Example: activity serve --port 6570")
+def serve_command(
+    config: ConfigOption = None,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 6570,
+    threads: Annotated[int, typer.Option(min=1, help="Requests computed at once.")] = 2,
+    inside: Annotated[
+        int, typer.Option(min=1, help="Requests waiting or computed at once; more get 429.")
+    ] = 32,
+    answer: Annotated[
+        float,
+        typer.Option(min=0.01, help="Seconds within which a request is answered; then 503."),
+    ] = 1.0,
+    refresh: Annotated[
+        float, typer.Option(min=0.1, help="Seconds between two looks for new models and items.")
+    ] = 10.0,
+    debug: DebugOption = False,
+) -> None:
+    """Serve POST /embed, GET /health and GET /metrics until SIGTERM or Ctrl-C."""
+    settings = settings_of(config)
+    # Taken before anything is loaded, so that a port in use is told at once.
+    with _listening(host, port) as listening:
+        import uvicorn  # with the service: TensorFlow, 5 seconds
+
+        from serving.publish.feast_store import open_store
+        from serving.request.limits import Limits
+        from serving.request.service import application
+        from serving.request.vectors import RequestTime
+
+        with console.status("loading models and items"):
+            requests = RequestTime(settings, open_store(settings))
+        service = application(requests, Limits(threads, inside, answer=answer), refresh)
+        server = uvicorn.Server(
+            uvicorn.Config(
+                service, log_level="warning", access_log=False, timeout_graceful_shutdown=10
+            )
+        )
+        # uvicorn answers what is inside, then raises the signal again, for those who wait for it.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        address = f"http://{host}:{listening.getsockname()[1]}"
+        views = ", ".join(model.aggregator.view for model in requests.models.loaded)
+        console.print(f"[green]✓[/] serving {views} on {address}/embed", soft_wrap=True)
+        server.run(sockets=[listening])
+
+
+@app.command("freshness", epilog="Example: activity freshness --older-than 36 --days 7")
+def freshness_command(
+    config: ConfigOption = None,
+    older_than: Annotated[
+        float, typer.Option(min=0, help="Hours from which on a row counts as old.")
+    ] = 36.0,
+    days: Annotated[int, typer.Option(min=1, help="Look at the actions of so many days.")] = 7,
+    at: Annotated[str | None, typer.Option(help="As of this moment (UTC); default: now.")] = None,
+    prometheus: Annotated[
+        Path | None, typer.Option(help="Also write the figures to this file, for Prometheus.")
+    ] = None,
+    debug: DebugOption = False,
+) -> None:
+    """Show how old the rows online are, and how long actions took to get there.
+
+    Of the actions that the daily run has staged. A late one counts as readable with the first row
+    that reaches as far.
+    """
+    settings = settings_of(config)
+    now = datetime.now(UTC) if at is None else moment_of(at)
+
+    from models.catalog import AGGREGATORS
+    from serving.freshness import freshness, write_metrics
+    from serving.publish.feast_store import open_store
+
+    bound = timedelta(hours=older_than)
+    found = freshness(
+        settings, open_store(settings), AGGREGATORS, now, bound, now - timedelta(days=days)
+    )
+    if prometheus is not None:
+        write_metrics(found, bound, prometheus)
+    ages = Table(title="Rows online", title_justify="left", header_style="bold")
+    for name in ("view", "members", "age p50", "age p99", f"older than {older_than:g} h"):
+        ages.add_column(name)
+    delays = Table(
+        title=f"From an action to where it can be read, the last {days} days",
+        title_justify="left",
+        header_style="bold",
+    )
+    for name in ("view", "actions", "visible", "p50", "p99"):
+        delays.add_column(name)
+    for row in found:
+        spans = (_span(row.age_p50), _span(row.age_p99))
+        ages.add_row(row.view, f"{row.members:,}", *spans, f"{row.older:.1%}")
+        spans = (_span(row.delay_p50), _span(row.delay_p99))
+        delays.add_row(row.view, f"{row.actions:,}", f"{row.visible:,}", *spans)
+    console.print(ages)
+    console.print()
+    console.print(delays)
+
+
+def _span(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.2f} s"
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), backlog=1024)
+    except OSError as error:
+        raise InputError(
+            f"expected an address that is free, got {host}:{port}: {error.strerror}; choose "
+            "another --port"
+        ) from None

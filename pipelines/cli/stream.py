@@ -1,0 +1,115 @@
+"""`activity stream`: keep sequences and vectors fresh between two daily runs; a demo of it."""
+
+import logging
+import os
+import signal
+import socket
+import threading
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from pipelines.cli.options import ConfigOption, DebugOption, settings_of
+from transformations.config import Config
+from transformations.errors import InputError
+
+app = typer.Typer()
+console = Console()
+
+BUS = "redis://localhost:6379/0?stream=activity"
+
+
+@app.command("stream", epilog="Example: activity stream --bus kafka://localhost:9092/activity")
+def stream_command(
+    config: ConfigOption = None,
+    bus: Annotated[
+        str,
+        typer.Option(
+            envvar="ACTIVITY_BUS",
+            help="redis://HOST:PORT/DB?stream=NAME or kafka://HOST:PORT/TOPIC; &group=NAME too.",
+        ),
+    ] = BUS,
+    rebuild: Annotated[
+        bool,
+        typer.Option(
+            "--rebuild",
+            help="Make states and online rows anew: the last snapshot, what was streamed since, "
+            "and what the bus still holds. Stop the other workers first.",
+        ),
+    ] = False,
+    demo: Annotated[
+        bool,
+        typer.Option("--demo", help="Replay the last day on a private Redis; changes nothing."),
+    ] = False,
+    speed: Annotated[
+        float, typer.Option(min=1, help="How many times faster the demo's day passes.")
+    ] = 100.0,
+    most: Annotated[int, typer.Option(min=1, help="Events in a micro-batch, at most.")] = 1_000,
+    linger: Annotated[
+        int, typer.Option(min=0, help="Milliseconds to wait for more events than the first.")
+    ] = 20,
+    metrics_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Where Prometheus may ask; 0: nowhere.")
+    ] = 0,
+    debug: DebugOption = False,
+) -> None:
+    """Take activity events from a bus and keep members' sequences and vectors fresh."""
+    settings = settings_of(config)
+    if demo:
+        from pipelines.cli.demo import run_demo  # TensorFlow: 5 seconds
+
+        # As Ctrl-C does: a demo that is just ended would leave its Redis running.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        run_demo(console, settings, speed)
+        return
+    logging.basicConfig(
+        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console)]
+    )
+    logging.getLogger("serving").setLevel(logging.INFO)
+    _work(settings, bus, rebuild, most, linger / 1000, metrics_port)
+
+
+def _work(
+    settings: Config, url: str, anew: bool, most: int, linger: float, metrics_port: int
+) -> None:
+    """Run one worker until SIGTERM or Ctrl-C."""
+    from prometheus_client import start_http_server
+
+    from models.catalog import AGGREGATORS
+    from serving.publish.feast_store import open_store
+    from serving.stream.assemble import assemble
+    from serving.stream.bus.open import open_bus
+    from serving.stream.snapshot import last_snapshot, prepare
+    from serving.stream.worker import Pace, Worker
+
+    last_snapshot(settings)
+    streamed = [aggregator for aggregator in AGGREGATORS if aggregator.stream]
+    name = f"{socket.gethostname()}-{os.getpid()}"
+    source = open_bus(url, name)
+    store = open_store(settings)
+    with console.status("loading models and items"):
+        fresh = assemble(settings, store, streamed, name)
+    worker = Worker(settings, source, fresh, pace=Pace(most=most, linger=linger))
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    if metrics_port:
+        try:
+            start_http_server(metrics_port, registry=worker.metrics.registry)
+        except OSError as error:
+            raise InputError(f"--metrics-port {metrics_port} cannot be used: {error}") from None
+    try:
+        with console.status("preparing the states"):
+            prepare(settings, store, fresh, source, anew=anew)
+        views = ", ".join(a.view for a in streamed) or "no vectors: no line of models/catalog.py "
+        console.print(
+            f"[green]✓[/] {name} takes events from {url.split('@')[-1]} into the sequences and "
+            + (views if streamed else views + "says stream=True"),
+            soft_wrap=True,
+        )
+        worker.run(stop)
+    finally:
+        worker.close()
+    console.print("stopped; what was streamed is in the offline tables")

@@ -1,0 +1,124 @@
+"""The configured feature store: opened, and told what the catalogue declares."""
+
+import contextlib
+import io
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+import yaml
+from feast import FeatureStore, FeatureView, OnDemandFeatureView, Project
+from feast.entity import Entity
+from feast.errors import FeastError
+from feast.feature_service import FeatureService
+from feast.feature_view import DUMMY_ENTITY
+from feast.repo_config import RepoConfig
+from feast.repo_contents import RepoContents
+from feast.repo_operations import apply_total_with_repo_instance
+
+from feature_repo.views import declare
+from models.catalog import AGGREGATORS
+from models.spec import Aggregator
+from transformations.config import ROOT, Config
+from transformations.errors import InputError
+
+
+def open_store(config: Config) -> FeatureStore:
+    """Open the configured feature store, the same one from any working folder.
+
+    Feast takes an online store's relative path from the repository root, but a SQLite registry's
+    from the process's folder; here both are taken from the root.
+
+    Raises:
+        InputError: the settings file is missing or wrong, or names a variable that is not set.
+    """
+    file = config.path(config.feature_store)
+    try:
+        text = os.path.expandvars(file.read_text())
+    except FileNotFoundError:
+        raise InputError(f"feature_store: expected Feast's settings at {file}") from None
+    settings = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+    unset = sorted(set(re.findall(r"\$\{(\w+)\}", settings)))
+    if unset:
+        raise InputError(f"{file} needs environment variables that are not set: {', '.join(unset)}")
+    try:
+        raw = yaml.safe_load(text)
+        if isinstance(raw["registry"], dict) and raw["registry"].get("registry_type") == "sql":
+            raw["registry"]["path"] = _absolute(raw["registry"]["path"])
+        feast_config = RepoConfig(**raw)
+    except KeyError as error:
+        raise InputError(f"{file}: expected the key {error}, which is missing") from None
+    except (TypeError, ValueError, yaml.YAMLError, sa.exc.ArgumentError, FeastError) as error:
+        raise InputError(f"{file} is not what Feast expects: {error}") from None
+    feast_config.repo_path = ROOT
+    # The ibis that Feast pins calls what the newest DuckDB deprecates, and Feast shows it.
+    warnings.filterwarnings("ignore", r"fetch_arrow_table\(\)", DeprecationWarning)
+    return FeatureStore(repo_path=str(ROOT), config=feast_config)
+
+
+def apply(
+    config: Config, store: FeatureStore, aggregators: Sequence[Aggregator] = AGGREGATORS
+) -> int:
+    """Do what `feast apply` does with the catalogue: register, change, and remove what left it.
+
+    It also mends an online store that was deleted.
+
+    Returns the number of objects declared.
+    """
+    objects = declare(config, aggregators)
+    views = [o for o in objects if isinstance(o, FeatureView)]
+    contents = RepoContents(
+        projects=[Project(name=store.project, description=store.config.project_description or "")],
+        data_sources=[view.batch_source for view in views],
+        entities=[*(o for o in objects if isinstance(o, Entity)), DUMMY_ENTITY],
+        feature_views=views,
+        on_demand_feature_views=[o for o in objects if isinstance(o, OnDemandFeatureView)],
+        feature_services=[o for o in objects if isinstance(o, FeatureService)],
+        stream_feature_views=[],
+        label_views=[],
+        permissions=[],
+    )
+    with quiet():
+        apply_total_with_repo_instance(
+            store, store.project, store.registry, contents, skip_source_validation=True
+        )
+        # Feast believes its registry: a SQLite online store that was deleted it leaves without
+        # tables. Where they are there, this does nothing.
+        store.provider.update_infra(store.project, [], views, [], contents.entities, partial=True)
+    return len(objects)
+
+
+def _absolute(url: str) -> str:
+    """Return a URL whose SQLite file, if it is one, is absolute and in a folder that exists."""
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() != "sqlite" or parsed.database in (None, "", ":memory:"):
+        return url
+    file = ROOT / parsed.database
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return parsed.set(database=str(file)).render_as_string(hide_password=False)
+
+
+class _Aside(io.StringIO):
+    """Takes what is printed. rich looks for this attribute, so its bars still reach the screen."""
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__()
+        self.rich_proxied_file = getattr(stream, "rich_proxied_file", stream)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Feast's printing, bars and warnings off the terminal; show them with an error."""
+    out, err = _Aside(sys.stdout), _Aside(sys.stderr)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            yield
+    except Exception as error:
+        said = (out.getvalue() + err.getvalue()).strip()
+        if said:
+            error.add_note(f"Feast said:\n{said[-2000:]}")
+        raise

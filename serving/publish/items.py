@@ -1,0 +1,106 @@
+"""Which item vectors the online store still lacks."""
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+from feast import FeatureStore
+
+from transformations.config import Config
+from transformations.duck import connect
+from transformations.files import replacing
+from transformations.layout import part_files
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+PROBED = 20
+QUERY = Path(__file__).parent / "sql" / "items_not_online.sql"
+
+
+class ItemsOnline:
+    """What was published of the items, noted beside the data.
+
+    Feast's own record, the intervals of event time that a view was materialized for, does not
+    tell: an item whose source row comes late has an available_at inside an interval that is done.
+    So the files are noted too, with size and time of change. The note holds for one online store
+    and registry; and as a store can be emptied behind its back, some items are asked for first.
+    """
+
+    def __init__(self, config: Config, store: FeatureStore) -> None:
+        """Read the note, or start without one."""
+        self.config = config
+        self.store = store
+        self.view = config.item_view
+        self.note = config.layout.state / "items_online.json"
+        self.files = {
+            str(file): [file.stat().st_size, file.stat().st_mtime_ns]
+            for file in part_files(config.items_dir)
+        }
+
+    def missing(self, as_of: datetime) -> tuple[datetime | None, int]:
+        """Return the oldest available_at among the rows that are not online, and a count.
+
+        The count is of all rows from there to `as_of`: what materializing that range reads. None
+        and 0 stand for nothing to do.
+        """
+        if not self.files:
+            return None, 0
+        until, unchanged = self._known()
+        with connect(self.config) as con:
+            row = con.execute(
+                QUERY.read_text(),
+                {
+                    "files": list(self.files),
+                    "until": until,
+                    "unchanged": unchanged,
+                    "as_of": as_of,
+                },
+            ).fetchone()
+        return (None, 0) if row is None or row[0] is None else (row[0], row[1])
+
+    def published(self, as_of: datetime) -> None:
+        """Note that every vector available at `as_of` is online."""
+        with replacing(self.note) as temporary:
+            temporary.write_text(
+                json.dumps(
+                    {"target": self._target(), "as_of": as_of.isoformat(), "files": self.files}
+                )
+            )
+
+    def _known(self) -> tuple[datetime, list[str]]:
+        """Return until when, and from which unchanged files, items are online."""
+        if not self.note.exists():
+            return EPOCH, []
+        note = json.loads(self.note.read_text())
+        until = datetime.fromisoformat(note["as_of"])
+        unchanged = [file for file, stamp in self.files.items() if note["files"].get(file) == stamp]
+        if note["target"] != self._target() or not self._still_there(until, unchanged):
+            return EPOCH, []
+        return until, unchanged
+
+    def _still_there(self, until: datetime, files: list[str]) -> bool:
+        if not files:
+            return True
+        with connect(self.config) as con:
+            found = con.execute(
+                "select distinct item_id from read_parquet($files, hive_partitioning = false) "
+                "where available_at <= $until order by hash(item_id, now()) limit $count",
+                {"files": files, "until": until, "count": PROBED},
+            ).fetchall()
+        if not found:
+            return True
+        answer = self.store.get_online_features(
+            features=[f"{self.view}:embedding"],
+            entity_rows=[{"item_id": item} for (item,) in found],
+        ).to_dict()
+        return None not in answer["embedding"]
+
+    def _target(self) -> str:
+        """Identify the store and view without telling a password."""
+        parts = [
+            self.store.project,
+            self.store.config.registry.path,
+            repr(self.store.config.online_store),
+            self.view,
+        ]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -1,0 +1,102 @@
+"""Snapshots on disk to rows online: materialize, and note since when they can be read."""
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from feast import FeatureStore
+
+from models.catalog import AGGREGATORS
+from models.spec import Aggregator
+from serving.publish.feast_store import quiet
+from serving.publish.items import ItemsOnline
+from transformations.config import Config
+from transformations.duck import connect, copy
+from transformations.errors import RunFailedError
+from transformations.files import replacing
+from transformations.layout import partition
+from transformations.names import SEQUENCE_VIEW
+
+
+def publish(
+    config: Config,
+    store: FeatureStore,
+    as_of: datetime,
+    aggregators: Sequence[Aggregator] = AGGREGATORS,
+    progress: Callable[[int], object] | None = None,
+) -> int:
+    """Write the snapshot of `as_of`, and the item vectors known by then, to the online store.
+
+    The snapshot's rows and no others are written: all of them carry event_timestamp = as_of.
+
+    Args:
+        progress: Called with a number of rows as they have been written.
+
+    Returns the number of rows written.
+
+    Raises:
+        RunFailedError: a partition of this snapshot is missing.
+    """
+    files = {view: partition(folder, as_of) for view, folder in folders(config, aggregators)}
+    for view, file in files.items():
+        if not file.exists():
+            raise RunFailedError(
+                f"{view} has no snapshot of {as_of:%Y-%m-%d %H:%M}: expected {file}; build it "
+                "first (activity run does)"
+            )
+    written = 0
+    for view, file in files.items():
+        materialize(store, view, as_of, as_of)
+        rows = pq.read_metadata(file).num_rows
+        written += rows
+        if progress is not None:
+            progress(rows)
+    items = ItemsOnline(config, store)
+    first, rows = items.missing(as_of)
+    if first is not None:
+        materialize(store, config.item_view, first, as_of)
+        written += rows
+        if progress is not None:
+            progress(rows)
+    items.published(as_of)
+    return written
+
+
+def restamp(
+    config: Config,
+    as_of: datetime,
+    created_timestamp: datetime,
+    aggregators: Sequence[Aggregator] = AGGREGATORS,
+) -> int:
+    """Set the created_timestamp of a snapshot's rows: the moment since when they can be read.
+
+    Each partition is replaced whole. Returns the number of rows.
+    """
+    rows = 0
+    with connect(config) as con:
+        for _, folder in folders(config, aggregators):
+            file = partition(folder, as_of)
+            with replacing(file) as temporary:
+                copy(
+                    con,
+                    "select * replace ($created::timestamptz as created_timestamp) from "
+                    "read_parquet($file, hive_partitioning = false)",
+                    temporary,
+                    {"created": created_timestamp, "file": str(file)},
+                )
+            rows += pq.read_metadata(file).num_rows
+    return rows
+
+
+def folders(config: Config, aggregators: Sequence[Aggregator]) -> Iterator[tuple[str, Path]]:
+    """Name every view that has a snapshot a day, with its folder."""
+    yield SEQUENCE_VIEW, config.layout.sequences
+    for aggregator in aggregators:
+        yield aggregator.view, config.layout.embeddings(aggregator.view)
+
+
+def materialize(store: FeatureStore, view: str, first: datetime, last: datetime) -> None:
+    """Write a view's newest rows of a range to the online store."""
+    with quiet():
+        store.materialize(start_date=first, end_date=last, feature_views=[view])

@@ -1,0 +1,282 @@
+"""The vector at request time over HTTP: POST /embed, GET /health, GET /metrics.
+
+Every error has one form: {"error": {"code", "message", "details": [{"where", "message"}]}}.
+"""
+
+import asyncio
+import gc
+import logging
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Annotated, Any, TypeVar
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from serving.outage import STORE_GONE
+from serving.request.limits import Gate, Limits, failure
+from serving.request.metrics import RequestMetrics
+from serving.request.sequences import Event
+from serving.request.vectors import Embedded, RequestTime
+from stores.read import ReadError
+from transformations.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MEMBERS, EVENTS = 64, 512  # in one request
+
+Integer = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
+Text = Annotated[StrictStr, Field(max_length=200)]
+Id = Integer | Text
+# With a zone, and far enough from the ends of the calendar to be computed with.
+Moment = Annotated[
+    AwareDatetime, Field(ge=datetime(1970, 1, 1, tzinfo=UTC), lt=datetime(9000, 1, 1, tzinfo=UTC))
+]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class NewEvent(_Strict):
+    """An action that no store may have seen yet."""
+
+    member_id: Id
+    item_id: Id
+    action: Annotated[StrictStr, Field(max_length=100)]
+    event_timestamp: Moment
+
+
+class Question(_Strict):
+    """What POST /embed takes."""
+
+    member_ids: Annotated[list[Id], Field(min_length=1, max_length=MEMBERS)]
+    events: Annotated[list[NewEvent], Field(max_length=EVENTS)] = []
+    as_of: Moment | None = None
+    views: Annotated[list[Text], Field(min_length=1, max_length=100)] | None = None
+
+
+class Member(BaseModel):
+    """One member of an answer."""
+
+    member_id: int | str
+    vectors: dict[str, dict[str, list[float]]]
+    """View → field → numbers."""
+    counts: dict[str, int]
+    last_action_at: datetime | None
+    sequence_at: datetime | None
+    """The moment of the stored row; null where the online store has none."""
+
+
+class Answer(BaseModel):
+    """What POST /embed returns: the members as they were asked for."""
+
+    as_of: datetime
+    members: list[Member]
+    model_versions: dict[str, str]
+    held_back: int
+    """Events of the request that are not before as_of."""
+
+
+@dataclass
+class _Health:
+    """What became of the last look for new models and items."""
+
+    looked_at: datetime | None = None
+    error: str | None = None
+
+
+def application(
+    requests: RequestTime, limits: Limits | None = None, refresh_every: float = 10.0
+) -> FastAPI:
+    """Return the service; it closes `requests` when it ends.
+
+    Args:
+        refresh_every: Seconds between two looks for new item parts and models.
+    """
+    limits = limits or Limits()
+    metrics, health = RequestMetrics(), _Health()
+    pool = ThreadPoolExecutor(limits.threads, thread_name_prefix="embed")
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        metrics.serving(requests)
+        _settle()
+        refreshing = asyncio.create_task(_refreshing(requests, metrics, health, refresh_every))
+        yield
+        refreshing.cancel()
+        pool.shutdown()
+        requests.close()
+        gc.unfreeze()
+
+    app = FastAPI(title="Member activity embeddings at request time", lifespan=lifespan)
+    app.add_middleware(Gate, limits=limits, metrics=metrics)
+
+    async def _in_time(work: Callable[[], T]) -> T:
+        """Compute in the pool. What has its turn when time is up goes on, and answers nobody."""
+        async with asyncio.timeout(limits.answer):
+            return await asyncio.get_running_loop().run_in_executor(pool, work)
+
+    @app.post("/embed", response_model=Answer)
+    async def embed(question: Question) -> Response:
+        """Return members' vectors as of now, with the request's events in their sequences."""
+        answer = await _in_time(partial(_answer, question))
+        return Response(answer, media_type="application/json")
+
+    def _answer(question: Question) -> bytes:
+        with metrics.embed_seconds.time():
+            events = [
+                Event(event.member_id, event.item_id, event.action, event.event_timestamp)
+                for event in question.events
+            ]
+            found = requests.embed(question.member_ids, events, question.as_of)
+        metrics.answered(found)
+        return to_json(_body(question, found))
+
+    @app.get("/health")
+    async def healthy() -> Response:
+        """Say what is served, after reading the online store once."""
+        found = await _in_time(requests.embed_nobody)
+        return JSONResponse(
+            {
+                "status": "ok",
+                "models": found.model_versions,
+                "items": len(requests.items),
+                "item_table": requests.items.key,
+                "looked_at": health.looked_at and health.looked_at.isoformat(),
+                "refresh_error": health.error,
+            }
+        )
+
+    @app.get("/metrics")
+    async def measured() -> Response:
+        """Return the figures as Prometheus reads them."""
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+    _answer_errors(app, limits)
+    return app
+
+
+def _settle() -> None:
+    """Keep what is loaded out of the garbage collector's full rounds.
+
+    TensorFlow's objects above all are so many that a round would hold up every request.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+
+
+async def _refreshing(
+    requests: RequestTime, metrics: RequestMetrics, health: _Health, every: float
+) -> None:
+    """Look for what is new for ever; what fails is told and tried again, the old serves on."""
+    while True:
+        await asyncio.sleep(every)
+        try:
+            changed = await asyncio.to_thread(requests.refresh)
+            if changed:
+                _settle()
+            metrics.serving(requests)
+            metrics.refreshes.labels("changed" if changed else "unchanged").inc()
+            health.error = None
+        except Exception as error:
+            metrics.refreshes.labels("failed").inc()
+            logger.warning("what is new cannot be served, the old is: %s", error)
+            health.error = str(error)
+        health.looked_at = datetime.now(UTC)
+
+
+def _body(question: Question, found: Embedded) -> dict[str, Any]:
+    views = list(found.vectors) if question.views is None else question.views
+    unknown = sorted(set(views) - set(found.vectors))
+    if unknown:
+        raise InputError(
+            f"expected views among {', '.join(found.vectors)}, got {', '.join(unknown)}"
+        )
+    # Whole columns to Python at once; one by one they would take most of the time.
+    lists = {
+        view: {field: vectors.tolist() for field, vectors in found.vectors[view].items()}
+        for view in views
+    }
+    counts = {name: values.tolist() for name, values in found.counts.items()}
+    last, stored = (_utc(moments) for moments in (found.last_action_at, found.sequence_at))
+    return {
+        "as_of": found.as_of,
+        "members": [
+            {
+                "member_id": member,
+                "vectors": {
+                    view: {field: vectors[row] for field, vectors in fields.items()}
+                    for view, fields in lists.items()
+                },
+                "counts": {name: values[row] for name, values in counts.items()},
+                "last_action_at": last[row],
+                "sequence_at": stored[row],
+            }
+            for row, member in enumerate(question.member_ids)
+        ],
+        "model_versions": {view: found.model_versions[view] for view in views},
+        "held_back": found.held_back,
+    }
+
+
+def _utc(moments: Any) -> list[datetime | None]:
+    return [moment and moment.replace(tzinfo=UTC) for moment in moments.tolist()]
+
+
+def _answer_errors(app: FastAPI, limits: Limits) -> None:
+    """Give every error the one form."""
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        details = [
+            {"where": ".".join(map(str, problem["loc"])), "message": problem["msg"]}
+            for problem in error.errors()[:20]
+        ]
+        return failure(422, "invalid", "the request is not what POST /embed takes", details)
+
+    @app.exception_handler(InputError)
+    async def wrong(_: Request, error: InputError) -> Response:
+        return failure(422, "invalid", str(error))
+
+    @app.exception_handler(HTTPException)
+    async def http(_: Request, error: HTTPException) -> Response:
+        return failure(error.status_code, "http", str(error.detail), headers=error.headers)
+
+    @app.exception_handler(TimeoutError)
+    async def late(_: Request, __: TimeoutError) -> Response:
+        logger.warning("no answer within %g s", limits.answer)
+        return failure(
+            503,
+            "unavailable",
+            f"no answer within {limits.answer:g} s: the online store is away, or all is slow",
+            headers={"Retry-After": "1"},
+        )
+
+    async def gone(_: Request, error: Exception) -> Response:
+        logger.warning("the online store does not answer: %s", error)
+        return failure(
+            503, "unavailable", "the online store does not answer", headers={"Retry-After": "1"}
+        )
+
+    for kind in (ReadError, *STORE_GONE):
+        app.add_exception_handler(kind, gone)
+
+    @app.exception_handler(Exception)
+    async def unexpected(_: Request, error: Exception) -> Response:
+        logger.error("a request failed", exc_info=error)
+        return failure(500, "internal", "the request failed; the service's log says why")

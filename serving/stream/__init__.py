@@ -1,0 +1,1 @@
+"""Sequences and vectors kept fresh in seconds: a bus, states, and the views' online rows."""

@@ -1,0 +1,178 @@
+"""The states in the online store's own PostgreSQL: what loses the one loses the other."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import psycopg
+from feast.infra.utils.postgres.connection_utils import _get_conn_kwargs, _get_conninfo
+from numpy.typing import NDArray
+from psycopg import Cursor, sql
+from psycopg.errors import UndefinedTable
+
+from serving.stream.states.protocol import HEAD, NONE, Id, StateLostError, digest
+from transformations.config import Config
+
+_CREATE = (
+    # Of two workers that start at once, "if not exists" lets both try.
+    "select pg_advisory_xact_lock(hashtext('activity_states'))",
+    """create table if not exists {members}
+    (member {id} primary key, version bigint not null, value bytea not null, due bigint)""",
+    "create index if not exists {due} on {members} (due) where due is not null",
+    "create table if not exists {note} (base text not null)",
+)
+
+# In one order, so that two workers that hold the same members cannot wait for each other.
+_LOCK = "select member from {members} where member = any(%(members)s) order by member for update"
+
+# A row that another worker replaced meanwhile has another version, and one that it has inserted is
+# there: neither is touched, and neither is returned.
+_REPLACE = """
+with given as (
+    select *
+    from unnest(
+        %(members)s::{id}[], %(replaced)s::bigint[], %(versions)s::bigint[],
+        %(values)s::bytea[], %(due)s::bigint[]
+    ) as given (member, replaced, version, value, due)
+    order by member
+),
+updated as (
+    update {members} as stored
+    set version = given.version, value = given.value, due = given.due
+    from given
+    where stored.member = given.member and stored.version = given.replaced
+    returning stored.member
+),
+inserted as (
+    insert into {members} (member, version, value, due)
+    select member, version, value, due from given where replaced = 0
+    on conflict (member) do nothing
+    returning member
+)
+select member from updated union all select member from inserted
+"""
+
+
+class PostgresStates:
+    """States in tables beside the online store's, shared by the workers of all machines.
+
+    Args:
+        settings: The online store's part of feature_store.yaml.
+    """
+
+    def __init__(self, config: Config, settings: Any, project: str) -> None:
+        name = hashlib.sha256(f"{project} {digest(config.rules)}".encode()).hexdigest()[:16]
+        self._name = f"activity_states_{name}"
+        self._names = {
+            "members": sql.Identifier(self._name),
+            "due": sql.Identifier(f"{self._name}_due"),
+            "note": sql.Identifier(f"activity_base_{name}"),
+            "id": sql.SQL("bigint" if config.id_type == "int64" else "text"),
+        }
+        self._settings = settings
+        self._open: psycopg.Connection | None = None
+        with self._cursor() as cursor:
+            self._create(cursor)
+
+    def base(self) -> str | None:
+        """Return which snapshot all members' states include."""
+        with self._cursor() as cursor:
+            return self._base(cursor)
+
+    def set_base(self, base: str) -> None:
+        """Note which snapshot all members' states include."""
+        with self._cursor() as cursor:
+            cursor.execute(self._sql("delete from {note}"))
+            cursor.execute(self._sql("insert into {note} values (%s)"), (base,))
+
+    @contextmanager
+    def rebuilding(self) -> Iterator[None]:
+        """Be the only one who rebuilds: a lock that ends with its connection, which is its own."""
+        with self._connect() as connection:
+            connection.autocommit = True
+            connection.execute("select pg_advisory_lock(hashtext(%s))", (self._name,))
+            yield
+
+    def clear(self) -> None:
+        """Remove everything; make the tables again, if they are gone."""
+        with self._cursor() as cursor:
+            self._create(cursor)
+            cursor.execute(self._sql("truncate {note}, {members}"))
+
+    def read(self, members: Sequence[Id], seeding: bool = False) -> list[bytes | None]:
+        """Return the members' values."""
+        query = self._sql("select member, value from {members} where member = any(%s)")
+        with self._cursor() as cursor:
+            self._expect_base(cursor, seeding)
+            found: dict[Id, bytes] = dict(cursor.execute(query, (list(members),)).fetchall())
+        return [found.get(member) for member in members]
+
+    def write(
+        self,
+        members: Sequence[Id],
+        replaced: NDArray[np.int64],
+        values: Sequence[bytes],
+        due: NDArray[np.int64],
+        seeding: bool = False,
+    ) -> NDArray[np.bool_]:
+        """Replace the values whose version is still the one given; return which ones were."""
+        rows = {
+            "members": list(members),
+            "replaced": replaced.tolist(),
+            "versions": [HEAD.unpack_from(value)[0] for value in values],
+            "values": list(values),
+            "due": [None if moment == NONE else moment for moment in due.tolist()],
+        }
+        with self._cursor() as cursor:
+            self._expect_base(cursor, seeding)
+            cursor.execute(self._sql(_LOCK), {"members": rows["members"]})
+            cursor.execute(self._sql(_REPLACE), rows)
+            written = {member for (member,) in cursor.fetchall()}
+        return np.array([member in written for member in members], bool)
+
+    def due(self, now: int, most: int) -> list[Id]:
+        """Return members with a held action from before now."""
+        query = self._sql("select member from {members} where due < %s order by due limit %s")
+        with self._cursor() as cursor:
+            return [member for (member,) in cursor.execute(query, (now, most)).fetchall()]
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._open is not None:
+            self._open.close()
+
+    @contextmanager
+    def _cursor(self) -> Iterator[Cursor]:
+        """Run one transaction, on a new connection where the server has ended the last one.
+
+        Raises:
+            StateLostError: the tables are gone.
+        """
+        if self._open is None or self._open.closed:
+            self._open = self._connect()
+        try:
+            with self._open.transaction(), self._open.cursor(binary=True) as cursor:
+                yield cursor
+        except UndefinedTable:
+            raise StateLostError from None
+
+    def _connect(self) -> psycopg.Connection:
+        settings = self._settings
+        return psycopg.connect(_get_conninfo(settings), **_get_conn_kwargs(settings))
+
+    def _create(self, cursor: Cursor) -> None:
+        for statement in _CREATE:
+            cursor.execute(self._sql(statement))
+
+    def _base(self, cursor: Cursor) -> str | None:
+        row = cursor.execute(self._sql("select base from {note}")).fetchone()
+        return None if row is None else row[0]
+
+    def _expect_base(self, cursor: Cursor, seeding: bool) -> None:
+        if not seeding and self._base(cursor) is None:
+            raise StateLostError
+
+    def _sql(self, text: str) -> sql.Composed:
+        return sql.SQL(text).format(**self._names)

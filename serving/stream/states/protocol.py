@@ -1,0 +1,182 @@
+"""What the stream knows of each member, exactly: kept beside the online store, with a version.
+
+The sequence view cannot be read back for it: Feast keeps whole seconds online, and the order and
+the duplicates of actions are decided by microseconds. So each member has a value of its own here:
+its sequence, its held actions and, as the version, the as_of that it was folded at.
+
+A value is replaced only by one that was made from it (the version is compared in the store, in the
+step that writes). Two workers that hold the same member, because a partition moved or a message
+was delivered twice, can therefore not lose each other's events: one of them is told to fold again.
+"""
+
+import hashlib
+import json
+import struct
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from transformations.errors import RunFailedError
+from transformations.rules import Rules
+from transformations.stream import Actions, States
+
+Id = int | str
+HEAD = struct.Struct("<qqHH")
+NONE = 0
+
+
+class StateLostError(RunFailedError):
+    """The store holds no state at all: it was emptied."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "expected the state that was made from the last snapshot, found an empty store: it was "
+            "emptied or restarted without its data. `activity stream --rebuild` publishes the last "
+            "snapshot again, folds in what was streamed since, and goes on from there"
+        )
+
+
+class StateStore(Protocol):
+    """Values by member, each with a version; all members share one note, the base."""
+
+    def base(self) -> str | None:
+        """Return which snapshot all members' states include; None where there is no state."""
+
+    def set_base(self, base: str) -> None:
+        """Note which snapshot all members' states include."""
+
+    def rebuilding(self) -> AbstractContextManager[None]:
+        """Wait until nobody rebuilds the states, then be the only one who does.
+
+        Whoever dies in it lets the next one in.
+        """
+
+    def clear(self) -> None:
+        """Remove everything."""
+
+    def read(self, members: Sequence[Id], seeding: bool = False) -> list[bytes | None]:
+        """Return the members' values.
+
+        Raises:
+            StateLostError: there is no base, unless it is being made.
+        """
+
+    def write(
+        self,
+        members: Sequence[Id],
+        replaced: NDArray[np.int64],
+        values: Sequence[bytes],
+        due: NDArray[np.int64],
+        seeding: bool = False,
+    ) -> NDArray[np.bool_]:
+        """Replace the values whose version is still the one given; return which ones were.
+
+        Args:
+            replaced: int64 [members], the versions; NONE where there was no value.
+            due: int64 [members], the moment of the first held action; NONE where none is held.
+
+        Raises:
+            StateLostError: there is no base, unless it is being made.
+        """
+
+    def due(self, now: int, most: int) -> list[Id]:
+        """Return members with a held action from before now, in microseconds since 1970."""
+
+    def close(self) -> None:
+        """Close the connections."""
+
+
+def digest(rules: Rules) -> str:
+    """Return what names the states of these rules: with others, none of them would be right."""
+    decisive = [rules.id_type, list(rules.actions), rules.length, rules.window.total_seconds()]
+    return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]
+
+
+def pack(states: States, as_of: int) -> list[bytes]:
+    """Return each member's state as bytes; they begin with as_of, the version."""
+    blocks = [_packed(part, len(states)) for part in (states.actions, states.held)]
+    counts = [part.counts(len(states)).tolist() for part in (states.actions, states.held)]
+    return [
+        HEAD.pack(as_of, last, n, n_held) + actions + held
+        for last, n, n_held, actions, held in zip(
+            states.last.tolist(), *counts, *blocks, strict=True
+        )
+    ]
+
+
+def unpack(rules: Rules, values: Sequence[bytes | None]) -> tuple[States, NDArray[np.int64]]:
+    """Return the states of packed members, and their versions: NONE where there is no value."""
+    states = States.empty(rules, len(values))
+    versions = np.full(len(values), NONE)
+    blocks: tuple[list[Any], list[Any]] = ([], [])
+    for member, value in enumerate(values):
+        if value is None:
+            continue
+        versions[member], states.last[member], *counts = HEAD.unpack_from(value)
+        at = HEAD.size
+        for block, count in zip(blocks, counts, strict=True):
+            if count:
+                size = count * 10
+                items, end = _items(rules, value, at + size, count)
+                block.append((member, count, value[at : at + size], items))
+                at = end
+    actions, held = (_unpacked(rules, block) for block in blocks)
+    return States(actions, held, states.last), versions
+
+
+def _packed(actions: Actions, members: int) -> list[bytes]:
+    """Return each member's actions: moments, codes, and the items with their sizes if text."""
+    ends = np.cumsum(actions.counts(members)).tolist()
+    moments, codes = actions.moment.astype("<i8"), actions.code.astype("<u2")
+    texts = actions.item.dtype == object
+    items: Any = [item.encode() for item in actions.item] if texts else actions.item.astype("<i8")
+    packed, start = [], 0
+    for end in ends:
+        if start == end:
+            packed.append(b"")
+            continue
+        some = items[start:end]
+        if texts:
+            sizes = struct.pack(f"<{end - start}I", *map(len, some))
+            tail = sizes + b"".join(some)
+        else:
+            tail = some.tobytes()
+        packed.append(moments[start:end].tobytes() + codes[start:end].tobytes() + tail)
+        start = end
+    return packed
+
+
+def _items(rules: Rules, value: bytes, at: int, count: int) -> tuple[Any, int]:
+    """Return a block's items, as bytes or a list of texts, and where it ends."""
+    if rules.id_type == "int64":
+        return value[at : at + count * 8], at + count * 8
+    sizes = struct.unpack_from(f"<{count}I", value, at)
+    at += count * 4
+    texts = []
+    for size in sizes:
+        texts.append(value[at : at + size].decode())
+        at += size
+    return texts, at
+
+
+def _unpacked(rules: Rules, blocks: Sequence[tuple[int, int, bytes, Any]]) -> Actions:
+    if not blocks:
+        return Actions.of(rules, [], [], [], [])
+    members, counts, heads, items = zip(*blocks, strict=True)
+    moments = b"".join(head[: count * 8] for head, count in zip(heads, counts, strict=True))
+    codes = b"".join(head[count * 8 :] for head, count in zip(heads, counts, strict=True))
+    item: Any = (
+        np.frombuffer(b"".join(items), "<i8")
+        if rules.id_type == "int64"
+        else [text for texts in items for text in texts]
+    )
+    return Actions.of(
+        rules,
+        np.repeat(members, counts),
+        item,
+        np.frombuffer(codes, "<u2"),
+        np.frombuffer(moments, "<i8"),
+    )

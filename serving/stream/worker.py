@@ -1,0 +1,171 @@
+"""The stream worker: micro-batches from the bus into fresh rows, at least once, safe to kill."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from serving.outage import STORE_GONE
+from serving.stream.bus.messages import decode_all
+from serving.stream.bus.protocol import Bus, BusGoneError, Message
+from serving.stream.metrics import Metrics
+from serving.stream.snapshot import follow_snapshot
+from serving.stream.updater import Applied, Fresh
+from transformations.config import Config
+from transformations.stream import MICROSECOND, microseconds
+
+logger = logging.getLogger(__name__)
+
+FIRST_WAIT, LONGEST_WAIT = 0.05, 2.0
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How much at once, and how often.
+
+    Attributes:
+        most: Events in a micro-batch.
+        linger: Seconds to wait for more, after a batch's first event.
+        due_every: Seconds between two looks for held events that are due.
+        snapshot_every: Seconds between two looks for a newly published snapshot.
+        spools_every: Seconds between two looks for what killed workers had spooled.
+    """
+
+    most: int = 1_000
+    linger: float = 0.02
+    due_every: float = 0.2
+    snapshot_every: float = 30.0
+    spools_every: float = 60.0
+
+
+@dataclass
+class Worker:
+    """Reads, folds, writes, acknowledges; `run` does so until it is told to stop.
+
+    While a batch is being written nothing is read, so that a slow store slows the reading, and
+    memory holds one batch.
+    """
+
+    config: Config
+    bus: Bus
+    fresh: Fresh
+    metrics: Metrics = field(default_factory=Metrics)
+    pace: Pace = field(default_factory=Pace)
+    _waiting: list[Message] = field(default_factory=list)
+    _looked: dict[str, float] = field(default_factory=dict)
+
+    def run(self, stop: threading.Event, progress: Callable[[int], object] | None = None) -> None:
+        """Take micro-batches until `stop` is set; what does not answer is waited for.
+
+        Args:
+            progress: Called after each batch with its number of messages.
+
+        Raises:
+            StateLostError: the store of the states was emptied.
+        """
+        failures, since = 0, 0.0
+        while not stop.is_set():
+            try:
+                handled = self.step()
+                if failures:
+                    logger.warning("going on after %.1f s", time.monotonic() - since)
+                failures = 0
+                if progress is not None:
+                    progress(handled)
+            except (BusGoneError, *STORE_GONE) as error:
+                what = "bus" if isinstance(error, BusGoneError) else "store"
+                self.metrics.retries.labels(what).inc()
+                if not failures:
+                    since = time.monotonic()
+                    logger.warning(
+                        "waiting for the %s; nothing is lost, unacknowledged events come again. "
+                        "It said: %s", what, error,
+                    )  # fmt: skip
+                if what == "bus":
+                    self._start_over()
+                stop.wait(min(FIRST_WAIT * 2**failures, LONGEST_WAIT))
+                failures = min(failures + 1, 16)
+
+    def step(self) -> int:
+        """Handle one micro-batch; return how many messages it had.
+
+        Raises:
+            BusGoneError: the bus does not answer.
+            Exception: of STORE_GONE, when the store does not; the messages wait for the next step.
+        """
+        if not self._waiting:
+            self._waiting = self.bus.read(self.pace.most, self.pace.linger)
+        started = time.perf_counter()
+        messages = self._waiting
+        if messages:
+            self._handle(messages)
+            self.metrics.batch_seconds.observe([time.perf_counter() - started])
+            self.bus.done(messages)
+            self._waiting = []
+        if self._is_time("due", self.pace.due_every):
+            self._apply_due()
+        if self._is_time("snapshot", self.pace.snapshot_every):
+            follow_snapshot(self.config, self.fresh)
+        if self.fresh.log.due():
+            self.metrics.offline_rows.inc(self.fresh.log.flush())
+        if self._is_time("spools", self.pace.spools_every):
+            self.metrics.offline_rows.inc(self.fresh.log.recover())
+        return len(messages)
+
+    def close(self) -> None:
+        """Append what is spooled, leave the group, close the connections."""
+        self.bus.close()
+        self.fresh.log.close()
+        self.fresh.states.close()
+
+    def _handle(self, messages: Sequence[Message]) -> None:
+        now = self.fresh.clock()
+        events, refused = decode_all(
+            self.config.rules, [message.value for message in messages], now
+        )
+        if events:
+            self._count(self.fresh.apply(events))
+            visible = microseconds(self.fresh.clock())
+            sent = time.time_ns() // 1000
+            ahead = visible + self.fresh.tolerance // MICROSECOND
+            self.metrics.on_bus_seconds.observe(
+                (sent - message.sent) / 1e6
+                for place, message in enumerate(messages)
+                if place not in refused
+            )
+            self.metrics.event_seconds.observe(
+                (visible - event.moment) / 1e6 for event in events if event.moment <= ahead
+            )
+        # Last: a batch that the store does not take is handled again, whole.
+        if refused:
+            self.bus.refuse([(messages[place], reason) for place, reason in refused.items()])
+            for reason in refused.values():
+                self.metrics.refused.labels(reason).inc()
+
+    def _apply_due(self) -> None:
+        due = self.fresh.states.due(microseconds(self.fresh.clock()), self.pace.most)
+        if due:
+            self._count(self.fresh.apply([], due))
+
+    def _count(self, applied: Applied) -> None:
+        for outcome, count in applied.outcomes.items():
+            self.metrics.events.labels(outcome).inc(count)
+        self.metrics.members.inc(applied.members)
+        self.metrics.conflicts.inc(applied.conflicts)
+        self.metrics.batches.inc()
+
+    def _start_over(self) -> None:
+        """Let the bus bring again whatever was not acknowledged."""
+        self._waiting = []
+        try:
+            self.bus.reset()
+        except BusGoneError as error:
+            logger.debug("the bus cannot be left: %s", error)
+
+    def _is_time(self, what: str, every: float) -> bool:
+        now = time.monotonic()
+        if now - self._looked.setdefault(what, now) < every:
+            return False
+        self._looked[what] = now
+        return True

@@ -1,0 +1,1 @@
+"""Behind `stores.duckdb_asof`: the point-in-time join."""

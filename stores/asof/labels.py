@@ -1,0 +1,135 @@
+"""The left side of a training join: a DataFrame, Parquet on disk, or a SQL text.
+
+Whatever it came as, it becomes a DuckDB relation `labels` whose last column, ROW, numbers the rows
+from 0 in the order in which they came. Joins lose that order; the number brings it back.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import ibis
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from feast.errors import EntityTimestampInferenceException
+from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
+
+from stores.asof.session import literal, parquet_files, quote
+
+ROW = "__asof_row"
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Where the rows come from and what they hold; `load` makes them the relation `labels`."""
+
+    source: pa.Table | Path | str
+    """An Arrow table, the absolute path of a Parquet file or folder, or a SQL text."""
+    columns: Mapping[str, str]
+    """Each column and its DuckDB type, in order; without ROW."""
+    timestamp: str
+    """The column that holds the moment of each row."""
+
+    def load(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Create `labels` in the session. Files and SQL are read here, once, into a table of it."""
+        _load(con, self.source)
+        if self.columns[self.timestamp] == "VARCHAR":
+            name = quote(self.timestamp)
+            con.execute("alter view labels rename to labels_as_text")
+            con.execute(
+                "create temp view labels as select * replace "
+                f"(cast({name} as timestamptz) as {name}) from labels_as_text"
+            )
+
+    def part(self, con: duckdb.DuckDBPyConnection, first: int, end: int) -> pa.Table:
+        """Return the rows from `first` up to before `end`, in order; a frame's as they came."""
+        if isinstance(self.source, pa.Table):
+            return self.source.slice(first, end - first)
+        columns = ", ".join(map(quote, self.columns))
+        return con.sql(
+            f"select {columns} from labels where {ROW} >= {first} and {ROW} < {end} order by {ROW}"
+        ).to_arrow_table()
+
+
+def read_labels(
+    entity_df: pd.DataFrame | str | os.PathLike[str],
+    repo_path: Path,
+    con: duckdb.DuckDBPyConnection,
+) -> Labels:
+    """Look at an entity frame without reading its rows.
+
+    A string is a path where it ends in .parquet or names a file or folder (relative to the
+    repository); else it is SQL for DuckDB, whose own relative paths also start there.
+
+    Raises:
+        EntityTimestampInferenceException: no column `event_timestamp` and not exactly one moment.
+        duckdb.Error: the path does not exist, or the SQL does not parse or bind.
+    """
+    source: pa.Table | Path | str
+    if isinstance(entity_df, pd.DataFrame):
+        source = _arrow(entity_df)
+    elif _is_path(entity_df, repo_path):
+        source = repo_path / entity_df
+    else:
+        source = str(entity_df)
+    if isinstance(source, pa.Table):
+        con.register("labels_described", source)
+        described = con.execute("describe select * from labels_described").fetchall()
+    else:
+        described = con.execute(f"describe {_query(con, source)}").fetchall()
+    columns = {name: kind for name, kind, *_ in described}
+    return Labels(source, columns, _timestamp(columns))
+
+
+def _is_path(entity_df: str | os.PathLike[str], repo_path: Path) -> bool:
+    if not isinstance(entity_df, str) or entity_df.endswith(".parquet"):
+        return True
+    try:
+        return (repo_path / entity_df).exists()
+    except OSError:  # a long SQL text is no valid file name
+        return False
+
+
+def _load(con: duckdb.DuckDBPyConnection, source: pa.Table | Path | str) -> None:
+    if isinstance(source, pa.Table):
+        numbers = pa.array(np.arange(len(source), dtype=np.int64))
+        con.register("labels_in_memory", source.append_column(ROW, numbers))
+        con.execute("create temp view labels as select * from labels_in_memory")
+    else:
+        con.execute(f"create temp table labels_as_stored as {_query(con, source)}")
+        # rowid follows the order of insertion, so an `order by` in a SQL text is kept.
+        con.execute(f"create temp view labels as select *, rowid as {ROW} from labels_as_stored")
+
+
+def _query(con: duckdb.DuckDBPyConnection, source: Path | str) -> str:
+    if isinstance(source, str):
+        return source
+    files = ", ".join(map(literal, parquet_files(con, str(source))))
+    return f"select * from read_parquet([{files}])"
+
+
+def _arrow(frame: pd.DataFrame) -> pa.Table:
+    """Convert as Feast's DuckDB store does, so that the columns come back with Feast's types."""
+    dtypes = dict(zip(frame.columns, frame.dtypes, strict=True))
+    timestamp = infer_event_timestamp_from_entity_df(dtypes)
+    moments = frame[timestamp].infer_objects()
+    if pd.api.types.is_string_dtype(moments) or pd.api.types.is_object_dtype(moments):
+        moments = pd.to_datetime(moments, utc=True)
+    frame = frame.assign(**{timestamp: moments})
+    schema = ibis.memtable(frame).schema().to_pyarrow()
+    # safe=False: a moment finer than a microsecond is cut, never rounded up past a later row.
+    return pa.Table.from_pandas(frame, schema=schema, preserve_index=False, safe=False)
+
+
+def _timestamp(columns: Mapping[str, str]) -> str:
+    if "event_timestamp" in columns:
+        return "event_timestamp"
+    moments = [name for name, kind in columns.items() if kind.startswith(("TIMESTAMP", "DATE"))]
+    if len(moments) != 1:
+        raise EntityTimestampInferenceException("event_timestamp")
+    return moments[0]

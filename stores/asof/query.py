@@ -1,0 +1,275 @@
+"""The training join in SQL: which row each label sees, by narrow columns only.
+
+Tables of a session, for view number n, over a relation `labels` (stores.asof.labels):
+
+- `file_<n>`: file → the place of its first row. A row's place is its number in all files together,
+  in the order of their names.
+- `narrow_<n>`: keys, times and place of the rows that can matter.
+- `pick_<n>`: label → the place of the one row that it sees; null where that row has expired.
+
+What a label sees
+    A row is seen from its event time; where `known_at` is set, from the later of its event and
+    its created time. Among the rows seen, the newest event time wins, then the newest created
+    time (null is oldest), then the last file by name, then the last position in that file.
+    A winner whose event time plus ttl lies before the label gives nulls.
+
+Why rows are dropped before the ASOF join
+    ASOF finds the row that was seen *last*; asked for is the *best* of those seen. They differ
+    where an older snapshot is published after a newer one, or two rows are seen at one moment.
+    A row is of no use to any label when a better one is seen no later than it. Without those,
+    rows of one key that get better are seen ever later, so the last seen is the best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from stores.asof.labels import ROW, Labels
+from stores.asof.session import literal, moment, quote
+
+# Below this share of labels to rows it pays to look only at the keys that the labels name.
+FEW_LABELS = 0.1
+
+
+@dataclass(frozen=True)
+class View:
+    """One feature view, as the join needs it. Column names are those of the source files."""
+
+    name: str
+    path: str
+    """A file, folder or glob of Parquet, absolute."""
+    columns: Mapping[str, str]
+    """Each column of the source and its DuckDB type."""
+    keys: Mapping[str, str]
+    """Source column → column of the entity frame; empty for a view without entities."""
+    event_time: str
+    created_time: str | None
+    ttl: timedelta | None
+    features: Mapping[str, str]
+    """Name in the result → source column."""
+
+
+@dataclass(frozen=True)
+class LabelRange:
+    """How many labels there are and which time they span; None without any moment."""
+
+    count: int
+    first: datetime | None
+    last: datetime | None
+
+
+def label_range_sql(labels: Labels) -> str:
+    """Select the three values of a LabelRange."""
+    time = f"cast({quote(labels.timestamp)} as timestamptz)"
+    return f"select count(*), min({time}), max({time}) from labels"
+
+
+def files_sql(number: int, places: Mapping[str, int]) -> str:
+    """Create `file_<number>`; `places` has each file and the place of its first row."""
+    rows = ", ".join(f"({literal(file)}, {place}::bigint)" for file, place in places.items())
+    return f"""
+create or replace temp table file_{number} as
+select * from (values {rows}) as file(filename, first_place);
+
+create or replace temp table pick_{number} (label_row bigint, place bigint);
+"""
+
+
+def ages_sql(view: View, files: Sequence[str], cutoff: bool) -> str:
+    """Select per file, from its footer, its first and last event time and the last seen time.
+
+    A time that the footer does not tell is null.
+    """
+    seen = [view.event_time, view.created_time] if cutoff else [view.event_time]
+    event = f"path_in_schema = {literal(view.event_time)}"
+    columns = ", ".join(literal(str(column)) for column in seen)
+    return f"""
+select
+    min(try_cast(stats_min_value as timestamptz)) filter (where {event}) as first,
+    max(try_cast(stats_max_value as timestamptz)) filter (where {event}) as last,
+    max(try_cast(stats_max_value as timestamptz)) as seen,
+    bool_and(stats_min_value is not null and stats_max_value is not null) as told,
+from parquet_metadata([{_listed(files)}])
+where path_in_schema in ({columns})
+group by file_name
+"""
+
+
+def narrow_sql(
+    view: View,
+    number: int,
+    files: Sequence[str],
+    span: LabelRange,
+    cutoff: bool,
+    since: datetime | None = None,
+    only: str | None = None,
+) -> str:
+    """Create `narrow_<number>`: rows from `since` on, of the keys that the relation `only` has."""
+    created = view.created_time
+    kept = [f"{quote(column)} is not null" for column in view.keys]
+    kept += _can_matter(view, span, cutoff)
+    if since is not None:
+        kept.append(_bound(view, view.event_time, ">=", since))
+    selected = "".join(
+        f"read.{quote(column)} as key_{index}, " for index, column in enumerate(view.keys)
+    )
+    same_key = " and ".join(
+        f"label.{quote(theirs)} = read.{quote(ours)}" for ours, theirs in view.keys.items()
+    )
+    event_time = f"cast(read.{quote(view.event_time)} as timestamptz)"
+    created_time = f"cast(read.{quote(created)} as timestamptz)" if created else "null::timestamptz"
+    return f"""
+create or replace temp table narrow_{number} as
+select
+    {selected}{event_time} as event_time,
+    {created_time} as created_time,
+    {f"greatest({event_time}, {created_time})" if cutoff else event_time} as seen_at,
+    file.first_place + read.file_row_number as place,
+from read_parquet([{_listed(files)}]) as read
+inner join file_{number} as file on read.filename = file.filename
+{f"semi join {only} as label on {same_key}" if only else ""}
+where {" and ".join(kept)};
+"""
+
+
+def moments_sql(number: int) -> str:
+    """Select the event times of `narrow_<number>`, in order, with when one is first seen."""
+    return f"""
+select epoch_us(event_time) as event_us, epoch_us(min(seen_at)) as seen_us,
+from narrow_{number}
+group by event_time
+order by event_time
+"""
+
+
+def at_moment_sql(view: View, number: int, cutoff: bool, decide: bool) -> str:
+    """Select the row that each of the relation `asked` sees at the event time `moment`, if any.
+
+    `asked` has label_row, label_time, moment and the keys. Without `decide`, all equally new rows
+    of a key come back.
+    """
+    keys = "".join(
+        f" and asked.key_{index} = narrow.key_{index}" for index in range(len(view.keys))
+    )
+    seen = " and asked.label_time >= narrow.seen_at" if cutoff else ""
+    best = """
+qualify row_number() over (
+    partition by asked.label_row order by narrow.created_time desc nulls last, narrow.place desc
+) = 1"""
+    return f"""
+select asked.label_row, {_unless_expired(view, "asked", "narrow")} as place,
+from asked
+inner join narrow_{number} as narrow on asked.moment = narrow.event_time{keys}{seen}
+{best if decide else ""}
+"""
+
+
+def left_sql(number: int) -> str:
+    """Create `left_<number>`: the labels that `pick_<number>` does not have."""
+    return f"""
+create or replace temp table left_{number} as
+select labels.* from labels
+anti join pick_{number} as pick on labels.{ROW} = pick.label_row;
+"""
+
+
+def asof_sql(view: View, number: int, labels: Labels, cutoff: bool, left: str) -> str:
+    """Insert into `pick_<number>` what the labels of the relation `left` see, of all rows."""
+    key_names = [f"key_{index}" for index in range(len(view.keys))]
+    label_keys = "".join(
+        f"{quote(column)} as {key}, "
+        for column, key in zip(view.keys.values(), key_names, strict=True)
+    )
+    same_key = "".join(f"label.{key} = useful.{key} and " for key in key_names)
+    # Without a cutoff better rows are seen no earlier, so the next better one is the first seen;
+    # lag finds it in three quarters of min's time.
+    return f"""
+insert into pick_{number}
+with ranked as (
+    select
+        *,
+        {"min" if cutoff else "lag"}(seen_at) over (
+            {f"partition by {', '.join(key_names)}" if key_names else ""}
+            order by event_time desc, created_time desc nulls last, place desc
+            {"rows between unbounded preceding and 1 preceding" if cutoff else ""}
+        ) as better_seen_at,
+    from narrow_{number}
+),
+
+useful as (
+    select * from ranked
+    where better_seen_at is null or better_seen_at > seen_at
+),
+
+label as (
+    select
+        {label_keys}cast({quote(labels.timestamp)} as timestamptz) as label_time,
+        {ROW} as label_row,
+    from {left}
+),
+
+picked as (
+    select label.label_row, {_unless_expired(view, "label", "useful")} as place,
+    from label
+    asof inner join useful
+        on {same_key}label.label_time >= useful.seen_at
+)
+
+select * from picked;
+"""
+
+
+def read_sql(view: View, number: int, files: Sequence[str]) -> str:
+    """Select place and features of every row of some files.
+
+    A feature is cast to its type in the whole source, in case that a single file has another.
+    """
+    wide = "".join(
+        f"\n    cast(read.{quote(source)} as {view.columns[source]}) as feature_{index},"
+        for index, source in enumerate(view.features.values())
+    )
+    return f"""
+select
+    file.first_place + read.file_row_number as place,{wide}
+from read_parquet([{_listed(files)}]) as read
+inner join file_{number} as file on read.filename = file.filename
+"""
+
+
+def sample_sql(view: View, file: str) -> str:
+    """Select the features of some rows of one file, to see how wide they are."""
+    features = ", ".join(quote(source) for source in view.features.values())
+    return f"select {features} from read_parquet([{literal(file)}]) limit 1000"
+
+
+def _can_matter(view: View, span: LabelRange, cutoff: bool) -> list[str]:
+    """Conditions that let DuckDB skip row groups, and so partitions, by their statistics."""
+    if span.first is None or span.last is None:
+        return ["false"]
+    bounds = [_bound(view, view.event_time, "<=", span.last)]
+    if cutoff and view.created_time is not None:
+        bounds.append(_bound(view, view.created_time, "<=", span.last))
+    if view.ttl:
+        bounds.append(_bound(view, view.event_time, ">=", span.first - view.ttl))
+    return bounds
+
+
+def _bound(view: View, column: str, comparison: str, value: datetime) -> str:
+    kind = view.columns[column]
+    name = f"read.{quote(column)}"
+    if kind not in ("TIMESTAMP", "TIMESTAMP WITH TIME ZONE"):
+        name = f"cast({name} as timestamptz)"
+    return f"{name} {comparison} {moment(value, kind)}"
+
+
+def _unless_expired(view: View, label: str, row: str) -> str:
+    if not view.ttl:
+        return f"{row}.place"
+    ttl = f"to_microseconds({view.ttl // timedelta(microseconds=1)})"
+    return f"case when {row}.event_time + {ttl} >= {label}.label_time then {row}.place end"
+
+
+def _listed(files: Sequence[str]) -> str:
+    return ", ".join(literal(file) for file in files)

@@ -1,0 +1,98 @@
+"""A DuckDB session with bounds, and the little that every statement of the join needs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+
+DECODED_AHEAD = "32MB"
+
+# Of memory_limit; the rest is for the rows that are handed on (stores.asof.job.STRETCH_SHARE).
+DUCKDB_SHARE = 0.6
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a query may take, and from where its relative paths start."""
+
+    memory_limit: str
+    threads: int | None
+    temp_directory: Path | None
+    repo_path: Path
+
+
+@contextmanager
+def session(limits: Limits) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open an in-memory database that spills into a folder of its own, removed at the end."""
+    if limits.temp_directory is not None:
+        limits.temp_directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="asof-", dir=limits.temp_directory) as spill:
+        con = duckdb.connect(
+            config={
+                "memory_limit": limits.memory_limit,
+                "temp_directory": spill,
+                "python_enable_replacements": False,
+                **({} if limits.threads is None else {"threads": limits.threads}),
+            }
+        )
+        try:
+            con.execute(f"set memory_limit = '{int(memory_limit(con) * DUCKDB_SHARE)}B'")
+            con.execute("set TimeZone = 'UTC'")
+            con.execute("set enable_progress_bar = false")
+            # What is decoded ahead while the caller copies vectors; DuckDB's 1 MB is a hundredth of
+            # a second's worth, so that all but one core would wait.
+            con.execute(f"set streaming_buffer_size = '{DECODED_AHEAD}'")
+            con.execute(f"set file_search_path = {literal(str(limits.repo_path))}")
+            yield con
+        finally:
+            con.close()
+
+
+def quote(name: str) -> str:
+    """Write an identifier: `na"me` becomes `"na""me"`."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """Write a string constant."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def moment(value: datetime, kind: str) -> str:
+    """Write a constant that compares with a column of DuckDB type `kind` without casting it.
+
+    Only then does DuckDB hold it against a Parquet file's statistics and skip row groups.
+    """
+    utc = value.astimezone(UTC).replace(tzinfo=None).isoformat(sep=" ")
+    return f"timestamp '{utc}'" if kind == "TIMESTAMP" else f"timestamptz '{utc}+00'"
+
+
+def parquet_files(con: duckdb.DuckDBPyConnection, path: str) -> dict[str, int]:
+    """Return what `read_parquet(path)` would read, sorted by name: file → rows. Reads footers."""
+    found = con.execute(
+        "select file_name, num_rows from parquet_file_metadata($path) order by file_name",
+        {"path": path},
+    ).fetchall()
+    return dict(found)
+
+
+def fingerprint(file: str) -> tuple[int, int, int] | None:
+    """Return what changes when a file is replaced or rewritten; None where it is gone."""
+    try:
+        stat = Path(file).stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def memory_limit(con: duckdb.DuckDBPyConnection) -> float:
+    """Return the session's memory limit in bytes."""
+    [(limit,)] = con.execute("select current_setting('memory_limit')").fetchall()
+    number, unit = limit.split()
+    return float(number) * 1024 ** ["bytes", "KiB", "MiB", "GiB", "TiB"].index(unit)

@@ -1,0 +1,69 @@
+"""Feature views, their projections and their files as the plain `View` of the join."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import duckdb
+from feast.feature_view import DUMMY_ENTITY_ID, FeatureView
+from feast.infra.offline_stores.file_source import FileSource
+
+from stores.asof.query import View
+from stores.asof.session import literal
+
+
+def read_view(
+    con: duckdb.DuckDBPyConnection,
+    view: FeatureView,
+    feature_refs: list[str],
+    full_feature_names: bool,
+    repo_path: Path,
+) -> View:
+    """Resolve a feature view against the columns that its files have.
+
+    Raises:
+        ValueError: a key, time or feature that the files do not hold.
+        duckdb.Error: no file at the path, or one that is no Parquet.
+    """
+    source = view.batch_source
+    path = FileSource.get_uri_for_file_path(repo_path, source.path.removeprefix("file://"))
+    described = con.execute(f"describe select * from read_parquet({literal(path)})").fetchall()
+    columns = {name: kind for name, kind, *_ in described}
+    original = {new: old for old, new in source.field_mapping.items() if old in columns}
+
+    def find(name: str, role: str) -> str:
+        found = original.get(name, name)
+        if found not in columns:
+            raise ValueError(
+                f"expected {role} {name!r} of feature view {view.name} in {path}; it has "
+                f"{', '.join(columns)}"
+            )
+        return found
+
+    projection = view.projection
+    prefix = f"{projection.name_to_use()}:"
+    wanted = [ref.removeprefix(prefix) for ref in feature_refs if ref.startswith(prefix)]
+    base_name = projection.name_alias or view.name
+    aliases: Mapping[str, str] = projection.join_key_map
+    return View(
+        name=projection.name_to_use(),
+        path=path,
+        columns=columns,
+        keys={
+            find(key.name, "the key"): aliases.get(key.name, key.name)
+            for key in view.entity_columns
+            if key.name != DUMMY_ENTITY_ID
+        },
+        event_time=find(source.timestamp_field, "the time"),
+        created_time=(
+            find(source.created_timestamp_column, "the created time")
+            if source.created_timestamp_column
+            else None
+        ),
+        ttl=view.ttl,
+        features={
+            f"{base_name}__{name}" if full_feature_names else name: find(name, "the feature")
+            for name in wanted
+        },
+    )

@@ -1,0 +1,1 @@
+"""How Feast lays keys and values in bytes, written and read over whole columns."""

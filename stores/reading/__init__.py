@@ -1,0 +1,1 @@
+"""Behind `stores.read`: what to fetch, from which store, and how ids become keys."""

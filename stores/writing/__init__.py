@@ -1,0 +1,1 @@
+"""Behind `stores.columnar` and the online stores: newest rows, and how they are written."""

@@ -1,0 +1,268 @@
+"""The evaluation's protocol: the split, labels and features by a plain loop, and planted leaks."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from feast import FeatureStore
+from rich.console import Console
+
+from models.catalog import AGGREGATORS
+from models.evaluation.bootstrap import Resamples
+from models.evaluation.gates import assert_trained_before
+from models.packaging import MANIFEST
+from models.sequences import Padded
+from models.spec import Average, GeometricDecay
+from operations.ledger import Ledger
+from pipelines.daily import stage_events
+from pipelines.datasets.simulate import Size, simulate
+from pipelines.evaluation.controls import _shuffle, same_in_process, shuffled
+from pipelines.evaluation.evaluate import chosen_lines
+from pipelines.evaluation.features import Ground, Period, join, join_sequences, read_ground
+from pipelines.evaluation.features import read_period as read
+from pipelines.evaluation.protocol import DAY, Protocol, Split
+from pipelines.evaluation.variants import measure_all, of_line
+from pipelines.evaluation.world import World, build_snapshots, open_world, train_lines
+from pipelines.progress import Stages
+from transformations.config import Config
+from transformations.duck import connect
+from transformations.errors import InputError, RunFailedError
+from transformations.layout import partition
+
+END = datetime(2026, 3, 1, tzinfo=UTC)
+LINES = (Average(version=1), GeometricDecay(version=1, decay=0.8))
+PROTOCOL = Protocol(seeds=1, resamples=20)
+MOMENT = pa.timestamp("us", tz="UTC")
+
+
+def test_the_time_is_parted_at_midnights() -> None:
+    first = datetime(2026, 1, 1, 9, 30, tzinfo=UTC)
+    split = Split.of(first, datetime(2026, 1, 20, 23, tzinfo=UTC), Protocol())
+    assert [moment.day for moment in (split.weights_until, split.train_until)] == [10, 13]
+    assert split.validation_until == datetime(2026, 1, 17, tzinfo=UTC)
+    assert split.test_until == datetime(2026, 1, 21, tzinfo=UTC)
+    assert split.snapshots[0] == split.weights_until
+    assert split.snapshots[-1] == split.test_until - DAY
+
+
+def test_too_few_days_cannot_be_parted() -> None:
+    with pytest.raises(InputError, match="enough days to part them"):
+        Split.of(END, END + 2 * DAY, Protocol())
+
+
+@pytest.mark.parametrize("shares", [(0.6, 0.5, 0.8), (0.0, 0.5, 0.8), (0.4, 0.6, 1.0)])
+def test_shares_in_another_order_are_refused(shares: tuple[float, float, float]) -> None:
+    weights, train, validation = shares
+    with pytest.raises(InputError, match="0 < weights < train < validation < 1"):
+        Protocol(weights=weights, train=train, validation=validation)
+
+
+def test_the_newest_version_of_each_name_is_compared() -> None:
+    lines = (Average(version=1), GeometricDecay(version=2, decay=0.5), *LINES)
+    assert [line.view for line in chosen_lines(lines, ["gru"])] == [
+        "member_activity_average_v1",
+        "member_activity_decay_v2",
+        "member_activity_gru_v1",
+    ]
+    with pytest.raises(InputError, match=r"--also: expected one of .*transformer, got 'lstm'"):
+        chosen_lines(AGGREGATORS, ["lstm"])
+
+
+@dataclass(frozen=True)
+class Market:
+    """A simulated market, with everything that a label may be given."""
+
+    world: World
+    ground: Ground
+    periods: dict[str, Period]
+    store: FeatureStore
+    stages: Stages
+
+
+@pytest.fixture(scope="module")
+def market(tmp_path_factory: pytest.TempPathFactory) -> Market:
+    folder = tmp_path_factory.mktemp("market")
+    simulate(folder / "simulated", Size(members=300, jobs=200, days=40), end=END)
+    config = Config.model_validate(
+        {
+            "data_dir": str(folder / "data"),
+            "dim": 8,
+            "length": 6,
+            "events": {
+                "source": str(folder / "simulated" / "events"),
+                "columns": {"ingested_at": "ingested_at"},
+            },
+            "items": {
+                "source": str(folder / "simulated" / "items.parquet"),
+                "text": ["title"],
+                "categories": ["category", "location"],
+                "available_at": "posted_at",
+            },
+        }
+    )
+    ledger = Ledger(config)
+    stages = Stages(Console(quiet=True), ledger, ledger.start("evaluate", None))
+    with connect(config) as con:
+        stage_events(config, con, END, stages)
+        world = open_world(config, con, PROTOCOL)
+        train_lines(world, stages, LINES)
+        build_snapshots(world, stages, LINES)
+        ground, index = read_ground(world, con)
+        spans = {
+            "train": (world.split.weights_until, world.split.train_until),
+            "test": (world.split.validation_until, world.split.test_until),
+        }
+        periods = {
+            name: read(name, span, world, con, ground, index, PROTOCOL)
+            for name, span in spans.items()
+        }
+    return Market(world, ground, periods, world.store(LINES), stages)
+
+
+def activity(world: World) -> pd.DataFrame:
+    files = sorted(world.config.layout.activity.glob("*/*.parquet"))
+    return pd.concat([pq.read_table(file, partitioning=None).to_pandas() for file in files])
+
+
+def test_labels_are_the_actions_of_their_time_on_items_known_at_their_midnight(
+    market: Market,
+) -> None:
+    split, delay = market.world.split, market.world.config.publish_delay
+    items = pd.concat(
+        pq.read_table(file).to_pandas() for file in market.world.config.items_dir.glob("*.parquet")
+    )
+    known = items.groupby("item_id")["available_at"].min()
+    events = activity(market.world)
+    when = events["event_timestamp"]
+    events = events[(when >= split.validation_until) & (when < split.test_until)]
+    as_of = (events["event_timestamp"] - delay).dt.floor("D")
+    expected = events[events["item_id"].map(known) <= as_of]
+    frame = market.periods["test"].frame
+    keys = ["event_timestamp", "member_id", "item_id", "action"]
+    pd.testing.assert_frame_equal(
+        frame[keys].reset_index(drop=True),
+        expected[keys].sort_values(keys).reset_index(drop=True),
+        check_dtype=False,
+    )
+    assert (frame["as_of"] == (frame["event_timestamp"] - delay).dt.floor("D")).all()
+    assert len(frame) > 200
+
+
+def test_features_are_those_of_the_newest_readable_snapshot(market: Market) -> None:
+    """Against the partitions themselves, label by label."""
+    config, period = market.world.config, market.periods["test"]
+    vectors, habits = join(market.store, config, LINES[1], period)
+    fields = list(LINES[1].vectors(config))
+    snapshots = {
+        as_of: pq.read_table(
+            partition(config.layout.embeddings(LINES[1].view), as_of), partitioning=None
+        )
+        .to_pandas()
+        .set_index("member_id")
+        for as_of in market.world.split.snapshots
+    }
+    there = 0
+    for row, label in enumerate(period.frame.itertuples()):
+        # A member keeps its newest row, also where a later snapshot has none of it any more.
+        rows = [
+            one.loc[label.member_id]
+            for as_of, one in snapshots.items()
+            if as_of <= label.as_of and label.member_id in one.index
+        ]
+        expected = np.stack([rows[-1][name] for name in fields]) if rows else np.zeros((3, 8))
+        np.testing.assert_allclose(vectors[row], expected, atol=1e-6)
+        assert (habits[row, 0] == 1.0) == (not rows or rows[-1]["n_actions"] == 0)
+        there += bool(rows)
+    assert there > 100
+
+
+def test_the_world_is_apart_and_is_kept(market: Market) -> None:
+    config = market.world.config
+    assert config.data.name == "evaluation"
+    assert (config.data / "activity").is_symlink()
+    before = partition(config.layout.sequences, market.world.split.snapshots[0]).stat().st_mtime_ns
+    build_snapshots(market.world, market.stages, LINES)
+    after = partition(config.layout.sequences, market.world.split.snapshots[0]).stat().st_mtime_ns
+    assert before == after
+
+
+def test_one_definition_and_what_order_is_worth(market: Market) -> None:
+    config, test = market.world.config, market.periods["test"]
+    padded = join_sequences(market.store, config, market.ground, test).padded
+    resamples = Resamples(market.ground.members, seeds=1, resamples=20)
+    for line in LINES:
+        variant = of_line(line, market.store, config, market.periods)
+        control = same_in_process(variant, config, market.ground, test, padded)
+        assert control.passed, control
+        measure_all(variant, market.ground, market.periods, seeds=[0])
+        change = shuffled(variant, config, market.ground, test, padded, resamples)
+        assert change.expected == ("no gain" if line.order_matters else "no change")
+        assert change.passed or line.order_matters, change
+
+
+def test_shuffling_deals_out_what_is_there_and_keeps_its_times() -> None:
+    rng = np.random.default_rng(0)
+    actions = rng.integers(0, 4, (200, 6)).astype(np.int32)
+    rows = np.where(actions > 0, rng.integers(1, 50, (200, 6)), 0).astype(np.int32)
+    ages = np.where(actions > 0, 1.0, 0.0).astype(np.float32)
+    got = _shuffle(Padded(rows, actions, ages, 0, 0))
+    for before, after in zip(
+        np.stack([rows, actions], axis=2), np.stack([got.rows, got.actions], axis=2), strict=True
+    ):
+        assert sorted(map(tuple, before)) == sorted(map(tuple, after))
+        np.testing.assert_array_equal(before[:, 1] == 0, after[:, 1] == 0)
+    assert (got.rows != rows).any()
+    np.testing.assert_array_equal(got.ages, ages)
+
+
+def test_a_planted_leak_of_events_is_caught(market: Market) -> None:
+    """A snapshot that holds the next days' actions, under its own as_of."""
+    config, line = market.world.config, LINES[1]
+    moments = market.world.split.snapshots
+    honest, later = (
+        partition(config.layout.embeddings(line.view), m) for m in (moments[-4], moments[-1])
+    )
+    kept = honest.read_bytes()
+    leaky = pq.read_table(later, partitioning=None)
+    leaky = leaky.set_column(1, "event_timestamp", pa.array([moments[-4]] * len(leaky), MOMENT))
+    created = moments[-4] + config.publish_delay
+    leaky = leaky.set_column(2, "created_timestamp", pa.array([created] * len(leaky), MOMENT))
+    assert pc.max(leaky["last_action_at"]).as_py() > moments[-4]
+    try:
+        pq.write_table(leaky, honest)
+        with pytest.raises(RunFailedError, match=r"from its future; .*last_action_at"):
+            join(market.store, config, line, market.periods["test"])
+    finally:
+        honest.write_bytes(kept)
+
+
+def test_a_planted_leak_of_weights_is_caught(market: Market) -> None:
+    manifest = LINES[1].manifest(market.world.config)
+    known = manifest | {"trained_until": (market.world.split.train_until).isoformat()}
+    with pytest.raises(InputError, match="expected weights trained on events before"):
+        assert_trained_before(known, market.world.split.weights_until)
+
+
+def test_another_split_starts_afresh(market: Market, tmp_path: Path) -> None:
+    """Last: it removes what the other tests read."""
+    config = market.world.config
+    outer = config.model_copy(update={"data_dir": str(config.data.parent), "items": config.items})
+    artifact = LINES[0].artifact(config) / MANIFEST
+    assert artifact.exists()
+    with connect(outer) as con:
+        again = open_world(outer, con, Protocol(weights=0.5, seeds=1))
+    assert again.split.weights_until > market.world.split.weights_until
+    assert not artifact.exists()
+    assert list(outer.layout.activity.glob("date=*")), "the events themselves stay"
+
+
+def test_too_little_is_told(tmp_path: Path) -> None:
+    config = Config.model_validate({"data_dir": str(tmp_path), "items": {"text": ["title"]}})
+    with connect(config) as con, pytest.raises(InputError, match="first: activity run"):
+        open_world(config, con, Protocol(seeds=1))

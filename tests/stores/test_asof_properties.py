@@ -1,0 +1,101 @@
+"""Drawn worlds: our join against brute force, and against Feast's own where that is defined."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from feast.infra.offline_stores.duckdb import DuckDBOfflineStore
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stores.asof import find as asof_find
+from stores.asof import job as asof_job
+from tests.worlds.asof import (
+    FEATURES,
+    TIMES,
+    Row,
+    ViewSpec,
+    World,
+    ask,
+    expected,
+    undecided,
+    worlds,
+    write,
+)
+
+slow = settings(
+    deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+)
+
+
+# No bytes a stretch: every label is one of its own. A hundredth of a row a moment: every
+# source counts as a series of snapshots.
+@settings(slow, max_examples=100)
+@given(
+    worlds(),
+    st.sampled_from([asof_job.MOST_STRETCH_BYTES, asof_job.MOST_STRETCH_BYTES, 0]),
+    st.sampled_from([asof_find.ROWS_A_MOMENT, 0.01]),
+)
+def test_equals_brute_force(world: World, stretch_bytes: int, rows_a_moment: float) -> None:
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        folder = Path(name)
+        write(folder, world)
+        patch.setattr(asof_job, "MOST_STRETCH_BYTES", stretch_bytes)
+        patch.setattr(asof_find, "ROWS_A_MOMENT", rows_a_moment)
+        if not stretch_bytes:
+            patch.setattr(asof_find, "LOOK_UP_SHARE", 0)  # and looked up one by one
+        result = ask(folder, world)
+    assert result["extra"].to_pylist() == world.labels["extra"].tolist()
+    wanted = expected(world)
+    assert result.select(list(wanted[0])).to_pylist() == wanted
+
+
+@settings(slow, max_examples=50)
+@given(worlds(feasts=True))
+def test_equals_feasts_own(world: World) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write(folder, world)
+        ours = ask(folder, world)
+        theirs = ask(folder, world, DuckDBOfflineStore)
+    assert ours.schema == theirs.schema
+    chance = {world.labels["extra"][label] for label in undecided(world)}
+    order = {extra: place for place, extra in enumerate(world.labels["extra"])}
+    rows = sorted(theirs.to_pylist(), key=lambda row: order[row["extra"]])
+    for our_row, their_row in zip(ours.to_pylist(), rows, strict=True):
+        if our_row["extra"] not in chance:
+            assert our_row == their_row
+
+
+@pytest.mark.parametrize("layout", ["file", "folder"])
+def test_every_type_at_once(tmp_path: Path, layout: str) -> None:
+    features = tuple(kind for kind in FEATURES if not kind.endswith("_y"))
+    rows = [
+        Row((key,), TIMES[0], None, frozenset(features if key % 4 else ()), key % 2 == 0)
+        for key in range(9)
+    ]
+    view = ViewSpec(
+        name="view0",
+        keys=("member",),
+        features=features,
+        rows=tuple(rows),
+        has_created=False,
+        ttl=None,
+        layout=layout,
+        time_type="utc",
+        renamed=False,
+        aliased=False,
+    )
+    members = [7, 1, 99, 4, 2, 5]
+    labels = pd.DataFrame({"member": members, "extra": list("abcdef")})
+    labels["event_timestamp"] = pd.Series([TIMES[1]] * len(members), dtype="M8[us, UTC]")
+    world = World((view,), labels, (TIMES[1],) * len(members), full_names=False, known_at=False)
+    write(tmp_path, world)
+    ours, theirs = ask(tmp_path, world), ask(tmp_path, world, DuckDBOfflineStore)
+    assert ours.schema == theirs.schema
+    assert ours.to_pylist() == theirs.sort_by("extra").to_pylist()
+    wanted = expected(world)
+    assert ours.select(list(wanted[0])).to_pylist() == wanted

@@ -1,0 +1,190 @@
+"""activity.yaml: what it may say, and how a wrong one is refused."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from transformations import names
+from transformations.config import CONFIG_VARIABLE, ROOT, Config, load_config
+from transformations.errors import InputError
+
+LEAST: dict[str, Any] = {"items": {"text": ["title"]}}
+
+
+def load(folder: Path, content: Any) -> Config:
+    """Write a configuration, or text that should be one, and load it."""
+    file = folder / "activity.yaml"
+    file.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return load_config(file)
+
+
+def test_defaults_are_the_designs(tmp_path: Path) -> None:
+    config = load(tmp_path, LEAST)
+
+    assert config.id_type == "int64"
+    assert config.actions == {"APPLY": "positive", "SAVE": "positive", "DISMISS": "negative"}
+    assert (config.window, config.length, config.dim) == (timedelta(days=28), 32, 64)
+    assert config.publish_delay == timedelta(hours=6)
+    assert config.events.max_refused_share == 0.05
+    assert config.events.columns.ingested_at is None
+    assert config.duckdb.memory_limit == "2GB"
+    assert config.data == ROOT / "data"
+
+
+def test_what_a_user_says(tmp_path: Path) -> None:
+    config = load(
+        tmp_path,
+        """
+        data_dir: /elsewhere
+        events:
+          source: postgresql+psycopg://host/shop
+          table: shop.clicks
+          incremental_column: seq
+          columns: {member_id: user_id, ingested_at: loaded_at}
+          time_unit: ms
+        id_type: string
+        actions: {LIKE: positive, SKIP: negative}
+        window: 12h
+        publish_delay: 0d
+        items:
+          source: items.parquet
+          embedding: vector
+          encoder: {name: theirs, version: 3, fit_before: 2026-01-31}
+        duckdb: {memory_limit: 1.5GiB, threads: 2}
+        """,
+    )
+
+    assert config.data == Path("/elsewhere")
+    assert config.events.is_sql
+    assert config.events.columns.member_id == "user_id"
+    assert config.events.columns.item_id == "item_id"
+    assert config.window == timedelta(hours=12)
+    assert config.publish_delay == timedelta(0)
+    assert config.items.encoder.fit_before == datetime(2026, 1, 31, tzinfo=UTC)
+    assert config.items_dir == Path("/elsewhere/items/encoder=theirs/version=3")
+    assert [names.count_column(action) for action in config.actions] == ["n_like", "n_skip"]
+    assert [config.rules.action_code(action) for action in config.actions] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2026-01-31", datetime(2026, 1, 31, tzinfo=UTC)),
+        ("2026-01-31 06:30:00", datetime(2026, 1, 31, 6, 30, tzinfo=UTC)),
+        ("'2026-01-31T06:30:00+02:00'", datetime(2026, 1, 31, 4, 30, tzinfo=UTC)),
+    ],
+)
+def test_moments_are_utc(tmp_path: Path, text: str, moment: datetime) -> None:
+    config = load(tmp_path, f"items: {{text: [title], encoder: {{fit_before: {text}}}}}")
+
+    assert config.items.encoder.fit_before == moment
+
+
+REFUSED = [
+    ({"windw": "28d"}, "windw: unknown key; expected one of: data_dir, feature_store, events"),
+    (
+        {"events": {"columns": {"user": "u"}}},
+        "events.columns.user: unknown key; expected one of: member_id, item_id, action",
+    ),
+    ({"items": None}, "items: "),
+    ({"window": "28"}, "window: expected a duration such as 28d, 12h, 30m or 45s, got '28'"),
+    ({"window": "0d"}, "window: expected a duration above zero"),
+    ({"publish_delay": "-1h"}, "publish_delay: expected a duration such as 28d"),
+    ({"length": 0}, "length: Input should be greater than or equal to 1, got 0"),
+    ({"dim": "many"}, "dim: Input should be a valid integer"),
+    ({"id_type": "int32"}, "id_type: Input should be 'int64' or 'string', got 'int32'"),
+    ({"actions": {}}, "expected at least one action, got none"),
+    ({"actions": {"APPLY": "good"}}, "actions.APPLY: Input should be 'positive' or 'negative'"),
+    (
+        {"actions": {"not a name": "positive"}},
+        "actions.not a name: expected an action name of letters, digits and _, got 'not a name'",
+    ),
+    ({"actions": {"REPLY_Y": "positive"}}, "drops columns that end in _y; choose another name"),
+    (
+        {"actions": {"SAVE": "positive", "Save": "negative"}},
+        "two actions differ only in case: ['SAVE', 'Save']",
+    ),
+    ({"actions": {"Actions": "positive"}}, "would make the column n_actions, already taken"),
+    ({"events": {"time_unit": "seconds"}}, "events.time_unit: Input should be 'timestamp', 's'"),
+    ({"events": {"max_refused_share": 5}}, "events.max_refused_share: Input should be less than"),
+    ({"events": {"source": "sqlite:///a.db"}}, "events: a database source needs `table`"),
+    ({"events": {"table": "t"}}, "events: `table` and `incremental_column` belong to a database"),
+    ({"items": {}}, "items: expected `embedding`, or at least one column in `text`"),
+    (
+        {"items": {"embedding": "v", "text": ["title"]}},
+        "items: expected either `embedding` (the source holds vectors) or `text`",
+    ),
+    ({"items": {"embedding": "v"}}, "items: vectors from a table need `encoder.name`"),
+    (
+        {"items": {"text": ["t"], "encoder": {"name": "No-Name"}}},
+        "items.encoder.name: String should match pattern",
+    ),
+    (
+        {"items": {"text": ["t"], "encoder": {"fit_before": "soon"}}},
+        "items.encoder.fit_before: expected a date (2026-01-31) or a time",
+    ),
+    ({"duckdb": {"memory_limit": "much"}}, "duckdb.memory_limit: String should match pattern"),
+    ({"duckdb": {"threads": 0}}, "duckdb.threads: Input should be greater than or equal to 1"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), REFUSED, ids=[text for _, text in REFUSED])
+def test_a_wrong_one_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        load(tmp_path, LEAST | change)
+
+    assert str(error.value).startswith(f"{tmp_path}/activity.yaml has 1 problem(s):\n  ")
+    assert message in str(error.value)
+
+
+def test_every_problem_is_named_at_once(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"2 problem\(s\)") as error:
+        load(tmp_path, {"items": {"text": ["t"]}, "length": 0, "window": "x"})
+
+    assert "  length: " in str(error.value)
+    assert "  window: " in str(error.value)
+
+
+def test_items_have_no_default(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="items: missing; this key has no default"):
+        load(tmp_path, {"length": 32})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a: [", "is not valid YAML"),
+        ("- a", "expected keys and values, got list"),
+        ("", "expected keys and values, got NoneType"),
+    ],
+)
+def test_text_that_is_no_configuration(tmp_path: Path, content: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load(tmp_path, content)
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(
+        InputError, match=r"no configuration at nowhere\.yaml; expected a file like"
+    ):
+        load_config("nowhere.yaml")
+
+
+def test_the_environment_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load(tmp_path, LEAST | {"length": 7})
+    monkeypatch.setenv(CONFIG_VARIABLE, str(tmp_path / "activity.yaml"))
+
+    assert load_config().length == 7
+
+
+def test_the_shipped_ones_load_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(CONFIG_VARIABLE, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    assert load_config().data == ROOT / "data"
+    assert load_config("examples/movietweetings.yaml").data.is_relative_to(ROOT)

@@ -1,0 +1,96 @@
+"""A copy of the repository in a fresh folder, used as a user would: through its commands."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import duckdb
+
+from tests.worlds import plain_feast
+from transformations.config import ROOT
+
+LEFT_OUT = shutil.ignore_patterns(
+    ".git",
+    ".venv",
+    "data",
+    "*.egg-info",
+    "__pycache__",
+    ".*_cache",
+    ".hypothesis",
+    "*.tmp",
+    "build",
+)
+
+
+class Clone:
+    """A folder with the repository's files, and an empty HOME."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "clone"
+        shutil.copytree(ROOT, self.root, ignore=LEFT_OUT)
+        if plain_feast.switched_on():
+            plain_feast.rewrite(self.root)
+        (folder / "home").mkdir()
+        self.environment = {
+            name: value for name, value in os.environ.items() if name != "ACTIVITY_CONFIG"
+        } | {"HOME": str(folder / "home"), "COLUMNS": "140"}
+
+    def activity(self, *arguments: str, fails: int = 0) -> str:
+        """Run the command line; return what it printed; assert its exit code."""
+        done = subprocess.run(
+            [sys.executable, "-m", "pipelines.cli", *arguments],
+            cwd=self.root,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == fails, f"{done.stdout}\n{done.stderr}"
+        assert "Warning" not in done.stderr, done.stderr
+        return done.stdout if fails == 0 else done.stderr
+
+    def python(self, code: str) -> str:
+        """Run Python code in the clone's folder; return what it printed."""
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=self.root,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def rows(self, query: str, data: str = "data") -> list[tuple]:
+        """Run SQL with {data} standing for the clone's data folder."""
+        with duckdb.connect() as con:
+            con.execute("set TimeZone = 'UTC'")
+            return con.execute(query.replace("{data}", str(self.root / data))).fetchall()
+
+    def tables(self) -> dict[str, list[tuple]]:
+        """Return every table's rows, in order, but for the times that a run took.
+
+        Quarantine lies in folders by the day of the run: its rows count without it.
+        """
+        found: dict[str, list[tuple]] = {}
+        with duckdb.connect() as con:
+            con.execute("set TimeZone = 'UTC'")
+            for folder in (
+                "activity",
+                "quarantine",
+                "member_sequences",
+                "member_embeddings",
+                "items",
+            ):
+                for file in sorted((self.root / "data" / folder).rglob("*.parquet")):
+                    name = folder if folder == "quarantine" else str(file.relative_to(self.root))
+                    found.setdefault(name, []).extend(
+                        con.execute(
+                            "select columns(lambda c: c <> 'created_timestamp') from "
+                            f"read_parquet('{file}', hive_partitioning = false) order by all"
+                        ).fetchall()
+                    )
+        return found

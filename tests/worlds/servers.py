@@ -1,0 +1,60 @@
+"""Real servers for tests: a redis-server of the tests' own, a PostgreSQL database per test.
+
+Where CI=true a server that is missing fails the test; elsewhere it is skipped with the reason.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+import redis
+import sqlalchemy as sa
+
+from benchmarks.servers import new_database
+from pipelines.private_redis import private_redis
+
+
+def missing(reason: str) -> None:
+    """Fail where a server must be there, else skip."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"CI needs it: {reason}")
+    pytest.skip(reason)
+
+
+@contextmanager
+def running_redis() -> Iterator[str]:
+    """Start a redis-server that keeps nothing on disk; yield its host:port; end it."""
+    if shutil.which("redis-server") is None:
+        missing("no redis-server on the PATH")
+    with tempfile.TemporaryDirectory() as folder, private_redis(Path(folder)) as port:
+        yield f"127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="session")
+def _redis_process() -> Iterator[str]:
+    with running_redis() as address:
+        yield address
+
+
+@pytest.fixture
+def redis_server(_redis_process: str) -> str:
+    """An empty Redis, as host:port."""
+    host, port = _redis_process.split(":")
+    with redis.Redis(host=host, port=int(port)) as client:
+        client.flushall()
+    return _redis_process
+
+
+@pytest.fixture
+def postgres_url() -> Iterator[str]:
+    """A new database, as a SQLAlchemy URL; dropped when the test ends."""
+    with ExitStack() as stack:
+        try:
+            url = stack.enter_context(new_database("activity_test"))
+        except sa.exc.OperationalError as error:
+            missing(f"no PostgreSQL at ACTIVITY_TEST_POSTGRES_URL: {error.orig}")
+        yield url

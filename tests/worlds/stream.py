@@ -1,0 +1,60 @@
+"""Events folded by the stream's rule, and what it must come to."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tests.worlds.events import Event, Id
+from transformations.config import Config
+from transformations.stream import (
+    NEVER,
+    Actions,
+    Folded,
+    States,
+    fold,
+    microseconds,
+    moment_of,
+    to_sequences,
+)
+
+
+def actions(config: Config, events: Iterable[Event], members: Sequence[Id]) -> Actions:
+    """Events as flat arrays, each member at its place among `members`."""
+    rows = list(events)
+    return Actions.of(
+        config.rules,
+        [members.index(event.member_id) for event in rows],
+        [event.item_id for event in rows],
+        [config.rules.action_code(event.action) for event in rows],
+        [microseconds(event.event_timestamp) for event in rows],
+    )
+
+
+def folded(
+    config: Config, states: States, events: Iterable[Event], members: Sequence[Id], as_of: datetime
+) -> Folded:
+    """One fold of events of these members."""
+    return fold(config.rules, states, actions(config, events, members), microseconds(as_of))
+
+
+def rows(
+    config: Config, states: States, members: Sequence[Id], as_of: datetime
+) -> dict[Id, dict[str, Any]]:
+    """The known members' rows of member_sequences, by member."""
+    ids = pa.array(members, pa.int64() if config.id_type == "int64" else pa.string())
+    batch = to_sequences(config.rules, ids, states, microseconds(as_of), as_of)
+    found = {row.pop("member_id"): row for row in batch.to_pylist()}
+    for row in found.values():
+        assert row.pop("event_timestamp") == row.pop("created_timestamp") == as_of
+    known = np.flatnonzero(states.last != NEVER).tolist()
+    return {members[place]: found[members[place]] for place in known}
+
+
+def sequence(states: States, member: int = 0) -> list[tuple[Any, int, datetime]]:
+    """One member's (item, code, moment), oldest first."""
+    chosen = states.actions.take(states.actions.member == member)
+    moments = map(moment_of, chosen.moment.tolist())
+    return list(zip(chosen.item.tolist(), chosen.code.tolist(), moments, strict=True))

@@ -1,0 +1,112 @@
+"""The DuckDB toolkit: a connection within bounds, queries from sql/, quoting, checks, Parquet."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import duckdb
+
+from transformations.config import Config
+from transformations.errors import RunFailedError
+
+ID_TYPES = {"int64": "BIGINT", "string": "VARCHAR"}
+
+
+@dataclass(frozen=True)
+class TableReport:
+    """What building one table read, wrote and refused, in rows."""
+
+    table: str
+    rows_in: int
+    rows_out: int
+    refused: dict[str, int] = field(default_factory=dict)
+    """Reason to rows."""
+    written: tuple[str, ...] = ()
+    """Names of the partitions that were rewritten."""
+
+
+def connect(config: Config) -> duckdb.DuckDBPyConnection:
+    """Open an in-memory DuckDB within the configured memory and threads; times are UTC."""
+    spill = config.layout.state / "spill"
+    spill.mkdir(parents=True, exist_ok=True)
+    settings: dict[str, str | bool | int | float | list[str]] = {
+        "memory_limit": config.duckdb.memory_limit,
+        "temp_directory": str(spill),
+    }
+    if config.duckdb.threads is not None:
+        settings["threads"] = config.duckdb.threads
+    con = duckdb.connect(config=settings)
+    con.execute("set TimeZone = 'UTC'")
+    con.execute("set enable_progress_bar = false")
+    return con
+
+
+def sql(name: str, beside: str = __file__) -> str:
+    """Return the query of `sql/<name>.sql` beside a module, given as its `__file__`."""
+    return (Path(beside).parent / "sql" / f"{name}.sql").read_text()
+
+
+def named_in(query: str, parameters: Mapping[str, object]) -> dict[str, object]:
+    """Return the parameters that a query names; DuckDB refuses others."""
+    return {name: parameters[name] for name in set(re.findall(r"\$(\w+)", query))}
+
+
+def quoted(text: object) -> str:
+    """Return a SQL string literal."""
+    return "'" + str(text).replace("'", "''") + "'"
+
+
+def identifier(name: str) -> str:
+    """Return a quoted SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def parquet(files: list[Path], *options: str) -> str:
+    """Return a read_parquet call over exactly these files."""
+    names = ", ".join(quoted(file) for file in files)
+    return f"read_parquet([{names}], {', '.join(['hive_partitioning = false', *options])})"
+
+
+def check(con: duckdb.DuckDBPyConnection, table: str, parameters: Mapping[str, object]) -> None:
+    """Run `checks/<table>.sql` on the relation `table` of this connection.
+
+    Raises:
+        RunFailedError: a row came back; the message names the table, each rule that is broken
+            and the first rows that break one.
+    """
+    query = (Path(__file__).parent / "checks" / f"{table}.sql").read_text()
+    result = con.execute(query, named_in(query, parameters))
+    names = [column[0] for column in result.description]
+    first = result.fetchmany(5)
+    if first:
+        lines = [
+            ", ".join(f"{name}={value!r}" for name, value in zip(names, row, strict=True))
+            for row in first
+        ]
+        raise RunFailedError(
+            f"the check of {table} found rows that break a rule, so nothing was written in its "
+            f"place; the first {len(first)} (transformations/checks/{table}.sql gives the rest):"
+            "\n  " + "\n  ".join(lines)
+        )
+
+
+def count(
+    con: duckdb.DuckDBPyConnection, query: str, parameters: Mapping[str, object] | None = None
+) -> int:
+    """Return the single number that a query gives."""
+    row = con.execute(query, parameters or {}).fetchone()
+    return int(row[0] or 0) if row else 0
+
+
+def copy(
+    con: duckdb.DuckDBPyConnection,
+    query: str,
+    file: Path,
+    parameters: Mapping[str, object] | None = None,
+    compression: str = "zstd",
+) -> None:
+    """Write the rows of a query to one Parquet file."""
+    # Version 2 packs times and ids by their differences: smaller, and faster to write.
+    options = f"format parquet, parquet_version v2, compression {compression}"
+    con.execute(f"copy ({query}) to {quoted(file)} ({options})", parameters or {})
