@@ -1,6 +1,6 @@
-"""Members embedded a second, beside Keras's predict over preassembled tensors; and memory.
+"""Members embedded per second, beside Keras's predict over preassembled tensors; and memory.
 
-predict is given what the daily job has to make first: every member's item vectors, in one tensor.
+predict gets every member's item vectors in one tensor, which the daily job must first make.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from transformations.layout import partition
 
 RESULTS = Path(__file__).parent / "results" / "embedding.json"
 AS_OF = datetime(2026, 3, 1, tzinfo=UTC)
-MOMENT = pa.timestamp("us", tz="UTC")
+UTC_US = pa.timestamp("us", tz="UTC")
 CHUNK = 50_000
 MEAN_LENGTH = 12
 UNKNOWN = 0.02
@@ -49,7 +49,7 @@ def write_world(folder: Path, members: int, items: int, dim: int, length: int) -
             {
                 "item_id": np.arange(items),
                 "embedding": _lists(pa.array(vectors.ravel()), np.full(items, dim)),
-                "available_at": pa.array([AS_OF - timedelta(days=40)] * items, MOMENT),
+                "available_at": pa.array([AS_OF - timedelta(days=40)] * items, UTC_US),
                 "encoder": ["tfidf_svd"] * items,
                 "encoder_version": np.ones(items, np.int64),
             }
@@ -83,17 +83,17 @@ def _sequences(
     return pa.table(
         {
             "member_id": np.arange(first, first + members),
-            "event_timestamp": pa.array([AS_OF] * members, MOMENT),
-            "created_timestamp": pa.array([AS_OF] * members, MOMENT),
+            "event_timestamp": pa.array([AS_OF] * members, UTC_US),
+            "created_timestamp": pa.array([AS_OF] * members, UTC_US),
             "item_ids": _lists(pa.array(chosen), lengths),
             "actions": _lists(words.take(pa.array(codes)), lengths),
-            "event_timestamps": _lists(pa.array(times).cast(MOMENT), lengths),
+            "event_timestamps": _lists(pa.array(times).cast(UTC_US), lengths),
             "n_actions": lengths,
             **{
                 names.count_column(action): np.bincount(owner[codes == code], minlength=members)
                 for code, action in enumerate(config.actions)
             },
-            "last_action_at": pa.array(times[np.cumsum(lengths) - 1]).cast(MOMENT),
+            "last_action_at": pa.array(times[np.cumsum(lengths) - 1]).cast(UTC_US),
         }
     )
 
@@ -121,7 +121,7 @@ def embed_world(config: Config, aggregators: Sequence[Any] | None = None) -> dic
 
 
 def package_untrained(line: Any, config: Config) -> None:
-    """Package a line; one that learns with its first weights, which take as long as any."""
+    """Package a line; a learned one with its initial weights, which take the same time."""
     from models.layers.build import build
     from models.manifest import MANIFEST
     from models.packaging import package
@@ -145,7 +145,7 @@ def run(members: int = 200_000, items: int = 5_000, predicted: int = 40_000) -> 
         for times in (1, 4):
             folder = Path(name) / str(times)
             write_world(folder, times * members, items, dim=64, length=32)
-            # A process of its own, so that its peak is its own.
+            # A separate process, so its peak is its own.
             command = [sys.executable, "-m", "benchmarks.embedding", "--measure", str(folder)]
             done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
             sizes[f"{times}x"] = json.loads(done.stdout)
@@ -167,7 +167,7 @@ def run(members: int = 200_000, items: int = 5_000, predicted: int = 40_000) -> 
 
 
 def _models_alone(config: Config, line: Any, members: int) -> dict[str, float]:
-    """Return the rates of what is in embed_snapshot and of predict, files left out."""
+    """Return the rates of embed_snapshot's parts and of predict, without files."""
     from models.embed import together
     from models.layers.build import build
     from models.packaging import load
@@ -194,7 +194,7 @@ def _models_alone(config: Config, line: Any, members: int) -> dict[str, float]:
 
 
 def _best(members: int, work: Callable[[], object]) -> float:
-    """Return members a second in the best of some rounds, after one that traces and warms."""
+    """Return members per second in the best of some rounds, after one that traces and warms up."""
     work()
     best = float("inf")
     for _ in range(ROUNDS):
@@ -219,12 +219,12 @@ def main() -> None:
         print(json.dumps(embed_world(_config(arguments.measure))))
         return
     results = run(arguments.members, arguments.items, min(40_000, arguments.members))
-    table = Table(title=f"Members embedded a second ({results['members']:,} members)")
+    table = Table(title=f"Members embedded per second ({results['members']:,} members)")
     table.add_column("what")
     table.add_column("members/s", justify="right")
     for what, rate in results["members_a_second"].items():
         table.add_row(what, f"{rate:,}")
-    memory = Table(title="One embed_snapshot of all aggregators, in a process of its own")
+    memory = Table(title="One embed_snapshot of all aggregators, in its own process")
     for column in ("members", "seconds", "peak RSS, MB"):
         memory.add_column(column, justify="right")
     for size in results["memory"].values():

@@ -1,7 +1,7 @@
-"""docs/evaluation.md, made from what `activity evaluate` wrote: no number is typed by hand.
+"""docs/evaluation.md, generated from results of `activity evaluate`: no number is typed by hand.
 
-`python -m benchmarks.evaluation keep NAME RESULT` keeps what the page needs of a result.json
-in benchmarks/results; `python -m benchmarks.evaluation` writes the page.
+`python -m benchmarks.evaluation keep NAME RESULT` copies what the page needs from a result.json
+to benchmarks/results; `python -m benchmarks.evaluation` writes the page.
 """
 
 import argparse
@@ -18,7 +18,7 @@ LEFT_OUT = ("map", "members", "training", "distributions")
 
 
 def keep(name: str, file: Path) -> Path:
-    """Copy a result without what only the HTML report shows; return the file."""
+    """Copy a result without the parts that only the HTML report shows; return the file."""
     result = json.loads(file.read_text())
     kept = {key: value for key, value in result.items() if key not in LEFT_OUT}
     place = RESULTS / f"evaluation_{name}.json"
@@ -27,13 +27,13 @@ def keep(name: str, file: Path) -> Path:
 
 
 def write_page() -> Path:
-    """Fill the tables into the text of the page."""
+    """Insert the tables into the text of the page."""
     text = TEXT.read_text()
     for file in sorted(RESULTS.glob("evaluation_*.json")):
         name = file.stem.removeprefix("evaluation_")
         result = json.loads(file.read_text())
-        for part, make in PARTS.items():
-            text = text.replace(f"{{{{ {name}.{part} }}}}", make(result))
+        for section, make in SECTIONS.items():
+            text = text.replace(f"{{{{ {name}.{section} }}}}", make(result))
     left = [line for line in text.splitlines() if "{{" in line]
     if left:
         raise SystemExit(
@@ -49,7 +49,7 @@ def _data(result: dict[str, Any]) -> str:
         f"{data['events']:,} actions on items with a vector, {data['members']:,} members, "
         f"{data['items']:,} items, {data['first'][:10]} to {data['last'][:10]}. Train until "
         f"{split['train_until'][:10]}, validation until {split['validation_until'][:10]}, test "
-        f"until {split['test_until'][:10]}. {len(result['seeds'])} seeds. Made by "
+        f"until {split['test_until'][:10]}. {len(result['seeds'])} seeds. Command: "
         f"`{result['command']}`."
     )
 
@@ -79,17 +79,17 @@ def _differences(result: dict[str, Any]) -> str:
         for variant in result["variants"]
         if variant["difference"]
     ]
-    return _table([f"less {_baseline(result)}", *(m["label"] for m in metrics)], rows)
+    return _table([f"minus {_baseline(result)}", *(m["label"] for m in metrics)], rows)
 
 
 def _baseline(result: dict[str, Any]) -> str:
     return next(v["label"] for v in result["variants"] if v["name"] == result["baseline"])
 
 
-def _gates(result: dict[str, Any]) -> str:
+def _promises(result: dict[str, Any]) -> str:
     return "\n".join(
-        f"- {'held' if gate['passed'] else '**not held**'}: {gate['sentence']}"
-        for gate in result["gates"]
+        f"- {'kept' if promise['passed'] else '**not kept**'}: {promise['sentence']}"
+        for promise in result["promises"]
     )
 
 
@@ -103,7 +103,7 @@ def _controls(result: dict[str, Any]) -> str:
         ]
         for control in result["controls"]
     ]
-    return _table(["control", "expected", "got", "as it should"], rows)
+    return _table(["control", "expected", "got", "passed"], rows)
 
 
 def _storage(result: dict[str, Any]) -> str:
@@ -117,7 +117,7 @@ def _storage(result: dict[str, Any]) -> str:
         ]
         for row in result["storage"]
     ]
-    return _table(["variant", "numbers", "bytes a member", "NDCG@10", "less float32"], rows)
+    return _table(["variant", "dtype", "bytes per member", "NDCG@10", "minus float32"], rows)
 
 
 def _cold(result: dict[str, Any]) -> str:
@@ -132,7 +132,7 @@ def _cold(result: dict[str, Any]) -> str:
         ]
         for way in result["cold_start"]
     ]
-    return _table(["members with", "labels", "served", *(labels[name] for name in names)], rows)
+    return _table(["members with", "labels", "features", *(labels[name] for name in names)], rows)
 
 
 def _grid(result: dict[str, Any]) -> str:
@@ -155,20 +155,20 @@ def _cohorts(result: dict[str, Any]) -> str:
         for row in result["cohorts"]
         if row["metric"] == "auc_random"
     ]
-    return _table(["part", "", "labels", labels["auc_random"]], rows)
+    return _table(["cohort", "", "labels", labels["auc_random"]], rows)
 
 
 def _command(result: dict[str, Any]) -> str:
     return f"`{result['command']}`"
 
 
-PARTS = {
+SECTIONS = {
     "command": _command,
     "data": _data,
     "protocol": _protocol,
     "values": _values,
     "differences": _differences,
-    "gates": _gates,
+    "promises": _promises,
     "controls": _controls,
     "storage": _storage,
     "cold": _cold,

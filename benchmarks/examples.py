@@ -1,4 +1,4 @@
-"""Training examples a second: made by the SQL, and read by the input pipeline; and the memory.
+"""Training examples per second: made by the SQL, and read by the input pipeline; and memory.
 
 The pipeline is measured with the examples kept in memory, read row group by row group, and with
 the actions of a session shuffled, beside a training step of the default learned aggregator.
@@ -24,13 +24,14 @@ from rich.table import Table
 from transformations.config import ROOT, Config
 from transformations.example_settings import ExampleSettings
 from transformations.layout import day_file
+from transformations.timestamps import DAY_US
 
 RESULTS = Path(__file__).parent / "results" / "examples.json"
 UNTIL = datetime(2026, 3, 1, tzinfo=UTC)
-MOMENT = pa.timestamp("us", tz="UTC")
+UTC_US = pa.timestamp("us", tz="UTC")
 DAYS = 60
 ITEMS = 20_000
-EVENTS_A_MEMBER = 25
+EVENTS_PER_MEMBER = 25
 BATCH = 256
 PASSES = 3
 
@@ -46,30 +47,30 @@ def write_world(folder: Path, events: int) -> Config:
     """Write activity: log-normal numbers of actions, and one member with a thousandth of all."""
     config = _config(folder)
     rng = np.random.default_rng(0)
-    members = events // EVENTS_A_MEMBER
+    members = events // EVENTS_PER_MEMBER
     weights = rng.lognormal(0, 1.2, members)
     weights[0] = weights.sum() / 1_000
     owner = rng.choice(members, events, p=weights / weights.sum())
     span = DAYS * 86_400_000_000
     end = int(UNTIL.timestamp() * 1e6)
-    moments = end - span + np.sort(rng.integers(0, span, events))
+    timestamps = end - span + np.sort(rng.integers(0, span, events))
     names = pa.array(list(config.actions))
     columns = {
         "member_id": pa.array(owner),
         "item_id": pa.array((ITEMS * rng.random(events) ** 2).astype(np.int64)),
         "action": names.take(pa.array(rng.choice(len(names), events, p=[0.15, 0.25, 0.6]))),
-        "event_timestamp": pa.array(moments).cast(MOMENT),
-        "ingested_at": pa.nulls(events, MOMENT),
+        "event_timestamp": pa.array(timestamps).cast(UTC_US),
+        "ingested_at": pa.nulls(events, UTC_US),
     }
     table = pa.table(columns)
-    days = moments // 86_400_000_000
+    days = timestamps // DAY_US
     for day in np.unique(days):
         first, last = np.searchsorted(days, [day, day + 1])
         date = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=int(day))).date()
         file = day_file(config.layout.activity, date)
         file.parent.mkdir(parents=True)
         part = table.slice(first, last - first)
-        # The same action twice in a microsecond is a duplicate, which `activity` has once.
+        # The same action twice in a microsecond is a duplicate, which `activity` holds once.
         part = part.group_by(part.column_names, use_threads=False).aggregate([])
         pq.write_table(part.sort_by("member_id"), file, compression="zstd")
     return config
@@ -101,7 +102,7 @@ def run(events: int) -> dict[str, Any]:
         write_world(folder, events)
         made = {}
         for setting in SETTINGS:
-            # A process of its own, so that its peak is its own.
+            # A separate process, so its peak is its own.
             command = [sys.executable, "-m", "benchmarks.examples", "--build", str(folder), setting]
             done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
             made[setting] = json.loads(done.stdout)
@@ -140,7 +141,7 @@ def _pipeline(config: Config, file: Path) -> dict[str, float]:
 
 
 def _rate(stream: Any, warm: bool) -> float:
-    """Return examples a second of the best pass."""
+    """Return examples per second of the best epoch."""
     best = 0.0
     for _ in range(PASSES + warm):
         began, seen = time.perf_counter(), 0
@@ -151,7 +152,7 @@ def _rate(stream: Any, warm: bool) -> float:
 
 
 def _training(config: Config, file: Path, items: Any) -> float:
-    """Return examples a second of the default learned aggregator's step, on batches at hand."""
+    """Return examples per second of the default learned aggregator's step, on batches in memory."""
     from models.layers.build import build
     from models.spec import LearnedDecay
     from models.training.examples import dataset
@@ -199,7 +200,7 @@ def main() -> None:
             f"{facts['peak_rss'] / 2**20:,.0f}",
             f"{facts['bytes'] / 2**20:,.0f}",
         )
-    read = Table(title=f"Examples a second of the input pipeline, {BATCH} a batch")
+    read = Table(title=f"Examples per second of the input pipeline, {BATCH} per batch")
     read.add_column("what")
     read.add_column("examples/s", justify="right")
     for what, rate in results["examples_a_second"].items():

@@ -1,13 +1,13 @@
-"""What a delay costs: the evaluation's test period again, with vectors that are late by some time.
+"""What a delay costs: the evaluation's test period with vectors that are some time old.
 
-Each label's member row is what a store that is late by none, a minute, an hour or a day holds at
-the label's time (pipelines/evaluation/delayed.py): its vectors, its counts, its last action. The
-item vectors, the popularity of items (of the midnight before), the labels, the ranker's settings
-and the seeds are the same for every delay; the ranker is fitted anew for each one, on the train
-period's labels with rows that are late alike. Nothing is chosen here.
+Each label's member row (vectors, counts, last action) is that of a store with a delay of zero, a
+minute, an hour or a day (pipelines/evaluation/delayed.py). Item vectors, item popularity (of the
+midnight before), labels, the ranker's settings and the seeds are the same for every delay. The
+ranker is fitted for each delay, on the train period's labels with the same delay. Nothing is chosen
+here.
 
     python -m benchmarks.freshness --config examples/movietweetings.yaml
-    python -m benchmarks.freshness page      # the page and the plot again, from the JSON
+    python -m benchmarks.freshness page      # only the page and the plot, from the JSON
 """
 
 import argparse
@@ -17,7 +17,7 @@ import os
 import textwrap
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ SNAPSHOT, WRITTEN, NEVER = "daily snapshot", "none, as the stream writes it", "n
 
 
 def measure(config: Any, seeds: int, max_labels: int | None, console: Console) -> dict[str, Any]:
-    """Fit and measure the rankers of every delay, each line in a process of its own."""
+    """Fit and measure the rankers of every delay, one process per line."""
     from models.spec import Learned
     from operations.ledger import Ledger
     from pipelines.daily import last_midnight, stage_events
@@ -66,12 +66,12 @@ def measure(config: Any, seeds: int, max_labels: int | None, console: Console) -
             world = open_world(config, con, protocol)
         train_lines(world, stages, lines)
         with stages.stage("rankers") as stage:
-            asked = [(config, isinstance(line, Learned), protocol) for line in lines]
-            with multiprocessing.get_context("spawn").Pool(len(asked)) as pool:
-                found = pool.starmap(measure_line, asked)
+            tasks = [(config, isinstance(line, Learned), protocol) for line in lines]
+            with multiprocessing.get_context("spawn").Pool(len(tasks)) as pool:
+                found = pool.starmap(measure_line, tasks)
             stage.rows_out = sum(len(one["rows"]) for _, one in found) * seeds
-    facts = found[0][0]
-    return facts | {
+    context = found[0][0]
+    return context | {
         "minutes": round((time.perf_counter() - began) / 60, 1),
         "lines": {line.name: rows for line, (_, rows) in zip(lines, found, strict=True)},
     }
@@ -89,64 +89,55 @@ def compared() -> tuple[Any, Any]:
 def measure_line(
     config: Any, is_learned: bool, protocol: Any
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Fit and measure one line's rankers; return what was measured on, and what came."""
-    # Before TensorFlow comes: two processes share the cores.
+    """Fit and measure one line's rankers; return the context, and the results."""
+    # Before TensorFlow is imported: two processes share the cores.
     os.environ.update(TF_NUM_INTRAOP_THREADS="1", TF_CPP_MIN_LOG_LEVEL="2")
     from models.evaluation.bootstrap import Resamples
     from models.evaluation.compare import METRICS as KNOWN
     from models.evaluation.compare import estimates
     from models.evaluation.ranker import RankerSettings
-    from models.sequences import DAY
-    from pipelines.evaluation.delayed import Log, as_written, given_as_of, late, without_repeats
-    from pipelines.evaluation.features import read_ground, read_period
-    from pipelines.evaluation.outcome import PLAIN
+    from pipelines.evaluation.delayed import Log, as_written, features_as_of, late, without_repeats
+    from pipelines.evaluation.features import read_data
+    from pipelines.evaluation.result import data_name
     from pipelines.evaluation.variants import Variant, measure_all, without_activity
     from pipelines.evaluation.world import open_world
     from serving.request.item_table import open_item_table
     from transformations.duck import connect
+    from transformations.timestamps import DAY_US
 
     line = compared()[0 if is_learned else 1]
     with connect(config) as con:
         world = open_world(config, con, protocol)
         own, split = world.config, world.split
-        ground, index = read_ground(world, con)
-        spans = {
-            "train": (split.weights_until, split.train_until),
-            "test": (split.validation_until, split.test_until),
-        }
-        log = Log.read(world, con, index)
-        periods = {
-            name: without_repeats(
-                read_period(name, span, world, con, ground, index, protocol), ground, log
-            )
-            for name, span in spans.items()
-        }
+        data = read_data(world, con, protocol, ("train", "test"))
+        log = Log.read(world, con, data.member_codes)
+    periods = {name: without_repeats(period, data, log) for name, period in data.periods.items()}
+    data = replace(data, periods=periods)
     items = open_item_table(own)
-    moments: dict[str, Callable[[Any], Any]] = {
+    as_of: dict[str, Callable[[Any], Any]] = {
         name: lambda period, delay=delay: late(period, delay) for name, delay in DELAYS.items()
     }
-    moments[WRITTEN] = lambda period: as_written(log, period)
-    moments[SNAPSHOT] = lambda period: period.task.labels.days * DAY
-    resamples = Resamples(ground.members, protocol.seeds, protocol.resamples)
+    as_of[WRITTEN] = lambda period: as_written(log, period)
+    as_of[SNAPSHOT] = lambda period: period.task.labels.days * DAY_US
+    resamples = Resamples(len(data.member_codes), protocol.seeds, protocol.resamples)
     labels = periods["test"].task.labels
 
     def fitted(variant: Variant) -> Any:
         variant.settings = RankerSettings()
-        measure_all(variant, ground, periods, range(protocol.seeds))
-        return estimates(variant.outcomes, labels, resamples, metrics=METRICS)
+        measure_all(variant, data, range(protocol.seeds))
+        return estimates(variant.scores, labels, resamples, metrics=METRICS)
 
     found: dict[str, Any] = {}
-    for name, moment in moments.items():
-        given = {
-            part: given_as_of([line], own, items, log, period, moment(period))[0]
-            for part, period in periods.items()
+    for name, as_of_labels in as_of.items():
+        features = {
+            each: features_as_of([line], own, items, log, period, as_of_labels(period))[0]
+            for each, period in periods.items()
         }
-        variant = Variant(line.name, line, given)
+        variant = Variant(line.name, line, features)
         found[name] = fitted(variant)
     found[NEVER] = fitted(without_activity(variant))
-    facts = {
-        # data/movietweetings/source/events.parquet is movietweetings.
-        "data": [part for part in Path(config.events.source).parts if part not in PLAIN][-1],
+    context = {
+        "data": data_name(config),
         "window_days": config.window.days,
         "publish_delay_hours": config.publish_delay.total_seconds() / 3600,
         "item_encoder": f"{config.items.encoder.name} v{config.items.encoder.version}",
@@ -164,13 +155,13 @@ def measure_line(
         name: {
             key: {
                 "value": asdict(value.interval()),
-                "less_none": asdict((value - found["none"][key]).interval()),
+                "minus_none": asdict((value - found["none"][key]).interval()),
             }
             for key, value in values.items()
         }
         for name, values in found.items()
     }
-    return facts, {"label": _label(line), "rows": rows}
+    return context, {"label": _label(line), "rows": rows}
 
 
 def _label(line: Any) -> str:
@@ -179,14 +170,14 @@ def _label(line: Any) -> str:
 
 
 def _waits(log: Any, period: Any) -> dict[str, float]:
-    """Return the share of labels whose member's action before is younger than each delay.
+    """Return the share of labels whose member acted within each delay before.
 
-    It bounds what a delay can cost: where it is older, the delay takes nothing away.
+    It bounds the cost of a delay: for older actions, the delay changes nothing.
     """
     labels = period.task.labels
-    rows, places = log.before(labels.members, labels.times)
+    rows, actions = log.before(labels.members, labels.times)
     last = np.full(len(labels), np.iinfo(np.int64).min // 2)
-    last[rows] = log.actions.moment[places]
+    last[rows] = log.actions.timestamp[actions]
     ages = labels.times - last
     return {
         name: round(float((ages <= delay / timedelta(microseconds=1)).mean()), 4)
@@ -198,7 +189,7 @@ def _waits(log: Any, period: Any) -> dict[str, float]:
 def show(result: Mapping[str, Any], console: Console) -> None:
     """Print the differences."""
     for line in result["lines"].values():
-        table = Table(title=f"{line['label']}: less no delay", title_justify="left")
+        table = Table(title=f"{line['label']}: minus no delay", title_justify="left")
         for name in ("delay", *result["metrics"].values()):
             table.add_column(name)
         for delay, metrics in line["rows"].items():
@@ -209,13 +200,13 @@ def show(result: Mapping[str, Any], console: Console) -> None:
 def _cell(delay: str, metric: Mapping[str, Any]) -> str:
     if delay == "none":
         return f"{metric['value']['estimate']:.4f}"
-    found = metric["less_none"]
+    found = metric["minus_none"]
     text = f"{found['estimate']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]"
     return f"**{text}**" if found["low"] > 0 or found["high"] < 0 else text
 
 
 def write_page(result: Mapping[str, Any]) -> None:
-    """Put the tables between the marks in docs/realtime.md, and draw the plot."""
+    """Write the tables between the marks in docs/realtime.md, and draw the plot."""
     before, rest = PAGE.read_text().split(BEGIN)
     _, after = rest.split(END)
     PAGE.write_text(f"{before}{BEGIN}\n{_section(result)}\n{END}{after}")
@@ -232,8 +223,8 @@ def _section(result: Mapping[str, Any]) -> str:
         f"({result['positive_test_labels']:,} positive) of {result['members']:,} members, item "
         f"vectors of {result['item_encoder']}; {result['seeds']} seeds, 95 % intervals of "
         f"{result['resamples']:,} paired resamples of members and seeds. The row `none` shows the "
-        "metric, the others what it is more than that; in bold where the whole interval lies on "
-        f"one side of zero. Of the labels, the member had acted before: {shares}."
+        "metric, the other rows their difference to it, in bold where the whole interval is on one "
+        f"side of zero. Share of labels whose member had acted before: {shares}."
     )
     text = [textwrap.fill(what, 100)]
     for line in result["lines"].values():
@@ -243,14 +234,14 @@ def _section(result: Mapping[str, Any]) -> str:
 
 
 def _worth(line: Mapping[str, Any], key: str = "auc_random") -> str:
-    """Say what share of the worth of a member's activity each delay takes, on one metric."""
-    lost = {name: -row[key]["less_none"]["estimate"] for name, row in line["rows"].items()}
+    """Say what share of the gain from a member's activity each delay loses, on one metric."""
+    lost = {name: -row[key]["minus_none"]["estimate"] for name, row in line["rows"].items()}
     shares = ", ".join(
-        f"{name} takes {lost[name] / lost[NEVER]:.0%}" for name in (*DELAYS, SNAPSHOT) if lost[name]
+        f"{name} loses {lost[name] / lost[NEVER]:.0%}" for name in (*DELAYS, SNAPSHOT) if lost[name]
     )
     return (
-        f"With the {line['label']}, what the member did is worth {lost[NEVER]:.4f} of AUC against "
-        f"a random item, without delay; of that, {shares}."
+        f"With the {line['label']} and no delay, a member's activity adds {lost[NEVER]:.4f} to the "
+        f"AUC against a random item; of that, {shares}."
     )
 
 
@@ -270,12 +261,12 @@ def _plot(result: Mapping[str, Any]) -> None:
     for panel, (key, label) in zip(axes.flat, result["metrics"].items(), strict=True):
         panel.axhline(0, color="#888888", linewidth=1)
         for nth, (color, line) in enumerate(zip(colors, result["lines"].values(), strict=True)):
-            found = [line["rows"][delay][key]["less_none"] for delay in shown]
+            found = [line["rows"][delay][key]["minus_none"] for delay in shown]
             middle = np.array([one["estimate"] for one in found])
             low, high = (np.array([one[end] for one in found]) for end in ("low", "high"))
-            places = np.arange(len(shown)) + (nth - 0.5) * 0.16
+            positions = np.arange(len(shown)) + (nth - 0.5) * 0.16
             panel.errorbar(
-                places, middle, [middle - low, high - middle], fmt="o", color=color, capsize=3,
+                positions, middle, [middle - low, high - middle], fmt="o", color=color, capsize=3,
                 markersize=5, label=line["label"],
             )  # fmt: skip
         panel.set_title(label, fontsize=10, loc="left")
@@ -284,7 +275,7 @@ def _plot(result: Mapping[str, Any]) -> None:
         panel.ticklabel_format(axis="y", style="plain", useOffset=False)
         panel.tick_params(axis="y", labelsize=9)
     for panel in axes[:, 0]:
-        panel.set_ylabel("less no delay", fontsize=9)
+        panel.set_ylabel("minus no delay", fontsize=9)
     figure.legend(
         *axes[0, 0].get_legend_handles_labels(), frameon=False, fontsize=9, ncols=2,
         loc="outside lower center",
@@ -297,25 +288,27 @@ def _plot(result: Mapping[str, Any]) -> None:
 def main() -> None:
     """Measure, print the tables, write the JSON, the page and the plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", nargs="?", choices=["page"], help="only write the page again")
+    parser.add_argument(
+        "what", nargs="?", choices=["page"], help="only write the page, from the JSON"
+    )
     parser.add_argument("--config", default="examples/movietweetings.yaml")
     parser.add_argument("--seeds", type=int, default=6)
-    parser.add_argument("--max-labels", type=int, help="a quick look, of which nothing is kept")
-    asked = parser.parse_args()
-    if asked.what == "page":
+    parser.add_argument("--max-labels", type=int, help="a quick run that keeps no result")
+    options = parser.parse_args()
+    if options.what == "page":
         write_page(json.loads(RESULTS.read_text()))
         return
     from transformations.config import load_config
 
-    config = load_config(asked.config)
+    config = load_config(options.config)
     if not config.events.is_sql and not config.path(config.events.source).exists():
-        # `make bench` goes on: the data are not part of the repository.
-        print(f"skipped: no events at {config.events.source}; the head of {asked.config} says how")
+        # `make bench` goes on: the data are not in the repository.
+        print(f"skipped: no events at {config.events.source}; see the top of {options.config}")
         return
     console = Console(width=200)
-    result = measure(config, asked.seeds, asked.max_labels, console)
+    result = measure(config, options.seeds, options.max_labels, console)
     show(result, console)
-    if asked.max_labels is None:
+    if options.max_labels is None:
         RESULTS.write_text(json.dumps(result, indent=1) + "\n")
         write_page(result)
 

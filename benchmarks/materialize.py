@@ -1,10 +1,10 @@
 """Materialize members into an online store: the plug-ins, Feast's own engine, and ready bytes.
 
 One snapshot of `--members` rows, each with one 64-float vector, a count and a timestamp. Every
-measurement is a process of its own over an empty store: wall time of `FeatureStore.materialize`
-(for the bare side: of the writes alone, with every byte made beforehand) and the process's peak
-resident memory. Feast's side runs with `pull_latest_features` and `online_write_batch_size` set.
-Bare is written twice: into the table as plain Feast makes it, and as the plug-in does.
+measurement is a separate process over an empty store: the wall time of `FeatureStore.materialize`
+and the process's peak resident memory. The bare side times the writes alone, with every byte made
+beforehand. Feast's side runs with `pull_latest_features` and `online_write_batch_size` set. Bare is
+written twice: into plain Feast's table and the plug-in's.
 
     python -m benchmarks.materialize --members 20000
     python -m benchmarks.materialize --memory      # ours at 5 million rows against 200,000
@@ -50,11 +50,11 @@ def run(
 ) -> dict[str, Any]:
     """Measure every side of every store; print a table; write benchmarks/results/."""
     rows: list[dict[str, Any]] = []
-    load = os.getloadavg()[0]  # of other work: two cores that are busy leave little to overlap
+    load = os.getloadavg()[0]  # of other work: two busy cores leave little to overlap
     with _servers(stores) as options, tempfile.TemporaryDirectory() as folder:
         source = _snapshot(Path(folder), members)
         for store in stores:
-            for side in SIDES[: 3 if store == "redis" else 4]:  # a hash is a hash
+            for side in SIDES[: 3 if store == "redis" else 4]:  # both have the same hash
                 runs = [_measure(options[store], store, side, source) for _ in range(repeats)]
                 rows.append(
                     {
@@ -152,7 +152,7 @@ def _snapshot(folder: Path, members: int) -> Path:
 
 @contextmanager
 def _servers(stores: tuple[str, ...]) -> Iterator[dict[str, dict[str, Any]]]:
-    """Yield each store's Feast options; start and end what they need."""
+    """Yield each store's Feast options; start and stop its server."""
     options: dict[str, dict[str, Any]] = {"sqlite": {}}
     with ExitStack() as stack:
         if "postgres" in stores:
@@ -179,7 +179,7 @@ def _measure(options: dict[str, Any], store: str, side: str, source: Path) -> di
     return json.loads(done.stdout.splitlines()[-1])
 
 
-# --- one measurement, in a process of its own ----------------------------------------------------
+# --- one measurement, in a separate process -------------------------------------------------------
 
 
 def _one(options: dict[str, Any], store: str, side: str, source: Path) -> dict[str, float]:
@@ -252,17 +252,17 @@ def _redis(options: dict[str, Any]) -> Any:
 
 
 def _bare(store: str, view: Any, options: dict[str, Any], source: Path) -> Callable[[], None]:
-    """Make every byte beforehand and return the writes alone, in Feast's own statements."""
+    """Make every byte beforehand; return the writes alone, in Feast's own statements."""
     import pyarrow.parquet as pq
     from feast.infra.online_stores.helpers import _mmh3
 
     from stores.bytes.wire import timestamp_messages
-    from stores.columnar import encode
+    from stores.columnar import encode_rows
 
     table = pq.read_table(source).rename_columns(
         ["member_id", "event_timestamp", "created", "embedding", "n_actions", "last_action_at"]
     )
-    batches = [encode(view, batch) for batch in table.to_batches(max_chunksize=BATCH)]
+    batches = [encode_rows(view, batch) for batch in table.to_batches(max_chunksize=BATCH)]
     if store == "redis":
         hashes = []
         for batch in batches:
@@ -285,10 +285,10 @@ def _bare(store: str, view: Any, options: dict[str, Any], source: Path) -> Calla
                     pipe.execute()
 
         return pipeline
-    moment = int(AS_OF.timestamp()) if store == "sqlite" else AS_OF.replace(tzinfo=None)
+    event_ts = int(AS_OF.timestamp()) if store == "sqlite" else AS_OF.replace(tzinfo=None)
     rows = [
         [
-            (key, name, value, text, moment, moment)
+            (key, name, value, text, event_ts, event_ts)
             for nth, key in enumerate(batch.keys)
             for name, value, text in (
                 (name, column.values[nth], column.texts[nth] if column.texts else None)

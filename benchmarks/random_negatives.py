@@ -1,7 +1,7 @@
-"""What random negatives are worth: the post's aggregator with and without them.
+"""The effect of random negatives: the post's aggregator with and without them.
 
-Its labels, on the simulated market, are 97 positive to 3 dismissed. It simulates a market, trains,
-evaluates, and keeps the result for docs/evaluation.md.
+On the simulated market its labels are 97 positive to 3 dismissed. The benchmark simulates a market,
+trains, evaluates, and keeps the result for docs/evaluation.md.
 """
 
 import argparse
@@ -37,7 +37,7 @@ LINES = (
 
 
 def market(folder: Path, size: Size) -> Config:
-    """Simulate a market into `folder`; return a configuration that reads it."""
+    """Simulate a market in `folder`; return a configuration that reads it."""
     simulate(folder / "simulated", size, end=END)
     config = load_config()
     return config.model_copy(
@@ -59,15 +59,15 @@ def main() -> None:
     parser.add_argument("--members", type=int, default=20_000)
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--max-labels", type=int, default=8_000)
-    given = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        config = market(Path(name), Size(members=given.members))
+        config = market(Path(name), Size(members=options.members))
         ledger = Ledger(config)
         with ledger.run("evaluate", None) as run_id:
             stages = Stages(Console(), ledger, run_id)
             with connect(config) as con:
                 stage_events(config, con, END, stages)
-            protocol = Protocol(seeds=given.seeds, max_labels=given.max_labels, decays=(0.8,))
+            protocol = Protocol(seeds=options.seeds, max_labels=options.max_labels, decays=(0.8,))
             command = "python -m benchmarks.random_negatives"
             file = evaluate(config, stages, protocol, command, LINES)
         print(f"kept {keep('ablation', file).name}")

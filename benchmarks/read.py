@@ -1,13 +1,13 @@
 """Reads for rankers: `stores.read`, Feast's own `get_online_features().to_dict()`, bare redis-py.
 
 One member and 500 random items, a 64-float vector each, out of `--rows` of both; and one member
-alone. The sides take turns, read by read, so that a busy machine slows them alike; p99 is over all
-reads of a side, garbage collection included, as in a server.
+alone. The sides take turns, read by read, so that a busy machine slows them equally. p99 is over
+all reads of a side, with garbage collection, as in a server.
 
-Feast's side: its own store classes (redis-py with hiredis), the registry cached for the whole run,
-ids given as columns. Ours runs over the same stores and the same stored bytes. Bare: one redis-py
-pipeline of HMGETs without a transaction, keys and field names made beforehand, the payloads joined
-and viewed as float32: no check of any kind.
+Feast's side: its store classes (redis-py with hiredis), the registry cached for the whole run, ids
+given as columns. Ours: the same stores and stored bytes. Bare: one redis-py pipeline of HMGETs
+without a transaction, keys and field names made beforehand, the payloads joined and viewed as
+float32, without any check.
 
     python -m benchmarks.read --repeats 50
 """
@@ -74,7 +74,7 @@ def run(rows: int = 20_000, repeats: int = 1_000) -> dict[str, Any]:
         "repeats": repeats,
         "dimension": DIMENSION,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "load_average": os.getloadavg()[0],  # of other work too: the ratios stand, times do not
+        "load_average": os.getloadavg()[0],  # of other work too: trust the ratios
         "feast_settings": {
             "stores": "Feast's own classes, redis-py with hiredis",
             "registry": "cached for the whole run",
@@ -89,7 +89,7 @@ def run(rows: int = 20_000, repeats: int = 1_000) -> dict[str, Any]:
 
 
 def _filled(folder: Path, online: dict[str, Any], rows: int) -> FeatureStore:
-    """A store with `rows` members and as many items, a random vector each."""
+    """Return a store with `rows` members and as many items, a random vector each."""
     folder.mkdir()
     store = FeatureStore(
         config=RepoConfig(
@@ -123,12 +123,12 @@ def _filled(folder: Path, online: dict[str, Any], rows: int) -> FeatureStore:
             view,
             [
                 (
-                    _key(f"{name}_id", at),
+                    _key(f"{name}_id", number),
                     {f"{name}_vector": Value(float_list_val=FloatList(val=vector))},
                     datetime(2026, 1, 31, tzinfo=UTC),
                     None,
                 )
-                for at, vector in enumerate(vectors)
+                for number, vector in enumerate(vectors)
             ],
             None,
         )
@@ -141,7 +141,7 @@ def _key(name: str, number: int) -> EntityKey:
 
 
 def _ids(rows: int) -> Callable[[], tuple[int, list[int]]]:
-    """A draw of one member and 500 different items; every side draws the same ones in turn."""
+    """Return a draw of one member and 500 different items; every side draws the same ones."""
     random = np.random.default_rng(1)
 
     def draw() -> tuple[int, list[int]]:
@@ -172,13 +172,13 @@ def _ranker(store: FeatureStore, rows: int) -> dict[str, Side]:
     found = reader.read({"member_id": member, "item_id": items}).to_dict()
     ids = {"member_id": [member] * ITEMS, "item_id": items}
     answer = store.get_online_features(service, ids).to_dict()
-    assert {**ids, **found} == answer, "the two sides do not answer alike"
+    assert {**ids, **found} == answer, "the answers of the two sides differ"
     return {"ours": ours, "feast": feast}
 
 
 def _bare(client: redis.Redis, rows: int) -> Side:
-    members = [_redis_key(PROJECT, _key("member_id", at)) for at in range(rows)]
-    items = [_redis_key(PROJECT, _key("item_id", at)) for at in range(rows)]
+    members = [_redis_key(PROJECT, _key("member_id", number)) for number in range(rows)]
+    items = [_redis_key(PROJECT, _key("item_id", number)) for number in range(rows)]
     member_field = [_mmh3("member_view:member_vector")]
     item_field = [_mmh3("item_view:item_vector")]
     draw = _ids(rows)
@@ -188,8 +188,8 @@ def _bare(client: redis.Redis, rows: int) -> Side:
         start = time.perf_counter()
         with client.pipeline(transaction=False) as pipe:
             pipe.hmget(members[member], member_field)
-            for at in wanted:
-                pipe.hmget(items[at], item_field)
+            for item in wanted:
+                pipe.hmget(items[item], item_field)
             replies = pipe.execute()
         payload = b"".join([reply[0][HEAD:] for reply in replies])
         vectors = np.frombuffer(payload, "<f4").reshape(-1, DIMENSION)
@@ -220,7 +220,7 @@ def _member(store: FeatureStore, rows: int) -> dict[str, Side]:
 
 
 def _measure(sides: dict[str, Side], repeats: int) -> dict[str, dict[str, float]]:
-    """Median and 99th percentile of each side, in milliseconds."""
+    """Return the median and 99th percentile of each side, in milliseconds."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(5):
         for side in sides.values():

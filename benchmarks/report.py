@@ -58,7 +58,7 @@ Section = tuple[str, dict[str, float]]
 def _sequences() -> Section:
     rows = _load("sequences")
     table = _table(
-        ("way", "events", "seconds", "events a second", "peak memory"),
+        ("way", "events", "seconds", "events per second", "peak memory"),
         (
             (
                 row["way"] + (f", memory_limit {row['memory_limit']}" * bool(row["memory_limit"])),
@@ -78,10 +78,10 @@ def _sequences() -> Section:
         )
     text = f"""## Sequences
 
-The aim: 2 million events a second within 1.5 GB at 20 million events, and 100 million events within
-a `memory_limit` of 2 GB. Members are a twentieth of the events. Ours writes and checks the whole
-partition, within its `memory_limit`; the others keep the last 32 without the time rules. pandas is
-run at a size that it can bear.
+The aim: 2 million events per second within 1.5 GB at 20 million events, and 100 million events
+within a `memory_limit` of 2 GB. Members are a twentieth of the events. Ours writes and checks the
+whole partition, within its `memory_limit`; the others keep the last 32 without the time rules.
+pandas is run at a size that it can bear.
 
 {table}
 
@@ -93,7 +93,7 @@ run at a size that it can bear.
 def _embedding() -> Section:
     result = _load("embedding")
     speeds = _table(
-        ("what", "members a second"),
+        ("what", "members per second"),
         ((what, f"{speed:,}") for what, speed in result["members_a_second"].items()),
     )
     memory = _table(
@@ -263,7 +263,7 @@ def _stream() -> Section:
     (soak,) = (found["at_a_rate"] for found in _load("stream_soak").values())
     any_line = next(iter(result.values()))
     sustained = _table(
-        ("aggregators", "workers", "events a second"),
+        ("aggregators", "workers", "events per second"),
         (
             (line, workers, f"{speed:,}")
             for line, found in result.items()
@@ -271,7 +271,7 @@ def _stream() -> Section:
         ),
     )
     at_rate = _table(
-        ("aggregators", "events a second", "read back", "median ms", "p99 ms", "lost"),
+        ("aggregators", "events per second", "read back", "median ms", "p99 ms", "lost"),
         (
             (
                 line,
@@ -288,8 +288,8 @@ def _stream() -> Section:
 
 A private Redis is bus and online store; workers are processes of their own, on the machine's
 {any_line["cores"]} cores, which Redis and the sender share. {any_line["members"]:,} members with
-a month of actions. The aim: 3,000 events a second into sequences and average and decay, 1,500 with
-the catalogue's learned aggregator. "Decay and learned" is what the catalogue streams.
+a month of actions. The aim: 3,000 events per second into sequences and average and decay, 1,500
+with the catalogue's learned aggregator. "Decay and learned" is what the catalogue streams.
 
 {sustained}
 
@@ -299,7 +299,7 @@ none lost.
 
 {at_rate}
 
-{soak["seconds"] / 60:.0f} minutes at {soak["events_per_second"]} events a second, other work
+{soak["seconds"] / 60:.0f} minutes at {soak["events_per_second"]} events per second, other work
 beside: {soak["lost"]} lost; {soak["descriptors_first"]} descriptors at the beginning and
 {soak["descriptors_last"]} at the end; memory
 {_at_quarters(soak["memory_mb_by_minute"])}.
@@ -348,7 +348,7 @@ median under 5 ms, p99 under 15 ms.
 
 {in_process}
 
-Over HTTP at {result["rate"]} requests a second of one member each, for {result["seconds"]:g} s;
+Over HTTP at {result["rate"]} requests per second of one member each, for {result["seconds"]:g} s;
 client and service share the machine's cores. The aim: p99 under 30 ms.
 
 {over_http}

@@ -1,17 +1,16 @@
 """A member's vector at request time: in this process, and over HTTP at a constant rate.
 
-In process: `RequestTime.embed` of one random member out of `--members` in a Redis of its own; of
-one with an action in the request that no store has seen; and of 64 members. For a learned
-aggregator the layer has its initial weights: how long it takes does not depend on them. `cpu` is
-the mean processor time of a request, which other work on the machine changes little.
+In process: `RequestTime.embed` of one random member out of `--members` in a private Redis; of one
+with a new action in the request; and of 64 members. A learned aggregator has its initial weights,
+because its duration does not depend on them. `cpu` is the mean processor time per request, which
+other work on the machine hardly changes.
 
-Over HTTP, the service in a process of its own, one random member a request:
-- open loop: requests leave at a constant rate, whether or not the earlier ones are answered, and
-  a latency counts from when its request was due. A stall of the service is seen in full.
-- wrk, where it is on the PATH. wrk is a closed loop (Debian's has no constant rate): its
-  connections each wait, by a Lua delay drawn anew each time, so that together they come to about
-  the rate and not in volleys. A request that is late delays the next one on its connection, so that
-  a stall counts less than above.
+Over HTTP, the service in a separate process, one random member per request:
+- open loop: requests are sent at a constant rate, whether or not the earlier ones are answered. A
+  latency counts from when its request was due, so a stall of the service is seen in full.
+- wrk, if it is on the PATH. wrk is a closed loop (Debian's has no constant rate). Each connection
+  waits for a random Lua delay, so that together they reach about the rate, without volleys. A late
+  request delays the next one on its connection, so a stall counts less than above.
 
 The client shares the machine's cores with the service.
 
@@ -48,7 +47,7 @@ from transformations.config import ROOT, Config
 RESULTS = Path(__file__).parent / "results" / "request_time.json"
 NOW = AS_OF + timedelta(hours=9)
 DECAY = GeometricDecay(version=1, decay=0.8)
-# Those of the catalogue that learn, or where there are none yet, three kinds of layers.
+# The catalogue's learned lines; without any, three kinds of layers.
 LEARNED: tuple[Aggregator, ...] = tuple(
     line for line in AGGREGATORS if isinstance(line, Learned)
 ) or (AttentionPool(version=1), Cnn(version=1), Transformer(version=1))
@@ -291,10 +290,10 @@ def main() -> None:
     columns = ("p50", "p99", "max", "cpu", "a_second")
     for title, cases in (
         ("In process, ms", results["in_process"]),
-        (f"Over HTTP at {results['rate']} requests a second, ms", results["http"]),
+        (f"Over HTTP at {results['rate']} requests per second, ms", results["http"]),
     ):
         table = Table(title=title)
-        for column in ("aggregators", "what", "p50", "p99", "max", "cpu", "a second"):
+        for column in ("aggregators", "what", "p50", "p99", "max", "cpu", "per second"):
             table.add_column(
                 column, justify="left" if column in ("aggregators", "what") else "right"
             )

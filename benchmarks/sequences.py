@@ -1,7 +1,7 @@
-"""Events a second from `activity` to `member_sequences`, beside what one would do otherwise.
+"""Events per second from `activity` to `member_sequences`, compared with the alternatives.
 
-Each way runs in a process of its own, on two threads, over the same day files, and writes one
-Parquet file; its results are counted against the others'. Ours includes the check of the table.
+Each way runs in its own process, on two threads, over the same day files, and writes one Parquet
+file. Their counts must agree. Ours includes the check of the table.
 """
 
 import argparse
@@ -33,12 +33,12 @@ AS_OF = datetime(2026, 1, 29, tzinfo=UTC)
 DAY = timedelta(days=1)
 DAYS = 28
 THREADS = 2
-EVENTS_A_MEMBER = 20
-PANDAS_CAN_BEAR = 2_000_000
-OTHERS_CAN_BEAR = 20_000_000
+EVENTS_PER_MEMBER = 20
+PANDAS_AT_MOST = 2_000_000
+OTHERS_AT_MOST = 20_000_000
 
-# A few members do most: the busiest of a million has some 20,000 of 20 million events. Hashes of
-# the row's number stand for random numbers, so that every run has the same events.
+# A few members do most: the busiest of a million has about 20,000 of 20 million events. Hashes of
+# the row number serve as random numbers, so every run has the same events.
 EVENTS = """
 with
 numbers as (select unnest(range($first, $last)) as n),
@@ -48,7 +48,7 @@ uniform as (
         hash(n, 1) / 18446744073709551616.0 as member,
         hash(n, 2) / 18446744073709551616.0 as item,
         hash(n, 3) / 18446744073709551616.0 as action,
-        hash(n, 4) / 18446744073709551616.0 as moment,
+        hash(n, 4) / 18446744073709551616.0 as time_of_day,
         hash(n, 5) / 18446744073709551616.0 as lag,
     from numbers
 )
@@ -57,7 +57,7 @@ select
     (floor($members * member * member)::bigint * 7919) % $members as member_id,
     floor(100_000 * item * item)::bigint as item_id,
     case when action < 0.5 then 'APPLY' when action < 0.9 then 'SAVE' else 'DISMISS' end as action,
-    $day + to_microseconds((moment * 86_400_000_000)::bigint) as event_timestamp,
+    $day + to_microseconds((time_of_day * 86_400_000_000)::bigint) as event_timestamp,
     event_timestamp + to_microseconds((-ln(1 - lag) * 180_000_000)::bigint) as ingested_at,
 from uniform
 order by member_id, event_timestamp, item_id, action
@@ -83,7 +83,7 @@ SORT = f"select * from ({VISIBLE}) order by member_id, event_timestamp, item_id,
 
 
 def generate(folder: Path, events: int) -> None:
-    """Write DAYS + 1 day files with `events` in the window, EVENTS_A_MEMBER for each member."""
+    """Write DAYS + 1 day files with `events` in the window, EVENTS_PER_MEMBER for each member."""
     per_day = events // DAYS
     with duckdb.connect(config={"threads": THREADS, "memory_limit": "4GB"}) as con:
         con.execute("set TimeZone = 'UTC'")
@@ -93,7 +93,7 @@ def generate(folder: Path, events: int) -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
             first = number * per_day
             parameters = {"first": first, "last": first + per_day, "day": day}
-            copy(con, EVENTS, file, parameters | {"members": events // EVENTS_A_MEMBER})
+            copy(con, EVENTS, file, parameters | {"members": events // EVENTS_PER_MEMBER})
 
 
 def ours(folder: Path, memory_limit: str) -> tuple[int, int]:
@@ -122,13 +122,13 @@ def _duckdb(query: str, folder: Path, memory_limit: str) -> duckdb.DuckDBPyConne
 
 
 def obvious(folder: Path, memory_limit: str) -> tuple[int, int]:
-    """The query that comes to mind first."""
+    """The obvious query."""
     with _duckdb(OBVIOUS, folder, memory_limit) as con:
         return _counted(con, f"select n_actions from '{folder}/out.parquet'")
 
 
 def sort(folder: Path, memory_limit: str) -> None:
-    """What no way can do without: the same rows in order, to Parquet."""
+    """The lower bound: the same rows, sorted, to Parquet."""
     _duckdb(SORT, folder, memory_limit).close()
 
 
@@ -158,8 +158,9 @@ def with_pandas(folder: Path, _: str) -> tuple[int, int]:
     import pandas as pd
 
     rows = pd.read_parquet(folder / "activity").drop(columns="date")
-    moment, known = rows["event_timestamp"], rows["ingested_at"]
-    inside = (moment >= AS_OF - DAYS * DAY) & (moment < AS_OF) & (known.isna() | (known < AS_OF))
+    at, ingested = rows["event_timestamp"], rows["ingested_at"]
+    is_visible = ingested.isna() | (ingested < AS_OF)
+    inside = (at >= AS_OF - DAYS * DAY) & (at < AS_OF) & is_visible
     rows = rows[inside].sort_values(["member_id", "event_timestamp", "item_id", "action"])
     last = rows.groupby("member_id").tail(32)
     lists = last.groupby("member_id")[["item_id", "action", "event_timestamp"]].agg(list)
@@ -181,31 +182,31 @@ WAYS: dict[str, Callable[[Path, str], tuple[int, int] | None]] = {
     "polars": with_polars,
     "pandas": with_pandas,
 }
-CAN_BEAR = {
-    "bare sort (DuckDB)": OTHERS_CAN_BEAR,
-    "obvious query (DuckDB)": OTHERS_CAN_BEAR,
-    "polars": OTHERS_CAN_BEAR,
-    "pandas": PANDAS_CAN_BEAR,
+AT_MOST = {
+    "bare sort (DuckDB)": OTHERS_AT_MOST,
+    "obvious query (DuckDB)": OTHERS_AT_MOST,
+    "polars": OTHERS_AT_MOST,
+    "pandas": PANDAS_AT_MOST,
 }
-"""In events: beyond, a way takes all the memory there is, or more minutes than anyone waits."""
+"""Events beyond which a way exhausts the memory, or takes too long."""
 
 
 def run(events: list[int], memory_limits: dict[int, str] | None = None) -> list[dict[str, Any]]:
-    """Measure every way at every size that it can bear; one dictionary for each.
+    """Measure every way at every size that it can handle; one dictionary each.
 
     Args:
-        events: Sizes, in events within the window; one that pandas can bear is added.
-        memory_limits: DuckDB's limit for ours, by size; the others may take what there is.
+        events: Sizes, in events within the window; the one that pandas can handle is added.
+        memory_limits: DuckDB's limit for ours, by size; the others have no limit.
     """
     limits = {100_000_000: "2GB"} | (memory_limits or {})
     results = []
-    for size in sorted({*events, PANDAS_CAN_BEAR}):
-        # Beside the results: /tmp may be memory, and 100 million events are not small.
+    for size in sorted({*events, PANDAS_AT_MOST}):
+        # Beside the results, since /tmp may be memory and 100 million events are large.
         with tempfile.TemporaryDirectory(dir=ROOT / "benchmarks") as name:
             folder = Path(name)
             generate(folder, size)
             counts = set()
-            for way in (way for way in WAYS if size <= CAN_BEAR.get(way, size)):
+            for way in (way for way in WAYS if size <= AT_MOST.get(way, size)):
                 limit = limits.get(size, "1300MB") if way == "ours" else ""
                 result = _measure(way, folder, limit)
                 counts.add(result.pop("counts", None))
@@ -216,7 +217,7 @@ def run(events: list[int], memory_limits: dict[int, str] | None = None) -> list[
 
 
 def _measure(way: str, folder: Path, memory_limit: str) -> dict[str, Any]:
-    """Run one way in a process of its own."""
+    """Run one way in its own process."""
     shutil.rmtree(folder / "member_sequences", ignore_errors=True)
     process = subprocess.run(
         [sys.executable, "-m", "benchmarks.sequences", "--way", way, str(folder), memory_limit],
@@ -261,7 +262,7 @@ def _child(way: str, folder: Path, memory_limit: str) -> None:
 
 
 def show(results: list[dict[str, Any]]) -> Table:
-    """Lay the results out. CPU seconds say what a way costs on a machine that is also busy."""
+    """Return the results as a table. CPU seconds are the cost even on a busy machine."""
     table = Table(title=f"events → member_sequences, {THREADS} threads")
     table.add_column("way", no_wrap=True)
     for name in ("million events", "seconds", "CPU s", "million/s", "RSS MB", "limit"):

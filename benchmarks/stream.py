@@ -1,9 +1,9 @@
-"""The stream on a private Redis: events a second sustained, event to visible, growth, soak.
+"""The stream on a private Redis: sustained events per second, event to visible, growth, soak.
 
-    python -m benchmarks.stream                   # sustained, by workers; latency for a minute
-    python -m benchmarks.stream --soak 30         # only 500 events a second for 30 minutes
+    python -m benchmarks.stream                   # throughput by workers; latency for a minute
+    python -m benchmarks.stream --soak 30         # only 500 events per second for 30 minutes
 
-Workers are processes of their own, this one sends the events and reads them back through Feast.
+Workers are separate processes; this one sends the events and reads them back through Feast.
 """
 
 import argparse
@@ -38,15 +38,15 @@ LINES = {
 }
 RATE = 500
 TICK = 0.02
-SAMPLED = 25  # every so manieth event is read back
-AWAITED = 5_000  # more items, which only events that are read back are on
-PATIENCE = 60.0  # seconds after the last event; what is not there by then is lost
+SAMPLED = 25  # one event in SAMPLED is read back
+AWAITED = 5_000  # further items, used only by events that are read back
+PATIENCE = 60.0  # seconds after the last event; what is not visible by then is lost
 
 Event = tuple[int, int, str, datetime]
 
 
 def aggregators(names: Sequence[str]) -> tuple[Any, ...]:
-    """Return these lines, all of them streamed; the learned one is the catalogue's."""
+    """Return these lines, all with stream=True; the learned one is the catalogue's."""
     from models.catalog import AGGREGATORS
     from models.spec import Average, GeometricDecay, Learned
 
@@ -72,7 +72,7 @@ def configured(folder: Path) -> Any:
 
 
 def build_world(folder: Path, port: int, names: Sequence[str]) -> None:
-    """Write items, half a million past actions, their snapshot, and publish it."""
+    """Write items and half a million past actions, build their snapshot, publish it."""
     import duckdb
 
     from models.embed import embed_snapshot
@@ -127,19 +127,19 @@ def midnight() -> datetime:
 
 
 def work(folder: Path, port: int, names: Sequence[str], name: str, pipe: Any) -> None:
-    """Run one worker until told to stop; say when it is ready, and what it counted."""
+    """Run one worker until told to stop; report when it is ready, and its counts."""
     from serving.publish.feast_store import open_store
-    from serving.stream.assemble import assemble
     from serving.stream.bus.open import open_bus
     from serving.stream.snapshot import prepare
+    from serving.stream.updater import open_updater
     from serving.stream.worker import Worker
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     config = configured(folder)
     store, lines = open_store(config), aggregators(names)
     bus = open_bus(f"redis://127.0.0.1:{port}", name)
-    worker = Worker(config, bus, assemble(config, store, lines, name))
-    prepare(config, store, worker.fresh, bus, lines)
+    worker = Worker(config, bus, open_updater(config, store, lines, name))
+    prepare(config, store, worker.updater, bus, lines)
     stop = threading.Event()
     pipe.send("ready")
     thread = threading.Thread(target=worker.run, args=(stop,))
@@ -155,8 +155,9 @@ def work(folder: Path, port: int, names: Sequence[str], name: str, pipe: Any) ->
 
 @contextmanager
 def workers(folder: Path, port: int, names: Sequence[str], count: int) -> Iterator[list[Any]]:
-    """Start so many workers, one after the other; yield their processes; what they counted is
-    appended when they have ended.
+    """Start `count` workers, one after the other; yield their processes.
+
+    When they have ended, the total of their counts is appended to that list.
     """
     spawn = multiprocessing.get_context("spawn")
     started, pipes = [], []
@@ -178,7 +179,7 @@ def workers(folder: Path, port: int, names: Sequence[str], count: int) -> Iterat
 
 
 def events_of(rng: np.random.Generator, count: int) -> list[Event]:
-    """Draw events of now."""
+    """Draw events with current timestamps."""
     now = datetime.now(UTC)
     columns = zip(
         rng.integers(1, MEMBERS + 1, count).tolist(),
@@ -187,8 +188,8 @@ def events_of(rng: np.random.Generator, count: int) -> list[Event]:
         strict=True,
     )
     return [
-        (member, item, ACTIONS[code], now - timedelta(microseconds=count - place))
-        for place, (member, item, code) in enumerate(columns)
+        (member, item, ACTIONS[code], now - timedelta(microseconds=count - index))
+        for index, (member, item, code) in enumerate(columns)
     ]
 
 
@@ -200,32 +201,32 @@ def send(bus: Any, events: Sequence[Event]) -> None:
 
 
 def left(client: redis.Redis) -> int:
-    """Return how many events the group has not acknowledged."""
+    """Return the number of events that the group has not acknowledged."""
     groups: Any = client.xinfo_groups("activity")
     return int(groups[0]["lag"] or 0) + int(groups[0]["pending"])
 
 
 def sustained(folder: Path, port: int, names: Sequence[str], count: int, events: int) -> float:
-    """Return the events a second at which so many workers empty a full bus."""
+    """Return the events per second at which `count` workers empty a full bus."""
     from serving.stream.bus.open import open_bus
 
     bus, client = open_bus(f"redis://127.0.0.1:{port}", "producer"), redis.Redis(port=port)
     rng = np.random.default_rng(count)
     with workers(folder, port, names, count) as running:
-        # Once to warm up: the first call of a model is traced.
+        # Warm up: the first call of a model is traced.
         send(bus, events_of(rng, 2_000))
         while left(client):
             time.sleep(TICK)
-        # Written at once, so that the bus is full from the start.
+        # Sent before the measurement, so that the bus is full from the start.
         for _ in range(events // 5_000):
             send(bus, events_of(rng, 5_000))
-        began, there = time.perf_counter(), left(client)
+        began, waiting = time.perf_counter(), left(client)
         while left(client):
             time.sleep(TICK)
         seconds = time.perf_counter() - began
     handled = sum(running[-1].values())
     assert handled == 2_000 + events // 5_000 * 5_000, f"lost or doubled: {running[-1]}"
-    return there / seconds
+    return waiting / seconds
 
 
 class Reader:
@@ -255,10 +256,10 @@ class Reader:
 def latency(
     folder: Path, port: int, names: Sequence[str], seconds: float, rate: int
 ) -> dict[str, Any]:
-    """Send at a rate; read every so manieth event back through Feast until it is there.
+    """Send at a rate; read one event in SAMPLED back through Feast until it is visible.
 
-    It is there when its item is in the sequence, and the vectors of the last line are others than
-    before it was sent.
+    It is visible when its item is in the sequence, and the vectors of the last line differ from
+    those before it was sent.
     """
     from serving.stream.bus.open import open_bus
 
@@ -270,7 +271,7 @@ def latency(
     done = threading.Event()
 
     def read_back() -> None:
-        """Ask for all awaited members at once, again and again, as a ranker's requests would."""
+        """Read all awaited members at once, repeatedly, as a ranker's requests would."""
         until = float("inf")
         while waiting or not done.is_set():
             if done.is_set():
@@ -300,16 +301,16 @@ def latency(
         while (passed := time.perf_counter() - began) < seconds:
             due = int(passed * rate) - sent
             events = events_of(rng, due) if due else []
-            places = {
-                events[place][0]: place
-                for place in range(0, len(events), SAMPLED)
-                if events[place][0] not in waiting
+            sampled = {
+                events[index][0]: index
+                for index in range(0, len(events), SAMPLED)
+                if events[index][0] not in waiting
             }
-            olds = before.read(list(places)) if places else []
-            for (member, place), (_, old) in zip(places.items(), olds, strict=True):
+            olds = before.read(list(sampled)) if sampled else []
+            for (member, index), (_, old) in zip(sampled.items(), olds, strict=True):
                 item = ITEMS + 1 + awaited % AWAITED
                 awaited += 1
-                events[place] = (member, item, *events[place][2:])
+                events[index] = (member, item, *events[index][2:])
                 waiting[member] = (item, old, time.perf_counter())
             send(bus, events)
             sent += due
@@ -344,7 +345,7 @@ def latency(
 
 
 def run(line: str, counts: Sequence[int], events: int, seconds: float) -> dict[str, Any]:
-    """Measure one set of aggregators in a world of its own."""
+    """Measure one set of aggregators in a new world."""
     with tempfile.TemporaryDirectory() as name, private_redis(Path(name)) as port:
         folder = Path(name)
         build_world(folder, port, LINES[line])
@@ -370,8 +371,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--events", type=int, default=100_000)
-    parser.add_argument("--seconds", type=float, default=60.0, help="at 500 events a second")
-    parser.add_argument("--soak", type=float, default=0.0, help="minutes at 500 events a second")
+    parser.add_argument("--seconds", type=float, default=60.0, help="at 500 events per second")
+    parser.add_argument("--soak", type=float, default=0.0, help="minutes at 500 events per second")
     asked = parser.parse_args()
     if asked.soak:
         found = {"average and decay": run("average and decay", [], 0, asked.soak * 60)}
@@ -382,7 +383,7 @@ def main() -> None:
         table.add_column(name)
     for line, result in found.items():
         for count, speed in result["events_per_second_by_workers"].items():
-            table.add_row(line, f"events a second, {count} worker(s)", f"{speed:,}")
+            table.add_row(line, f"events per second, {count} worker(s)", f"{speed:,}")
         for name, value in result.get("at_a_rate", {}).items():
             values = value if isinstance(value, list) else [value]
             table.add_row(line, name, " ".join(f"{each:,}" for each in values))

@@ -1,6 +1,6 @@
 """How long the default learned aggregator trains on MovieTweetings, and what feeds it.
 
-Examples a second of the input pipeline alone should be well above those of the training step:
+Examples per second of the input pipeline alone should be well above those of the training step:
 then the model is never starved.
 """
 
@@ -25,7 +25,7 @@ PASSES = 3
 
 
 def run(source: Path) -> dict[str, Any]:
-    """Import the data into a fresh folder, train once, then time input and step on their own."""
+    """Import the data into a fresh folder, train once, then time input and step separately."""
     from models.spec import LearnedDecay
     from models.training.train import gather, train_on
     from pipelines.daily import end_of_last_day, last_midnight
@@ -67,12 +67,13 @@ def run(source: Path) -> dict[str, Any]:
 
 
 def _rates(line: Any, config: Any, data: Any) -> dict[str, int]:
-    """Return examples a second of the input alone, of the step alone, and of both together."""
+    """Return examples per second of the input alone, of the step alone, and of both together."""
     from models.backend import tf
     from models.layers.build import build
     from models.training.fitting import Fitting
     from models.training.objectives import OBJECTIVES
-    from models.training.train import EPOCH, epoch_batches, popularity_of
+    from models.training.train import epoch_batches, popularity_of
+    from transformations.timestamps import EPOCH
 
     recipe = replace(line.recipe, epochs=1)
     between = (EPOCH, data.until)
@@ -87,7 +88,7 @@ def _rates(line: Any, config: Any, data: Any) -> dict[str, int]:
     step(held)
 
     def of(what: Any) -> float:
-        """Return the best of a few: other work on the machine only ever slows it."""
+        """Return the best of a few, since other work on the machine only slows it."""
         seconds = []
         for _ in range(PASSES):
             began = time.perf_counter()
@@ -123,9 +124,9 @@ def main() -> None:
     table.add_column("what")
     table.add_column("", justify="right")
     table.add_row("building the examples", f"{result['seconds_examples']:.1f} s")
-    table.add_row(f"training, passes {result['passes']}", f"{result['seconds_training']:.1f} s")
+    table.add_row(f"training, epochs {result['passes']}", f"{result['seconds_training']:.1f} s")
     for name, rate in result["examples_a_second"].items():
-        table.add_row(f"examples a second, {name}", f"{rate:,}")
+        table.add_row(f"examples per second, {name}", f"{rate:,}")
     Console().print(table)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(result, indent=2) + "\n")

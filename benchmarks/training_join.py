@@ -58,7 +58,7 @@ STORES = {"ours": "stores.duckdb_asof.DuckDBAsofOfflineStore", "feast": "duckdb"
 def write_snapshots(folder: Path, members: int, days: int) -> None:
     """Write one partition per day, the last one at END less a day."""
     rng = np.random.default_rng(days)
-    moments = pa.timestamp("us", tz="UTC")
+    timestamps = pa.timestamp("us", tz="UTC")
     for day in range(days):
         at = END - (days - day) * DAY
         vectors = pa.array(rng.standard_normal(members * WIDTH, dtype=np.float32))
@@ -69,8 +69,8 @@ def write_snapshots(folder: Path, members: int, days: int) -> None:
             pa.table(
                 {
                     "member_id": np.arange(members),
-                    "event_timestamp": pa.array([at] * members, moments),
-                    "created_timestamp": pa.array([at + DAY / 4] * members, moments),
+                    "event_timestamp": pa.array([at] * members, timestamps),
+                    "created_timestamp": pa.array([at + DAY / 4] * members, timestamps),
                     "embedding": pa.ListArray.from_arrays(offsets, vectors),
                     "n_actions": rng.integers(0, 32, members),
                 }

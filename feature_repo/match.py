@@ -4,17 +4,17 @@ from typing import Any
 
 
 def activity_match(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """Compare each of the member's vectors with the item's; give missing counts as 0.
+    """Compare each of the member's vectors with the item's; return missing counts as 0.
 
-    For every vector `<stem>_embedding` it returns `cosine_<stem>` and `dot_<stem>` against the
-    input `embedding` (`cosine` and `dot` for the single `activity_embedding`): 0.0 where the
-    member or the item is not there, and cosine 0.0 where a vector has no length. For every input
-    `stored_n_…` it returns `n_…`, with 0 for null.
+    For every vector `<stem>_embedding` it returns `cosine_<stem>` and `dot_<stem>` with the input
+    `embedding` (`cosine` and `dot` for the single `activity_embedding`): 0.0 where the member or
+    the item is missing, and cosine 0.0 where a vector has length 0. For every input `stored_n_…` it
+    returns `n_…`, with 0 for null.
 
-    Feast stores this text and runs it in a bare namespace, in whatever process asks for features:
-    it may use nothing from outside its own body. One text serves every aggregator: it goes by
-    the columns that come with their view's name in front too, which Feast gives the declared
-    sources' features (vectors and counts) and not a label's own columns.
+    Feast stores this text and runs it in a bare namespace, so it may use nothing outside its body.
+    One text serves every aggregator. Feast passes each source feature twice: as `name` and as
+    `view__name`. We use only names that appear in both forms, which excludes the caller's own
+    columns.
 
     Args:
         inputs: Columns of equal length; a vector is a list of numbers or None.

@@ -1,4 +1,4 @@
-"""Makes the Feast objects from a configuration and a catalogue; binds none of them."""
+"""Makes the Feast objects of a configuration and a catalogue; binds none of them."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -18,9 +18,9 @@ from transformations.config import Config
 
 OWNER = "member-activity-embeddings"
 
-# A view's row stays right until the member's next one, and a member whose last action leaves the
-# window gets a next one. A ttl would turn that row (zeros) into nulls after a while in the
-# training join, which knows ttl, but not online, where Feast does not look at it.
+# A view's row is valid until the member's next one, and a member whose last action leaves the
+# window gets a next one (zeros). A ttl would later turn that row into nulls in the training join,
+# but not online, where Feast ignores ttl.
 FOREVER = timedelta(0)
 
 
@@ -111,8 +111,8 @@ def _sequence_view(config: Config, member: Entity) -> FeatureView:
 def _aggregator_view(
     config: Config, member: Entity, aggregator: Aggregator, tags: dict[str, str]
 ) -> FeatureView:
-    # Feast's historical join returns an on-demand view's inputs beside its outputs, so the two
-    # cannot share a name; n_actions is to be the one that is 0, not null, for an unknown member.
+    # Feast's historical join returns an on-demand view's inputs beside its outputs, so they cannot
+    # share a name. n_actions is the output, which is 0, not null, for an unknown member.
     renamed = {name: f"stored_{name}" for name in config.rules.count_columns}
     about = "as the snapshot holds it: null where there is no such member."
     return FeatureView(
@@ -148,7 +148,7 @@ def _match_view(
     return OnDemandFeatureView(
         name=aggregator.match,
         sources=[view[[*vectors, *(f"stored_{name}" for name in counts)]], item_view],
-        # No descriptions: Feast compares these fields with ones that it infers, which have none.
+        # No descriptions: Feast compares these fields with inferred ones, which have none.
         schema=[
             *(Field(name=name, dtype=Int64) for name in counts),
             *(
@@ -158,13 +158,13 @@ def _match_view(
             ),
         ],
         udf=activity_match,
-        # Without its text Feast would store a pickle that only this Python version can read.
+        # Without the text Feast would store a pickle that only this Python version can read.
         udf_string=inspect.getsource(activity_match),
         mode="python",
         description=f"How an item fits what a member did, by {aggregator.name}: cosine and dot "
         "product with each of the member's vectors, 0.0 where either is not there; and the "
         "member's counts, 0 where there is no such member.",
-        # No hash of the weights: Feast never notices that only an on-demand view's tags changed.
+        # No hash of the weights: Feast does not notice a change of only an on-demand view's tags.
         tags={"aggregator": aggregator.name, "aggregator_version": str(aggregator.version)},
         owner=OWNER,
     )

@@ -1,1 +1,1 @@
-"""Aggregators: sequences to vectors. `catalog` names them and imports no TensorFlow."""
+"""Aggregators: sequences → vectors. `catalog` names them and imports no TensorFlow."""

@@ -1,4 +1,4 @@
-"""TensorFlow and Keras, imported here only: their start-up chatter is kept off the terminal."""
+"""TensorFlow and Keras, imported only here, without their start-up messages on the terminal."""
 
 import os
 import re
@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Written before TensorFlow can read its own log level, or a false alarm where there is no GPU.
+# Written before TensorFlow reads its log level, and a false alarm on machines without a GPU.
 CHATTER = re.compile(
     r"I\d{4} |WARNING: All log messages before absl::InitializeLog|E\d{4} .*failed call to cuInit"
 )
@@ -15,19 +15,19 @@ CHATTER = re.compile(
 
 @contextmanager
 def _without_chatter() -> Iterator[None]:
-    """Hold back what native code writes to stderr; pass on all but CHATTER."""
+    """Capture what native code writes to stderr; print it later, except CHATTER."""
     sys.stderr.flush()
     terminal = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
+    with tempfile.TemporaryFile() as captured:
+        os.dup2(captured.fileno(), 2)
         try:
             yield
         finally:
             sys.stderr.flush()
             os.dup2(terminal, 2)
             os.close(terminal)
-            held.seek(0)
-            for line in held.read().decode(errors="replace").splitlines():
+            captured.seek(0)
+            for line in captured.read().decode(errors="replace").splitlines():
                 if not CHATTER.match(line):
                     print(line, file=sys.stderr)
 
@@ -39,11 +39,11 @@ with _without_chatter():
     import keras_rs  # type: ignore[import-untyped]
     import tensorflow as tf
 
-    # Devices are looked up at the first operation otherwise, with the same chatter.
+    # Otherwise the first operation looks up devices, with the same messages.
     tf.config.list_physical_devices()
 
-# An evaluation makes graphs by the dozen, each traced once; TensorFlow takes them for one function
-# that is traced again and again. What must not be traced again counts its traces itself.
+# An evaluation makes dozens of graphs, each traced once. TensorFlow mistakes them for one function
+# that is retraced. Functions that must not be retraced count their own traces.
 tf.get_logger().addFilter(lambda record: "triggered tf.function retracing" not in record.msg)
 
 __all__ = ["keras", "keras_rs", "tf"]

@@ -1,4 +1,4 @@
-"""AGGREGATORS: one line each. Training, embedding, the Feast view and service follow from it."""
+"""AGGREGATORS: one line each, from which training, vectors, Feast view and service follow."""
 
 from models.spec import Aggregator, Average, GeometricDecay, LearnedDecay
 

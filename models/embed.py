@@ -1,4 +1,4 @@
-"""Every aggregator's vectors of one snapshot, in one pass over its sequences."""
+"""Every aggregator's vectors of one snapshot, from one read of its sequences."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,19 +26,19 @@ from transformations.files import replacing
 from transformations.layout import partition
 from transformations.rules import Rules
 
-# Members read, looked up and written at once; and those that the models see at once, whose item
-# vectors (length * dim floats each) should stay in the processor's cache.
+# Members that are read and written at once; and members per call of the models, whose item vectors
+# (length * dim floats each) should fit into the processor's cache.
 ROWS_AT_ONCE = 32_768
 BATCH = 2_048
 
 
 @dataclass(frozen=True)
 class EmbedReport:
-    """What one pass saw and wrote.
+    """What was read and written.
 
     Attributes:
         members: Rows of the snapshot, lapsed members included.
-        actions: Actions in all of its sequences.
+        actions: Actions in all sequences.
         actions_without_vector: Those whose item had no vector in this encoder version.
         items: Items that had a vector at as_of.
         rows: View → rows written.
@@ -52,7 +52,7 @@ class EmbedReport:
 
     @property
     def share_without_vector(self) -> float:
-        """Share of the actions whose item had no vector; 0 where there is no action."""
+        """Share of the actions whose item had no vector; 0 without actions."""
         return self.actions_without_vector / self.actions if self.actions else 0.0
 
 
@@ -60,9 +60,9 @@ Vectors = dict[str, NDArray[np.float32]]
 
 
 class Graph:
-    """Packaged aggregators in one graph, so that the item vectors are gathered once for all.
+    """Packaged aggregators in one graph, so item vectors are gathered once for all of them.
 
-    It is traced once, whatever the item table: many snapshots can share it.
+    It is traced once for any item table, so many snapshots can share it.
     """
 
     def __init__(self, models: Sequence[Loaded], rules: Rules) -> None:
@@ -92,13 +92,13 @@ class Graph:
             for model in self.models
         ]
         for start in range(0, members, BATCH):
-            piece = slice(start, start + BATCH)
+            batch = slice(start, start + BATCH)
             outputs = self._embed(
-                table, padded.rows[piece], padded.actions[piece], padded.ages[piece]
+                table, padded.rows[batch], padded.actions[batch], padded.ages[batch]
             )
             for result, output in zip(results, outputs, strict=True):
                 for field, vectors in result.items():
-                    vectors[piece] = output[field].numpy()
+                    vectors[batch] = output[field].numpy()
         return results
 
 
@@ -113,18 +113,17 @@ def embed_snapshot(
 ) -> EmbedReport:
     """Write the member_embeddings partition of `as_of` of every aggregator, whole or not at all.
 
-    Reads the member_sequences partition of `as_of` and the item vectors that were available then.
-    An item without a vector counts in n_actions and is PAD to the aggregators. Memory holds the
-    item table and ROWS_AT_ONCE members, however many there are. No partition becomes visible
-    before all of them are written and checked.
+    Reads the member_sequences partition of `as_of` and the item vectors available then. An item
+    without a vector counts in n_actions and is PAD to the aggregators. Memory holds the item table
+    and ROWS_AT_ONCE members. No partition becomes visible before all are written and checked.
 
     Args:
         created_timestamp: When the rows can be read online.
-        progress: Called with the number of members that were embedded since its last call.
-        graph: The aggregators, loaded; whoever embeds many snapshots loads and traces them once.
+        progress: Called with the number of members embedded since its last call.
+        graph: The loaded aggregators, so that many snapshots load and trace them once.
 
     Raises:
-        InputError: an aggregator is not packaged, or not as the catalogue and configuration say;
+        InputError: an aggregator is not packaged, or differs from the catalogue or configuration;
             there is no snapshot or no item vector to embed.
         RunFailedError: a result breaks a rule of checks/member_embeddings.sql.
     """
@@ -146,7 +145,7 @@ def embed_snapshot(
                 )
                 for file, model in zip(files, models, strict=True)
             ]
-            # One batch is written while the next one is computed; never more than one waits.
+            # One batch is written while the next is computed; at most one waits.
             writing = open_writers.enter_context(ThreadPoolExecutor(1))
             written = writing.submit(lambda: None)
             for rows in sequences.iter_batches(ROWS_AT_ONCE):
@@ -167,7 +166,7 @@ def embed_snapshot(
 
 
 def load_graph(aggregators: Sequence[Aggregator], config: Config) -> Graph:
-    """Load packaged aggregators into one graph; errors as for `models.packaging.load`."""
+    """Load packaged aggregators into one graph; raises as `models.packaging.load` does."""
     return Graph([load(aggregator, config) for aggregator in aggregators], config.rules)
 
 
@@ -180,12 +179,12 @@ def together(
 
 
 def model_version_of(file: Path) -> str:
-    """Return what made the vectors of a partition."""
+    """Return the model_version of a partition's vectors."""
     return str(pq.read_schema(file).metadata[b"model_version"].decode())
 
 
 def view_schema(model: Loaded, sequences: pa.Schema, rules: Rules) -> pa.Schema:
-    """Return the columns of a view: the snapshot's own, the vectors, what made them."""
+    """Return the columns of a view: the snapshot's, the vectors, their model_version."""
     counts = rules.count_columns
     vectors = [pa.field(field, pa.list_(pa.float32())) for field in model.vectors]
     return pa.schema(
@@ -200,7 +199,7 @@ def _writer(file: Path, model: Loaded, sequences: pa.Schema, rules: Rules) -> pq
     schema = view_schema(model, sequences, rules)
     others = [name for name in schema.names if name not in model.vectors]
     # Floats gain nothing from a dictionary or statistics. Measured on 200,000 rows of 3 vectors:
-    # lz4 writes 1.5 times and reads twice as fast as zstd, for a tenth more bytes.
+    # lz4 writes 1.5 times and reads twice as fast as zstd, with a tenth more bytes.
     return pq.ParquetWriter(
         file, schema, compression="lz4", use_dictionary=others, write_statistics=others
     )
@@ -219,7 +218,7 @@ def _write(
 def view_rows(
     sequences: pa.RecordBatch, vectors: Vectors, created: datetime, schema: pa.Schema
 ) -> pa.RecordBatch:
-    """Return a view's rows: the snapshot's, with the vectors made of them."""
+    """Return a view's rows: the snapshot's rows with their vectors."""
     made = {field: _lists(values) for field, values in vectors.items()} | {
         "created_timestamp": pa.repeat(
             pa.scalar(created, schema.field("created_timestamp").type), sequences.num_rows

@@ -1,4 +1,4 @@
-"""The manifest beside a packaged aggregator: what its numbers depend on, as JSON."""
+"""The manifest beside a packaged aggregator: the settings that its vectors depend on, as JSON."""
 
 import json
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ KEYS = (
     "files",
 )
 ADDRESS = "layer"
-"""Manifests of before held the address of a Python class here, which their identity includes."""
+"""Older manifests hold the address of a Python class under this key, which their hash includes."""
 KINDS = {
     "models.aggregators:Average": "average",
     "models.aggregators:GeometricDecay": "geometric_decay",
@@ -35,17 +35,17 @@ KINDS = {
     "models.sequence_layers:Gru": "gru",
     "models.sequence_layers:Transformer": "transformer",
 }
-"""The addresses in those manifests, and the kinds that they stand for."""
+"""Address in older manifests → kind."""
 
 
 def read(folder: Path, whose: str) -> dict[str, Any]:
     """Return the manifest in the folder of a packaged aggregator.
 
     Args:
-        whose: The aggregator's name and version, for the message.
+        whose: The aggregator's name and version, for the error.
 
     Raises:
-        InputError: there is none, or it is not the mapping that packaging writes.
+        InputError: it is missing, or not what packaging writes.
     """
     file = folder / MANIFEST
     try:
@@ -57,7 +57,7 @@ def read(folder: Path, whose: str) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{file} is not valid JSON: {error}") from None
     if ADDRESS in manifest and "kind" not in manifest:
-        # Somebody else's layer has no kind of ours: its address goes on naming it.
+        # A user's own layer is not in KINDS; its address serves as its kind.
         manifest["kind"] = KINDS.get(manifest[ADDRESS], manifest[ADDRESS])
     missing = [key for key in KEYS if key not in manifest]
     if missing:
@@ -66,9 +66,9 @@ def read(folder: Path, whose: str) -> dict[str, Any]:
 
 
 def identity_keys(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that a package's `weights_sha256` covers, as they were when it was made.
+    """Return the settings that a package's `weights_sha256` covers.
 
-    A manifest of before holds an address in place of the kind, and so does its hash.
+    An older manifest, and so its hash, has an address in place of the kind.
     """
     made_by = ADDRESS if ADDRESS in manifest else "kind"
     named = ("vectors", "actions", "dim", "length", made_by, "parameters")

@@ -1,8 +1,8 @@
 """Packaged aggregators: a SavedModel with one signature, `embed`, and a manifest beside it.
 
-The manifest says what the numbers depend on: `weights_sha256` is the aggregator's identity, equal
-for equal settings and weights in any process; `files` holds the SHA-256 of each file as it was
-written (a SavedModel's bytes differ from one writing to the next), which catches a damaged copy.
+The manifest holds what the vectors depend on. `weights_sha256` is the aggregator's identity: equal
+for equal settings and weights in any process. `files` holds the SHA-256 of each file, which catches
+a damaged copy; a SavedModel's bytes differ each time it is saved.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from models.layers.build import build, input_shapes
 from models.manifest import MANIFEST, identity_keys
 from models.spec import Aggregator, Learned, Packaged
 from models.training.recipe import Recipe
-from transformations.config import UNITS, Config
+from transformations.config import DURATION_UNITS, Config
 from transformations.errors import InputError, RunFailedError
 from transformations.files import replacing_folder
 
@@ -29,11 +29,11 @@ SIGNATURE = "embed"
 
 @dataclass(frozen=True)
 class Loaded:
-    """A verified aggregator, ready to be called.
+    """A verified aggregator, ready to call.
 
     Attributes:
         vectors: Field → dimension, in the order of the view.
-        model_version: What made the vectors, in one line: aggregator, weights, item encoder.
+        model_version: Aggregator, weights and item encoder, as one text.
         embed: The SavedModel's signature: item_embeddings, actions and ages (shapes as in
             models/layers/build.py) as keyword arguments → {field: float32 [batch, dimension]}.
     """
@@ -43,7 +43,7 @@ class Loaded:
     model_version: str
     embed: Callable[..., dict[str, Any]]
     saved: Any
-    """Owns the variables that the signature reads."""
+    """Keeps alive the variables that the signature reads."""
 
 
 def package(
@@ -54,19 +54,19 @@ def package(
     metrics: Mapping[str, float] | None = None,
     notes: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write an aggregator's SavedModel and manifest, unless they are there; return their folder.
+    """Write an aggregator's SavedModel and manifest if they are missing; return their folder.
 
     Args:
-        trained: The Keras model (as `models.layers.build.build` makes it) that holds the weights,
-            for an aggregator that has any.
-        trained_until: The time before which the events lie that the weights were fitted to.
-        metrics: Figures of the training, kept in the manifest.
-        notes: More that the manifest keeps, as JSON values: the data's figures, the curves, the
-            scales of 8-bit vectors.
+        trained: The Keras model with the weights, as `models.layers.build.build` makes it, for an
+            aggregator that has weights.
+        trained_until: All events that influenced the weights are before it.
+        metrics: Metrics of the training, kept in the manifest.
+        notes: More for the manifest, as JSON values: the data's figures, the curves, the scales of
+            8-bit vectors.
 
     Raises:
-        InputError: the folder holds the same version with other settings or other weights, or
-            the aggregator has weights and nobody trained them.
+        InputError: the folder holds the same version with other settings or weights, or the
+            aggregator has untrained weights.
     """
     folder = aggregator.artifact(config)
     registered = to_fetch(aggregator, config)
@@ -79,11 +79,11 @@ def package(
     model = trained if trained is not None else build(aggregator, config)
     if trained is None and model.trainable_weights:
         raise InputError(
-            f"{aggregator.name} v{aggregator.version} has weights to be learned and is not "
+            f"{aggregator.name} v{aggregator.version} has weights that are not trained and is not "
             f"packaged at {folder}; train it first: activity train {aggregator.name}"
         )
     if folder.exists() and not packaged:
-        raise InputError(f"{folder} is there but holds no {MANIFEST}; move it out of the way")
+        raise InputError(f"{folder} exists but holds no {MANIFEST}; move it out of the way")
     if packaged:
         _refuse_other_settings(aggregator, config, aggregator.manifest(config))
         _refuse_other_weights(aggregator, config, model)
@@ -95,7 +95,7 @@ def package(
 
 
 def to_fetch(aggregator: Aggregator, config: Config) -> tuple[str, int] | None:
-    """Return name and version of what `package` will copy from the model registry, if anything."""
+    """Return name and version of what `package` copies from the model registry, if anything."""
     registered = aggregator.registered if isinstance(aggregator, Packaged) else None
     return None if aggregator.artifact(config).exists() else registered
 
@@ -109,11 +109,11 @@ def write_manifest(
     vectors: Mapping[str, int] | None = None,
     notes: Mapping[str, Any] | None = None,
 ) -> None:
-    """Describe the SavedModel in `folder`; whoever made one elsewhere calls this once.
+    """Write the manifest of the SavedModel in `folder`; call it once for one made elsewhere.
 
     Args:
         vectors: Field → dimension of a SavedModel made elsewhere; default: the aggregator's own.
-        notes: More that the manifest keeps, as JSON values.
+        notes: More for the manifest, as JSON values.
     """
     files = _hash_files(folder)
     settings = _settings(aggregator, config, vectors or aggregator.vectors(config))
@@ -129,12 +129,12 @@ def write_manifest(
 
 
 def load(aggregator: Aggregator, config: Config) -> Loaded:
-    """Load a packaged aggregator, after checking that it is what the catalogue and config say.
+    """Load a packaged aggregator, after checking it against the catalogue and configuration.
 
     Raises:
-        InputError: it is not packaged, or its manifest or signature is at odds with the catalogue
-            or the configuration; the message holds both values.
-        RunFailedError: the files are not those that were packaged.
+        InputError: it is not packaged, or its manifest or signature differs from the catalogue or
+            the configuration; the message holds both values.
+        RunFailedError: the files differ from those that were packaged.
     """
     folder = aggregator.artifact(config)
     manifest = aggregator.manifest(config)
@@ -144,7 +144,7 @@ def load(aggregator: Aggregator, config: Config) -> Loaded:
     if weights != manifest["weights_sha256"]:
         raise RunFailedError(
             f"{folder}: expected weights with the hash {manifest['weights_sha256']}, as its "
-            f"{MANIFEST} says, got {weights}; {_again(aggregator)}"
+            f"{MANIFEST} says, got {weights}; {_remedy(aggregator)}"
         )
     saved = tf.saved_model.load(str(folder))
     vectors = aggregator.vectors(config)
@@ -180,7 +180,7 @@ def _save(model: Any, folder: Path, config: Config) -> None:
 
 
 def _settings(aggregator: Aggregator, config: Config, vectors: Mapping[str, int]) -> dict[str, Any]:
-    """Return what the numbers depend on besides the weights, as JSON values."""
+    """Return what the vectors depend on besides the weights, as JSON values."""
     encoder = config.items.encoder
     recipe = {"recipe": described(aggregator.recipe)} if isinstance(aggregator, Learned) else {}
     return {
@@ -213,7 +213,7 @@ def described(recipe: Recipe) -> dict[str, Any]:
 
 def _duration(value: timedelta) -> str:
     """Write a duration as the configuration does: 28d, 36h."""
-    for unit, name in UNITS.items():
+    for unit, name in DURATION_UNITS.items():
         if value % timedelta(**{name: 1}) == timedelta(0):
             return f"{value // timedelta(**{name: 1})}{unit}"
     return f"{value.total_seconds()}s"
@@ -229,17 +229,17 @@ def _hash_files(folder: Path) -> dict[str, str]:
 
 
 def _hash_weights(folder: Path, settings: Mapping[str, Any], files: Mapping[str, str]) -> str:
-    """Hash what determines the numbers: the settings, then every variable's name and content.
+    """Hash what determines the vectors: the settings, then every variable's name and content.
 
-    Of a SavedModel made elsewhere (no kind) the formula is known by its files only.
+    For a SavedModel made elsewhere (no kind) the files stand for the formula.
     """
-    known = identity_keys(settings)
+    identity = identity_keys(settings)
     if settings["kind"] is None:
-        known["files"] = dict(files)
-    digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
+        identity["files"] = dict(files)
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
     checkpoint = tf.train.load_checkpoint(str(folder / "variables" / "variables"))
     for name in sorted(checkpoint.get_variable_to_shape_map()):
-        # The rest is how the file is organised, not what is computed.
+        # The other entries describe the file, not the computation.
         if name.endswith("/.ATTRIBUTES/VARIABLE_VALUE"):
             array = checkpoint.get_tensor(name)
             digest.update(f"{name} {array.dtype} {array.shape}".encode())
@@ -247,9 +247,9 @@ def _hash_weights(folder: Path, settings: Mapping[str, Any], files: Mapping[str,
     return digest.hexdigest()
 
 
-def _again(aggregator: Aggregator) -> str:
+def _remedy(aggregator: Aggregator) -> str:
     if aggregator.layer is None:
-        return "copy the folder again from where it was made"
+        return "copy the folder again from its origin"
     return "remove the folder and package it again (a learned one: train it again)"
 
 
@@ -260,12 +260,12 @@ def _refuse_other_settings(
     if manifest["kind"] == aggregator.layer:
         expected["kind"] = aggregator.layer  # packaged before layers had a kind
     if aggregator.layer is None:
-        # Made elsewhere: its kind and parameters are its own affair.
+        # Made elsewhere: the catalogue does not know its kind and parameters.
         del expected["kind"], expected["parameters"]
     if isinstance(aggregator, Packaged) and aggregator.registered is not None:
-        # The registry counts by itself; which weights they are is said by their hash.
+        # The registry has its own numbers; the hash identifies the weights.
         del expected["name"], expected["version"]
-    # As JSON text: the order of actions and vectors counts, and lists come back for tuples.
+    # As JSON text, because the order of actions and vectors counts and JSON has no tuples.
     differing = [
         f"  {key}: packaged {json.dumps(manifest.get(key))}, expected {json.dumps(value)}"
         for key, value in expected.items()
@@ -275,7 +275,7 @@ def _refuse_other_settings(
         raise InputError(
             f"{aggregator.name} v{aggregator.version} is packaged at "
             f"{aggregator.artifact(config)} with other settings than the catalogue and "
-            f"activity.yaml name:\n" + "\n".join(differing) + "\nVectors of the two must not "
+            f"activity.yaml:\n" + "\n".join(differing) + "\nVectors of the two must not "
             "mix: raise its version in models/catalog.py, or undo the change"
         )
 
@@ -333,6 +333,6 @@ def _refuse_other_signature(
     ]
     if differing:
         raise InputError(
-            f"{folder}: the signature {SIGNATURE!r} is not the contract's "
+            f"{folder}: the signature {SIGNATURE!r} differs from the contract "
             "(models/layers/build.py):\n" + "\n".join(differing)
         )

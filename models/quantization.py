@@ -1,4 +1,4 @@
-"""What a member's vectors take in each type of number, and the vectors as they come back."""
+"""A member's vectors in smaller dtypes: their bytes, and the vectors after a round trip."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
@@ -14,7 +14,7 @@ LARGEST = 127
 
 
 def bytes_per_member(vectors: int, dim: int, dtype: Dtype) -> int:
-    """Return the bytes of a member's vectors; int8's scales are the view's, not a member's.
+    """Return the bytes of a member's vectors; int8's scales are stored once per view.
 
     >>> [bytes_per_member(3, 64, dtype) for dtype in DTYPES]
     [768, 384, 192]
@@ -24,11 +24,11 @@ def bytes_per_member(vectors: int, dim: int, dtype: Dtype) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Quantization:
-    """Vectors in a byte a dimension: q = clip(round((x - offset) / scale), -127, 127).
+    """Vectors with one byte per dimension: q = clip(round((x - offset) / scale), -127, 127).
 
     Attributes:
         offset: float32 [dim], the middle of each dimension's range.
-        scale: float32 [dim], one step. Inside the range the error is at most half of it.
+        scale: float32 [dim], one step. Inside the range the error is at most half a step.
     """
 
     offset: NDArray[np.float32]
@@ -36,11 +36,11 @@ class Quantization:
 
     @classmethod
     def fit(cls, vectors: NDArray[np.floating], cut: float = 0.0) -> Self:
-        """Take each dimension's range from vectors, float [n, dim]: those of the train period.
+        """Take each dimension's range from the vectors of the train period, float [n, dim].
 
         Args:
-            cut: Share of each dimension's values that may lie outside at either end: a few far
-                ones would make the step coarse for all.
+            cut: Share of each dimension's values outside the range at either end: a few outliers
+                would make the step coarse for all.
 
         Raises:
             InputError: there is no vector, or one is not finite.
@@ -51,13 +51,12 @@ class Quantization:
         ends = np.quantile(vectors, [cut, 1 - cut], axis=0, method="closest_observation")
         low, high = ends.astype(np.float64)
         step = (high - low) / (2 * LARGEST)
-        # A dimension that is constant, or too narrow for float32 to hold its step, needs only its
-        # offset.
+        # A constant dimension, or one too narrow for a float32 step, needs only its offset.
         scale = np.where(step > np.finfo(np.float32).tiny, step, 1.0)
         return cls(((low + high) / 2).astype(np.float32), scale.astype(np.float32))
 
     def to_int8(self, vectors: NDArray[np.floating]) -> NDArray[np.int8]:
-        """Return int8 [n, dim]; what lies outside the range goes to its nearest end.
+        """Return int8 [n, dim]; values outside the range are clipped to it.
 
         Raises:
             InputError: a number is not finite.
@@ -71,33 +70,33 @@ class Quantization:
         return quantized.astype(np.float32) * self.scale + self.offset
 
     def to_json(self) -> dict[str, Any]:
-        """Return what a manifest keeps."""
+        """Return the JSON that a manifest keeps."""
         return {"dtype": "int8", "offset": self.offset.tolist(), "scale": self.scale.tolist()}
 
     @classmethod
-    def from_json(cls, document: dict[str, Any]) -> Self:
+    def from_json(cls, saved: dict[str, Any]) -> Self:
         """Read what `to_json` returned.
 
         Raises:
-            InputError: it is something else.
+            InputError: dtype, offset or scale is missing or wrong.
         """
-        if document.get("dtype") != "int8" or not {"offset", "scale"} <= document.keys():
+        if saved.get("dtype") != "int8" or not {"offset", "scale"} <= saved.keys():
             raise InputError(
-                f"expected dtype int8 with offset and scale, got {sorted(document)} of dtype "
-                f"{document.get('dtype')!r}"
+                f"expected dtype int8 with offset and scale, got {sorted(saved)} of dtype "
+                f"{saved.get('dtype')!r}"
             )
-        return cls(*(np.array(document[key], np.float32) for key in ("offset", "scale")))
+        return cls(*(np.array(saved[key], np.float32) for key in ("offset", "scale")))
 
 
 def stored(
     vectors: NDArray[np.float32], dtype: Dtype, quantization: Quantization | None = None
 ) -> NDArray[np.float32]:
-    """Return vectors as they come back from being stored in a type, float32 [n, dim].
+    """Return vectors after a round trip through a dtype, float32 [n, dim].
 
     Args:
         vectors: float32 [n, dim].
         dtype: float32, float16 or int8.
-        quantization: For int8 only, where it is needed.
+        quantization: Required for int8, otherwise unused.
 
     Raises:
         InputError: int8 without a quantization, or a number that float16 cannot hold.

@@ -8,10 +8,11 @@ somebody else packaged registers just as well.
 import json
 import os
 import shutil
+import sqlite3
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,15 @@ from transformations.errors import InputError
 from transformations.files import replacing_folder
 
 FOLDER = "aggregator"
+DATABASE = "mlflow.db"
+WEIGHTS = "weights_sha256"
+"""The tag that tells our versions from those of other models."""
+VERSION_TAGS = """
+select tag.name, tag.version, tag.key, tag.value
+from model_version_tags as tag
+inner join model_versions as version on tag.name = version.name and tag.version = version.version
+where version.current_stage <> 'Deleted_Internal'
+"""
 URI = "MLFLOW_TRACKING_URI"
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -75,7 +85,7 @@ def register(folder: Path, config: Config) -> Registered:
             tags={
                 "view": _view(manifest),
                 "trained_until": manifest["trained_until"] or "",
-                "weights_sha256": manifest["weights_sha256"],
+                WEIGHTS: manifest["weights_sha256"],
                 "metrics": json.dumps(manifest["metrics"]),
             },
         )
@@ -83,10 +93,27 @@ def register(folder: Path, config: Config) -> Registered:
 
 
 def versions(config: Config) -> list[Registered]:
-    """Return every registered version, by name, the newest first."""
+    """Return every registered version, by name, the newest first.
+
+    The registry of the data folder is read as the SQLite file that it is: importing MLflow to list
+    five rows takes seconds. A test holds that both say the same.
+    """
+    if URI not in os.environ:
+        return _read_local(config.layout.mlflow / DATABASE)
     with _client(config) as client:
         models = sorted(model.name for model in client.search_registered_models())
         return [version for name in models for version in _versions(client, name)]
+
+
+def _read_local(file: Path) -> list[Registered]:
+    if not file.exists():
+        return []
+    tags: dict[tuple[str, int], dict[str, str]] = {}
+    with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as con:
+        for name, version, key, value in con.execute(VERSION_TAGS):
+            tags.setdefault((name, int(version)), {})[key] = value
+    known = [_registered(*key, found) for key, found in tags.items() if WEIGHTS in found]
+    return sorted(known, key=lambda version: (version.name, -version.version))
 
 
 def fetch(config: Config, name: str, version: int, folder: Path) -> None:
@@ -120,7 +147,7 @@ def _client(config: Config) -> Iterator[Any]:
         uri = os.environ.get(URI)
         if uri is None:
             folder.mkdir(parents=True, exist_ok=True)
-            uri = f"sqlite:///{folder / 'mlflow.db'}"
+            uri = f"sqlite:///{folder / DATABASE}"
         yield MlflowClient(uri)
 
 
@@ -181,18 +208,22 @@ def _exists(client: Any, name: str) -> bool:
 def _versions(client: Any, name: str) -> list[Registered]:
     found = client.search_model_versions(f"name = '{name}'")
     known = [
-        Registered(
-            name=name,
-            version=int(version.version),
-            view=version.tags["view"],
-            trained_until=version.tags["trained_until"],
-            weights_sha256=version.tags["weights_sha256"],
-            metrics=json.loads(version.tags["metrics"]),
-        )
+        _registered(name, int(version.version), version.tags)
         for version in found
-        if "weights_sha256" in version.tags  # not one of somebody else's models
+        if WEIGHTS in version.tags  # not one of somebody else's models
     ]
     return sorted(known, key=lambda version: -version.version)
+
+
+def _registered(name: str, version: int, tags: Mapping[str, str]) -> Registered:
+    return Registered(
+        name=name,
+        version=version,
+        view=tags["view"],
+        trained_until=tags["trained_until"],
+        weights_sha256=tags[WEIGHTS],
+        metrics=json.loads(tags["metrics"]),
+    )
 
 
 def _expect(client: Any, name: str, version: int) -> None:

@@ -16,24 +16,24 @@ from transformations.duck import parquet, sql
 from transformations.errors import InputError, RunFailedError
 from transformations.layout import part_files
 from transformations.rules import Rules
+from transformations.timestamps import DAY_US, microseconds
 
 PAD = 0
-DAY = 86_400_000_000  # microseconds
 
 
 class ItemTable:
-    """The item vectors of one encoder version at one moment, each at a row of its own.
+    """The item vectors of one encoder version as of a timestamp, one per row.
 
     Attributes:
-        vectors: float32 [items + 1, dim], contiguous. Row 0 holds zeros and stands for PAD and for
-            items without a vector.
+        vectors: float32 [items + 1, dim], contiguous. Row 0 is zeros, for PAD and for items
+            without a vector.
     """
 
     def __init__(self, ids: pa.Array, vectors: NDArray[np.float32]) -> None:
         self.vectors = vectors
         self._ids = ids
-        # Measured on 500,000 look-ups in 100,000 items: a pandas index, which keeps its hash
-        # table, takes a third of the time of Arrow's index_in for numbers, but six times for text.
+        # A pandas index keeps its hash table. On 500,000 look-ups in 100,000 items it takes a
+        # third of the time of Arrow's index_in for numbers, but six times as long for text.
         self._index = pd.Index(ids.to_numpy()) if pa.types.is_integer(ids.type) else None
 
     @classmethod
@@ -80,19 +80,18 @@ class ItemTable:
         return len(self._ids)
 
     def rows(self, item_ids: pa.Array) -> NDArray[np.int32]:
-        """Return the row of each item's vector, 0 for one without; int32 [ids]."""
+        """Return the row of each item's vector, 0 if it has none; int32 [ids]."""
         if self._index is not None:
-            places = self._index.get_indexer(item_ids.to_numpy())
+            indices = self._index.get_indexer(item_ids.to_numpy())
         else:
-            found = pc.index_in(item_ids, value_set=self._ids)
-            places = pc.fill_null(found, -1).to_numpy()
-        return (places + 1).astype(np.int32)
+            indices = pc.fill_null(pc.index_in(item_ids, value_set=self._ids), -1).to_numpy()
+        return (indices + 1).astype(np.int32)
 
 
 def read_items(
     config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime, which: str = "newest_items"
 ) -> None:
-    """Make the table `which`: one vector of each item of the configured encoder known at as_of.
+    """Make the temp table `which`: one vector per item of the configured encoder known at as_of.
 
     Args:
         which: `newest_items`, the newest with available_at <= as_of; or `first_items`, the oldest.
@@ -121,8 +120,8 @@ class Padded:
         rows: Rows of the item table, int32 [members, length]; 0 in a PAD slot.
         actions: Codes, int32 [members, length]; 0 is PAD.
         ages: Days before as_of, float32 [members, length]; 0 in a PAD slot.
-        n_actions: How many actions the sequences hold in all.
-        n_without_vector: How many of them became PAD because their item has no vector.
+        n_actions: Actions in all sequences.
+        n_without_vector: Actions that became PAD because their item has no vector.
     """
 
     rows: NDArray[np.int32]
@@ -143,7 +142,7 @@ def pad(
 
     Args:
         sequences: item_ids, actions and event_timestamps, lists of equal length, oldest first.
-        as_of: What ages are relative to: one moment, or one for each sequence (microseconds).
+        as_of: What ages are relative to: one timestamp, or one per sequence (microseconds).
         names: The actions in the order of their codes, from 1; default: the configured ones.
 
     Raises:
@@ -165,41 +164,37 @@ def pad(
 
     rows = items.rows(lists.flatten())
     codes = _codes(sequences["actions"].flatten(), names or list(rules.actions))
-    moments = sequences["event_timestamps"].flatten().cast(pa.int64()).to_numpy()
+    timestamps = sequences["event_timestamps"].flatten().cast(pa.int64()).to_numpy()
     if isinstance(as_of, datetime):
-        ages = ((_microseconds(as_of) - moments) / DAY).astype(np.float32)
+        ages = ((microseconds(as_of) - timestamps) / DAY_US).astype(np.float32)
     else:
         ends_at = as_of.cast(pa.int64()).to_numpy().repeat(lengths)
-        ages = ((ends_at - moments) / DAY).astype(np.float32)
-    known = rows != 0
-    codes[~known] = PAD
-    ages[~known] = 0.0
+        ages = ((ends_at - timestamps) / DAY_US).astype(np.float32)
+    has_vector = rows != 0
+    codes[~has_vector] = PAD
+    ages[~has_vector] = 0.0
     return Padded(
         rows=_spread(rows, slots, (members, length)),
         actions=_spread(codes, slots, (members, length)),
         ages=_spread(ages, slots, (members, length)),
         n_actions=len(rows),
-        n_without_vector=int(len(rows) - known.sum()),
+        n_without_vector=int(len(rows) - has_vector.sum()),
     )
 
 
 def _codes(actions: pa.Array, names: Sequence[str]) -> NDArray[np.int32]:
     """Return the code of each action's name."""
-    found = pc.index_in(actions, value_set=pa.array(list(names)))
-    if found.null_count:
-        unknown = actions.filter(found.is_null())[0].as_py()
+    indices = pc.index_in(actions, value_set=pa.array(list(names)))
+    if indices.null_count:
+        unknown = actions.filter(indices.is_null())[0].as_py()
         raise RunFailedError(
             f"expected actions among {', '.join(names)}, got {unknown!r} in a sequence; "
             "build the snapshot again with the present activity.yaml"
         )
-    return found.to_numpy() + np.int32(1)
+    return indices.to_numpy() + np.int32(1)
 
 
 def _spread(values: np.ndarray, slots: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     filled = np.zeros(shape, values.dtype)
     filled.ravel()[slots] = values
     return filled
-
-
-def _microseconds(moment: datetime) -> int:
-    return int(pa.scalar(moment, pa.timestamp("us", tz="UTC")).value)

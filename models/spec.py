@@ -1,4 +1,4 @@
-"""What the catalogue says of an aggregator, in plain Python: Feast declares views from it."""
+"""What a line of the catalogue says, in plain Python; Feast declares views from it."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -18,28 +18,27 @@ from transformations.errors import InputError
 class Aggregator:
     """One line of the catalogue: sequences in, one or more named vectors out.
 
-    A subclass names its `kind`, and its Keras layer in `layer` as "module:Class", which is
-    imported only when the aggregator is built: a reader of the catalogue never loads TensorFlow.
-    Its own dataclass fields become that class's arguments (models/layers/build.py says what it is
-    given and what it returns).
+    A subclass names its `kind`, and its Keras layer in `layer` as "module:Class". The layer is
+    imported only when it is built, so reading the catalogue never loads TensorFlow. The subclass's
+    own dataclass fields become the layer's arguments (contract: models/layers/build.py).
 
     Attributes:
-        name: Part of the view's name. A subclass has a default; another name lets two settings of
-            one kind live side by side.
-        version: Part of the view's name. Two versions live side by side; raise it whenever the
-            numbers change.
+        name: Part of the view's name. Another name than the default lets two settings of one kind
+            live side by side.
+        version: Part of the view's name. Raise it whenever the vectors change; versions live side
+            by side.
         stream: Whether the stream keeps its vectors fresh between two daily runs.
     """
 
     kind: ClassVar[str | None] = None
-    """The public name of what it computes, part of a package's identity; None for what is packaged
-    already. It outlives the address below: moving a file changes no published space."""
+    """The public name of what it computes, part of a package's identity; None for `Packaged`. It is
+    not the address below, so moving a file changes no identity."""
     layer: ClassVar[str | None] = None
-    """Where the Keras layer of this kind is; None for what is packaged already."""
+    """Address of the Keras layer; None for `Packaged`."""
     per_action: ClassVar[bool] = False
-    """Whether there is one vector per configured action, or a single one."""
+    """Whether it has one vector per configured action, or a single one."""
     order_matters: ClassVar[bool] = True
-    """Whether the same actions in another order may give other vectors (a contract test)."""
+    """Whether the order of actions may change the vectors (a contract test)."""
 
     name: str
     version: int
@@ -66,7 +65,7 @@ class Aggregator:
 
     @property
     def service(self) -> str:
-        """Name of the Feast feature service that a ranker asks."""
+        """Name of the Feast feature service that a ranker reads."""
         return names.service(self.name, self.version)
 
     @property
@@ -84,7 +83,7 @@ class Aggregator:
         return {names.SINGLE_VECTOR: config.dim}
 
     def parameters(self) -> dict[str, Any]:
-        """Return the subclass's own settings, as they go to the Keras class and the manifest."""
+        """Return the subclass's own settings, for the Keras layer and the manifest."""
         base = {f.name for f in fields(Aggregator)} | {"recipe"}
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in base}
 
@@ -93,7 +92,7 @@ class Aggregator:
         return config.layout.artifact(self.name, self.version)
 
     def identity(self, config: Config) -> dict[str, str]:
-        """Return what made these vectors, as tags: read from the manifest once it is packaged."""
+        """Return what made these vectors, as tags; with the hash of the weights once packaged."""
         encoder = config.items.encoder
         tags = {
             "aggregator": self.name,
@@ -109,7 +108,7 @@ class Aggregator:
         """Return the packaged aggregator's manifest.
 
         Raises:
-            InputError: there is none, or it is not the mapping that packaging writes.
+            InputError: it is missing, or not what packaging writes.
         """
         return manifest.read(self.artifact(config), f"{self.name} v{self.version}")
 
@@ -131,8 +130,9 @@ class GeometricDecay(Aggregator):
     """Per action, weights proportional to r^(n-i), oldest first, that sum to one.
 
     Attributes:
-        decay: r, above 0 and below 1: how much of its weight an action keeps when a newer one of
-            the same kind follows. One for all actions, or one for each, in `activity.yaml`'s order.
+        decay: r, above 0 and below 1: the share of its weight that an action keeps when a newer
+            one of the same kind follows. One for all actions, or one each, in the order of
+            `activity.yaml`.
     """
 
     kind: ClassVar[str] = "geometric_decay"
@@ -151,7 +151,7 @@ class GeometricDecay(Aggregator):
 
 @dataclass(frozen=True, kw_only=True)
 class Learned(Aggregator):
-    """A layer with weights: `activity train`, or the daily run where there are none yet, fits them.
+    """A layer with weights, which `activity train` or the first daily run fits.
 
     Attributes:
         recipe: How it is trained. Any layer can be trained with any objective.
@@ -164,12 +164,12 @@ class Learned(Aggregator):
 class Packaged(Aggregator):
     """Anyone's SavedModel folder with the signature `embed` and a manifest, from anywhere.
 
-    `models.packaging.write_manifest` makes the manifest of a SavedModel that has none. One from
-    the model registry needs nothing else: `Packaged("models:/learned_decay/3")`.
+    `models.packaging.write_manifest` writes a missing manifest. A registered version needs only
+    its address: `Packaged("models:/learned_decay/3")`.
 
     Attributes:
-        path: The folder, a relative one is taken from the repository root; or a registered
-            version, models:/NAME/VERSION, whose name and version are the line's own.
+        path: The folder, relative to the repository root; or a registered version,
+            models:/NAME/VERSION, which then gives the line's name and version.
     """
 
     path: str = field(kw_only=False)
@@ -188,17 +188,17 @@ class Packaged(Aggregator):
         """Name and version in the model registry, for a path models:/NAME/VERSION."""
         if not self.path.startswith("models:"):
             return None
-        found = re.fullmatch(r"models:/([^/@]+)/(\d+)", self.path)
-        if found is None:
-            # An alias or a stage moves, and the vectors of one view would be of two spaces.
+        address = re.fullmatch(r"models:/([^/@]+)/(\d+)", self.path)
+        if address is None:
+            # An alias or a stage moves, so one view would hold vectors of two spaces.
             raise InputError(
-                f"expected a registered version as models:/NAME/3, got {self.path!r}; `activity "
-                "models` lists them"
+                f"expected a registered version such as models:/NAME/3, got {self.path!r}; "
+                "`activity models` lists them"
             )
-        return found[1], int(found[2])
+        return address[1], int(address[2])
 
     def manifest(self, config: Config) -> dict[str, Any]:
-        """Return the manifest; a further InputError: it is not copied here yet."""
+        """Return the manifest; also raises InputError if it is not copied here yet."""
         if self.registered is not None and not self.artifact(config).exists():
             raise InputError(
                 f"{self.path} is not copied from the model registry to {self.artifact(config)} "
@@ -207,7 +207,7 @@ class Packaged(Aggregator):
         return super().manifest(config)
 
     def vectors(self, config: Config) -> dict[str, int]:
-        """Return the vector fields with their dimensions, as the manifest names them."""
+        """Return the manifest's vector fields with their dimensions."""
         return {field: int(dim) for field, dim in self.manifest(config)["vectors"].items()}
 
     def parameters(self) -> dict[str, Any]:
@@ -215,7 +215,7 @@ class Packaged(Aggregator):
         return {}
 
     def artifact(self, config: Config) -> Path:
-        """Folder of the SavedModel and its manifest; of a registered one, of its copy here."""
+        """Folder of the SavedModel and its manifest, or of the local copy of a registered one."""
         if self.registered is None:
             return config.path(self.path)
         return config.layout.registered(*self.registered)
@@ -223,13 +223,13 @@ class Packaged(Aggregator):
 
 @dataclass(frozen=True, kw_only=True)
 class LearnedVector(Learned):
-    """What the learned layers here have in common: one vector, `activity_embedding`.
+    """What the learned layers have in common: one vector, `activity_embedding`.
 
     Attributes:
-        normalize: Scale the vector to length 1 (a vector of zeros stays; so does the default one).
-        learned_default: Learn the vector of a member without actions; otherwise it is zeros.
-        use_sessions: Tell the layer which actions belong to one sitting.
-        session_gap: Minutes between two actions from which on a new session starts.
+        normalize: Scale the vector to length 1, except zeros and the default vector.
+        learned_default: Learn the vector of a member without actions; else it is zeros.
+        use_sessions: Give the layer each action's session.
+        session_gap: Minutes between two actions that start a new session.
     """
 
     normalize: bool = False
@@ -253,12 +253,11 @@ class LearnedDecay(LearnedVector):
     """Per action, a decayed mean whose decay, weight and projection are learned: strong and tiny.
 
     Attributes:
-        decays: How many decays each action has, from a fast one to a slow one, each with its own
-            projection.
-        share: The weights sum to one over `all` actions, so that a kind that is rare or long ago
-            counts little, or within each `action`, so that each kind's mean counts alike.
-        hidden: Units of a hidden layer over the means, their numbers and their freshness, whose
-            output, zero at first, is added; 0 for none.
+        decays: Decays per action, from fast to slow, each with its own projection.
+        share: The weights sum to one over `all` actions, so a rare or old kind counts little; or
+            within each `action`, so each kind's mean counts alike.
+        hidden: Units of a hidden layer over the means, counts and freshness, whose output (zero at
+            first) is added; 0 for none.
     """
 
     kind: ClassVar[str] = "learned_decay"
@@ -278,12 +277,12 @@ class LearnedDecay(LearnedVector):
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionPool(LearnedVector):
-    """Learned queries choose among the actions; each action's share has its own projection.
+    """Learned queries weigh the actions; each action's weighted sum has its own projection.
 
     Attributes:
-        queries: How many weightings of the same actions.
+        queries: Number of queries, each with its own weights.
         units: Width of the keys.
-        use_ages: Tell the keys how long ago each action was.
+        use_ages: Give the keys each action's age.
         dropout: Share of the keys' inputs dropped in training.
     """
 
@@ -310,10 +309,10 @@ class Cnn(LearnedVector):
     Attributes:
         filters: Channels of each convolution.
         kernel: Neighbouring actions that a convolution sees.
-        layers: How many convolutions follow each other.
-        pooling: Over the actions: their `max` or `avg`.
-        use_ages: Tell it how long ago each action was.
-        dropout: Share of what is pooled that is dropped in training.
+        layers: Number of convolutions.
+        pooling: `max` or `avg` over the actions.
+        use_ages: Give the layer each action's age.
+        dropout: Share of the pooled values dropped in training.
     """
 
     kind: ClassVar[str] = "cnn"
@@ -341,8 +340,8 @@ class Gru(LearnedVector):
 
     Attributes:
         units: Width of its state.
-        use_ages: Tell it how long ago each action was.
-        dropout: Share of its inputs and of its last state that is dropped in training.
+        use_ages: Give the layer each action's age.
+        dropout: Share of its inputs and of its last state dropped in training.
     """
 
     kind: ClassVar[str] = "gru"
@@ -367,9 +366,9 @@ class Transformer(LearnedVector):
         units: Width; divisible by `heads`.
         heads: Attention heads of each layer.
         layers: Attention and feed-forward layers.
-        positions: Learned positions, counted from the newest; older actions share the last one.
-        use_ages: Tell it how long ago each action was.
-        dropout: Share of each layer's addition that is dropped in training.
+        positions: Learned positions, from the newest action; older ones share the last.
+        use_ages: Give the layer each action's age.
+        dropout: Share of each layer's output dropped in training.
     """
 
     kind: ClassVar[str] = "transformer"
@@ -393,7 +392,7 @@ class Transformer(LearnedVector):
 
 
 def learned_kinds() -> dict[str, Callable[..., LearnedVector]]:
-    """Return every learned kind that has a layer, by its kind's name; a subclass enrols itself."""
+    """Return kind → class for every learned kind; subclasses are found by themselves."""
     return {kind.kind: kind for kind in _below(LearnedVector) if kind.kind is not None}
 
 

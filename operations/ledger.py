@@ -1,11 +1,10 @@
-"""What ran, on what, and how it ended: a small SQLite database beside the data."""
+"""What ran, on what data, and how it ended: a small SQLite database beside the data."""
 
 import fcntl
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -51,13 +50,13 @@ class Ledger:
         """Open the ledger of `config`'s data folder; create it when it is missing."""
         self.folder = config.layout.state
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.engine = sa.create_engine(f"sqlite:///{self.folder / 'ledger.db'}")
+        self.engine = sa.create_engine(f"sqlite:///{config.layout.ledger}")
         METADATA.create_all(self.engine)
 
     def start(self, command: str, as_of: datetime | None) -> int:
-        """Note that a run began, for a moment that may not be known yet; return its id."""
+        """Note the start of a run, whose as_of may not be known yet; return the run's id."""
         with self.engine.begin() as connection:
-            # Whoever holds the lock is the only run: one still marked as running was killed.
+            # The holder of the lock is the only run: another one marked as running was killed.
             connection.execute(
                 sa.update(RUNS).where(RUNS.c.status == "running").values(status="killed")
             )
@@ -98,12 +97,12 @@ class Ledger:
             )
 
     def resolve(self, run_id: int, as_of: datetime) -> None:
-        """Note the moment of a run that began without knowing it."""
+        """Note the as_of of a run that started without one."""
         self._update(run_id, as_of=_text(as_of))
 
-    def published(self, run_id: int, moment: datetime) -> None:
-        """Note that a run's snapshot can be read online since `moment`."""
-        self._update(run_id, published_at=_text(moment))
+    def published(self, run_id: int, timestamp: datetime) -> None:
+        """Note since when a run's snapshot can be read online."""
+        self._update(run_id, published_at=_text(timestamp))
 
     def finish(self, run_id: int, error: BaseException | None = None) -> None:
         """Note how a run ended."""
@@ -112,13 +111,15 @@ class Ledger:
         self._update(run_id, status=status, error=message, finished_at=_now())
 
     def newest_published(self, before: datetime | None = None) -> datetime | None:
-        """Return the newest as_of that is online, or the newest one before a moment."""
+        """Return the newest as_of that is online, or the newest one before a timestamp."""
         query = sa.select(sa.func.max(RUNS.c.as_of)).where(RUNS.c.published_at.is_not(None))
-        return self._moment(query if before is None else query.where(RUNS.c.as_of < _text(before)))
+        return self._timestamp(
+            query if before is None else query.where(RUNS.c.as_of < _text(before))
+        )
 
     def newest_as_of(self) -> datetime | None:
-        """Return the newest as_of that any run has had, however it ended."""
-        return self._moment(sa.select(sa.func.max(RUNS.c.as_of)))
+        """Return the newest as_of of all runs, however they ended."""
+        return self._timestamp(sa.select(sa.func.max(RUNS.c.as_of)))
 
     def published_as_ofs(self) -> set[datetime]:
         """Return every as_of that a live run published."""
@@ -139,7 +140,7 @@ class Ledger:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the data folder for one writer; the system frees it when the process dies.
+        """Lock the data folder for one writer; the lock ends with the process.
 
         Raises:
             InputError: another process holds it.
@@ -158,6 +159,19 @@ class Ledger:
             file.write(str(os.getpid()))
             file.flush()
             yield
+
+    def is_running(self) -> bool:
+        """Whether the newest run is under way: its process lives. A killed one's does not."""
+        runs = self.last_runs(1)
+        if not runs or runs[0]["status"] != "running":
+            return False
+        try:
+            os.kill(int((self.folder / "lock").read_text()), 0)
+        except PermissionError:
+            return True  # somebody else's process
+        except (OSError, ValueError):
+            return False
+        return True
 
     @contextmanager
     def run(self, command: str, as_of: datetime | None) -> Iterator[int]:
@@ -178,7 +192,7 @@ class Ledger:
         if changed.rowcount != 1:
             raise RunFailedError(f"the ledger in {self.folder} has no run {run_id}")
 
-    def _moment(self, query: sa.Select[Any]) -> datetime | None:
+    def _timestamp(self, query: sa.Select[Any]) -> datetime | None:
         with self.engine.connect() as connection:
             text = connection.execute(query).scalar()
         return None if text is None else datetime.fromisoformat(text)
@@ -186,11 +200,11 @@ class Ledger:
 
 def ledger_exists(config: Config) -> bool:
     """Whether anything ever ran on `config`'s data folder."""
-    return Path(config.layout.state / "ledger.db").exists()
+    return config.layout.ledger.exists()
 
 
-def _text(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+def _text(timestamp: datetime) -> str:
+    return timestamp.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def _now() -> str:

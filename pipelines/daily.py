@@ -82,13 +82,13 @@ def run_backfill(
     aggregators: Sequence[Aggregator] = AGGREGATORS,
     staged: bool = False,
 ) -> list[datetime]:
-    """Build the snapshots of past moments for training joins; nothing goes online.
+    """Build the snapshots of past timestamps for training joins; nothing goes online.
 
     A snapshot that a live run published is kept as it is: its created_timestamp is a fact, not
-    an assumption. Returns the moments that were built.
+    an assumption. Returns the timestamps that were built.
 
     Args:
-        staged: A run of a moment ago has read the sources and packaged the aggregators.
+        staged: A run just before has read the sources and packaged the aggregators.
     """
     kept = stages.ledger.published_as_ofs()
     wanted = [as_of for as_of in sorted(as_ofs) if as_of not in kept]
@@ -96,7 +96,7 @@ def run_backfill(
         return []
     with connect(config) as con:
         if not staged:
-            # A row is "from the future" against the newest moment that anything here was run for.
+            # A row is "from the future" against the newest as_of that anything here was run for.
             newest = max(wanted[-1], stages.ledger.newest_as_of() or wanted[-1])
             stage_events(config, con, newest, stages)
             encode_items(config, con, newest, stages, first=wanted[0])
@@ -131,7 +131,7 @@ def encode_items(
     """Read the items source and encode the items that are new.
 
     Args:
-        as_of: The newest moment that is built now.
+        as_of: The newest timestamp that is built now.
         first: The oldest one, when there are several: the item encoder must not have seen more.
     """
     with stages.stage("stg_items") as stage:
@@ -151,7 +151,7 @@ def package_all(
     """Make the SavedModels of the aggregators that have none yet; train those that learn.
 
     Args:
-        as_of: The oldest moment that is built now.
+        as_of: The oldest timestamp that is built now.
     """
     for aggregator in aggregators:
         if isinstance(aggregator, Learned) and trains(aggregator, config):
@@ -179,7 +179,7 @@ def snapshot(
     stages: Stages,
     aggregators: Sequence[Aggregator],
 ) -> None:
-    """Compute the sequences of one moment and every aggregator's vectors from them."""
+    """Compute the sequences of one timestamp and every aggregator's vectors from them."""
     with stages.stage("member_sequences") as stage:
         table = build_sequences(config, con, as_of, previous, created)
         _fill(stage, table)

@@ -1,4 +1,4 @@
-"""A redis-server of one's own, and a feature store on it: for the demo and the benchmarks."""
+"""A private redis-server and a feature store on it, for the demo, benchmarks and tests."""
 
 import shutil
 import socket
@@ -24,7 +24,7 @@ entity_key_serialization_version: 3
 
 
 def write_store(folder: Path, port: int) -> Path:
-    """Write the settings of a feature store whose online side is that Redis; return the file."""
+    """Write the settings of a feature store with that Redis as online store; return the file."""
     file = folder / "feature_store.yaml"
     file.write_text(STORE.format(folder=folder, port=port))
     return file
@@ -32,7 +32,7 @@ def write_store(folder: Path, port: int) -> Path:
 
 @contextmanager
 def private_redis(folder: Path) -> Iterator[int]:
-    """Start a redis-server that keeps nothing on disk; yield its port; end it.
+    """Start a redis-server without persistence; yield its port; stop it.
 
     Raises:
         InputError: there is no redis-server.
@@ -41,8 +41,8 @@ def private_redis(folder: Path) -> Iterator[int]:
     program = shutil.which("redis-server")
     if program is None:
         raise InputError(
-            "expected redis-server on the PATH, for a private one that is started here; install "
-            "Redis, or run `activity stream --bus ...` against the one that you have"
+            "expected redis-server on the PATH, to start a private one; install Redis, or run "
+            "`activity stream --bus ...` against an existing one"
         )
     for _ in range(TRIES):
         with socket.socket() as probe:
@@ -54,15 +54,15 @@ def private_redis(folder: Path) -> Iterator[int]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            start_new_session=True,  # Ctrl-C is for its user, who ends it
+            start_new_session=True,  # Ctrl-C is for this process, which stops it
         )
         assert process.stdout is not None
-        # Its log says when it listens, and ends when it could not: another process was faster.
+        # Its log says when it listens; the log ends if another process took the port.
         if any("Ready to accept connections" in line for line in process.stdout):
             break
         process.communicate()
     else:
-        raise RunFailedError(f"a private redis-server does not start, on {TRIES} free ports")
+        raise RunFailedError(f"a private redis-server does not start: tried {TRIES} free ports")
     try:
         yield port
     finally:

@@ -5,7 +5,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -18,7 +20,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from operations.ledger import Ledger
+if TYPE_CHECKING:
+    from operations.ledger import Ledger
 
 
 @dataclass
@@ -46,7 +49,7 @@ class Stage:
 class Stages:
     """Shows the stages of one run and notes them in the ledger."""
 
-    def __init__(self, console: Console, ledger: Ledger, run_id: int) -> None:
+    def __init__(self, console: Console, ledger: "Ledger", run_id: int) -> None:
         """Collect the stages of run `run_id`."""
         self.console = console
         self.ledger = ledger
@@ -81,17 +84,23 @@ def stage_table(
     stages: Iterator[tuple[str, int | None, int | None, Mapping[str, int], float]],
 ) -> Table:
     """Lay out stages as a table: rows in, rows out, refused with reasons, seconds."""
-    table = Table(title="Rows by stage", title_justify="left", header_style="bold")
+    table = plain_table("Rows by stage")
     table.add_column("stage", no_wrap=True)
-    for name in ("rows in", "rows out", "refused"):
-        table.add_column(name, justify="right")
+    for name in ("rows in", "rows out", "seconds", "refused"):
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("why refused")
-    table.add_column("seconds", justify="right")
     for name, rows_in, rows_out, refused, seconds in stages:
-        why = ", ".join(f"{reason}: {number(count)}" for reason, count in sorted(refused.items()))
-        total = number(sum(refused.values()))
-        table.add_row(name, number(rows_in), number(rows_out), total, why, f"{seconds:.1f}")
+        why = "\n".join(f"{reason}: {number(count)}" for reason, count in sorted(refused.items()))
+        total = number(sum(refused.values()) or None)
+        table.add_row(name, number(rows_in), number(rows_out), f"{seconds:.1f}", total, why)
     return table
+
+
+def plain_table(title: str) -> Table:
+    """Return an empty table that spends no width on lines: 80 columns have to do."""
+    return Table(
+        title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False
+    )
 
 
 def bar(console: Console) -> Progress:

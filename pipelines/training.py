@@ -1,4 +1,4 @@
-"""Training as a stage: figures of the data, passes with loss and metric, SavedModel, registry."""
+"""Training as stages: figures of the data, epochs with loss and metric, SavedModel, registry."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, replace
@@ -17,12 +17,13 @@ from models.spec import Aggregator, Learned
 from models.training.fitting import Step
 from models.training.objectives import OBJECTIVES
 from models.training.recipe import Recipe
-from models.training.train import EPOCH, Trained, gather, train_on
+from models.training.train import Trained, gather, train_on
 from pipelines.progress import Stage, Stages, number
 from transformations.config import Config
 from transformations.errors import InputError
 from transformations.example_settings import ExampleSettings
 from transformations.layout import day_of, files_between
+from transformations.timestamps import EPOCH
 
 
 def train_line(
@@ -39,7 +40,7 @@ def train_line(
         raise InputError(
             f"{aggregator.name} v{aggregator.version} is trained and packaged at {folder}, and its "
             "vectors are served under that version. Raise it: put this line into "
-            f"models/catalog.py, beside the old one, and train that:\n"
+            f"models/catalog.py, beside the old one, and train it:\n"
             f"    {line_of(replace(aggregator, version=aggregator.version + 1))},"
         )
     name = f"{aggregator.name} v{aggregator.version}"
@@ -62,16 +63,16 @@ def train_line(
 
 
 def trains(aggregator: Aggregator, config: Config) -> bool:
-    """Whether a line has weights to be learned that nobody has trained yet."""
+    """Whether a line has weights that are not trained yet."""
     return isinstance(aggregator, Learned) and not (aggregator.artifact(config) / MANIFEST).exists()
 
 
 def first_until(config: Config, as_of: datetime, validation: timedelta) -> datetime:
     """Return the time before which a first run at `as_of` trains.
 
-    One window before it, as for the item encoder, so that the snapshots of that window may be
-    backfilled for training joins with weights that saw nothing of them. Where all activity is
-    younger than that, all of it is used.
+    One window before it, as for the item encoder, so the snapshots of that window can be backfilled
+    for training joins with weights that saw nothing of them. Where all activity is younger than
+    that, all of it is used.
     """
     until = as_of - config.window
     files = files_between(config.layout.activity, EPOCH, as_of)
@@ -80,7 +81,7 @@ def first_until(config: Config, as_of: datetime, validation: timedelta) -> datet
 
 
 def show_figures(console: Console, figures: Mapping[str, Any]) -> None:
-    """Print what the examples are made of."""
+    """Print the figures of the examples."""
     lengths = {int(length): count for length, count in figures["sequence_lengths"].items()}
     table = Table(title="Training examples", title_justify="left", show_header=False)
     table.add_column("figure", style="dim")
@@ -88,14 +89,14 @@ def show_figures(console: Console, figures: Mapping[str, Any]) -> None:
     rows = [
         ("positive : negative", _ratio(figures["positives"], figures["negatives"])),
         ("random negatives", number(figures["random_negatives"])),
-        ("random negatives a day", f"{figures['random_negatives_a_day']:,.1f}"),
+        ("random negatives per day", f"{figures['random_negatives_a_day']:,.1f}"),
         ("share of them acted on", f"{figures['random_negatives_acted_on']:.1%}"),
         ("members", number(figures["members"])),
         ("members with too few actions", number(figures["members_dropped"])),
         ("windows", number(figures["windows"])),
-        ("windows a member, mean", f"{figures['windows_a_member']:.1f}"),
-        ("windows a member, most", number(figures["windows_a_member_most"])),
-        ("actions a window: 10% / half / 90%", " / ".join(map(str, _quantiles(lengths)))),
+        ("windows per member, mean", f"{figures['windows_a_member']:.1f}"),
+        ("windows per member, most", number(figures["windows_a_member_most"])),
+        ("actions per window: 10% / 50% / 90%", " / ".join(map(str, _quantiles(lengths)))),
     ]
     for row in rows:
         table.add_row(*row)
@@ -103,16 +104,16 @@ def show_figures(console: Console, figures: Mapping[str, Any]) -> None:
 
 
 def summary(aggregator: Learned, trained: Trained) -> str:
-    """Say in one line how good the chosen pass was on the validation period."""
+    """Say in one line how good the chosen epoch was on the validation period."""
     metric = OBJECTIVES[aggregator.recipe.objective].metric
     return (
-        f"{trained.metrics['epochs']:.0f} passes, validation loss "
+        f"{trained.metrics['epochs']:.0f} epochs, validation loss "
         f"{trained.metrics['val_loss']:.4f}, {metric} {trained.metrics[metric]:.4f}"
     )
 
 
 def line_of(aggregator: Aggregator | Recipe | ExampleSettings) -> str:
-    """Write an aggregator, or its recipe, as in the catalogue: what is not the default.
+    """Write an aggregator, or its recipe, as in the catalogue, without defaults.
 
     >>> from models.spec import GeometricDecay
     >>> line_of(GeometricDecay(version=2, decay=0.5))
@@ -120,16 +121,16 @@ def line_of(aggregator: Aggregator | Recipe | ExampleSettings) -> str:
     """
     given = []
     for f in fields(aggregator):
-        held = getattr(aggregator, f.name)
+        value = getattr(aggregator, f.name)
         default = f.default if f.default_factory is MISSING else f.default_factory()
-        if held != default:
-            nested = isinstance(held, Recipe | ExampleSettings)
-            given.append(f"{f.name}={line_of(held) if nested else repr_of(held)}")
+        if value != default:
+            nested = isinstance(value, Recipe | ExampleSettings)
+            given.append(f"{f.name}={line_of(value) if nested else repr_of(value)}")
     return f"{type(aggregator).__name__}({', '.join(given)})"
 
 
 def repr_of(value: object) -> str:
-    """Write a setting as in the catalogue, where timedelta is imported by its name."""
+    """Write a setting as in the catalogue, which imports `timedelta` by name."""
     return repr(value).replace("datetime.timedelta", "timedelta")
 
 
@@ -152,11 +153,11 @@ def _ratio(positives: int, negatives: int) -> str:
 
 
 def _quantiles(lengths: Mapping[int, int], at: Sequence[float] = (0.1, 0.5, 0.9)) -> list[int]:
-    """Return the lengths below which these shares of the windows lie."""
+    """Return the lengths at these quantiles of the windows."""
     total, seen = sum(lengths.values()), 0
-    found: list[int] = []
+    quantiles: list[int] = []
     for length in sorted(lengths):
         seen += lengths[length]
-        while len(found) < len(at) and seen >= at[len(found)] * total:
-            found.append(length)
-    return found
+        while len(quantiles) < len(at) and seen >= at[len(quantiles)] * total:
+            quantiles.append(length)
+    return quantiles

@@ -1,4 +1,4 @@
-"""Tuning as a stage: a study, its table and plot on disk, and the catalogue only when asked."""
+"""Tuning as a stage: a study, its table and plot as files, and on request a catalogue line."""
 
 import ast
 import csv
@@ -40,12 +40,12 @@ def tune_line(
     sampler: str,
     apply: bool,
 ) -> Aggregator:
-    """Look for better settings of a line; return it with the best ones, as a new version.
+    """Search better settings of a line; return it with the best ones, as a new version.
 
     Writes `<name>.csv`, `<name>.md` and `<name>.png` into the folder `tuning` of the data.
 
     Raises:
-        InputError: the line has nothing to tune, or there is nothing to tune it on.
+        InputError: the line has nothing to tune, or there is no data to tune it on.
     """
     folder = config.layout.tuning
     remark = ""
@@ -78,12 +78,10 @@ def tune_line(
 
 
 def why_common(study: DecayStudy) -> str:
-    """Say why the best line is not the best row, where an r for each action gains too little."""
+    """Say why the best line is not the best row: an r per action gains too little."""
     if not isinstance(study.best, float) or decay_rows(study)[0]["decay"] == study.best:
         return ""
-    return (
-        f"One r for all actions is kept: an r for each gains less than {LEAST_GAIN} of auc_random."
-    )
+    return f"One r for all actions is kept: one per action gains less than {LEAST_GAIN} auc_random."
 
 
 def decay_rows(study: DecayStudy) -> Rows:
@@ -113,23 +111,23 @@ def learned_rows(study: Study) -> Rows:
 def add_line(file: Path, line: Aggregator) -> None:
     """Write a line into the catalogue's file, after the others.
 
-    A recipe gets a name of its own above the catalogue, so that the line stays one line.
+    A recipe gets its own name above the catalogue, so the line stays one line.
 
     Raises:
         InputError: the file has no AGGREGATORS as a tuple of calls.
     """
     text = file.read_text()
     tree = ast.parse(text)
-    found = [
+    assignments = [
         (node, node.value)
         for node in tree.body
         if isinstance(node, ast.AnnAssign)
         and isinstance(node.value, ast.Tuple)
         and ast.unparse(node.target) == "AGGREGATORS"
     ]
-    if not found:
+    if not assignments:
         raise InputError(f"expected AGGREGATORS: tuple[…] = (…) in {file}, found none")
-    ((node, entries),) = found
+    ((node, entries),) = assignments
     lines = text.splitlines(keepends=True)
     recipe, call = _named_recipe(line)
     lines.insert(entries.elts[-1].end_lineno or 0, f"    {call},\n")
@@ -158,23 +156,23 @@ def _argument(value: Any) -> str:
 
 
 def _imports(recipe: str) -> dict[str, set[str]]:
-    """Name the modules and what of them a recipe's text uses."""
-    known = {
+    """Return module → names that a recipe's text uses."""
+    importable = {
         "datetime": "timedelta",
         "models.training.recipe": "Recipe",
         "transformations.example_settings": "ExampleSettings",
     }
-    return {module: {name} for module, name in known.items() if f"{name}(" in recipe}
+    return {module: {name} for module, name in importable.items() if f"{name}(" in recipe}
 
 
 def _imported(text: str, wanted: dict[str, set[str]]) -> str:
-    """Return the module's text with these names imported, each module's on one line."""
+    """Return the text with these names imported, one line per module."""
     lines = text.splitlines(keepends=True)
     tree = ast.parse(text)
-    there = {n.module: n for n in tree.body if isinstance(n, ast.ImportFrom) and n.module}
+    imports = {n.module: n for n in tree.body if isinstance(n, ast.ImportFrom) and n.module}
     missing = []
     for module, names in wanted.items():
-        node = there.get(module)
+        node = imports.get(module)
         if node is None:
             missing.append(f"from {module} import {', '.join(sorted(names))}\n")
             continue
@@ -182,7 +180,7 @@ def _imported(text: str, wanted: dict[str, set[str]]) -> str:
         lines[node.lineno - 1] = f"from {module} import {', '.join(all_names)}\n"
         for number in range(node.lineno, node.end_lineno or node.lineno):
             lines[number] = ""
-    at = min(node.lineno for node in there.values()) - 1
+    at = min(node.lineno for node in imports.values()) - 1
     return "".join([*lines[:at], *sorted(missing), *lines[at:]])
 
 
@@ -217,7 +215,7 @@ def _write(stem: Path, rows: Rows, plot: Callable[[Path], None]) -> list[Path]:
 
 
 def _table(rows: Rows) -> Table:
-    """Show the best rows; what does not fit beside the first columns goes into one of its own."""
+    """Show the best rows; what does not fit beside the first columns shares one more."""
     first = list(rows[0])[:COLUMNS]
     table = Table(title=f"The best of {len(rows)}", title_justify="left", header_style="bold")
     for name in first:
@@ -280,7 +278,7 @@ def _best_so_far(study: Study) -> list[float]:
 
 
 def _figure(panels: int) -> tuple[Any, Sequence[Any]]:
-    # Not pyplot, which looks for a display and keeps every figure.
+    # Not pyplot, which needs a display and keeps every figure.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6 * panels, 4), layout="constrained")

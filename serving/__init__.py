@@ -1,1 +1,1 @@
-"""What runs between two daily runs: the stream worker, the vector at request time."""
+"""The online side: publish a snapshot, stream what happened since, compute at request time."""

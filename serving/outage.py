@@ -1,13 +1,8 @@
 """What the online stores raise while they are away; a later try may succeed."""
 
-import sqlite3
+from stores.kinds import KINDS
 
-import psycopg
-import redis
-
-STORE_GONE = (
-    redis.exceptions.RedisError,
-    sqlite3.OperationalError,
-    psycopg.OperationalError,
+STORE_GONE: tuple[type[Exception], ...] = (
     OSError,
+    *(error for kind in KINDS for error in kind.gone),
 )

@@ -1,13 +1,13 @@
-"""A compute engine that materializes in columns: DuckDB chooses, numpy encodes, the store bulks.
+"""A compute engine that materializes in columns: DuckDB selects, numpy encodes, the store writes.
 
 Named by class path in feature_store.yaml:
 
     batch_engine:
       type: stores.columnar.ColumnarComputeEngine
 
-A view over local Parquet is read by DuckDB directly. Any other source comes through the offline
-store's own `pull_latest_from_table_or_query`. A view that computes (transformations, aggregations,
-a filter) or also writes offline goes through Feast's local engine.
+DuckDB reads a view over local Parquet directly; the offline store reads any other source through
+its own `pull_latest_from_table_or_query`. Feast's local engine materializes views that compute
+(transformations, aggregations, a filter) and views that also write offline.
 """
 
 import logging
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import pyarrow as pa
 from feast import FeatureView, OnDemandFeatureView, StreamFeatureView
@@ -23,13 +23,14 @@ from feast.infra.common.materialization_job import MaterializationJobStatus, Mat
 from feast.infra.compute_engines.local.compute import LocalComputeEngine
 from feast.infra.compute_engines.local.job import LocalMaterializationJob
 from feast.infra.registry.base_registry import BaseRegistry
-from feast.repo_config import FeastConfigBaseModel, RepoConfig
+from feast.repo_config import FeastConfigBaseModel
 from feast.utils import _convert_arrow_to_proto, _get_column_names, _validate_vector_field_lengths
 from pydantic import Field
 
 from stores.bytes.encode import EncodedBatch, entity_keys
 from stores.bytes.values import encode_column
 from stores.bytes.wire import microseconds
+from stores.protocols import BulkOnlineStore
 from stores.writing.newest import Columns, newest_batches, parquet_files
 
 logger = logging.getLogger(__name__)
@@ -41,10 +42,10 @@ class ColumnarComputeEngineConfig(FeastConfigBaseModel):
     type: Literal["stores.columnar.ColumnarComputeEngine"] = "stores.columnar.ColumnarComputeEngine"
 
     batch_rows: int = Field(default=20_000, ge=1)
-    """Rows that are encoded and written at a time; one transaction in the SQL stores."""
+    """Rows per encoded and written batch; a batch is one transaction in the SQL stores."""
 
     memory_limit: str = "256MB"
-    """What DuckDB may hold before it spills to disk."""
+    """How much DuckDB may hold before it spills to disk."""
 
     threads: int | None = Field(default=None, ge=1)
     """DuckDB's threads. Default: as many as the machine has cores."""
@@ -52,23 +53,6 @@ class ColumnarComputeEngineConfig(FeastConfigBaseModel):
 
 class OnlineWriteError(RuntimeError):
     """The online store failed midway; the cause is attached."""
-
-
-@runtime_checkable
-class BulkOnlineStore(Protocol):
-    """What this engine asks of an online store; any other gets Feast's rows."""
-
-    def takes_encoded(self, config: RepoConfig) -> bool:
-        """Whether `prepare_write` does all that this configuration asks for."""
-
-    def prepare_write(
-        self, config: RepoConfig, table: FeatureView, batch: EncodedBatch
-    ) -> Callable[[], None]:
-        """Lay out a batch whose keys are distinct; return what writes it.
-
-        An older row changes nothing. The engine runs the write in another thread while the next
-        batch is laid out here; one at a time, in order.
-        """
 
 
 class ColumnarComputeEngine(LocalComputeEngine):
@@ -86,7 +70,7 @@ class ColumnarComputeEngine(LocalComputeEngine):
         self._settings = ColumnarComputeEngineConfig(
             batch_rows=batch_rows, memory_limit=memory_limit, threads=threads
         )
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
 
     def _materialize_one(
         self, registry: BaseRegistry, task: MaterializationTask, **kwargs: Any
@@ -94,8 +78,8 @@ class ColumnarComputeEngine(LocalComputeEngine):
         view = task.feature_view
         reason = _left_to_feast(view)
         if reason is not None:
-            if view.name not in self._told:
-                self._told.add(view.name)
+            if view.name not in self._logged:
+                self._logged.add(view.name)
                 logger.info("%s: left to Feast's local engine, because %s", view.name, reason)
             return super()._materialize_one(registry, task, **kwargs)
         status, error = MaterializationJobStatus.SUCCEEDED, None
@@ -120,7 +104,7 @@ class ColumnarComputeEngine(LocalComputeEngine):
             start, end = datetime(1970, 1, 1, tzinfo=UTC), datetime.now(UTC)
         files = parquet_files(view.batch_source, self.repo_config.repo_path)
         if files is not None:
-            found = newest_batches(
+            newest = newest_batches(
                 files,
                 columns,
                 start,
@@ -140,9 +124,9 @@ class ColumnarComputeEngine(LocalComputeEngine):
                 start_date=start,
                 end_date=end,
             )
-            found = iter(job.to_arrow().to_batches(max_chunksize=self._settings.batch_rows))
+            newest = iter(job.to_arrow().to_batches(max_chunksize=self._settings.batch_rows))
         mapping = view.batch_source.field_mapping or {}
-        for batch in found:
+        for batch in newest:
             yield batch.rename_columns([mapping.get(name, name) for name in batch.schema.names])
 
     def _write(
@@ -150,7 +134,7 @@ class ColumnarComputeEngine(LocalComputeEngine):
     ) -> None:
         store = self.online_store
         config = self.repo_config
-        bulk = isinstance(store, BulkOnlineStore) and store.takes_encoded(config)
+        takes_batches = isinstance(store, BulkOnlineStore) and store.takes_encoded(config)
         types = {field.name: field.dtype.to_value_type() for field in view.entity_columns}
         bar = task.tqdm_builder(None) if task.tqdm_builder else None
 
@@ -164,29 +148,29 @@ class ColumnarComputeEngine(LocalComputeEngine):
                 raise OnlineWriteError(
                     f"{view.name}: {type(store).__name__} failed after it had acknowledged "
                     f"{acknowledged:,} rows, which stay. Once it is back, materialize the same "
-                    f"range again: every key holds its old or its new row until then. It said: "
+                    f"range again: every key holds its old or its new row until then. Error: "
                     f"{error}"
                 ) from error
             acknowledged += rows
             if bar is not None:
                 bar.update(rows)
 
-        # The server (or the disk, with SQLite) works on one batch while the next is read, encoded
-        # and laid out here.
+        # While the server (the disk, with SQLite) writes one batch, this thread reads, encodes and
+        # lays out the next.
         writing: Future[None] | None = None
         try:
-            with ThreadPoolExecutor(1) as beside:
+            with ThreadPoolExecutor(1) as writer:
                 for batch in batches:
                     if batch.num_rows == 0:
                         continue
-                    if bulk:
-                        write = store.prepare_write(config, view, encode(view, batch))
+                    if takes_batches:
+                        write = store.prepare_write(config, view, encode_rows(view, batch))
                     else:
                         rows = _convert_arrow_to_proto(batch, view, types)
                         write = partial(store.online_write_batch, config, view, rows, progress=None)
                     if writing is not None:
                         writing.result()
-                    writing = beside.submit(acknowledge, write, batch.num_rows)
+                    writing = writer.submit(acknowledge, write, batch.num_rows)
                 if writing is not None:
                     writing.result()
         finally:
@@ -194,12 +178,12 @@ class ColumnarComputeEngine(LocalComputeEngine):
                 bar.close()
 
 
-def encode(view: FeatureView, batch: pa.RecordBatch) -> EncodedBatch:
+def encode_rows(view: FeatureView, batch: pa.RecordBatch) -> EncodedBatch:
     """Encode a batch that holds the view's join keys, features and timestamps.
 
     Raises:
-        ValueError: a column is missing, a key is null, or a vector's length is not the declared
-            one.
+        ValueError: a column is missing, a key is null, or a vector does not have its declared
+            length.
     """
     _validate_vector_field_lengths(batch, view)
     wanted = [field.name for field in [*view.entity_columns, *view.features]]
@@ -230,7 +214,7 @@ def encode(view: FeatureView, batch: pa.RecordBatch) -> EncodedBatch:
 
 
 def _left_to_feast(view: Any) -> str | None:
-    """Say why this engine does not materialize a view itself; None where it does."""
+    """Return the reason to leave a view to Feast's local engine; None if there is none."""
     if isinstance(view, StreamFeatureView | OnDemandFeatureView):
         return f"it is a {type(view).__name__}"
     if view.batch_source is None or getattr(view, "source_views", None):

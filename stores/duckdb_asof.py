@@ -6,8 +6,8 @@ In feature_store.yaml:
         type: stores.duckdb_asof.DuckDBAsofOfflineStore
         memory_limit: 2GB
 
-Results are Feast's own (column names, order, types); what Feast leaves to chance is decided. See
-docs/stores-offline.md.
+Results have Feast's column names, order and types. Where Feast's result is undefined, ours is
+defined: see docs/stores-offline.md.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from feast.repo_config import RepoConfig
 from pydantic import StrictInt, StrictStr
 
 from stores.asof.job import AsofRetrievalJob, Join
-from stores.asof.labels import ROW, Labels, read_labels
-from stores.asof.query import View
+from stores.asof.labels import ROW, AsofLabels, read_labels
+from stores.asof.query import AsofView
 from stores.asof.session import Limits, session
 from stores.asof.views import read_view
 
@@ -44,19 +44,19 @@ logger = logging.getLogger(__name__)
 
 
 class DuckDBAsofOfflineStoreConfig(DuckDBOfflineStoreConfig):
-    """Settings of the store in feature_store.yaml, beside those of Feast's DuckDB store."""
+    """Settings of the store in feature_store.yaml, besides those of Feast's DuckDB store."""
 
     type: StrictStr = "stores.duckdb_asof.DuckDBAsofOfflineStore"
     memory_limit: StrictStr = "2GB"
-    """For DuckDB; a result held in memory (to_arrow, to_df) comes on top."""
+    """For DuckDB; a result held in memory (to_arrow, to_df) is extra."""
     threads: StrictInt | None = None
-    """Default: as many as the machine has cores."""
+    """Default: one per core."""
     temp_directory: StrictStr | None = None
     """Where a join spills, relative to the repo. Default: the system's folder for such files."""
 
 
 class DuckDBAsofOfflineStore(DuckDBOfflineStore):
-    """Joins by ASOF what lies in local Parquet files; leaves the rest to Feast's DuckDB store."""
+    """Joins local Parquet files by ASOF; leaves other sources to Feast's DuckDB store."""
 
     @staticmethod
     def get_historical_features(
@@ -82,12 +82,12 @@ class DuckDBAsofOfflineStore(DuckDBOfflineStore):
             filter_by_created_timestamp: let a label see only rows created by its time.
 
         Returns:
-            A job that has read schemas only. Rows come in the order of the entity frame.
+            A job that has read schemas only. Its rows are in the order of the entity frame.
 
         Raises:
-            ValueError: a column that is needed is not there or would come twice, keys of types
-                that do not compare, or an entity frame that is not a DataFrame where Feast's own
-                join is needed.
+            ValueError: a column that is missing or would appear twice, keys of types that do not
+                compare, or an entity frame that is not a DataFrame where Feast's own join is
+                needed.
         """
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         limits = _limits(config)
@@ -132,7 +132,7 @@ class DuckDBAsofOfflineStore(DuckDBOfflineStore):
     def pull_latest_from_table_or_query(
         config: RepoConfig, data_source: DataSource, *args: Any, **kwargs: Any
     ) -> RetrievalJob:
-        """Feast's, with the source's path taken from the repo and not the process's folder."""
+        """As Feast, with the source's path relative to the repo, not to the process's folder."""
         return DuckDBOfflineStore.pull_latest_from_table_or_query(
             config, _at_repo(config, data_source), *args, **kwargs
         )
@@ -141,7 +141,7 @@ class DuckDBAsofOfflineStore(DuckDBOfflineStore):
     def pull_all_from_table_or_query(
         config: RepoConfig, data_source: DataSource, *args: Any, **kwargs: Any
     ) -> RetrievalJob:
-        """Feast's, with the source's path taken from the repo and not the process's folder."""
+        """As Feast, with the source's path relative to the repo, not to the process's folder."""
         return DuckDBOfflineStore.pull_all_from_table_or_query(
             config, _at_repo(config, data_source), *args, **kwargs
         )
@@ -162,7 +162,7 @@ def _limits(config: RepoConfig) -> Limits:
 def _not_ours(
     feature_views: Sequence[FeatureView], on_demand: Sequence[OnDemandFeatureView]
 ) -> str | None:
-    """Say why a join needs Feast's own method, judged by the declarations; None where not."""
+    """Return why the declarations need Feast's own method; None if they do not."""
     for view in feature_views:
         source = view.batch_source
         if not isinstance(source, FileSource):
@@ -177,8 +177,8 @@ def _not_ours(
     return None
 
 
-def _reserved(views: Sequence[View]) -> str | None:
-    """DuckDB gives a row's file and its place there as columns of these names."""
+def _reserved(views: Sequence[AsofView]) -> str | None:
+    """Return why the columns need Feast's own method: DuckDB names a row's file and index so."""
     for view in views:
         for name in ("filename", "file_row_number"):
             if name in view.columns:
@@ -192,16 +192,16 @@ def _by_feast(reason: str, entity_df: Any, config: RepoConfig, **arguments: Any)
             f"expected an entity frame that is a DataFrame, got {type(entity_df).__name__}: "
             f"{reason}, so that Feast's own join is needed, which takes nothing else"
         )
-    _say_once(f"Feast's own join is used where {reason}")
+    _log_once(f"Feast's own join is used where {reason}")
     arguments["feature_views"] = [_view_at_repo(config, v) for v in arguments["feature_views"]]
-    # A copy: Feast's method writes converted times into the frame that it is given.
+    # A copy, because Feast's method converts times in the frame that it is given.
     return DuckDBOfflineStore.get_historical_features(
         config=config, entity_df=entity_df.copy(deep=False), **arguments
     )
 
 
 @cache
-def _say_once(message: str) -> None:
+def _log_once(message: str) -> None:
     logger.warning(message)
 
 
@@ -219,17 +219,17 @@ def _at_repo(config: RepoConfig, source: DataSource) -> DataSource:
     return moved
 
 
-def _check_names(labels: Labels, views: Sequence[View]) -> None:
+def _check_names(labels: AsofLabels, views: Sequence[AsofView]) -> None:
     names = Counter([ROW, *labels.columns, *(name for view in views for name in view.features)])
     twice = [name for name, count in names.items() if count > 1]
     if twice:
         raise ValueError(
-            f"expected columns of different names in the result; {', '.join(twice)} would come "
+            f"expected columns of different names in the result; {', '.join(twice)} would appear "
             "twice. Rename the entity frame's column, or ask for full_feature_names"
         )
 
 
-def _check_keys(labels: Labels, view: View) -> None:
+def _check_keys(labels: AsofLabels, view: AsofView) -> None:
     for ours, theirs in view.keys.items():
         if theirs not in labels.columns:
             raise ValueError(

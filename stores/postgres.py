@@ -1,7 +1,7 @@
 """PostgreSQL online store that keeps the newest row and takes whole encoded batches.
 
 The table, its bytes and all reads are Feast's. A batch is copied into a temporary table and merged
-from there in one statement and one transaction.
+from there by one statement in one transaction.
 """
 
 import contextlib
@@ -42,12 +42,12 @@ from stores.writing.postgres_copy import (
     copy_rows,
     encoded_rows,
     field,
-    moment,
+    timestamp_field,
 )
 from stores.writing.rows import Row, created_us, entity_key, event_us
 
-# Event times are stored through `timestamp`, as Feast sends them: a server whose zone is not UTC
-# then shifts both alike, and they stay comparable.
+# The columns are `timestamp`, as Feast sends its times: a server whose zone is not UTC then shifts
+# Feast's and ours alike, and they stay comparable.
 _CREATE = """
 create temporary table if not exists feast_incoming (
     entity_key bytea,
@@ -61,8 +61,8 @@ create temporary table if not exists feast_incoming (
 ) on commit delete rows
 """
 
-# The incoming rows lie in key order (see _merge) and a temporary table is scanned as it was filled,
-# so that two writers lock rows in one order and cannot deadlock.
+# Rows are in key order (see _merge), and a temporary table is scanned in the order of insertion. So
+# two writers lock rows in one order and cannot deadlock.
 _MERGE = """
 insert into {table} as stored ({columns})
 select {incoming}
@@ -106,10 +106,10 @@ class ColumnarPostgreSQLOnlineStore(ExpiringReads, PostgreSQLOnlineStore):
     def prepare_write(
         self, config: RepoConfig, table: FeatureView, batch: EncodedBatch
     ) -> Callable[[], None]:
-        """Lay a batch out; return what writes it in one transaction. An older row changes nothing.
+        """Lay out a batch; return a function that writes it in one transaction, newest rows only.
 
         The write raises:
-            psycopg.Error: the server went away or refused; the batch is rolled back whole.
+            psycopg.Error: the server went away or refused; the whole batch is rolled back.
         """
         rows = encoded_rows(batch)
         return partial(self._merge, config, table, rows, ENCODED_COLUMNS, new=True)
@@ -128,11 +128,11 @@ class ColumnarPostgreSQLOnlineStore(ExpiringReads, PostgreSQLOnlineStore):
             key = entity_key(config, row)
             when, made = event_us(row), created_us(row)
             order = (when, float("-inf") if made is None else made)
-            times = moment(when - POSTGRES_EPOCH_US) + moment(
+            times = timestamp_field(when - POSTGRES_EPOCH_US) + timestamp_field(
                 None if made is None else made - POSTGRES_EPOCH_US
             )
             for name, value in row[1].items():
-                # One statement may not touch a row twice, and a push may name a key twice.
+                # One statement must not write a row twice, and a push may contain a key twice.
                 if (key, name) in newest and newest[key, name][0] > order:
                     continue
                 text, number = extract_text_and_num(value, True)
@@ -148,7 +148,7 @@ class ColumnarPostgreSQLOnlineStore(ExpiringReads, PostgreSQLOnlineStore):
                     + (NULL if vector is None else field(vector.encode()))
                     + times,
                 )
-        rows = b"".join(newest[place][1] for place in sorted(newest))
+        rows = b"".join(newest[cell][1] for cell in sorted(newest))
         self._merge(config, table, [rows], COLUMNS)
         if progress:
             progress(len(data))
@@ -172,9 +172,9 @@ class ColumnarPostgreSQLOnlineStore(ExpiringReads, PostgreSQLOnlineStore):
         entities_to_keep: Sequence[Entity],
         partial: bool,
     ) -> None:
-        """Create the tables as Feast does, less an index that the primary key already is.
+        """Create the tables as Feast does, but drop its second index, on the key alone.
 
-        Its second index, on the key alone, makes every write dearer and no read cheaper.
+        The primary key begins with the key, so this index makes writes slower and no read faster.
         """
         super().update(
             config, tables_to_delete, tables_to_keep, entities_to_delete, entities_to_keep, partial
@@ -213,10 +213,10 @@ class ColumnarPostgreSQLOnlineStore(ExpiringReads, PostgreSQLOnlineStore):
     ) -> None:
         """Copy and merge rows of the binary format, in the order of their keys.
 
-        `held` are the columns that the rows have, in order; what else the table has becomes null.
+        `held` are the columns of the rows, in order; the table's other columns become null.
 
-        With `new`, rows whose keys may well all be new are first tried without a merge, as long as
-        that works: into a table that was empty they go in less than half the time.
+        With `new`, all keys may be new, and the rows are first copied without a merge, as long as
+        that succeeds. Into a table that was empty this takes less than half the time.
         """
         name = self._table_name(config, table)
         with self._writer_connection(config) as connection, connection.cursor() as cursor:
@@ -228,7 +228,7 @@ class ColumnarPostgreSQLOnlineStore(ExpiringReads, PostgreSQLOnlineStore):
             incoming = [
                 sql.SQL("vector_value::" + vector)
                 if column == "vector_value"
-                # The cast that Feast's own insert leaves to the server.
+                # Feast's own insert leaves this cast to the server.
                 else sql.SQL("{}::timestamptz").format(sql.Identifier(column))
                 if column.endswith("_ts")
                 else sql.Identifier(column)
@@ -240,7 +240,7 @@ class ColumnarPostgreSQLOnlineStore(ExpiringReads, PostgreSQLOnlineStore):
                     connection.commit()
                     return
                 except UniqueViolation:
-                    # A key is there already, or another writer was faster.
+                    # The table has a key already, or another writer was faster.
                     connection.rollback()
                     self._was_empty[name] = False
             cursor.execute(_CREATE)
@@ -259,9 +259,9 @@ class ColumnarPostgreSQLOnlineStore(ExpiringReads, PostgreSQLOnlineStore):
             connection.commit()
 
     def _takes_copies(self, connection: Connection, name: str) -> bool:
-        """Whether rows may be copied straight into a table: no key was there when it was first met.
+        """Whether rows may be copied directly into a table: it was empty when first checked.
 
-        In a session whose zone is not UTC, times have to go through the casts of the merge.
+        In a session whose zone is not UTC, times must go through the casts of the merge.
         """
         if name not in self._was_empty:
             query = sql.SQL("select not exists (select from {})").format(sql.Identifier(name))
@@ -271,7 +271,7 @@ class ColumnarPostgreSQLOnlineStore(ExpiringReads, PostgreSQLOnlineStore):
 
     @contextlib.contextmanager
     def _writer_connection(self, config: RepoConfig) -> Iterator[Connection]:
-        """Yield a connection that no read shares, so that a commit ends this write only."""
+        """Yield a connection that no read shares, so that a commit ends only this write."""
         if config.online_store.conn_type == ConnectionType.pool:
             with self._get_conn(config) as connection:
                 yield connection
@@ -279,7 +279,7 @@ class ColumnarPostgreSQLOnlineStore(ExpiringReads, PostgreSQLOnlineStore):
         with self._writing:
             if self._writer is None or self._writer.closed:
                 self._writer = _get_conn(config.online_store)
-                # A batch passes through a temporary table, which should not touch the disk.
+                # Keeps the temporary table of a batch off the disk.
                 self._writer.execute("set temp_buffers = '64MB'")
             try:
                 yield self._writer
@@ -291,10 +291,10 @@ class ColumnarPostgreSQLOnlineStore(ExpiringReads, PostgreSQLOnlineStore):
     def _get_conn(
         self, config: RepoConfig, autocommit: bool = False
     ) -> Generator[Connection, Any, Any]:
-        """Yield a connection as Feast does, but a usable one, and give it back after an error.
+        """Yield a usable connection, and return it after an error.
 
-        Feast keeps a connection that the server has closed for good, and one whose transaction has
-        failed; a pool loses a connection at every error.
+        Feast keeps connections that the server has closed or whose transaction has failed, and its
+        pool loses a connection at every error.
         """
         if config.online_store.conn_type == ConnectionType.pool:
             if not self._conn_pool:
@@ -343,15 +343,15 @@ class ColumnarPostgreSQLOnlineStore(ExpiringReads, PostgreSQLOnlineStore):
 
 
 def _in_utc(found: list[_Read]) -> list[_Read]:
-    """Undo what Feast does to times where the session's zone is not UTC: UTC stored as local.
+    """Undo Feast's conversion in sessions whose zone is not UTC, where it stores UTC as local time.
 
-    Its reads leave that as it is, so that a ttl would be off by the zone.
+    Feast's own reads do not undo it, so a ttl would be off by the zone.
     """
-    return [(moment and moment.replace(tzinfo=UTC), values) for moment, values in found]
+    return [(event and event.replace(tzinfo=UTC), values) for event, values in found]
 
 
 def _abandon(connection: Connection) -> None:
-    """Roll back, or close where the server is gone, so that the next use starts afresh."""
+    """Roll back, or close if the server is gone; the next use then works or opens a new one."""
     if connection.closed:
         return
     try:

@@ -1,8 +1,8 @@
-"""Redis online store that keeps the newest row, decided inside the server.
+"""Redis online store that keeps the newest row; the server decides which one is the newest.
 
-Keys, hash fields and bytes are Feast's. One field is added to a row that has a created timestamp,
-`_ct:<view>`: Feast stores the event timestamp only, and a correction with an equal one can be told
-from a stale copy by nothing else. No Feast client asks for that field.
+Keys, hash fields and bytes are Feast's. A row with a created timestamp gets one more field,
+`_ct:<view>`. Feast stores only the event timestamp, and when two are equal, only the created
+timestamp tells a correction from a stale copy. No Feast client reads that field.
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -27,10 +27,11 @@ from stores.reading.expiry import ExpiringReads
 from stores.writing.redis_script import upsert
 from stores.writing.rows import Row, created_us, entity_key, event_us
 
-# One call carries many keys, for the client's sake; every key is still decided and written in one
-# step. The server answers nobody else while a call runs, so a call is kept below a millisecond.
-KEYS_A_CALL = 128
-CALLS_A_PIPELINE = 64
+# One call carries many keys, which is cheaper for the client; the script still decides and writes
+# each key in one step. The server serves no other client during a call, so a call must stay below a
+# millisecond.
+KEYS_PER_CALL = 128
+CALLS_PER_PIPELINE = 64
 
 
 class ColumnarRedisOnlineStoreConfig(RedisOnlineStoreConfig):
@@ -40,20 +41,20 @@ class ColumnarRedisOnlineStoreConfig(RedisOnlineStoreConfig):
 
 
 class ColumnarRedisOnlineStore(ExpiringReads, RedisOnlineStore):
-    """Feast's Redis store with writes that a Lua script orders, key by key, in pipelines."""
+    """Feast's Redis store with pipelined writes that a Lua script orders key by key."""
 
     def takes_encoded(self, config: RepoConfig) -> bool:  # noqa: ARG002
-        """Whether `prepare_write` does all that this configuration asks for: always."""
+        """Return True: `prepare_write` supports every configuration."""
         return True
 
     def prepare_write(
         self, config: RepoConfig, table: FeatureView, batch: EncodedBatch
     ) -> Callable[[], None]:
-        """Lay a batch out; return what writes it in pipelines. An older row changes nothing.
+        """Lay out a batch; return a function that writes it in pipelines, newest rows only.
 
         The write raises:
-            redis.exceptions.RedisError: the server went away or refused; every key holds its old
-                or its new complete row.
+            redis.exceptions.RedisError: the server went away or refused; every key has its
+                complete old or its complete new row.
         """
         project = config.project.encode()
         created = [b""] * len(batch)
@@ -80,7 +81,7 @@ class ColumnarRedisOnlineStore(ExpiringReads, RedisOnlineStore):
         data: list[Row],
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """Write rows as Feast does, but ordered in the server and with corrections let through."""
+        """Write rows as Feast does, but let the server order them, corrections included."""
         self._send(config, _row_commands(config, table, data))
         if progress:
             progress(len(data))
@@ -92,23 +93,23 @@ class ColumnarRedisOnlineStore(ExpiringReads, RedisOnlineStore):
         data: list[Row],
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """Do the same over the asyncio client."""
+        """Do the same with the asyncio client."""
         client = await self._get_client_async(config.online_store)
         commands = _row_commands(config, table, data)
-        while piece := _take(commands, CALLS_A_PIPELINE):
+        while piece := _take(commands, CALLS_PER_PIPELINE):
             await _ordered_async(client, piece)
         if progress:
             progress(len(data))
 
     def delete_table(self, config: RepoConfig, table: FeatureView) -> None:
-        """Delete a view's rows, with the field that Feast does not know."""
+        """Delete a view's rows, and the field that Feast does not know."""
         super().delete_table(config, table)
         client = self._get_client(config.online_store)
         pattern = b"".join(
             [_redis_key_prefix(table.join_keys), b"*", config.project.encode("utf8")]
         )
         keys = client.scan_iter(pattern)
-        while piece := _take(keys, KEYS_A_CALL * CALLS_A_PIPELINE):
+        while piece := _take(keys, KEYS_PER_CALL * CALLS_PER_PIPELINE):
             with client.pipeline(transaction=False) as pipe:
                 for key in piece:
                     pipe.hdel(key, created_field(_versioned_fv_name(table, config)))
@@ -117,8 +118,8 @@ class ColumnarRedisOnlineStore(ExpiringReads, RedisOnlineStore):
     def _stream(self, config: RepoConfig, script: str, calls: Sequence[bytes]) -> None:
         """Send calls of one script over a connection of the client's pool.
 
-        All are under way before the first answer is read, so that the server never waits for the
-        client; it sets an answer of six bytes aside for each.
+        Send all calls before reading the first reply, so that the server never waits for the
+        client. The server buffers a reply of six bytes per call.
         """
         client = self._get_client(config.online_store)
         connection = client.connection_pool.get_connection()
@@ -128,7 +129,7 @@ class ColumnarRedisOnlineStore(ExpiringReads, RedisOnlineStore):
                 lambda _: connection.disconnect(),
             )
         except BaseException:
-            # Answers may be outstanding, which the next user of the connection would read.
+            # The next user of the connection would read the replies that are still to come.
             connection.disconnect()
             raise
         finally:
@@ -136,40 +137,40 @@ class ColumnarRedisOnlineStore(ExpiringReads, RedisOnlineStore):
 
     def _send(self, config: RepoConfig, commands: Iterator[tuple[Any, ...]]) -> None:
         client = self._get_client(config.online_store)
-        while piece := _take(commands, CALLS_A_PIPELINE):
+        while piece := _take(commands, CALLS_PER_PIPELINE):
             try:
                 _pipeline(client, piece)
             except NoScriptError:
-                # A fresh or restarted server. Sending again what was already taken is harmless.
+                # A fresh or restarted server. Sending rows twice is harmless.
                 for script in _scripts(piece):
                     client.script_load(script)
                 _pipeline(client, piece)
 
 
 def created_field(view: str) -> bytes:
-    """Name the hash field that holds a row's created timestamp.
+    """Return the name of the hash field with a row's created timestamp.
 
-    Feast's own fields are four bytes long or begin with `_ts:`, so that this can be neither.
+    It differs from Feast's own fields, which are four bytes long or begin with `_ts:`.
     """
     return b"_ct:" + view.encode()
 
 
 def _exchange(connection: Any, script: str, calls: Sequence[bytes]) -> None:
-    """Send packed calls and read their answers; load the script where the server lacks it."""
+    """Send packed calls and read their replies; load the script if the server lacks it."""
     try:
         _sent(connection, calls)
     except NoScriptError:
-        # A fresh or restarted server. Sending again what was already taken is harmless.
+        # A fresh or restarted server. Sending rows twice is harmless.
         connection.send_command("SCRIPT", "LOAD", script)
         connection.read_response()
         _sent(connection, calls)
 
 
 def _sent(connection: Any, calls: Sequence[bytes]) -> None:
-    """Send packed calls, read every answer, and raise the first one that is an error."""
-    # Joined, so that there are few system calls; in pieces, because each has the socket's timeout.
-    for first in range(0, len(calls), CALLS_A_PIPELINE):
-        connection.send_packed_command([b"".join(calls[first : first + CALLS_A_PIPELINE])])
+    """Send packed calls, read every reply, and raise the first error."""
+    # Joined for few system calls; in pieces because the socket's timeout applies to each.
+    for first in range(0, len(calls), CALLS_PER_PIPELINE):
+        connection.send_packed_command([b"".join(calls[first : first + CALLS_PER_PIPELINE])])
     errors = []
     for _ in calls:
         try:
@@ -183,10 +184,10 @@ def _sent(connection: Any, calls: Sequence[bytes]) -> None:
 def packed_calls(
     sha: str, head: Sequence[Any], keys: Sequence[bytes], columns: Sequence[Sequence[bytes]]
 ) -> list[bytes]:
-    """Return the bytes of the EVALSHA calls for rows that lie in columns, one `bytes` a call.
+    """Return the EVALSHA calls for rows given in columns, one `bytes` per call.
 
-    A command is `*<parts>` and then, for each part, `$<size>` and its bytes, every one followed by
-    a line's end: https://redis.io/docs/latest/develop/reference/protocol-spec. The end of one part
+    A command is `*<parts>` and then, for each part, `$<size>` and its bytes, each followed by a
+    line end: https://redis.io/docs/latest/develop/reference/protocol-spec. The line end of one part
     is written with the size of the next.
     """
     fixed = _with_sizes([part if isinstance(part, bytes) else str(part).encode() for part in head])
@@ -195,8 +196,8 @@ def packed_calls(
     of_rows = in_turn([part for column in columns for part in (_sizes(column), column)])
     width = 2 * len(columns)
     calls = []
-    for first in range(0, len(keys), KEYS_A_CALL):
-        end = min(first + KEYS_A_CALL, len(keys))
+    for first in range(0, len(keys), KEYS_PER_CALL):
+        end = min(first + KEYS_PER_CALL, len(keys))
         parts = 3 + len(head) + (end - first) * (1 + len(columns))
         opening = [b"*%d" % parts, *start, *_with_sizes([b"%d" % (end - first)])]
         some, rows = of_keys[2 * first : 2 * end], of_rows[width * first : width * end]
@@ -205,7 +206,7 @@ def packed_calls(
 
 
 def _sizes(column: Sequence[bytes]) -> list[bytes]:
-    """Return what stands before each part."""
+    """Return the head of each part: the line end of the part before, its size, a line end."""
     sizes = list(map(len, column))
     lines = {size: b"\r\n$%d\r\n" % size for size in set(sizes)}
     if len(lines) == 1:
@@ -225,7 +226,7 @@ def _pipeline(client: Any, commands: Sequence[tuple[Any, ...]]) -> None:
 
 
 def _scripts(commands: Sequence[tuple[Any, ...]]) -> set[str]:
-    """Return the scripts that some calls need; their number of features follows their keys."""
+    """Return the scripts of some calls; in a call, the number of features follows the keys."""
     return {upsert(command[6 + command[2]])[0] for command in commands}
 
 
@@ -252,10 +253,10 @@ def _commands(
     keys: Sequence[bytes],
     rows: Sequence[Sequence[bytes]],
 ) -> Iterator[tuple[Any, ...]]:
-    """Build EVALSHA calls; `rows` are event message, created message and values."""
+    """Yield EVALSHA calls; a row is event message, created message and values."""
     options = config.online_store
-    # In a cluster all keys of a call would have to lie in one slot.
-    step = 1 if options.redis_type == RedisType.redis_cluster else KEYS_A_CALL
+    # In a cluster, all keys of a call would have to be in one slot.
+    step = 1 if options.redis_type == RedisType.redis_cluster else KEYS_PER_CALL
     head = _head(config, view, features)
     _, sha = upsert(len(features))
     for first in range(0, len(keys), step):
@@ -265,7 +266,7 @@ def _commands(
 
 
 def _head(config: RepoConfig, view: str, features: Sequence[str]) -> tuple[Any, ...]:
-    """Return the script's arguments before those of the rows."""
+    """Return the arguments of the script that precede those of the rows."""
     return (
         f"_ts:{view}".encode(),
         created_field(view),
@@ -278,7 +279,7 @@ def _head(config: RepoConfig, view: str, features: Sequence[str]) -> tuple[Any, 
 def _row_commands(
     config: RepoConfig, table: FeatureView, data: Sequence[Row]
 ) -> Iterator[tuple[Any, ...]]:
-    """Build the calls for Feast's rows, which need not all name the same features."""
+    """Yield the calls for Feast's rows, which may differ in their features."""
     project = config.project.encode()
     view = _versioned_fv_name(table, config)
     start = 0
@@ -290,14 +291,14 @@ def _row_commands(
         some = data[start:end]
         events = timestamp_messages(np.array([event_us(row) for row in some], dtype=np.int64))
         known = [created_us(row) for row in some]
-        created = timestamp_messages(np.array([moment or 0 for moment in known], dtype=np.int64))
+        created = timestamp_messages(np.array([us or 0 for us in known], dtype=np.int64))
         rows = [
             (
                 event,
-                made if moment is not None else b"",
+                made if us is not None else b"",
                 *(row[1][name].SerializeToString() for name in features),
             )
-            for row, event, made, moment in zip(some, events, created, known, strict=True)
+            for row, event, made, us in zip(some, events, created, known, strict=True)
         ]
         keys = [entity_key(config, row) + project for row in some]
         yield from _commands(config, view, features, keys, rows)

@@ -1,8 +1,8 @@
 """SQLite online store that keeps the newest row and takes whole encoded batches.
 
-The table, its bytes and all reads are Feast's. Two integer columns are added that Feast neither
-reads nor writes: its event and created timestamps are whole seconds, and two pushes within one
-second have an order as well.
+The table, its bytes and all reads are Feast's. Feast stores event and created timestamps in whole
+seconds; two integer columns, which Feast neither reads nor writes, add the microseconds, so that
+two pushes within one second are ordered too.
 """
 
 import sqlite3
@@ -35,26 +35,26 @@ from stores.bytes.wire import MICROSECONDS, in_turn
 from stores.reading.expiry import ExpiringReads
 from stores.writing.rows import Row, created_us, entity_key, event_us
 
-# Another writer's transaction is one batch long, so a minute means that something hangs.
+# Another writer's transaction is one batch long, so after a minute something hangs.
 BUSY_SECONDS = 60.0
 
-# SQLite takes 32,766 parameters: five a key, at most two a feature.
-FEATURES_A_STATEMENT = 1000
+# SQLite takes 32,766 parameters: five per key, at most two per feature.
+FEATURES_PER_STATEMENT = 1000
 
-# While a statement runs, another thread may run Python; between two, this one waits its turn, which
-# is 5 ms. One that takes about as long lets the next batch be encoded meanwhile.
-ROWS_A_STATEMENT = 1500
+# While a statement runs, other threads can run Python; between statements, this thread waits up to
+# 5 ms for the interpreter. A statement of about 5 ms lets another thread encode the next batch.
+ROWS_PER_STATEMENT = 1500
 
-# How much of the write-ahead log is copied into the database together. With SQLite's 4 MB every
-# batch would copy every page of the index once more.
-BYTES_A_CHECKPOINT = 64 << 20
+# The log size at which SQLite copies the write-ahead log into the database. With its default, 4 MB,
+# every batch would copy every page of the index again.
+BYTES_PER_CHECKPOINT = 64 << 20
 
-# Of a database that is made here: a vector and its keys fill a tenth of SQLite's 4 KB, so that its
-# pages split, are logged and are copied more often than need be.
+# For new databases. A vector and its keys fill a tenth of SQLite's default, 4 KB, so that pages
+# would split, be logged and be copied more often.
 PAGE_BYTES = 8192
 
-# Rows written by plain Feast have null in the two columns, and a null created timestamp counts as
-# older than any.
+# Rows written by plain Feast have null in the two columns. A null created timestamp counts as older
+# than any other.
 _NOT_OLDER = """
 where
     (
@@ -76,10 +76,10 @@ class ColumnarSqliteOnlineStoreConfig(SqliteOnlineStoreConfig):
 
 
 class ColumnarSqliteOnlineStore(ExpiringReads, SqliteOnlineStore):
-    """Feast's SQLite store with ordered writes, one transaction a batch, in WAL mode.
+    """Feast's SQLite store with ordered writes, one transaction per batch, in WAL mode.
 
-    Writes have a connection of their own: on Feast's single one, a read from another thread would
-    see the uncommitted half of a batch.
+    Writes use a separate connection: on Feast's single one, a read from another thread would see
+    the uncommitted half of a batch.
     """
 
     _conn: sqlite3.Connection | None
@@ -98,11 +98,11 @@ class ColumnarSqliteOnlineStore(ExpiringReads, SqliteOnlineStore):
     def prepare_write(
         self, config: RepoConfig, table: FeatureView, batch: EncodedBatch
     ) -> Callable[[], None]:
-        """Lay a batch out; return what writes it in one transaction. An older row changes nothing.
+        """Lay out a batch; return a function that writes it in one transaction, newest rows only.
 
         The write raises:
             sqlite3.OperationalError: the table is missing (run `feast apply`) or the database stays
-                locked; the batch is rolled back whole.
+                locked; the whole batch is rolled back.
         """
         event, event_rest = stored_seconds(batch.event_us)
         created: Sequence[int | None] = [None] * len(batch)
@@ -112,25 +112,25 @@ class ColumnarSqliteOnlineStore(ExpiringReads, SqliteOnlineStore):
             known = batch.created_known.tolist()
             created = [value if ok else None for value, ok in zip(seconds, known, strict=True)]
             created_rest = [value if ok else None for value, ok in zip(rest, known, strict=True)]
-        # Sorted, because the table's index is: neighbours share its pages.
+        # Sorted like the table's index, so that neighbours share its pages.
         in_order = sorted(range(len(batch)), key=batch.keys.__getitem__)
-        keys, *moments = (
+        keys, *timestamps = (
             [column[nth] for nth in in_order]
             for column in (batch.keys, event, created, event_rest, created_rest)
         )
         name = _table_name(config, table)
         features = list(batch.features.items())
         statements = []
-        for start in range(0, len(features), FEATURES_A_STATEMENT):
-            some = features[start : start + FEATURES_A_STATEMENT]
+        for start in range(0, len(features), FEATURES_PER_STATEMENT):
+            some = features[start : start + FEATURES_PER_STATEMENT]
             has_text = tuple((feature, column.texts is not None) for feature, column in some)
-            cells: list[Sequence[Any]] = [keys, *moments]
+            cells: list[Sequence[Any]] = [keys, *timestamps]
             for _, column in some:
                 cells.append([column.values[nth] for nth in in_order])
                 if column.texts is not None:
                     cells.append([column.texts[nth] for nth in in_order])
             flat, width = in_turn(cells), len(cells)
-            step = max(1, ROWS_A_STATEMENT // len(some))
+            step = max(1, ROWS_PER_STATEMENT // len(some))
             whole = len(batch) - len(batch) % step
             for first, end, at_once in ((0, whole, step), (whole, len(batch), len(batch) - whole)):
                 if first < end:
@@ -157,7 +157,7 @@ class ColumnarSqliteOnlineStore(ExpiringReads, SqliteOnlineStore):
         rows: list[tuple[Any, ...]] = []
         for row in data:
             key = entity_key(config, row)
-            moments = _row_moments(row)
+            timestamps = _row_timestamps(row)
             for name, value in row[1].items():
                 text, number = extract_text_and_num(value, with_number)
                 cells: list[Any] = [value.SerializeToString(), text]
@@ -165,7 +165,7 @@ class ColumnarSqliteOnlineStore(ExpiringReads, SqliteOnlineStore):
                     cells.append(number)
                 if options.vector_enabled:
                     cells.append(_vector_cell(table, types.get(name), value))
-                rows.append((key, name, *cells, *moments))
+                rows.append((key, name, *cells, *timestamps))
         name = _table_name(config, table)
         marks = ", ".join("?" * (len(columns) + 6))
         self._execute(config, name, [(_upsert(name, columns, [f"({marks})"]), rows)])
@@ -181,10 +181,10 @@ class ColumnarSqliteOnlineStore(ExpiringReads, SqliteOnlineStore):
         entities_to_keep: Sequence[Entity],
         partial: bool,
     ) -> None:
-        """Create the tables as Feast does, with the columns that order rows within a second.
+        """Create the tables as Feast does, and add the columns that order rows within a second.
 
-        Feast's second index, on the key alone, is left out: the primary key begins with it, and it
-        makes every write dearer.
+        Drop Feast's second index, on the key alone: the primary key begins with the key, and a
+        second index makes every write slower.
         """
         with self._writing:
             super().update(
@@ -206,7 +206,7 @@ class ColumnarSqliteOnlineStore(ExpiringReads, SqliteOnlineStore):
     def teardown(
         self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]
     ) -> None:
-        """Delete the database with what WAL mode keeps beside it."""
+        """Delete the database and the files of WAL mode."""
         with self._writing:
             if self._writer is not None:
                 self._writer.close()
@@ -226,9 +226,9 @@ class ColumnarSqliteOnlineStore(ExpiringReads, SqliteOnlineStore):
 
     def _get_conn(self, config: RepoConfig) -> sqlite3.Connection:
         if not self._conn:
-            # Feast makes the last folder of the path only.
+            # Feast creates only the last folder of the path.
             Path(self._get_db_path(config)).parent.mkdir(parents=True, exist_ok=True)
-            # It changes nothing where there is a database already.
+            # This has no effect on an existing database.
             super()._get_conn(config).execute(f"pragma page_size = {PAGE_BYTES}")
         return super()._get_conn(config)
 
@@ -242,9 +242,9 @@ class ColumnarSqliteOnlineStore(ExpiringReads, SqliteOnlineStore):
             connection.execute(f"pragma busy_timeout = {int(BUSY_SECONDS * 1000)}")
             connection.execute("pragma journal_mode = wal")
             (page,) = connection.execute("pragma page_size").fetchone()
-            connection.execute(f"pragma wal_autocheckpoint = {BYTES_A_CHECKPOINT // page}")
-            # Feast's key index is visited in random order; with the default 2 MB most visits are
-            # reads.
+            connection.execute(f"pragma wal_autocheckpoint = {BYTES_PER_CHECKPOINT // page}")
+            # Writes visit the key index in random order; with the default cache, 2 MB, most visits
+            # would read from disk.
             connection.execute("pragma cache_size = -65536")
             self._writer = connection
         return self._writer
@@ -259,8 +259,8 @@ class ColumnarSqliteOnlineStore(ExpiringReads, SqliteOnlineStore):
         with self._writing:
             connection = self._writer_connection(config)
             self._add_order(connection, name)
-            # Immediate: two writers queue up here, where waiting is safe, rather than fail at the
-            # first insert.
+            # Immediate, so that two writers queue here, where waiting is safe, rather than fail at
+            # the first insert.
             connection.execute("begin immediate")
             try:
                 for statement, rows in statements:
@@ -287,10 +287,15 @@ def _pieces(flat: list[Any], size: int) -> Iterator[list[Any]]:
 
 @cache
 def _upsert_keys(name: str, features: Sequence[tuple[str, bool]], keys: int) -> str:
-    """Write the statement for some keys at once; the features say whether they have texts.
+    """Write the statement that upserts `keys` keys at once; a feature says whether it has texts.
 
-    A key has its own and four moments as parameters, which all its rows share, then each feature's
-    value and text.
+    Each key has 5 parameters that all its rows share, the key and its four timestamps. The values,
+    and texts, of its features follow. For two keys and the features a (with texts) and b:
+
+        (?1, 'a', ?6, ?7, ?2, ?3, ?4, ?5)
+        (?1, 'b', ?8, null, ?2, ?3, ?4, ?5)
+        (?9, 'a', ?14, ?15, ?10, ?11, ?12, ?13)
+        (?9, 'b', ?16, null, ?10, ?11, ?12, ?13)
     """
     rows = []
     width = 5 + sum(1 + has_text for _, has_text in features)
@@ -299,16 +304,16 @@ def _upsert_keys(name: str, features: Sequence[tuple[str, bool]], keys: int) -> 
         for feature, has_text in features:
             literal = "'" + feature.replace("'", "''") + "'"
             text = f"?{at + 1}" if has_text else "null"
-            moments = ", ".join(f"?{base + nth}" for nth in range(1, 5))
-            rows.append(f"(?{base}, {literal}, ?{at}, {text}, {moments})")
+            timestamps = ", ".join(f"?{base + nth}" for nth in range(1, 5))
+            rows.append(f"(?{base}, {literal}, ?{at}, {text}, {timestamps})")
             at += 1 + has_text
     return _upsert(name, ["value", "value_text"], rows)
 
 
 def _upsert(name: str, value_columns: Sequence[str], rows: Sequence[str]) -> str:
-    """Write the statement that keeps the newest of what is stored and of `rows` of parameters."""
-    moments = ["event_ts", "created_ts", "event_us", "created_us"]
-    columns = ["entity_key", "feature_name", *value_columns, *moments]
+    """Write the statement that keeps the newer of each stored row and its `rows` of parameters."""
+    timestamps = ["event_ts", "created_ts", "event_us", "created_us"]
+    columns = ["entity_key", "feature_name", *value_columns, *timestamps]
     assignments = ", ".join(f"{column} = excluded.{column}" for column in columns[2:])
     return (
         f"insert into {_quote_id(name)} ({', '.join(columns)}) values {', '.join(rows)} "
@@ -316,24 +321,25 @@ def _upsert(name: str, value_columns: Sequence[str], rows: Sequence[str]) -> str
     )
 
 
-def stored_seconds(moments_us: NDArray[np.int64]) -> tuple[list[int], list[int]]:
+def stored_seconds(timestamps_us: NDArray[np.int64]) -> tuple[list[int], list[int]]:
     """Return the seconds that Feast's SQLite store would keep, and the microseconds it drops.
 
-    Feast adapts a naive UTC datetime with `timestamp()`, which reads it in the machine's zone, and
-    cuts towards zero; its reads undo that. Both are repeated here, once per distinct moment.
+    Feast converts a naive UTC datetime with `timestamp()`, which reads it in the machine's zone,
+    and truncates towards zero; its reads undo the first. This function does both, once per distinct
+    timestamp.
     """
-    distinct, where = np.unique(moments_us, return_inverse=True)
+    distinct, where = np.unique(timestamps_us, return_inverse=True)
     epoch = datetime(1970, 1, 1)
     seconds = np.fromiter(
         (int((epoch + np.timedelta64(us, "us").item()).timestamp()) for us in distinct.tolist()),
         dtype=np.int64,
         count=len(distinct),
     )
-    rest = np.sign(moments_us) * (np.abs(moments_us) % MICROSECONDS)
+    rest = np.sign(timestamps_us) * (np.abs(timestamps_us) % MICROSECONDS)
     return seconds[where].tolist(), rest.tolist()
 
 
-def _row_moments(row: Row) -> tuple[int | None, ...]:
+def _row_timestamps(row: Row) -> tuple[int | None, ...]:
     (event,), (event_rest,) = stored_seconds(np.array([event_us(row)]))
     created = created_us(row)
     if created is None:
@@ -343,7 +349,7 @@ def _row_moments(row: Row) -> tuple[int | None, ...]:
 
 
 def _vector_cell(table: FeatureView, dtype: Any, value: Any) -> Any:
-    """Return what Feast's own store puts into `vector_value`."""
+    """Return the value that Feast's own store puts into `vector_value`."""
     if dtype not in FEAST_VECTOR_TYPES:
         return feast_value_type_to_python_type(value)
     field = _get_feature_view_vector_field_metadata(table)

@@ -1,1 +1,1 @@
-"""DuckDB tables: raw events to typed activity to member sequences. No TensorFlow, no Feast."""
+"""DuckDB tables: raw events → typed activity → member sequences. No TensorFlow, no Feast."""

@@ -1,8 +1,8 @@
-"""`activity.yaml`: the user's data and the few choices that only the user can make."""
+"""`activity.yaml`: the user's data, and the few choices that only the user can make."""
 
 import os
 import re
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -21,11 +21,12 @@ from transformations import names
 from transformations.errors import InputError
 from transformations.layout import Layout
 from transformations.rules import IdType, Rules, Sign
+from transformations.timestamps import as_utc
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG_VARIABLE = "ACTIVITY_CONFIG"
 
-UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
+DURATION_UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 
 
 def _duration(value: Any) -> timedelta:
@@ -34,7 +35,7 @@ def _duration(value: Any) -> timedelta:
     match = re.fullmatch(r"(\d+)\s*([dhms])", str(value).strip())
     if match is None:
         raise ValueError(f"expected a duration such as 28d, 12h, 30m or 45s, got {value!r}")
-    return timedelta(**{UNITS[match[2]]: int(match[1])})
+    return timedelta(**{DURATION_UNITS[match[2]]: int(match[1])})
 
 
 def _positive(value: timedelta) -> timedelta:
@@ -53,8 +54,7 @@ def _utc(value: Any) -> datetime:
             raise ValueError(
                 f"expected a date (2026-01-31) or a time (2026-01-31T06:00:00Z), got {value!r}"
             ) from None
-    # A time without a zone is UTC, as everywhere in this project.
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    return as_utc(value)
 
 
 def _action(name: str) -> str:
@@ -73,7 +73,7 @@ def _action(name: str) -> str:
 
 Duration = Annotated[timedelta, BeforeValidator(_duration), AfterValidator(_positive)]
 Delay = Annotated[timedelta, BeforeValidator(_duration)]
-Moment = Annotated[datetime, BeforeValidator(_utc)]
+Timestamp = Annotated[datetime, BeforeValidator(_utc)]
 ActionName = Annotated[str, AfterValidator(_action)]
 
 
@@ -82,14 +82,14 @@ class _Strict(BaseModel):
 
 
 class EventColumns(_Strict):
-    """The names that the five columns of an event have in the source."""
+    """The source's names for the five columns of an event."""
 
     member_id: str = "member_id"
     item_id: str = "item_id"
     action: str = "action"
     event_timestamp: str = "event_timestamp"
     ingested_at: str | None = None
-    """When the event reached the source; without it a backfill cannot tell late events apart."""
+    """When the event reached the source; without it a backfill cannot recognize late events."""
 
 
 class Events(_Strict):
@@ -100,12 +100,12 @@ class Events(_Strict):
     table: str | None = None
     """The table (or schema.table) to read, for a SQLAlchemy URL."""
     incremental_column: str | None = None
-    """A column of the table that only grows; a later run reads from its last seen value on."""
+    """A column of the table that only grows; a later run starts at the last value read."""
     columns: EventColumns = EventColumns()
     time_unit: Literal["timestamp", "s", "ms", "us", "ns"] = "timestamp"
-    """`timestamp` for timestamps and ISO text; else the unit of integers since 1970."""
+    """`timestamp` for timestamps and ISO text, else the unit of integers since 1970."""
     max_refused_share: float = Field(default=0.05, ge=0, le=1)
-    """A larger share of refused rows in what one run reads fails the run before it publishes."""
+    """A run that refuses a larger share of the rows it reads fails before it publishes."""
 
     @property
     def is_sql(self) -> bool:
@@ -125,12 +125,12 @@ class Events(_Strict):
 
 
 class ItemEncoderSettings(_Strict):
-    """Names what made the item vectors; for text, also how the encoder is fitted."""
+    """What made the item vectors; for text, also how the encoder is fitted."""
 
     name: str = Field(default="tfidf_svd", pattern=r"^[a-z][a-z0-9_]*$")
     version: int = Field(default=1, ge=1)
-    fit_before: Moment | None = None
-    """Fit on items known before this time. Default: the first run's as_of less the window."""
+    fit_before: Timestamp | None = None
+    """Fit on items known before this time. Default: the first run's as_of minus the window."""
 
 
 class Items(_Strict):
@@ -162,21 +162,21 @@ class Items(_Strict):
         if self.embedding is not None and self.encoder.name == "tfidf_svd":
             raise ValueError(
                 "vectors from a table need `encoder.name` and `encoder.version`, the identity of "
-                "what made them; tfidf_svd names this project's own encoder"
+                "what made them; tfidf_svd is this project's own encoder"
             )
         return self
 
 
 class DuckDB(_Strict):
-    """Bounds for the queries."""
+    """Resource limits of the queries."""
 
     memory_limit: str = Field(default="2GB", pattern=r"^\d+(\.\d+)?\s*(MB|GB|MiB|GiB)$")
     threads: int | None = Field(default=None, ge=1)
-    """Default: as many as the machine has cores."""
+    """Default: all cores."""
 
 
 class Config(_Strict):
-    """A validated `activity.yaml`. Relative paths are taken from the repository root."""
+    """A validated `activity.yaml`. Relative paths start at the repository root."""
 
     data_dir: str = "data"
     """Where every table, artifact and state file is written."""
@@ -240,8 +240,8 @@ def load_config(path: str | Path | None = None) -> Config:
     """Read and validate a configuration; default: $ACTIVITY_CONFIG, else the root's activity.yaml.
 
     Raises:
-        InputError: the file is missing, is no YAML mapping, or does not validate; the message
-            names each offending key's path and what was expected.
+        InputError: the file is missing, is not a YAML mapping, or does not validate; the message
+            names each wrong key's path and what was expected.
     """
     chosen = path or os.environ.get(CONFIG_VARIABLE) or ROOT / "activity.yaml"
     file = Path(chosen).expanduser()

@@ -10,12 +10,12 @@ import duckdb
 from transformations.config import Config
 from transformations.errors import RunFailedError
 
-ID_TYPES = {"int64": "BIGINT", "string": "VARCHAR"}
+SQL_ID_TYPES = {"int64": "BIGINT", "string": "VARCHAR"}
 
 
 @dataclass(frozen=True)
 class TableReport:
-    """What building one table read, wrote and refused, in rows."""
+    """How many rows a table's build read, wrote and refused."""
 
     table: str
     rows_in: int
@@ -27,7 +27,7 @@ class TableReport:
 
 
 def connect(config: Config) -> duckdb.DuckDBPyConnection:
-    """Open an in-memory DuckDB within the configured memory and threads; times are UTC."""
+    """Open an in-memory DuckDB with sql/macros.sql, within the configured memory; times are UTC."""
     spill = config.layout.state / "spill"
     spill.mkdir(parents=True, exist_ok=True)
     settings: dict[str, str | bool | int | float | list[str]] = {
@@ -39,6 +39,7 @@ def connect(config: Config) -> duckdb.DuckDBPyConnection:
     con = duckdb.connect(config=settings)
     con.execute("set TimeZone = 'UTC'")
     con.execute("set enable_progress_bar = false")
+    con.execute(sql("macros"))
     return con
 
 
@@ -48,7 +49,7 @@ def sql(name: str, beside: str = __file__) -> str:
 
 
 def named_in(query: str, parameters: Mapping[str, object]) -> dict[str, object]:
-    """Return the parameters that a query names; DuckDB refuses others."""
+    """Return the parameters that a query names, since DuckDB refuses others."""
     return {name: parameters[name] for name in set(re.findall(r"\$(\w+)", query))}
 
 
@@ -72,8 +73,7 @@ def check(con: duckdb.DuckDBPyConnection, table: str, parameters: Mapping[str, o
     """Run `checks/<table>.sql` on the relation `table` of this connection.
 
     Raises:
-        RunFailedError: a row came back; the message names the table, each rule that is broken
-            and the first rows that break one.
+        RunFailedError: a row breaks a rule; the message names the table, the rules and such rows.
     """
     query = (Path(__file__).parent / "checks" / f"{table}.sql").read_text()
     result = con.execute(query, named_in(query, parameters))
@@ -85,8 +85,8 @@ def check(con: duckdb.DuckDBPyConnection, table: str, parameters: Mapping[str, o
             for row in first
         ]
         raise RunFailedError(
-            f"the check of {table} found rows that break a rule, so nothing was written in its "
-            f"place; the first {len(first)} (transformations/checks/{table}.sql gives the rest):"
+            f"the check of {table} found rows that break a rule, so nothing was "
+            f"written; the first {len(first)} (transformations/checks/{table}.sql gives the rest):"
             "\n  " + "\n  ".join(lines)
         )
 
@@ -94,7 +94,7 @@ def check(con: duckdb.DuckDBPyConnection, table: str, parameters: Mapping[str, o
 def count(
     con: duckdb.DuckDBPyConnection, query: str, parameters: Mapping[str, object] | None = None
 ) -> int:
-    """Return the single number that a query gives."""
+    """Return the single number that a query returns."""
     row = con.execute(query, parameters or {}).fetchone()
     return int(row[0] or 0) if row else 0
 
@@ -107,6 +107,6 @@ def copy(
     compression: str = "zstd",
 ) -> None:
     """Write the rows of a query to one Parquet file."""
-    # Version 2 packs times and ids by their differences: smaller, and faster to write.
+    # Version 2 delta-encodes timestamps and ids: smaller, and faster to write.
     options = f"format parquet, parquet_version v2, compression {compression}"
     con.execute(f"copy ({query}) to {quoted(file)} ({options})", parameters or {})

@@ -1,4 +1,4 @@
-"""The two ways in which a command ends badly; the command line maps them to exit codes."""
+"""The two ways a command can fail; the command line maps them to exit codes."""
 
 
 class ActivityError(Exception):
@@ -6,8 +6,8 @@ class ActivityError(Exception):
 
 
 class InputError(ActivityError):
-    """What the user gave (configuration, arguments, source) is wrong. Exit code 2."""
+    """The user's configuration, arguments or source is wrong. Exit code 2."""
 
 
 class RunFailedError(ActivityError):
-    """The input was usable, but the run may not go on (a check failed, say). Exit code 1."""
+    """The input was usable, but the run must stop, say at a failed check. Exit code 1."""

@@ -1,4 +1,4 @@
-"""What training examples are made of; every choice has the meaning that the SQL gives it."""
+"""How training examples are made: the parameters of the SQL."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,23 +12,23 @@ class ExampleSettings:
     """How activity becomes training examples: windows, labels, random negatives, sessions.
 
     Attributes:
-        labels: `next`: a window's label is the one action that follows it. `all`: it has a label
-            for every action of the next `horizon`.
+        labels: `next`: a window's label is the one action that follows it. `all`: every action
+            of the next `horizon` is a label.
         horizon: How far `all` looks ahead.
         inputs: `before_label`: a window ends right before its label. `snapshot`: it ends at the
-            newest midnight UTC that was readable (`publish_delay`) at the label's time, as the
-            daily snapshot that a ranker would be given.
+            newest midnight UTC that was readable (`publish_delay`) at the label's time, like the
+            daily snapshot that a ranker reads.
         min_actions: Members with fewer actions are left out.
-        stride: Every how many-th action of a member is a label.
-        random_negatives: Rows with a random item for every positive row; 0 for none.
-        random_negative_shift: A random negative's time is the positive's, moved by a uniform
-            random time of at most this much either way.
-        random_negative_weight: Its weight; lower than that of a true negative.
+        stride: Every stride-th action of a member is a label.
+        random_negatives: Rows with a random item per positive row; 0 for none.
+        random_negative_shift: A random negative's timestamp is the positive's plus a uniform
+            random shift of at most this, either way.
+        random_negative_weight: Weight of a random negative; lower than that of a true negative.
         negative_weight: Weight of a true negative (DISMISS).
-        random_negatives_in_inputs: Whether they also enter the input sequences.
+        random_negatives_in_inputs: Whether random negatives also enter the input sequences.
         session_gap: Actions of a member less than this apart share a session.
-        skip_own_session: Leave out labels of the session that the input's last action is in.
-        seed: Of the random negatives.
+        skip_own_session: Leave out labels in the session of the input's last action.
+        seed: Seed of the random negatives.
     """
 
     labels: Literal["next", "all"] = "next"
@@ -54,8 +54,7 @@ class ExampleSettings:
                 raise InputError(f"{name}: expected a time above zero, got {getattr(self, name)}")
         if self.random_negative_shift < timedelta(0):
             raise InputError(
-                f"random_negative_shift: expected no negative time, got "
-                f"{self.random_negative_shift}"
+                f"random_negative_shift: expected 0 or more, got {self.random_negative_shift}"
             )
         for name in ("random_negative_weight", "negative_weight"):
             if not getattr(self, name) > 0:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,17 @@ from transformations.example_settings import ExampleSettings
 from transformations.files import replacing
 from transformations.layout import files_between
 from transformations.tables import activity_query
+from transformations.timestamps import EPOCH, MICROSECOND, microseconds
 
 RANDOM_NEGATIVE = "RANDOM_NEGATIVE_FOR_"
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-# In order: each reads those before it.
+# In this order, since each reads those before it.
 STEPS = ("example_actions", "day_items", "random_negatives", "example_windows")
 
 
 @dataclass(frozen=True)
 class ExampleReport:
-    """Where the examples are, and what they are made of.
+    """Where the examples are, and their figures.
 
     Attributes:
         file: One Parquet file, its rows shuffled.
@@ -33,10 +33,10 @@ class ExampleReport:
         members: Members with at least one example.
         members_dropped: Members with fewer than `min_actions` actions.
         windows: Distinct inputs; several labels may share one.
-        windows_most: The most that one member has.
-        windows_empty: Windows without any action in them, left out.
+        windows_most: The most windows of one member.
+        windows_empty: Windows without an action, left out.
         days: UTC days that random negatives were drawn for.
-        random_negatives_acted_on: Random negatives whose item the member did act on, at any time.
+        random_negatives_acted_on: Random negatives whose item the member acted on at some time.
         lengths: Actions in the input → windows.
     """
 
@@ -56,28 +56,28 @@ class ExampleReport:
 
     @property
     def positives_per_negative(self) -> float | None:
-        """Positives for each true negative; None where there is none."""
+        """Positives per true negative; None where there is none."""
         return self.positives / self.negatives if self.negatives else None
 
     @property
     def positives_per_any_negative(self) -> float | None:
-        """Positives for each negative, random ones too; None where there is none."""
+        """Positives per negative, random ones included; None where there is none."""
         negatives = self.negatives + self.random_negatives
         return self.positives / negatives if negatives else None
 
     @property
     def windows_a_member(self) -> float:
-        """Mean over the members that have one; 0 where none has."""
+        """Mean over the members that have a window; 0 where none has."""
         return self.windows / self.members if self.members else 0.0
 
     @property
     def random_negatives_a_day(self) -> float:
-        """Mean over the days that have one; 0 where none has."""
+        """Mean over the days that have a random negative; 0 where none has."""
         return self.random_negatives / self.days if self.days else 0.0
 
     @property
     def share_acted_on(self) -> float:
-        """Share of the random negatives whose item the member did act on."""
+        """Share of the random negatives whose item the member acted on."""
         hits = self.random_negatives_acted_on
         return hits / self.random_negatives if self.random_negatives else 0.0
 
@@ -105,7 +105,7 @@ class ExampleReport:
 def input_actions(config: Config, random_negatives: bool) -> tuple[str, ...]:
     """Name the actions that an input may hold, in the order of their codes, from 1.
 
-    Where random negatives enter inputs, each positive action has one more, after all others.
+    Where random negatives enter inputs, each positive action adds one more, after all others.
     """
     positives = _positives(config) if random_negatives else []
     return (*config.actions, *(RANDOM_NEGATIVE + action for action in positives))
@@ -114,7 +114,7 @@ def input_actions(config: Config, random_negatives: bool) -> tuple[str, ...]:
 def examples_file(
     config: Config, settings: ExampleSettings, until: datetime, since: datetime | None = None
 ) -> Path:
-    """Return where these examples are written: settings that differ have different places."""
+    """Return the file of these examples; other settings have another file."""
     made_of = {
         "settings": asdict(settings),
         "until": until.astimezone(UTC),
@@ -136,17 +136,17 @@ def build_training_examples(
     until: datetime,
     since: datetime | None = None,
 ) -> ExampleReport:
-    """Write training_examples from `activity`, shuffled; ExampleSettings says what each row is.
+    """Write training_examples from `activity`, shuffled; ExampleSettings defines the rows.
 
-    Only actions that happened and were known (ingested_at) before `until` are read; an input holds
-    only those that were known at its as_of. With labels="next" every label has a window of its
-    own. With "all" a window has a label for every action in the `horizon` from when it could be
-    read: from as_of on with inputs="before_label", where as_of is the time of an action, and from
-    as_of + publish_delay with "snapshot".
+    Only actions that happened and were ingested before `until` are read; an input holds only those
+    ingested before its as_of. With labels="next" every label has its own window. With "all" a
+    window's labels are the actions in the `horizon` from when it was readable: from as_of with
+    inputs="before_label", where as_of is an action's timestamp; from as_of + publish_delay with
+    "snapshot".
 
     Args:
-        until: Nothing at or after it is seen, in inputs or labels.
-        since: Labels that happened before it are left out, which changes no other row.
+        until: Nothing at or after it is read, in inputs or labels.
+        since: Labels before it are left out, which changes no other row.
 
     Raises:
         RunFailedError: the result breaks a rule of checks/training_examples.sql.
@@ -158,12 +158,12 @@ def build_training_examples(
         "since": since or EPOCH,
         "window_length": config.window,
         "publish_delay": config.publish_delay,
-        "since_us": _microseconds(since - EPOCH if since else timedelta(0)),
-        "window_us": _microseconds(config.window),
-        "publish_delay_us": _microseconds(config.publish_delay),
-        "horizon_us": _microseconds(settings.horizon),
-        "session_gap_us": _microseconds(settings.session_gap),
-        "shift_us": _microseconds(settings.random_negative_shift),
+        "since_us": microseconds(since or EPOCH),
+        "window_us": config.window // MICROSECOND,
+        "publish_delay_us": config.publish_delay // MICROSECOND,
+        "horizon_us": settings.horizon // MICROSECOND,
+        "session_gap_us": settings.session_gap // MICROSECOND,
+        "shift_us": settings.random_negative_shift // MICROSECOND,
         "length": config.length,
         "actions": list(config.actions),
         "positives": _positives(config),
@@ -174,7 +174,7 @@ def build_training_examples(
     activity = activity_query(config, con, files_between(config.layout.activity, EPOCH, until))
     con.execute(f"create or replace temp view activity as {activity}")
     con.execute(
-        f"create or replace temp table item_places as {sql('item_places')}",
+        f"create or replace temp table item_indexes as {sql('item_indexes')}",
         {"as_of": until, "window_length": until - EPOCH},
     )
     for step in STEPS:
@@ -187,7 +187,7 @@ def build_training_examples(
         check(con, "training_examples", parameters)
         figures = _figures(con, settings)
     con.execute("drop view training_examples")
-    for step in (*reversed(STEPS), "item_places"):
+    for step in (*reversed(STEPS), "item_indexes"):
         con.execute(f"drop table {step}")
     con.execute("drop view activity")
     return ExampleReport(file=file, **figures)
@@ -197,12 +197,8 @@ def _positives(config: Config) -> list[str]:
     return [action for action, kind in config.actions.items() if kind == "positive"]
 
 
-def _microseconds(time: timedelta) -> int:
-    return time // timedelta(microseconds=1)
-
-
 def _figures(con: duckdb.DuckDBPyConnection, settings: ExampleSettings) -> dict[str, Any]:
-    """Return the row of sql/example_figures.sql by its names."""
+    """Return the row of sql/example_figures.sql as a dict."""
     result = con.execute(sql("example_figures"), {"min_actions": settings.min_actions})
     names = [column[0] for column in result.description]
     row = result.fetchone() or ()

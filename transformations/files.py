@@ -1,4 +1,4 @@
-"""Files and partitions that are either whole or not there."""
+"""Files and folders that are either whole or absent."""
 
 import fcntl
 import os
@@ -14,15 +14,15 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it onto `path` when the block succeeds.
 
     The temporary name does not end in .parquet, so no reader's glob sees it. A killed process
-    leaves the last good file and a temporary one, which `sweep` removes at the next run.
+    leaves the last good file and a temporary one, which `sweep` removes in the next run.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
     try:
         yield temporary
-        _sync(temporary)
+        sync(temporary)
         temporary.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -31,23 +31,23 @@ def replacing(path: Path) -> Iterator[Path]:
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; rename it to `path` when the block succeeds.
 
-    A folder cannot be replaced in one step, so one that is there already is an error (OSError).
-    The temporary folder is locked while it is filled: servers make folders while a run sweeps.
+    A folder cannot be replaced atomically, so an existing one is an error (OSError). The temporary
+    folder stays locked while it is filled, because servers write folders while a run sweeps.
     """
     temporary, lock = _locked_beside(path)
     try:
         yield temporary
         for entry in [*temporary.rglob("*"), temporary]:
-            _sync(entry)
+            sync(entry)
         temporary.rename(path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         os.close(lock)
 
 
 def _locked_beside(path: Path) -> tuple[Path, int]:
-    """Make a temporary folder beside `path`; return it, and the handle that holds its lock."""
+    """Make a temporary folder beside `path`; return it and the handle that holds its lock."""
     while True:
         temporary = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
         temporary.mkdir(parents=True)
@@ -61,7 +61,8 @@ def _locked_beside(path: Path) -> tuple[Path, int]:
         os.close(handle)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file's or folder's content is on disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -72,7 +73,7 @@ def _sync(path: Path) -> None:
 def sweep(folder: Path) -> int:
     """Remove what killed runs left below `folder`; return how many. One run at a time only.
 
-    A folder that another process is filling now, which is no run, is left to it.
+    A folder that another process (a server) is filling stays.
     """
     removed = 0
     for path in [path for path in folder.rglob("*.tmp") if path.exists()]:
@@ -85,11 +86,11 @@ def sweep(folder: Path) -> int:
 
 
 def _remove_unlocked(folder: Path) -> bool:
-    """Remove a folder unless `replacing_folder` holds it; return whether."""
+    """Remove a folder unless `replacing_folder` holds it; return whether it did."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except FileNotFoundError:
-        return False  # it has its name by now
+        return False  # it was renamed to its final name
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,7 +1,7 @@
 """Where every table, artifact and state file lies, and how partitions are named.
 
-The only module that knows a path below the data folder. A table is a folder of partitions
-(`date=…` or `as_of=…`), each one Parquet file that is either whole or not there.
+Only this module knows paths below the data folder. A table is a folder of partitions
+(`date=…` or `as_of=…`), each one Parquet file that is either whole or absent.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ PART = "part-0.parquet"
 
 @dataclass(frozen=True)
 class Layout:
-    """The places of one data folder.
+    """The paths of one data folder.
 
     Attributes:
         root: The data folder, absolute.
@@ -109,6 +109,11 @@ class Layout:
     def state(self) -> Path:
         """Folder of marks, locks, spill files and the ledger."""
         return self.root / "state"
+
+    @property
+    def ledger(self) -> Path:
+        """The ledger: a SQLite file that the first command which writes makes."""
+        return self.state / "ledger.db"
 
 
 def part_files(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""What earlier runs have read of the events source, so that a run reads what is new."""
+"""What earlier runs have read of the events source, so that a run reads only what is new."""
 
 import hashlib
 import json
@@ -12,12 +12,12 @@ from transformations.layout import partition_files
 
 @dataclass
 class ReadSoFar:
-    """What was read and lies in `activity` and `quarantine`.
+    """What was read and is in `activity` and `quarantine`.
 
     Attributes:
-        files: Path to [bytes, mtime in ns] of each file, as it was when it was read.
-        mark: For a table with an incremental column: its largest value so far, as text.
-        days: The day folders of `activity`. Where one of them is missing, nothing counts as read.
+        files: Path → [bytes, mtime in ns] of each file when it was read.
+        mark: Largest value so far of a table's incremental column, as text.
+        days: The day folders of `activity`. If one is missing, nothing counts as read.
     """
 
     files: dict[str, list[int]] = field(default_factory=dict)
@@ -26,7 +26,7 @@ class ReadSoFar:
 
 
 def load(config: Config) -> ReadSoFar:
-    """Return what was read; nothing, if the settings changed or a day of activity is gone."""
+    """Return what was read: nothing if the settings changed or a day of activity is missing."""
     try:
         saved = json.loads(_file(config).read_text())
     except FileNotFoundError:
@@ -38,7 +38,7 @@ def load(config: Config) -> ReadSoFar:
 
 
 def save(config: Config, read: ReadSoFar) -> None:
-    """Note what was read, once it is in its place."""
+    """Write down what was read, once its rows are written."""
     with replacing(_file(config)) as file:
         file.write_text(json.dumps({"settings": _digest(config), "read": asdict(read)}, indent=1))
 
@@ -53,9 +53,9 @@ def _file(config: Config) -> Path:
 
 
 def _digest(config: Config) -> str:
-    """Return a digest of all that decides how a row is read and whether it is refused.
+    """Return a digest of everything that decides how a row is read and whether it is refused.
 
-    Of a database's URL as it is written, ${VARIABLES} not replaced: no password gets into it.
+    A database URL enters as written, with ${VARIABLES} unreplaced, so no password gets in.
     """
     events = config.events.model_dump(mode="json", exclude={"max_refused_share"})
     text = json.dumps([events, config.id_type, sorted(config.actions)], sort_keys=True)

@@ -1,4 +1,4 @@
-"""Parquet and CSV as DuckDB queries, and columns of whatever type as ids and moments."""
+"""Parquet and CSV as DuckDB queries, and columns of any type as ids and timestamps."""
 
 import csv
 import gzip
@@ -7,28 +7,28 @@ from pathlib import Path
 
 import duckdb
 
-from transformations.duck import ID_TYPES, identifier, quoted
+from transformations.duck import SQL_ID_TYPES, identifier, quoted
 from transformations.errors import InputError
 
 SUFFIXES = (".parquet", ".csv", ".csv.gz")
 DELIMITERS = (",", ";", "\t", "|")
 FILE = "__source_file"
-"""The column that tells from which file a row came."""
+"""The column that names the file of a row."""
 
-UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 WHOLE_NUMBERS = r"\s*[+-]?\d+(\.0*)?\s*"
 END_OF_TIME = 253_402_300_799  # the last second of the year 9999
 EXACT_INTEGERS = {"DOUBLE": 2**53, "FLOAT": 2**24}
-"""Up to here every whole number has a float of its own; above, two ids could become one."""
+"""Up to here every whole number has its own float; above, two ids could become one."""
 
 
 @dataclass(frozen=True)
 class Files:
-    """Files of one form, so that one query reads them all."""
+    """Files with the same columns and delimiter, which one query reads."""
 
     files: tuple[Path, ...]
     columns: dict[str, str]
-    """Name to DuckDB type, as the files have them."""
+    """Name → DuckDB type in the files."""
     delimiter: str | None = None
     """For CSV."""
 
@@ -36,7 +36,8 @@ class Files:
     def query(self) -> str:
         """Rows with every column of the files, and `FILE`.
 
-        Lines that are no CSV go to the temporary tables `malformed_lines` and `malformed_scans`.
+        Lines that are not valid CSV go to the temporary tables `malformed_lines` and
+        `malformed_scans`.
         """
         names = "[" + ", ".join(quoted(file) for file in self.files) + "]"
         if self.delimiter is None:
@@ -66,13 +67,13 @@ def find(key: str, source: Path) -> list[Path]:
     """Return the files at `source`, a file or a folder of any depth, in the order of their names.
 
     Raises:
-        InputError: there are none; `key` is the configuration's key for the message.
+        InputError: there are none; the message names `key`, a key of the configuration.
     """
     if source.is_file():
         files = [source]
     elif source.is_dir():
-        found = (path for path in source.rglob("*") if not path.name.startswith((".", "_")))
-        files = sorted(path for path in found if path.is_file() and path.name.endswith(SUFFIXES))
+        visible = (path for path in source.rglob("*") if not path.name.startswith((".", "_")))
+        files = sorted(path for path in visible if path.is_file() and path.name.endswith(SUFFIXES))
     else:
         raise InputError(f"{key}: expected a file or a folder, found nothing at {source}")
     if not files or not files[0].name.endswith(SUFFIXES):
@@ -83,13 +84,13 @@ def find(key: str, source: Path) -> list[Path]:
 def group(
     con: duckdb.DuckDBPyConnection, files: list[Path], wanted: dict[str, str | None]
 ) -> list[Files]:
-    """Part files by the columns they have: each part is read by one query.
+    """Group files by their columns; one query reads a group.
 
     Args:
-        wanted: Configuration key to column name; None is a column that is not asked for.
+        wanted: Configuration key → column name; None for a column that is not configured.
 
     Raises:
-        InputError: a file cannot be read, or has not all the wanted columns.
+        InputError: a file cannot be read, or lacks a wanted column.
     """
     groups: dict[tuple[object, ...], list[Path]] = {}
     for file in files:
@@ -97,8 +98,8 @@ def group(
         one.require(wanted, file)
         groups.setdefault((one.delimiter, *one.columns.items()), []).append(file)
     return [
-        Files(tuple(part), dict(columns), delimiter)  # type: ignore[arg-type]
-        for (delimiter, *columns), part in groups.items()
+        Files(tuple(same), dict(columns), delimiter)  # type: ignore[arg-type]
+        for (delimiter, *columns), same in groups.items()
     ]
 
 
@@ -113,7 +114,7 @@ def _describe(con: duckdb.DuckDBPyConnection, file: Path, wanted: list[str]) -> 
 
 
 def _header(file: Path, wanted: list[str]) -> Files:
-    """Read a CSV's first line. DuckDB's own guess gives way when lines below it are broken."""
+    """Read a CSV's first line. DuckDB's detection fails when lines below it are broken."""
     opened = gzip.open if file.name.endswith(".gz") else open
     try:
         with opened(file, "rb") as binary:
@@ -131,28 +132,28 @@ def _header(file: Path, wanted: list[str]) -> Files:
 
 
 def id_expression(key: str, column: str, kind: str, id_type: str) -> str:
-    """Return SQL that gives the column as an id of the configured type, null where it is none.
+    """Return SQL that gives the column as an id of the configured type, null if it cannot be.
 
     Raises:
         InputError: no value of the column's type can be such an id.
     """
     name = identifier(column)
-    wanted = ID_TYPES[id_type]
+    wanted = SQL_ID_TYPES[id_type]
     if _is_text(kind):
         if id_type == "string":
             return f"case when trim({name}::varchar) <> '' then {name}::varchar end"
         return _whole(name, kind)
     if _is_number(kind):
-        # A whole number in a float column is the integer that it was before it met a null.
+        # A column of integers with nulls is often stored as floats.
         return f"({_whole(name, kind)})::{wanted}"
     raise InputError(f"{key}: expected integers or text for an id in column {column!r}, got {kind}")
 
 
-def moment_expression(key: str, column: str, kind: str, unit: str) -> str:
+def timestamp_expression(key: str, column: str, kind: str, unit: str) -> str:
     """Return SQL that gives the column as a TIMESTAMPTZ, null where it cannot be read.
 
-    A time without a zone is UTC. Digits below a microsecond are cut off, as an event must not
-    move to a later time. Integers beyond the year 9999 become 'infinity'.
+    A timestamp without a zone is UTC. Digits below a microsecond are cut off, since an event must
+    not move to a later time. Integers beyond the year 9999 become 'infinity'.
 
     Args:
         unit: "timestamp", or the unit of integers since 1970: s, ms, us or ns.
@@ -179,7 +180,7 @@ def moment_expression(key: str, column: str, kind: str, unit: str) -> str:
             f"{'; set events.time_unit to timestamp' if is_time else ''}"
         )
     number = _whole(name, kind)
-    per_second = UNITS[unit]
+    per_second = PER_SECOND[unit]
     scaled = f"* {1_000_000 // per_second}" if per_second <= 1_000_000 else "// 1000"
     return (
         f"case when {number} < 0 then make_timestamptz(-1) "
@@ -189,7 +190,7 @@ def moment_expression(key: str, column: str, kind: str, unit: str) -> str:
 
 
 def _whole(name: str, kind: str) -> str:
-    """Return SQL for the integer that a value is; null for 12.5, '1e3' and what overflows."""
+    """Return SQL for a value as an integer; null for 12.5, '1e3' and overflow."""
     if _is_text(kind):
         text = f"{name}::varchar"
         return (
@@ -218,7 +219,7 @@ def _is_number(kind: str) -> bool:
 
 
 def blank(column: str, kind: str) -> str:
-    """Return SQL that says whether a value is missing: null, or text without a character."""
+    """Return SQL that says whether a value is missing: null or blank text."""
     name = identifier(column)
     if _is_text(kind):
         return f"coalesce(trim({name}::varchar), '') = ''"
@@ -226,7 +227,7 @@ def blank(column: str, kind: str) -> str:
 
 
 def list_expression(column: str, kind: str) -> str:
-    """Return SQL that gives a column as VARCHAR[]: a list, or one value or several between |."""
+    """Return SQL that gives a column as VARCHAR[], from a list or from values separated by |."""
     name = identifier(column)
     values = f"{name}::varchar[]" if kind.endswith("]") else f"string_split({name}::varchar, '|')"
     return f"list_filter(coalesce({values}, []), lambda value: trim(value) <> '')"

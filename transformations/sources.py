@@ -1,4 +1,4 @@
-"""Events and items from wherever they are: typed rows, one partition a day, and quarantine."""
+"""Events and items from their sources: typed rows, one partition per day, and quarantine."""
 
 import shutil
 from collections.abc import Iterator, Mapping
@@ -24,7 +24,7 @@ from transformations.readers import (
     group,
     id_expression,
     list_expression,
-    moment_expression,
+    timestamp_expression,
     vector_expression,
 )
 from transformations.tables import activity_query
@@ -36,20 +36,19 @@ MALFORMED = "line is malformed"
 def stage_activity(config: Config, con: Connection, as_of: datetime) -> TableReport:
     """Read what is new in the events source into `activity`, and what is refused to `quarantine`.
 
-    A file that has not changed since it was read is not read again; a table with an incremental
-    column is read from its last seen value on. Reading a row twice changes nothing. A row that
-    was refused because it lay in the future is taken up from quarantine once it does not. Only
-    days that change are rewritten, each as a whole. What was read is noted last, so that the next
-    run makes good what a killed one left undone.
+    An unchanged file is not read again; a table with an incremental column is read from its last
+    value on. Reading a row twice changes nothing. A row refused for lying in the future is read
+    again from quarantine once its time has come. Only days that change are rewritten, each as a
+    whole. What was read is written down last, so the next run repeats what a killed one missed.
 
     Returns:
-        rows_in counts the rows read; refused, those of them that went to quarantine, by reason;
-        rows_out, the actions that `activity` gained; written, the days rewritten.
+        rows_in counts the rows read; refused, those that went to quarantine, by reason; rows_out,
+        the actions that `activity` gained; written, the days rewritten.
 
     Raises:
-        InputError: the source or one of its columns is not there, or of a type it cannot be.
+        InputError: the source or one of its columns is missing, or has a wrong type.
         RunFailedError: more than events.max_refused_share of the rows read were refused. They are
-            in quarantine; `activity` is as it was.
+            in quarantine; `activity` is unchanged.
     """
     before = state.load(config)
     with _spool(config, "stg_activity") as folder:
@@ -74,7 +73,7 @@ def _rows_read(con: Connection) -> int:
 
 @contextmanager
 def _spool(config: Config, table: str) -> Iterator[Path]:
-    """Yield an empty folder for a table's rows on their way from the source to their place."""
+    """Yield an empty folder for a table's rows between the source and their partitions."""
     folder = config.layout.state / f"{table}.tmp"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -91,10 +90,10 @@ def _judge_source(
     before: state.ReadSoFar,
     folder: Path,
 ) -> tuple[int, state.ReadSoFar]:
-    """Spool what is new, and make `stg_activity` (accepted) and `refused` over it.
+    """Spool what is new, and make `stg_activity` (accepted) and `refused` of it.
 
     Returns:
-        How many rows were read, and what counts as read once they are in place.
+        How many rows were read, and what counts as read once they are written.
     """
     columns = config.events.columns.model_dump()
     read = state.ReadSoFar()
@@ -103,7 +102,7 @@ def _judge_source(
         read.mark, groups, label = spooled.mark, spooled.groups, quoted(spooled.name)
     else:
         source = config.path(config.events.source)
-        # Taken before the files are read: what is appended meanwhile is read by the next run.
+        # Taken before the files are read, so the next run reads what is appended meanwhile.
         for file in find("events.source", source):
             read.files[str(file)] = [file.stat().st_size, file.stat().st_mtime_ns]
         new = [file for file, seen in read.files.items() if before.files.get(file) != seen]
@@ -145,9 +144,9 @@ def _raw_events(
     """Return the query of `raw_events`, which sql/stg_activity.sql judges.
 
     Args:
-        columns: The five columns of an event to their names in `query`.
+        columns: The five columns of an event → their names in `query`.
         kinds: The DuckDB types of the columns of `query`.
-        source: SQL for the name of the file or table that a row came from.
+        source: SQL for the name of a row's file or table.
     """
     parts = []
     for key, name in columns.items():
@@ -161,7 +160,7 @@ def _raw_events(
             parts.append(f"{id_expression(where, name, kind, config.id_type)} as {key}")
         elif key in ("event_timestamp", "ingested_at"):
             parts.append(
-                f"{moment_expression(where, name, kind, config.events.time_unit)} as {key}"
+                f"{timestamp_expression(where, name, kind, config.events.time_unit)} as {key}"
             )
     return f"select {', '.join(parts)}, {source} as source from ({query})"
 
@@ -179,7 +178,7 @@ def _spool_rows(
 
 
 def _collect_malformed(con: Connection, label: str) -> None:
-    """Take over the lines that the CSV reader gave up on; it notes one row for each error."""
+    """Collect the lines that the CSV reader rejected; it writes one row per error."""
     con.execute(
         f"insert into malformed select line, {label} from ("
         "select distinct file_id, line as number, csv_line as line, "
@@ -193,7 +192,7 @@ def _collect_malformed(con: Connection, label: str) -> None:
 def _judge_again(
     config: Config, con: Connection, file: Path, parameters: dict[str, object]
 ) -> None:
-    """Judge once more what was refused as lying in the future, and keep what no longer does."""
+    """Judge rows refused as lying in the future once more, and keep those that no longer do."""
     quarantine = _quarantine(config)
     columns = {key: key for key in config.events.columns.model_dump()}
     query = f"select * from ({quarantine}) where reason = {quoted(FUTURE)}"
@@ -213,7 +212,7 @@ def _quarantine(config: Config) -> str:
 
 
 def _keep_refused(config: Config, con: Connection, as_of: datetime) -> None:
-    """Add the refused rows that are not there yet to quarantine, under the day of `as_of`."""
+    """Add refused rows that quarantine does not hold yet, under the day of `as_of`."""
     con.execute(
         f"create or replace temp view quarantine as select * from ({_quarantine(config)}) "
         "where source in (select source from refused)"
@@ -222,9 +221,9 @@ def _keep_refused(config: Config, con: Connection, as_of: datetime) -> None:
     if count(con, "select count(*) from added") == 0:
         return
     file = day_file(config.layout.quarantine, as_of.astimezone(UTC).date())
-    there = f"union all from {parquet([file])}" if file.exists() else ""
+    existing = f"union all from {parquet([file])}" if file.exists() else ""
     with replacing(file) as path:
-        copy(con, f"select * from (from added {there}) order by all", path)
+        copy(con, f"select * from (from added {existing}) order by all", path)
         con.execute(f"create or replace temp view quarantine as from {parquet([path])}")
         check(con, "quarantine", {})
 
@@ -236,7 +235,7 @@ def _fail_if_too_many(config: Config, rows_in: int, refused: dict[str, int]) -> 
         listed = ", ".join(f"{reason}: {rows:,}" for reason, rows in refused.items())
         raise RunFailedError(
             f"{total:,} of the {rows_in:,} rows read are refused, which is more than the share of "
-            f"{allowed:.1%} that events.max_refused_share allows ({listed}). The rows lie in "
+            f"{allowed:.1%} that events.max_refused_share allows ({listed}). The rows are in "
             f"{config.layout.quarantine}; nothing else was written. Correct the source, or "
             "events.columns, events.time_unit, id_type or actions in activity.yaml, and run again"
         )
@@ -255,13 +254,13 @@ def _merge_days(config: Config, con: Connection) -> tuple[tuple[str, ...], int]:
 
 
 def _merge_day(config: Config, con: Connection, day: date) -> int | None:
-    """Rewrite a day if that changes it; return how many actions it gained, None if unchanged."""
+    """Rewrite a day if it changes; return how many actions it gained, or None."""
     file = day_file(config.layout.activity, day)
-    there = activity_query(config, con, [file] if file.exists() else [])
-    con.execute(f"create or replace temp view activity as {there}")
+    existing = activity_query(config, con, [file] if file.exists() else [])
+    con.execute(f"create or replace temp view activity as {existing}")
     con.execute(f"create or replace temp table activity_of_day as {sql('activity')}", {"day": day})
-    # A merge only adds actions and only lowers ingested_at, or gives one that was null: two
-    # states of a day with the same sums are the same state.
+    # A merge only adds actions, and only lowers ingested_at or replaces a null one. So a day is
+    # unchanged exactly if these sums are.
     sums = "select count(*), count(ingested_at), sum(epoch_us(ingested_at)::hugeint) from "
     before, after = (
         con.execute(sums + name).fetchone() for name in ("activity", "activity_of_day")
@@ -279,15 +278,15 @@ def stage_items(config: Config, con: Connection, as_of: datetime) -> TableReport
 
     One row per item_id and available_at (1970 where the configuration names no column), with
     either `embedding` FLOAT[dim], or `text` (the text columns, joined by a space) and `categories`
-    VARCHAR[] ("<column>=<value>"). Of rows that differ in nothing but these, the smallest is
-    kept. An item that becomes available after `as_of` is left for a later run.
+    VARCHAR[] ("<column>=<value>"). Of rows that differ only in these, the smallest is kept. An item
+    available only after `as_of` is left for a later run.
 
     Returns:
-        refused counts by reason the rows without a usable id, time or vector; nothing keeps them.
+        refused counts the rows without a usable id, time or vector, by reason; they are not kept.
 
     Raises:
-        InputError: the source or one of its columns is not there, or of a type it cannot be.
-        RunFailedError: there are rows, but every one of them is refused.
+        InputError: the source or one of its columns is missing, or has a wrong type.
+        RunFailedError: there are rows, but all are refused.
     """
     items = config.items
     wanted: dict[str, str | None] = {
@@ -329,12 +328,12 @@ def stage_items(config: Config, con: Connection, as_of: datetime) -> TableReport
 
 
 def _raw_items(config: Config, files: Files) -> str:
-    """Return the query of `raw_items`, which sql/stg_items.sql judges."""
+    """Return the query of `raw_items`, which sql/judged_items.sql judges."""
     items, kinds = config.items, files.columns
     available_at = "timestamptz '1970-01-01'"
     if items.available_at is not None:
         kind = kinds[items.available_at]
-        available_at = moment_expression(
+        available_at = timestamp_expression(
             "items.available_at", items.available_at, kind, "timestamp"
         )
     if items.embedding is not None:

@@ -21,11 +21,11 @@ ROWS_AT_ONCE = 50_000
 
 @dataclass(frozen=True)
 class Spooled:
-    """Rows of a table, written as text to Parquet.
+    """A table's rows, written as text to Parquet.
 
     Attributes:
         name: The table.
-        groups: One group with the file; none if no row came.
+        groups: One group with the file; none if the table had no new row.
         mark: The largest value of the incremental column, as text, for the next run.
     """
 
@@ -38,12 +38,12 @@ def spool(config: Config, folder: Path, mark: str | None) -> Spooled:
     """Write the table's events to a Parquet file in `folder`, with ROWS_AT_ONCE in memory.
 
     Args:
-        mark: Where the last run stopped: rows from this value of the incremental column on are
-            read (it included, since more may have come with the same one), and rows without a
-            value. None reads the whole table.
+        mark: Where the last run stopped. Rows from this value of the incremental column on are
+            read, itself included since later rows may share it, and rows without a value. None
+            reads the whole table.
 
     Raises:
-        InputError: the URL, the table or a column is not there, or not of the type it should be.
+        InputError: the URL is invalid, or the table or a column is missing or has a wrong type.
         RunFailedError: the database failed. No message holds the password.
     """
     name = config.events.table or ""
@@ -54,16 +54,16 @@ def spool(config: Config, folder: Path, mark: str | None) -> Spooled:
     try:
         with engine.connect() as connection:
             if connection.dialect.name == "postgresql":
-                # What a time looks like as text is the session's choice; its zone is in the text.
+                # The session decides how a timestamp is written as text; its zone is in the text.
                 connection.exec_driver_sql("set datestyle = 'ISO, YMD'")
             table = _table(connection, name, shown)
             _require(config, connection, table, shown)
-            # Taken first: a row that is added while the others are read is read by the next run.
+            # Taken first, so the next run reads rows that are added meanwhile.
             new_mark = _largest(connection, table, config.events.incremental_column)
             query = _since(connection, table, columns, config.events.incremental_column, mark)
             rows = _write(chunks(connection, query), columns, file)
     except SQLAlchemyError as error:
-        # The driver's own words: SQLAlchemy would add the statement and its parameters.
+        # The driver's message only: SQLAlchemy's adds the statement and its parameters.
         reason = str(getattr(error, "orig", None) or error).strip()
         if engine.url.password:
             reason = reason.replace(str(engine.url.password), "***")
@@ -75,9 +75,9 @@ def spool(config: Config, folder: Path, mark: str | None) -> Spooled:
 
 
 def chunks(connection: sa.Connection, query: sa.Executable) -> Iterator[list[sa.Row[Any]]]:
-    """Yield the rows of a query, ROWS_AT_ONCE at a time, from a cursor that stays on the server.
+    """Yield the rows of a query, ROWS_AT_ONCE at a time, from a server-side cursor.
 
-    (Where the driver has such cursors: PostgreSQL has; SQLite reads its file as it goes.)
+    (Where the driver has one: PostgreSQL does; SQLite reads its file incrementally.)
     """
     result = connection.execution_options(yield_per=ROWS_AT_ONCE).execute(query)
     for rows in result.partitions():
@@ -87,12 +87,13 @@ def chunks(connection: sa.Connection, query: sa.Executable) -> Iterator[list[sa.
 def _engine(config: Config) -> sa.Engine:
     """Open events.source, with its ${VARIABLES} from the environment."""
 
-    def value(found: re.Match[str]) -> str:
-        if found[1] not in os.environ:
+    def value(variable: re.Match[str]) -> str:
+        name = variable[1]
+        if name not in os.environ:
             raise InputError(
-                f"events.source: expected the environment variable {found[1]}, it is not set"
+                f"events.source: expected the environment variable {name}, it is not set"
             )
-        return os.environ[found[1]]
+        return os.environ[name]
 
     source = config.events.source
     try:
@@ -127,7 +128,7 @@ def _table(connection: sa.Connection, name: str, shown: str) -> sa.Table:
 
 
 def _require(config: Config, connection: sa.Connection, table: sa.Table, shown: str) -> None:
-    """Refuse what is missing, and a time column whose type contradicts events.time_unit."""
+    """Refuse a missing column, and a time column whose type contradicts events.time_unit."""
     columns = config.events.columns.model_dump()
     wanted = {f"events.columns.{key}": name for key, name in columns.items()}
     wanted["events.incremental_column"] = config.events.incremental_column
@@ -138,7 +139,7 @@ def _require(config: Config, connection: sa.Connection, table: sa.Table, shown: 
                 f"which has: {', '.join(table.columns.keys())}"
             )
     if connection.dialect.name == "sqlite":
-        return  # its types say little: a time is text or a number, whatever the column's type
+        return  # its column types say little: a timestamp is text or a number
     unit = config.events.time_unit
     for key in ("event_timestamp", "ingested_at"):
         if columns[key] is None:
@@ -167,7 +168,7 @@ def _since(
     incremental: str | None,
     mark: str | None,
 ) -> sa.Executable:
-    """Select the columns, as text: what is no id or time is then refused like a line of a CSV."""
+    """Select the columns as text, so unreadable ids and times are refused as in a CSV."""
     query = sa.select(*(sa.cast(table.columns[name], sa.Text).label(name) for name in columns))
     if incremental is None or mark is None:
         return query
@@ -180,13 +181,13 @@ def _since(
     return query.where(sa.or_(column >= bound, column.is_(None)))
 
 
-def _write(parts: Iterator[list[sa.Row[Any]]], columns: list[str], file: Path) -> int:
-    rows = 0
+def _write(batches: Iterator[list[sa.Row[Any]]], columns: list[str], file: Path) -> int:
+    n_rows = 0
     schema = pa.schema([(name, pa.string()) for name in columns])
     with pq.ParquetWriter(file, schema, compression="lz4") as writer:
-        for part in parts:
-            values = zip(*part, strict=True)
+        for rows in batches:
+            values = zip(*rows, strict=True)
             arrays = [pa.array(column, pa.string()) for column in values]
             writer.write_table(pa.table(arrays, schema=schema))
-            rows += len(part)
-    return rows
+            n_rows += len(rows)
+    return n_rows

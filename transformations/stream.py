@@ -1,14 +1,16 @@
-"""The rule of sql/packed_sequences.sql for a few more events: insert, dedupe, clip, expire.
+"""The rule of a sequence for a few more events: insert, dedupe, clip, expire.
 
-Pure functions over flat arrays, vectorised over the members of a micro-batch. What they keep of a
-member is exact however the events come, because the last `length` actions of a set are those of
-the last `length` of a part of it and the rest, and because what has left the window never comes
-back. The same events in any order, in any parts and any number of times therefore end in the same
-state, as long as as_of does not go back.
+Pure functions over flat arrays, vectorised over the members of a micro-batch. The result does not
+depend on event order: last-k(A | B) = last-k(last-k(A) | B), and expired events never re-enter. The
+same events in any order, batches and repetitions end in the same state, if as_of never goes back.
+
+The rule stands in three places: `fold` here, sql/packed_sequences.sql and sql/example_windows.sql.
+tests/transformations/test_stream_properties.py, test_sequence_properties.py and
+test_example_properties.py prove them equal.
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Self
 
 import numpy as np
@@ -19,11 +21,11 @@ from numpy.typing import NDArray
 from transformations.errors import RunFailedError
 from transformations.names import count_column
 from transformations.rules import Rules
+from transformations.timestamps import MICROSECOND
 
-MICROSECOND = timedelta(microseconds=1)
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MOMENT = pa.timestamp("us", tz="UTC")
-NEVER = np.iinfo(np.int64).min
+UTC_US = pa.timestamp("us", tz="UTC")
+NO_TIME = np.iinfo(np.int64).min
+"""The timestamp of what never happened; NaT to numpy."""
 
 
 @dataclass(frozen=True)
@@ -31,26 +33,26 @@ class Actions:
     """Actions of several members: flat arrays of equal length, in any order.
 
     Attributes:
-        member: int64, the member's place in the micro-batch, from 0.
+        member: int64, the member's index in the micro-batch, from 0.
         item: int64, or object (str) where `id_type` is string.
         code: int64, `rules.action_code` of the action.
-        moment: int64, the event_timestamp in microseconds since 1970.
+        timestamp: int64, event_timestamp in microseconds since 1970.
     """
 
     member: NDArray[np.int64]
     item: NDArray[Any]
     code: NDArray[np.int64]
-    moment: NDArray[np.int64]
+    timestamp: NDArray[np.int64]
 
     @classmethod
-    def of(cls, rules: Rules, member: Any, item: Any, code: Any, moment: Any) -> Self:
+    def of(cls, rules: Rules, member: Any, item: Any, code: Any, timestamp: Any) -> Self:
         """Make arrays of the right types from anything that numpy takes."""
         kind = np.int64 if rules.id_type == "int64" else object
         return cls(
             np.asarray(member, np.int64),
             np.asarray(item, kind),
             np.asarray(code, np.int64),
-            np.asarray(moment, np.int64),
+            np.asarray(timestamp, np.int64),
         )
 
     @classmethod
@@ -60,13 +62,13 @@ class Actions:
             np.concatenate([part.member for part in parts]),
             np.concatenate([part.item for part in parts]),
             np.concatenate([part.code for part in parts]),
-            np.concatenate([part.moment for part in parts]),
+            np.concatenate([part.timestamp for part in parts]),
         )
 
     def take(self, chosen: NDArray[Any]) -> "Actions":
-        """Return those that a mask or an array of places chooses."""
+        """Return those that a mask or an array of indices chooses."""
         return Actions(
-            self.member[chosen], self.item[chosen], self.code[chosen], self.moment[chosen]
+            self.member[chosen], self.item[chosen], self.code[chosen], self.timestamp[chosen]
         )
 
     def counts(self, members: int) -> NDArray[np.int64]:
@@ -79,13 +81,13 @@ class Actions:
 
 @dataclass(frozen=True)
 class States:
-    """What is known of each member of a micro-batch.
+    """The sequence and the held actions of each member of a micro-batch.
 
     Attributes:
-        actions: The sequences: member after member, oldest first.
-        held: Actions that were not before as_of, in the same order; they count once they are.
-        last: int64 [members], the newest action's moment, that of one that has left the window
-            included; NEVER for a member that no snapshot and no stream has had in its window.
+        actions: The sequences, member by member, oldest first.
+        held: Actions at or after as_of, in the same order; a later fold counts them.
+        last: int64 [members], the newest action's timestamp, even of one that left the window;
+            NO_TIME for a member that was never in a window.
     """
 
     actions: Actions
@@ -94,24 +96,24 @@ class States:
 
     @classmethod
     def empty(cls, rules: Rules, members: int) -> Self:
-        """Return the state of members of whom nothing is known."""
+        """Return the states of members without any action."""
         nothing = Actions.of(rules, [], [], [], [])
-        return cls(nothing, nothing, np.full(members, NEVER))
+        return cls(nothing, nothing, np.full(members, NO_TIME))
 
     def of_members(self, chosen: NDArray[np.int64]) -> "States":
-        """Return the states of the members at these places, ascending, as places from 0 on."""
-        place = np.full(len(self), -1)
-        place[chosen] = np.arange(len(chosen))
+        """Return the states of the members at these ascending indices, which become 0, 1, …"""
+        index = np.full(len(self), -1)
+        index[chosen] = np.arange(len(chosen))
         parts = []
         for part in (self.actions, self.held):
-            some = part.take(place[part.member] >= 0)
-            parts.append(Actions(place[some.member], some.item, some.code, some.moment))
+            some = part.take(index[part.member] >= 0)
+            parts.append(Actions(index[some.member], some.item, some.code, some.timestamp))
         return States(parts[0], parts[1], self.last[chosen])
 
     @property
     def known(self) -> NDArray[np.bool_]:
-        """Which members there is anything to keep of; bool [members]."""
-        return (self.last != NEVER) | (self.held.counts(len(self)) > 0)
+        """Which members have anything to keep; bool [members]."""
+        return (self.last != NO_TIME) | (self.held.counts(len(self)) > 0)
 
     def __len__(self) -> int:
         return len(self.last)
@@ -119,15 +121,15 @@ class States:
 
 @dataclass(frozen=True)
 class Folded:
-    """What a fold made of the events that arrived.
+    """The result of a fold, and what became of the events that arrived.
 
     Attributes:
         states: The members' new states.
-        applied: How many events are in a sequence now that were not before, or were held.
-        duplicates: How many were there already, or came twice.
-        expired: How many lie before the window.
-        clipped: How many are older than the newest `length`.
-        held: How many are not before as_of, and were not held yet.
+        applied: Events that are new in a sequence, held ones included.
+        duplicates: Events that were there already, or arrived twice.
+        expired: Events before the window.
+        clipped: Events older than the newest `length`.
+        held: Events at or after as_of that were not held yet.
     """
 
     states: States
@@ -138,72 +140,58 @@ class Folded:
     held: int
 
 
-def microseconds(moment: datetime) -> int:
-    """Return a moment in microseconds since 1970.
-
-    >>> microseconds(datetime(1970, 1, 2, tzinfo=UTC))
-    86400000000
-    """
-    return (moment - EPOCH) // MICROSECOND
-
-
-def moment_of(us: int) -> datetime:
-    """Return the moment of so many microseconds since 1970; the opposite of `microseconds`."""
-    return EPOCH + us * MICROSECOND
-
-
 def fold(rules: Rules, states: States, arrived: Actions, as_of: int) -> Folded:
-    """Return the states as of a moment, with what arrived in its place.
+    """Return the states as of a timestamp, with the arrived events inserted.
 
-    The rule is that of a snapshot: `as_of - window <= event_timestamp < as_of`, in the order of
+    The rule is that of a snapshot: `as_of - window <= event_timestamp < as_of`, ordered by
     event_timestamp, item_id and action; exact duplicates count once; the last `length` stay.
 
     Args:
-        arrived: Events of these members, in any order; any of them may be known already.
+        arrived: Events of these members, in any order; some may be in the states already.
         as_of: In microseconds since 1970; not before that of any earlier fold of these members.
     """
     every = Actions.joined(states.actions, states.held, arrived)
-    got = np.arange(len(every)) >= len(states.actions) + len(states.held)
-    was_held = ~got & (np.arange(len(every)) >= len(states.actions))
+    is_new = np.arange(len(every)) >= len(states.actions) + len(states.held)
+    was_held = ~is_new & (np.arange(len(every)) >= len(states.actions))
     order, is_first = _order(rules, every)
-    duplicates = int((got[order] & ~is_first).sum())
+    duplicates = int((is_new[order] & ~is_first).sum())
     order = order[is_first]
-    every, got, was_held = every.take(order), got[order], was_held[order]
+    every, is_new, was_held = every.take(order), is_new[order], was_held[order]
 
-    future = every.moment >= as_of
-    past = every.moment < as_of - rules.window // MICROSECOND
+    future = every.timestamp >= as_of
+    past = every.timestamp < as_of - rules.window // MICROSECOND
     inside = ~future & ~past
     actions = every.take(inside)
     ends = np.cumsum(actions.counts(len(states)))
     kept = np.arange(len(actions)) >= ends[actions.member] - rules.length
-    new = (got | was_held)[inside]
+    entered = (is_new | was_held)[inside]
 
-    # An action from before the window makes nobody known, but a known member's last action it may
-    # be: a lapsed member's row says when that was, as the snapshot does.
+    # An action from before the window adds no member, but it may be a lapsed member's last action,
+    # which the member's row holds, as in the snapshot.
     last = states.last.copy()
     in_window = np.zeros(len(states), bool)
     in_window[actions.member] = True
-    counts = ~future & ((last != NEVER) | in_window)[every.member]
-    np.maximum.at(last, every.member[counts], every.moment[counts])
+    counts = ~future & ((last != NO_TIME) | in_window)[every.member]
+    np.maximum.at(last, every.member[counts], every.timestamp[counts])
     return Folded(
         states=States(actions.take(kept), every.take(future), last),
-        applied=int((new & kept).sum()),
+        applied=int((entered & kept).sum()),
         duplicates=duplicates,
-        expired=int((got & past).sum()),
-        clipped=int((new & ~kept).sum()),
-        held=int((got & future).sum()),
+        expired=int((is_new & past).sum()),
+        clipped=int((entered & ~kept).sum()),
+        held=int((is_new & future).sum()),
     )
 
 
 def _order(rules: Rules, actions: Actions) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return the order of a sequence, and which in it are the first of equal ones."""
-    # By name, as the SQL orders them; codes are in the order of the configuration.
+    """Return the order of a sequence, and which actions in it are the first among equal ones."""
+    # Actions sort by name, as in SQL; their codes follow the configuration.
     names = sorted(rules.actions)
     rank = np.array([0, *(names.index(name) for name in rules.actions)])[actions.code]
     item = actions.item
     if item.dtype == object:
         _, item = np.unique(item, return_inverse=True)
-    keys = (rank, item, actions.moment, actions.member)
+    keys = (rank, item, actions.timestamp, actions.member)
     order = np.lexsort(keys)
     is_first = np.ones(len(order), bool)
     if len(order) > 1:
@@ -213,20 +201,20 @@ def _order(rules: Rules, actions: Actions) -> tuple[NDArray[np.int64], NDArray[n
 
 
 def differ(left: States, right: States) -> NDArray[np.bool_]:
-    """Return which members' sequences are not the same in both; bool [members].
+    """Return which members' sequences differ; bool [members].
 
     >>> differ(before, after).tolist()  # doctest: +SKIP
     [False, True, False]
     """
-    found = left.actions.counts(len(left)) != right.actions.counts(len(right))
-    mine = left.actions.take(~found[left.actions.member])
-    yours = right.actions.take(~found[right.actions.member])
-    # Of equal counts and ordered alike, so they lie side by side.
+    differs = left.actions.counts(len(left)) != right.actions.counts(len(right))
+    mine = left.actions.take(~differs[left.actions.member])
+    yours = right.actions.take(~differs[right.actions.member])
+    # Equal counts in the same order, so the actions align.
     unlike = (
-        (mine.moment != yours.moment) | (mine.item != yours.item) | (mine.code != yours.code)
+        (mine.timestamp != yours.timestamp) | (mine.item != yours.item) | (mine.code != yours.code)
     ).astype(bool)
-    found[mine.member[unlike]] = True
-    return found
+    differs[mine.member[unlike]] = True
+    return differs
 
 
 def to_sequences(
@@ -246,12 +234,12 @@ def to_sequences(
     names = pa.array(["", *rules.actions]).take(pa.array(actions.code))
     columns = {
         "member_id": member_ids,
-        "event_timestamp": pa.repeat(pa.scalar(as_of, pa.int64()), members).cast(MOMENT),
-        "created_timestamp": pa.repeat(pa.scalar(created, MOMENT), members),
+        "event_timestamp": pa.repeat(pa.scalar(as_of, pa.int64()), members).cast(UTC_US),
+        "created_timestamp": pa.repeat(pa.scalar(created, UTC_US), members),
         "item_ids": pa.ListArray.from_arrays(offsets, pa.array(actions.item, ids)),
         "actions": pa.ListArray.from_arrays(offsets, names),
         "event_timestamps": pa.ListArray.from_arrays(
-            offsets, pa.array(actions.moment).cast(MOMENT)
+            offsets, pa.array(actions.timestamp).cast(UTC_US)
         ),
         "n_actions": pa.array(counts, pa.int64()),
     }
@@ -259,7 +247,7 @@ def to_sequences(
         chosen = actions.code == rules.action_code(name)
         counted = np.bincount(actions.member[chosen], minlength=members)
         columns[count_column(name)] = pa.array(counted, pa.int64())
-    columns["last_action_at"] = pa.array(states.last, mask=states.last == NEVER).cast(MOMENT)
+    columns["last_action_at"] = pa.array(states.last, mask=states.last == NO_TIME).cast(UTC_US)
     return pa.RecordBatch.from_pydict(columns)
 
 
@@ -280,7 +268,7 @@ def from_sequences(rules: Rules, rows: pa.RecordBatch) -> States:
             "present activity.yaml"
         )
     nothing = Actions.of(rules, [], [], [], [])
-    last = pc.fill_null(rows["last_action_at"].cast(pa.int64()), int(NEVER))
+    last = pc.fill_null(rows["last_action_at"].cast(pa.int64()), int(NO_TIME))
     actions = Actions.of(
         rules,
         np.arange(rows.num_rows).repeat(lengths),

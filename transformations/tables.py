@@ -1,5 +1,6 @@
-"""The tables: each is a file in sql/ and one in checks/, written whole or not at all."""
+"""The tables: each has a file in sql/ and one in checks/, and is written whole or not at all."""
 
+import math
 from datetime import datetime
 from pathlib import Path
 
@@ -8,13 +9,13 @@ import pyarrow.parquet as pq
 
 from transformations import names
 from transformations.config import Config
-from transformations.duck import ID_TYPES, TableReport, check, copy, count, parquet, quoted, sql
+from transformations.duck import SQL_ID_TYPES, TableReport, check, copy, count, parquet, quoted, sql
 from transformations.errors import InputError
 from transformations.files import replacing
 from transformations.layout import as_of_name, files_between, partition
 
-# Lists under way cannot be spilled to disk: about 110 bytes of memory an event. Members are
-# therefore taken in ranges of about so many events; larger ones are no faster.
+# DuckDB cannot spill unfinished lists to disk: about 110 bytes of memory per event. So members are
+# read in ranges of about this many events; larger ranges are not faster.
 EVENTS_AT_ONCE = 3_000_000
 EVENTS_PER_SAMPLE = 1_024
 
@@ -32,8 +33,8 @@ def build_sequences(
     `previous_as_of - window` to `as_of` are read.
 
     Args:
-        as_of: The moment of the snapshot; events at or after it, or ingested so, are not seen.
-        previous_as_of: The snapshot whose members get a row in this one even if they lapsed.
+        as_of: The snapshot's timestamp; events at or after it, or ingested then, are not visible.
+        previous_as_of: The snapshot whose members get a row in this one even if they have lapsed.
         created_timestamp: When the rows can be read online.
 
     Returns:
@@ -45,10 +46,10 @@ def build_sequences(
     """
     if previous_as_of >= as_of:
         raise ValueError(f"expected a previous_as_of before {as_of}, got {previous_as_of}")
-    moments = {"as_of": as_of, "window_length": config.window}
+    span = {"as_of": as_of, "window_length": config.window}
     actions = list(config.actions)
     rule = {
-        **moments,
+        **span,
         "previous_as_of": previous_as_of,
         "length": config.length,
         "actions": actions,
@@ -56,7 +57,7 @@ def build_sequences(
     files = files_between(config.layout.activity, previous_as_of - config.window, as_of)
     events = activity_query(config, con, files)
     con.execute(f"create or replace temp view activity as {events}")
-    con.execute(f"create or replace temp table item_places as {sql('item_places')}", moments)
+    con.execute(f"create or replace temp table item_indexes as {sql('item_indexes')}", span)
     query = sql("packed_sequences")
     con.execute(
         f"create or replace temp table packed_sequences as select * from ({query}) limit 0", rule
@@ -74,22 +75,22 @@ def build_sequences(
             {"as_of": as_of, "readable_from": created_timestamp, "actions": actions},
         )
         con.execute(f"create or replace temp view member_sequences as from {parquet([file])}")
-        check(con, "member_sequences", {**moments, "length": config.length, "actions": actions})
+        check(con, "member_sequences", {**span, "length": config.length, "actions": actions})
     rows_in = count(con, "select sum(n_visible) from packed_sequences")
     rows_out = count(con, "select count(*) from packed_sequences")
     for kind, name in (
         ("view", "activity"),
         ("view", "member_sequences"),
         ("table", "packed_sequences"),
-        ("table", "item_places"),
+        ("table", "item_indexes"),
     ):
         con.execute(f"drop {kind} {name}")
     return TableReport("member_sequences", rows_in, rows_out, written=(as_of_name(as_of),))
 
 
 def activity_query(config: Config, con: duckdb.DuckDBPyConnection, files: list[Path]) -> str:
-    """Return the query of `activity` over these files; checks that their ids are as configured."""
-    wanted = ID_TYPES[config.id_type]
+    """Return the query of `activity` over these files, after checking the type of their ids."""
+    wanted = SQL_ID_TYPES[config.id_type]
     if not files:
         return (
             f"select * from (select null::{wanted} as member_id, null::{wanted} as item_id, "
@@ -108,7 +109,7 @@ def activity_query(config: Config, con: duckdb.DuckDBPyConnection, files: list[P
 
 
 def _columns(config: Config) -> str:
-    """Name the counts: n_<action> for each, where sql/member_sequences.sql has them as a list."""
+    """Return the output columns, with the list of counts spread into n_<action> columns."""
     counts = [
         f"n_each_action[{config.rules.action_code(action)}] as {names.count_column(action)}"
         for action in config.actions
@@ -117,21 +118,21 @@ def _columns(config: Config) -> str:
 
 
 def _member_ranges(con: duckdb.DuckDBPyConnection, files: list[Path]) -> list[str]:
-    """Return conditions on member_id that part the events of `files` into ranges of members.
+    """Return conditions on member_id that split `files` into ranges of about EVENTS_AT_ONCE events.
 
-    Each holds about EVENTS_AT_ONCE of them. The files are ordered by member_id: one row in
-    EVENTS_PER_SAMPLE says how the members lie, and a range reads only its own row groups.
+    The files are ordered by member_id. One row in EVENTS_PER_SAMPLE shows the distribution of
+    members, and a range reads only its own row groups.
     """
     events = sum(pq.read_metadata(file).num_rows for file in files)
-    parts = -(-events // EVENTS_AT_ONCE)
-    if parts <= 1:
+    n_ranges = math.ceil(events / EVENTS_AT_ONCE)
+    if n_ranges <= 1:
         return ["true"]
     sample = con.execute(
         f"select member_id from {parquet(files, 'file_row_number = true')} "
         "where file_row_number % $every = 0 order by member_id",
         {"every": EVENTS_PER_SAMPLE},
     ).fetchall()
-    cuts = sorted({sample[len(sample) * part // parts][0] for part in range(1, parts)})
+    cuts = sorted({sample[len(sample) * n // n_ranges][0] for n in range(1, n_ranges)})
     bounds = [quoted(cut) if isinstance(cut, str) else str(cut) for cut in cuts]
     lower = ["true", *(f"member_id >= {bound}" for bound in bounds)]
     upper = [*(f"member_id < {bound}" for bound in bounds), "true"]

@@ -1,1 +1,1 @@
-"""The numbers of an evaluation: metrics, intervals, references, cohorts, storage and gates."""
+"""The evaluation's formulas: metrics, intervals, the small ranker, references and promises."""

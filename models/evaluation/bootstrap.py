@@ -1,11 +1,11 @@
 """Paired bootstrap intervals over members and over seeds.
 
-Members are resampled whole, because a member's labels are alike; seeds are resampled too, because
-the noise of a ranker's training can be as large as the effect. Both at once is the pigeonhole
-bootstrap (Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 1(2), 2007), which errs on
-the wide side for the noise that members and seeds share. Few seeds err on the narrow side: where
-all noise comes from 6 seeds, a 95 % interval holds the truth about 85 % of the time, and of 10
-seeds 90 %.
+Whole members are resampled, because a member's labels are correlated. Seeds are resampled too,
+because the noise of a ranker's training can be as large as the effect. Both at once is the
+pigeonhole bootstrap (Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 1(2), 2007):
+slightly too wide for the noise that members and seeds share. Few seeds make it too narrow: where
+all noise comes from the seeds, a 95 % interval covers the truth about 85 % of the time with 6 seeds
+and 90 % with 10.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from models.evaluation.metrics import auc
 from transformations.errors import InputError
 
 Floats = NDArray[np.float64]
-# Resamples at a time: [labels, BLOCK] stays in the tens of megabytes.
+# Resamples per batch: [labels, BLOCK] stays in the tens of megabytes.
 BLOCK = 128
 
 
@@ -35,12 +35,12 @@ class Interval:
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """A metric on the labels as they are, and on every resample of them.
+    """A metric on the labels, and on every resample of them.
 
-    `a - b` is the paired difference: resample by resample, so that noise they share cancels.
+    `a - b` is the paired difference, resample by resample, so shared noise cancels.
 
     Attributes:
-        resampled: float64 [resamples]; NaN for a resample that holds no label.
+        resampled: float64 [resamples]; NaN for a resample without labels.
     """
 
     value: float
@@ -50,24 +50,24 @@ class Estimate:
     def __sub__(self, other: "Estimate") -> "Estimate":
         if self.source is not other.source:
             raise InputError(
-                "expected two estimates of the same Resamples, got two that were resampled "
-                "apart; their difference would not be paired"
+                "expected two estimates of the same Resamples, got estimates of two; their "
+                "difference would not be paired"
             )
         return Estimate(self.value - other.value, self.resampled - other.resampled, self.source)
 
     def interval(self) -> Interval:
         """Return the estimate with the 2.5th and 97.5th percentile of the resamples."""
-        held = self.resampled[~np.isnan(self.resampled)]
-        if not len(held) or np.isnan(self.value):
+        finite = self.resampled[~np.isnan(self.resampled)]
+        if not len(finite) or np.isnan(self.value):
             return Interval(self.value, float("nan"), float("nan"))
-        low, high = np.quantile(held, [0.025, 0.975])
+        low, high = np.quantile(finite, [0.025, 0.975])
         return Interval(self.value, float(low), float(high))
 
 
 class Resamples:
     """How often each member and each seed is drawn in each resample.
 
-    Every metric of every variant is taken on the same ones: that is what pairs them.
+    Every metric of every variant uses the same resamples, which makes differences paired.
 
     >>> members = np.array([0, 0, 1, 2])
     >>> resamples = Resamples(members=3, seeds=2)
@@ -76,10 +76,10 @@ class Resamples:
     Interval(estimate=0.0, low=0.0, high=0.0)
 
     Args:
-        members: How many there are. Methods take the member of each label, from 0 to this.
-        seeds: How many there are.
-        resamples: How many to draw; memory is members * resamples bytes.
-        seed: Equal ones draw equally.
+        members: Number of members. Methods take each label's member, from 0 to members - 1.
+        seeds: Number of seeds.
+        resamples: Number of draws; they take members * resamples bytes.
+        seed: Of the random generator; equal seeds draw equally.
     """
 
     def __init__(self, members: int, seeds: int, resamples: int = 2000, seed: int = 0) -> None:
@@ -90,8 +90,8 @@ class Resamples:
             )
         rng = np.random.default_rng(seed)
         self._seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), resamples) / seeds
-        # uint8 holds any count: of up to 255 members it cannot be more, and of more than that a
-        # member is drawn once on average.
+        # uint8 holds any count: up to 255 members cannot exceed it, and with more members each one
+        # is drawn once on average.
         self._members = np.empty((members, resamples), np.uint8)
         for number in range(resamples):
             drawn = rng.integers(0, members, members)
@@ -106,9 +106,9 @@ class Resamples:
         """Estimate the mean over labels, averaged over seeds.
 
         Args:
-            values: float [seeds, labels], or [labels] of what has no seed.
-            members: The member of each label, int [labels].
-            mask: Which labels count, bool [labels]: a cohort.
+            values: float [seeds, labels], or [labels] for a recommender without seeds.
+            members: Each label's member, int [labels].
+            mask: Labels to use, bool [labels]: a cohort.
         """
         return self.ratio(values, np.ones(values.shape[-1]), members, mask)
 
@@ -119,7 +119,7 @@ class Resamples:
         members: NDArray[np.integer],
         mask: NDArray[np.bool_] | None = None,
     ) -> Estimate:
-        """Estimate the sum of numerators by the sum of denominators; arguments as for `mean`."""
+        """Estimate sum(numerators) / sum(denominators); arguments as for `mean`."""
         counted = np.ones(len(members), bool) if mask is None else mask
         above = self._member_sums(np.atleast_2d(numerators), members, counted)
         below = self._member_sums(np.atleast_2d(denominators), members, counted)
@@ -139,10 +139,10 @@ class Resamples:
         """Estimate the AUC of positives against negatives, pooled over members; exact per resample.
 
         Args:
-            scores: float [seeds, rows], or [rows] of what has no seed.
+            scores: float [seeds, rows], or [rows] for a recommender without seeds.
             positive: bool [rows].
-            members: The member of each row, int [rows].
-            mask: Which rows count, bool [rows].
+            members: Each row's member, int [rows].
+            mask: Rows to use, bool [rows].
         """
         counted = np.ones(len(members), bool) if mask is None else mask
         kept, of = positive[counted], members[counted]
@@ -159,8 +159,8 @@ class Resamples:
     ) -> tuple[float, Floats]:
         """Return one seed's AUC, and that of every resample.
 
-        Sorted once. Per resample, a positive wins the weight of all negatives that score less and
-        half that of its equals.
+        Rows are sorted once. In each resample a positive wins the weight of all negatives with a
+        lower score, and half the weight of those with an equal one.
         """
         group = _groups(scores, positive)
         positives = self._counts(group, positive, members)
@@ -180,7 +180,7 @@ class Resamples:
     def _counts(
         self, group: NDArray[np.integer], rows: NDArray[np.bool_], members: NDArray[np.integer]
     ) -> Any:
-        """Return how many of these rows each group has of each member; sparse [groups, members]."""
+        """Count these rows by group and member; sparse [groups, members]."""
         shape = (group.max(initial=-1) + 1, len(self._members))
         ones = np.ones(rows.sum(), np.float32)
         return csr_array((ones, (group[rows], members[rows])), shape=shape)
@@ -209,10 +209,15 @@ class Resamples:
 
 
 def _groups(scores: NDArray[np.floating], positive: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Number the rows by score, ascending: rows of one number are equal, or all of one kind.
+    """Number the rows by score, ascending; one number for rows that compare alike with all others.
 
-    A run of positives without a negative in between wins alike, so that it may share a number, and
-    so may a run of negatives: far fewer numbers than rows.
+    Rows share a number if their scores are equal, or if they are all positive (or all negative)
+    and no row of the other class scores between them. That leaves far fewer numbers than rows.
+
+    Positives at .1 and .2 have no negative between them; a negative and a positive tie at .3:
+
+    >>> _groups(np.array([0.1, 0.2, 0.3, 0.3]), np.array([True, True, False, True])).tolist()
+    [0, 0, 1, 1]
     """
     distinct, level = np.unique(scores, return_inverse=True)
     positives = np.bincount(level, positive, len(distinct)) > 0
@@ -223,5 +228,5 @@ def _groups(scores: NDArray[np.floating], positive: NDArray[np.bool_]) -> NDArra
 
 
 def _divide(above: Floats, below: Floats) -> Floats:
-    """Divide; NaN by zero."""
+    """Divide; NaN where the denominator is zero."""
     return np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below > 0)

@@ -1,6 +1,6 @@
-"""Parts of the labels that the comparison is repeated on: where a variant wins, and where not.
+"""Cohorts: groups of labels that the comparison is repeated on, to see where a variant wins.
 
-Every cohort parts all labels: each label is in exactly one of its levels.
+Each label is in exactly one level of every cohort.
 """
 
 from datetime import datetime
@@ -9,24 +9,24 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from models.sequences import DAY
 from transformations.errors import InputError
+from transformations.timestamps import DAY_US
 
 Masks = dict[str, NDArray[np.bool_]]
 COLUMNS = ("event_timestamp", "n_actions", "last_action_at", "item_popularity", "first_seen_at")
-# Upper ends of the levels, inclusive for counts and exclusive for days.
+# Upper bounds of the levels: inclusive for counts, exclusive for days.
 HISTORY = {"0 actions": 0, "1 to 3 actions": 3, "4 to 9 actions": 9, "10 to 31 actions": 31}
-DAYS = {"under 1 day": 1, "1 to 7 days": 7, "7 to 28 days": 28}
+RECENCY = {"under 1 day": 1, "1 to 7 days": 7, "7 to 28 days": 28}
 THIRDS = ("low third", "middle third", "high third")
 
 
 def cohorts(frame: pd.DataFrame, train_until: datetime) -> dict[str, Masks]:
-    """Part the labels; cohort → level → bool [labels]. A level may be empty.
+    """Return cohort → level → bool [labels]. A level may be empty.
 
     Args:
-        frame: One row per label: event_timestamp (its time), n_actions and last_action_at (what
-            the features say; null for none), item_popularity (positive actions on its item in the
-            7 days before, as from `count_between`), first_seen_at (the member's first action;
+        frame: One row per label: event_timestamp (its time), n_actions and last_action_at (as the
+            features have them; null for none), item_popularity (positive actions on its item in
+            the 7 days before, from `count_between`), first_seen_at (the member's first action;
             null where the label itself is the first).
         train_until: A member first seen at or after it is new.
 
@@ -54,12 +54,12 @@ def _history(counts: NDArray[np.number]) -> Masks:
 
 
 def _since(days: NDArray[np.floating]) -> Masks:
-    level = np.searchsorted(list(DAYS.values()), days, side="right")
-    return _masks([*DAYS, "28 days or more", "no action"], np.where(np.isnan(days), 4, level))
+    level = np.searchsorted(list(RECENCY.values()), days, side="right")
+    return _masks([*RECENCY, "28 days or more", "no action"], np.where(np.isnan(days), 4, level))
 
 
 def _popularity(counts: NDArray[np.number]) -> Masks:
-    """Part by thirds of the labels whose item was acted on at all; equal counts stay together."""
+    """Split by thirds of the labels whose item had any action; equal counts stay together."""
     seen = counts[counts > 0]
     bounds = np.quantile(seen, [1 / 3, 2 / 3]) if len(seen) else np.array([0.0, 0.0])
     level = np.searchsorted(bounds, counts, side="left")
@@ -67,7 +67,7 @@ def _popularity(counts: NDArray[np.number]) -> Masks:
 
 
 def _masks(levels: list[str], level: NDArray[np.integer]) -> Masks:
-    return {name: level == place for place, name in enumerate(levels)}
+    return {name: level == index for index, name in enumerate(levels)}
 
 
 def count_between(
@@ -77,30 +77,30 @@ def count_between(
     until: NDArray[np.int64],
     days: float | None = None,
 ) -> NDArray[np.int64]:
-    """Count, for each label, the events with its key in the last days before a moment.
+    """Count, for each label, the events with its key in the last days before a timestamp.
 
-    >>> keys, times = np.array([3, 3, 5]), np.array([0, 2 * DAY, DAY])
-    >>> count_between(keys, times, np.array([3, 3]), np.array([2 * DAY, 3 * DAY]), days=2).tolist()
+    >>> keys, times = np.array([3, 3, 5]), np.array([0, 2, 1]) * DAY_US
+    >>> count_between(keys, times, np.array([3, 3]), np.array([2, 3]) * DAY_US, days=2).tolist()
     [1, 1]
 
     Args:
         keys: Code of each event's item (or member), int [events], not negative.
         times: Microseconds, int64 [events], in any order.
         of: The label's key, int [labels].
-        until: Microseconds, int64 [labels]; an event at that moment is not counted.
-        days: Length of the half-open window; None: all that came before.
+        until: Microseconds, int64 [labels]; an event at this timestamp is not counted.
+        days: Length of the half-open window; None counts all earlier events.
 
     Returns:
         int64 [labels].
     """
-    # (key, time) becomes one number that sorts likewise: microseconds are replaced by their rank.
-    moments = np.unique(times)
-    span = len(moments) + 1
-    packed = np.sort(keys.astype(np.int64) * span + np.searchsorted(moments, times))
+    # (key, time) becomes one number with the same order: microseconds are replaced by their rank.
+    distinct = np.unique(times)
+    span = len(distinct) + 1
+    packed = np.sort(keys.astype(np.int64) * span + np.searchsorted(distinct, times))
 
-    def before(moment: NDArray[np.int64]) -> NDArray[np.int64]:
-        return np.searchsorted(packed, of * span + np.searchsorted(moments, moment))
+    def before(timestamp: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.searchsorted(packed, of * span + np.searchsorted(distinct, timestamp))
 
     if days is None:
         return before(until) - np.searchsorted(packed, of.astype(np.int64) * span)
-    return before(until) - before(until - int(days * DAY))
+    return before(until) - before(until - int(days * DAY_US))

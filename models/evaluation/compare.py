@@ -14,29 +14,29 @@ from models.evaluation.metrics import (
     ndcg,
     reciprocal_rank,
 )
-from models.evaluation.ranker import Labels
-from models.evaluation.scoring import Outcome
+from models.evaluation.ranker import RankerLabels
+from models.evaluation.scoring import LabelScores
 
 AT = 10
 
 
 @dataclass(frozen=True)
 class PerLabel:
-    """A mean over labels: each label's contribution, NaN where it has none."""
+    """A mean over labels of a value that is NaN for labels without one."""
 
     label: str
-    of: Callable[[Outcome], Floats]
+    of: Callable[[LabelScores], Floats]
 
     def estimate(
         self,
-        outcomes: Sequence[Outcome],
-        labels: Labels,
+        scores: Sequence[LabelScores],
+        labels: RankerLabels,
         resamples: Resamples,
         mask: NDArray[np.bool_],
     ) -> Estimate:
-        """Estimate it on the labels in `mask`; one outcome a seed."""
-        values = np.stack([self.of(outcome) for outcome in outcomes])
-        # Which labels have one depends on the label alone: it is the same for every ranker.
+        """Estimate it on the labels in `mask`; one entry of `scores` per seed."""
+        values = np.stack([self.of(one) for one in scores])
+        # Whether a label has a value depends on the label alone, so it is the same for all rankers.
         return resamples.mean(values, labels.members, mask & ~np.isnan(values[0]))
 
 
@@ -48,36 +48,34 @@ class MeanAveragePrecision:
 
     def estimate(
         self,
-        outcomes: Sequence[Outcome],
-        labels: Labels,
+        scores: Sequence[LabelScores],
+        labels: RankerLabels,
         resamples: Resamples,
         mask: NDArray[np.bool_],
     ) -> Estimate:
-        """Estimate it on the labels in `mask`; one outcome a seed."""
-        rows = np.flatnonzero(mask & ~np.isnan(outcomes[0].rank))
+        """Estimate it on the labels in `mask`; one entry of `scores` per seed."""
+        rows = np.flatnonzero(mask & ~np.isnan(scores[0].rank))
         keys = np.stack([labels.members[rows], labels.days[rows]], axis=1)
         distinct, queries = np.unique(keys, axis=0, return_inverse=True)
-        values = np.stack(
-            [grouped_average_precision(outcome.rank[rows], queries) for outcome in outcomes]
-        )
+        values = np.stack([grouped_average_precision(one.rank[rows], queries) for one in scores])
         return resamples.mean(values, distinct[:, 0])
 
 
 @dataclass(frozen=True)
-class Judgement:
+class JudgementAuc:
     """AUC of positive against negative actions, pooled over members."""
 
     label: str
 
     def estimate(
         self,
-        outcomes: Sequence[Outcome],
-        labels: Labels,
+        scores: Sequence[LabelScores],
+        labels: RankerLabels,
         resamples: Resamples,
         mask: NDArray[np.bool_],
     ) -> Estimate | None:
-        """Estimate it on the labels in `mask`; None where the variant does not judge."""
-        judged = [outcome.judged for outcome in outcomes if outcome.judged is not None]
+        """Estimate it on the labels in `mask`; None for a recommender that does not judge."""
+        judged = [one.judged for one in scores if one.judged is not None]
         if not judged:
             return None
         return resamples.auc(np.stack(judged), labels.positive, labels.members, mask)
@@ -87,34 +85,34 @@ def _where(ranks: Floats, values: Floats) -> Floats:
     return np.where(np.isnan(ranks), np.nan, values)
 
 
-METRICS: Mapping[str, PerLabel | MeanAveragePrecision | Judgement] = {
+METRICS: Mapping[str, PerLabel | MeanAveragePrecision | JudgementAuc] = {
     "hr10_recent": PerLabel(
-        "HR@10, active items", lambda o: _where(o.rank_recent, hit_rate(o.rank_recent, AT))
+        "HR@10, active items", lambda s: _where(s.rank_recent, hit_rate(s.rank_recent, AT))
     ),
     "ndcg10_recent": PerLabel(
-        "NDCG@10, active items", lambda o: _where(o.rank_recent, ndcg(o.rank_recent, AT))
+        "NDCG@10, active items", lambda s: _where(s.rank_recent, ndcg(s.rank_recent, AT))
     ),
-    "hr10": PerLabel("HR@10", lambda o: _where(o.rank, hit_rate(o.rank, AT))),
-    "ndcg10": PerLabel("NDCG@10", lambda o: _where(o.rank, ndcg(o.rank, AT))),
-    "mrr": PerLabel("MRR", lambda o: reciprocal_rank(o.rank)),
+    "hr10": PerLabel("HR@10", lambda s: _where(s.rank, hit_rate(s.rank, AT))),
+    "ndcg10": PerLabel("NDCG@10", lambda s: _where(s.rank, ndcg(s.rank, AT))),
+    "mrr": PerLabel("MRR", lambda s: reciprocal_rank(s.rank)),
     "map": MeanAveragePrecision("MAP"),
-    "auc_random": PerLabel("AUC, random item", lambda o: o.random),
-    "auc_dismiss": Judgement("AUC, dismissed"),
+    "auc_random": PerLabel("AUC, random item", lambda s: s.random),
+    "auc_dismiss": JudgementAuc("AUC, dismissed"),
 }
 
 
 def estimates(
-    outcomes: Sequence[Outcome],
-    labels: Labels,
+    scores: Sequence[LabelScores],
+    labels: RankerLabels,
     resamples: Resamples,
     mask: NDArray[np.bool_] | None = None,
     metrics: Sequence[str] = tuple(METRICS),
 ) -> dict[str, Estimate]:
-    """Estimate each metric of one variant; one outcome a seed.
+    """Estimate each metric of one variant; one entry of `scores` per seed.
 
     Args:
-        mask: Which labels count, bool [labels]: a cohort; None for all.
+        mask: Labels to use, bool [labels]: a cohort; None for all.
     """
-    counted = np.ones(len(labels), bool) if mask is None else mask
-    found = {name: METRICS[name].estimate(outcomes, labels, resamples, counted) for name in metrics}
+    used = np.ones(len(labels), bool) if mask is None else mask
+    found = {name: METRICS[name].estimate(scores, labels, resamples, used) for name in metrics}
     return {name: estimate for name, estimate in found.items() if estimate is not None}

@@ -1,7 +1,6 @@
-"""Ranking metrics without sampling, one number a label, so that labels can be resampled.
+"""Ranking metrics over all items, without sampling: one number per label, to be resampled.
 
-Ties count fairly: an item's rank is the mean of the places that its equals share, so scores that
-are all alike put every item in the middle and win nothing.
+Ties share the mean of their ranks, so constant scores put every item in the middle.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,17 +27,17 @@ def ranks(
 
     Args:
         scores: float [n, items], higher is better; -inf is allowed, NaN is not.
-        targets: Column of the label's item, int [n]. It always takes part.
-        candidates: Which items take part, bool [n, items], or [items] for all labels; None: all.
-        exclude: Columns that do not, int [n, m]; -1 for none.
+        targets: Index of the label's item, int [n]; always a candidate.
+        candidates: bool [n, items], or [items] for all labels; None: all items.
+        exclude: Indices of items to leave out, int [n, m]; -1 for none.
 
     Raises:
         RunFailedError: a score is NaN, which would win every comparison.
     """
     if scores.size and np.isnan(scores.min()):
-        row, column = np.argwhere(np.isnan(scores))[0]
+        row, item = np.argwhere(np.isnan(scores))[0]
         raise RunFailedError(
-            f"expected scores that are numbers, got NaN for label {row} and item column {column}; "
+            f"expected scores that are numbers, got NaN for label {row} and item {item}; "
             "look for values that are not finite in the ranker's features or weights"
         )
     labels = np.arange(len(scores))
@@ -48,15 +47,15 @@ def ranks(
         greater &= candidates
         equal &= candidates
     if exclude is not None:
-        rows, places = np.nonzero(exclude >= 0)
-        greater[rows, exclude[rows, places]] = False
-        equal[rows, exclude[rows, places]] = False
+        rows, columns = np.nonzero(exclude >= 0)
+        greater[rows, exclude[rows, columns]] = False
+        equal[rows, exclude[rows, columns]] = False
     equal[labels, targets] = False
     return 1.0 + _counts(greater) + _counts(equal) / 2.0
 
 
 def _counts(flags: NDArray[np.bool_]) -> NDArray[np.int64]:
-    # count_nonzero is far slower with an axis than row by row: it then sums as integers.
+    # count_nonzero with an axis sums integers, which is far slower than row by row.
     return np.fromiter(map(np.count_nonzero, flags), np.int64, len(flags))
 
 
@@ -67,73 +66,73 @@ def full_ranks(
     exclude: NDArray[np.integer] | None = None,
     batch: int = 1024,
 ) -> dict[str, Floats]:
-    """Rank each label's item among every set of candidates; the scores are made once per batch.
+    """Rank each label's item in every candidate set; each batch is scored once.
 
     Args:
-        score_batch: Given a slice of the labels, their scores: float [batch, items].
-        targets: Column of the label's item, int [labels].
-        candidates: Name of the set → given a slice of the labels, which items take part (as in
-            `ranks`); None for all items.
+        score_batch: Takes a slice of the labels, returns their scores: float [batch, items].
+        targets: Index of the label's item, int [labels].
+        candidates: Name of the set → function of a slice of the labels that returns `candidates`
+            of `ranks`; None for all items.
         exclude: As in `ranks`, int [labels, m].
-        batch: Labels at a time; memory is about 6 * batch * items bytes besides the scores.
+        batch: Labels per batch; memory is about 6 * batch * items bytes besides the scores.
 
     Returns:
         Name of the set → float64 [labels].
     """
     found = {name: np.empty(len(targets)) for name in candidates}
     for start in range(0, len(targets), batch):
-        part = slice(start, min(start + batch, len(targets)))
-        scores = score_batch(part)
-        without = None if exclude is None else exclude[part]
+        rows = slice(start, min(start + batch, len(targets)))
+        scores = score_batch(rows)
+        without = None if exclude is None else exclude[rows]
         for name, mask in candidates.items():
-            found[name][part] = ranks(scores, targets[part], mask and mask(part), without)
+            found[name][rows] = ranks(scores, targets[rows], mask and mask(rows), without)
     return found
 
 
 def hit_rate(ranks: Floats, k: int) -> Floats:
-    """Return 1 where the rank is at most k, else 0; float64 [labels]. Recall@k of one item."""
+    """Return 1 where rank <= k, else 0; float64 [labels]. Recall@k for one relevant item."""
     return (ranks <= k).astype(np.float64)
 
 
 def ndcg(ranks: Floats, k: int) -> Floats:
-    """Return 1 / log2(1 + rank) where the rank is at most k, else 0; float64 [labels].
+    """Return 1 / log2(1 + rank) where rank <= k, else 0; float64 [labels].
 
     Järvelin and Kekäläinen, "Cumulated gain-based evaluation of IR techniques", 2002, for one
-    relevant item. A half rank goes into the formula as it is: the function is convex, so that is
-    no more than ties broken by chance would get on average.
+    relevant item. Half ranks are used as they are: the function is convex, so ties get at most
+    what breaking them at random would give on average.
     """
     return np.where(ranks <= k, 1.0 / np.log2(1.0 + ranks), 0.0)
 
 
 def reciprocal_rank(ranks: Floats) -> Floats:
-    """Return 1 / rank, float64 [labels]; its mean is MRR, and MAP for one relevant item a query."""
+    """Return 1 / rank, float64 [labels]; its mean is MRR, or MAP with one relevant item each."""
     return 1.0 / ranks
 
 
 def grouped_average_precision(ranks: Floats, queries: NDArray[np.integer]) -> Floats:
     """Return the average precision of each query, float64 [queries].
 
-    The j-th best of a query's m items, at rank r, has precision j / r; the mean over them is the
-    query's.
+    The j-th best of a query's relevant items, at rank r, has precision j / r; the query's value is
+    their mean.
 
     >>> grouped_average_precision(np.array([1.0, 4.0, 2.0]), np.array([0, 0, 1]))
     array([0.75, 0.5 ])
 
     Args:
-        ranks: Of each relevant item, the query's other relevant items taking part; [labels].
-        queries: The query of each, from 0 without gaps: the positives of one member at one moment.
+        ranks: Of each relevant item among all, the query's other relevant ones included; [labels].
+        queries: Each one's query, from 0 without gaps: the positives of a member at one timestamp.
     """
-    ordered, query, place, sizes = _by_query(ranks, queries)
-    return np.bincount(query, place / ordered, len(sizes)) / sizes
+    ordered, query, nth, sizes = _by_query(ranks, queries)
+    return np.bincount(query, nth / ordered, len(sizes)) / sizes
 
 
 def grouped_ndcg(ranks: Floats, queries: NDArray[np.integer], k: int) -> Floats:
     """Return NDCG@k of each query, float64 [queries]; arguments as for average precision.
 
-    At most k of a query's items count, also where ties put more of them within rank k.
+    At most k items of a query count, even if ties put more of them within rank k.
     """
-    ordered, query, place, sizes = _by_query(ranks, queries)
-    gains = np.where((ordered <= k) & (place <= k), 1.0 / np.log2(1.0 + ordered), 0.0)
+    ordered, query, nth, sizes = _by_query(ranks, queries)
+    gains = np.where((ordered <= k) & (nth <= k), 1.0 / np.log2(1.0 + ordered), 0.0)
     ideal = np.cumsum(1.0 / np.log2(1.0 + np.arange(1, k + 1)))
     return np.bincount(query, gains, len(sizes)) / ideal[np.minimum(sizes, k) - 1]
 
@@ -141,20 +140,20 @@ def grouped_ndcg(ranks: Floats, queries: NDArray[np.integer], k: int) -> Floats:
 def _by_query(
     ranks: Floats, queries: NDArray[np.integer]
 ) -> tuple[Floats, NDArray[np.integer], NDArray[np.int64], NDArray[np.int64]]:
-    """Return ranks and queries in order, each rank's place in its query, and queries' sizes."""
+    """Return ranks and queries in order, each rank's number in its query (from 1), query sizes."""
     order = np.lexsort((ranks, queries))
     sizes = np.bincount(queries)
     starts = np.cumsum(sizes) - sizes
-    place = np.arange(1, len(ranks) + 1) - starts.repeat(sizes)
-    return ranks[order], queries[order], place, sizes
+    nth = np.arange(1, len(ranks) + 1) - starts.repeat(sizes)
+    return ranks[order], queries[order], nth, sizes
 
 
 def auc(
     scores: NDArray[np.floating], positive: NDArray[np.bool_], weights: Floats | None = None
 ) -> float:
-    """Return the share of positive-negative pairs in order, ties as half; NaN if there are none.
+    """Return the share of positive-negative pairs in order, ties as half; NaN without pairs.
 
-    The Mann-Whitney statistic; a pair weighs as much as the product of its rows' weights.
+    The Mann-Whitney statistic; a pair's weight is the product of its rows' weights.
 
     >>> auc(np.array([0.9, 0.5, 0.5, 0.1]), np.array([True, True, False, False]))
     0.875
@@ -176,7 +175,7 @@ def auc(
 
 
 def paired_auc(positive: NDArray[np.floating], negatives: NDArray[np.floating]) -> Floats:
-    """Return, for each label, the share of its own negatives that score lower, ties as half.
+    """Return, for each label, the share of its negatives that score lower, ties as half.
 
     Args:
         positive: Score of the label's item, float [labels].

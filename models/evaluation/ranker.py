@@ -1,13 +1,13 @@
-"""The downstream ranker that every variant is given to: small, and the same for all of them.
+"""The downstream ranker, small and the same for every variant.
 
-It has the shape of a job ranker that takes activity features in: Hadamard products of the member's
-vectors with the item's, weighted per dimension (LinkedIn, "Improving job matching with
-machine-learned activity features", 2022), beside what it knows anyway: how popular and how old an
-item is, how much and how lately the member acted. Both sides factorize, so that one matrix product
-ranks all items for many members.
+It has the shape of a job ranker with activity features: Hadamard products of the member's vectors
+with the item's, weighted per dimension (LinkedIn, "Improving job matching with machine-learned
+activity features", 2022). Beside them it has what any ranker knows: how popular and how old an item
+is, how much and how recently the member acted. Both sides factorize, so one matrix product ranks
+all items for many members.
 
-Two heads share the inputs: which item a member's next positive action is on (sampled softmax), and
-whether an action on a given item is positive or negative (logistic).
+Two heads share the inputs. One predicts the item of a member's next positive action (sampled
+softmax), the other whether an action on a given item is positive or negative (logistic).
 """
 
 from collections.abc import Callable, Iterator
@@ -18,29 +18,29 @@ from numpy.typing import NDArray
 
 from models.backend import keras, tf
 from models.evaluation.item_days import ItemDays
-from models.sequences import DAY
 from transformations.errors import InputError
+from transformations.timestamps import DAY_US
 
 ops = keras.ops
 Floats = NDArray[np.float32]
 
-SLOTS = 3
-"""Vectors a ranker takes in: a variant that has fewer fills up with zeros, so that the capacity is
-the same for all."""
+MAX_VECTORS = 3
+"""Vectors per member that a ranker takes. A variant with fewer is padded with zeros, so every
+variant's ranker has the same capacity."""
 TOWER = 4
-"""Products of what a head makes of an item's popularity and of a member's habits."""
+"""Dimensions in which a head multiplies its item features with its member features."""
 RANK, JUDGE = 0, 1
-NEVER = -1e9
+MASKED = -1e9
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankerSettings:
-    """How the ranker is fitted. The same for every variant, but for `l2`, which each may choose.
+    """How the ranker is fitted: the same for every variant, except `l2`, chosen for each.
 
     Attributes:
-        l2: Weight of the squared weights of the product features: three vectors have three times
-            as many, and would be punished by overfitting without it.
-        negatives: Items drawn a step, half by popularity in the last week, half uniformly.
+        l2: L2 penalty on the weights of the product features. Three vectors have three times as
+            many weights, and would overfit more without it.
+        negatives: Items drawn per step, half by popularity in the last week, half uniformly.
     """
 
     l2: float = 1e-4
@@ -51,16 +51,15 @@ class RankerSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class Labels:
-    """Actions to be predicted; every array is [labels].
+class RankerLabels:
+    """Actions to predict; every array is [labels].
 
     Attributes:
         members: Code of the member, for resampling.
-        items: Column of the item.
+        items: Index of the item.
         days: The day (since 1970) whose midnight snapshot the features are of.
         times: Microseconds since 1970.
         positive: Whether the action is a positive one.
-        habits: What the features say of the member besides its vectors, float32 [labels, habits].
     """
 
     members: NDArray[np.int64]
@@ -68,21 +67,32 @@ class Labels:
     days: NDArray[np.int64]
     times: NDArray[np.int64]
     positive: NDArray[np.bool_]
-    habits: Floats
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> "Labels":
+    def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> "RankerLabels":
         """Return some of the labels."""
-        return Labels(
+        return RankerLabels(
             self.members[rows],
             self.items[rows],
             self.days[rows],
             self.times[rows],
             self.positive[rows],
-            self.habits[rows],
         )
+
+
+@dataclass(frozen=True, eq=False)
+class RankerFeatures:
+    """A variant's features for the labels of one period.
+
+    Attributes:
+        vectors: The members' vectors, float32 [labels, MAX_VECTORS, dim].
+        member_features: The other features of the members, float32 [labels, n].
+    """
+
+    vectors: Floats
+    member_features: Floats
 
 
 class Ranker(keras.Model):
@@ -90,7 +100,7 @@ class Ranker(keras.Model):
 
     Args:
         dim: Of the vectors.
-        settings: Only l2 is read.
+        settings: Only l2 is used.
         seed: Of the initial weights.
     """
 
@@ -104,25 +114,25 @@ class Ranker(keras.Model):
 
         self.l2 = settings.l2
         near_one = keras.initializers.RandomNormal(1.0, 0.1, seed=next(seeds))
-        # Head → a weight a slot, and what each dimension adds to it.
-        self.by_slot = [
-            self.add_weight((SLOTS,), initializer=near_one, name="rank_slots"),
-            self.add_weight((SLOTS,), initializer="zeros", name="judge_slots"),
+        # Per head: a weight for each vector, and an offset to it for each of its dimensions.
+        self.by_vector = [
+            self.add_weight((MAX_VECTORS,), initializer=near_one, name="rank_vectors"),
+            self.add_weight((MAX_VECTORS,), initializer="zeros", name="judge_vectors"),
         ]
         self.by_dimension = [
-            self.add_weight((SLOTS, dim), initializer="zeros", name=name)
+            self.add_weight((MAX_VECTORS, dim), initializer="zeros", name=name)
             for name in ("rank_dimensions", "judge_dimensions")
         ]
         self.item_hidden, self.item_out = dense(32, "relu"), dense(2 * TOWER)
         self.member_hidden, self.member_out = dense(16, "relu"), dense(2 * TOWER + 2)
         self.bias = keras.layers.Dense(1, kernel_initializer="zeros")
 
-    def member_side(self, vectors: Floats, habits: Floats) -> list[Floats]:
-        """Return [n, dim + TOWER] for each head, from [n, SLOTS, dim] and [n, habits]."""
-        out = self.member_out(self.member_hidden(habits))
+    def member_side(self, vectors: Floats, member_features: Floats) -> list[Floats]:
+        """Return [n, dim + TOWER] for each head; arguments as in `RankerFeatures`."""
+        out = self.member_out(self.member_hidden(member_features))
         sides = []
         for head in (RANK, JUDGE):
-            weights = self.by_dimension[head] + self.by_slot[head][:, None]
+            weights = self.by_dimension[head] + self.by_vector[head][:, None]
             trust = ops.softplus(out[:, 2 * TOWER + head, None])
             tower = out[:, head * TOWER : (head + 1) * TOWER]
             mixed = ops.einsum("nkd,kd->nd", vectors, weights) * trust
@@ -130,7 +140,7 @@ class Ranker(keras.Model):
         return sides
 
     def item_side(self, embeddings: Floats, features: Floats) -> list[Floats]:
-        """Return [items, dim + TOWER] for each head, from [items, dim] and [items, FEATURES]."""
+        """Return [items, dim + TOWER] for each head, from [items, dim] and [items, N_FEATURES]."""
         out = self.item_out(self.item_hidden(features))
         return [
             ops.concatenate([embeddings, out[:, head * TOWER : (head + 1) * TOWER]], axis=1)
@@ -138,29 +148,28 @@ class Ranker(keras.Model):
         ]
 
     def penalty(self) -> Floats:
-        """Return the weighted squares of what each dimension adds."""
+        """Return the L2 penalty on the weights per dimension."""
         return self.l2 * sum(ops.sum(ops.square(weights)) for weights in self.by_dimension)
 
 
 def fit_ranker(
-    labels: Labels,
-    vectors: Floats,
+    labels: RankerLabels,
+    features: RankerFeatures,
     embeddings: Floats,
     item_days: ItemDays,
     settings: RankerSettings,
     seed: int,
 ) -> Ranker:
-    """Fit a ranker to labels; the same seed gives the same one.
+    """Fit a ranker to labels; the same seed gives the same ranker.
 
     Args:
-        vectors: Each label's member vectors, float32 [labels, SLOTS, dim].
         embeddings: The items' vectors, float32 [items, dim].
 
     Raises:
         InputError: a label is on an item that was not known on its day.
     """
-    if not (item_days.available_at[labels.items] <= labels.days * DAY).all():
-        raise InputError("expected labels on items known at their midnight, got others: drop them")
+    if not (item_days.available_at[labels.items] <= labels.days * DAY_US).all():
+        raise InputError("expected labels on items known at their midnight, got others; drop them")
     rng = np.random.default_rng(seed)
     ranker = Ranker(embeddings.shape[1], settings, seed)
     batches = _batches(labels.days, settings.batch_size)
@@ -171,18 +180,18 @@ def fit_ranker(
     for _ in range(settings.epochs):
         for rows in _shuffled(batches, labels.days, rng):
             day = int(labels.days[rows[0]])
-            features = item_days.features(day)
+            item_features = item_days.features(day)
             drawn, expected = _draw(item_days, day, settings.negatives, rng)
             own = labels.items[rows]
             step(
-                vectors[rows],
-                labels.habits[rows],
+                features.vectors[rows],
+                features.member_features[rows],
                 labels.positive[rows].astype(np.float32),
                 embeddings[own],
-                features[own],
+                item_features[own],
                 np.log(expected[own]),
                 embeddings[drawn],
-                features[drawn],
+                item_features[drawn],
                 np.log(expected[drawn]),
                 drawn[None, :] == own[:, None],
             )
@@ -190,12 +199,12 @@ def fit_ranker(
 
 
 def _step(ranker: Ranker, optimizer: keras.optimizers.Optimizer) -> Callable[..., None]:
-    """Return one step of the optimizer, as a graph."""
+    """Return one optimizer step, as a graph."""
 
     @tf.function(reduce_retracing=True)
     def step(
         vectors: Floats,
-        habits: Floats,
+        member_features: Floats,
         positive: Floats,
         own: Floats,
         own_features: Floats,
@@ -206,19 +215,19 @@ def _step(ranker: Ranker, optimizer: keras.optimizers.Optimizer) -> Callable[...
         is_own: NDArray[np.bool_],
     ) -> None:
         with tf.GradientTape() as tape:
-            members = ranker.member_side(vectors, habits)
+            members = ranker.member_side(vectors, member_features)
             owned = ranker.item_side(own, own_features)
             drawn = ranker.item_side(others, other_features)
-            # Sampled softmax with the log of the expected draws taken off, of the label's item
-            # as of the others (Yi et al., "Sampling-bias-corrected neural modeling", 2019).
+            # Sampled softmax with the logQ correction: every score minus the log of the item's
+            # expected draws (Yi et al., "Sampling-bias-corrected neural modeling", 2019).
             score = tf.reduce_sum(members[RANK] * owned[RANK], axis=1) - own_draws
             against = tf.matmul(members[RANK], drawn[RANK], transpose_b=True) - other_draws
-            against = tf.where(is_own, NEVER, against)
+            against = tf.where(is_own, MASKED, against)
             together = tf.concat([score[:, None], against], axis=1)
             each = tf.reduce_logsumexp(together, axis=1) - score
             ranking = tf.reduce_sum(each * positive) / tf.maximum(tf.reduce_sum(positive), 1.0)
             judged = tf.reduce_sum(members[JUDGE] * owned[JUDGE], axis=1)
-            judged += ranker.bias(habits)[:, 0]
+            judged += ranker.bias(member_features)[:, 0]
             judging = tf.reduce_mean(
                 tf.nn.sigmoid_cross_entropy_with_logits(labels=positive, logits=judged)
             )
@@ -230,7 +239,7 @@ def _step(ranker: Ranker, optimizer: keras.optimizers.Optimizer) -> Callable[...
 
 
 def _batches(days: NDArray[np.int64], size: int) -> list[tuple[int, int, int]]:
-    """Return (day, start, end) of batches of one day each: its rows share the items' features."""
+    """Return (day, start, end) of batches; a batch has one day, so its rows share item features."""
     return [
         (int(day), start, min(start + size, count))
         for day, count in zip(*np.unique(days, return_counts=True), strict=True)
@@ -242,15 +251,15 @@ def _shuffled(
     batches: list[tuple[int, int, int]], days: NDArray[np.int64], rng: np.random.Generator
 ) -> Iterator[NDArray[np.int64]]:
     rows = {day: rng.permutation(np.flatnonzero(days == day)) for day in np.unique(days)}
-    for place in rng.permutation(len(batches)):
-        day, start, end = batches[place]
+    for batch in rng.permutation(len(batches)):
+        day, start, end = batches[batch]
         yield rows[day][start:end]
 
 
 def _draw(
     item_days: ItemDays, day: int, count: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Draw known items; return them, and how often each item is drawn in expectation [items]."""
+    """Draw known items; return them, and each item's expected number of draws [items]."""
     known = item_days.known(day)
     chance = 0.5 * item_days.popular_share(day) + 0.5 * known / max(int(known.sum()), 1)
     chance /= chance.sum()

@@ -1,7 +1,6 @@
-"""Recommenders that no vector takes part in: what a ranker with activity features must beat.
+"""Recommenders without vectors, which a ranker with activity features must beat.
 
-Both see only the events before a label's `as_of`: the moment of the snapshot that its other
-features come from, so that no side knows more than the other.
+Like the ranker's features, they see only events before a label's `as_of`, its snapshot's midnight.
 """
 
 from dataclasses import dataclass
@@ -10,20 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from models.sequences import DAY
 from transformations.errors import InputError
+from transformations.timestamps import DAY_US
 
-# A pair that has faded below this is forgotten, or the matrix would fill with ever smaller numbers.
+# Faded pairs below this are dropped, or the matrix would fill with ever smaller numbers.
 FORGOTTEN = 1e-12
 
 
 @dataclass(frozen=True)
-class Events:
-    """Positive actions, in the order of time.
+class PositiveEvents:
+    """Positive actions in the order of time.
 
     Attributes:
         members: Any code of the member, int [events].
-        items: Column of the item, int [events].
+        items: Index of the item, int [events].
         times: Microseconds since 1970, int64 [events], ascending.
     """
 
@@ -34,43 +33,43 @@ class Events:
     def __post_init__(self) -> None:
         if not len(self.members) == len(self.items) == len(self.times):
             raise InputError(
-                f"expected as many members as items as times, got {len(self.members)}, "
+                f"expected members, items and times of equal length, got {len(self.members)}, "
                 f"{len(self.items)} and {len(self.times)}"
             )
         if (np.diff(self.times) < 0).any():
             raise InputError("expected events in the order of time, got others; sort them first")
 
-    def before(self, moment: int) -> int:
-        """Return how many events lie before a moment, in microseconds."""
-        return int(np.searchsorted(self.times, moment, side="left"))
+    def before(self, timestamp: int) -> int:
+        """Return the number of events before a timestamp in microseconds."""
+        return int(np.searchsorted(self.times, timestamp, side="left"))
 
 
 def snapshot_before(times: NDArray[np.int64], publish_delay: int = 0) -> NDArray[np.int64]:
-    """Return the newest midnight whose snapshot could be read at each time; microseconds.
+    """Return the newest midnight whose snapshot was readable at each time; microseconds.
 
-    >>> hour = DAY // 24
+    >>> hour = DAY_US // 24
     >>> (snapshot_before(np.array([26 * hour, 31 * hour]), publish_delay=6 * hour) // hour).tolist()
     [0, 24]
     """
-    return (times - publish_delay) // DAY * DAY
+    return (times - publish_delay) // DAY_US * DAY_US
 
 
 class Popular:
-    """Scores an item by how many positive actions it had in the last days before `as_of`.
+    """Scores an item by its positive actions in the last days before `as_of`.
 
     Args:
-        events: All of them; each call uses what lies before its `as_of`.
-        items: How many columns there are.
+        events: All events; each call uses those before its `as_of`.
+        items: Number of items.
         days: Length of the window.
     """
 
-    def __init__(self, events: Events, items: int, days: float = 7.0) -> None:
+    def __init__(self, events: PositiveEvents, items: int, days: float = 7.0) -> None:
         self._events = events
         self._items = items
-        self._window = int(days * DAY)
+        self._window = int(days * DAY_US)
 
     def at(self, as_of: int) -> NDArray[np.float32]:
-        """Return each item's count at one moment, float32 [items]."""
+        """Return each item's count as of one timestamp, float32 [items]."""
         window = slice(self._events.before(as_of - self._window), self._events.before(as_of))
         counts = np.bincount(self._events.items[window], minlength=self._items)
         return counts.astype(np.float32)
@@ -84,44 +83,44 @@ class Popular:
 
         Args:
             as_of: Microseconds, int64 [n].
-            histories: Not looked at: all members get the same.
+            histories: Ignored: all members get the same scores.
         """
-        moments, which = np.unique(as_of, return_inverse=True)
-        counts = np.zeros((len(moments), self._items), np.float32)
-        for place, moment in enumerate(moments):
-            counts[place] = self.at(int(moment))
+        distinct, which = np.unique(as_of, return_inverse=True)
+        counts = np.zeros((len(distinct), self._items), np.float32)
+        for index, timestamp in enumerate(distinct):
+            counts[index] = self.at(int(timestamp))
         return counts[which]
 
 
 class DecayedCooccurrence:
-    """Scores an item by what members did it together with, for a member's last positive actions.
+    """Scores an item by its co-occurrence with a member's last positive actions.
 
-    Two items occur together when one member acts on both with fewer than `last` positive actions
-    of theirs in between. The score of item j for a history i_1, i_2, ... (newest first):
+    Two items co-occur when one member acts on both with fewer than `last` of its positive actions
+    in between. The score of item j for a history i_1, i_2, ... (newest first):
 
         sum over k of decay^(k-1) * together(i_k, j) / (count(i_k) * count(j))^damping
 
     Pairs and counts fade with age, halved in every `half_life`.
 
-    Items that occur together with none of them follow, by popularity in the last days, so that a
-    member without a history gets the popular items.
+    Items without any co-occurrence follow, by popularity in the last days. So a member without a
+    history gets the popular items.
 
     The matrix grows with `as_of`: calls must not go back in time.
 
     Args:
-        events: All of them; each call uses what lies before its `as_of`.
-        items: How many columns there are.
-        last: How many of the newest actions count.
-        decay: What an action keeps of its weight when a newer one follows.
+        events: All events; each call uses those before its `as_of`.
+        items: Number of items.
+        last: Number of newest actions used.
+        decay: Factor on an action's weight for each newer action.
         damping: 0 counts pairs, which favours popular items; 0.5 is the cosine of two items.
             The defaults of damping and half_life did best on MovieTweetings' validation period.
-        half_life: In days; None: what happened counts for ever.
+        half_life: In days; None: events never fade.
         days: Window of the popularity.
     """
 
     def __init__(
         self,
-        events: Events,
+        events: PositiveEvents,
         items: int,
         last: int = 10,
         decay: float = 0.8,
@@ -150,19 +149,19 @@ class DecayedCooccurrence:
 
         Args:
             as_of: Microseconds, int64 [n], ascending, and not before that of an earlier call.
-            histories: Columns of the member's positive actions before as_of, int [n, length], the
+            histories: Items of the member's positive actions before as_of, int [n, length], the
                 newest last; -1 for padding and for actions that are not positive.
 
         Raises:
             InputError: as_of goes back in time.
         """
-        moments, starts = np.unique(as_of, return_index=True)
+        distinct, starts = np.unique(as_of, return_index=True)
         if (np.diff(as_of) < 0).any():
             raise InputError("expected as_of in ascending order, got others; sort the labels")
         scores = np.zeros((len(as_of), self._items), np.float32)
         ends = np.append(starts, len(as_of))[1:]
-        for moment, start, end in zip(moments, starts, ends, strict=True):
-            scores[start:end] = self._at(int(moment), histories[start:end])
+        for timestamp, start, end in zip(distinct, starts, ends, strict=True):
+            scores[start:end] = self._at(int(timestamp), histories[start:end])
         return scores
 
     def _at(self, as_of: int, histories: NDArray[np.integer]) -> NDArray[np.float32]:
@@ -185,11 +184,11 @@ class DecayedCooccurrence:
         return csr_array((weights.astype(np.float32), (labels, columns)), shape=shape)
 
     def _advance(self, as_of: int) -> None:
-        """Let the matrix see the events before `as_of`; what it saw before fades."""
+        """Add the events before `as_of` to the matrix; earlier ones fade."""
         if self._as_of is not None and as_of < self._as_of:
             raise InputError(
                 f"expected as_of not to go back in time, got {as_of} after {self._as_of}; sort "
-                "the labels, or begin again"
+                "the labels, or make a new recommender"
             )
         if self._as_of is not None and as_of > self._as_of:
             faded = self._faded(np.array([as_of - self._as_of]))
@@ -210,14 +209,14 @@ class DecayedCooccurrence:
         self._together += csr_array((weighed, (pairs, partners)), shape=self._together.shape)
 
     def _faded(self, ages: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return what is left of a weight of 1 after each age in microseconds."""
+        """Return what remains of a weight of 1 at each age in microseconds."""
         if self._half_life is None:
             return np.ones(len(ages))
-        return np.asarray(0.5 ** (ages / (self._half_life * DAY)))
+        return np.asarray(0.5 ** (ages / (self._half_life * DAY_US)))
 
 
-def _earlier(events: Events, last: int) -> NDArray[np.int32]:
-    """Return the items of the member's `last` events before each event; -1 where there are fewer.
+def _earlier(events: PositiveEvents, last: int) -> NDArray[np.int32]:
+    """Return the items of the member's `last` events before each event, -1 where it has fewer.
 
     int32 [events, last], in the order of the events.
     """

@@ -1,4 +1,4 @@
-"""Scores every item for every label, and keeps of them what the metrics are made from."""
+"""Scores every item for every label, and keeps what the metrics need."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,31 +6,32 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from models.evaluation.history import events_before, padded_rows
 from models.evaluation.item_days import ItemDays
 from models.evaluation.metrics import Floats, full_ranks, paired_auc
-from models.evaluation.ranker import JUDGE, RANK, Labels, Ranker
-from models.sequences import DAY
+from models.evaluation.ranker import JUDGE, RANK, Ranker, RankerFeatures, RankerLabels
+from transformations.timestamps import DAY_US
 
 RANDOM_ITEMS = 8
 
 Score = Callable[[NDArray[np.int64], int], NDArray[np.float32]]
-"""Given rows of the labels, all of one day, and the day: the items' scores, float32 [rows, items].
-Called with the days in ascending order."""
+"""Takes indices of labels of one day, and the day; returns float32 [indices, items]. Called with
+ascending days."""
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Labels to be ranked for, and what they are ranked among.
+    """Labels, and the items that each is ranked among.
 
     Attributes:
         labels: In any order.
-        seen: Columns of items that the member acted on before the label's midnight, which are not
-            recommended again, int [labels, m]; -1 fills up.
-        random_items: Columns of items drawn from those that anybody acted on on the day of the
-            label, int [labels, RANDOM_ITEMS].
+        seen: Items that the member acted on before the label's midnight, which are not recommended
+            again, int [labels, m]; padded with -1.
+        random_items: Items drawn from those with an action on the label's day, int [labels,
+            RANDOM_ITEMS].
     """
 
-    labels: Labels
+    labels: RankerLabels
     item_days: ItemDays
     seen: NDArray[np.int32]
     random_items: NDArray[np.int64]
@@ -43,14 +44,15 @@ class Task:
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
-    """What one ranker makes of a task; NaN where it does not apply.
+class LabelScores:
+    """One ranker's scores, one number per label; NaN where it does not apply.
 
     Attributes:
         rank: Of the label's item among all known ones, float64 [labels]; positive labels only.
-        rank_recent: The same among those active in the week before; only where the label's is one.
+        rank_recent: Among items active in the week before; only for labels on such an item.
         random: Share of the random items that score lower, float64 [labels]; positive labels only.
-        judged: How sure the action is to be positive, [labels]; None for what does not judge.
+        judged: Logit of the action being positive, [labels]; None for a recommender, which does
+            not judge.
     """
 
     rank: Floats
@@ -61,8 +63,8 @@ class Outcome:
 
 def measure(
     score: Score, task: Task, judged: NDArray[np.float32] | None = None, batch: int = 512
-) -> Outcome:
-    """Rank each positive label's item among all known and among the active ones; in full."""
+) -> LabelScores:
+    """Rank each positive label's item among all known items and among all active ones."""
     labels = task.labels
     found = [np.full(len(labels), np.nan) for _ in range(3)]
     for day in np.unique(labels.days):
@@ -81,11 +83,11 @@ def measure(
         )
         found[0][rows] = by_set["known"]
         found[1][rows] = np.where(active[own], by_set["active"], np.nan)
-        places = np.arange(len(rows))
+        within = np.arange(len(rows))
         found[2][rows] = paired_auc(
-            scores[places, own], scores[places[:, None], task.random_items[rows]]
+            scores[within, own], scores[within[:, None], task.random_items[rows]]
         )
-    return Outcome(found[0], found[1], found[2], judged)
+    return LabelScores(found[0], found[1], found[2], judged)
 
 
 def _same(mask: NDArray[np.bool_]) -> Callable[[slice], NDArray[np.bool_]]:
@@ -93,12 +95,13 @@ def _same(mask: NDArray[np.bool_]) -> Callable[[slice], NDArray[np.bool_]]:
 
 
 def measure_ranker(
-    ranker: Ranker, task: Task, vectors: NDArray[np.float32], embeddings: NDArray[np.float32]
-) -> Outcome:
+    ranker: Ranker, task: Task, features: RankerFeatures, embeddings: NDArray[np.float32]
+) -> LabelScores:
     """Measure a fitted ranker; shapes as for `fit_ranker`."""
     labels = task.labels
-    sides = [np.asarray(side) for side in ranker.member_side(vectors, labels.habits)]
-    judged = np.array(ranker.bias(labels.habits))[:, 0]
+    members = ranker.member_side(features.vectors, features.member_features)
+    sides = [np.asarray(side) for side in members]
+    judged = np.array(ranker.bias(features.member_features))[:, 0]
     for day in np.unique(labels.days):
         rows = np.flatnonzero(labels.days == day)
         own = labels.items[rows]
@@ -113,40 +116,40 @@ def measure_ranker(
 
 
 def random_items(
-    labels: Labels,
+    labels: RankerLabels,
     event_items: NDArray[np.integer],
     event_times: NDArray[np.int64],
     seed: int = 0,
 ) -> NDArray[np.int64]:
-    """Draw for each label from the different items acted on on its own day, itself left out.
+    """Draw items for each label from the distinct items of its day, except its own item.
 
     Args:
-        event_items: Column of each event's item.
+        event_items: Index of each event's item.
         event_times: Microseconds since 1970.
 
     Returns:
-        int64 [labels, RANDOM_ITEMS]; the label's own item where nobody acted on another one that
-        day, which counts as a tie.
+        int64 [labels, RANDOM_ITEMS]; the label's own item if its day has no other, which counts
+        as a tie.
     """
     rng = np.random.default_rng(seed)
     drawn = np.empty((len(labels), RANDOM_ITEMS), np.int64)
-    label_days, event_days = labels.times // DAY, event_times // DAY
+    label_days, event_days = labels.times // DAY_US, event_times // DAY_US
     for day in np.unique(label_days):
         rows = np.flatnonzero(label_days == day)
         pool = np.unique(event_items[event_days == day])
         own = labels.items[rows]
-        place = np.searchsorted(pool, own)
-        inside = (place < len(pool)) & (pool[np.minimum(place, len(pool) - 1)] == own)
+        index = np.searchsorted(pool, own)
+        inside = (index < len(pool)) & (pool[np.minimum(index, len(pool) - 1)] == own)
         others = len(pool) - inside
         picks = (rng.random((len(rows), RANDOM_ITEMS)) * others[:, None]).astype(np.int64)
-        picks += inside[:, None] & (picks >= place[:, None])
+        picks += inside[:, None] & (picks >= index[:, None])
         picked = pool[np.minimum(picks, len(pool) - 1)]
         drawn[rows] = np.where(others[:, None] > 0, picked, own[:, None])
     return drawn
 
 
 def seen_items(
-    labels: Labels,
+    labels: RankerLabels,
     event_members: NDArray[np.integer],
     event_items: NDArray[np.integer],
     event_times: NDArray[np.int64],
@@ -157,21 +160,10 @@ def seen_items(
         event_members: Codes as in `labels.members`; other arrays as for `random_items`.
 
     Returns:
-        Columns, int32 [labels, m], -1 filling up on the right.
+        int32 [labels, m], oldest first, padded on the right with -1.
     """
     order = np.lexsort((event_times, event_members))
-    members, items, times = event_members[order], event_items[order], event_times[order]
-    starts = np.searchsorted(members, labels.members, side="left")
-    ends = np.searchsorted(members, labels.members, side="right")
-    counts = np.array(
-        [
-            np.searchsorted(times[start:end], day * DAY)
-            for start, end, day in zip(starts, ends, labels.days, strict=True)
-        ],
-        np.int64,
+    rows, events = events_before(
+        event_members[order], event_times[order], labels.members, labels.days * DAY_US
     )
-    seen = np.full((len(labels), max(int(counts.max(initial=0)), 1)), -1, np.int32)
-    rows = np.repeat(np.arange(len(labels)), counts)
-    within = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-    seen[rows, within] = items[np.repeat(starts, counts) + within]
-    return seen
+    return padded_rows(rows, event_items[order][events], len(labels))

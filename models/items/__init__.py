@@ -1,4 +1,4 @@
-"""Item encoders: what turns an item's text into a vector, and the table of those vectors."""
+"""Item encoders, which turn an item's text into a vector, and the table of those vectors."""
 
 from models.items.build import build_items
 

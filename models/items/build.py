@@ -1,4 +1,4 @@
-"""`items`: the vectors of the configured item encoder; each row is encoded once, in its version."""
+"""`items`: the vectors of the configured item encoder; each row is encoded once per version."""
 
 import itertools
 from collections.abc import Iterator
@@ -9,8 +9,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from models.items.protocol import Document, ItemEncoder
 from models.items.saved import fitted
-from models.items.tfidf_svd import Document, TfidfSvd
 from transformations.config import Config
 from transformations.duck import TableReport, check, parquet, sql
 from transformations.files import replacing
@@ -24,19 +24,19 @@ def build_items(config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime)
     """Encode the rows of `stg_items` that have no vector yet; append them as one part file.
 
     Columns: item_id, embedding (a list of dim float32), available_at, encoder, encoder_version. A
-    vector is available from when its item was, or from the time before which the items lie that
-    the encoder was fitted on, whichever is later. An item whose text changed has a row for each
-    time; a text that changed without a later time keeps its vector.
+    vector is available when its item is, but not before `fit_before`, the end of the encoder's
+    data. An item whose text changed has a row per available_at; a changed text with the same
+    available_at keeps its vector.
 
     Args:
-        as_of: The oldest snapshot that is built now. At the first build the encoder is fitted on
-            items known before `items.encoder.fit_before`, by default one window before as_of.
+        as_of: The oldest snapshot that is built now. The first build fits the encoder on items
+            known before `items.encoder.fit_before`, by default one window before as_of.
 
     Returns:
-        rows_in counts the rows that had no vector, rows_out those of them that have one now.
+        rows_in counts the rows without a vector, rows_out those that got one.
 
     Raises:
-        InputError: the encoder was fitted on items known at or after as_of; or with other
+        InputError: the encoder was fitted on items known at or after as_of, or with other
             settings under the same version; or there are too few items to fit it on.
         RunFailedError: the saved encoder is damaged, or a row breaks a rule of checks/items.sql.
     """
@@ -80,16 +80,16 @@ def _identity(config: Config) -> dict[str, str | int]:
 
 
 def _new_part(folder: Path, as_of: datetime) -> Path:
-    """Return a name that is free: rows found later for the same as_of are a part of their own."""
+    """Return an unused name; rows found later for the same as_of go to another part."""
     names = itertools.chain([""], (f"-{number}" for number in itertools.count(1)))
     paths = (folder / f"part-{as_of_name(as_of)}{name}.parquet" for name in names)
     return next(path for path in paths if not path.exists())
 
 
 def _batches(
-    config: Config, con: duckdb.DuckDBPyConnection, encoder: TfidfSvd | None
+    config: Config, con: duckdb.DuckDBPyConnection, encoder: ItemEncoder | None
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the new rows of `items`, those without a vector left out."""
+    """Yield the new rows of `items`; rows without a vector are left out."""
     vectors = pa.list_(pa.float32())
     for batch in con.sql("from items_to_encode").to_arrow_reader(ROWS_AT_ONCE):
         if encoder is None:

@@ -1,4 +1,4 @@
-"""The fitted item encoder of each version, as a file beside a manifest."""
+"""The fitted item encoder of each version: an archive and its manifest."""
 
 import hashlib
 import json
@@ -9,14 +9,12 @@ from typing import Any
 import duckdb
 import sklearn
 
-from models.items.tfidf_svd import Document, TfidfSvd
+from models.items.kinds import ENCODERS
+from models.items.protocol import Document, ItemEncoder
 from transformations.config import Config
 from transformations.duck import sql
 from transformations.errors import InputError, RunFailedError
 from transformations.files import replacing_folder
-
-# What `items.encoder.name` may say where the source has text rather than vectors.
-ENCODERS = {"tfidf_svd": TfidfSvd}
 
 ARCHIVE = "encoder.npz"
 MANIFEST = "manifest.json"
@@ -30,10 +28,10 @@ def folder_of(config: Config) -> Path:
 
 def fitted(
     config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime
-) -> tuple[TfidfSvd, datetime]:
-    """Return the encoder and the time before which the items were known that it was fitted on.
+) -> tuple[ItemEncoder, datetime]:
+    """Return the encoder, and the time before which the items of its fit were known.
 
-    It is fitted on `stg_items` and saved when its version has none yet.
+    Fits it on `stg_items` and saves it if its version has none yet.
 
     Raises:
         InputError: as `build_items` says.
@@ -78,7 +76,7 @@ def _fit(config: Config, con: duckdb.DuckDBPyConnection, fit_before: datetime) -
     manifest = _settings(config) | {
         "fit_before": fit_before.astimezone(UTC).isoformat(),
         "items": len(documents),
-        "terms": len(encoder.terms),
+        **encoder.describe(),
         "sha256": hashlib.sha256(archive).hexdigest(),
         "libraries": {"scikit-learn": sklearn.__version__},
     }
@@ -88,7 +86,7 @@ def _fit(config: Config, con: duckdb.DuckDBPyConnection, fit_before: datetime) -
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    """Return what the vectors depend on besides the items, as JSON values."""
+    """Return the settings that the vectors depend on, as JSON values."""
     items = config.items
     return {
         "name": items.encoder.name,
@@ -130,5 +128,5 @@ def _name(config: Config) -> str:
     return f"the item encoder {encoder.name} v{encoder.version}"
 
 
-def _text(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+def _text(timestamp: datetime) -> str:
+    return f"{timestamp.astimezone(UTC):%Y-%m-%d %H:%M} UTC"

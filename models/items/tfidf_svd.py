@@ -1,7 +1,7 @@
 """Item vectors from text and categories: TF-IDF, reduced by truncated SVD (latent semantic
 analysis: Deerwester et al., "Indexing by latent semantic analysis", 1990).
 
-The same fit encodes every later item, so that all vectors of one encoder version share a space.
+The same fit encodes every later item, so all vectors of one encoder version share a space.
 """
 
 import json
@@ -11,26 +11,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from models.items.protocol import Document
 from transformations.errors import InputError
 
-# A word that only one item has says nothing of how items relate, and most words are such.
+# A word that only one item has does not relate items, and most words are such.
 MIN_ITEMS = 2
 SMALLEST = 1e-9
-
-
-@dataclass(frozen=True)
-class Document:
-    """An item's text, and its categories as whole tokens such as `genres=Drama`."""
-
-    text: str | None
-    categories: Sequence[str] | None
 
 
 def tokens(document: Document) -> Iterator[str]:
@@ -45,10 +38,10 @@ def tokens(document: Document) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class TfidfSvd:
-    """A fitted encoder.
+    """A fitted encoder; the methods are those of `ItemEncoder`.
 
     Attributes:
-        terms: The tokens it knows, sorted.
+        terms: The known tokens, sorted.
         idf: Inverse document frequency of each, float64 [terms].
         components: The SVD's right singular vectors, float64 [dim, terms].
     """
@@ -91,15 +84,19 @@ class TfidfSvd:
     def encode(self, documents: Sequence[Document]) -> NDArray[np.float32]:
         """Return vectors of length 1, float32 [items, dim]; zeros for one without a known token.
 
-        An item's vector does not depend on the others that are encoded with it.
+        An item's vector does not depend on the others in the call.
         """
         if not documents:
             return np.zeros((0, self.dim), np.float32)
         reduced = self._vectorizer.transform(documents) @ self.components.T
         norms = np.linalg.norm(reduced, axis=1, keepdims=True)
-        # Rounding leaves a trace where the SVD dropped all that the item's tokens stand for.
+        # Rounding errors remain where the SVD dropped everything that the item's tokens mean.
         reduced[norms[:, 0] < SMALLEST] = 0.0
         return (reduced / np.maximum(norms, SMALLEST)).astype(np.float32)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the number of terms."""
+        return {"terms": len(self.terms)}
 
     def to_bytes(self) -> bytes:
         """Return the encoder as a NumPy archive (no pickle): equal bytes for equal encoders."""

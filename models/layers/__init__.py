@@ -1,1 +1,1 @@
-"""The aggregators' Keras layers, one a file; `models.layers.build` makes the model of a line."""
+"""The aggregators' Keras layers, one per file; `models.layers.build` makes a line's model."""

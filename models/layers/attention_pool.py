@@ -5,7 +5,7 @@ from typing import Any
 
 from models.backend import keras
 from models.layers import slots
-from models.layers.one_vector import NEVER, ProjectedSum
+from models.layers.one_vector import NO_SCORE, ProjectedSum
 from models.layers.slotwise import Slotwise
 
 ops = keras.ops
@@ -14,7 +14,14 @@ ops = keras.ops
 class AttentionPool(Slotwise):
     """Per query and action, items weighed by a softmax over all actions, projected and summed.
 
-    The score of a slot is q · tanh(K [features ; rank]): a learned query against a key.
+    The score of a slot is q · tanh(K [features ; rank]): a learned query against a key. A new one
+    projects to the mean over the queries:
+
+    >>> from models.spec import AttentionPool as Line
+    >>> pool = AttentionPool({"activity_embedding": 1}, n_actions=1, **Line(version=1).parameters())
+    >>> vectors = pool(ops.ones((1, 2, 1)), ops.array([[0, 1]]), ops.zeros((1, 2)))
+    >>> vectors["activity_embedding"].numpy()
+    array([[1.]], dtype=float32)
     """
 
     def __init__(
@@ -35,9 +42,9 @@ class AttentionPool(Slotwise):
     def summarize(self, item_embeddings: Any, actions: Any, ages: Any, used: Any) -> Any:
         """Return [batch, dim]."""
         features = self.features(item_embeddings, actions, ages, used)
-        known = self.dropout(ops.concatenate([features, slots.rank_features(used)], axis=2))
-        scores = ops.cast(self.scores(self.keys(known)), "float32")
-        shares = ops.softmax(ops.where(used[:, :, None], scores, NEVER), axis=1)
+        inputs = self.dropout(ops.concatenate([features, slots.rank_features(used)], axis=2))
+        scores = ops.cast(self.scores(self.keys(inputs)), "float32")
+        shares = ops.softmax(ops.where(used[:, :, None], scores, NO_SCORE), axis=1)
         shares = ops.transpose(shares, (0, 2, 1))[:, :, None] * self.of_kinds(actions)[:, None]
         length, item_dim = item_embeddings.shape[1:]
         shares = ops.reshape(shares, (-1, self.queries * self.n_actions, length))

@@ -24,22 +24,22 @@ class Average(keras.layers.Layer):
         self.n_actions = n_actions
 
     def weigh(self, of_kind: Any) -> Any:
-        """Return the weights of the actions of each kind, up to a factor; the newest weighs 1.
+        """Return each action's weights, up to a factor; the newest weighs 1.
 
         Args:
-            of_kind: 1.0 where the action is of that kind, float32 [batch, n_actions, length].
+            of_kind: 1.0 where a slot holds that action, float32 [batch, n_actions, length].
         """
         return of_kind
 
     def call(self, item_embeddings: Any, actions: Any, ages: Any) -> dict[str, Any]:  # noqa: ARG002
-        """Return {field: [batch, dim]}, one per action; shapes as in the module's docstring."""
+        """Return {field: [batch, dim]}, one per action; shapes as in models/layers/build.py."""
         codes = ops.arange(1, self.n_actions + 1, dtype="int32")
         of_kind = ops.cast(ops.equal(actions[:, None, :], codes[:, None]), "float32")
         weights = self.weigh(of_kind)
-        # The newest weighs 1, so a sum below 1 is that of a kind the member has none of.
+        # The newest weighs 1, so only an action that the member has none of sums to less than 1.
         weights /= ops.maximum(ops.sum(weights, axis=2, keepdims=True), 1.0)
-        # A NaN in a PAD slot would survive its weight of zero. To mask all slots takes longer than
-        # the mean itself, so that is left to batches that need it.
+        # A NaN in a PAD slot would survive its weight of zero. Masking takes longer than the mean
+        # itself, so only batches with a NaN or an infinity are masked.
         used = ops.any(of_kind > 0, axis=1)[:, :, None]
         items = ops.cond(
             ops.isfinite(ops.sum(item_embeddings)),

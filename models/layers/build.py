@@ -1,14 +1,14 @@
 """The aggregators' Keras layers: a member's sequence in, one or more vectors out.
 
-A layer is made with `vectors` (field → dimension, in order), `n_actions` (the codes 1 to n_actions
-are actions, 0 is PAD) and the catalogue line's own parameters. It is called with
+A layer's arguments are `vectors` (field → dimension, in order), `n_actions` (codes 1 to n_actions
+are actions, 0 is PAD) and the catalogue line's parameters. It is called with
 
     item_embeddings  float32 [batch, length, dim]
     actions          int32   [batch, length]
     ages             float32 [batch, length]      days before as_of
 
 and returns each field's vector, float32 [batch, dimension]. Sequences are padded on the left: the
-newest action is always last. What stands in a PAD slot's vector and age must not matter.
+newest action is always last. The vector and age in a PAD slot must not matter.
 """
 
 from importlib import import_module
@@ -24,8 +24,8 @@ def build(aggregator: Aggregator, config: Config) -> Any:
     """Return the Keras model of a catalogue line: the three inputs → {vector field: output}.
 
     Raises:
-        InputError: the line names a layer that is not there, or one whose outputs are not the
-            fields and dimensions that the line promises to Feast.
+        InputError: the line's layer does not exist, or its outputs are not the fields and
+            dimensions that the line declares to Feast.
     """
     vectors = aggregator.vectors(config)
     layer = layer_class(aggregator)(

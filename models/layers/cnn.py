@@ -13,8 +13,14 @@ class Cnn(Slotwise):
     """Causal 1D convolutions over the slots, pooled over the actions, dense to the item dimension.
 
     From LinkedIn's "Improving job matching with machine-learned activity features" (2022). The
-    first one sees PAD slots before the sequence, as many as it reaches, so that the length to
-    which a sequence is padded does not show.
+    first convolution sees as many PAD slots before the sequence as its kernel reaches, so the
+    padded length changes nothing.
+
+    >>> from models.spec import Cnn as Line
+    >>> cnn = Cnn({"activity_embedding": 2}, n_actions=1, **Line(version=1).parameters())
+    >>> vectors = cnn(ops.ones((4, 3, 8)), ops.ones((4, 3), dtype="int32"), ops.zeros((4, 3)))
+    >>> tuple(vectors["activity_embedding"].shape)
+    (4, 2)
     """
 
     def __init__(
@@ -45,7 +51,7 @@ class Cnn(Slotwise):
 
     def summarize(self, item_embeddings: Any, actions: Any, ages: Any, used: Any) -> Any:
         """Return [batch, dim]."""
-        # And a row more: on some processors oneDNN's convolution of no rows has a wrong shape.
+        # One row more: on some processors oneDNN's convolution of an empty batch has a wrong shape.
         before = ((0, 1), (self.reach, 0))
         seen = self.features(
             ops.pad(item_embeddings, (*before, (0, 0))),
@@ -57,7 +63,7 @@ class Cnn(Slotwise):
             seen = ops.cast(convolution(seen)[:-1], "float32")
             kept = ops.where(used[:, :, None], seen, 0.0)
             seen = ops.pad(kept, (*before, (0, 0)))
-        # Nothing is below 0 after the relu, so that zeros in unused slots never are the largest.
+        # After the relu nothing is below 0, so zeros in unused slots do not change the maximum.
         if self.pooling == "max":
             pooled = ops.max(kept, axis=1)
         else:

@@ -14,7 +14,7 @@ ops = keras.ops
 class GeometricDecay(Average):
     """Per action, weights proportional to r^(n-i), oldest first (i = 1…n), that sum to one.
 
-    n counts the member's actions of that kind alone, so other actions in between do not age them.
+    n counts only the member's occurrences of that action, so others in between do not age them.
     Formula: LinkedIn's "Improving job matching with machine-learned activity features" (2022).
 
     >>> decay = GeometricDecay(vectors={"apply_embedding": 1}, n_actions=1, decay=0.5)
@@ -36,6 +36,6 @@ class GeometricDecay(Average):
         self.logs = [[math.log(r)] for r in each]
 
     def weigh(self, of_kind: Any) -> Any:
-        """Return r to the power of how many actions of the same kind follow."""
+        """Return r to the power of how many of the same action follow."""
         later = ops.sum(of_kind, axis=2, keepdims=True) - ops.cumsum(of_kind, axis=2)
         return of_kind * ops.exp(ops.array(self.logs) * later)

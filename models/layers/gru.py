@@ -6,15 +6,24 @@ from typing import Any
 from models.backend import keras
 from models.layers.slotwise import Slotwise
 
+ops = keras.ops
+
 
 class Gru(Slotwise):
-    """The last state of a gated recurrent unit that skips PAD slots, dense to the items."""
+    """The last state of a gated recurrent unit that skips PAD slots, dense to the items.
+
+    >>> from models.spec import Gru as Line
+    >>> gru = Gru({"activity_embedding": 2}, n_actions=1, **Line(version=1).parameters())
+    >>> vectors = gru(ops.ones((4, 3, 8)), ops.ones((4, 3), dtype="int32"), ops.zeros((4, 3)))
+    >>> tuple(vectors["activity_embedding"].shape)
+    (4, 2)
+    """
 
     def __init__(
         self, vectors: Mapping[str, int], n_actions: int, units: int, **common: Any
     ) -> None:
         super().__init__(vectors, n_actions, **common)
-        # cuDNN wants its padding on the right.
+        # cuDNN requires padding on the right.
         self.gru = keras.layers.GRU(units, use_cudnn=False)
         self.to_items = keras.layers.Dense(self.dim)
 

@@ -7,25 +7,26 @@ import numpy as np
 
 from models.backend import keras
 from models.layers import slots
-from models.layers.one_vector import NEVER, OneVector, ProjectedSum
+from models.layers.one_vector import NO_SCORE, OneVector, ProjectedSum
 
 ops = keras.ops
 
 FAST, SLOW = 0.9, 0.06
-"""Decay a rank that the fastest and the slowest of several decays start with."""
+"""Initial decay per rank of the fastest and the slowest of several decays."""
 BY_KIND, BY_RANK, BY_DAY = 0.223, 0.02, 0.03
-"""Decay of a single one: by the actions of the same kind that follow (r = 0.8), by all that
-follow, and by days."""
+"""Initial decay of a single one: per later action of the same kind (r = 0.8), per later action, and
+per day."""
 
 
 class LearnedDecay(OneVector):
     """Per action a, Σ w_j x_j over its items x_j, projected by a learned kernel, and summed.
 
-    w_j = s_a exp(-k_a kind_j - r_a rank_j - t_a age_j), over Σ |w| (of all actions, or of each
-    action, when s_a scales the mean instead); kind_j and rank_j count the actions of the same kind
-    and all actions that follow, or with use_sessions the sessions that hold one. k, r, t >= 0.
-    All weights are changes from a start (s = 1, identity, r = 0.8 by kind, slow by rank and age)
-    and begin at zero: a new one needs no seed, and weight decay draws it back to that start.
+    w_j = s_a exp(-k_a kind_j - r_a rank_j - t_a age_j) / Σ |w|. With share="all" the sum is over
+    all actions; with "action" it is over each action's own, and s_a scales its mean. kind_j and
+    rank_j count the later actions of the same kind and of all kinds; with use_sessions, the later
+    sessions that hold one. k, r, t >= 0. All weights are offsets from a start (s = 1, identity,
+    r = 0.8 by kind, slow by rank and age) and begin at zero. So a new layer needs no seed, and
+    weight decay pulls it back to that start.
 
     >>> from models.spec import LearnedDecay as Line
     >>> settings = Line(version=1, share="all").parameters()
@@ -67,7 +68,7 @@ class LearnedDecay(OneVector):
             self.correction.build((None, self.hidden))
 
     def rates(self) -> tuple[Any, ...]:
-        """Return the decays a kind's rank, a rank and a day: [n_actions, decays], above 0."""
+        """Return the decays per kind's rank, per rank and per day: [n_actions, decays], above 0."""
         by_kind = BY_KIND if self.decays == 1 else np.geomspace(FAST, SLOW, self.decays)
         started = ((self.by_kind, by_kind), (self.by_rank, BY_RANK), (self.by_day, BY_DAY))
         return tuple(
@@ -81,8 +82,8 @@ class LearnedDecay(OneVector):
             return slots.ranks(of_kind), slots.ranks(used)
         rank = slots.sessions(ages, used, self.session_gap)
         in_session = ops.one_hot(ops.cast(rank, "int32"), slots.MAX_SESSION + 1)
-        held = ops.cast(ops.matmul(of_kind, in_session) > 0, "float32")
-        newer = ops.cumsum(held, axis=2) - held
+        has_kind = ops.cast(ops.matmul(of_kind, in_session) > 0, "float32")
+        newer = ops.cumsum(has_kind, axis=2) - has_kind
         return ops.matmul(newer, ops.transpose(in_session, (0, 2, 1))), rank
 
     def summarize(self, item_embeddings: Any, actions: Any, ages: Any, used: Any) -> Any:
@@ -98,8 +99,8 @@ class LearnedDecay(OneVector):
             + by_day * days[:, None, None]
         )
         of_kind = of_kind[:, :, None]
-        exponent = ops.where(of_kind > 0, exponent, NEVER)
-        # Only ratios count: with the largest weight 1, the sum cannot vanish at any age.
+        exponent = ops.where(of_kind > 0, exponent, NO_SCORE)
+        # Only ratios matter. With the largest weight 1, the sum cannot vanish at any age.
         axes = (1, 3) if self.share == "all" else (3,)
         largest = ops.max(exponent, axis=axes, keepdims=True)
         weights = of_kind * ops.exp(exponent - largest)
@@ -115,21 +116,21 @@ class LearnedDecay(OneVector):
         return vector + self.corrected(means, exponent, of_kind) if self.hidden else vector
 
     def corrected(self, means: Any, exponent: Any, of_kind: Any) -> Any:
-        """Return what the hidden layer adds, [batch, dim]: the sums hide number and freshness."""
+        """Return what the hidden layer adds, [batch, dim]: the means hide count and freshness."""
         groups = self.n_actions * self.decays
-        known = [
+        features = [
             ops.reshape(means, (-1, groups * means.shape[2])),
             ops.reshape(ops.exp(ops.max(exponent, axis=3)), (-1, groups)),
             ops.log1p(ops.sum(of_kind[:, :, 0], axis=2)),
         ]
-        return ops.cast(self.correction(self.inner(ops.concatenate(known, axis=1))), "float32")
+        return ops.cast(self.correction(self.inner(ops.concatenate(features, axis=1))), "float32")
 
     def means(self, weights: Any, items: Any, used: Any) -> Any:
         """Return the weighted sums [batch, n_actions * decays, item_dim]."""
         groups = self.n_actions * self.decays
         weights = ops.reshape(weights, (-1, groups, items.shape[1]))
-        # As in models/layers/build.py: to mask all slots takes longer than the sums, so that only
-        # batches with a NaN or an infinity somewhere are masked.
+        # As in Average: masking takes longer than the sums, so only batches with a NaN or an
+        # infinity are masked.
         items = ops.cond(
             ops.isfinite(ops.sum(items)),
             lambda: items,

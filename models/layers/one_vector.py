@@ -1,10 +1,10 @@
 """What the learned layers have in common.
 
-The contract is that of models/layers/build.py; models/spec.py says what the settings mean. All are
-float32 outside and at every sum over the sequence, whatever the global dtype policy: only inner
-dense, convolution, recurrent and attention layers follow it. (Under mixed_float16 the range of the
-inner layers is that of float16; mixed_bfloat16 has none of that.) Initial weights and dropout are
-drawn from Keras's global seed: call `keras.utils.set_random_seed` before the layer is made.
+The contract is in models/layers/build.py; models/spec.py explains the settings. Inputs, outputs and
+all sums over the sequence are float32, whatever the global dtype policy. Only inner dense,
+convolution, recurrent and attention layers follow the policy (under mixed_float16 their range is
+that of float16). Initial weights and dropout use Keras's global seed: call
+`keras.utils.set_random_seed` before making the layer.
 """
 
 from collections.abc import Mapping
@@ -15,15 +15,16 @@ from models.layers import slots
 
 ops = keras.ops
 
-NEVER = -1e9
-"""Exponent or score of what must weigh nothing; finite, so that gradients are."""
+NO_SCORE = -1e9
+"""Exponent or score of what must weigh nothing: low enough for any softmax, and finite so that
+gradients are."""
 
 
 class OneVector(keras.layers.Layer):
-    """Base of the layers below: the default vector of a member without actions, and the length.
+    """Base of the learned layers: default vector of a member without actions, and normalization.
 
-    A subclass makes its weights in `build_for`, which is given the item vectors' dimension, and
-    returns [batch, dim] from `summarize`; it must be finite where no slot is used, too.
+    A subclass makes its weights in `build_for`, which receives the item vectors' dimension, and
+    returns [batch, dim] from `summarize`, finite even where no slot is used.
     """
 
     def __init__(
@@ -68,16 +69,16 @@ class OneVector(keras.layers.Layer):
         return {self.field: ops.where(ops.any(used, axis=1, keepdims=True), vector, default)}
 
     def of_kinds(self, actions: Any) -> Any:
-        """Return 1.0 where the action is of each kind, float32 [batch, n_actions, length]."""
+        """Return 1.0 where a slot holds each action, float32 [batch, n_actions, length]."""
         codes = ops.arange(1, self.n_actions + 1, dtype="int32")
         return ops.cast(ops.equal(actions[:, None, :], codes[:, None]), "float32")
 
 
 class ProjectedSum(keras.layers.Layer):
-    """Sum of the projections of [batch, groups, item_dim], a kernel per group: [batch, dim].
+    """Sum of projections of [batch, groups, item_dim], one kernel per group: [batch, dim].
 
-    Each kernel is the identity over `parts` plus what is learned, from zero: a new one sums `parts`
-    groups to their mean, and weight decay draws it back to that.
+    Each kernel is identity / `parts` plus a learned change from zero. So a new one sums `parts`
+    groups to their mean, and weight decay pulls it back to that.
     """
 
     def __init__(self, dim: int, parts: int) -> None:

@@ -11,7 +11,7 @@ ops = keras.ops
 
 
 class Slotwise(OneVector):
-    """Base of the layers that see each slot as [item vector ; action, PAD too ; ages ; session]."""
+    """Base of the layers that see each slot as [item vector ; action or PAD ; ages ; session]."""
 
     def __init__(
         self,
@@ -32,9 +32,9 @@ class Slotwise(OneVector):
 
     def features(self, items: Any, actions: Any, ages: Any, used: Any) -> Any:
         """Return [batch, length, width]; a PAD slot has the PAD action and zeros otherwise."""
-        parts = [slots.clean_items(items, used), ops.one_hot(actions, self.n_actions + 1)]
+        features = [slots.clean_items(items, used), ops.one_hot(actions, self.n_actions + 1)]
         if self.use_ages:
-            parts.append(slots.time_features(ages, used))
+            features.append(slots.time_features(ages, used))
         if self.use_sessions:
-            parts.append(slots.session_features(ages, used, self.session_gap))
-        return ops.concatenate(parts, axis=2)
+            features.append(slots.session_features(ages, used, self.session_gap))
+        return ops.concatenate(features, axis=2)

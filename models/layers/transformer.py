@@ -13,7 +13,13 @@ ops = keras.ops
 class Transformer(Slotwise):
     """Causal pre-norm attention over the slots; the newest action's state, dense to the items.
 
-    Positions are counted from the newest action. The last layer computes only what is returned.
+    Positions count from the newest action. The last block computes only the returned state.
+
+    >>> from models.spec import Transformer as Line
+    >>> layer = Transformer({"activity_embedding": 2}, n_actions=1, **Line(version=1).parameters())
+    >>> vectors = layer(ops.ones((4, 3, 8)), ops.ones((4, 3), dtype="int32"), ops.zeros((4, 3)))
+    >>> tuple(vectors["activity_embedding"].shape)
+    (4, 2)
     """
 
     def __init__(
@@ -58,7 +64,7 @@ class Transformer(Slotwise):
         states = self.to_units(features)
         states += self.positions(ops.minimum(rank, self.positions.input_dim - 1))
         states = self.dropout(states)
-        # A slot sees the used ones that are not after it, by rank: length does not show.
+        # A slot sees itself and the used slots before it, by rank: padding changes nothing.
         mask = used[:, None, :] & (rank[:, None, :] >= rank[:, :, None])
         for block in self.blocks[:-1]:
             states = block(states, mask)
@@ -66,7 +72,7 @@ class Transformer(Slotwise):
 
 
 class Block(keras.layers.Layer):
-    """Attention, then a feed-forward layer, each after a layer norm and added to what came in."""
+    """Attention, then a feed-forward layer, each after a layer norm, with a residual."""
 
     def __init__(self, units: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -89,10 +95,10 @@ class Block(keras.layers.Layer):
         """Return the new states of `query`, [batch, queries, units]; default: of all states.
 
         Args:
-            mask: Which states a query sees, bool [batch, queries, length].
+            mask: The states that a query sees, bool [batch, queries, length].
         """
         seen = self.before_attention(states)
-        asking = seen if query is None else self.before_attention(query)
+        queries = seen if query is None else self.before_attention(query)
         query = states if query is None else query
-        query += self.dropout(self.attention(asking, seen, attention_mask=mask))
+        query += self.dropout(self.attention(queries, seen, attention_mask=mask))
         return query + self.dropout(self.out(self.hidden(self.before_hidden(query))))

@@ -1,4 +1,5 @@
--- one row per item known at $as_of: its first vector. Reads `items`.
+-- one row per item known at $as_of: its first vector
+-- Reads `items`.
 with
 available as (
     select

@@ -1,4 +1,5 @@
--- one row per item: its newest vector that was available at $as_of. Reads `items`.
+-- one row per item: its newest vector that was available at $as_of
+-- Reads `items`.
 with
 available as (
     select

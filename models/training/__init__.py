@@ -1,1 +1,1 @@
-"""Training an aggregator: recipe, examples, objective, fitting, and the search for settings."""
+"""Training an aggregator: recipe, examples, objectives, fitting and tuning."""

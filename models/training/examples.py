@@ -1,7 +1,7 @@
-"""Training examples as arrays and as a stream of batches; their vectors are gathered by the model.
+"""Training examples as arrays and as a stream of batches; the model gathers their vectors.
 
-A file's rows are shuffled already. So a row group of it is a random sample, and a pass that reads
-the groups in a new order and shuffles each one needs no more memory than one group.
+A file's rows are shuffled, so a row group is a random sample. An epoch that reads the groups in a
+new order and shuffles each one needs no more memory than one group.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,9 +21,10 @@ from models.backend import tf
 from models.sequences import PAD, ItemTable, pad
 from transformations.config import Config
 from transformations.examples import RANDOM_NEGATIVE, input_actions
+from transformations.timestamps import microseconds
 
-# Files whose arrays take at most so many bytes are read once and kept; larger ones are read anew
-# in every pass.
+# Files whose arrays take at most this many bytes are read once and kept; larger ones are read again
+# in every epoch.
 KEPT_BYTES = 512 * 2**20
 ROWS_AT_ONCE = 32_768
 BATCHES_AHEAD = 32
@@ -52,17 +53,17 @@ class ExampleArrays:
 
     Attributes:
         rows: Rows of the item table, int32 [examples, length]; 0 in a PAD slot.
-        actions: Codes, int32 [examples, length]; 0 is PAD. Random negatives that entered inputs
-            have those of `transformations.examples.input_actions`.
+        actions: Codes, int32 [examples, length]; 0 is PAD. Random negatives in inputs have the
+            codes of `transformations.examples.input_actions`.
         ages: Days before the window's end, float32 [examples, length]; 0 in a PAD slot.
         label_rows: Rows of the item table, int32 [examples]; never 0.
-        label_actions: Codes, int32 [examples]; a random negative's is its positive's.
+        label_actions: Codes, int32 [examples]; a random negative has its positive's.
         positive: bool [examples].
         random: bool [examples].
         weight: float32 [examples].
         label_timestamps: Microseconds since 1970, int64 [examples].
-        happened_at: The same, but a random negative's is its positive's.
-        n_without_vector: Examples that were dropped because the label's item has no vector.
+        happened_at: The same, but a random negative has its positive's.
+        n_without_vector: Examples dropped because the label's item has no vector.
     """
 
     rows: NDArray[np.int32]
@@ -80,12 +81,12 @@ class ExampleArrays:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def take(self, places: Any) -> "ExampleArrays":
-        """Return the examples at `places`: indices, a mask or a slice."""
-        return ExampleArrays(*(getattr(self, name)[places] for name in _ARRAYS))
+    def take(self, chosen: Any) -> "ExampleArrays":
+        """Return the chosen examples: indices, a mask or a slice."""
+        return ExampleArrays(*(getattr(self, name)[chosen] for name in _ARRAYS))
 
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """Return what a training step is given."""
+        """Return the inputs of a training step."""
         return {name: getattr(self, name) for name in _TENSORS}
 
 
@@ -98,11 +99,11 @@ def read(
 ) -> ExampleArrays:
     """Read the examples whose label happened in [from, until), all of them into memory.
 
-    A random negative goes with its positive, also where its own time was moved out of `where`.
+    A random negative stays with its positive, even if its own timestamp was moved out of `where`.
 
     Raises:
-        RunFailedError: an example is longer than the configured length, or has an action that the
-            configuration does not name.
+        RunFailedError: an example is longer than the configured length, or has an action that is
+            not configured.
     """
     with pq.ParquetFile(file) as examples:
         parts = [
@@ -124,38 +125,38 @@ def dataset(
     with_random: bool = True,
     shuffle_within_sessions: timedelta | None = None,
 ) -> Any:
-    """Return a tf.data.Dataset of batches: dicts of what ExampleArrays holds, by its names.
+    """Return a tf.data.Dataset of batches: dicts of ExampleArrays' arrays, by name.
 
-    Its tensors are those of ExampleArrays without label_timestamps; the last batch of a pass may
-    be smaller. Each pass over it has an order of its own, which follows from `seed` and from how
-    many passes there were. It is read ahead while the model computes.
+    label_timestamps is left out; the last batch of an epoch may be smaller. Each epoch has its own
+    order, which follows from `seed` and the epoch's number. Batches are read ahead while the model
+    computes.
 
     Args:
         file: What `build_training_examples` wrote.
         between: Only labels that happened in [from, until).
-        only_positive: Leave out negatives, random ones too.
+        only_positive: Leave out negatives, random ones included.
         with_random: Whether random negatives are among the examples.
-        shuffle_within_sessions: Actions of an input less than this apart share a session, and
-            change places in it at random, since a list of jobs is seen at once; the ages of the
-            places stay. None leaves them in order.
+        shuffle_within_sessions: Actions of an input less than this apart share a session and are
+            shuffled in it, since a list of jobs is seen at once; ages stay in their slots. None
+            keeps the order.
     """
 
-    def wanted(piece: ExampleArrays) -> NDArray[np.bool_]:
-        kept = piece.positive if only_positive else with_random | ~piece.random
-        return kept if between is None else kept & _inside(piece, between)
+    def wanted(examples: ExampleArrays) -> NDArray[np.bool_]:
+        kept = examples.positive if only_positive else with_random | ~examples.random
+        return kept if between is None else kept & _inside(examples, between)
 
-    passes = 0
+    epoch = 0
 
     def batches() -> Iterator[dict[str, NDArray[Any]]]:
-        nonlocal passes
-        rng = np.random.default_rng([seed, passes])
-        passes += 1
-        pieces = _pieces(file, items, config, rng)
-        for part in _shuffled(pieces, wanted, batch_size * BATCHES_AHEAD, config, rng):
+        nonlocal epoch
+        rng = np.random.default_rng([seed, epoch])
+        epoch += 1
+        chunks = _chunks(file, items, config, rng)
+        for examples in _shuffled(chunks, wanted, batch_size * BATCHES_AHEAD, config, rng):
             if shuffle_within_sessions is not None:
-                part = shuffled_within_sessions(part, shuffle_within_sessions, rng)
-            for start in range(0, len(part), batch_size):
-                yield part.take(slice(start, start + batch_size)).tensors()
+                examples = shuffled_within_sessions(examples, shuffle_within_sessions, rng)
+            for start in range(0, len(examples), batch_size):
+                yield examples.take(slice(start, start + batch_size)).tensors()
 
     matrix, column = (None, config.length), (None,)
     signature = {
@@ -178,8 +179,8 @@ def session_index(
 ) -> NDArray[np.int32]:
     """Return each action's session: 1 for the oldest of its row, 0 in a PAD slot; as `ages`.
 
-    An action at least `gap_days` after the one before it, PAD in between left out, starts a new
-    session.
+    An action at least `gap_days` after the previous one starts a new session; PAD in between is
+    skipped.
 
     >>> ages = np.array([[0, 9, 5, 0, 4.99]], np.float32)
     >>> session_index(ages, np.array([[0, 1, 1, 0, 2]], np.int32), gap_days=0.02)
@@ -196,9 +197,11 @@ def session_index(
 def shuffled_within_sessions(
     examples: ExampleArrays, gap: timedelta, rng: np.random.Generator
 ) -> ExampleArrays:
-    """Let the actions of each session change places at random; ages and PAD stay in theirs."""
+    """Shuffle the actions of each session; ages and PAD stay in their slots."""
     sessions = session_index(examples.ages, examples.actions, gap / DAY)
-    # Sorted by session and then at random, PAD first. PAD that lies between actions stays there.
+    # Slots by session and then at random, PAD first, go to slots by order, PAD first: so PAD
+    # between actions stays there. Sessions 1 0 1 2: source is [1, 2, 0, 3] or [1, 0, 2, 3], target
+    # is [1, 0, 2, 3].
     source = np.argsort(sessions + rng.random(sessions.shape, np.float32) * (sessions > 0), axis=1)
     target = np.argsort(sessions > 0, axis=1, kind="stable")
     moved = {}
@@ -210,37 +213,37 @@ def shuffled_within_sessions(
 
 
 def _shuffled(
-    pieces: Iterator[ExampleArrays],
+    chunks: Iterator[ExampleArrays],
     wanted: Callable[[ExampleArrays], NDArray[np.bool_]],
     size: int,
     config: Config,
     rng: np.random.Generator,
 ) -> Iterator[ExampleArrays]:
-    """Yield the wanted examples of each piece at random, `size` at once; fewer only at the end."""
+    """Yield each chunk's wanted examples in random order, `size` at once; fewer only at the end."""
     left = _joined([], config)
-    for piece in pieces:
+    for chunk in chunks:
         if len(left):
-            piece = _joined([left, piece.take(wanted(piece))], config)
-            places = rng.permutation(len(piece))
+            chunk = _joined([left, chunk.take(wanted(chunk))], config)
+            order = rng.permutation(len(chunk))
         else:
-            places = np.flatnonzero(wanted(piece))
-            rng.shuffle(places)
-        whole = len(places) - len(places) % size
+            order = np.flatnonzero(wanted(chunk))
+            rng.shuffle(order)
+        whole = len(order) - len(order) % size
         for start in range(0, whole, size):
-            yield piece.take(places[start : start + size])
-        left = piece.take(places[whole:])
+            yield chunk.take(order[start : start + size])
+        left = chunk.take(order[whole:])
     if len(left):
         yield left
 
 
-# Item table → its examples, so that they are kept no longer than the table is.
+# Item table → its examples, so they are kept no longer than the table.
 _KEPT: WeakKeyDictionary[ItemTable, tuple[Any, ExampleArrays]] = WeakKeyDictionary()
 
 
-def _pieces(
+def _chunks(
     file: Path, items: ItemTable, config: Config, rng: np.random.Generator
 ) -> Iterator[ExampleArrays]:
-    """Yield a file's examples: the whole if it may be kept, else row group by row group."""
+    """Yield a file's examples: all at once if they may be kept, else row group by row group."""
     with pq.ParquetFile(file) as examples:
         if examples.metadata.num_rows * _bytes_of_one(config) > KEPT_BYTES:
             for number in rng.permutation(examples.num_row_groups):
@@ -263,31 +266,31 @@ def _group(file: pq.ParquetFile, number: int, items: ItemTable, config: Config) 
 
 
 def _inside(examples: ExampleArrays, where: Between) -> NDArray[np.bool_]:
-    start, end = (pa.scalar(moment, pa.timestamp("us", tz="UTC")).value for moment in where)
+    start, end = map(microseconds, where)
     return (examples.happened_at >= start) & (examples.happened_at < end)
 
 
 def _arrays(batch: pa.RecordBatch, items: ItemTable, config: Config) -> ExampleArrays:
     label_rows = items.rows(batch["label_item_id"])
-    known = label_rows != 0
-    if not known.all():
-        batch = batch.filter(pa.array(known))
+    has_vector = label_rows != 0
+    if not has_vector.all():
+        batch = batch.filter(pa.array(has_vector))
     names = input_actions(config, random_negatives=True)
     padded = pad(batch, items, config.rules, batch["as_of"], names)
     labels = [*config.actions, *(RANDOM_NEGATIVE + action for action in config.actions)]
-    places = pc.index_in(batch["label_action"], value_set=pa.array(labels)).to_numpy()
+    indices = pc.index_in(batch["label_action"], value_set=pa.array(labels)).to_numpy()
     return ExampleArrays(
         rows=padded.rows,
         actions=padded.actions,
         ages=padded.ages,
-        label_rows=label_rows[known],
-        label_actions=(places % len(config.actions) + 1).astype(np.int32),
+        label_rows=label_rows[has_vector],
+        label_actions=(indices % len(config.actions) + 1).astype(np.int32),
         positive=_booleans(batch["is_positive"]),
         random=_booleans(batch["is_random"]),
         weight=batch["weight"].to_numpy(),
         label_timestamps=batch["label_timestamp"].cast(pa.int64()).to_numpy(),
         happened_at=batch["happened_at"].cast(pa.int64()).to_numpy(),
-        n_without_vector=int(len(known) - known.sum()),
+        n_without_vector=int(len(has_vector) - has_vector.sum()),
     )
 
 
@@ -296,7 +299,7 @@ def _booleans(values: pa.Array) -> NDArray[np.bool_]:
 
 
 def _joined(parts: Sequence[ExampleArrays], config: Config) -> ExampleArrays:
-    """Return the parts as one; without any, no examples."""
+    """Concatenate examples; without any, return empty ones."""
     if not parts:
         matrix, column = (0, config.length), (0,)
         return ExampleArrays(

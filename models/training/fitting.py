@@ -1,8 +1,8 @@
-"""Keras fits an aggregator with an objective's head, pass by pass, and survives being killed.
+"""Keras fits an aggregator with an objective's head, epoch by epoch, and survives being killed.
 
-Everything random is a function of the seed and of how far training is: the negatives of a step of
-the optimizer's own count, the order of the examples of the pass. So a run that was killed and goes
-on from its last whole pass ends with the weights of one that was not.
+Everything random follows from the seed and the progress: a step's negatives from the optimizer's
+count of steps, the order of examples from the epoch. So a killed run that resumes after its last
+whole epoch ends with the same weights as one that was not killed.
 """
 
 import json
@@ -16,17 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.backend import keras, tf
-from models.sequences import DAY
 from models.training.objectives import Labels, Objective, Outcome
 from models.training.popularity import RecentPopularity
 from models.training.recipe import Recipe
 from transformations.errors import RunFailedError
 from transformations.files import replacing
+from transformations.timestamps import DAY_US
 
 ops = keras.ops
 
-# Drawn once for all of validation, so that one pass compares with another, and one number or kind
-# of training negatives with another: against uniform ones alone any recipe would look better.
+# One draw for all of validation, so epochs compare, and recipes with other numbers or kinds of
+# training negatives: against uniform ones alone any recipe would look better.
 VALIDATION_NEGATIVES = 1_000
 VALIDATION_SHARE = 0.5
 VALIDATION_SEED = (2_026, 1)
@@ -34,13 +34,13 @@ VALIDATION_SEED = (2_026, 1)
 
 @dataclass(frozen=True)
 class Step:
-    """How far training is, for who watches it.
+    """Progress of a training.
 
     Attributes:
-        phase: `select` while the number of passes is chosen, `refit` on all examples afterwards.
-        epoch: Passes done in this phase.
-        epochs: Passes at most.
-        logs: Losses and metrics of this pass: loss, and in `select` val_loss and val_<metric>.
+        phase: `select` while the number of epochs is chosen, then `refit` on all examples.
+        epoch: Epochs done in this phase.
+        epochs: Epochs at most.
+        logs: Losses and metrics of this epoch: loss, and in `select` val_loss and val_<metric>.
     """
 
     phase: str
@@ -54,7 +54,7 @@ Progress = Callable[[Step], object]
 
 @dataclass
 class State:
-    """What was reached: losses and metrics pass by pass, and the best weights so far."""
+    """Losses and metrics of each epoch, and the best weights so far."""
 
     history: list[dict[str, float]] = field(default_factory=list)
     best_loss: float = math.inf
@@ -63,15 +63,15 @@ class State:
 
     @property
     def epoch(self) -> int:
-        """Passes done."""
+        """Epochs done."""
         return len(self.history)
 
 
 class Fitting(keras.Model):
     """An aggregator with the head of an objective, as Keras trains it.
 
-    Batches are dicts as `models.training.examples.dataset` gives them. The item vectors are not
-    weights: they are looked up in `table`, float32 [items + 1, dim], as serving does.
+    Batches are those of `models.training.examples.dataset`. The item vectors are not weights: they
+    are looked up in `table`, float32 [items + 1, dim], as in serving.
     """
 
     def __init__(
@@ -99,11 +99,11 @@ class Fitting(keras.Model):
         )
 
     def outcome(self, batch: Mapping[str, Any], negatives: int, seed: Any, training: bool) -> Any:
-        """Return the batch's labels and what the head makes of them."""
+        """Return the batch's labels and the head's outcome."""
         rows, actions = batch["rows"], batch["actions"]
         if training and self.blanked:
-            blank = tf.random.stateless_uniform((tf.shape(rows)[0], 1), seed + 2) < self.blanked
-            rows, actions = tf.where(blank, 0, rows), tf.where(blank, 0, actions)
+            masked = tf.random.stateless_uniform((tf.shape(rows)[0], 1), seed + 2) < self.blanked
+            rows, actions = tf.where(masked, 0, rows), tf.where(masked, 0, actions)
         vectors = self.aggregator(
             {
                 "item_embeddings": tf.gather(self.table, rows),
@@ -112,7 +112,7 @@ class Fitting(keras.Model):
             },
             training=training,
         )
-        days = tf.cast(batch["happened_at"] // DAY, tf.int32)
+        days = tf.cast(batch["happened_at"] // DAY_US, tf.int32)
         labels = Labels(
             batch["label_rows"], batch["positive"], batch["random"], batch["weight"], days
         )
@@ -123,7 +123,7 @@ class Fitting(keras.Model):
         )
 
     def train_step(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Take one step of the optimizer; return the mean loss of the pass so far."""
+        """Take one step of the optimizer; return the mean loss of the epoch so far."""
         seed = tf.stack([tf.constant(self.seed), tf.cast(self.optimizer.iterations, tf.int32)])
         with tf.GradientTape() as tape:
             _, outcome = self.outcome(batch, self.negatives, seed, training=True)
@@ -144,11 +144,11 @@ class Fitting(keras.Model):
 
     @property
     def metrics(self) -> list[Any]:
-        """The metrics that start anew with every pass."""
+        """The metrics that Keras resets in every epoch."""
         return [self.total, self.head.metric]
 
     def prepare(self, batches: Any) -> None:
-        """Create every weight, also the optimizer's, so that saved ones have a place."""
+        """Create every weight, also the optimizer's, before saved ones are restored."""
         for batch in batches.take(1):
             self.outcome(batch, 1, tf.constant(VALIDATION_SEED), training=False)
         self.built = True
@@ -165,13 +165,13 @@ def fit(
     saved: Path | None = None,
     progress: Progress | None = None,
 ) -> State:
-    """Train until the validation loss has not fallen for `patience` passes; keep the best weights.
+    """Train until the validation loss has not fallen for `patience` epochs; keep the best weights.
 
     Args:
-        batches: Pass (0, 1, …) → its tf.data.Dataset, in that pass's order.
-        validation: Batches to stop by; without them, exactly `epochs` passes are made.
-        epochs: At most so many passes; default: the recipe's.
-        saved: A file that is written after each pass; where it exists, training goes on from it.
+        batches: Epoch (0, 1, …) → its tf.data.Dataset, in that epoch's order.
+        validation: Batches for early stopping; without them, exactly `epochs` epochs run.
+        epochs: Epochs at most; default: the recipe's.
+        saved: A file written after each epoch; if it exists, training resumes from it.
 
     Raises:
         RunFailedError: the loss is no longer a number.
@@ -188,7 +188,7 @@ def fit(
         logs = {name: float(values[-1]) for name, values in result.history.items()}
         if not all(map(math.isfinite, logs.values())):
             raise RunFailedError(
-                f"the loss was no longer a number in pass {state.epoch + 1}, got {logs}; try a "
+                f"the loss was no longer a number in epoch {state.epoch + 1}, got {logs}; try a "
                 f"lower learning_rate than {recipe.learning_rate}"
             )
         state.history.append(logs)
@@ -214,17 +214,17 @@ def _variables(fitting: Fitting) -> list[Any]:
 
 
 def _save(fitting: Fitting, state: State, file: Path) -> None:
-    facts = asdict(state) | {"best": len(state.best)}
+    progress = asdict(state) | {"best": len(state.best)}
     arrays: dict[str, Any] = {f"now_{i}": np.asarray(v) for i, v in enumerate(_variables(fitting))}
     arrays |= {f"best_{i}": weights for i, weights in enumerate(state.best)}
     with replacing(file) as temporary, temporary.open("wb") as handle:
-        np.savez(handle, facts=np.array(json.dumps(facts)), **arrays)
+        np.savez(handle, facts=np.array(json.dumps(progress)), **arrays)
 
 
 def _restore(fitting: Fitting, file: Path) -> State:
     with np.load(file) as arrays:
-        facts = json.loads(str(arrays["facts"]))
+        progress = json.loads(str(arrays["facts"]))
         for i, variable in enumerate(_variables(fitting)):
             variable.assign(arrays[f"now_{i}"])
-        best = [arrays[f"best_{i}"] for i in range(facts["best"])]
-    return State(facts["history"], facts["best_loss"], facts["best_epoch"], best)
+        best = [arrays[f"best_{i}"] for i in range(progress["best"])]
+    return State(progress["history"], progress["best_loss"], progress["best_epoch"], best)

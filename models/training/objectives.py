@@ -1,9 +1,9 @@
-"""OBJECTIVES: what an aggregator's vector is trained to predict. The head is dropped at packaging.
+"""OBJECTIVES: what an aggregator's vector is trained to predict. Packaging drops the head.
 
-A head is given the aggregator's vectors, stacked to [batch, fields, dim], and the label items'
-vectors, and computes in float32; any aggregator can be trained with any of them. One with several
-vectors (one per action) is trained through all of them at once: `next_action` joins their products
-with the item's vector, `next_item` scores by a learned weighted sum.
+A head takes the aggregator's vectors, stacked to [batch, fields, dim], and the label items'
+vectors, and computes in float32. Any aggregator can be trained with any objective. All vectors of
+an aggregator are trained at once: `next_action` concatenates their products with the item's vector,
+`next_item` scores by their learned weighted sum.
 """
 
 from collections.abc import Mapping
@@ -14,24 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.backend import keras, keras_rs, tf
+from models.layers.one_vector import NO_SCORE
 from models.training.popularity import RecentPopularity
 from models.training.recipe import Recipe
 
 ops = keras.ops
 
-# Scores of candidates that must not count, low enough for any softmax.
-NEVER = -1e9
 AT = 10
 
 
 class Labels(NamedTuple):
-    """What a batch's windows are to predict; every tensor is [batch].
+    """What a batch's windows should predict; every tensor is [batch].
 
     Attributes:
         rows: The label items' rows in the item table, int32.
-        positive: Whether the member really did a positive action on it, bool.
+        positive: Whether the member did a positive action on the item, bool.
         random: Whether the item was drawn at random, bool.
-        weight: How much the example counts, float32.
+        weight: Weight of the example, float32.
         days: When it happened, in whole days since 1970.
     """
 
@@ -43,12 +42,12 @@ class Labels(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a head makes of a batch; every tensor is float32 [batch].
+    """A head's result for a batch; every tensor is float32 [batch].
 
     Attributes:
         loss: Each example's loss.
-        weight: How much each counts in it; 0 for one that the objective does not look at.
-        score: What the head's metric is computed from.
+        weight: Each example's weight; 0 where the objective ignores it.
+        score: Input of the head's metric.
     """
 
     loss: Any
@@ -66,7 +65,7 @@ class NextAction(keras.layers.Layer):
     >>> head = NextAction(Recipe(objective="next_action"), fields=1, popularity=np.zeros(3))
     >>> labels = Labels(*map(ops.array, ([1], [True], [False], [1.0], [0])))
     >>> outcome = head(ops.zeros((1, 1, 2)), labels, ops.ones((3, 2)), negatives=1, seed=None)
-    >>> round(float(outcome.loss[0]), 4)  # it knows nothing: ln 2
+    >>> round(float(outcome.loss[0]), 4)  # untrained: ln 2
     0.6931
     """
 
@@ -107,20 +106,19 @@ class NextItem(keras.layers.Layer):
     """Which item the next positive action is on: softmax over all items, estimated from a sample.
 
     The score of an item is `vector · item / temperature + w log(popularity) + v log(popularity in
-    the week before)`: what is popular with everybody is explained by the learned w and v, so that
-    the vector need not spend itself on it.
+    the week before)`. The learned w and v explain what is popular with everybody, so the vector
+    need not.
 
     The denominator of the softmax is estimated without bias (Bengio & Senécal, "Adaptive
     importance sampling", 2008; for retrieval Yi et al., "Sampling-bias-corrected neural modeling",
-    2019): each drawn item stands for 1/(expected number of its draws), so the log of that number
-    is taken from its score. The sample, shared by the rows of a batch, has a popular and a uniform
-    part of fixed sizes; the expected number is that of both together (the balance heuristic of
-    Veach & Guibas, 1995). The positive is in the sum itself, so draws that hit it are removed.
+    2019): a drawn item counts 1/(expected number of its draws), so the log of that number is
+    subtracted from its score. The rows of a batch share a sample of two parts of fixed size, one by
+    popularity and one uniform. The expected number is over both parts (the balance heuristic of
+    Veach & Guibas, 1995). The positive is in the sum already, so draws of it are removed.
 
-    Labels that the member dismissed enter with `dismissed_weight`: every positive of the batch
-    should score above every dismissed one, each at its own window (Burges et al., "Learning to
-    rank using gradient descent", 2005). Inside the softmax a dismissed item would be one among all
-    items, which is next to nothing.
+    Dismissed labels enter with `dismissed_weight`: every positive of the batch should score above
+    every dismissed one, each at its own window (Burges et al., "Learning to rank using gradient
+    descent", 2005). Inside the softmax a dismissed item would be one among all, next to nothing.
     """
 
     def __init__(
@@ -148,7 +146,7 @@ class NextItem(keras.layers.Layer):
         self.recent_weight = (
             None if recent is None else self.add_weight((), initializer="ones", name="recent")
         )
-        # One vector's scale is its own to learn; a second weight for it would do nothing.
+        # A single vector learns its own scale, so a weight for it would add nothing.
         self.field_weights = (
             self.add_weight((fields,), initializer="ones", name="fields") if fields > 1 else None
         )
@@ -163,13 +161,13 @@ class NextItem(keras.layers.Layer):
             share: Drawn by popularity; default: the recipe's popular_share.
 
         Returns:
-            Rows, int32 [negatives], and how often each of these items is drawn in expectation,
+            Rows, int32 [negatives], and the expected number of draws of each of these items,
             float32 [negatives].
         """
         popular = round(negatives * (self.popular_share if share is None else share))
-        places = tf.random.stateless_uniform((popular,), seed)
-        by_popularity = tf.searchsorted(tf.constant(self.cumulated), places, side="right") + 1
-        # The sum of the shares may fall short of 1 by a rounding error.
+        quantiles = tf.random.stateless_uniform((popular,), seed)
+        by_popularity = tf.searchsorted(tf.constant(self.cumulated), quantiles, side="right") + 1
+        # By rounding, the shares may sum to less than 1.
         by_popularity = tf.minimum(by_popularity, self.items)
         uniform = tf.random.stateless_uniform(
             (negatives - popular,), seed + 1, 1, self.items + 1, dtype=tf.int32
@@ -187,9 +185,9 @@ class NextItem(keras.layers.Layer):
         seed: Any,
         share: float | None = None,
     ) -> Outcome:
-        """Return the loss of each positive example, and whether its item is among the first 10.
+        """Return the loss of each positive example, and whether its item ranks in the first 10.
 
-        The rank is among the drawn items, each counted once however often it was drawn.
+        The rank is among the distinct drawn items.
         """
         if self.field_weights is None:
             vector = vectors[:, 0]
@@ -202,10 +200,10 @@ class NextItem(keras.layers.Layer):
         own += ops.take(popularity, labels.rows) + self._recent(labels.days, labels.rows)
         others = ops.matmul(vector, ops.transpose(ops.take(table, rows, axis=0)))
         others += ops.take(popularity, rows) + self._recent(labels.days[:, None], rows[None, :])
-        # keras_rs.layers.RemoveAccidentalHits adds a number next to zero and so removes nothing
-        # (0.4.0; a test watches for the day when it does).
+        # keras_rs.layers.RemoveAccidentalHits (0.4.0) adds a number near zero, so it removes
+        # nothing; a test fails once it does.
         is_own = ops.equal(rows[None, :], labels.rows[:, None])
-        others = ops.where(is_own, NEVER, others)
+        others = ops.where(is_own, NO_SCORE, others)
         corrected = self.correct(others, expected / negatives) - np.log(negatives)
         together = ops.concatenate([own[:, None], corrected], axis=1)
         loss = ops.logsumexp(together, axis=1) - own
@@ -215,7 +213,7 @@ class NextItem(keras.layers.Layer):
         _, which, times = tf.unique_with_counts(rows)
         distinct = 1.0 / ops.cast(tf.gather(times, which), "float32")
         better = ops.sum(ops.where(others >= own[:, None], distinct, 0.0), axis=1)
-        # The sum of a few reciprocals may fall short of a whole number by a rounding error.
+        # By rounding, a sum of reciprocals may not be whole.
         better = ops.round(better)
         return Outcome(loss, weight, ops.cast(better < AT, "float32"))
 
@@ -223,8 +221,8 @@ class NextItem(keras.layers.Layer):
         """Return the weighted log popularity of items on days; the two broadcast."""
         if self.recent is None:
             return 0.0
-        places = self.recent.rows_of(days) * tf.shape(self.recent_logs)[1] + rows
-        logs = tf.gather(tf.reshape(self.recent_logs, [-1]), places)
+        indices = self.recent.rows_of(days) * tf.shape(self.recent_logs)[1] + rows
+        logs = tf.gather(tf.reshape(self.recent_logs, [-1]), indices)
         return ops.cast(self.recent_weight, "float32") * logs
 
     def measure(self, labels: Labels, outcome: Outcome) -> None:  # noqa: ARG002
@@ -248,8 +246,8 @@ def above_dismissed(scores: Any, labels: Labels) -> Any:
     dismissed = ops.logical_not(ops.logical_or(labels.positive, labels.random))
     weights = ops.where(dismissed, labels.weight, 0.0)
     total = ops.maximum(ops.sum(weights), 1e-6)
-    apart = ops.softplus(scores[None, :] - scores[:, None])
-    return ops.sum(apart * weights[None, :], axis=1) / total
+    losses = ops.softplus(scores[None, :] - scores[:, None])
+    return ops.sum(losses * weights[None, :], axis=1) / total
 
 
 @dataclass(frozen=True)
@@ -257,11 +255,11 @@ class Objective:
     """One row of OBJECTIVES.
 
     Attributes:
-        head: Layer (recipe, fields, popularity) that gives a batch's Outcome.
+        head: Layer (recipe, fields, popularity, recent) that returns a batch's Outcome.
         labels: What a window's labels are (`ExampleSettings.labels`).
-        metric: Name of what its metric is called; more is better.
-        reads_random: Whether random negatives are among its examples.
-        settings: The recipe's settings that its head alone reads.
+        metric: Name of its metric; more is better.
+        reads_random: Whether its examples include random negatives.
+        settings: Settings of the recipe that only its head reads.
     """
 
     head: Any

@@ -1,4 +1,4 @@
-"""How a learned aggregator is trained, in plain Python: part of its line in the catalogue."""
+"""How a learned aggregator is trained, in plain Python; part of its line in the catalogue."""
 
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -10,29 +10,30 @@ from transformations.example_settings import ExampleSettings
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What decides the weights besides the data. The manifest keeps it.
+    """Everything that decides the weights besides the data. The manifest keeps it.
 
     Attributes:
         objective: `next_action` (the post's proxy task: positive or negative), `next_item`
             (sampled softmax over items) or `all_action` (every positive of the next days).
-        examples: What the training examples are made of.
+        examples: How the training examples are made.
         negatives: Items drawn per batch for the softmax, shared by its rows.
-        popular_share: Share of them drawn by recent popularity; the others uniformly.
-        blanked: Share of the windows that are shown as empty in training: what follows them teaches
-            the vector of a member without actions.
-        shuffle_sessions: Whether the actions of one session change places at random in every pass
-            of the training: a list of ranked jobs is seen at once, so that its order says nothing.
-        dismissed_weight: How much a dismissed item counts as one more negative of its member.
-        batch_size: Examples a step.
+        popular_share: Share of them drawn by popularity in the training period; the others
+            uniformly.
+        blanked: Fraction of training windows whose inputs are masked. Their labels train the
+            default vector for members with no actions.
+        shuffle_sessions: Whether each epoch shuffles the actions of a session: a list of ranked
+            jobs is seen at once, so its order says nothing.
+        dismissed_weight: Weight of the loss that ranks positives above dismissed items.
+        batch_size: Examples per step.
         learning_rate: Adam's.
         weight_decay: Adam's decoupled weight decay.
         temperature: Divides the scores before the softmax.
-        epochs: At most so many passes.
-        patience: Passes without a better validation loss before training stops.
-        validation: The last part of the time before `trained_until`, kept for early stopping.
-        refit: Once the number of passes is chosen on `validation`, train again from the start,
-            on all examples: the newest ones say most about the next day.
-        seed: Of the initial weights, the negatives and the order of the examples.
+        epochs: Epochs at most.
+        patience: Epochs without a better validation loss before training stops.
+        validation: The last period before `trained_until`, kept for early stopping.
+        refit: Whether to train again from the start on all examples, once `validation` has chosen
+            the number of epochs: the newest examples say most about the next day.
+        seed: Seed of the initial weights, the negatives and the order of examples.
     """
 
     objective: Literal["next_action", "next_item", "all_action"] = "next_item"

@@ -1,11 +1,11 @@
-"""Training an aggregator: examples split by time, passes chosen on the newest, weights packaged."""
+"""Training an aggregator: examples split by time, epochs chosen on the newest examples."""
 
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,23 +27,23 @@ from models.training.recipe import Recipe
 from transformations.config import Config
 from transformations.errors import InputError
 from transformations.examples import build_training_examples
+from transformations.timestamps import EPOCH
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# Members' vectors that the scale of an 8-bit number is taken from, and the share of each
-# dimension's values that may be cut at either end.
+# Members' vectors that the scale of 8-bit numbers is taken from, and the share of each dimension's
+# values that may be cut at either end.
 QUANTIZED_FROM = 20_000
 CUT = 0.001
 
 
 @dataclass(frozen=True)
 class Data:
-    """What aggregators of one kind of examples are trained on; built once, used by any number.
+    """Training data of one kind of examples; built once, used by any number of aggregators.
 
     Attributes:
         file: The training examples.
-        figures: What they are made of, to be shown before training and kept in the manifest.
+        figures: Figures of the examples, shown before training and kept in the manifest.
         items: The item vectors as of `until`.
-        until: No event at or after it was seen.
+        until: All events are before it.
     """
 
     file: Path
@@ -54,17 +54,17 @@ class Data:
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained aggregator, ready to be packaged.
+    """A trained aggregator, ready for packaging.
 
     Attributes:
         model: The Keras model, as `models.layers.build.build` makes it; float32, without the head.
-        trained_until: The time before which the events lie that the weights were fitted to.
-        metrics: Of the chosen pass, on the validation period: loss, the objective's metric, and
-            which pass it was.
-        history: Losses and metrics, pass by pass, of each phase.
-        figures: What the examples were made of.
-        quantization: Field → models.quantization.Quantization as JSON, of the training
-            members' vectors.
+        trained_until: All events that influenced the weights are before it.
+        metrics: Of the chosen epoch, on the validation period: loss, the objective's metric, and
+            the epoch's number.
+        history: Losses and metrics per epoch of each phase.
+        figures: Figures of the examples.
+        quantization: Field → models.quantization.Quantization of the training members' vectors,
+            as JSON.
     """
 
     model: Any
@@ -92,8 +92,8 @@ def train(
 ) -> Trained:
     """Train a line of the catalogue on the activity before `until`.
 
-    The same seed on the same machine gives the same weights, also after a kill: called again with
-    the same line and `until`, training goes on from its last whole pass.
+    The same seed on the same machine gives the same weights, even after a kill: called again with
+    the same line and `until`, training resumes after its last whole epoch.
 
     Raises:
         InputError: the line has no recipe, or there is nothing to train or to validate on.
@@ -124,14 +124,14 @@ def train_on(
     progress: Progress | None = None,
     resume: bool = True,
 ) -> Trained:
-    """Train a line of the catalogue on examples that are there.
+    """Train a line of the catalogue on existing examples.
 
-    The number of passes is the one after which the validation loss was lowest, on the examples of
-    the last `recipe.validation` before `until`. With `refit`, the aggregator then starts again
-    from its first weights and makes as many passes over all examples.
+    The number of epochs is the one with the lowest validation loss, on the examples of the last
+    `recipe.validation` before `until`. With `refit`, training then starts again from the first
+    weights and runs that many epochs on all examples.
 
     Args:
-        resume: Write down each pass, and go on from there if an earlier call was killed.
+        resume: Save each epoch, and resume if an earlier call was killed.
 
     Raises:
         InputError: there is nothing to train or to validate on.
@@ -164,7 +164,7 @@ def train_on(
     metric = _objective(recipe).metric
     return Trained(
         model=whole,
-        # Without `refit`, the validation period still chose the pass.
+        # Even without `refit`, validation data influenced the weights: it chose the epoch.
         trained_until=data.until,
         metrics={
             "val_loss": best["val_loss"],
@@ -181,7 +181,7 @@ def recipe_of(aggregator: Aggregator) -> Recipe:
     """Return how a line is trained.
 
     Raises:
-        InputError: it is a formula, or was made elsewhere: there is nothing to train.
+        InputError: it is a formula or was made elsewhere, so there is nothing to train.
     """
     if not isinstance(aggregator, Learned):
         raise InputError(
@@ -205,14 +205,14 @@ def _phase(
     progress: Progress | None,
     epochs: int | None = None,
 ) -> tuple[Any, State]:
-    """Train from the first weights on the labels in `between`; validate on those after it."""
+    """Train from the first weights on the labels in `between`; validate on those after."""
     recipe = recipe_of(aggregator)
     objective = _objective(recipe)
     popularity, steps = popularity_of(data, config, recipe, between)
     keras.utils.set_random_seed(recipe.seed)
     model = build(aggregator, config)
     for layer in model.layers:
-        # Ages in half precision would lose the minutes; what multiplies matrices casts for itself.
+        # Half precision would lose the minutes of ages; layers that multiply matrices cast inside.
         layer.autocast = False
     recent = _recent(data, config)
     fitting = Fitting(model, objective, recipe, data.items.vectors, popularity, recent)
@@ -222,7 +222,7 @@ def _phase(
         validation = _validation(data, config, recipe, after)
     state = fit(
         fitting,
-        # Keras warns where it does not know how many there are.
+        # Keras warns where it does not know the number of batches.
         lambda epoch: epoch_batches(
             data, config, recipe, between, seed=1_000 * recipe.seed + epoch
         ).apply(tf.data.experimental.assert_cardinality(steps)),
@@ -257,7 +257,7 @@ def epoch_batches(
 def popularity_of(
     data: Data, config: Config, recipe: Recipe, between: tuple[datetime, datetime]
 ) -> tuple[NDArray[np.float32], int]:
-    """Return how often each item is a positive label, float32 [items + 1]; and how many batches."""
+    """Return how often each item is a positive label, float32 [items + 1], and how many batches."""
     counts, steps = np.zeros(len(data.items.vectors), np.int64), 0
     for batch in epoch_batches(data, config, recipe, between, seed=0).as_numpy_iterator():
         counts += np.bincount(batch["label_rows"][batch["positive"]], minlength=len(counts))
@@ -273,18 +273,18 @@ def popularity_of(
 
 def _recent(data: Data, config: Config) -> RecentPopularity | None:
     """Return how popular items were before each day, from the labels of all days."""
-    found = read(data.file, data.items, config)
-    done = found.positive & ~found.random
+    examples = read(data.file, data.items, config)
+    done = examples.positive & ~examples.random
     if not done.any():
         return None
     items = len(data.items)
-    return RecentPopularity.count(found.label_rows[done], found.happened_at[done], items)
+    return RecentPopularity.count(examples.label_rows[done], examples.happened_at[done], items)
 
 
 def _validation(
     data: Data, config: Config, recipe: Recipe, after: tuple[datetime, datetime]
 ) -> Any:
-    """Return the batches to stop by, kept in memory."""
+    """Return the batches for early stopping, kept in memory."""
     ordered = replace(recipe, shuffle_sessions=False)
     batches = epoch_batches(data, config, ordered, after, seed=0).cache()
     seen, steps = set(), 0
@@ -309,12 +309,12 @@ def _quantization(
     batches = epoch_batches(data, config, recipe, (EPOCH, data.until), seed=0)
     seen: dict[str, list[NDArray[np.float32]]] = {field: [] for field in aggregator.vectors(config)}
     for batch in batches.take(-(-QUANTIZED_FROM // recipe.batch_size)).as_numpy_iterator():
-        given = {
+        inputs = {
             "item_embeddings": data.items.vectors[batch["rows"]],
             "actions": batch["actions"],
             "ages": batch["ages"],
         }
-        for field, vectors in model(given, training=False).items():
+        for field, vectors in model(inputs, training=False).items():
             seen[field].append(np.asarray(vectors))
     return {
         field: Quantization.fit(np.concatenate(vectors), CUT).to_json()
@@ -324,7 +324,7 @@ def _quantization(
 
 @contextmanager
 def _precision() -> Iterator[None]:
-    """Compute in bfloat16 where there is a GPU; the weights stay float32."""
+    """Compute in bfloat16 on a GPU; the weights stay float32."""
     before = keras.config.dtype_policy()
     if tf.config.list_physical_devices("GPU"):
         keras.config.set_dtype_policy("mixed_bfloat16")
@@ -335,8 +335,8 @@ def _precision() -> Iterator[None]:
 
 
 def _saved(aggregator: Aggregator, config: Config, data: Data) -> Path:
-    """Name the files of an unfinished training; another line, time or data has another name."""
-    facts: Mapping[str, Any] = {
+    """Name the files of an unfinished training; another line, time or data has other files."""
+    inputs: Mapping[str, Any] = {
         "kind": aggregator.kind,
         "parameters": aggregator.parameters(),
         "recipe": described(recipe_of(aggregator)),
@@ -345,7 +345,7 @@ def _saved(aggregator: Aggregator, config: Config, data: Data) -> Path:
         "figures": data.figures,
         "items": hashlib.sha256(data.items.vectors.tobytes()).hexdigest(),
     }
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()
     return (
         config.layout.state / "training" / f"{aggregator.name}_v{aggregator.version}.{digest[:16]}"
     )

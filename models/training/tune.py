@@ -1,7 +1,6 @@
-"""Better settings for what learns: Optuna trains with others and keeps the study.
+"""Better settings for learned lines: Optuna trains with other settings and keeps the study.
 
-Nothing at or after `until` is seen, so an evaluation's test period stays untouched as long as it
-begins there.
+Nothing at or after `until` is read, so an evaluation's test period stays unseen if it begins there.
 """
 
 import hashlib
@@ -21,8 +20,8 @@ from transformations.errors import InputError
 
 Choose = Callable[[Any], Any]
 
-# Recipe's setting → how Optuna draws it. dismissed_weight is left to evaluation: it trades what
-# the validation metric sees for what it does not.
+# Recipe's setting → how Optuna draws it. Not dismissed_weight, which trades the validation metric
+# for something that it does not measure; an evaluation does.
 SPACE: Mapping[str, Choose] = {
     "learning_rate": lambda trial: trial.suggest_float("learning_rate", 3e-4, 3e-2, log=True),
     "weight_decay": lambda trial: trial.suggest_categorical(
@@ -42,8 +41,8 @@ class Trial:
     Attributes:
         state: complete, pruned (the median of earlier ones was better) or fail (no valid line).
         value: The objective's metric on validation; of a pruned one, when it was stopped.
-        settings: What was drawn; the layer's own settings as layer_<name>.
-        epochs: Passes that were made.
+        settings: The drawn settings; the layer's own as layer_<name>.
+        epochs: Epochs that ran.
     """
 
     number: int
@@ -55,11 +54,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class Study:
-    """What a study found.
+    """The result of a study.
 
     Attributes:
         metric: What was maximized: the objective's metric on the validation period.
-        trials: In the order in which they were made, those of earlier calls too.
+        trials: In the order in which they ran, those of earlier calls included.
         best: The line of the catalogue with the best settings, its version raised by one.
     """
 
@@ -77,17 +76,17 @@ def tune(
     sampler: str = "tpe",
     progress: Callable[[int, Step], object] | None = None,
 ) -> Study:
-    """Train with other settings, keep the study, return what was best on the validation period.
+    """Train with other settings; return the study and what was best on the validation period.
 
     Optuna's tree-structured Parzen estimator (Bergstra et al., 2011) or random search (Bergstra &
     Bengio, 2012) draws the recipe's settings of SPACE that the objective reads, and the layer's
-    own: yes or no, and whole numbers from half to double. A training that is worse after a pass
-    than the median of the earlier ones at that pass is stopped. The study lies in SQLite: called
-    again, it goes on until it has `trials` in all.
+    own: booleans, and whole numbers from half to double. A training that is worse after an epoch
+    than the median of earlier ones at that epoch is stopped. The study is kept in SQLite: called
+    again, it resumes until it has `trials` in all.
 
     Args:
         sampler: tpe or random.
-        progress: Called after each pass with the trial's number.
+        progress: Called after each epoch with the trial's number.
 
     Raises:
         InputError: there is nothing to train on, or no such sampler.
@@ -114,10 +113,10 @@ def tune(
 
     done = [trial for trial in study.trials if trial.state.is_finished()]
     if len(done) < trials:
-        # A layer may refuse a setting; that is a failed trial, not the end of the study.
+        # A layer may refuse a setting, which fails the trial, not the study.
         study.optimize(attempt, n_trials=trials - len(done), catch=(InputError,))
     if not any(trial.state.name == "COMPLETE" for trial in study.trials):
-        raise InputError(f"none of the {trials} trainings of {aggregator.name} got to its end")
+        raise InputError(f"none of the {trials} trainings of {aggregator.name} finished")
     best = suggest(optuna.trial.FixedTrial(study.best_params), aggregator)
     return Study(
         metric=metric,
@@ -134,7 +133,7 @@ def tune(
 
 
 def suggest(trial: Any, aggregator: Learned) -> Learned:
-    """Return the line with the settings that an Optuna trial draws, trained once, on validation."""
+    """Return the line with the settings that an Optuna trial draws, without refit."""
     objective = OBJECTIVES[aggregator.recipe.objective]
     others = {name for row in OBJECTIVES.values() for name in row.settings} - {*objective.settings}
     drawn = {name: choose(trial) for name, choose in SPACE.items() if name not in others}
@@ -162,14 +161,13 @@ def _study(aggregator: Learned, config: Config, data: Data, sampler: str, optuna
         raise InputError(f"expected a sampler among {', '.join(samplers)}, got {sampler!r}")
     folder = config.layout.tuning
     folder.mkdir(parents=True, exist_ok=True)
-    # Settings that differ, another time or another yardstick are another study.
+    # Another line, time or validation is another study.
     yardstick = f"{VALIDATION_NEGATIVES} {VALIDATION_SHARE}"
     made_of = f"{aggregator!r} {data.until.isoformat()} {sampler} {yardstick}"
     name = f"{aggregator.name} {hashlib.sha256(made_of.encode()).hexdigest()[:16]}"
     storage = f"sqlite:///{folder / 'studies.db'}"
-    known = optuna.get_all_study_names(storage)
     seed = aggregator.recipe.seed
-    if name in known:
+    if name in optuna.get_all_study_names(storage):
         seed += len(optuna.load_study(study_name=name, storage=storage).trials)
     return optuna.create_study(
         study_name=name,

@@ -1,4 +1,4 @@
-"""Which r decays best: a grid over r, scored by a small ranker on the validation period."""
+"""The best r of the decay: a grid over r, scored by a small ranker on the validation period."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ from sklearn.preprocessing import StandardScaler
 
 from models.sequences import ItemTable
 from models.training.examples import dataset
-from models.training.train import EPOCH
 from transformations.config import Config
 from transformations.errors import InputError
 from transformations.example_settings import ExampleSettings
 from transformations.examples import build_training_examples
+from transformations.timestamps import EPOCH
 
 GRID = (0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.98)
-# The newest labels before the validation period that the small ranker is fitted to, and as many
-# of the validation period: more of them move the AUC by less than the choice is worth.
+# Labels that the small ranker is fitted to, and scored on: more of them change the AUC by less than
+# the choice of r does.
 LABELS = 50_000
-# What three decays must be better than one by: less is within the noise of 50,000 labels.
+# How much better three decays must be than one: less is within the noise of 50,000 labels.
 LEAST_GAIN = 0.001
 SWEEPS = 3
 CHUNK = 4_096
@@ -53,7 +53,7 @@ class DecayStudy:
     Attributes:
         common: One r for all actions, in the order of the grid.
         single: Action → its r varied, the others at their best.
-        best: The best r of each action, or one for all where that is as good.
+        best: The best r of each action, or one for all if that is as good.
     """
 
     common: list[Scored]
@@ -63,14 +63,14 @@ class DecayStudy:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Labels with the decayed vectors' similarities; n of them.
+    """n labels with the decayed vectors' similarities.
 
     Attributes:
         cosines: Of the label's item with the decayed vector, float32 [actions, grid, n].
         popularity: Log of how often the item was a positive label before, float32 [n].
         positive: bool [n].
         random: bool [n].
-        fits: Whether the label lies before the validation period, bool [n].
+        fits: Whether the label is before the validation period, bool [n].
     """
 
     cosines: NDArray[np.float32]
@@ -92,12 +92,12 @@ def tune_decay(
 
     A logistic regression on each action's cosine (what the match view gives a ranker) and the
     item's log popularity is fitted to labels before the validation period and scored on those in
-    it. A window is what the daily snapshot would have held at the label's time. All r alike are
-    tried first; from the best one, each action's r is varied with the others fixed, over and over
-    until nothing improves (at most SWEEPS times).
+    it. A window is what the daily snapshot would have held at the label's time. First all actions
+    have the same r. From the best one, each action's r is varied with the others fixed, until
+    nothing improves (at most SWEEPS times).
 
     Args:
-        validation: The last part of the time before `until`.
+        validation: The last period before `until`.
         progress: Called after each setting.
 
     Raises:
@@ -109,45 +109,45 @@ def tune_decay(
     pairs = _pairs(report.file, items, config, (until - validation, until), grid)
     scored: dict[tuple[int, ...], Scored] = {}
 
-    def score(places: tuple[int, ...]) -> Scored:
-        if places not in scored:
-            scored[places] = _score(pairs, places, grid)
+    def score(indices: tuple[int, ...]) -> Scored:
+        if indices not in scored:
+            scored[indices] = _score(pairs, indices, grid)
             if progress is not None:
                 progress()
-        return scored[places]
+        return scored[indices]
 
     actions = list(config.actions)
-    alike = [tuple([place] * len(actions)) for place in range(len(grid))]
-    best = first = max(alike, key=lambda places: score(places).auc_random)
+    alike = [tuple([index] * len(actions)) for index in range(len(grid))]
+    best = first = max(alike, key=lambda indices: score(indices).auc_random)
     for _ in range(SWEEPS):
         before = best
         for number in range(len(actions)):
             best = max(
-                (_changed(best, number, place) for place in range(len(grid))),
-                key=lambda places: score(places).auc_random,
+                (_changed(best, number, index) for index in range(len(grid))),
+                key=lambda indices: score(indices).auc_random,
             )
         if best == before:
             break
     gain = score(best).auc_random - score(first).auc_random
     return DecayStudy(
-        common=[score(places) for places in alike],
+        common=[score(indices) for indices in alike],
         single={
-            action: [score(_changed(best, number, place)) for place in range(len(grid))]
+            action: [score(_changed(best, number, index)) for index in range(len(grid))]
             for number, action in enumerate(actions)
         },
         best=score(best).decay if gain >= LEAST_GAIN else grid[first[0]],
     )
 
 
-def _changed(places: tuple[int, ...], number: int, place: int) -> tuple[int, ...]:
-    return (*places[:number], place, *places[number + 1 :])
+def _changed(indices: tuple[int, ...], number: int, index: int) -> tuple[int, ...]:
+    return (*indices[:number], index, *indices[number + 1 :])
 
 
-def _score(pairs: Pairs, places: tuple[int, ...], grid: Sequence[float]) -> Scored:
-    cosines = [pairs.cosines[action, place] for action, place in enumerate(places)]
+def _score(pairs: Pairs, indices: tuple[int, ...], grid: Sequence[float]) -> Scored:
+    cosines = [pairs.cosines[action, index] for action, index in enumerate(indices)]
     features = np.column_stack([*cosines, pairs.popularity])
     return Scored(
-        decay=tuple(grid[place] for place in places),
+        decay=tuple(grid[index] for index in indices),
         auc_random=_auc(features, pairs, pairs.random),
         auc_negative=_auc(features, pairs, ~pairs.positive & ~pairs.random),
     )
@@ -237,9 +237,9 @@ def cosines(
     for number in range(len(config.actions)):
         of_kind = (batch["actions"] == number + 1).astype(np.float32)
         later = of_kind.sum(axis=1, keepdims=True) - of_kind.cumsum(axis=1)
-        for place, r in enumerate(grid):
+        for index, r in enumerate(grid):
             weights = of_kind * np.float32(r) ** later
             decayed = np.matmul(weights[:, None, :], vectors)[:, 0]
             norms = np.maximum(np.linalg.norm(decayed, axis=1), 1e-12)
-            result[number, place] = (decayed * wanted).sum(axis=1) / norms
+            result[number, index] = (decayed * wanted).sum(axis=1) / norms
     return result

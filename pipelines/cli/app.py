@@ -9,18 +9,14 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from operations.ledger import Ledger, ledger_exists
-from pipelines.cli import evaluate as cli_evaluate
-from pipelines.cli import models as cli_models
-from pipelines.cli import serve as cli_serve
-from pipelines.cli import stream as cli_stream
-from pipelines.cli import tour
-from pipelines.cli.options import ConfigOption, DebugOption, moment_of, settings_of
-from pipelines.datasets.movietweetings import import_movietweetings
-from pipelines.datasets.simulate import Size, simulate
+from pipelines.cli import evaluate, models, serve, stream
+from pipelines.cli.options import ConfigOption, DebugOption, read_timestamp, settings_of
+from pipelines.cli.quick_feast import import_feast
 from pipelines.progress import Stages, bar, number, short
 from transformations.config import Config
 from transformations.errors import ActivityError, InputError
+
+# Commands import what they need inside: `--help`, a wrong option and `status` answer at once.
 
 app = typer.Typer(
     name="activity",
@@ -28,17 +24,13 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 imports = typer.Typer(no_args_is_help=True, help="Read a public data set.")
 app.add_typer(imports, name="import")
-app.add_typer(cli_models.app)
-app.add_typer(cli_evaluate.app)
-app.add_typer(cli_serve.app)
-app.add_typer(cli_stream.app)
+for part in (models, evaluate, serve, stream):
+    app.add_typer(part.app)
 
 console = Console()
-SIMULATED = "simulated"
 
 
 @app.command("simulate", epilog="Example: activity simulate --members 2000 --jobs 500 --days 40")
@@ -60,7 +52,7 @@ def simulate_command(
 ) -> None:
     """Simulate a small job market into the data folder, to try the flow on."""
     settings = settings_of(config)
-    folder = settings.data / SIMULATED
+    folder = settings.layout.simulated
     simulated = not settings.events.is_sql and settings.path(settings.events.source).is_relative_to(
         folder
     )
@@ -71,13 +63,16 @@ def simulate_command(
             f"the configuration reads its events from {settings.events.source}, not from "
             f"{folder}; what is simulated there would not be read"
         )
+
+    from pipelines.datasets.simulate import Size, simulate
+
     with bar(console) as progress:
         task = progress.add_task("simulating a job market", total=days + 2)
         counts = simulate(
             folder,
             Size(members=members, jobs=jobs, days=days),
             seed=seed,
-            end=moment_of(end) if end else None,
+            end=read_timestamp(end) if end else None,
             progress=lambda steps: progress.advance(task, steps),
         )
     figures = ", ".join(f"{number(count)} {name}" for name, count in counts.items())
@@ -96,6 +91,8 @@ def import_movietweetings_command(
     debug: DebugOption = False,
 ) -> None:
     """Read MovieTweetings: 8 and above is APPLY, 6 and 7 SAVE, 5 and below DISMISS."""
+    from pipelines.datasets.movietweetings import import_movietweetings
+
     with console.status("reading MovieTweetings"):
         report = import_movietweetings(source, destination)
     console.print(
@@ -112,7 +109,7 @@ def run_command(
     as_of: Annotated[
         str | None,
         typer.Option(
-            help="Build the snapshot of this moment (UTC); default: the last midnight. "
+            help="Build the snapshot of this timestamp (UTC); default: the last midnight. "
             "[bold]last[/]: the end of the last day that has events."
         ),
     ] = None,
@@ -126,9 +123,11 @@ def run_command(
 ) -> None:
     """Run the daily flow: read, build, embed, publish, read back."""
     settings = settings_of(config)
-    given = None if as_of in (None, "last") else moment_of(str(as_of))
+    given = None if as_of in (None, "last") else read_timestamp(str(as_of))
 
-    from pipelines.daily import last_midnight, run_backfill, run_daily  # TensorFlow: 5 seconds
+    import_feast()
+    from operations.ledger import Ledger
+    from pipelines.daily import last_midnight, run_backfill, run_daily
 
     asked = last_midnight() if as_of is None else given
     ledger = Ledger(settings)
@@ -145,6 +144,8 @@ def run_command(
     console.print()
     console.print(stages.table())
     if show_tour:
+        from pipelines.cli import tour
+
         tour.guide(console, settings, built)
 
 
@@ -160,9 +161,11 @@ def backfill_command(
 ) -> None:
     """Build the snapshots of past days for training joins; nothing goes online."""
     settings = settings_of(config)
-    start, given = moment_of(first), moment_of(last) if last else None
+    start, given = read_timestamp(first), read_timestamp(last) if last else None
 
-    from pipelines.daily import last_midnight, run_backfill  # TensorFlow: 5 seconds
+    import_feast()
+    from operations.ledger import Ledger
+    from pipelines.daily import last_midnight, run_backfill
 
     ledger = Ledger(settings)
     end = given or (ledger.newest_published() or last_midnight()) - timedelta(days=1)
@@ -189,16 +192,23 @@ def show_command(
 ) -> None:
     """Show a member's last actions, and its vectors as the online store returns them."""
     settings = settings_of(config)
-    _built(settings)
-    tour.show_member(console, settings, tour.parse_id(settings, member_id))
+    _refuse_unbuilt(settings)
+
+    import_feast()
+    from pipelines.cli import show
+
+    show.show_member(console, settings, show.parse_id(settings, member_id))
 
 
 @app.command("status", epilog="Example: activity status")
 def status_command(config: ConfigOption = None, debug: DebugOption = False) -> None:
     """Show what ran, what is staged, refused, built and online."""
     settings = settings_of(config)
-    _built(settings)
-    tour.status(console, settings)
+    _refuse_unbuilt(settings)
+
+    from pipelines.cli.status import status
+
+    status(console, settings)
 
 
 def main() -> None:
@@ -222,7 +232,6 @@ def _complain(kind: str, message: str) -> None:
     Console(stderr=True).print(f"[bold red]{kind}:[/] {escape(message)}", highlight=False)
 
 
-def _built(settings: Config) -> Ledger:
-    if not ledger_exists(settings):
+def _refuse_unbuilt(settings: Config) -> None:
+    if not settings.layout.ledger.exists():
         raise InputError(f"nothing was run yet into {settings.data}; first: activity run")
-    return Ledger(settings)

@@ -1,4 +1,4 @@
-"""`activity stream --demo`: the last day again, faster, on a Redis and a data folder of its own."""
+"""`activity stream --demo`: replay the last day, faster, on a private Redis and data folder."""
 
 import threading
 import time
@@ -22,10 +22,10 @@ from models.spec import Aggregator
 from pipelines.private_redis import private_redis, write_store
 from pipelines.progress import number
 from serving import publish
-from serving.stream.assemble import assemble
 from serving.stream.bus.messages import encode
 from serving.stream.bus.redis import RedisBus
 from serving.stream.snapshot import last_snapshot, prepare
+from serving.stream.updater import open_updater
 from serving.stream.worker import Pace, Worker
 from transformations.config import Config
 from transformations.duck import connect, parquet, sql
@@ -43,7 +43,7 @@ Row = tuple[Any, Any, str, datetime]
 def run_demo(console: Console, config: Config, speed: float) -> None:
     """Replay the day before the last snapshot, from the snapshot of the day before that.
 
-    A KeyboardInterrupt ends it, at any moment, with its worker and its Redis.
+    A KeyboardInterrupt ends it at any time, with its worker and its Redis.
 
     Raises:
         InputError: there is no snapshot, no event in its last day, or no redis-server.
@@ -66,13 +66,13 @@ def _run(console: Console, config: Config, speed: float) -> None:
             store = publish.open_store(own)
             publish.apply(own, store, streamed)
         clock = _Clock(end - DAY, speed)
-        fresh = assemble(own, store, streamed, "demo", clock)
+        updater = open_updater(own, store, streamed, "demo", clock)
         worker = Worker(
-            own, RedisBus(f"redis://127.0.0.1:{port}", "activity", "demo", "demo"), fresh,
+            own, RedisBus(f"redis://127.0.0.1:{port}", "activity", "demo", "demo"), updater,
             pace=Pace(linger=0.02),
         )  # fmt: skip
         with console.status("publishing it"):
-            prepare(own, store, fresh, worker.bus, streamed)
+            prepare(own, store, updater, worker.bus, streamed)
         minutes = DAY.total_seconds() / speed / 60
         console.print(
             f"{len(events):,} events of {end - DAY:%Y-%m-%d}, {speed:g} times as fast: "
@@ -82,7 +82,7 @@ def _run(console: Console, config: Config, speed: float) -> None:
 
 
 class _Clock:
-    """A clock that begins at `start` when it is first started, and runs `speed` times as fast."""
+    """A clock that starts at `start` and runs `speed` times as fast as time passes."""
 
     def __init__(self, start: datetime, speed: float) -> None:
         self._start, self._speed, self._began = start, speed, time.monotonic()
@@ -96,7 +96,7 @@ class _Clock:
 
 
 class _Replay:
-    """A worker in a thread, and the day's events put on its bus as their time comes."""
+    """A worker in a thread, and the day's events, put on its bus when they are due."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class _Replay:
         stop = threading.Event()
         thread = threading.Thread(target=self._work, args=(stop,))
         chosen = self._last_of_someone()
-        try:  # an interrupt may come from here on, and the thread holds up the process's end
+        try:  # after an interrupt the thread must end, or it keeps the process alive
             self._clock.begin()
             thread.start()
             with Live(self._table(), console=self._console, refresh_per_second=4) as live:
@@ -145,19 +145,19 @@ class _Replay:
             self._error.append(error)
 
     def _replay(self, events: Sequence[Row], live: Live) -> None:
-        """Send each event when its time has come; return when all are written."""
-        place = 0
-        while place < len(events) or not self._is_done():
+        """Send each event when it is due; return when all are written."""
+        sent = 0
+        while sent < len(events) or not self._is_done():
             if self._error:
                 raise RunFailedError(f"the worker ended: {self._error[0]}")
-            now, due = self._clock(), place
+            now, due = self._clock(), sent
             while due < len(events) and events[due][3] < now:
                 due += 1
-            if due > place:
-                rows = events[place:due]
+            if due > sent:
+                rows = events[sent:due]
                 self._producer.send([(str(row[0]), encode(*row)) for row in rows])
                 self._sent += len(rows)
-                place = due
+                sent = due
             live.update(self._table())
             time.sleep(TICK)
 
@@ -168,17 +168,18 @@ class _Replay:
         return handled >= self._sent
 
     def _last_of_someone(self) -> int:
-        """Return the place of a member's last action that changes a vector it has already.
+        """Return the index of a member's last action, one that changes an existing vector.
 
-        The newest positive action that its member did before on this day; else any last one.
+        That is the newest positive action whose member did the same before on this day. If there
+        is none, it is the last action of the day.
         """
-        last = {row[0]: place for place, row in enumerate(self._events)}
-        done = {(row[0], row[2]) for place, row in enumerate(self._events) if place != last[row[0]]}
+        last = {row[0]: index for index, row in enumerate(self._events)}
+        done = {(row[0], row[2]) for index, row in enumerate(self._events) if index != last[row[0]]}
         fitting = [
-            place
-            for member, place in last.items()
-            if self._config.actions[self._events[place][2]] == "positive"
-            and (member, self._events[place][2]) in done
+            index
+            for member, index in last.items()
+            if self._config.actions[self._events[index][2]] == "positive"
+            and (member, self._events[index][2]) in done
         ]
         return max(fitting or last.values())
 
@@ -198,8 +199,8 @@ class _Replay:
         table = Table(
             title=f"{self._clock():%Y-%m-%d %H:%M} of a day replayed", title_justify="left"
         )
-        for name in ("events", "events a second", "on the bus → visible, p50", "p99",
-                     "members' rows written", "held back"):  # fmt: skip
+        for name in ("events", "events per second", "on the bus → visible, p50", "p99",
+                     "members' rows written", "held"):  # fmt: skip
             table.add_column(name, justify="right")
         table.add_row(
             f"{number(self._sent)} of {number(len(self._events))}",
@@ -215,11 +216,11 @@ class _Replay:
 def _compared(
     row: Row, before: dict[str, np.ndarray], after: dict[str, np.ndarray], items: Any
 ) -> Table:
-    """Show the vector that the member's last action changed most, and what ranks highest by it."""
-    member, item, action, moment = row
+    """Show the vector that the member's last action changed most, and its nearest items."""
+    member, item, action, timestamp = row
     name = max(after, key=lambda key: float(np.abs(after[key] - before[key]).sum()))
     table = Table(
-        title=f"Member {member}, before and after {action} on item {item} at {moment:%H:%M}: "
+        title=f"Member {member}, before and after {action} on item {item} at {timestamp:%H:%M}: "
         f"{name}, and the items nearest to it",
         title_justify="left",
     )
@@ -241,7 +242,7 @@ def _compared(
 def _world(
     config: Config, end: datetime, aggregators: Sequence[Aggregator]
 ) -> tuple[list[Row], Any]:
-    """Build the snapshot of the day before `end`; return that day's events and the items."""
+    """Build the snapshot of the day before `end`; return the events since then, and the items."""
     start = end - DAY
     with connect(config) as con:
         build_sequences(config, con, start, start - DAY, start)
@@ -252,8 +253,8 @@ def _world(
         events = con.execute(query, {"first": start, "last": end}).fetchall()
         if not events:
             raise InputError(
-                f"no event lies between {start:%Y-%m-%d %H:%M} and {end:%Y-%m-%d %H:%M}, so there "
-                "is no day to replay; first: activity run"
+                f"expected events between {start:%Y-%m-%d %H:%M} and {end:%Y-%m-%d %H:%M}, "
+                "got none; first: activity run"
             )
         parts = part_files(config.items_dir)
         con.execute(f"create temp view items as from {parquet(parts)}")
@@ -266,7 +267,7 @@ def _world(
 
 
 def _private_config(config: Config, folder: Path, port: int) -> Config:
-    """Return the configuration with a data folder that shares what is only read."""
+    """Return the configuration with a private data folder, which links what is only read."""
     data = folder / "data"
     data.mkdir()
     for name in ("activity", "artifacts", "items", "stg_items"):

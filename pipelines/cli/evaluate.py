@@ -1,47 +1,50 @@
-"""`activity evaluate` and `activity report`: whether what is learned is worth it."""
+"""`activity evaluate` and `activity report`: is the learned aggregator better?"""
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from models.catalog import AGGREGATORS
-from operations.ledger import Ledger
 from pipelines.cli.options import ConfigOption, DebugOption, settings_of
-from pipelines.evaluation.protocol import Protocol
+from pipelines.cli.quick_feast import import_feast
 from pipelines.progress import Stages, short
-from pipelines.report import write_report
-from pipelines.report.result import Result, read_result
 from transformations.config import Config
 from transformations.errors import InputError
+
+if TYPE_CHECKING:
+    from pipelines.report.result import Result
 
 app = typer.Typer()
 console = Console()
 RESULT = "evaluation/result.json"
-SHOWN = ("hr10_recent", "ndcg10", "auc_random", "auc_dismiss")
+COLUMNS = ("hr10_recent", "ndcg10", "auc_random", "auc_dismiss")
 
 
 @app.command("evaluate", epilog="Example: activity evaluate --also cnn --also gru")
 def evaluate_command(
     also: Annotated[
         list[str] | None,
-        typer.Option(help="A learned layer that the catalogue does not name, by its name."),
+        typer.Option(help="Name of a learned layer that is not in the catalogue; repeatable."),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Rankers a variant.")] = 6,
+    seeds: Annotated[int, typer.Option(min=1, help="Rankers per variant.")] = 6,
     max_labels: Annotated[
         int | None,
-        typer.Option(min=1, help="About so many labels in each period at most; default: all."),
+        typer.Option(min=1, help="About that many labels per period at most; default: all."),
     ] = None,
     config: ConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
-    """Compare the aggregators by one small ranker on a later time; end with the report."""
+    """Compare the aggregators by one small ranker on a later period, and write the report."""
     settings = settings_of(config)
 
-    from pipelines.daily import last_midnight, stage_events  # TensorFlow: 5 seconds
+    import_feast()
+    from models.catalog import AGGREGATORS
+    from operations.ledger import Ledger
+    from pipelines.daily import last_midnight, stage_events
     from pipelines.evaluation.evaluate import chosen_lines, evaluate
+    from pipelines.evaluation.protocol import Protocol
     from transformations.duck import connect
 
     lines = chosen_lines(AGGREGATORS, also or [])
@@ -62,7 +65,7 @@ def evaluate_command(
 
 @app.command("report", epilog="Example: activity report")
 def report_command(config: ConfigOption = None, debug: DebugOption = False) -> None:
-    """Write the last evaluation as one HTML page that needs no network."""
+    """Write the last evaluation as one HTML page that works offline."""
     _show(settings_of(config))
 
 
@@ -70,14 +73,18 @@ def _show(settings: Config) -> None:
     file = settings.data / RESULT
     if not file.exists():
         raise InputError(f"expected an evaluation in {file}, found none; first: activity evaluate")
-    document = json.loads(file.read_text())
-    page = write_report(document, file.parent)
-    result = read_result(document)
+
+    from pipelines.report import write_report
+    from pipelines.report.result import read_result
+
+    evaluated = json.loads(file.read_text())
+    page = write_report(evaluated, file.parent)
+    result = read_result(evaluated)
     console.print()
     console.print(_table(result))
-    for gate in result.gates:
-        mark = "[green]✓[/]" if gate.passed else "[red]✗[/]"
-        console.print(f"{mark} {gate.sentence}", highlight=False)
+    for promise in result.promises:
+        mark = "[green]✓[/]" if promise.passed else "[red]✗[/]"
+        console.print(f"{mark} {promise.sentence}", highlight=False)
     failed = [control for control in result.controls if not control.passed]
     for control in failed:
         console.print(
@@ -88,19 +95,19 @@ def _show(settings: Config) -> None:
     console.print(f"\nThe report: {short(page)}", soft_wrap=True)
 
 
-def _table(result: Result) -> Table:
+def _table(result: "Result") -> Table:
     table = Table(
-        title=f"Test period, differences to {result.baseline}",
+        title=f"Test period, with differences to {result.baseline}",
         title_justify="left",
         header_style="bold",
     )
     table.add_column("variant", no_wrap=True)
     labels = {metric.key: metric.label for metric in result.metrics}
-    for key in SHOWN:
+    for key in COLUMNS:
         table.add_column(labels[key], justify="right")
     for variant in result.variants:
         cells = []
-        for key in SHOWN:
+        for key in COLUMNS:
             value, change = variant.metrics.get(key), variant.difference.get(key)
             text = "" if value is None else f"{value.estimate:.4f}"
             if change is not None:

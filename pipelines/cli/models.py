@@ -4,21 +4,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from duckdb import DuckDBPyConnection as Connection
 from rich.console import Console
-from rich.table import Table
 
 from models import registry
 from models.catalog import AGGREGATORS
 from models.spec import Aggregator, Learned
-from operations.ledger import Ledger
-from pipelines.cli.options import ConfigOption, DebugOption, moment_of, settings_of
-from pipelines.progress import Stages, short
+from pipelines.cli.options import ConfigOption, DebugOption, read_timestamp, settings_of
+from pipelines.cli.quick_feast import import_feast
+from pipelines.progress import Stages, plain_table, short
 from transformations.config import Config
 from transformations.errors import InputError
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection as Connection
 
 app = typer.Typer()
 console = Console()
@@ -27,7 +28,7 @@ NameArgument = Annotated[str, typer.Argument(help="An aggregator's name, as in t
 UntilOption = Annotated[
     str | None,
     typer.Option(
-        help="See nothing at or after this moment (UTC); default: the end of the last day that "
+        help="See nothing at or after this timestamp (UTC); default: the end of the last day that "
         "has events."
     ),
 ]
@@ -50,10 +51,11 @@ def train_command(
     if not isinstance(line, Learned):
         raise InputError(f"{name} is a formula or made elsewhere: it has nothing to train")
 
-    from pipelines.training import line_of, train_line  # TensorFlow: 5 seconds
+    import_feast()
+    from pipelines.training import line_of, train_line
 
-    with _read(settings, "train", until) as (con, moment, stages):
-        folder, registered = train_line(settings, con, line, moment, stages)
+    with _read(settings, "train", until) as (con, timestamp, stages):
+        folder, registered = train_line(settings, con, line, timestamp, stages)
     console.print(f"\n{short(folder)} is {registered.uri}.", highlight=False, soft_wrap=True)
     if line not in AGGREGATORS:
         console.print(
@@ -83,10 +85,11 @@ def tune_command(
     settings = settings_of(config)
     line = line_named(name)
 
-    from pipelines.tuning import tune_line  # TensorFlow: 5 seconds
+    import_feast()
+    from pipelines.tuning import tune_line
 
-    with _read(settings, "tune", until) as (con, moment, stages):
-        tune_line(settings, con, line, moment, stages, trials, sampler, apply)
+    with _read(settings, "tune", until) as (con, timestamp, stages):
+        tune_line(settings, con, line, timestamp, stages, trials, sampler, apply)
 
 
 @app.command("models", epilog="Example: activity models")
@@ -96,19 +99,21 @@ def models_command(config: ConfigOption = None, debug: DebugOption = False) -> N
     if not known:
         console.print("nothing is registered yet; first: activity train NAME")
         return
-    table = Table(title="Registered aggregators", title_justify="left", header_style="bold")
-    for column in ("version", "view", "trained until", "weights", "on validation"):
-        table.add_column(column)
+    table = plain_table("Registered aggregators")
+    for column in ("name", "number", "line", "trained until", "weights"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("on validation")
     for version in known:
-        figures = ", ".join(f"{key} {value:.4g}" for key, value in version.metrics.items())
         table.add_row(
-            version.uri,
-            version.view,
-            version.trained_until[:16],
-            version.weights_sha256[:12],
-            figures,
+            version.name,
+            str(version.version),
+            version.view.rpartition("_")[2],
+            version.trained_until[:10],
+            version.weights_sha256[:8],
+            ", ".join(f"{key} {value:.4g}" for key, value in version.metrics.items()),
         )
     console.print(table)
+    console.print('In models/catalog.py: Packaged("models:/NAME/NUMBER")', highlight=False)
 
 
 def line_named(name: str, version: int | None = None) -> Aggregator:
@@ -130,10 +135,11 @@ def line_named(name: str, version: int | None = None) -> Aggregator:
 @contextmanager
 def _read(
     settings: Config, command: str, until: str | None
-) -> Iterator[tuple[Connection, datetime, Stages]]:
+) -> Iterator[tuple["Connection", datetime, Stages]]:
     """Read what is new in the sources, as the daily run does; yield what a training needs."""
-    given = moment_of(until) if until else None
+    given = read_timestamp(until) if until else None
 
+    from operations.ledger import Ledger
     from pipelines.daily import encode_items, end_of_last_day, last_midnight, stage_events
     from transformations.duck import connect
 
@@ -142,6 +148,6 @@ def _read(
         stages = Stages(console, ledger, run_id)
         now = max(last_midnight(), ledger.newest_as_of() or last_midnight())
         stage_events(settings, con, now, stages)
-        moment = given or end_of_last_day(settings)
-        encode_items(settings, con, moment, stages)
-        yield con, moment, stages
+        timestamp = given or end_of_last_day(settings)
+        encode_items(settings, con, timestamp, stages)
+        yield con, timestamp, stages

@@ -1,7 +1,7 @@
 """What the commands have in common: the configuration they read, times, paths as they are shown."""
 
 import os
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +9,7 @@ import typer
 
 from transformations.config import CONFIG_VARIABLE, Config, load_config
 from transformations.errors import InputError
+from transformations.timestamps import as_utc
 
 ConfigOption = Annotated[
     Path | None,
@@ -32,16 +33,16 @@ def settings_of(path: Path | None) -> Config:
     return load_config(path)
 
 
-def moment_of(text: str) -> datetime:
+def read_timestamp(text: str) -> datetime:
     """Read a date or a time; one without a zone is UTC.
 
     Raises:
         InputError: it is neither.
     """
     try:
-        moment = datetime.fromisoformat(text)
+        timestamp = datetime.fromisoformat(text)
     except ValueError:
         raise InputError(
             f"expected a date (2026-01-31) or a time (2026-01-31T06:00), got {text!r}"
         ) from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return as_utc(timestamp)

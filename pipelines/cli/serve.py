@@ -1,4 +1,4 @@
-"""`activity serve`: vectors at request time. `activity freshness`: how old the stored ones are."""
+"""`activity serve`: vectors at request time. `activity freshness`: the age of stored ones."""
 
 import signal
 import socket
@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.cli.options import ConfigOption, DebugOption, moment_of, settings_of
+from pipelines.cli.options import ConfigOption, DebugOption, read_timestamp, settings_of
 from transformations.errors import InputError
 
 app = typer.Typer()
@@ -21,23 +21,22 @@ console = Console()
 def serve_command(
     config: ConfigOption = None,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 6570,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 6570,
     threads: Annotated[int, typer.Option(min=1, help="Requests computed at once.")] = 2,
-    inside: Annotated[
+    max_in_flight: Annotated[
         int, typer.Option(min=1, help="Requests waiting or computed at once; more get 429.")
     ] = 32,
-    answer: Annotated[
-        float,
-        typer.Option(min=0.01, help="Seconds within which a request is answered; then 503."),
+    timeout: Annotated[
+        float, typer.Option(min=0.01, help="Seconds to answer a request; then 503.")
     ] = 1.0,
     refresh: Annotated[
-        float, typer.Option(min=0.1, help="Seconds between two looks for new models and items.")
+        float, typer.Option(min=0.1, help="Seconds between two checks for new models and items.")
     ] = 10.0,
     debug: DebugOption = False,
 ) -> None:
     """Serve POST /embed, GET /health and GET /metrics until SIGTERM or Ctrl-C."""
     settings = settings_of(config)
-    # Taken before anything is loaded, so that a port in use is told at once.
+    # Opened before anything is loaded, so that a port in use fails at once.
     with _listening(host, port) as listening:
         import uvicorn  # with the service: TensorFlow, 5 seconds
 
@@ -48,13 +47,14 @@ def serve_command(
 
         with console.status("loading models and items"):
             requests = RequestTime(settings, open_store(settings))
-        service = application(requests, Limits(threads, inside, answer=answer), refresh)
+        limits = Limits(threads, max_in_flight, timeout=timeout)
+        service = application(requests, limits, refresh)
         server = uvicorn.Server(
             uvicorn.Config(
                 service, log_level="warning", access_log=False, timeout_graceful_shutdown=10
             )
         )
-        # uvicorn answers what is inside, then raises the signal again, for those who wait for it.
+        # uvicorn finishes the requests in flight, then raises the signal again: ignore that one.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
         address = f"http://{host}:{listening.getsockname()[1]}"
@@ -67,44 +67,44 @@ def serve_command(
 def freshness_command(
     config: ConfigOption = None,
     older_than: Annotated[
-        float, typer.Option(min=0, help="Hours from which on a row counts as old.")
+        float, typer.Option(min=0, help="Age in hours from which a row counts as old.")
     ] = 36.0,
-    days: Annotated[int, typer.Option(min=1, help="Look at the actions of so many days.")] = 7,
-    at: Annotated[str | None, typer.Option(help="As of this moment (UTC); default: now.")] = None,
+    days: Annotated[int, typer.Option(min=1, help="Look at the actions of the last N days.")] = 7,
+    at: Annotated[str | None, typer.Option(help="As of this time (UTC); default: now.")] = None,
     prometheus: Annotated[
         Path | None, typer.Option(help="Also write the figures to this file, for Prometheus.")
     ] = None,
     debug: DebugOption = False,
 ) -> None:
-    """Show how old the rows online are, and how long actions took to get there.
+    """Show the age of online rows, and the delay until an action could be read there.
 
-    Of the actions that the daily run has staged. A late one counts as readable with the first row
-    that reaches as far.
+    Only actions that the daily run has staged count. A late one counts as readable with the first
+    row whose last action is not older.
     """
     settings = settings_of(config)
-    now = datetime.now(UTC) if at is None else moment_of(at)
+    now = datetime.now(UTC) if at is None else read_timestamp(at)
 
     from models.catalog import AGGREGATORS
     from serving.freshness import freshness, write_metrics
     from serving.publish.feast_store import open_store
 
     bound = timedelta(hours=older_than)
-    found = freshness(
+    figures = freshness(
         settings, open_store(settings), AGGREGATORS, now, bound, now - timedelta(days=days)
     )
     if prometheus is not None:
-        write_metrics(found, bound, prometheus)
-    ages = Table(title="Rows online", title_justify="left", header_style="bold")
+        write_metrics(figures, bound, prometheus)
+    ages = Table(title="Online rows", title_justify="left", header_style="bold")
     for name in ("view", "members", "age p50", "age p99", f"older than {older_than:g} h"):
         ages.add_column(name)
     delays = Table(
-        title=f"From an action to where it can be read, the last {days} days",
+        title=f"From an action until it can be read, the last {days} days",
         title_justify="left",
         header_style="bold",
     )
     for name in ("view", "actions", "visible", "p50", "p99"):
         delays.add_column(name)
-    for row in found:
+    for row in figures:
         spans = (_span(row.age_p50), _span(row.age_p99))
         ages.add_row(row.view, f"{row.members:,}", *spans, f"{row.older:.1%}")
         spans = (_span(row.delay_p50), _span(row.delay_p99))
@@ -128,6 +128,5 @@ def _listening(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), backlog=1024)
     except OSError as error:
         raise InputError(
-            f"expected an address that is free, got {host}:{port}: {error.strerror}; choose "
-            "another --port"
+            f"expected a free address, got {host}:{port}: {error.strerror}; choose another --port"
         ) from None

@@ -1,4 +1,4 @@
-"""`activity stream`: keep sequences and vectors fresh between two daily runs; a demo of it."""
+"""`activity stream`: update sequences and vectors between two daily runs; its demo."""
 
 import logging
 import os
@@ -35,8 +35,8 @@ def stream_command(
         bool,
         typer.Option(
             "--rebuild",
-            help="Make states and online rows anew: the last snapshot, what was streamed since, "
-            "and what the bus still holds. Stop the other workers first.",
+            help="Recreate states and online rows from the last snapshot, the rows streamed "
+            "since, and the bus. Stop the other workers first.",
         ),
     ] = False,
     demo: Annotated[
@@ -46,21 +46,21 @@ def stream_command(
     speed: Annotated[
         float, typer.Option(min=1, help="How many times faster the demo's day passes.")
     ] = 100.0,
-    most: Annotated[int, typer.Option(min=1, help="Events in a micro-batch, at most.")] = 1_000,
+    max_batch: Annotated[int, typer.Option(min=1, help="Most events in a micro-batch.")] = 1_000,
     linger: Annotated[
-        int, typer.Option(min=0, help="Milliseconds to wait for more events than the first.")
+        int, typer.Option(min=0, help="Milliseconds to wait for more events after a batch's first.")
     ] = 20,
     metrics_port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Where Prometheus may ask; 0: nowhere.")
+        int, typer.Option(min=0, max=65535, help="Port for Prometheus; 0: none.")
     ] = 0,
     debug: DebugOption = False,
 ) -> None:
-    """Take activity events from a bus and keep members' sequences and vectors fresh."""
+    """Read activity events from a bus and update members' sequences and vectors."""
     settings = settings_of(config)
     if demo:
         from pipelines.cli.demo import run_demo  # TensorFlow: 5 seconds
 
-        # As Ctrl-C does: a demo that is just ended would leave its Redis running.
+        # Handled like Ctrl-C, so that SIGTERM does not leave the demo's Redis running.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         run_demo(console, settings, speed)
         return
@@ -68,20 +68,20 @@ def stream_command(
         level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console)]
     )
     logging.getLogger("serving").setLevel(logging.INFO)
-    _work(settings, bus, rebuild, most, linger / 1000, metrics_port)
+    _work(settings, bus, rebuild, max_batch, linger / 1000, metrics_port)
 
 
 def _work(
-    settings: Config, url: str, anew: bool, most: int, linger: float, metrics_port: int
+    settings: Config, url: str, again: bool, max_batch: int, linger: float, metrics_port: int
 ) -> None:
     """Run one worker until SIGTERM or Ctrl-C."""
     from prometheus_client import start_http_server
 
     from models.catalog import AGGREGATORS
     from serving.publish.feast_store import open_store
-    from serving.stream.assemble import assemble
     from serving.stream.bus.open import open_bus
     from serving.stream.snapshot import last_snapshot, prepare
+    from serving.stream.updater import open_updater
     from serving.stream.worker import Pace, Worker
 
     last_snapshot(settings)
@@ -90,8 +90,8 @@ def _work(
     source = open_bus(url, name)
     store = open_store(settings)
     with console.status("loading models and items"):
-        fresh = assemble(settings, store, streamed, name)
-    worker = Worker(settings, source, fresh, pace=Pace(most=most, linger=linger))
+        updater = open_updater(settings, store, streamed, name)
+    worker = Worker(settings, source, updater, pace=Pace(max_batch=max_batch, linger=linger))
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -102,14 +102,14 @@ def _work(
             raise InputError(f"--metrics-port {metrics_port} cannot be used: {error}") from None
     try:
         with console.status("preparing the states"):
-            prepare(settings, store, fresh, source, anew=anew)
+            prepare(settings, store, updater, source, again=again)
         views = ", ".join(a.view for a in streamed) or "no vectors: no line of models/catalog.py "
         console.print(
-            f"[green]✓[/] {name} takes events from {url.split('@')[-1]} into the sequences and "
+            f"[green]✓[/] {name} reads events from {url.split('@')[-1]} into the sequences and "
             + (views if streamed else views + "says stream=True"),
             soft_wrap=True,
         )
         worker.run(stop)
     finally:
         worker.close()
-    console.print("stopped; what was streamed is in the offline tables")
+    console.print("stopped; the streamed rows are in the offline tables")

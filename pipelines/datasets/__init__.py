@@ -1,1 +1,1 @@
-"""Data to try the flow on: a simulated market, and public data sets."""
+"""Data to try the flow: a simulated market, and public data sets."""

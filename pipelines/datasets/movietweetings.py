@@ -1,4 +1,4 @@
-"""Readers of public data sets: each writes events.parquet and items.parquet for `activity.yaml`."""
+"""MovieTweetings as events.parquet and items.parquet for `activity.yaml`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +23,14 @@ class ImportReport:
 def import_movietweetings(source: Path, destination: Path) -> ImportReport:
     """Read MovieTweetings' `ratings.dat[.gz]` and `movies.dat[.gz]` (MIT licence).
 
-    Rating 8 and above is APPLY, 6 and 7 SAVE, 5 and below DISMISS. A film counts as known from
-    its first rating on (the data says nothing else of when it was added); one that nobody rated,
-    from the last rating of the data on. A rating outside 0 to 10 stays in the events under an
-    action of its own, so that the daily run refuses it where it can be seen. A line that has not
-    the right number of fields goes to `refused.txt` in the destination, with file and number.
+    Rating 8 and above is APPLY, 6 and 7 SAVE, 5 and below DISMISS. A film is available from its
+    first rating (the data does not say when it was added); an unrated one from the last rating of
+    the data. A rating outside 0 to 10 stays in the events under its own action, so the daily run
+    refuses it visibly. A line with a wrong number of fields goes to `refused.txt` in the
+    destination, with file and line number.
 
     Raises:
-        InputError: a file is missing, or holds no line of the expected form.
+        InputError: a file is missing, or no line has the expected form.
     """
     ratings = _file(source, "ratings.dat", "user::movie::rating::unix seconds")
     movies = _file(source, "movies.dat", "id::title (year)::genre|genre")

@@ -1,19 +1,19 @@
-"""A small job market, simulated: something to run the whole flow on before one's own data.
+"""A small simulated job market, to run the whole flow before you have your own data.
 
-What is assumed, and nothing is tuned so that one aggregator wins over another:
+The assumptions; nothing is tuned so that one aggregator wins over another:
 
 - A job has a category, a location, a seniority and an attractiveness (log-normal), is posted at
   some time and stays open for 30 days.
 - A member likes three of the categories (weights from a Dirichlet), lives in one location, and is
   active at a log-normal rate: most act a few times, few act very often. One in three changes the
-  favourite category once, at a uniformly random time. One in ten joins while we watch.
+  favourite category once, at a uniformly random time. One in ten joins during the simulation.
 - Members come in sessions, more by day than by night, and act on a few jobs in each (geometric).
 - For an action, a category is drawn by the member's liking (one in ten at random), then the best
   of three open jobs of it, by attractiveness and nearness.
 - The member applies, saves or dismisses by how well the job fits, with noise: about 97 positive
   actions to 3 dismissals, the imbalance that LinkedIn's post of 2022 reports.
-- An event reaches us minutes later; one in a hundred hours to two days later.
-- About one row in a thousand is broken, as in life: no member, an unknown action, a bad time.
+- An event arrives minutes later; one in a hundred arrives hours to two days later.
+- About one row in a thousand is broken: no member, an unknown action, a bad timestamp.
 """
 
 from collections.abc import Callable
@@ -50,12 +50,12 @@ LOCATIONS = [
 ]
 SENIORITIES = ("junior", "", "senior", "lead")
 OPEN_DAYS = 30.0
-DAY = 86_400.0
+SECONDS_PER_DAY = 86_400.0
 
 
 @dataclass(frozen=True)
 class Size:
-    """How big a market to simulate."""
+    """Size of the simulated market."""
 
     members: int = 20_000
     jobs: int = 5_000
@@ -96,11 +96,11 @@ def simulate(
     """Write `folder`/events/<day>.parquet and `folder`/items.parquet; return how many rows.
 
     Args:
-        folder: Replaced as a whole once everything is written; a killed call leaves it as it was.
-        size: How many members, jobs and days.
+        folder: Replaced as a whole once everything is written; a killed call leaves it unchanged.
+        size: Number of members, jobs and days.
         seed: The same seed, size and end give the same rows.
-        end: The moment after the last event; default the last midnight UTC.
-        progress: Called with 1 after each day that is written.
+        end: All events are before it; default: the last midnight UTC.
+        progress: Called with 1 after each written day.
     """
     size = size or Size()
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -113,7 +113,7 @@ def simulate(
     temporary = folder.with_name(f"{folder.name}.{uuid4().hex}.tmp")
     (temporary / "events").mkdir(parents=True)
     pq.write_table(_items(jobs, start), temporary / "items.parquet")
-    # One file a day, by when an event arrived, as a log shipper would deliver it.
+    # One file per day of arrival, as a log shipper would deliver.
     arrived = events["ingested_at"].to_numpy()
     day = ((arrived - arrived.min()) // np.timedelta64(1, "D")).astype(int)
     for number in range(int(day.max()) + 1):
@@ -129,8 +129,8 @@ def simulate(
 
 
 def _jobs(rng: np.random.Generator, size: Size) -> _Jobs:
-    # As many are open at the start as at any later time.
-    posted = rng.uniform(-OPEN_DAYS * DAY, size.days * DAY, size.jobs)
+    # Started early, so as many jobs are open at the start as later.
+    posted = rng.uniform(-OPEN_DAYS * SECONDS_PER_DAY, size.days * SECONDS_PER_DAY, size.jobs)
     return _Jobs(
         posted=np.sort(posted),
         category=rng.integers(len(CATEGORIES), size=size.jobs),
@@ -145,21 +145,23 @@ def _members(rng: np.random.Generator, size: Size) -> _Members:
     favourites = np.argsort(rng.random((count, categories)), axis=1)[:, :3]
     before = np.zeros((count, categories))
     np.put_along_axis(before, favourites, rng.dirichlet([3.0, 1.5, 0.75], count), axis=1)
-    # A change of mind is a swap of the favourite with a category not looked at so far.
+    # A change swaps the favourite with a category that the member did not like before.
     after = before.copy()
     changed = np.flatnonzero(rng.random(count) < 1 / 3)
     old = favourites[changed, 0]
     new = np.argsort(before[changed] + rng.random((changed.size, categories)) * 1e-3, axis=1)[:, 0]
     after[changed, new], after[changed, old] = before[changed, old], before[changed, new]
-    joins = np.where(rng.random(count) < 0.1, rng.uniform(0, size.days * DAY, count), 0.0)
+    joins = np.where(
+        rng.random(count) < 0.1, rng.uniform(0, size.days * SECONDS_PER_DAY, count), 0.0
+    )
     rate = rng.lognormal(mean=1.3, sigma=1.0, size=count) * size.days / 60
     return _Members(
         liking=np.cumsum(np.stack([before, after], axis=1), axis=2),
-        changes_at=rng.uniform(0, size.days * DAY, count),
+        changes_at=rng.uniform(0, size.days * SECONDS_PER_DAY, count),
         joins_at=joins,
         location=rng.integers(len(LOCATIONS), size=count),
         seniority=rng.choice(len(SENIORITIES), size=count, p=[0.25, 0.4, 0.25, 0.1]),
-        sessions=rng.poisson(rate * (1 - joins / (size.days * DAY))),
+        sessions=rng.poisson(rate * (1 - joins / (size.days * SECONDS_PER_DAY))),
     )
 
 
@@ -167,22 +169,22 @@ def _events(
     rng: np.random.Generator, size: Size, jobs: _Jobs, members: _Members, start: datetime
 ) -> pa.Table:
     who = np.repeat(np.arange(size.members), members.sessions)
-    day = rng.uniform(members.joins_at[who] / DAY, size.days)
+    day = rng.uniform(members.joins_at[who] / SECONDS_PER_DAY, size.days)
     hour = np.clip(rng.normal(14.0, 4.0, who.size), 0, 23.99)
-    began = np.floor(day) * DAY + hour * 3600
+    began = np.floor(day) * SECONDS_PER_DAY + hour * 3600
     actions = rng.geometric(1 / 3.5, who.size)
     who, began = np.repeat(who, actions), np.repeat(began, actions)
     within = np.arange(who.size) - np.repeat(np.cumsum(actions) - actions, actions)
-    moment = began + within * rng.uniform(5, 90, who.size)
-    keep = (moment >= members.joins_at[who]) & (moment < size.days * DAY)
-    who, moment = who[keep], moment[keep]
+    seconds = began + within * rng.uniform(5, 90, who.size)
+    keep = (seconds >= members.joins_at[who]) & (seconds < size.days * SECONDS_PER_DAY)
+    who, seconds = who[keep], seconds[keep]
 
-    job = _choose(rng, jobs, members, who, moment)
+    job = _choose(rng, jobs, members, who, seconds)
     near = (jobs.location[job] == members.location[who]) | (
         jobs.location[job] == LOCATIONS.index("remote")
     )
     liking = np.diff(members.liking, axis=2, prepend=0.0)
-    later = (moment >= members.changes_at[who]).astype(int)
+    later = (seconds >= members.changes_at[who]).astype(int)
     fit = (
         2.0 * liking[who, later, jobs.category[job]]
         + 0.8 * near
@@ -195,24 +197,24 @@ def _events(
 
     lag = rng.exponential(180.0, who.size)
     late = rng.random(who.size) < 0.01
-    lag[late] = rng.uniform(3600, 2 * DAY, int(late.sum()))
-    here = moment + lag < size.days * DAY  # what arrives after the end has not arrived
+    lag[late] = rng.uniform(3600, 2 * SECONDS_PER_DAY, int(late.sum()))
+    here = seconds + lag < size.days * SECONDS_PER_DAY  # what arrives after the end has not arrived
     return pa.table(
         {
             "member_id": who + 1,
             "item_id": job + 1,
             "action": action,
-            "event_timestamp": _times(start, moment),
-            "ingested_at": _times(start, moment + lag),
+            "event_timestamp": _times(start, seconds),
+            "ingested_at": _times(start, seconds + lag),
         }
     ).filter(pa.array(here))
 
 
 def _choose(
-    rng: np.random.Generator, jobs: _Jobs, members: _Members, who: np.ndarray, moment: np.ndarray
+    rng: np.random.Generator, jobs: _Jobs, members: _Members, who: np.ndarray, seconds: np.ndarray
 ) -> np.ndarray:
     """Return the index of the job that each event is about."""
-    later = (moment >= members.changes_at[who]).astype(int)
+    later = (seconds >= members.changes_at[who]).astype(int)
     drawn = (rng.random((who.size, 1)) > members.liking[who, later]).sum(axis=1)
     explored = rng.random(who.size) < 0.1
     category = np.where(explored, rng.integers(len(CATEGORIES), size=who.size), drawn)
@@ -223,9 +225,11 @@ def _choose(
         listed = np.flatnonzero(jobs.category == one)
         if listed.size == 0:  # a tiny market may have no job of this category: take any
             listed = np.arange(jobs.posted.size)
-        # `posted` ascends, so the jobs open at a moment are one stretch of the list.
-        last = np.searchsorted(jobs.posted[listed], moment[rows], side="right")
-        first = np.searchsorted(jobs.posted[listed], moment[rows] - OPEN_DAYS * DAY, side="left")
+        # `posted` ascends, so the jobs open at one time are one range of the list.
+        last = np.searchsorted(jobs.posted[listed], seconds[rows], side="right")
+        first = np.searchsorted(
+            jobs.posted[listed], seconds[rows] - OPEN_DAYS * SECONDS_PER_DAY, side="left"
+        )
         first = np.minimum(first, np.maximum(last - 1, 0))
         span = np.maximum(last - first, 1)
         drawn_jobs = first[:, None] + rng.integers(span[:, None], size=(rows.size, 3))
@@ -237,17 +241,17 @@ def _choose(
 
 
 def _break(rng: np.random.Generator, events: pa.Table) -> pa.Table:
-    """Spoil about one row in a thousand."""
+    """Break about one row in a thousand."""
     count = events.num_rows
     kind = rng.integers(3000, size=count)
     member = pa.array(events["member_id"].to_numpy(), mask=kind == 0)
     action = np.where(kind == 1, "VIEW", events["action"].to_numpy(zero_copy_only=False))
-    moment = events["event_timestamp"].to_numpy().astype("datetime64[us]")
-    moment = np.where(kind == 2, np.datetime64("1901-01-01", "us"), moment)
+    timestamp = events["event_timestamp"].to_numpy().astype("datetime64[us]")
+    timestamp = np.where(kind == 2, np.datetime64("1901-01-01", "us"), timestamp)
     events = events.set_column(0, "member_id", member)
     events = events.set_column(2, "action", pa.array(action))
     return events.set_column(
-        3, "event_timestamp", pa.array(moment).cast(pa.timestamp("us", tz="UTC"))
+        3, "event_timestamp", pa.array(timestamp).cast(pa.timestamp("us", tz="UTC"))
     )
 
 

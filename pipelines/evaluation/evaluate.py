@@ -1,46 +1,29 @@
-"""The evaluation, one call per stage: world → features through Feast → rankers → what came."""
+"""The evaluation, one call per stage: world → features through Feast → rankers → result."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from duckdb import DuckDBPyConnection as Connection
-from feast import FeatureStore
 
 from models.catalog import AGGREGATORS
 from models.evaluation.bootstrap import Resamples
+from models.evaluation.ranker import RankerFeatures
 from models.packaging import package
-from models.sequences import Padded
-from models.spec import (
-    Aggregator,
-    GeometricDecay,
-    Learned,
-    learned_kinds,
-)
-from pipelines.evaluation import serving_costs
+from models.spec import Aggregator, GeometricDecay, Learned, learned_kinds
 from pipelines.evaluation.controls import controls
-from pipelines.evaluation.features import (
-    Floats,
-    Ground,
-    Period,
-    Sequences,
-    join_sequences,
-    read_ground,
-    read_period,
-)
-from pipelines.evaluation.outcome import Compared, document
+from pipelines.evaluation.features import EvaluationData, Sequences, join_sequences, read_data
 from pipelines.evaluation.protocol import Protocol
+from pipelines.evaluation.result import result_of
+from pipelines.evaluation.serving_costs import serving_costs
 from pipelines.evaluation.variants import (
     CHOSEN_BY,
-    Given,
+    Comparison,
     Variant,
     choose_settings,
     in_process,
     measure_all,
-    of_line,
     on_validation,
     references,
+    variant_of,
     without_activity,
 )
 from pipelines.evaluation.world import World, build_snapshots, open_world, train_lines
@@ -60,14 +43,14 @@ def evaluate(
     command: str,
     aggregators: Sequence[Aggregator] = AGGREGATORS,
 ) -> Path:
-    """Compare aggregators by the same small ranker on a later time; return the result's file.
+    """Compare aggregators by the same small ranker on a later period; return the result's file.
 
-    The events must be staged. Everything that is learned here lies in a data folder of its own;
-    what serves is not touched. The baseline is the geometric decay whose r does best on the
-    validation period; the challenger, the first learned line.
+    The events must be staged. Everything is trained in a separate data folder; what serves is not
+    touched. The baseline is the geometric decay whose r does best on the validation period; the
+    challenger is the first learned line.
 
     Args:
-        command: What a user types to make this again.
+        command: The command line that reproduces this.
 
     Raises:
         InputError: there is too little to evaluate on, or no learned aggregator.
@@ -84,50 +67,39 @@ def evaluate(
         world = open_world(config, con, protocol)
         manifests = train_lines(world, stages, aggregators)
         build_snapshots(world, stages, aggregators)
-        ground, periods = _read(world, con, stages, protocol)
-    own = world.config
-    store = world.store(aggregators)
-    sequences = _join_sequences(store, own, ground, periods, stages)
-    grid = _choose_decay(own, ground, periods, sequences, protocol, stages)
+        with stages.stage("labels") as stage:
+            data = read_data(world, con, protocol)
+            counts = {name: len(period.frame) for name, period in data.periods.items()}
+            stage.rows_out = sum(counts.values())
+            stage.note = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    sequences = _join_sequences(world, aggregators, data, stages)
+    grid = _decay_grid(world, data, sequences, protocol, stages)
     baseline, lines = _with_baseline(aggregators, max(grid, key=lambda r: grid[r]))
     if len(lines) > len(aggregators):
         train_lines(world, stages, [baseline])
         build_snapshots(world, stages, [baseline])
-        store = world.store(lines)
-    with stages.stage("training joins", total=len(lines)) as stage:
-        variants = []
-        for line in lines:
-            variants.append(of_line(line, store, own, periods))
-            stage.advance(1)
-        stage.rows_out = len(lines) * sum(len(period.frame) for period in periods.values())
-    variants.insert(0, without_activity(variants[0]))
-    looked_at = _fit(variants, ground, periods, protocol, stages) + len(grid)
+    variants = _variants(world, lines, data, stages)
+    _fit(variants, data, protocol, stages)
     by_name = {variant.name: variant for variant in variants}
-    challenger = by_name[learned[0].name]
-    resamples = Resamples(ground.members, protocol.seeds, protocol.resamples)
-    test = periods["test"]
     with stages.stage("references") as stage:
-        recommended = references(ground, test)
-        stage.rows_out = len(test.frame) * len(recommended)
-    compared = Compared(
-        world=world,
-        ground=ground,
-        periods=periods,
-        history=sequences["test"].history,
-        variants=variants,
-        references=recommended,
-        baseline=by_name[baseline.name],
-        challenger=challenger,
-        resamples=resamples,
-    )
-    padded = sequences["test"].padded
+        comparison = Comparison(
+            world=world,
+            data=data,
+            sequences=sequences["test"],
+            variants=variants,
+            references=references(data, data.periods["test"]),
+            baseline=by_name[baseline.name],
+            challenger=by_name[learned[0].name],
+            resamples=Resamples(len(data.member_codes), protocol.seeds, protocol.resamples),
+        )
+        stage.rows_out = len(data.periods["test"].frame) * len(comparison.references)
     with stages.stage("controls") as stage:
-        controlled = controls(variants, challenger, own, ground, periods, padded, resamples)
+        controlled = list(controls(comparison))
         stage.rows_out = len(controlled)
-    with stages.stage("costs") as stage:
-        costs = _costs(compared, padded)
-    result = document(compared, protocol, manifests, grid, controlled, costs, looked_at, command)
-    file = own.data / RESULT
+    with stages.stage("costs"):
+        costs = serving_costs(comparison)
+    result = result_of(comparison, protocol, manifests, grid, controlled, costs, command)
+    file = world.config.data / RESULT
     with replacing(file) as temporary:
         temporary.write_text(json.dumps(result, indent=1, default=str))
     return file
@@ -144,10 +116,10 @@ def _refuse_equal_names(aggregators: Sequence[Aggregator]) -> None:
 
 
 def chosen_lines(aggregators: Sequence[Aggregator], also: Sequence[str]) -> list[Aggregator]:
-    """Return the newest version of each name, and learned layers that the catalogue does not name.
+    """Return the newest version of each name, and the learned layers named in `also`.
 
     Raises:
-        InputError: `also` has a name that is no learned layer's.
+        InputError: `also` has an unknown name.
     """
     best: dict[str, Aggregator] = {}
     for line in aggregators:
@@ -161,81 +133,55 @@ def chosen_lines(aggregators: Sequence[Aggregator], also: Sequence[str]) -> list
     return list(best.values())
 
 
-def _read(
-    world: World, con: Connection, stages: Stages, protocol: Protocol
-) -> tuple[Ground, dict[str, Period]]:
-    split = world.split
-    spans = {
-        "train": (split.weights_until, split.train_until),
-        "validation": (split.train_until, split.validation_until),
-        "test": (split.validation_until, split.test_until),
-    }
-    with stages.stage("labels") as stage:
-        ground, index = read_ground(world, con)
-        periods = {
-            name: read_period(name, span, world, con, ground, index, protocol)
-            for name, span in spans.items()
-        }
-        counts = {name: len(period.frame) for name, period in periods.items()}
-        stage.rows_out = sum(counts.values())
-        stage.note = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-    return ground, periods
-
-
 def _join_sequences(
-    store: FeatureStore,
-    config: Config,
-    ground: Ground,
-    periods: Mapping[str, Period],
-    stages: Stages,
+    world: World, aggregators: Sequence[Aggregator], data: EvaluationData, stages: Stages
 ) -> dict[str, Sequences]:
+    store = world.store(aggregators)
     with stages.stage("sequences joined") as stage:
         found = {
-            name: join_sequences(store, config, ground, period) for name, period in periods.items()
+            name: join_sequences(store, world.config, data, period)
+            for name, period in data.periods.items()
         }
-        stage.rows_out = sum(len(period.frame) for period in periods.values())
+        stage.rows_out = sum(len(period.frame) for period in data.periods.values())
     return found
 
 
-def _choose_decay(
-    config: Config,
-    ground: Ground,
-    periods: Mapping[str, Period],
+def _decay_grid(
+    world: World,
+    data: EvaluationData,
     sequences: Mapping[str, Sequences],
     protocol: Protocol,
     stages: Stages,
 ) -> dict[float, float]:
-    """Return CHOSEN_BY on the validation period for each r; vectors made in process."""
-    got: dict[float, float] = {}
+    """Return CHOSEN_BY on the validation period for each r, with vectors made in process."""
+    metric: dict[float, float] = {}
     with stages.stage("decay grid", total=len(protocol.decays)) as stage:
         for r in protocol.decays:
             line = _decay(r)
-            train_made = {
-                name: Given(_embed(line, config, ground, one.padded), one.habits)
-                for name, one in sequences.items()
-                if name != "test"
+            package(line, world.config)
+            features = {
+                name: RankerFeatures(
+                    in_process(line, world.config, data, sequences[name].padded),
+                    sequences[name].member_features,
+                )
+                for name in ("train", "validation")
             }
-            variant = Variant(line.name, line, train_made)
-            got[r] = on_validation(variant, ground, periods, variant.settings)
+            variant = Variant(line.name, line, features)
+            metric[r] = on_validation(variant, data, variant.settings)
             stage.advance(1)
-        best = max(got, key=lambda r: got[r])
-        stage.note = f"r = {best:g}: {CHOSEN_BY} {got[best]:.4f} on validation"
-    return got
+        best = max(metric, key=lambda r: metric[r])
+        stage.note = f"r = {best:g}: {CHOSEN_BY} {metric[best]:.4f} on validation"
+    return metric
 
 
 def _decay(r: float) -> GeometricDecay:
     return GeometricDecay(name=f"decay_r{round(1000 * r)}", version=1, decay=r)
 
 
-def _embed(line: GeometricDecay, config: Config, ground: Ground, padded: Padded) -> Floats:
-    package(line, config)
-    return in_process(line, config, ground, padded)
-
-
 def _with_baseline(
     aggregators: Sequence[Aggregator], r: float
 ) -> tuple[GeometricDecay, list[Aggregator]]:
-    """Return the decay of this r, a line of the catalogue if it has it, and all lines with it."""
+    """Return the decay with this r (the catalogue's line if it has one), and all lines with it."""
     for line in aggregators:
         if isinstance(line, GeometricDecay) and line.decay == r:
             return line, list(aggregators)
@@ -243,47 +189,28 @@ def _with_baseline(
     return baseline, [*aggregators, baseline]
 
 
+def _variants(
+    world: World, lines: Sequence[Aggregator], data: EvaluationData, stages: Stages
+) -> list[Variant]:
+    """Join each line's features; return the ranker without activity first."""
+    store = world.store(lines)
+    variants: list[Variant] = []
+    with stages.stage("training joins", total=len(lines)) as stage:
+        for line in lines:
+            variants.append(variant_of(line, store, world.config, data))
+            stage.advance(1)
+        stage.rows_out = len(lines) * sum(len(period.frame) for period in data.periods.values())
+    return [without_activity(variants[0]), *variants]
+
+
 def _fit(
-    variants: Sequence[Variant],
-    ground: Ground,
-    periods: Mapping[str, Period],
-    protocol: Protocol,
-    stages: Stages,
-) -> int:
-    """Choose each variant's settings and fit its rankers; return how many settings were tried."""
-    tried = 0
+    variants: Sequence[Variant], data: EvaluationData, protocol: Protocol, stages: Stages
+) -> None:
+    """Choose each variant's settings, fit its rankers and measure them."""
     with stages.stage("rankers", total=len(variants) * (protocol.seeds + len(protocol.l2))) as s:
         for variant in variants:
-            tried += len(choose_settings(variant, ground, periods, protocol))
+            choose_settings(variant, data, protocol)
             s.advance(len(protocol.l2))
-            measure_all(variant, ground, periods, range(protocol.seeds))
+            measure_all(variant, data, range(protocol.seeds))
             s.advance(protocol.seeds)
         s.rows_out = len(variants) * protocol.seeds
-    return tried
-
-
-def _costs(compared: Compared, padded: Padded) -> dict[str, Any]:
-    config, ground = compared.world.config, compared.ground
-    test = compared.periods["test"]
-    lines = [variant for variant in compared.variants if variant.line is not None]
-    counts = (padded.actions != 0).sum(axis=1)
-    none = next(variant for variant in compared.variants if variant.line is None)
-    kept = [compared.baseline, compared.challenger]
-    return {
-        "members_per_second": {
-            variant.name: serving_costs.members_per_second(variant, config, ground, padded)
-            for variant in lines
-        },
-        "storage": [
-            row
-            for variant in kept
-            for row in serving_costs.storage(
-                variant, config, ground, compared.periods, compared.resamples
-            )
-        ],
-        "cold_start": list(
-            serving_costs.cold_start(
-                compared.challenger, none, config, ground, test, counts, compared.resamples
-            )
-        ),
-    }

@@ -1,7 +1,7 @@
-"""Labels with what a ranker would have been given at their time, fetched through Feast."""
+"""Labels with their point-in-time features, fetched through Feast."""
 
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,11 @@ from feast import FeatureStore
 from numpy.typing import NDArray
 
 from models.evaluation.cohorts import count_between
-from models.evaluation.gates import assert_nothing_from_the_future
-from models.evaluation.item_days import RECENT, ItemDays
-from models.evaluation.ranker import SLOTS, Labels
+from models.evaluation.item_days import ACTIVE_DAYS, ItemDays
+from models.evaluation.promises import assert_nothing_from_the_future
+from models.evaluation.ranker import MAX_VECTORS, RankerFeatures, RankerLabels
 from models.evaluation.scoring import Task, random_items, seen_items
-from models.sequences import DAY, ItemTable, Padded, pad, read_items
+from models.sequences import ItemTable, Padded, pad, read_items
 from models.spec import Aggregator
 from pipelines.evaluation.protocol import Protocol
 from pipelines.evaluation.world import World
@@ -28,18 +28,18 @@ from transformations.errors import InputError
 from transformations.layout import partition_files
 from transformations.names import SEQUENCE_VIEW
 from transformations.tables import activity_query
+from transformations.timestamps import DAY_US
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
 class Period:
-    """The labels of one part of the time.
+    """The labels of one period: train, validation or test.
 
     Attributes:
-        frame: label, member_id, item_id, action, event_timestamp, as_of; one row a label.
-        task: The labels as arrays, and what they are ranked among. `labels.habits` are zeros until
-            a variant brings its own.
+        frame: label, member_id, item_id, action, event_timestamp, as_of; one row per label.
+        task: The labels as arrays, and the items that they are ranked among.
         first_seen: When each label's member first acted, as pandas timestamps; null where the
             label itself is the first.
     """
@@ -51,26 +51,15 @@ class Period:
 
 
 @dataclass(frozen=True, eq=False)
-class Ground:
-    """What every period shares.
+class EventArrays:
+    """Activity on items that have a vector, ordered by time; every array is [events].
 
     Attributes:
-        items: The items' first vectors, row 0 of the table standing for none.
-        events: Every event as arrays: member code, item column, microseconds, positive.
-        members: How many different members there are.
-        ids: Item ids by column.
+        members: Code of the member.
+        items: Index of the item.
+        times: Microseconds since 1970.
+        positive: Whether the action is a positive one.
     """
-
-    items: ItemTable
-    item_days: ItemDays
-    events: "Events"
-    members: int
-    ids: list[Any]
-
-
-@dataclass(frozen=True, eq=False)
-class Events:
-    """Activity on items that have a vector, ordered by time; every array is [events]."""
 
     members: NDArray[np.int64]
     items: NDArray[np.int64]
@@ -78,62 +67,73 @@ class Events:
     positive: NDArray[np.bool_]
 
 
-def read_ground(world: World, con: Connection) -> tuple[Ground, pd.Index]:
-    """Read items and events; return them, and the index of the members' codes.
+@dataclass(frozen=True, eq=False)
+class EvaluationData:
+    """The events, items and labels of an evaluation.
+
+    Attributes:
+        items: The items' first vectors; row 0 of the table stands for none.
+        member_codes: Maps member ids to codes.
+        periods: Period's name → its labels.
+    """
+
+    items: ItemTable
+    item_days: ItemDays
+    events: EventArrays
+    member_codes: pd.Index
+    periods: dict[str, Period] = field(default_factory=dict)
+
+
+def read_data(
+    world: World,
+    con: Connection,
+    protocol: Protocol,
+    periods: Sequence[str] = ("train", "validation", "test"),
+) -> EvaluationData:
+    """Read items, events and the labels of these periods.
 
     Raises:
-        InputError: there is no item vector.
+        InputError: there is no item vector, or a period has no label.
     """
+    data = _read_events(world, con)
+    labels = {name: _read_period(name, world, con, data, protocol) for name in periods}
+    return replace(data, periods=labels)
+
+
+def _read_events(world: World, con: Connection) -> EvaluationData:
     config, split = world.config, world.split
     items = ItemTable.read(config, con, split.test_until, which="first_items")
+    con.execute(f"create or replace temp view activity as {_activity(config, con)}")
     positive = [name for name, kind in config.actions.items() if kind == "positive"]
     table: pa.Table = con.sql(
-        "select member_id, item_id, list_contains($positive, action) as positive, "
-        f"epoch_us(event_timestamp) as moment from ({_activity(config, con)}) "
-        "where event_timestamp < $until and list_contains($actions, action) "
-        "order by event_timestamp, member_id, item_id, action",
+        sql("events", __file__),
         params={"positive": positive, "actions": list(config.actions), "until": split.test_until},
     ).to_arrow_table()
-    index = pd.Index(table["member_id"].unique().to_pandas())
+    member_codes = pd.Index(table["member_id"].unique().to_pandas())
     rows = items.rows(table["item_id"].combine_chunks())
     known = rows > 0
-    events = Events(
-        index.get_indexer(table["member_id"].to_pandas())[known].astype(np.int64),
+    events = EventArrays(
+        member_codes.get_indexer(table["member_id"].to_pandas())[known].astype(np.int64),
         rows[known].astype(np.int64) - 1,
-        table["moment"].to_numpy()[known],
+        table["timestamp_us"].to_numpy()[known],
         table["positive"].to_numpy()[known],
     )
     read_items(config, con, split.test_until, "first_items")
     available: pa.Table = con.sql("select item_id, available_at from first_items").to_arrow_table()
-    moments = np.zeros(len(items), np.int64)
-    places = items.rows(available["item_id"].combine_chunks()) - 1
-    moments[places] = available["available_at"].cast(pa.int64()).to_numpy()
-    ids: list[Any] = [None] * len(items)
-    for place, item in zip(places, available["item_id"].to_pylist(), strict=True):
-        ids[place] = item
-    item_days = ItemDays.count(events.items, events.times, events.positive, moments)
-    return Ground(items, item_days, events, len(index), ids), index
+    available_at = np.zeros(len(items), np.int64)
+    index = items.rows(available["item_id"].combine_chunks()) - 1
+    available_at[index] = available["available_at"].cast(pa.int64()).to_numpy()
+    item_days = ItemDays.count(events.items, events.times, events.positive, available_at)
+    return EvaluationData(items, item_days, events, member_codes)
 
 
-def read_period(
-    name: str,
-    between: tuple[datetime, datetime],
-    world: World,
-    con: Connection,
-    ground: Ground,
-    index: pd.Index,
-    protocol: Protocol,
+def _read_period(
+    name: str, world: World, con: Connection, data: EvaluationData, protocol: Protocol
 ) -> Period:
-    """Read the labels of one part of the time.
-
-    Raises:
-        InputError: it has no label.
-    """
-    config = world.config
-    con.execute(f"create or replace temp view activity as {_activity(config, con)}")
+    config, (since, until) = world.config, world.split.periods[name]
     parameters = {
-        "since": between[0],
-        "before": between[1],
+        "since": since,
+        "before": until,
         "publish_delay": config.publish_delay,
         "actions": list(config.actions),
         "seed": name,
@@ -147,21 +147,20 @@ def read_period(
     frame = con.execute(query, parameters).df()
     if frame.empty:
         raise InputError(
-            f"expected labels in the {name} period, {between[0]:%Y-%m-%d} to "
-            f"{between[1]:%Y-%m-%d}, on items that had a vector by then; found none"
+            f"expected labels in the {name} period, {since:%Y-%m-%d} to {until:%Y-%m-%d}, on items "
+            "that had a vector by then; found none"
         )
-    labels = Labels(
-        members=index.get_indexer(pd.Index(frame["member_id"])).astype(np.int64),
-        items=ground.items.rows(pa.array(frame["item_id"])).astype(np.int64) - 1,
-        days=_microseconds(frame["as_of"]) // DAY,
+    labels = RankerLabels(
+        members=data.member_codes.get_indexer(pd.Index(frame["member_id"])).astype(np.int64),
+        items=data.items.rows(pa.array(frame["item_id"])).astype(np.int64) - 1,
+        days=_microseconds(frame["as_of"]) // DAY_US,
         times=_microseconds(frame["event_timestamp"]),
         positive=frame["action"].map(config.actions).eq("positive").to_numpy(),
-        habits=np.zeros((len(frame), 0), np.float32),
     )
-    events = ground.events
+    events = data.events
     task = Task(
         labels,
-        ground.item_days,
+        data.item_days,
         seen_items(labels, events.members, events.items, events.times),
         random_items(labels, events.items, events.times),
     )
@@ -170,87 +169,84 @@ def read_period(
 
 def join(
     store: FeatureStore, config: Config, aggregator: Aggregator, period: Period
-) -> tuple[Floats, Floats]:
+) -> RankerFeatures:
     """Fetch a variant's features for each label through its feature service.
 
-    Returns:
-        The member's vectors, zeros where there are none, float32 [labels, SLOTS, dim]; and its
-        habits, float32 [labels, n].
+    A member without a row in the store has vectors of zeros.
 
     Raises:
-        RunFailedError: a feature is of a later time than its label.
-        InputError: the aggregator has more vectors than the ranker has places, or vectors of
-            another dimension than the items'.
+        RunFailedError: a feature is from after its label.
+        InputError: the aggregator has more vectors than the ranker takes, or vectors of another
+            dimension than the items'.
     """
     fields = aggregator.vectors(config)
-    if len(fields) > SLOTS or set(fields.values()) != {config.dim}:
+    if len(fields) > MAX_VECTORS or set(fields.values()) != {config.dim}:
         raise InputError(
-            f"{aggregator.name}: expected at most {SLOTS} vectors of dimension {config.dim}, which "
-            f"the ranker multiplies with the items', got {fields}"
+            f"{aggregator.name}: expected at most {MAX_VECTORS} vectors of dimension {config.dim}, "
+            f"which the ranker multiplies with the items', got {fields}"
         )
-    joined = _ask(store, period, store.get_feature_service(aggregator.service))
+    joined = _fetch(store, period, store.get_feature_service(aggregator.service))
     frame = joined.select(["event_timestamp", "last_action_at"]).to_pandas()
     assert_nothing_from_the_future(frame, ["last_action_at"])
-    vectors = np.zeros((len(frame), SLOTS, config.dim), np.float32)
-    for slot, field in enumerate(fields):
-        vectors[:, slot] = _matrix(joined[field], config.dim)
+    vectors = stacked([_matrix(joined[name], config.dim) for name in fields])
     counts = {name: joined[name].to_numpy() for name in config.rules.count_columns}
-    return vectors, habits(config, counts, frame)
+    return RankerFeatures(vectors, member_features(config, counts, frame))
+
+
+def stacked(fields: Sequence[Floats]) -> Floats:
+    """Stack a variant's vectors, zeros for those it lacks: float32 [rows, MAX_VECTORS, dim]."""
+    vectors = np.zeros((len(fields[0]), MAX_VECTORS, fields[0].shape[1]), np.float32)
+    for index, values in enumerate(fields):
+        vectors[:, index] = values
+    return vectors
 
 
 @dataclass(frozen=True, eq=False)
 class Sequences:
-    """The labels' own sequences, as the feature store has them; one row a label.
+    """The labels' sequences from the feature store; one row per label.
 
     Attributes:
-        padded: As the aggregators take them in.
-        habits: float32 [labels, n].
+        padded: As input of the aggregators.
+        member_features: float32 [labels, n].
         history: n_actions and last_action_at; null where the member has no row.
     """
 
     padded: Padded
-    habits: Floats
+    member_features: Floats
     history: pd.DataFrame
 
 
 def join_sequences(
-    store: FeatureStore, config: Config, ground: Ground, period: Period
+    store: FeatureStore, config: Config, data: EvaluationData, period: Period
 ) -> Sequences:
     """Fetch each label's sequence from the feature store.
 
     Raises:
-        RunFailedError: a sequence holds an action from its label's future.
+        RunFailedError: a sequence has an action from after its label.
     """
-    wanted = [
-        "item_ids",
-        "actions",
-        "event_timestamps",
-        "last_action_at",
-        *config.rules.count_columns,
-    ]
-    joined = _ask(store, period, [f"{SEQUENCE_VIEW}:{name}" for name in wanted])
+    lists = ["item_ids", "actions", "event_timestamps"]
+    wanted = [*lists, "last_action_at", *config.rules.count_columns]
+    joined = _fetch(store, period, [f"{SEQUENCE_VIEW}:{name}" for name in wanted])
     frame = joined.select(["event_timestamp", "last_action_at", "n_actions"]).to_pandas()
     assert_nothing_from_the_future(frame, ["last_action_at"])
-    lists = pa.table(
-        {
-            name: pc.coalesce(joined[name], pa.scalar([], joined[name].type))
-            for name in ("item_ids", "actions", "event_timestamps")
-        }
+    sequences = pa.table(
+        {name: pc.coalesce(joined[name], pa.scalar([], joined[name].type)) for name in lists}
     ).combine_chunks()
-    moments = pa.array(period.frame["as_of"].dt.as_unit("us"))
-    padded = pad(lists.to_batches()[0], ground.items, config.rules, moments)
+    as_of = pa.array(period.frame["as_of"].dt.as_unit("us"))
+    padded = pad(sequences.to_batches()[0], data.items, config.rules, as_of)
     counts = {
         name: joined[name].fill_null(0).to_numpy().astype(np.int64)
         for name in config.rules.count_columns
     }
-    return Sequences(padded, habits(config, counts, frame), frame[["n_actions", "last_action_at"]])
+    history = frame[["n_actions", "last_action_at"]]
+    return Sequences(padded, member_features(config, counts, frame), history)
 
 
-def habits(config: Config, counts: dict[str, NDArray[Any]], frame: pd.DataFrame) -> Floats:
-    """Return what a ranker is told of a member besides vectors, float32 [labels, 4 + actions].
+def member_features(config: Config, counts: dict[str, NDArray[Any]], frame: pd.DataFrame) -> Floats:
+    """Return the ranker's member features besides vectors, float32 [labels, 4 + actions].
 
-    Whether nothing is known; logs of the counts of all and of each action; share of negative
-    actions, smoothed; log of the days since the last action.
+    Whether the member has no actions; logs of the counts of all actions and of each; smoothed
+    share of negative actions; log of the days since the last action.
     """
     total = counts["n_actions"].astype(np.float64)
     negative = sum(
@@ -265,9 +261,9 @@ def habits(config: Config, counts: dict[str, NDArray[Any]], frame: pd.DataFrame)
     return np.stack(columns, axis=1).astype(np.float32)
 
 
-def facts(period: Period, ground: Ground) -> pd.DataFrame:
-    """Return what `models.evaluation.cohorts` parts the labels by, but for the member's history."""
-    labels, events = period.task.labels, ground.events
+def cohort_columns(period: Period, data: EvaluationData) -> pd.DataFrame:
+    """Return the columns that `cohorts` needs, except the member's history."""
+    labels, events = period.task.labels, data.events
     return pd.DataFrame(
         {
             "event_timestamp": period.frame["event_timestamp"],
@@ -276,24 +272,24 @@ def facts(period: Period, ground: Ground) -> pd.DataFrame:
                 events.items[events.positive],
                 events.times[events.positive],
                 labels.items,
-                labels.days * DAY,
-                RECENT,
+                labels.days * DAY_US,
+                ACTIVE_DAYS,
             ),
         }
     )
 
 
-def _ask(store: FeatureStore, period: Period, features: Any) -> pa.Table:
+def _fetch(store: FeatureStore, period: Period, features: Any) -> pa.Table:
     """Join the labels with features as of their time; rows in the order of the labels."""
-    asked = period.frame[["label", "member_id", "item_id", "event_timestamp"]]
+    entities = period.frame[["label", "member_id", "item_id", "event_timestamp"]]
     table = store.get_historical_features(
-        entity_df=asked, features=features, filter_by_created_timestamp=True
+        entity_df=entities, features=features, filter_by_created_timestamp=True
     ).to_arrow()
     return table.sort_by("label")
 
 
 def _matrix(column: pa.ChunkedArray, dim: int) -> Floats:
-    """Return a column of lists, some of them null, as float32 [rows, dim]."""
+    """Return a column of lists as float32 [rows, dim], zeros for null."""
     lists = column.combine_chunks()
     there = np.asarray(lists.is_valid())
     found = np.zeros((len(lists), dim), np.float32)
@@ -301,16 +297,16 @@ def _matrix(column: pa.ChunkedArray, dim: int) -> Floats:
     return found
 
 
-def _microseconds(moments: pd.Series) -> NDArray[np.int64]:
-    return moments.dt.as_unit("us").astype("int64").to_numpy()
+def _microseconds(timestamps: pd.Series) -> NDArray[np.int64]:
+    return timestamps.dt.as_unit("us").astype("int64").to_numpy()
 
 
-def _first_seen(events: Events, labels: Labels) -> pd.Series:
+def _first_seen(events: EventArrays, labels: RankerLabels) -> pd.Series:
     """Return when each label's member first acted; null where that is the label itself."""
-    members, places = np.unique(events.members, return_index=True)
-    place = np.minimum(np.searchsorted(members, labels.members), len(members) - 1)
-    first = events.times[places][place]
-    known = (members[place] == labels.members) & (first < labels.times)
+    members, firsts = np.unique(events.members, return_index=True)
+    index = np.minimum(np.searchsorted(members, labels.members), len(members) - 1)
+    first = events.times[firsts][index]
+    known = (members[index] == labels.members) & (first < labels.times)
     return pd.Series(pd.to_datetime(first, unit="us", utc=True)).where(known)
 
 

@@ -1,4 +1,4 @@
-"""How an evaluation is done: which time serves which purpose, how much, how often."""
+"""The protocol of an evaluation: how time is split, how many labels, seeds and resamples."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,18 +13,16 @@ class Protocol:
     """The settings of an evaluation.
 
     Attributes:
-        weights: Share of the time, from the first event on, that aggregators and the item encoder
-            are trained on.
-        train: Share of the time at whose end the ranker's training labels end; they begin where
-            that of the weights ends, so that no training row has features made by weights that
-            know it.
-        validation: Share of the time at whose end the choices end. The rest is the test.
+        weights: End of the data that aggregators and item encoder are trained on, as a share of
+            the time from the first to the last event.
+        train: End of the ranker's training labels, as a share of the time. They begin where the
+            weights' data end, so no training row has features from weights that were fitted to it.
+        validation: End of the labels that choices are made on. The rest is the test.
         seeds: Rankers per variant.
-        resamples: Of members and seeds, for the intervals.
-        max_labels: At most about so many labels in each of the three periods: members are drawn
-            until they are reached. None: all.
-        l2: The strengths of the ranker's penalty that each variant may choose from.
-        decays: The grid of r for the decayed vectors that are the baseline.
+        resamples: Number of resamples of members and seeds, for the intervals.
+        max_labels: About that many labels per period at most, by sampling members. None: all.
+        l2: Penalties of the ranker to choose from, for each variant.
+        decays: Grid of r for the decayed vectors of the baseline.
     """
 
     weights: float = 0.45
@@ -48,7 +46,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Split:
-    """The moments, all of them midnights, that part the time."""
+    """The first event, and the midnights that split the time."""
 
     first: datetime
     weights_until: datetime
@@ -58,31 +56,40 @@ class Split:
 
     @classmethod
     def of(cls, first: datetime, last: datetime, protocol: Protocol) -> "Split":
-        """Part the time from the first to the last event.
+        """Split the time from the first to the last event.
 
         Raises:
-            InputError: there are too few days for every part to have one.
+            InputError: there are too few days for every period to have one.
         """
         end = _midnight(last) + DAY
 
         def at(share: float) -> datetime:
             return _midnight(first + share * (end - first))
 
-        moments = [at(protocol.weights), at(protocol.train), at(protocol.validation), end]
-        if not _midnight(first) < moments[0] < moments[1] < moments[2] < end:
+        ends = [at(protocol.weights), at(protocol.train), at(protocol.validation), end]
+        if not _midnight(first) < ends[0] < ends[1] < ends[2] < end:
             raise InputError(
-                f"expected events over enough days to part them, got {first:%Y-%m-%d} to "
-                f"{last:%Y-%m-%d}; the parts end at "
-                + ", ".join(f"{moment:%Y-%m-%d}" for moment in moments)
+                f"expected events over enough days to split them, got {first:%Y-%m-%d} to "
+                f"{last:%Y-%m-%d}; the periods would end at "
+                + ", ".join(f"{each:%Y-%m-%d}" for each in ends)
             )
-        return cls(first, *moments)
+        return cls(first, *ends)
+
+    @property
+    def periods(self) -> dict[str, tuple[datetime, datetime]]:
+        """Start and end of the labels of each period."""
+        return {
+            "train": (self.weights_until, self.train_until),
+            "validation": (self.train_until, self.validation_until),
+            "test": (self.validation_until, self.test_until),
+        }
 
     @property
     def snapshots(self) -> list[datetime]:
-        """The midnights whose snapshots a label may be given, oldest first."""
+        """The midnights whose snapshots a label may use, oldest first."""
         days = (self.test_until - self.weights_until).days
         return [self.weights_until + day * DAY for day in range(days)]
 
 
-def _midnight(moment: datetime) -> datetime:
-    return moment.replace(hour=0, minute=0, second=0, microsecond=0)
+def _midnight(timestamp: datetime) -> datetime:
+    return timestamp.replace(hour=0, minute=0, second=0, microsecond=0)

@@ -1,4 +1,4 @@
-"""A world of its own for an evaluation: what would have been there at each moment of the past."""
+"""The evaluation's world: a separate data folder with every snapshot of the past."""
 
 import shutil
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from duckdb import DuckDBPyConnection as Connection
 from feast import FeatureStore
 
 from models.embed import Graph, embed_snapshot, load_graph, model_version_of
-from models.evaluation.gates import assert_trained_before
+from models.evaluation.promises import assert_trained_before
 from models.packaging import package
 from models.spec import Aggregator, Learned
 from models.training.train import train
@@ -32,11 +32,11 @@ FOLDER = "evaluation"
 
 @dataclass(frozen=True)
 class World:
-    """Where an evaluation's tables, artifacts and feature store lie.
+    """An evaluation's tables, artifacts and feature store.
 
     Attributes:
-        config: The user's configuration, with a data folder of its own; the events are shared.
-        split: Which time serves what.
+        config: The user's configuration with a separate data folder; the events are shared.
+        split: How time is split.
     """
 
     config: Config
@@ -50,21 +50,20 @@ class World:
 
 
 def open_world(config: Config, con: Connection, protocol: Protocol) -> World:
-    """Lay out the evaluation's folder beside the tables of `config`, whose events are staged.
+    """Prepare the evaluation's folder beside the tables of `config`, whose events are staged.
 
-    The item encoder is fitted anew on items known before the weights' time ends. What an earlier
-    evaluation of another split left is removed.
+    Its item encoder is fitted to items known before `weights_until`. Leftovers of an evaluation
+    with another split are removed.
 
     Raises:
-        InputError: there are no events, too few days, or no item vector could have been known.
+        InputError: there are no events, or too few days.
     """
     first, last = _ends(config, con)
     split = Split.of(first, last, protocol)
     folder = config.data / FOLDER
     encoder = config.items.encoder
-    given = encoder.fit_before
-    before = min(given, split.weights_until) if given else split.weights_until
-    fitted = encoder.model_copy(update={"fit_before": before})
+    fit_before = min(encoder.fit_before or split.weights_until, split.weights_until)
+    fitted = encoder.model_copy(update={"fit_before": fit_before})
     own = config.model_copy(
         update={
             "data_dir": str(folder),
@@ -72,7 +71,7 @@ def open_world(config: Config, con: Connection, protocol: Protocol) -> World:
             "items": config.items.model_copy(update={"encoder": fitted}),
         }
     )
-    _start_afresh(folder, own, split)
+    _clear_if_changed(folder, own, split)
     link = folder / "activity"
     if not link.is_symlink():
         link.symlink_to(config.layout.activity.resolve(), target_is_directory=True)
@@ -83,12 +82,12 @@ def open_world(config: Config, con: Connection, protocol: Protocol) -> World:
 def train_lines(
     world: World, stages: Stages, aggregators: Sequence[Aggregator]
 ) -> dict[str, dict[str, Any]]:
-    """Encode the items, and train and package the aggregators; what is packaged already is kept.
+    """Encode the items, train and package the aggregators; return each one's manifest by name.
 
-    Returns each one's manifest by name.
+    Existing packages are kept.
 
     Raises:
-        InputError: weights were trained on events after the weights' time.
+        InputError: weights were trained on events after `weights_until`.
     """
     config, split = world.config, world.split
     with connect(config) as con:
@@ -110,15 +109,15 @@ def train_lines(
 
 
 def build_snapshots(world: World, stages: Stages, aggregators: Sequence[Aggregator]) -> None:
-    """Build every snapshot that a label may be given; what is there by the same weights is kept."""
-    config, moments = world.config, world.split.snapshots
+    """Build every snapshot that a label may use; those of the same weights are kept."""
+    config, snapshots = world.config, world.split.snapshots
     with (
         connect(config) as con,
-        stages.stage("snapshots", total=len(moments)) as stage,
+        stages.stage("snapshots", total=len(snapshots)) as stage,
     ):
         graphs = {line.view: load_graph([line], config) for line in aggregators}
         everything = load_graph(aggregators, config)
-        for as_of in moments:
+        for as_of in snapshots:
             created = as_of + config.publish_delay
             if not partition(config.layout.sequences, as_of).exists():
                 build_sequences(config, con, as_of, as_of - DAY, created)
@@ -131,11 +130,11 @@ def build_snapshots(world: World, stages: Stages, aggregators: Sequence[Aggregat
                 for line in missing:
                     embed_snapshot(config, con, as_of, created, [line], graph=graphs[line.view])
             stage.advance(1)
-        stage.note = f"{len(moments)}, {moments[0]:%Y-%m-%d} to {moments[-1]:%Y-%m-%d}"
+        stage.note = f"{len(snapshots)}, {snapshots[0]:%Y-%m-%d} to {snapshots[-1]:%Y-%m-%d}"
 
 
 def _is_built(config: Config, as_of: datetime, graph: Graph) -> bool:
-    """Whether a snapshot is there and of these weights."""
+    """Whether a snapshot of these weights exists."""
     (model,) = graph.models
     file = partition(config.layout.embeddings(model.aggregator.view), as_of)
     return file.exists() and model_version_of(file) == model.model_version
@@ -156,8 +155,8 @@ def _ends(config: Config, con: Connection) -> tuple[datetime, datetime]:
     return row[0], row[1]
 
 
-def _start_afresh(folder: Path, config: Config, split: Split) -> None:
-    """Remove what was built for other settings: its item vectors and weights saw another time."""
+def _clear_if_changed(folder: Path, config: Config, split: Split) -> None:
+    """Remove what was built with other settings: its item vectors and weights saw another time."""
     note = folder / "split.yaml"
     wanted = {
         "weights_until": split.weights_until.isoformat(),
@@ -174,7 +173,7 @@ def _start_afresh(folder: Path, config: Config, split: Split) -> None:
 
 
 def _store_settings(folder: Path) -> dict[str, object]:
-    """Return the settings of an embedded feature store; the user's own is not touched."""
+    """Return the settings of an embedded feature store, separate from the user's."""
     return {
         "project": "member_activity_evaluation",
         "provider": "local",

@@ -1,4 +1,4 @@
-"""One evaluation as one HTML page that needs nothing else: no network, no other file."""
+"""One evaluation as one self-contained HTML page: no network, no other file."""
 
 import base64
 import hashlib
@@ -18,8 +18,8 @@ from transformations.files import replacing
 FOLDER = Path(__file__).parent
 TEMPLATE = "report.html.j2"
 NAME = "report.html"
-# So that the forest plots of all metrics have the same rows.
-NOTHING = Interval(estimate=math.nan, low=math.nan, high=math.nan)
+# An empty row, so that the forest plots of all metrics have the same rows.
+NO_INTERVAL = Interval(estimate=math.nan, low=math.nan, high=math.nan)
 
 
 def write_report(result: Mapping[str, Any], place: Path) -> Path:
@@ -27,10 +27,10 @@ def write_report(result: Mapping[str, Any], place: Path) -> Path:
 
     Args:
         result: What pipelines/report/result.py describes, as read from JSON.
-        place: The page's file (it ends in .html), or the folder to write report.html into.
+        place: The page's file (it ends in .html), or the folder for report.html.
 
     Raises:
-        InputError: `result` is not what is described there.
+        InputError: `result` does not match that description.
     """
     checked = read_result(result)
     file = place if place.suffix == ".html" else place / NAME
@@ -51,7 +51,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "number": words.number,
         "signed": words.signed,
-        "outcome": words.outcome,
+        "shown_by": words.shown_by,
         "day": words.day,
         "listed": words.listed,
     }
@@ -59,9 +59,9 @@ def _environment() -> Environment:
 
 
 def _context(result: Result) -> dict[str, Any]:
-    """Return what the template names: the result, and what is drawn or sorted from it."""
+    """Return the template's variables: the result, and what is drawn or sorted from it."""
     labels = {variant.name: variant.label for variant in result.variants}
-    # The page's policy allows this one script, by its hash, and no request at all.
+    # The page's policy allows this one script, by its hash, and no requests.
     script = Markup((FOLDER / "report.js").read_text())
     return {
         "result": result,
@@ -89,15 +89,19 @@ def _context(result: Result) -> dict[str, Any]:
 
 
 def _forests(result: Result, labels: Mapping[str, str]) -> list[tuple[Metric, Markup]]:
-    """Draw one forest plot for each metric that any variant has a difference in."""
+    """Draw one forest plot for each metric with a difference."""
     drawn = []
     for metric in result.metrics:
         rows = [
-            (variant.label, variant.difference.get(metric.key, NOTHING), metric.higher_is_better)
+            (
+                variant.label,
+                variant.difference.get(metric.key, NO_INTERVAL),
+                metric.higher_is_better,
+            )
             for variant in result.variants
             if variant.difference
         ]
-        if any(difference is not NOTHING for _, difference, _ in rows):
+        if any(difference is not NO_INTERVAL for _, difference, _ in rows):
             what = f"{metric.label}, difference to {labels[result.baseline]}"
             svg = plots.forest(rows, what, labels.get(result.challenger or ""))
             drawn.append((metric, Markup(svg)))
@@ -105,7 +109,7 @@ def _forests(result: Result, labels: Mapping[str, str]) -> list[tuple[Metric, Ma
 
 
 def _overview(result: Result, labels: Mapping[str, str]) -> Markup | None:
-    """Draw the challenger's differences, a row for each metric."""
+    """Draw the challenger's differences, one row per metric."""
     if result.challenger is None:
         return None
     found = next(v.difference for v in result.variants if v.name == result.challenger)
@@ -136,7 +140,7 @@ def _decay(result: Result) -> list[tuple[str, Markup]]:
 
 
 def _cohorts(result: Result) -> list[dict[str, Any]]:
-    """Return a table for each metric: its columns (variants), its rows, its deepest colour."""
+    """Return a table per metric: its columns (variants), its rows, its colour scale."""
     tables = []
     for key in dict.fromkeys(cohort.metric for cohort in result.cohorts):
         rows = [cohort for cohort in result.cohorts if cohort.metric == key]
@@ -150,7 +154,7 @@ def _cohorts(result: Result) -> list[dict[str, Any]]:
                 "metric": next(metric for metric in result.metrics if metric.key == key),
                 "variants": names,
                 "groups": groups,
-                # Only finite sizes set the scale: a NaN would leave all of them without a colour.
+                # Only finite sizes set the scale: with a NaN no cell would get a colour.
                 "scale": max((size for size in sizes if size < float("inf")), default=0.0),
             }
         )
@@ -158,7 +162,7 @@ def _cohorts(result: Result) -> list[dict[str, Any]]:
 
 
 def _cold_start(ways: list[ColdStart]) -> dict[str, Any]:
-    """Group the ways to serve members by which members; name the metrics that any of them has."""
+    """Group the ways to serve members by which members; list the metrics of any of them."""
     groups: dict[str, list[ColdStart]] = {}
     for way in ways:
         groups.setdefault(way.members, []).append(way)
@@ -166,7 +170,7 @@ def _cold_start(ways: list[ColdStart]) -> dict[str, Any]:
 
 
 def _vectors(result: Result) -> int:
-    """Return how many lists of nearest items stand in a row: all of one aggregator's vectors."""
+    """Return how many lists of nearest items fit in a row: all of one aggregator's vectors."""
     each = Counter(near.variant for near in result.members[0].nearest) if result.members else {}
     most = max(each.values(), default=1)
     return most if most > 1 else 4

@@ -1,7 +1,7 @@
-"""What the report shows of one snapshot: distributions, a map of members, members seen closely.
+"""What the report shows of one snapshot: distributions, a map of members, a few members.
 
-Everything is read from tables that a run has written: `member_sequences`, `member_embeddings`,
-`items` and `stg_items`. The same tables and seed give the same answer.
+Everything is read from tables of a run: `member_sequences`, `member_embeddings`, `items` and
+`stg_items`. The same tables and seed give the same result.
 """
 
 from collections import Counter
@@ -19,8 +19,8 @@ from pipelines.report.result import (
     Action,
     Distributions,
     Histogram,
-    Member,
     MemberMap,
+    MemberRow,
     Nearest,
     NearItem,
 )
@@ -29,7 +29,7 @@ from transformations.duck import identifier, parquet, sql
 from transformations.errors import InputError
 from transformations.layout import partition
 
-CATEGORIES = 9  # as many as the map has colours; the rarer ones are `other`
+CATEGORIES = 9  # the number of colours on the map; rarer categories are `other`
 BINS = 64
 
 
@@ -62,13 +62,13 @@ def member_map(
     size: int = 2_000,
     seed: int = 0,
 ) -> MemberMap | None:
-    """Lay out a sample of members by the first vector of `aggregator`, in two axes (PCA).
+    """Lay out a sample of members by the first vector of `aggregator`, on two axes (PCA).
 
     A member's category is the commonest one of the items it acted on, by the first column of
     items.categories; its commonest action where items have no categories.
 
     Returns:
-        None where fewer than three members have such a vector that is not zero, or all the same.
+        None if fewer than three members have a non-zero vector, or all vectors are equal.
 
     Raises:
         InputError: there is no snapshot of `as_of`, or the aggregator did not embed it.
@@ -113,10 +113,10 @@ def shown_members(
     count: int = 5,
     actions: int = 8,
     nearest: int = 6,
-) -> list[Member]:
+) -> list[MemberRow]:
     """Return members with their last actions and the items nearest to each of their vectors.
 
-    A vector of another dimension than the items' is left out: nothing can be near it.
+    A vector of another dimension than the items' is left out: it has no nearest items.
 
     Raises:
         InputError: there is no snapshot of `as_of`, or an aggregator did not embed it.
@@ -146,7 +146,7 @@ def shown_members(
             for member, items in found.items():
                 near[member].append(Nearest(variant=aggregator.name, vector=vector, items=items))
     return [
-        Member(member_id=member, actions=acted[member], nearest=near[member]) for member in acted
+        MemberRow(member_id=member, actions=acted[member], nearest=near[member]) for member in acted
     ]
 
 
@@ -166,7 +166,7 @@ def _read_sequences(config: Config, con: duckdb.DuckDBPyConnection, as_of: datet
 
 
 def _read_texts(config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime) -> None:
-    """Make the table `item_texts`; text is null where the source brings vectors alone."""
+    """Make the table `item_texts`; text is null if the source has vectors only."""
     staged = parquet([config.layout.staged_items])
     columns = "null::varchar as text, null::varchar[] as categories"
     if not config.items.embedding:

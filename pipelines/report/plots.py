@@ -1,7 +1,7 @@
-"""The report's plots, as SVG to stand inside a page.
+"""The report's plots, as SVG inside the page.
 
-Colours are the page's own (`var(--good, #1a7f4b)`), so a plot follows the page into the dark
-scheme; the names are those of the template's style sheet. One unit is one CSS pixel.
+Colours are the page's (`var(--good, #1a7f4b)`), so a plot follows the page into the dark scheme;
+the names are those in report.css. One unit is one CSS pixel.
 """
 
 import io
@@ -19,7 +19,7 @@ from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from pipelines.report.result import DecayPoint, Histogram, Interval, MemberMap, Training
-from pipelines.report.words import number, outcome, tick
+from pipelines.report.words import number, shown_by, tick
 
 WIDTH, WIDE = 420, 450
 INK = {
@@ -30,7 +30,7 @@ INK = {
     "good": "#1a7f4b",
     "bad": "#b3402b",
 }
-# Ten that stay apart on white and on black; the last is for what is no category of its own.
+# Ten that are distinct on white and on black; the last is for `other`.
 SERIES = {
     "c0": "#3b6ea6",
     "c1": "#d98033",
@@ -54,7 +54,7 @@ STYLE: Any = {
     "axes.spines.top": False,
     "figure.dpi": 72,
     "text.color": INK["ink"],
-    # An item's title may hold a dollar.
+    # An item's title may have a dollar sign.
     "text.parse_math": False,
     "xtick.color": INK["line"],
     "xtick.labelcolor": INK["muted"],
@@ -64,7 +64,7 @@ STYLE: Any = {
 }
 
 
-# Texts read their settings when they are made, so a plot is drawn inside them, whole.
+# Texts read their style when they are created, so the whole plot is drawn within it.
 styled = mpl.rc_context(STYLE)
 
 
@@ -76,16 +76,16 @@ def forest(
 
     Args:
         rows: Label, difference, and whether higher is better; NaN leaves a row empty.
-        what: What is shown, for who does not see it.
-        challenger: The label that is set in bold.
+        what: What is shown, for screen readers.
+        challenger: The label in bold.
     """
     colours = {"better": INK["good"], "worse": INK["bad"], "open": INK["muted"]}
     figure, axes, names = _rows([label for label, *_ in rows], 28, WIDTH)
     axes.axvline(0, color=INK["muted"], linewidth=1)
-    for place, (_, difference, higher_is_better) in enumerate(rows):
-        colour = colours[outcome(difference, higher_is_better)]
-        axes.plot([difference.low, difference.high], [place] * 2, color=colour, linewidth=2.5)
-        axes.plot([difference.estimate], [place], "o", color=colour, markersize=7)
+    for row, (_, difference, higher_is_better) in enumerate(rows):
+        colour = colours[shown_by(difference, higher_is_better)]
+        axes.plot([difference.low, difference.high], [row] * 2, color=colour, linewidth=2.5)
+        axes.plot([difference.estimate], [row], "o", color=colour, markersize=7)
     for (label, *_), lines in zip(rows, names, strict=True):
         for line in lines:
             line.set_fontweight("bold" if label == challenger else "normal")
@@ -123,7 +123,7 @@ def training_curves(name: str, training: Training) -> dict[str, str]:
 
 @styled
 def decay_curve(points: Sequence[DecayPoint], label: str) -> str:
-    """Draw a metric on validation against r, one line per action and one where all share it."""
+    """Draw a metric on validation against r: one line per action, and one for a shared r."""
     figure, axes = _axes(280, WIDE)
     series: dict[str | None, list[DecayPoint]] = {}
     for point in sorted(points, key=lambda point: point.decay):
@@ -163,8 +163,7 @@ def bars(counts: Mapping[str, int], what: str) -> str:
     ordered = dict(sorted(counts.items(), key=lambda pair: -pair[1]))
     total = sum(ordered.values()) or 1
     figure, axes, _ = _rows(list(ordered), 44, WIDE)
-    places = range(len(ordered))
-    drawn = axes.barh(places, list(ordered.values()), color=INK["accent"], height=0.6)
+    drawn = axes.barh(range(len(ordered)), list(ordered.values()), color=INK["accent"], height=0.6)
     texts = [f"{count:,} ({count / total:.1%})" for count in ordered.values()]
     axes.bar_label(drawn, texts, padding=5, color=INK["muted"])
     axes.set_xlim(0, (max(ordered.values(), default=0) or 1) * 1.45)
@@ -179,8 +178,8 @@ def category_colours(categories: Sequence[str]) -> dict[str, str]:
     order = sorted(counts, key=lambda name: (name == OTHER, -counts[name], name))
     named = [name for name in SERIES if name != "c9"]
     return {
-        name: "c9" if name == OTHER else named[place % len(named)]
-        for place, name in enumerate(order)
+        name: "c9" if name == OTHER else named[index % len(named)]
+        for index, name in enumerate(order)
     }
 
 
@@ -190,10 +189,10 @@ def member_map(members: MemberMap) -> str:
     figure, axes = _axes(480, width=960)
     colours = category_colours(members.category)
     for category in reversed(colours):
-        chosen = [place for place, name in enumerate(members.category) if name == category]
+        chosen = [index for index, name in enumerate(members.category) if name == category]
         axes.plot(
-            [members.x[place] for place in chosen],
-            [members.y[place] for place in chosen],
+            [members.x[index] for index in chosen],
+            [members.y[index] for index in chosen],
             "o",
             color=SERIES[colours[category]],
             ms=5.5,
@@ -207,7 +206,7 @@ def member_map(members: MemberMap) -> str:
 
 
 def _cycle(count: int) -> list[str]:
-    return [list(SERIES.values())[place % len(SERIES)] for place in range(count)]
+    return [list(SERIES.values())[index % len(SERIES)] for index in range(count)]
 
 
 def _axes(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
@@ -220,7 +219,7 @@ def _rows(
 ) -> tuple[Figure, Axes, list[list[Annotation]]]:
     """Make axes of named rows, the first on top; return them with the lines of each name.
 
-    Each line stands by itself, so that the browser aligns it in the font that it has.
+    Each line is a separate text, so the browser aligns it in its own font.
     """
     wrapped = [textwrap.wrap(label, 22) for label in labels]
     deepest = max(map(len, wrapped), default=1)
@@ -231,16 +230,16 @@ def _rows(
         [
             axes.annotate(
                 line,
-                (0, place),
+                (0, row),
                 xycoords=axes.get_yaxis_transform(),
-                xytext=(-8, 14 * ((len(lines) - 1) / 2 - row)),
+                xytext=(-8, 14 * ((len(lines) - 1) / 2 - nth)),
                 textcoords="offset points",
                 ha="right",
                 va="center",
             )
-            for row, line in enumerate(lines)
+            for nth, line in enumerate(lines)
         ]
-        for place, lines in enumerate(wrapped)
+        for row, lines in enumerate(wrapped)
     ]
     return figure, axes, names
 
@@ -250,16 +249,16 @@ def _finish(axes: Axes) -> None:
     axes.set_axisbelow(True)
     axes.tick_params(axis="y", length=0)
     if axes.get_legend_handles_labels()[1]:
-        # It stands inside the axes: however large, it must not push them away.
+        # It is drawn inside the axes, so it must not shrink them.
         axes.legend(frameon=False, fontsize=12).set_in_layout(False)
 
 
 def _svg(figure: Figure, salt: str, label: str) -> str:
-    """Write a figure as one <svg> element; ids inside it are made from `salt`."""
+    """Write a figure as one <svg> element, with ids made from `salt`."""
     file = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with mpl.rc_context({"svg.hashsalt": salt}), warnings.catch_warnings():
-        # The browser has letters that the measuring font lacks.
+        # The browser has glyphs that matplotlib's font lacks.
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         figure.savefig(file, format="svg", transparent=True, metadata=nothing)
     drawn = file.getvalue()
@@ -270,7 +269,7 @@ def _svg(figure: Figure, salt: str, label: str) -> str:
         f'<svg class="plot" role="img" aria-label="{escape(label)}" viewBox="0 0 {width} {height}">'
     )
     drawn = head + drawn[found.end() :].rstrip()
-    # In a page, a style of one plot would hold for all, and names of groups would come twice.
+    # In a page, one plot's style would apply to all, and ids of groups would be repeated.
     drawn = re.sub(r"<style.*?</style>", "", drawn, count=1, flags=re.DOTALL)
     drawn = re.sub(r'<g id="[^"]*">', "<g>", drawn)
     for name, colour in (INK | SERIES).items():

@@ -1,5 +1,5 @@
 "use strict";
-// The page is whole without this: it adds sorting by a column, and tabs in place of a long list.
+// Optional: sorts tables by a column, and shows tabs instead of a long list.
 for (const table of document.querySelectorAll("table.sortable")) {
   table.querySelectorAll("thead th").forEach((head, column) => {
     const button = document.createElement("button");
@@ -14,7 +14,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
       const body = table.tBodies[0];
       const rows = [...body.rows].sort((one, other) => {
         const [a, b] = [key(one), key(other)];
-        if (a === "" || b === "") return (a === "") - (b === ""); // what is not there comes last
+        if (a === "" || b === "") return (a === "") - (b === ""); // missing values last
         const order = isNaN(a) || isNaN(b) ? a.localeCompare(b) : a - b;
         return down ? -order : order;
       });
@@ -29,17 +29,17 @@ for (const group of document.querySelectorAll(".tabbed")) {
   tabs.className = "tabs";
   tabs.setAttribute("role", "tablist");
   const show = (chosen) => {
-    panels.forEach((panel, place) => {
-      panel.hidden = place !== chosen;
-      tabs.children[place].setAttribute("aria-selected", String(place === chosen));
+    panels.forEach((panel, index) => {
+      panel.hidden = index !== chosen;
+      tabs.children[index].setAttribute("aria-selected", String(index === chosen));
     });
   };
-  panels.forEach((panel, place) => {
+  panels.forEach((panel, index) => {
     const tab = document.createElement("button");
     tab.type = "button";
     tab.setAttribute("role", "tab");
     tab.textContent = panel.dataset.tab;
-    tab.addEventListener("click", () => show(place));
+    tab.addEventListener("click", () => show(index));
     tabs.append(tab);
   });
   group.before(tabs);

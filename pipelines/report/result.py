@@ -1,7 +1,7 @@
-"""What an evaluation hands to its report: one JSON document, checked before a page is made of it.
+"""The JSON of an evaluation's result, checked before the report is made from it.
 
-Everything below `Result` that has a default may be left out; the page then says what is missing.
-A number that could not be had (too few labels) is NaN, and is shown as a dash.
+Everything in `Result` that has a default may be left out; the page then says what is missing.
+A number that could not be computed (too few labels) is NaN, and is shown as a dash.
 """
 
 from collections.abc import Iterable
@@ -15,19 +15,19 @@ from transformations.errors import InputError
 Id = int | str
 
 
-class _Part(BaseModel):
+class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Interval(_Part):
-    """An estimate and its 95 % interval, in the unit of what is estimated."""
+class Interval(_Strict):
+    """An estimate and its 95 % interval."""
 
     estimate: float
     low: float
     high: float
 
 
-class Data(_Part):
+class Data(_Strict):
     """What the variants were compared on."""
 
     name: str
@@ -39,68 +39,68 @@ class Data(_Part):
     last: datetime
 
 
-class Split(_Part):
-    """The global temporal split: everything before, and nothing after, each moment."""
+class SplitRow(_Strict):
+    """The global temporal split: each period ends before its timestamp."""
 
     train_until: datetime
     validation_until: datetime
     test_until: datetime
 
 
-class Metric(_Part):
+class Metric(_Strict):
     """A column of the comparison."""
 
     key: str
-    """What the other parts call it: hr10_recent."""
+    """Its name in the other parts: hr10_recent."""
     label: str
-    """What the page calls it: HR@10, active items."""
+    """Its name on the page: HR@10, active items."""
     higher_is_better: bool = True
     digits: int = Field(default=4, ge=0, le=8)
 
 
-class Variant(_Part):
-    """A row of the comparison: what the ranker was given, or what ranked instead of it."""
+class VariantRow(_Strict):
+    """A row of the comparison: a ranker with certain features, or a recommender."""
 
     name: str
     label: str
     kind: Literal["reference", "hand", "learned"]
-    """reference: no activity, and recommenders that are no ranker; hand: average and decay."""
+    """reference: no activity, and the recommenders; hand: average and decay."""
     metrics: dict[str, Interval]
-    """Metric's key → value. A recommender without scores may lack the AUCs."""
+    """Metric's key → value. A recommender does not judge, so it has no AUC for that."""
     difference: dict[str, Interval] = {}
-    """Metric's key → paired difference, this variant less the baseline; empty for the baseline."""
+    """Metric's key → paired difference, this variant minus the baseline; empty for the baseline."""
     bytes_per_member: int | None = None
-    """Of all its vectors, as stored; None for what stores none."""
+    """Of all its vectors in float32; None for a variant without vectors."""
     vectors: int | None = None
     dims: int | None = None
     """Of one vector."""
     members_per_second: float | None = None
 
 
-class Gate(_Part):
-    """A promise that the evaluation holds or breaks."""
+class PromiseRow(_Strict):
+    """A requirement on the challenger, and whether it passed."""
 
     name: str
     sentence: str
-    """What was asked and what came, in plain words."""
+    """What was required and what was measured."""
     passed: bool
 
 
-class Cohort(_Part):
-    """The differences to the baseline among one part of the labels."""
+class Cohort(_Strict):
+    """The differences to the baseline in one group of labels."""
 
     metric: str
     cohort: str
-    """How members or labels were parted: History length."""
+    """How labels are grouped: History length."""
     level: str
-    """Which part this is: 4 to 7 actions."""
+    """Which group this is: 4 to 7 actions."""
     labels: int
     difference: dict[str, Interval]
     """Variant's name → difference."""
 
 
-class Control(_Part):
-    """An experiment whose outcome is known beforehand."""
+class ControlRow(_Strict):
+    """An experiment with a known outcome."""
 
     name: str
     sentence: str
@@ -110,19 +110,19 @@ class Control(_Part):
     passed: bool
 
 
-class Storage(_Part):
-    """A variant's vectors in one type of number, and what that costs."""
+class Storage(_Strict):
+    """A variant's vectors in one dtype, and what that costs."""
 
     variant: str
     dtype: Literal["float32", "float16", "int8"]
     bytes_per_member: int
     ndcg10: Interval
     difference: Interval | None = None
-    """NDCG@10 less that of float32; None for float32."""
+    """NDCG@10 minus that of float32; None for float32."""
 
 
-class ColdStart(_Part):
-    """One way to serve members of little history."""
+class ColdStart(_Strict):
+    """One way to serve members with little history."""
 
     members: str
     """Which ones: 0 actions."""
@@ -132,30 +132,30 @@ class ColdStart(_Part):
     metrics: dict[str, Interval]
 
 
-class DecayPoint(_Part):
+class DecayPoint(_Strict):
     """One setting of the decay grid, on the validation period."""
 
     decay: float
     metric: str
     value: float
     action: str | None = None
-    """The action whose r was changed; None where all actions share r."""
+    """The action with this r; None where all actions share it."""
     chosen: bool = False
 
 
-class Training(_Part):
+class Training(_Strict):
     """One learned aggregator's training, by epoch."""
 
     epochs: list[int]
     curves: dict[str, list[float | None]]
-    """`loss`, `val_loss`, and any metric likewise: `hr10`, `val_hr10`. One number an epoch."""
+    """`loss`, `val_loss`, and metrics likewise: `hr10`, `val_hr10`. One number per epoch."""
     best_epoch: int | None = None
     """The epoch whose weights were kept."""
     seconds: float | None = None
     objective: str | None = None
 
     @model_validator(mode="after")
-    def _one_number_an_epoch(self) -> Self:
+    def _one_number_per_epoch(self) -> Self:
         for name, curve in self.curves.items():
             if len(curve) != len(self.epochs):
                 raise ValueError(
@@ -165,7 +165,7 @@ class Training(_Part):
         return self
 
 
-class Histogram(_Part):
+class Histogram(_Strict):
     """Counts between edges: one more edge than counts; the last bin holds its right edge."""
 
     edges: list[float]
@@ -181,16 +181,16 @@ class Histogram(_Part):
         return self
 
 
-class Distributions(_Part):
+class Distributions(_Strict):
     """What the sequences of one snapshot look like."""
 
     as_of: datetime
     sequence_length: Histogram
     actions: dict[str, int]
-    """Action → how often it stands in the sequences."""
+    """Action → how often it occurs in the sequences."""
 
 
-class MemberMap(_Part):
+class MemberMap(_Strict):
     """Members as points: two axes of their vectors."""
 
     variant: str
@@ -198,15 +198,15 @@ class MemberMap(_Part):
     vector: str
     """Which one: activity_embedding."""
     method: str
-    """How two axes were made: PCA."""
+    """How the two axes were computed: PCA."""
     x: list[float]
     y: list[float]
     category: list[str]
-    """Each member's; one of at most nine, the others named `other`."""
+    """Each member's category; at most nine, the rest are `other`."""
     coloured_by: str = "commonest category of the items they acted on"
     """What a category is."""
     explained: float | None = None
-    """Share of the variance that the two axes hold."""
+    """Share of the variance on the two axes."""
 
     @model_validator(mode="after")
     def _equally_long(self) -> Self:
@@ -218,7 +218,7 @@ class MemberMap(_Part):
         return self
 
 
-class Action(_Part):
+class Action(_Strict):
     """One action of a member."""
 
     when: datetime
@@ -227,7 +227,7 @@ class Action(_Part):
     text: str | None = None
 
 
-class NearItem(_Part):
+class NearItem(_Strict):
     """An item near a member's vector."""
 
     item: Id
@@ -235,7 +235,7 @@ class NearItem(_Part):
     cosine: float
 
 
-class Nearest(_Part):
+class Nearest(_Strict):
     """The items nearest to one vector of a member."""
 
     variant: str
@@ -244,8 +244,8 @@ class Nearest(_Part):
     """Nearest first; empty where the member's vector is zero."""
 
 
-class Member(_Part):
-    """A member, as the aggregators see it."""
+class MemberRow(_Strict):
+    """A member's last actions, and the items nearest to its vectors."""
 
     member_id: Id
     actions: list[Action]
@@ -253,30 +253,30 @@ class Member(_Part):
     nearest: list[Nearest]
 
 
-class Result(_Part):
+class Result(_Strict):
     """An evaluation."""
 
     title: str
     """What was compared, in one line."""
     created: datetime
     command: str
-    """What makes this result again."""
+    """The command line that reproduces this."""
     data: Data
-    split: Split
+    split: SplitRow
     seeds: list[int]
     baseline: str
-    """The name of the variant that differences are taken to."""
+    """Name of the variant that differences are relative to."""
     challenger: str | None = None
-    """The name of the variant that the gates are about."""
-    looked_at: int | None = None
-    """How many variants and settings were looked at on validation before the test was opened."""
+    """Name of the variant that the promises are about."""
+    n_trials: int | None = None
+    """Number of variants and settings tried on validation before the test."""
     protocol: list[str] = []
-    """How it was done, a sentence each."""
+    """How it was done, one item each."""
     metrics: list[Metric]
-    variants: list[Variant]
-    gates: list[Gate] = []
+    variants: list[VariantRow]
+    promises: list[PromiseRow] = []
     cohorts: list[Cohort] = []
-    controls: list[Control] = []
+    controls: list[ControlRow] = []
     storage: list[Storage] = []
     cold_start: list[ColdStart] = []
     decay_grid: list[DecayPoint] = []
@@ -284,7 +284,7 @@ class Result(_Part):
     """Aggregator's name → its training."""
     distributions: Distributions | None = None
     map: MemberMap | None = None
-    members: list[Member] = []
+    members: list[MemberRow] = []
 
     @model_validator(mode="after")
     def _names_are_known(self) -> Self:
@@ -304,22 +304,22 @@ class Result(_Part):
         return self
 
 
-def read_result(document: Any) -> Result:
-    """Check an evaluation's JSON document.
+def read_result(result: Any) -> Result:
+    """Check an evaluation's result, as read from JSON.
 
     Raises:
-        InputError: it is not what this module says; the message names each place.
+        InputError: it does not match this module; the message names each field.
     """
     try:
-        return Result.model_validate(document)
+        return Result.model_validate(result)
     except ValidationError as error:
         lines = [
             f"  {'.'.join(map(str, problem['loc'])) or '(top level)'}: {problem['msg']}"
             for problem in error.errors()
         ]
         raise InputError(
-            f"the evaluation's result has {len(lines)} problem(s), against "
-            "pipelines/report/result.py; evaluate again to write it:\n" + "\n".join(lines)
+            f"expected a result as in pipelines/report/result.py, got {len(lines)} problem(s); "
+            "evaluate again to write it:\n" + "\n".join(lines)
         ) from None
 
 

@@ -1,17 +1,18 @@
-"""How the report writes numbers, moments and what an interval shows."""
+"""How the report writes numbers, timestamps and what an interval shows."""
 
 import math
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
-from pipelines.report.result import Interval, Metric, Result, Variant
+from pipelines.report.result import Interval, Metric, Result, VariantRow
+from transformations.timestamps import as_utc
 
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
 
 
 def number(value: float | None, digits: int = 0) -> str:
-    """Write a number, with commas; a dash for one that is not there.
+    """Write a number, with commas; a dash for a missing one.
 
     >>> number(12345.678, 1), number(float("nan"))
     ('12,345.7', '\N{EN DASH}')
@@ -29,14 +30,14 @@ def signed(value: float, digits: int = 4) -> str:
     """
     if not math.isfinite(value):
         return DASH
-    # What rounds to nothing has no sign.
+    # A difference that rounds to zero has no sign.
     return (
         f"{value:+,.{digits}f}".replace("-", MINUS) if round(value, digits) else number(0, digits)
     )
 
 
 def tick(value: float) -> str:
-    """Write an axis's difference: its sign, no more digits than it needs.
+    """Write a difference at an axis: with its sign, in as few digits as needed.
 
     >>> tick(0.005), tick(0.0)
     ('+0.005', '0')
@@ -44,10 +45,10 @@ def tick(value: float) -> str:
     return f"{value:+.4g}".replace("-", MINUS) if abs(value) > 1e-12 else "0"
 
 
-def outcome(difference: Interval, higher_is_better: bool = True) -> str:
+def shown_by(difference: Interval, higher_is_better: bool = True) -> str:
     """Return what an interval shows: better, worse or open (it reaches zero).
 
-    >>> outcome(Interval(estimate=0.2, low=0.1, high=0.3))
+    >>> shown_by(Interval(estimate=0.2, low=0.1, high=0.3))
     'better'
     """
     above, below = difference.low > 0, difference.high < 0
@@ -56,14 +57,14 @@ def outcome(difference: Interval, higher_is_better: bool = True) -> str:
     return "better" if above == higher_is_better else "worse"
 
 
-def day(moment: datetime) -> str:
-    """Write a moment as its day, or to the minute when it is no midnight; UTC."""
-    utc = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+def day(timestamp: datetime) -> str:
+    """Write a timestamp as its day if it is a midnight, else to the minute; UTC."""
+    utc = as_utc(timestamp)
     return f"{utc:%Y-%m-%d}" if (utc.hour, utc.minute) == (0, 0) else f"{utc:%Y-%m-%d %H:%M}"
 
 
 def listed(words: Sequence[str]) -> str:
-    """Join words as a sentence does.
+    """Join words with commas and "and".
 
     >>> listed(["HR@10", "MAP", "MRR"])
     'HR@10, MAP and MRR'
@@ -72,7 +73,7 @@ def listed(words: Sequence[str]) -> str:
 
 
 def verdict(result: Result) -> list[str]:
-    """Say in sentences how the challenger compares with the baseline, from the intervals alone."""
+    """Say how the challenger compares with the baseline, from the intervals alone."""
     variants = {variant.name: variant for variant in result.variants}
     if result.challenger is None or result.challenger == result.baseline:
         return []
@@ -80,9 +81,8 @@ def verdict(result: Result) -> list[str]:
     found: dict[str, list[str]] = {"better": [], "worse": [], "open": []}
     for metric in result.metrics:
         if metric.key in challenger.difference:
-            found[outcome(challenger.difference[metric.key], metric.higher_is_better)].append(
-                _difference(challenger, metric)
-            )
+            shown = shown_by(challenger.difference[metric.key], metric.higher_is_better)
+            found[shown].append(_difference(challenger, metric))
     sentences = [
         f"{challenger.label} is {kind} than {baseline.label} on {listed(found[kind])}."
         for kind in ("better", "worse")
@@ -93,13 +93,13 @@ def verdict(result: Result) -> list[str]:
     return sentences + _bytes(challenger, baseline)
 
 
-def _difference(variant: Variant, metric: Metric) -> str:
+def _difference(variant: VariantRow, metric: Metric) -> str:
     return f"{metric.label} ({signed(variant.difference[metric.key].estimate, metric.digits)})"
 
 
-def _bytes(challenger: Variant, baseline: Variant) -> list[str]:
+def _bytes(challenger: VariantRow, baseline: VariantRow) -> list[str]:
     if not challenger.bytes_per_member or not baseline.bytes_per_member:
         return []
-    took, baselines = challenger.bytes_per_member, baseline.bytes_per_member
-    share = f"{took / baselines:.0%} of the {baselines:,} of {baseline.label}"
-    return [f"It takes {took:,} bytes a member, {share}."]
+    ours, theirs = challenger.bytes_per_member, baseline.bytes_per_member
+    share = f"{ours / theirs:.0%} of the {theirs:,} of {baseline.label}"
+    return [f"It takes {ours:,} bytes per member, {share}."]

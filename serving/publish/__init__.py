@@ -1,4 +1,4 @@
-"""The online side of a day: apply the declarations, materialize a snapshot, read it back."""
+"""Publish a snapshot: apply the declarations, materialize, read back."""
 
 from serving.publish.feast_store import apply, open_store
 from serving.publish.items import ItemsOnline

@@ -1,4 +1,4 @@
-"""The configured feature store: opened, and told what the catalogue declares."""
+"""Open the configured feature store and apply what the catalogue declares."""
 
 import contextlib
 import io
@@ -30,11 +30,11 @@ from transformations.errors import InputError
 def open_store(config: Config) -> FeatureStore:
     """Open the configured feature store, the same one from any working folder.
 
-    Feast takes an online store's relative path from the repository root, but a SQLite registry's
-    from the process's folder; here both are taken from the root.
+    Feast resolves an online store's relative path against the repository root, but a SQLite
+    registry's against the working folder. Here both are resolved against the root.
 
     Raises:
-        InputError: the settings file is missing or wrong, or names a variable that is not set.
+        InputError: the settings file is missing or wrong, or names an unset environment variable.
     """
     file = config.path(config.feature_store)
     try:
@@ -63,11 +63,11 @@ def open_store(config: Config) -> FeatureStore:
 def apply(
     config: Config, store: FeatureStore, aggregators: Sequence[Aggregator] = AGGREGATORS
 ) -> int:
-    """Do what `feast apply` does with the catalogue: register, change, and remove what left it.
+    """Apply the catalogue as `feast apply` does: register, change and remove objects.
 
-    It also mends an online store that was deleted.
+    It also recreates the tables of an online store that was deleted.
 
-    Returns the number of objects declared.
+    Returns the number of declared objects.
     """
     objects = declare(config, aggregators)
     views = [o for o in objects if isinstance(o, FeatureView)]
@@ -86,14 +86,14 @@ def apply(
         apply_total_with_repo_instance(
             store, store.project, store.registry, contents, skip_source_validation=True
         )
-        # Feast believes its registry: a SQLite online store that was deleted it leaves without
-        # tables. Where they are there, this does nothing.
+        # Feast trusts its registry and does not recreate the tables of a deleted SQLite online
+        # store. Where the tables exist, this does nothing.
         store.provider.update_infra(store.project, [], views, [], contents.entities, partial=True)
     return len(objects)
 
 
 def _absolute(url: str) -> str:
-    """Return a URL whose SQLite file, if it is one, is absolute and in a folder that exists."""
+    """Make the path of a SQLite URL absolute and create its folder; return other URLs unchanged."""
     parsed = sa.make_url(url)
     if parsed.get_backend_name() != "sqlite" or parsed.database in (None, "", ":memory:"):
         return url
@@ -103,7 +103,7 @@ def _absolute(url: str) -> str:
 
 
 class _Aside(io.StringIO):
-    """Takes what is printed. rich looks for this attribute, so its bars still reach the screen."""
+    """Collects output. rich reads `rich_proxied_file`, so its bars still reach the screen."""
 
     def __init__(self, stream: Any) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class _Aside(io.StringIO):
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep Feast's printing, bars and warnings off the terminal; show them with an error."""
+    """Keep Feast's output off the terminal; attach it to an error as a note."""
     out, err = _Aside(sys.stdout), _Aside(sys.stderr)
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

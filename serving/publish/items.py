@@ -1,29 +1,27 @@
-"""Which item vectors the online store still lacks."""
+"""Which item vectors are missing from the online store."""
 
 import hashlib
 import json
-from datetime import UTC, datetime
-from pathlib import Path
+from datetime import datetime
 
 from feast import FeatureStore
 
 from transformations.config import Config
-from transformations.duck import connect
+from transformations.duck import connect, sql
 from transformations.files import replacing
 from transformations.layout import part_files
+from transformations.timestamps import EPOCH
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 PROBED = 20
-QUERY = Path(__file__).parent / "sql" / "items_not_online.sql"
 
 
 class ItemsOnline:
-    """What was published of the items, noted beside the data.
+    """A note beside the data of which item vectors were published.
 
-    Feast's own record, the intervals of event time that a view was materialized for, does not
-    tell: an item whose source row comes late has an available_at inside an interval that is done.
-    So the files are noted too, with size and time of change. The note holds for one online store
-    and registry; and as a store can be emptied behind its back, some items are asked for first.
+    Feast records the intervals of event time that a view was materialized for. That misses an item
+    whose source row arrives late: its available_at lies inside a finished interval. So the note
+    lists the item files too, with size and mtime. It is valid for one online store and registry.
+    Because a store can be emptied meanwhile, a few items are looked up online first.
     """
 
     def __init__(self, config: Config, store: FeatureStore) -> None:
@@ -38,17 +36,17 @@ class ItemsOnline:
         }
 
     def missing(self, as_of: datetime) -> tuple[datetime | None, int]:
-        """Return the oldest available_at among the rows that are not online, and a count.
+        """Return the oldest available_at among the rows that are not online, and a row count.
 
-        The count is of all rows from there to `as_of`: what materializing that range reads. None
-        and 0 stand for nothing to do.
+        The count covers all rows from there to `as_of`, which is what materializing that range
+        reads. None and 0 mean that nothing is missing.
         """
         if not self.files:
             return None, 0
         until, unchanged = self._known()
         with connect(self.config) as con:
             row = con.execute(
-                QUERY.read_text(),
+                sql("items_not_online", __file__),
                 {
                     "files": list(self.files),
                     "until": until,
@@ -68,7 +66,7 @@ class ItemsOnline:
             )
 
     def _known(self) -> tuple[datetime, list[str]]:
-        """Return until when, and from which unchanged files, items are online."""
+        """Return until when items are online, and the files that have not changed since."""
         if not self.note.exists():
             return EPOCH, []
         note = json.loads(self.note.read_text())
@@ -82,21 +80,21 @@ class ItemsOnline:
         if not files:
             return True
         with connect(self.config) as con:
-            found = con.execute(
+            drawn = con.execute(
                 "select distinct item_id from read_parquet($files, hive_partitioning = false) "
                 "where available_at <= $until order by hash(item_id, now()) limit $count",
                 {"files": files, "until": until, "count": PROBED},
             ).fetchall()
-        if not found:
+        if not drawn:
             return True
         answer = self.store.get_online_features(
             features=[f"{self.view}:embedding"],
-            entity_rows=[{"item_id": item} for (item,) in found],
+            entity_rows=[{"item_id": item} for (item,) in drawn],
         ).to_dict()
         return None not in answer["embedding"]
 
     def _target(self) -> str:
-        """Identify the store and view without telling a password."""
+        """Identify the store and the view by a hash, so that no password is written."""
         parts = [
             self.store.project,
             self.store.config.registry.path,

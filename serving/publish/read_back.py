@@ -1,4 +1,4 @@
-"""What the online store returns is what was published: members drawn at random, compared."""
+"""Check that the online store returns what was published, for members drawn at random."""
 
 import secrets
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from feast import FeatureStore
 
 from models.catalog import AGGREGATORS
 from models.spec import Aggregator
-from serving.publish.snapshots import folders
+from serving.publish.snapshots import views
 from transformations.config import Config
 from transformations.duck import connect, sql
 from transformations.errors import RunFailedError
-from transformations.layout import partition
+from transformations.layout import part_files, partition
 
 TOLERANCE = 1e-6
 
@@ -29,13 +29,13 @@ def read_back(
 ) -> int:
     """Compare what the online store returns with the tables, for members drawn at random.
 
-    Every feature of every view is compared, and as many item vectors: numbers to 1e-6, moments in
-    whole seconds (Feast keeps no more online), everything else exactly.
+    Every feature of every view is compared, and the same number of item vectors. Floats must agree
+    to 1e-6, timestamps to the whole second (Feast keeps no more online), everything else exactly.
 
     Args:
-        seed: None draws others each time.
+        seed: None draws a new sample each time.
 
-    Returns the number of rows compared.
+    Returns the number of compared rows.
 
     Raises:
         RunFailedError: a value differs; names the key, the view, the feature and both values.
@@ -44,10 +44,11 @@ def read_back(
     compared = 0
     with connect(config) as con:
         query = sql("read_back_members", __file__)
-        for view, folder in folders(config, aggregators):
-            cursor = con.execute(query, drawn | {"file": str(partition(folder, as_of))})
+        for view in views(aggregators):
+            file = partition(config.layout.table(view), as_of)
+            cursor = con.execute(query, drawn | {"file": str(file)})
             compared += _compare(store, view, cursor, as_of)
-        files = [str(file) for file in config.items_dir.glob("*.parquet")]
+        files = [str(file) for file in part_files(config.items_dir)]
         if files:
             query = sql("read_back_items", __file__)
             cursor = con.execute(query, drawn | {"files": files, "as_of": as_of})
@@ -64,8 +65,8 @@ def _compare(
     """Raise RunFailedError unless the online store holds these rows of a view's table.
 
     Args:
-        as_of: The event_timestamp of the rows. A row online that is newer came from the stream,
-            which the snapshot does not undo; it is not compared, nor counted.
+        as_of: The event_timestamp of the rows. A newer online row was written by the stream and
+            stays; it is neither compared nor counted.
     """
     columns = [column[0] for column in cursor.description or []]
     rows = [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
@@ -78,8 +79,8 @@ def _compare(
         features=[f"{name}:{field.name}" for field in view.features],
         entity_rows=[{key: row[key]} for row in rows],
     )
-    moments = answer.proto.results[-1].event_timestamps
-    newer = [as_of is not None and moment.ToDatetime(UTC) > as_of for moment in moments]
+    timestamps = answer.proto.results[-1].event_timestamps
+    newer = [as_of is not None and stamp.ToDatetime(UTC) > as_of for stamp in timestamps]
     values = answer.to_dict()
     for field in view.features:
         for row, online, is_newer in zip(rows, values[field.name], newer, strict=True):
@@ -89,15 +90,15 @@ def _compare(
             if not _same(expected, online):
                 raise RunFailedError(
                     f"read back of {view.name}: for {key} {row[key]} the online store returns "
-                    f"{field.name} = {online!r}, the table holds {expected!r}; another process may "
-                    "have written to this store: find out which, then run this again"
+                    f"{field.name} = {online!r}, the table holds {expected!r}. Another process may "
+                    "have written to this store; find it, then run this again"
                 )
     return newer.count(False)
 
 
 def _same(expected: Any, online: Any) -> bool:
     if isinstance(expected, list):
-        # Feast returns null for a list without elements, which is what a lapsed member has.
+        # Feast returns null for an empty list; a lapsed member has empty lists.
         online = [] if online is None else online
         return len(expected) == len(online) and all(map(_same, expected, online))
     if isinstance(expected, datetime):

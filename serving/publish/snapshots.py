@@ -1,8 +1,7 @@
-"""Snapshots on disk to rows online: materialize, and note since when they can be read."""
+"""Materialize snapshots, and record since when their rows can be read online."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from pathlib import Path
 
 import pyarrow.parquet as pq
 from feast import FeatureStore
@@ -26,19 +25,19 @@ def publish(
     aggregators: Sequence[Aggregator] = AGGREGATORS,
     progress: Callable[[int], object] | None = None,
 ) -> int:
-    """Write the snapshot of `as_of`, and the item vectors known by then, to the online store.
+    """Write the snapshot of `as_of`, and the item vectors available by then, to the online store.
 
-    The snapshot's rows and no others are written: all of them carry event_timestamp = as_of.
+    Only the snapshot's rows are written: all of them carry event_timestamp = as_of.
 
     Args:
-        progress: Called with a number of rows as they have been written.
+        progress: Called with a number of rows once they are written.
 
-    Returns the number of rows written.
+    Returns the number of written rows.
 
     Raises:
         RunFailedError: a partition of this snapshot is missing.
     """
-    files = {view: partition(folder, as_of) for view, folder in folders(config, aggregators)}
+    files = {view: partition(config.layout.table(view), as_of) for view in views(aggregators)}
     for view, file in files.items():
         if not file.exists():
             raise RunFailedError(
@@ -69,14 +68,14 @@ def restamp(
     created_timestamp: datetime,
     aggregators: Sequence[Aggregator] = AGGREGATORS,
 ) -> int:
-    """Set the created_timestamp of a snapshot's rows: the moment since when they can be read.
+    """Set the created_timestamp of a snapshot's rows: since when they can be read online.
 
-    Each partition is replaced whole. Returns the number of rows.
+    Each partition is replaced in one step. Returns the number of rows.
     """
     rows = 0
     with connect(config) as con:
-        for _, folder in folders(config, aggregators):
-            file = partition(folder, as_of)
+        for view in views(aggregators):
+            file = partition(config.layout.table(view), as_of)
             with replacing(file) as temporary:
                 copy(
                     con,
@@ -89,11 +88,9 @@ def restamp(
     return rows
 
 
-def folders(config: Config, aggregators: Sequence[Aggregator]) -> Iterator[tuple[str, Path]]:
-    """Name every view that has a snapshot a day, with its folder."""
-    yield SEQUENCE_VIEW, config.layout.sequences
-    for aggregator in aggregators:
-        yield aggregator.view, config.layout.embeddings(aggregator.view)
+def views(aggregators: Sequence[Aggregator]) -> list[str]:
+    """Return the names of the member views, each of which has one snapshot per day."""
+    return [SEQUENCE_VIEW, *(aggregator.view for aggregator in aggregators)]
 
 
 def materialize(store: FeatureStore, view: str, first: datetime, last: datetime) -> None:

@@ -1,1 +1,6 @@
-"""Vectors at request time: stored sequences, the request's own events, the models in process."""
+"""Vectors at request time: the stored sequence, the request's own events, models in process."""
+
+from serving.request.sequences import Event
+from serving.request.vectors import RequestTime
+
+__all__ = ["Event", "RequestTime"]

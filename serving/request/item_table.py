@@ -1,14 +1,14 @@
-"""Every item vector in files that processes map into memory, so that all of them share one copy.
+"""All item vectors in files that processes map into memory, so that they share one copy.
 
-The table of the item parts as they are now lies in `item_tables/encoder=…/version=…/<key>/`. The
-key names the parts: a new part means a new table, and a table never changes once it is there.
+The table of the current item parts lies in `item_tables/encoder=…/version=…/<key>/`. The key
+identifies the parts: a new part means a new table, and an existing table never changes.
 
     ids.arrow         item_id of each item, in order
     first.npy         int64 [items + 2], the row of each item's oldest version; item 0 is PAD
     available_at.npy  int64 [versions + 1], microseconds since 1970; row 0 is PAD
     vectors.npy       float32 [versions + 1, dim]; row 0 holds zeros
 
-It holds every version of an item, so that one table answers for any as_of.
+It holds every version of an item, so one table answers for any as_of.
 """
 
 import copy
@@ -33,20 +33,20 @@ from transformations.duck import connect, parquet, sql
 from transformations.errors import InputError
 from transformations.files import replacing_folder
 from transformations.layout import part_files
-from transformations.stream import microseconds
+from transformations.timestamps import microseconds
 
 ROWS_AT_ONCE = 50_000
-ALWAYS = np.iinfo(np.int64).min  # since when PAD is available
+ALWAYS = np.iinfo(np.int64).min  # the available_at of PAD
 NEWEST = np.iinfo(np.int64).max
 
 
 class ItemVersions(ItemTable):
-    """All versions of all items; it looks items up as of one moment, at first the end of time.
+    """All versions of all items, looked up as of one timestamp; the newest ones by default.
 
     Attributes:
-        key: Names the item parts that it was made from.
+        key: Identifies the item parts that it was made from.
         vectors: float32 [versions + 1, dim], mapped from a file. Row 0 holds zeros and stands for
-            PAD and for items without a vector at that moment.
+            PAD and for items without a vector as of that timestamp.
     """
 
     def __init__(
@@ -62,32 +62,32 @@ class ItemVersions(ItemTable):
         self._first = first
         self._available_at = available_at
         self._as_of: int | NDArray[np.int64] = NEWEST
-        # How often the search among the versions of one item may have to halve.
+        # Steps of the binary search among the versions of one item, at most.
         self._halvings = int(np.diff(first).max()).bit_length()
-        # Arrow's look-up of text makes its hash table anew each time, which is nothing beside a
-        # snapshot, but 5 ms a request in 100,000 items.
-        self._places = (
+        # Arrow's look-up of text rebuilds its hash table each time. That is negligible for a
+        # snapshot, but costs 5 ms per request with 100,000 items.
+        self._numbers = (
             None
             if pa.types.is_integer(ids.type)
-            else {item: place for place, item in enumerate(ids.to_pylist(), start=1)}
+            else {item: number for number, item in enumerate(ids.to_pylist(), start=1)}
         )
-        self.rows(ids[:1])  # pandas makes its hash table at the first look-up: before threads come
+        self.rows(ids[:1])  # pandas builds its hash table at the first look-up: before any thread
 
     def at(self, as_of: datetime | NDArray[np.int64]) -> Self:
-        """Return the table as of a moment: an item's vector is the newest one available by then.
+        """Return the table as of a timestamp: an item's vector is the newest one available by then.
 
         Args:
-            as_of: Or a moment of its own (microseconds since 1970) for each id that is looked up.
+            as_of: One timestamp for all, or one per id looked up (microseconds since 1970).
         """
         table = copy.copy(self)
         table._as_of = microseconds(as_of) if isinstance(as_of, datetime) else as_of
         return table
 
     def rows(self, item_ids: pa.Array) -> NDArray[np.int32]:
-        """Return the row of each item's vector as of the moment, 0 for one without; int32 [ids]."""
+        """Return the row of each item's vector as of the timestamp, 0 without one; int32 [ids]."""
         items = self._items(item_ids)
         first = self._first[items]
-        # `low` is the last version known to be available, or the row before the item's first one.
+        # `low` is the last version found available so far, or the row before the item's first.
         low, high = first - 1, self._first[items + 1] - 1
         for _ in range(self._halvings):
             middle = (low + high + 1) // 2
@@ -97,23 +97,22 @@ class ItemVersions(ItemTable):
         return np.where(low < first, 0, low).astype(np.int32)
 
     def _items(self, item_ids: pa.Array) -> NDArray[np.int32]:
-        """Return each item's number, from 1 on; 0 for one that the table does not hold."""
-        if self._places is None:
+        """Return each item's number, from 1 on; 0 for an item that is not in the table."""
+        if self._numbers is None:
             return super().rows(item_ids)
-        found = [self._places.get(item, 0) for item in item_ids.to_pylist()]
-        return np.array(found, np.int32)
+        return np.array([self._numbers.get(item, 0) for item in item_ids.to_pylist()], np.int32)
 
 
 def open_item_table(config: Config) -> ItemVersions:
-    """Map the table of the item parts as they are now; make it first where no process has yet.
+    """Map the table of the current item parts; write it first if no process has yet.
 
-    Tables of earlier parts are removed; a process that has one mapped keeps it.
+    Tables of earlier parts are removed; a process that has mapped one keeps it.
 
     Raises:
-        InputError: there is no item vector, or one is not of the configured dimension.
+        InputError: there is no item vector, or one has another dimension than configured.
     """
     folder = _folder(config)
-    with _alone(folder):
+    with _locked(folder):
         key = table_key(config)
         if not (folder / key).exists():
             with connect(config) as con:
@@ -126,17 +125,17 @@ def open_item_table(config: Config) -> ItemVersions:
 
 
 def table_key(config: Config) -> str:
-    """Name the item parts as they are now: the same key, the same vectors.
+    """Identify the current item parts: the same key means the same vectors.
 
     Raises:
-        InputError: there are none.
+        InputError: there are no item parts.
     """
     parts = _parts(config)
     if not parts:
         encoder = config.items.encoder
         raise InputError(
             f"expected item vectors of {encoder.name} v{encoder.version} in "
-            f"{config.items_dir}, found none; `activity run` builds them"
+            f"{config.items_dir}, got none; `activity run` builds them"
         )
     marks = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in parts]
     return hashlib.sha256(repr(marks).encode()).hexdigest()[:16]
@@ -151,8 +150,8 @@ def _folder(config: Config) -> Path:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder against other processes (and threads): one makes the table, all map it."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Lock the folder against other processes and threads: one writes the table, all map it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -177,19 +176,19 @@ def _build(config: Config, con: duckdb.DuckDBPyConnection, folder: Path) -> None
         vectors = np.lib.format.open_memmap(
             temporary / "vectors.npy", "w+", np.float32, (versions + 1, config.dim)
         )
-        ids, moments, row = [], [np.array([ALWAYS])], 1
+        ids, available_at, row = [], [np.array([ALWAYS])], 1
         for batch in con.sql("from item_versions").to_arrow_reader(ROWS_AT_ONCE):
             flat = batch["embedding"].flatten().to_numpy()
             vectors[row : row + batch.num_rows] = flat.reshape(-1, config.dim)
             ids.append(batch["item_id"])
-            moments.append(batch["available_at"].to_numpy())
+            available_at.append(batch["available_at"].to_numpy())
             row += batch.num_rows
         vectors.flush()
-        # The versions of an item lie together: where an id ends, the next item's begin.
+        # The versions of an item are adjacent: where one id ends, the next item's versions begin.
         ends = pc.run_end_encode(pa.chunked_array(ids).combine_chunks(), run_end_type=pa.int64())
         starts = np.concatenate([[0, 1], ends.run_ends.to_numpy() + 1])
         np.save(temporary / "first.npy", starts)
-        np.save(temporary / "available_at.npy", np.concatenate(moments))
+        np.save(temporary / "available_at.npy", np.concatenate(available_at))
         table = pa.table({"item_id": ends.values})
         with pa.ipc.new_file(temporary / "ids.arrow", table.schema) as writer:
             writer.write_table(table)

@@ -1,4 +1,4 @@
-"""What a request has to pass before it is read: how many may be inside, how large, how slow."""
+"""Limits on requests before they are computed: number in flight, body size, time."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -16,32 +16,32 @@ GUARDED = "/embed"
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of the service.
+    """Limits of the service.
 
     Attributes:
-        threads: Requests that are computed at once.
-        inside: Requests read, waiting or computed at once; one more is answered 429.
-        body: Bytes of a request's body; a longer one is answered 413.
-        seconds: For which a client may keep the service waiting for its body; then 408.
-        answer: Seconds within which a request that was read is answered: its turn, the online
-            store, the model. Then 503. A store that is away is retried by its client for seconds.
+        threads: Requests computed at once.
+        max_in_flight: Requests read, waiting or computed at once; a further one gets 429.
+        max_body: Bytes of a request's body; a longer one gets 413.
+        body_timeout: Seconds to wait for each piece of a request's body; then 408.
+        timeout: Seconds from a read request to its answer: queue, online store, model. Then 503.
+            It is needed because the store's client retries for seconds while the store is away.
     """
 
     threads: int = 2
-    inside: int = 32
-    body: int = 256 * 1024
-    seconds: float = 5.0
-    answer: float = 1.0
+    max_in_flight: int = 32
+    max_body: int = 256 * 1024
+    body_timeout: float = 5.0
+    timeout: float = 1.0
 
 
-class Gate:
-    """ASGI middleware that holds requests to GUARDED within the limits, and counts them."""
+class LoadLimit:
+    """ASGI middleware that enforces the limits on requests to GUARDED, and counts them."""
 
     def __init__(self, app: ASGIApp, limits: Limits, metrics: RequestMetrics) -> None:
         self._app = app
         self._limits = limits
         self._metrics = metrics
-        self._inside = 0
+        self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer 429."""
@@ -54,42 +54,44 @@ class Gate:
                 self._metrics.requests.labels(str(message["status"])).inc()
             await send(message)
 
-        if self._inside >= self._limits.inside:
+        if self._in_flight >= self._limits.max_in_flight:
             refusal = failure(
                 429,
                 "overloaded",
-                f"{self._inside} requests are being answered; try again in a second",
+                f"{self._in_flight} requests are in flight; try again in a second",
                 headers={"Retry-After": "1"},
             )
             await refusal(scope, receive, counted)
             return
-        self._inside += 1
-        self._metrics.inside.inc()
+        self._in_flight += 1
+        self._metrics.in_flight.inc()
         try:
             await self._app(scope, self._bounded(receive), counted)
-        except Exception:  # answered by Starlette, outside of this
+        except Exception:  # answered by Starlette, outside this middleware
             self._metrics.requests.labels("500").inc()
             raise
         finally:
-            self._inside -= 1
-            self._metrics.inside.dec()
+            self._in_flight -= 1
+            self._metrics.in_flight.dec()
 
     def _bounded(self, receive: Receive) -> Receive:
-        taken, whole = 0, False
+        size, complete = 0, False
 
         async def bounded() -> Message:
-            nonlocal taken, whole
-            if whole:  # what comes now is the end of the connection, which may take long
+            nonlocal size, complete
+            if complete:  # next is the end of the connection, which may take long
                 return await receive()
             try:
-                async with asyncio.timeout(self._limits.seconds):
+                async with asyncio.timeout(self._limits.body_timeout):
                     message = await receive()
             except TimeoutError:
-                raise HTTPException(408, "the request's body did not come in time") from None
-            taken += len(message.get("body", b""))
-            whole = not message.get("more_body", False)
-            if taken > self._limits.body:
-                raise HTTPException(413, f"expected a body of at most {self._limits.body:,} bytes")
+                raise HTTPException(408, "the request's body did not arrive in time") from None
+            size += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
+            if size > self._limits.max_body:
+                raise HTTPException(
+                    413, f"expected a body of at most {self._limits.max_body:,} bytes"
+                )
             return message
 
         return bounded
@@ -102,6 +104,6 @@ def failure(
     details: Sequence[Mapping[str, Any]] = (),
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    """Return the one form of an error."""
+    """Return an error in the form that all errors of the service have."""
     error = {"code": code, "message": message, "details": list(details)}
     return JSONResponse({"error": error}, status, headers)

@@ -1,4 +1,4 @@
-"""What the request-time service counts and measures, for Prometheus."""
+"""The request-time service's Prometheus metrics."""
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -10,61 +10,61 @@ AGES = (1, 10, 60, 600, 3_600, 6 * 3_600, 12 * 3_600, 86_400, 2 * 86_400, 7 * 86
 
 
 class RequestMetrics:
-    """The collectors of one service, in a registry of their own."""
+    """The collectors of one service, in a separate registry."""
 
     def __init__(self) -> None:
         own = self.registry = CollectorRegistry()
         self.requests = Counter(
             "activity_embed_requests", "POST /embed by HTTP status.", ["status"], registry=own
         )
-        self.inside = Gauge(
+        self.in_flight = Gauge(
             "activity_embed_inside", "Requests being read, waiting or computed.", registry=own
         )
         self.embed_seconds = Histogram(
             "activity_embed_seconds",
-            "From a request's validation to its vectors, without waiting for a thread.",
+            "From a validated request to its vectors, without the wait for a thread.",
             buckets=SECONDS,
             registry=own,
         )
         self.members = Counter(
             "activity_embed_members",
-            "Members asked for: stored (the online store has a row) or unknown.",
+            "Requested members: stored (the online store has a row) or unknown.",
             ["what"],
             registry=own,
         )
         self.row_age = Histogram(
             "activity_embed_row_age_seconds",
-            "Age of the stored sequence of each member asked for, at as_of. The share above a "
-            "bound is the share of members served from rows older than that.",
+            "Age of each requested member's stored sequence at as_of. The share above a bound is "
+            "the share of members served from rows older than that.",
             buckets=AGES,
             registry=own,
         )
         self.refreshes = Counter(
             "activity_embed_refreshes",
-            "Looks for new models and items: changed, unchanged, failed.",
+            "Checks for new models and items: changed, unchanged, failed.",
             ["outcome"],
             registry=own,
         )
         self.items = Gauge("activity_embed_items", "Items in the mapped table.", registry=own)
         self.models = Gauge(
             "activity_embed_model",
-            "1 for what is served, 0 for what was.",
+            "1 for a served model, 0 for one that is no longer served.",
             ["view", "model_version"],
             registry=own,
         )
         self._served: set[tuple[str, str]] = set()
 
-    def answered(self, found: Embedded) -> None:
-        """Count the members of an answer and how old their stored rows were."""
-        as_of = np.datetime64(found.as_of.replace(tzinfo=None), "us")
-        stored = ~np.isnat(found.sequence_at)
-        for age in (as_of - found.sequence_at[stored]) / np.timedelta64(1, "s"):
+    def answered(self, embedded: Embedded) -> None:
+        """Count the members of an answer, and the ages of their stored rows."""
+        as_of = np.datetime64(embedded.as_of.replace(tzinfo=None), "us")
+        stored = ~np.isnat(embedded.sequence_at)
+        for age in (as_of - embedded.sequence_at[stored]) / np.timedelta64(1, "s"):
             self.row_age.observe(float(age))
         self.members.labels("stored").inc(int(stored.sum()))
         self.members.labels("unknown").inc(int((~stored).sum()))
 
     def serving(self, requests: RequestTime) -> None:
-        """Note what is served now."""
+        """Note which items and models are served now."""
         self.items.set(len(requests.items))
         loaded = requests.models.loaded
         served = {(model.aggregator.view, model.model_version) for model in loaded}

@@ -1,4 +1,4 @@
-"""The catalogue's aggregators in this process, compiled for fixed sizes and called together."""
+"""The catalogue's aggregators in this process, compiled for fixed sizes, in one call."""
 
 import runpy
 from collections.abc import Callable, Iterable, Sequence
@@ -16,26 +16,26 @@ from models.sequences import Padded
 from models.spec import Aggregator
 from transformations.config import Config
 
-# Members that one call of the models sees: a request is padded to the next of these sizes, so
-# that each has one graph, made before the first request.
+# Numbers of members per call: a request is padded to the next of these sizes. Each size has one
+# graph, built before the first request.
 SIZES = (1, 8, 64)
 
 Vectors = dict[str, dict[str, NDArray[np.float32]]]
 
 
-class Models:
-    """Several aggregators as one graph per size of SIZES, compiled here; threads may share it.
+class CompiledModels:
+    """Several aggregators as one graph per size in SIZES; threads may share it.
 
     Attributes:
         loaded: The aggregators, in the catalogue's order.
-        weights: View → weights_sha256 of what was loaded.
+        weights: View → weights_sha256 of its loaded package.
     """
 
     def __init__(self, config: Config, aggregators: Iterable[Aggregator]) -> None:
         self.loaded: list[Loaded] = []
         self.weights = {}
         for aggregator in aggregators:
-            # Read first: where somebody packages it anew meanwhile, the next refresh sees that.
+            # Read first: if it is packaged again meanwhile, the next refresh sees a difference.
             self.weights[aggregator.view] = weights_of(config, aggregator)
             self.loaded.append(load(aggregator, config))
         self.traces = 0
@@ -46,12 +46,12 @@ class Models:
         def embed(item_embeddings: Any, actions: Any, ages: Any) -> Any:
             self.traces += 1
             inputs = {"item_embeddings": item_embeddings, "actions": actions, "ages": ages}
-            # One output: each one that is fetched costs as much as the sums of a small model.
-            found = [model.embed(**inputs) for model in self.loaded]
+            # One output, because fetching one costs as much as the arithmetic of a small model.
+            results = [model.embed(**inputs) for model in self.loaded]
             return tf.concat(
                 [
                     outputs[field]
-                    for model, outputs in zip(self.loaded, found, strict=True)
+                    for model, outputs in zip(self.loaded, results, strict=True)
                     for field in model.vectors
                 ],
                 axis=1,
@@ -63,17 +63,17 @@ class Models:
             tf.TensorSpec(shape, "int32"),
             tf.TensorSpec(shape, "float32"),
         )
-        # The first call takes longer than all that follow.
+        # The first call is the slowest: make it now.
         compiled(
             tf.zeros((*shape, config.dim)), tf.zeros(shape, "int32"), tf.zeros(shape, "float32")
         )
         return compiled
 
     def embed(self, vectors: NDArray[np.float32], padded: Padded) -> Vectors:
-        """Return view → field → vectors [members, dim] of padded sequences of any number.
+        """Return view → field → vectors [members, dim] of any number of padded sequences.
 
         Args:
-            vectors: The item table, float32 [rows, dim]; gathered from once for all models.
+            vectors: The item table, float32 [rows, dim]; gathered once for all models.
         """
         members = len(padded.rows)
         pieces = [
@@ -81,14 +81,14 @@ class Models:
             for start in range(0, members, SIZES[-1])
         ]
         together = np.concatenate(pieces) if len(pieces) != 1 else pieces[0]
-        found: Vectors = {}
+        named: Vectors = {}
         start = 0
         for model in self.loaded:
-            fields = found[model.aggregator.view] = {}
+            fields = named[model.aggregator.view] = {}
             for field, dim in model.vectors.items():
                 fields[field] = together[:, start : start + dim]
                 start += dim
-        return found
+        return named
 
     def _call(
         self, vectors: NDArray[np.float32], padded: Padded, piece: slice
@@ -96,18 +96,18 @@ class Models:
         rows, actions, ages = padded.rows[piece], padded.actions[piece], padded.ages[piece]
         members = len(rows)
         size = next(size for size in SIZES if size >= members)
-        # What fills up is all PAD: action 0, and row 0 of the item table.
+        # The fill is PAD: action 0, and row 0 of the item table.
         fill = ((0, size - members), (0, 0))
         inputs = (
             tf.constant(values)
             for values in (vectors[np.pad(rows, fill)], np.pad(actions, fill), np.pad(ages, fill))
         )
-        found: NDArray[np.float32] = self._calls[size](*inputs).numpy()
-        return found[:members]
+        result: NDArray[np.float32] = self._calls[size](*inputs).numpy()
+        return result[:members]
 
 
 def current_catalogue() -> Sequence[Aggregator]:
-    """Return the lines of models/catalog.py as the file is now, whatever was imported of it."""
+    """Return the lines of models/catalog.py as the file is now, not as it was imported."""
     lines: Sequence[Aggregator] = runpy.run_path(str(Path(catalog.__file__)))["AGGREGATORS"]
     return lines
 
@@ -118,5 +118,5 @@ def packaged_of(config: Config, lines: Sequence[Aggregator]) -> list[Aggregator]
 
 
 def weights_of(config: Config, aggregator: Aggregator) -> str:
-    """Return the weights_sha256 of a package, which names its numbers."""
+    """Return the weights_sha256 of a package, which identifies its numbers."""
     return str(aggregator.manifest(config)["weights_sha256"])

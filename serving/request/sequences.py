@@ -1,8 +1,8 @@
-"""Sequences as the online store returns them, in whole seconds, made ready for the stream's rule.
+"""Stored sequences, which have whole seconds, prepared for the stream's fold.
 
-Feast keeps moments online in whole seconds. A stored action is therefore at most a second (1.2e-5
-days) older here than in the batch. Where as_of is a whole second itself, that moves no action over
-an edge of the window; `in_order` keeps the actions of one second in their order.
+Feast keeps timestamps online in whole seconds. So a stored action is up to a second (1.2e-5 days)
+older here than in the batch. If as_of is a whole second, no action crosses an edge of the window
+because of that. `in_order` preserves the order of the actions of one second.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,8 @@ import numpy as np
 from stores.read import Features
 from transformations.errors import ActivityError, InputError, RunFailedError
 from transformations.rules import Rules
-from transformations.stream import NEVER, Actions, States, microseconds
+from transformations.stream import NO_TIME, Actions, States
+from transformations.timestamps import microseconds
 
 FIELDS = ("item_ids", "actions", "event_timestamps", "last_action_at")
 SECOND = 1_000_000  # microseconds
@@ -23,7 +24,7 @@ Id = int | str
 
 
 class Event(NamedTuple):
-    """An action that no store may have seen yet."""
+    """An action that the online store may not have yet."""
 
     member_id: Id
     item_id: Id
@@ -35,42 +36,42 @@ def stored_states(rules: Rules, stored: Features) -> States:
     """Return the members' sequences from FIELDS of the sequence view, as they were read.
 
     Raises:
-        RunFailedError: one holds an action that the configuration does not name.
+        RunFailedError: a sequence holds an action that is missing in the configuration.
     """
-    items, names, moments = ([_listed(cell) for cell in stored[name]] for name in FIELDS[:3])
+    items, names, timestamps = ([_listed(cell) for cell in stored[name]] for name in FIELDS[:3])
     actions = Actions.of(
         rules,
-        np.arange(len(moments)).repeat([len(row) for row in moments]),
+        np.arange(len(timestamps)).repeat([len(row) for row in timestamps]),
         [item for row in items for item in row],
         _coded(rules, [name for row in names for name in row], RunFailedError),
-        [int(moment.timestamp()) * SECOND for row in moments for moment in row],
+        [int(timestamp.timestamp()) * SECOND for row in timestamps for timestamp in row],
     )
     nothing = Actions.of(rules, [], [], [], [])
     last = stored["last_action_at"].astype("M8[us]").astype(np.int64)
     known = stored.present["last_action_at"]
-    return States(in_order(rules, actions), nothing, np.where(known, last, NEVER))
+    return States(in_order(rules, actions), nothing, np.where(known, last, NO_TIME))
 
 
 def unseen(
-    rules: Rules, stored: Actions, events: Sequence[Event], places: Mapping[Id, int]
+    rules: Rules, stored: Actions, events: Sequence[Event], index: Mapping[Id, int]
 ) -> Actions:
-    """Return a request's events but for those that the store has in the same second.
+    """Return a request's events without those that the store has in the same second.
 
     Args:
-        places: Each member's place in the request.
+        index: Each member's index in the request.
 
     Raises:
-        InputError: an event of another member, of an unknown action, or of another type of id.
+        InputError: an event of another member, an unknown action, or an id of another type.
     """
     check_ids(rules, "item", [event.item_id for event in events])
     for event in events:
-        if event.member_id not in places:
+        if event.member_id not in index:
             raise InputError(
-                f"expected events of the members asked for, got one of {event.member_id!r}"
+                f"expected events of the requested members, got one of {event.member_id!r}"
             )
     arrived = Actions.of(
         rules,
-        [places[event.member_id] for event in events],
+        [index[event.member_id] for event in events],
         [event.item_id for event in events],
         _coded(rules, [event.action for event in events], InputError),
         [microseconds(event.event_timestamp) for event in events],
@@ -89,29 +90,35 @@ def check_ids(rules: Rules, what: str, ids: Sequence[Id]) -> None:
 
 
 def _listed(cell: Any) -> Sequence[Any]:
-    """Return a stored list; Feast keeps one without elements as null, as if there were no row."""
+    """Return a stored list; Feast stores an empty list as null, as if there were no row."""
     return [] if cell is None else cell
 
 
 def in_order(rules: Rules, actions: Actions) -> Actions:
-    """Return stored actions with moments that sort them as they lie, all of them distinct.
+    """Return stored actions with distinct timestamps that sort them in their stored order.
 
-    Cut to whole seconds, the actions of one second would sort by item_id and action, in whatever
-    order they came, and two of one kind would be duplicates. Where they do not lie so, the later
-    one and what follows it in that second get a microsecond more.
+    The fold sorts by timestamp, item_id and action. Within one whole second it would therefore
+    reorder the actions, and drop two of one kind as duplicates. An action that does not sort after
+    the one before it starts a step: it and the rest of its second get one microsecond more.
+
+        member  item  timestamp   step  steps so far  before its second  timestamp returned
+        1       7     5_000_000   0     0             0                  5_000_000
+        1       4     5_000_000   1     1             0                  5_000_001
+        1       4     5_000_000   1     2             0                  5_000_002
+        1       4     6_000_000   0     2             2                  6_000_000
     """
-    member, item, moment = actions.member, actions.item, actions.moment
-    same = (member[1:] == member[:-1]) & (moment[1:] == moment[:-1])
-    if not same.any():
+    member, item, timestamp = actions.member, actions.item, actions.timestamp
+    same_second = (member[1:] == member[:-1]) & (timestamp[1:] == timestamp[:-1])
+    if not same_second.any():
         return actions
     names = sorted(rules.actions)
     rank = np.array([0, *(names.index(name) for name in rules.actions)])[actions.code]
-    tied = (item[1:] == item[:-1]) & (rank[1:] > rank[:-1])
-    falls = np.concatenate([[False], same & ~((item[1:] > item[:-1]) | tied)])
-    total = np.cumsum(falls)
-    starts = np.flatnonzero(np.concatenate([[True], ~same]))
-    second = np.concatenate([[0], np.cumsum(~same)])
-    return Actions(member, item, actions.code, moment + total - total[starts][second])
+    sorts_after = (item[1:] > item[:-1]) | ((item[1:] == item[:-1]) & (rank[1:] > rank[:-1]))
+    steps = np.cumsum(np.concatenate([[False], same_second & ~sorts_after]))
+    first_of_second = np.flatnonzero(np.concatenate([[True], ~same_second]))
+    second = np.concatenate([[0], np.cumsum(~same_second)])
+    before = steps[first_of_second][second]
+    return Actions(member, item, actions.code, timestamp + steps - before)
 
 
 def _in_seconds(actions: Actions) -> Iterable[tuple[int, Id, int, int]]:
@@ -119,7 +126,7 @@ def _in_seconds(actions: Actions) -> Iterable[tuple[int, Id, int, int]]:
         actions.member.tolist(),
         actions.item.tolist(),
         actions.code.tolist(),
-        (actions.moment // SECOND).tolist(),
+        (actions.timestamp // SECOND).tolist(),
         strict=True,
     )
 

@@ -1,6 +1,6 @@
 """The vector at request time over HTTP: POST /embed, GET /health, GET /metrics.
 
-Every error has one form: {"error": {"code", "message", "details": [{"where", "message"}]}}.
+Every error has the form {"error": {"code", "message", "details": [{"where", "message"}]}}.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from serving.outage import STORE_GONE
-from serving.request.limits import Gate, Limits, failure
+from serving.request.limits import Limits, LoadLimit, failure
 from serving.request.metrics import RequestMetrics
 from serving.request.sequences import Event
 from serving.request.vectors import Embedded, RequestTime
@@ -36,13 +36,13 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-MEMBERS, EVENTS = 64, 512  # in one request
+MEMBERS, EVENTS = 64, 512  # at most, in one request
 
 Integer = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
 Text = Annotated[StrictStr, Field(max_length=200)]
 Id = Integer | Text
-# With a zone, and far enough from the ends of the calendar to be computed with.
-Moment = Annotated[
+# With a zone, and far enough from the ends of the calendar to compute with.
+Timestamp = Annotated[
     AwareDatetime, Field(ge=datetime(1970, 1, 1, tzinfo=UTC), lt=datetime(9000, 1, 1, tzinfo=UTC))
 ]
 
@@ -52,12 +52,12 @@ class _Strict(BaseModel):
 
 
 class NewEvent(_Strict):
-    """An action that no store may have seen yet."""
+    """An action that the online store may not have yet."""
 
     member_id: Id
     item_id: Id
     action: Annotated[StrictStr, Field(max_length=100)]
-    event_timestamp: Moment
+    event_timestamp: Timestamp
 
 
 class Question(_Strict):
@@ -65,7 +65,7 @@ class Question(_Strict):
 
     member_ids: Annotated[list[Id], Field(min_length=1, max_length=MEMBERS)]
     events: Annotated[list[NewEvent], Field(max_length=EVENTS)] = []
-    as_of: Moment | None = None
+    as_of: Timestamp | None = None
     views: Annotated[list[Text], Field(min_length=1, max_length=100)] | None = None
 
 
@@ -78,22 +78,22 @@ class Member(BaseModel):
     counts: dict[str, int]
     last_action_at: datetime | None
     sequence_at: datetime | None
-    """The moment of the stored row; null where the online store has none."""
+    """Timestamp of the stored row; null where the online store has none."""
 
 
 class Answer(BaseModel):
-    """What POST /embed returns: the members as they were asked for."""
+    """What POST /embed returns: the members in the order of the request."""
 
     as_of: datetime
     members: list[Member]
     model_versions: dict[str, str]
     held_back: int
-    """Events of the request that are not before as_of."""
+    """Events of the request at or after as_of."""
 
 
 @dataclass
 class _Health:
-    """What became of the last look for new models and items."""
+    """The last check for new models and items."""
 
     looked_at: datetime | None = None
     error: str | None = None
@@ -105,7 +105,7 @@ def application(
     """Return the service; it closes `requests` when it ends.
 
     Args:
-        refresh_every: Seconds between two looks for new item parts and models.
+        refresh_every: Seconds between two checks for new item parts and models.
     """
     limits = limits or Limits()
     metrics, health = RequestMetrics(), _Health()
@@ -123,16 +123,19 @@ def application(
         gc.unfreeze()
 
     app = FastAPI(title="Member activity embeddings at request time", lifespan=lifespan)
-    app.add_middleware(Gate, limits=limits, metrics=metrics)
+    app.add_middleware(LoadLimit, limits=limits, metrics=metrics)
 
     async def _in_time(work: Callable[[], T]) -> T:
-        """Compute in the pool. What has its turn when time is up goes on, and answers nobody."""
-        async with asyncio.timeout(limits.answer):
+        """Compute in the pool, within the timeout.
+
+        Work already running at the deadline continues, but its result is discarded.
+        """
+        async with asyncio.timeout(limits.timeout):
             return await asyncio.get_running_loop().run_in_executor(pool, work)
 
     @app.post("/embed", response_model=Answer)
     async def embed(question: Question) -> Response:
-        """Return members' vectors as of now, with the request's events in their sequences."""
+        """Return members' vectors, with the request's events in their sequences."""
         answer = await _in_time(partial(_answer, question))
         return Response(answer, media_type="application/json")
 
@@ -142,18 +145,18 @@ def application(
                 Event(event.member_id, event.item_id, event.action, event.event_timestamp)
                 for event in question.events
             ]
-            found = requests.embed(question.member_ids, events, question.as_of)
-        metrics.answered(found)
-        return to_json(_body(question, found))
+            embedded = requests.embed(question.member_ids, events, question.as_of)
+        metrics.answered(embedded)
+        return to_json(_body(question, embedded))
 
     @app.get("/health")
     async def healthy() -> Response:
-        """Say what is served, after reading the online store once."""
-        found = await _in_time(requests.embed_nobody)
+        """Return the served model versions, after a request for a non-existent member."""
+        embedded = await _in_time(requests.embed_nobody)
         return JSONResponse(
             {
                 "status": "ok",
-                "models": found.model_versions,
+                "models": embedded.model_versions,
                 "items": len(requests.items),
                 "item_table": requests.items.key,
                 "looked_at": health.looked_at and health.looked_at.isoformat(),
@@ -171,9 +174,9 @@ def application(
 
 
 def _settle() -> None:
-    """Keep what is loaded out of the garbage collector's full rounds.
+    """Exclude what is loaded from the garbage collector's full collections.
 
-    TensorFlow's objects above all are so many that a round would hold up every request.
+    TensorFlow alone has so many objects that a full collection would delay every request.
     """
     gc.unfreeze()
     gc.collect()
@@ -183,7 +186,7 @@ def _settle() -> None:
 async def _refreshing(
     requests: RequestTime, metrics: RequestMetrics, health: _Health, every: float
 ) -> None:
-    """Look for what is new for ever; what fails is told and tried again, the old serves on."""
+    """Check for new models and items forever; after a failure the old ones serve on."""
     while True:
         await asyncio.sleep(every)
         try:
@@ -195,27 +198,31 @@ async def _refreshing(
             health.error = None
         except Exception as error:
             metrics.refreshes.labels("failed").inc()
-            logger.warning("what is new cannot be served, the old is: %s", error)
+            logger.warning(
+                "new models or items cannot be loaded, the old ones are served: %s", error
+            )
             health.error = str(error)
         health.looked_at = datetime.now(UTC)
 
 
-def _body(question: Question, found: Embedded) -> dict[str, Any]:
-    views = list(found.vectors) if question.views is None else question.views
-    unknown = sorted(set(views) - set(found.vectors))
+def _body(question: Question, embedded: Embedded) -> dict[str, Any]:
+    views = list(embedded.vectors) if question.views is None else question.views
+    unknown = sorted(set(views) - set(embedded.vectors))
     if unknown:
         raise InputError(
-            f"expected views among {', '.join(found.vectors)}, got {', '.join(unknown)}"
+            f"expected views among {', '.join(embedded.vectors)}, got {', '.join(unknown)}"
         )
-    # Whole columns to Python at once; one by one they would take most of the time.
+    # Convert whole columns at once; value by value it would take most of the time.
     lists = {
-        view: {field: vectors.tolist() for field, vectors in found.vectors[view].items()}
+        view: {field: vectors.tolist() for field, vectors in embedded.vectors[view].items()}
         for view in views
     }
-    counts = {name: values.tolist() for name, values in found.counts.items()}
-    last, stored = (_utc(moments) for moments in (found.last_action_at, found.sequence_at))
+    counts = {name: values.tolist() for name, values in embedded.counts.items()}
+    last, stored = (
+        _utc(timestamps) for timestamps in (embedded.last_action_at, embedded.sequence_at)
+    )
     return {
-        "as_of": found.as_of,
+        "as_of": embedded.as_of,
         "members": [
             {
                 "member_id": member,
@@ -229,17 +236,17 @@ def _body(question: Question, found: Embedded) -> dict[str, Any]:
             }
             for row, member in enumerate(question.member_ids)
         ],
-        "model_versions": {view: found.model_versions[view] for view in views},
-        "held_back": found.held_back,
+        "model_versions": {view: embedded.model_versions[view] for view in views},
+        "held_back": embedded.held_back,
     }
 
 
-def _utc(moments: Any) -> list[datetime | None]:
-    return [moment and moment.replace(tzinfo=UTC) for moment in moments.tolist()]
+def _utc(timestamps: Any) -> list[datetime | None]:
+    return [timestamp and timestamp.replace(tzinfo=UTC) for timestamp in timestamps.tolist()]
 
 
 def _answer_errors(app: FastAPI, limits: Limits) -> None:
-    """Give every error the one form."""
+    """Give every error the same form."""
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
@@ -247,7 +254,9 @@ def _answer_errors(app: FastAPI, limits: Limits) -> None:
             {"where": ".".join(map(str, problem["loc"])), "message": problem["msg"]}
             for problem in error.errors()[:20]
         ]
-        return failure(422, "invalid", "the request is not what POST /embed takes", details)
+        return failure(
+            422, "invalid", "the request does not have the form that POST /embed takes", details
+        )
 
     @app.exception_handler(InputError)
     async def wrong(_: Request, error: InputError) -> Response:
@@ -259,11 +268,11 @@ def _answer_errors(app: FastAPI, limits: Limits) -> None:
 
     @app.exception_handler(TimeoutError)
     async def late(_: Request, __: TimeoutError) -> Response:
-        logger.warning("no answer within %g s", limits.answer)
+        logger.warning("no answer within %g s", limits.timeout)
         return failure(
             503,
             "unavailable",
-            f"no answer within {limits.answer:g} s: the online store is away, or all is slow",
+            f"no answer within {limits.timeout:g} s: the online store is away, or all is slow",
             headers={"Retry-After": "1"},
         )
 
@@ -273,10 +282,11 @@ def _answer_errors(app: FastAPI, limits: Limits) -> None:
             503, "unavailable", "the online store does not answer", headers={"Retry-After": "1"}
         )
 
-    for kind in (ReadError, *STORE_GONE):
+    app.add_exception_handler(ReadError, gone)
+    for kind in STORE_GONE:
         app.add_exception_handler(kind, gone)
 
     @app.exception_handler(Exception)
     async def unexpected(_: Request, error: Exception) -> Response:
         logger.error("a request failed", exc_info=error)
-        return failure(500, "internal", "the request failed; the service's log says why")
+        return failure(500, "internal", "the request failed; the reason is in the service's log")

@@ -1,7 +1,7 @@
 """A member's vectors as of now: the sequence from the online store, the model in this process.
 
-The rule of a sequence is transformations/stream.py's, the padding models/sequences.py's and the
-vector the packaged aggregator's, as everywhere else. What is new is only where they run.
+As everywhere else, transformations/stream.py has the rule of a sequence, models/sequences.py the
+padding, and the packaged aggregator computes the vector.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,30 +17,31 @@ from numpy.typing import NDArray
 from models.sequences import pad
 from models.spec import Aggregator
 from serving.request.item_table import ItemVersions, open_item_table, table_key
-from serving.request.models import Models, current_catalogue, packaged_of, weights_of
+from serving.request.models import CompiledModels, current_catalogue, packaged_of, weights_of
 from serving.request.sequences import FIELDS, Event, Id, check_ids, stored_states, unseen
 from stores.read import Reader
 from transformations.config import Config
 from transformations.errors import InputError
 from transformations.names import SEQUENCE_VIEW
-from transformations.stream import fold, microseconds, to_sequences
+from transformations.stream import fold, to_sequences
+from transformations.timestamps import microseconds
 
-ID_TYPES = {"int64": pa.int64(), "string": pa.string()}
+ARROW_IDS = {"int64": pa.int64(), "string": pa.string()}
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """What a request gets; row i belongs to the i-th member asked for.
+    """The answer to a request; row i belongs to the i-th requested member.
 
     Attributes:
-        as_of: The moment that the vectors are of.
+        as_of: The timestamp of the vectors.
         vectors: View → field → float32 [members, dim].
         counts: n_actions and n_<action> → int64 [members], as in the views.
         last_action_at: datetime64[us] [members] in UTC, NaT where no action is known.
-        sequence_at: datetime64[us] [members] in UTC: the moment of the row in the online store
-            (its whole second), NaT where the store has none.
-        model_versions: View → what made the vectors.
-        held_back: How many of the request's events are not before as_of, and so did not count.
+        sequence_at: datetime64[us] [members] in UTC: the online row's timestamp (its whole
+            second), NaT where the store has none.
+        model_versions: View → version of the model that made its vectors.
+        held_back: How many of the request's events are at or after as_of, and so do not count.
     """
 
     as_of: datetime
@@ -53,16 +54,16 @@ class Embedded:
 
 
 class RequestTime:
-    """Answers for one configuration and one feature store. Threads may share it.
+    """Computes vectors for one configuration and one feature store; threads may share it.
 
     Args:
-        catalogue: Returns the aggregators to serve, anew at each `refresh`; those that are not
-            packaged yet are left out until they are.
+        catalogue: Returns the aggregators to serve; called again at each `refresh`. Those that
+            are not packaged yet are left out until they are.
 
     Raises:
-        InputError: no aggregator is packaged, one is not as the catalogue says, or there are no
-            item vectors.
-        stores.read.ReadError: the online store is none that can be read.
+        InputError: no aggregator is packaged, a package differs from its catalogue line, or there
+            are no item vectors.
+        stores.read.ReadError: the kind of the online store cannot be read.
         feast.errors.FeastObjectNotFoundException: the views were never applied.
     """
 
@@ -79,11 +80,11 @@ class RequestTime:
         packaged = packaged_of(config, self._catalogue())
         if not packaged:
             raise InputError(
-                f"expected at least one packaged aggregator in {config.layout.artifacts}, found "
+                f"expected at least one packaged aggregator in {config.layout.artifacts}, got "
                 "none; first: activity run"
             )
-        # Both change together or not at all: a request takes them once and keeps them.
-        self._state = (open_item_table(config), Models(config, packaged))
+        # One tuple, so that both change together: a request reads it once.
+        self._state = (open_item_table(config), CompiledModels(config, packaged))
 
     def embed(
         self,
@@ -93,69 +94,69 @@ class RequestTime:
     ) -> Embedded:
         """Return the members' vectors: what embed_snapshot would write for the same events.
 
-        A member that the store does not know has the vector of an empty sequence.
+        A member without a row in the store has the vector of an empty sequence.
 
         Args:
-            member_ids: Of the configured type; one may come twice.
-            events: Actions of these members that the store may not have seen yet. One that it has
-                (same item and action in the same second) counts once. At or after as_of it does
-                not count.
-            as_of: Default: now. Not before the moment of a member's stored row, which no longer
+            member_ids: Of the configured type; repetitions are allowed.
+            events: Actions of these members that the store may not have yet. One that it has (same
+                item and action in the same second) counts once. At or after as_of it does not
+                count.
+            as_of: Default: now. Not before the timestamp of a member's stored row, which no longer
                 holds what the window held then.
 
         Raises:
             InputError: an id of another type, an event of another member or of an unknown
-                action, an as_of before a stored row's.
+                action, or an as_of before a stored row.
             stores.read.ReadError: the store holds no such table.
         """
         items, models = self._state
-        moment = datetime.now(UTC) if as_of is None else as_of.astimezone(UTC)
+        timestamp = datetime.now(UTC) if as_of is None else as_of.astimezone(UTC)
         if not member_ids:
             raise InputError("expected at least one member, got none")
         check_ids(self._config.rules, "member", member_ids)
-        places = {member: place for place, member in enumerate(dict.fromkeys(member_ids))}
-        stored = self._reader.read({"member_id": list(places)})
-        ids = pa.array(list(places), ID_TYPES[self._config.id_type])
+        index = {member: row for row, member in enumerate(dict.fromkeys(member_ids))}
+        stored = self._reader.read({"member_id": list(index)})
+        ids = pa.array(list(index), ARROW_IDS[self._config.id_type])
         sequence_at = stored.event_timestamps[SEQUENCE_VIEW]
         if as_of is not None:
-            _refuse_past(ids, sequence_at, moment)
+            _refuse_past(ids, sequence_at, timestamp)
         states = stored_states(self._config.rules, stored)
-        arrived = unseen(self._config.rules, states.actions, events, places)
-        now = microseconds(moment)
+        arrived = unseen(self._config.rules, states.actions, events, index)
+        now = microseconds(timestamp)
         folded = fold(self._config.rules, states, arrived, now)
-        rows = to_sequences(self._config.rules, ids, folded.states, now, moment)
-        padded = pad(rows, items.at(moment), self._config.rules, moment)
-        found = Embedded(
-            as_of=moment,
+        rows = to_sequences(self._config.rules, ids, folded.states, now, timestamp)
+        padded = pad(rows, items.at(timestamp), self._config.rules, timestamp)
+        embedded = Embedded(
+            as_of=timestamp,
             vectors=models.embed(items.vectors, padded),
             counts={name: rows[name].to_numpy() for name in self._config.rules.count_columns},
-            last_action_at=folded.states.last.view("M8[us]"),  # NEVER is NaT's number
+            last_action_at=folded.states.last.view("M8[us]"),  # NO_TIME is NaT's number
             sequence_at=sequence_at,
             model_versions={m.aggregator.view: m.model_version for m in models.loaded},
             held_back=folded.held,
         )
-        if len(places) == len(member_ids):
-            return found
-        return _spread(found, np.array([places[member] for member in member_ids]))
+        if len(index) == len(member_ids):
+            return embedded
+        return _spread(embedded, np.array([index[member] for member in member_ids]))
 
     def embed_nobody(self) -> Embedded:
-        """Go the whole way for one id that no member should have: what fails here fails for all."""
+        """Run a full request for a non-existent member; what fails here fails for all."""
         return self.embed([-(2**63) if self._config.id_type == "int64" else ""])
 
     def refresh(self) -> bool:
-        """Take what is new: item parts, lines of the catalogue, packages. Return whether any was.
+        """Load new item parts, catalogue lines and packages; return whether there were any.
 
-        Requests go on with the old until the new is loaded and compiled. Whatever fails leaves
-        the old in its place.
+        Requests use the old ones until the new ones are loaded and compiled. After a failure the
+        old ones stay.
         """
         items, models = self._state
         lines = self._catalogue()
         packaged = packaged_of(self._config, lines)
-        # A line whose package is gone for a moment (removed, to be made again) is served on.
+        # A line whose package is missing for a moment, while it is made again, is served on.
         gone = {line.view for line in lines} - {line.view for line in packaged}
         weights = {line.view: weights_of(self._config, line) for line in packaged}
         if weights != models.weights and not gone & models.weights.keys():
-            models = Models(self._config, packaged)
+            models = CompiledModels(self._config, packaged)
         if table_key(self._config) != items.key:
             items = open_item_table(self._config)
         changed = (items, models) != self._state
@@ -168,7 +169,7 @@ class RequestTime:
         return self._state[0]
 
     @property
-    def models(self) -> Models:
+    def models(self) -> CompiledModels:
         """The models that requests use now."""
         return self._state[1]
 
@@ -188,23 +189,23 @@ def _refuse_past(ids: pa.Array, sequence_at: NDArray[np.datetime64], as_of: date
     if len(late):
         at = sequence_at[late[0]]
         raise InputError(
-            f"expected an as_of of {at} UTC or later, since when the online store holds the "
-            f"sequence of member {ids[int(late[0])].as_py()!r}, got {as_of:%Y-%m-%dT%H:%M:%S.%f}; "
-            "earlier moments are what snapshots (activity backfill) and training joins are for"
+            f"expected an as_of of {at} UTC or later, the timestamp of the stored sequence of "
+            f"member {ids[int(late[0])].as_py()!r}, got {as_of:%Y-%m-%dT%H:%M:%S.%f}; for earlier "
+            "times use snapshots (activity backfill) and training joins"
         )
 
 
-def _spread(found: Embedded, rows: NDArray[np.int64]) -> Embedded:
-    """Return a row for each member asked for, where one was asked for twice."""
+def _spread(embedded: Embedded, rows: NDArray[np.int64]) -> Embedded:
+    """Return one row per requested member, where some are requested more than once."""
     return Embedded(
-        as_of=found.as_of,
+        as_of=embedded.as_of,
         vectors={
             view: {field: vectors[rows] for field, vectors in fields.items()}
-            for view, fields in found.vectors.items()
+            for view, fields in embedded.vectors.items()
         },
-        counts={name: counts[rows] for name, counts in found.counts.items()},
-        last_action_at=found.last_action_at[rows],
-        sequence_at=found.sequence_at[rows],
-        model_versions=found.model_versions,
-        held_back=found.held_back,
+        counts={name: counts[rows] for name, counts in embedded.counts.items()},
+        last_action_at=embedded.last_action_at[rows],
+        sequence_at=embedded.sequence_at[rows],
+        model_versions=embedded.model_versions,
+        held_back=embedded.held_back,
     )

@@ -1,5 +1,5 @@
--- one row: how many actions of [$since, $until) there are, how many of them a row that was readable
--- by $until holds, and after how many seconds the first such row was readable: median and 99%
+-- one row: the actions of [$since, $until), how many of them a row readable by $until holds, and
+-- the seconds until the first such row was readable: median and 99th percentile
 -- Reads `activity` and `member_rows`, a view's snapshots and streamed rows.
 with
 actions as (

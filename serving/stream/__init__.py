@@ -1,1 +1,1 @@
-"""Sequences and vectors kept fresh in seconds: a bus, states, and the views' online rows."""
+"""Sequences and vectors fresh within seconds: a bus, states, and the views' online rows."""

@@ -1,4 +1,4 @@
-"""What a worker counts and measures, for Prometheus."""
+"""A worker's Prometheus metrics."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -14,9 +14,9 @@ REMEMBERED = 10_000
 
 
 class Spans(Collector):
-    """A histogram of seconds that takes many at once, and keeps the last ones as they are.
+    """A histogram of seconds that takes many values per call and keeps the last ones exactly.
 
-    prometheus_client's own takes a tenth of a worker's time, one Python call an event.
+    prometheus_client's own costs a tenth of a worker's time, with one Python call per event.
     """
 
     def __init__(self, name: str, documentation: str, registry: CollectorRegistry) -> None:
@@ -27,15 +27,15 @@ class Spans(Collector):
         registry.register(self)
 
     def observe(self, seconds: Iterable[float]) -> None:
-        """Count these; a negative one, of a clock that runs behind, as zero."""
+        """Count these values; a negative one, from a clock that runs behind, counts as zero."""
         values = np.maximum(np.fromiter(seconds, float), 0.0)
-        places = np.searchsorted(SECONDS, values, side="left")
-        self._counts += np.bincount(places, minlength=len(self._counts))
+        buckets = np.searchsorted(SECONDS, values, side="left")
+        self._counts += np.bincount(buckets, minlength=len(self._counts))
         self._sum += float(values.sum())
         self.last.extend(values.tolist())
 
     def quantiles(self) -> tuple[float, float]:
-        """Return the median and the 99th percentile of the last ones; 0 where there is none."""
+        """Return the median and the 99th percentile of the last values; 0 where there is none."""
         if not self.last:
             return 0.0, 0.0
         median, high = np.quantile(np.fromiter(self.last, float), [0.5, 0.99])
@@ -49,13 +49,13 @@ class Spans(Collector):
 
 
 class Metrics:
-    """The collectors of one worker, in a registry of their own."""
+    """The collectors of one worker, in a separate registry."""
 
     def __init__(self) -> None:
         own = self.registry = CollectorRegistry()
         self.events = Counter(
             "activity_stream_events",
-            "Events by what became of them: applied, duplicate, expired, clipped, held.",
+            "Events by outcome: applied, duplicate, expired, clipped, held.",
             ["outcome"],
             registry=own,
         )
@@ -63,41 +63,48 @@ class Metrics:
             "activity_stream_dead_letters", "Messages refused, by reason.", ["reason"], registry=own
         )
         self.members = Counter(
-            "activity_stream_members", "Members written, one a member and batch.", registry=own
+            "activity_stream_members",
+            "Members written, counted once per member and batch.",
+            registry=own,
         )
         self.batches = Counter("activity_stream_batches", "Micro-batches.", registry=own)
         self.conflicts = Counter(
             "activity_stream_conflicts",
-            "Members folded again because another worker had written them.",
+            "Members folded again because another worker wrote them first.",
             registry=own,
         )
         self.retries = Counter(
-            "activity_stream_retries", "Failed tries, by what was away.", ["what"], registry=own
+            "activity_stream_retries",
+            "Failed tries, by what was unavailable: bus, store.",
+            ["what"],
+            registry=own,
         )
         self.offline_rows = Counter(
             "activity_stream_offline_rows", "Rows appended to the offline tables.", registry=own
         )
         self.batch_seconds = Spans(
-            "activity_stream_batch_seconds", "From a batch read to its rows written.", own
+            "activity_stream_batch_seconds", "From reading a batch to writing its rows.", own
         )
         self.on_bus_seconds = Spans(
-            "activity_stream_on_bus_seconds", "From an event on the bus to its row online.", own
+            "activity_stream_on_bus_seconds",
+            "From an event's arrival on the bus to its row online.",
+            own,
         )
         self.event_seconds = Spans(
-            "activity_stream_event_seconds", "From an event's own time to its row online.", own
+            "activity_stream_event_seconds", "From an event's timestamp to its row online.", own
         )
         self._quantiles = Gauge(
             "activity_stream_event_seconds_quantile",
-            f"The same, of the last {REMEMBERED} events.",
+            f"Quantiles of activity_stream_event_seconds over the last {REMEMBERED} events.",
             ["quantile"],
             registry=own,
         )
-        for place, quantile in enumerate(("0.5", "0.99")):
-            self._quantiles.labels(quantile).set_function(partial(self._quantile, place))
+        for index, quantile in enumerate(("0.5", "0.99")):
+            self._quantiles.labels(quantile).set_function(partial(self._quantile, index))
 
-    def _quantile(self, place: int) -> float:
-        return self.event_seconds.quantiles()[place]
+    def _quantile(self, index: int) -> float:
+        return self.event_seconds.quantiles()[index]
 
     def value(self, name: str, **labels: str) -> float:
-        """Return one of these numbers: value("events_total", outcome="applied")."""
+        """Return one metric's value, as in value("events_total", outcome="applied")."""
         return self.registry.get_sample_value(f"activity_stream_{name}", labels) or 0.0

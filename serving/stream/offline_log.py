@@ -1,22 +1,20 @@
-"""What was pushed, appended to the offline tables that the Feast views read.
+"""Streamed rows, appended to the offline tables that the Feast views read.
 
-A training join is to see what a ranker could see at each moment, so every row that was readable
-online is kept, with its true created_timestamp. Rows go to a spool first, a file a view that only
-grows, before their events are acknowledged; a few times an hour a spool becomes one Parquet part,
-whole or not at all. What a killed worker has spooled, the others append within a minute, or the
+A training join must see what a ranker could see at each time. So every row that was readable online
+is kept, with its true created_timestamp. Rows first go to a spool, one growing file per view,
+before their events are acknowledged. A few times an hour a spool becomes one Parquet part, whole or
+not at all. The spool of a killed worker is appended within a minute by another worker, or by the
 next one that starts.
 
     state/stream/<worker>/<view>/<part>.arrows                    the spool
     member_embeddings/<view>/as_of=stream-<day>/<part>.parquet    the part
 
-A snapshot's partition is `as_of=<its moment>/part-0.parquet` and nothing else: a daily run that is
-repeated, its restamping and its reading back never touch these parts, and `partitions` does not
-list them.
+A snapshot's partition holds only `as_of=<timestamp>/part-0.parquet`. So a repeated daily run, its
+restamping and its reading back never touch the streamed parts, and `partitions` does not list them.
 """
 
 import fcntl
 import logging
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -28,12 +26,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transformations.config import Config
-from transformations.names import SEQUENCE_VIEW
+from transformations.files import sync
 
 logger = logging.getLogger(__name__)
 
 PARTITION = "as_of=stream-"
-ROWS_A_GROUP = 16_384
+ROWS_PER_GROUP = 16_384
 LOCK, NEW = "lock", ".new"
 
 
@@ -41,8 +39,8 @@ class OfflineLog:
     """The spools of one worker.
 
     Args:
-        seconds: A spool becomes a part when it is so old.
-        size: Or when it has so many bytes.
+        seconds: A spool becomes a part at this age,
+        size: or at this size in bytes.
     """
 
     def __init__(
@@ -51,9 +49,9 @@ class OfflineLog:
         self._config = config
         self._seconds, self._size = seconds, size
         self._folder = spools(config) / f"{worker}-{uuid4().hex[:8]}"
-        # Locked before it has its name, and held as long as this process lives: whoever gets the
-        # lock of a spool knows that it is nobody's.
-        new = self._folder.with_name(self._folder.name + NEW)  # a host's name may hold dots
+        # Locked before it gets its final name, and for as long as this process lives: whoever
+        # obtains a spool's lock knows that its worker is gone.
+        new = self._folder.with_name(self._folder.name + NEW)  # a host's name may contain dots
         new.mkdir(parents=True)
         self._lock = (new / LOCK).open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
@@ -76,7 +74,7 @@ class OfflineLog:
         return size >= self._size or time.monotonic() - self._since >= self._seconds
 
     def flush(self) -> int:
-        """Make the spools parts of the tables; return how many rows they hold."""
+        """Turn the spools into parts of the tables; return the number of rows."""
         spools, self._open = self._open, {}
         self._since = time.monotonic()
         for spool in spools.values():
@@ -84,7 +82,7 @@ class OfflineLog:
         return _append_folder(self._config, self._folder)
 
     def recover(self) -> int:
-        """Append what workers that are no more had spooled; return how many rows."""
+        """Append the spools of dead workers; return the number of rows."""
         rows = 0
         for folder in sorted(spools(self._config).iterdir()):
             if folder == self._folder or folder.suffix == NEW:
@@ -101,18 +99,18 @@ class OfflineLog:
                 rows += _append_folder(self._config, folder)
                 shutil.rmtree(folder, ignore_errors=True)
         if rows:
-            logger.info("appended %d rows that a worker before had spooled", rows)
+            logger.info("appended %d rows from the spool of a dead worker", rows)
         return rows
 
     def close(self) -> None:
-        """Make the spools parts, and remove their folder."""
+        """Turn the spools into parts, and remove their folder."""
         self.flush()
         shutil.rmtree(self._folder)
         self._lock.close()
 
 
 class _Spool:
-    """One growing Arrow stream: what is written of it can be read, whatever comes after."""
+    """One growing Arrow stream; what was written stays readable, whatever follows."""
 
     def __init__(self, folder: Path, schema: pa.Schema) -> None:
         folder.mkdir(exist_ok=True)
@@ -142,21 +140,16 @@ def parts(folder: Path) -> list[Path]:
     return sorted(found, key=lambda file: (file.parent.name, file.stat().st_mtime_ns))
 
 
-def table_folder(config: Config, view: str) -> Path:
-    """Return the folder of a view's table."""
-    return config.layout.sequences if view == SEQUENCE_VIEW else config.layout.embeddings(view)
-
-
 def _append_folder(config: Config, folder: Path) -> int:
-    """Append every spool of a worker that is not growing; remove it."""
+    """Append every closed spool of a worker, and remove it."""
     rows = 0
     for spool in sorted(folder.glob("*/*.arrows")):
-        # A part has its spool's name: one that was appended by a process that was killed before
-        # it removed the spool replaces itself.
+        # A part has its spool's name. So a spool that was appended, but not removed before a kill,
+        # is written over its own part.
         day = f"{datetime.now(UTC):%Y-%m-%d}"
-        table = table_folder(config, spool.parent.name)
-        there = [*table.glob(f"{PARTITION}*/{spool.stem}.parquet")]
-        part = there[0] if there else table / f"{PARTITION}{day}" / f"{spool.stem}.parquet"
+        table = config.layout.table(spool.parent.name)
+        existing = [*table.glob(f"{PARTITION}*/{spool.stem}.parquet")]
+        part = existing[0] if existing else table / f"{PARTITION}{day}" / f"{spool.stem}.parquet"
         rows += _append(spool, part)
         spool.unlink()
     return rows
@@ -165,7 +158,7 @@ def _append_folder(config: Config, folder: Path) -> int:
 def _append(spool: Path, part: Path) -> int:
     """Write a spool's rows as one part; the temporary file lies in the spool's folder.
 
-    Beside the part it would be in the way of a daily run, which removes what killed runs left.
+    A daily run removes temporary files beside the parts, because killed runs leave them there.
     """
     temporary = spool.with_suffix(".part")
     rows = 0
@@ -180,19 +173,19 @@ def _append(spool: Path, part: Path) -> int:
         if writer is not None:
             writer.close()
     if writer is not None:
-        _sync(temporary)
+        sync(temporary)
         part.parent.mkdir(parents=True, exist_ok=True)
         temporary.replace(part)
-        _sync(part.parent)
+        sync(part.parent)
     return rows
 
 
 def _groups(spool: Path) -> Iterator[pa.Table]:
-    """Yield a spool's rows, some thousands at a time; a tail that was cut off ends it."""
+    """Yield a spool's rows, some thousands at a time, up to a truncated tail."""
     waiting: list[pa.RecordBatch] = []
     for batch in _batches(spool):
         waiting.append(batch)
-        if sum(one.num_rows for one in waiting) >= ROWS_A_GROUP:
+        if sum(one.num_rows for one in waiting) >= ROWS_PER_GROUP:
             yield pa.Table.from_batches(waiting)
             waiting = []
     if waiting:
@@ -206,13 +199,5 @@ def _batches(spool: Path) -> Iterator[pa.RecordBatch]:
                 yield from reader
         except (pa.ArrowInvalid, OSError):
             # A process was killed while it wrote the last rows. Their events were not
-            # acknowledged: they come again, and are written again.
+            # acknowledged, so they are delivered and written again.
             logger.info("%s ends in the middle of a batch", spool.name)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

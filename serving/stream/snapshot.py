@@ -1,4 +1,4 @@
-"""What the stream adds to: the last snapshot, folded into the states once, and again when lost."""
+"""The base of the stream: the last snapshot, folded into the states, again when they are lost."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -12,10 +12,10 @@ from models.catalog import AGGREGATORS
 from models.spec import Aggregator
 from operations.ledger import Ledger, ledger_exists
 from serving import publish
-from serving.stream.bus.messages import Event
+from serving.stream.bus.messages import StreamEvent
 from serving.stream.bus.protocol import Bus
 from serving.stream.offline_log import parts
-from serving.stream.updater import Fresh
+from serving.stream.updater import MemberUpdater
 from transformations.config import Config
 from transformations.duck import connect, parquet, sql
 from transformations.errors import InputError
@@ -25,8 +25,8 @@ from transformations.stream import from_sequences
 logger = logging.getLogger(__name__)
 
 MEMBERS_AT_ONCE = 5_000
-# What reached the bus before a snapshot's moment and the events' source after it is in neither;
-# replaying too much is harmless.
+# An event can reach the bus before a snapshot's as_of, and the events' source after it. Then it is
+# neither in the snapshot nor on the bus since as_of. Replaying too much is harmless.
 REPLAYED_BEFORE = timedelta(days=1)
 
 
@@ -47,22 +47,22 @@ def last_snapshot(config: Config) -> datetime:
 
 
 def note_of(config: Config, as_of: datetime) -> str:
-    """Return what names a snapshot's content: a repeated run of the same moment has another."""
+    """Identify a snapshot's content: a repeated run of the same as_of gets another note."""
     changed = partition(config.layout.sequences, as_of).stat().st_mtime_ns
     return f"{as_of_name(as_of)} {changed}"
 
 
-def follow_snapshot(config: Config, fresh: Fresh) -> bool:
-    """Fold the newest published snapshot into the states, unless that is done; return whether."""
+def follow_snapshot(config: Config, updater: MemberUpdater) -> bool:
+    """Fold the newest published snapshot into the states if it is new; return whether it was."""
     as_of = last_snapshot(config)
     note = note_of(config, as_of)
-    if fresh.states.base() == note:
+    if updater.states.base() == note:
         return False
-    fresh.vectors.refresh(fresh.clock())
-    rewritten = _seed(config, fresh, as_of)
-    fresh.states.set_base(note)
+    updater.vectors.refresh(updater.clock())
+    rewritten = _seed(config, updater, as_of)
+    updater.states.set_base(note)
     logger.info(
-        "folded in the snapshot of %s; it and the stream knew different things of %d members",
+        "folded in the snapshot of %s; it differed from the stream for %d members",
         as_of_name(as_of),
         rewritten,
     )
@@ -72,66 +72,69 @@ def follow_snapshot(config: Config, fresh: Fresh) -> bool:
 def prepare(
     config: Config,
     store: FeatureStore,
-    fresh: Fresh,
+    updater: MemberUpdater,
     bus: Bus,
     aggregators: Sequence[Aggregator] = AGGREGATORS,
-    anew: bool = False,
+    again: bool = False,
 ) -> None:
-    """Do what a worker does before its first batch: states, if there are none or if asked to."""
-    fresh.log.recover()
-    if anew or fresh.states.base() is None:
-        with fresh.states.rebuilding():
-            # Another worker, started at the same time, may have done it while this one waited.
-            if anew or fresh.states.base() is None:
-                rebuild(config, store, fresh, bus, aggregators)
+    """Prepare a worker for its first batch: build the states if they are missing, or if asked to.
+
+    Args:
+        again: Rebuild the states even if they exist.
+    """
+    updater.log.recover()
+    if again or updater.states.base() is None:
+        with updater.states.rebuilding():
+            # Another worker, started at the same time, may have done it meanwhile.
+            if again or updater.states.base() is None:
+                rebuild(config, store, updater, bus, aggregators)
                 return
-    follow_snapshot(config, fresh)
+    follow_snapshot(config, updater)
 
 
 def rebuild(
     config: Config,
     store: FeatureStore,
-    fresh: Fresh,
+    updater: MemberUpdater,
     bus: Bus,
     aggregators: Sequence[Aggregator] = AGGREGATORS,
 ) -> None:
-    """Make states and online rows anew: the last snapshot, what was streamed since, the bus.
+    """Recreate states and online rows from the last snapshot, the streamed rows and the bus.
 
-    The order makes it safe to be killed and run again: only at the end do the states count.
+    It can be killed and run again at any point, because the states become valid only at the end.
     """
-    fresh.states.clear()
+    updater.states.clear()
     as_of = last_snapshot(config)
     note = note_of(config, as_of)
     logger.info("publishing the snapshot of %s again", as_of_name(as_of))
     publish.publish(config, store, as_of, aggregators)
-    fresh.seeding = True
+    updater.seeding = True
     try:
-        _seed(config, fresh, as_of)
+        _seed(config, updater, as_of)
         members = 0
         for events in _streamed_since(config, as_of):
-            members += fresh.apply(events).members
+            members += updater.apply(events).members
     finally:
-        fresh.seeding = False
+        updater.seeding = False
     bus.rewind(as_of - REPLAYED_BEFORE)
-    fresh.states.set_base(note)
+    updater.states.set_base(note)
     logger.info(
-        "rebuilt from the snapshot of %s and the streamed rows of %d members; what the bus holds "
-        "is replayed",
+        "rebuilt from the snapshot of %s and the streamed rows of %d members; replaying the bus",
         as_of_name(as_of),
         members,
     )
 
 
-def _seed(config: Config, fresh: Fresh, as_of: datetime) -> int:
+def _seed(config: Config, updater: MemberUpdater, as_of: datetime) -> int:
     rewritten = 0
     with pq.ParquetFile(partition(config.layout.sequences, as_of)) as file:
         for rows in file.iter_batches(MEMBERS_AT_ONCE):
-            rewritten += fresh.seed(rows, as_of)
+            rewritten += updater.seed(rows, as_of)
     return rewritten
 
 
-def _streamed_since(config: Config, as_of: datetime) -> Iterator[list[Event]]:
-    """Yield the events in the newest streamed rows of the offline table, some members at a time."""
+def _streamed_since(config: Config, as_of: datetime) -> Iterator[list[StreamEvent]]:
+    """Yield the events of each member's newest streamed row, some members at a time."""
     files = parts(config.layout.sequences)
     if not files:
         return
@@ -143,16 +146,16 @@ def _streamed_since(config: Config, as_of: datetime) -> Iterator[list[Event]]:
             yield _events(config, rows)
 
 
-def _events(config: Config, rows: pa.RecordBatch) -> list[Event]:
+def _events(config: Config, rows: pa.RecordBatch) -> list[StreamEvent]:
     actions = from_sequences(config.rules, rows).actions
     members = rows["member_id"].to_pylist()
     return [
-        Event(members[place], item, code, moment)
-        for place, item, code, moment in zip(
+        StreamEvent(members[index], item, code, timestamp)
+        for index, item, code, timestamp in zip(
             actions.member.tolist(),
             actions.item.tolist(),
             actions.code.tolist(),
-            actions.moment.tolist(),
+            actions.timestamp.tolist(),
             strict=True,
         )
     ]

@@ -1,14 +1,14 @@
-"""Members' sequences and vectors kept fresh: read what is known, fold, embed, write.
+"""Updates members' sequences and vectors: read their states, fold events in, embed, write.
 
-as_of of a streamed row, which is its event_timestamp and its version, is the greatest of: now; one
+The as_of of a streamed row is its event_timestamp and its version. It is the greatest of: now; one
 microsecond after the newest event that counts (a producer's clock may run ahead by TOLERANCE); one
-microsecond after the version that it replaces. So a member's rows are ordered as its states are,
-whichever workers wrote them, and the online stores, where the older never wins, end with the last
-state. A snapshot of midnight published at 06:00 is older than the row of an action of 05:59.
+microsecond after the version that it replaces. So a member's rows have the order of its states,
+whichever worker wrote them. In the online stores an older row never wins, so the last state's row
+stays. A midnight snapshot published at 06:00 is older than the row of an action at 05:59.
 
-The order of writes is what makes a death at any point harmless: the state, then the views, then
-(by the worker) the acknowledgement. Events that come again change no state, and their members'
-rows are written again all the same.
+The order of writes makes a kill at any point harmless: the state, then the views, then (by the
+worker) the acknowledgement. Redelivered events change no state, but their members' rows are written
+again.
 """
 
 import logging
@@ -18,28 +18,29 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
+from feast import FeatureStore
 from numpy.typing import NDArray
 
-from serving.stream.bus.messages import Event
+from models.spec import Aggregator
+from serving.stream.bus.messages import StreamEvent
 from serving.stream.offline_log import OfflineLog
-from serving.stream.online_views import OnlineViews
+from serving.stream.online_writer import OnlineWriter
+from serving.stream.states.open import open_states
 from serving.stream.states.protocol import NONE, Id, StateStore, pack, unpack
 from serving.stream.vectors import Vectors
 from transformations.config import Config
 from transformations.names import SEQUENCE_VIEW
 from transformations.stream import (
-    MICROSECOND,
-    NEVER,
+    NO_TIME,
     Actions,
     Folded,
     States,
     differ,
     fold,
     from_sequences,
-    microseconds,
-    moment_of,
     to_sequences,
 )
+from transformations.timestamps import MICROSECOND, microseconds, timestamp_of
 
 logger = logging.getLogger(__name__)
 
@@ -47,13 +48,13 @@ TOLERANCE = timedelta(seconds=5)
 
 
 def utc_now() -> datetime:
-    """Return the present moment."""
+    """Return the current time."""
     return datetime.now(UTC)
 
 
 @dataclass
 class Applied:
-    """What became of some events, and how many members' rows were written."""
+    """Outcomes of some events, and how many members' rows were written."""
 
     outcomes: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(
@@ -76,29 +77,30 @@ class Applied:
 
 
 @dataclass
-class Fresh:
-    """What it takes to keep members fresh.
+class MemberUpdater:
+    """Keeps members' states and rows up to date.
 
     Attributes:
-        clock: Returns now; a replay at another speed brings its own.
+        online: Writes the views' online rows.
+        clock: Returns now; a replay at another speed has its own clock.
         tolerance: How far ahead of now an event may lie and still count at once.
-        seeding: Whether the states are being made; otherwise a store without any is an error.
+        seeding: Whether the states are being built; otherwise an empty store is an error.
     """
 
     config: Config
     states: StateStore
-    views: OnlineViews
+    online: OnlineWriter
     vectors: Vectors
     log: OfflineLog
     clock: Callable[[], datetime] = utc_now
     tolerance: timedelta = TOLERANCE
     seeding: bool = False
 
-    def apply(self, events: Sequence[Event], due: Sequence[Id] = ()) -> Applied:
-        """Fold events in, and what is due of the members' held ones; write every member's rows.
+    def apply(self, events: Sequence[StreamEvent], due: Sequence[Id] = ()) -> Applied:
+        """Fold events and due held actions in; write every affected member's rows.
 
         Args:
-            due: Further members, whose held actions have become due.
+            due: Further members, whose held actions are due.
         """
         done = Applied()
         left = list(events)
@@ -111,8 +113,10 @@ class Fresh:
             left = [event for event in left if event.member_id in again]
         return done
 
-    def _apply_once(self, members: list[Id], events: Sequence[Event], done: Applied) -> list[Id]:
-        """Return the members that another worker wrote meanwhile; nothing was done for them."""
+    def _apply_once(
+        self, members: list[Id], events: Sequence[StreamEvent], done: Applied
+    ) -> list[Id]:
+        """Return the members that another worker wrote meanwhile; they are left unchanged."""
         states, versions = unpack(self.config.rules, self.states.read(members, self.seeding))
         arrived = _actions(self.config, members, events)
         as_of = self._as_of(versions, arrived)
@@ -120,16 +124,16 @@ class Fresh:
         written = self._replace(members, folded.states, versions, as_of)
         lost = np.flatnonzero(folded.states.known & ~written)
         if len(lost):
-            # Counted when they are folded again.
+            # The lost ones are counted when they are folded again.
             kept = ~np.isin(arrived.member, lost)
             folded = fold(self.config.rules, states, arrived.take(kept), as_of)
         done.add(folded)
         done.members += self.write(members, folded.states, as_of, np.flatnonzero(written))
-        return [members[place] for place in lost.tolist()]
+        return [members[index] for index in lost.tolist()]
 
     def _as_of(self, versions: NDArray[np.int64], arrived: Actions) -> int:
         now = microseconds(self.clock())
-        counting = arrived.moment[arrived.moment <= now + self.tolerance // MICROSECOND]
+        counting = arrived.timestamp[arrived.timestamp <= now + self.tolerance // MICROSECOND]
         newest = int(counting.max()) if len(counting) else 0
         replaced = int(versions.max()) if len(versions) else 0
         return max(now, newest + 1, replaced + 1)
@@ -141,15 +145,15 @@ class Fresh:
         versions: NDArray[np.int64],
         as_of: int,
     ) -> NDArray[np.bool_]:
-        """Write the states of the known ones among the members; return which were written."""
+        """Write the states of the known members; return which were written."""
         known = np.flatnonzero(states.known)
         due = np.full(len(states), NONE)
-        # The first of each member's held actions: they are in order, so the last one set is it.
-        due[states.held.member[::-1]] = states.held.moment[::-1]
+        # The first of each member's held actions: assigned in reverse order, the earliest wins.
+        due[states.held.member[::-1]] = states.held.timestamp[::-1]
         written = np.zeros(len(members), bool)
         if len(known):
             written[known] = self.states.write(
-                [members[place] for place in known.tolist()],
+                [members[index] for index in known.tolist()],
                 versions[known],
                 pack(states.of_members(known), as_of),
                 due[known],
@@ -160,45 +164,44 @@ class Fresh:
     def write(
         self, members: Sequence[Id], states: States, as_of: int, chosen: NDArray[np.int64]
     ) -> int:
-        """Write the rows of the chosen members online, and log them; return how many there are.
+        """Write the rows of the chosen members online, and log them; return their number.
 
-        A member of whom only held actions are known has no row yet.
+        A member with held actions only has no row yet.
         """
-        chosen = chosen[states.last[chosen] != NEVER]
+        chosen = chosen[states.last[chosen] != NO_TIME]
         if not len(chosen):
             return 0
-        ids = pa.array([members[place] for place in chosen.tolist()], self.views.id_type)
-        moment = moment_of(as_of)
+        ids = pa.array([members[index] for index in chosen.tolist()], self.online.id_type)
+        timestamp = timestamp_of(as_of)
         sequences = to_sequences(
-            self.config.rules, ids, states.of_members(chosen), as_of, max(self.clock(), moment)
+            self.config.rules, ids, states.of_members(chosen), as_of, max(self.clock(), timestamp)
         )
-        # The sequence last: who sees an action in it can read the vectors too.
-        rows = {**self.vectors.rows(sequences, moment), SEQUENCE_VIEW: sequences}
+        # The sequence last: whoever sees an action in it can read the vectors too.
+        rows = {**self.vectors.rows(sequences, timestamp), SEQUENCE_VIEW: sequences}
         for view, batch in rows.items():
-            self.views.write(view, batch)
-        readable = pa.scalar(max(self.clock(), moment), pa.timestamp("us", tz="UTC"))
+            self.online.write(view, batch)
+        readable = pa.scalar(max(self.clock(), timestamp), pa.timestamp("us", tz="UTC"))
         for view, batch in rows.items():
-            place = batch.schema.get_field_index("created_timestamp")
+            column = batch.schema.get_field_index("created_timestamp")
             created = pa.repeat(readable, batch.num_rows)
-            self.log.append(view, batch.set_column(place, "created_timestamp", created))
+            self.log.append(view, batch.set_column(column, "created_timestamp", created))
         return len(chosen)
 
     def seed(self, rows: pa.RecordBatch, as_of: datetime) -> int:
         """Fold a snapshot's rows into the states; return how many members' rows were rewritten.
 
-        A member that the stream has not met gets the snapshot's state; its row is online already.
-        Where the two know different things, which the online row then lacks some of, a row of both
-        is written: actions that the snapshot saw and the bus never carried, or late ones that it
-        did not see.
+        A member that is new to the stream gets the snapshot's state; its row is online already.
+        Where snapshot and stream differ, the online row lacks something, and a row of both is
+        written: the bus may have missed actions of the snapshot, or delivered some too late for it.
         """
         members = rows["member_id"].to_pylist()
         theirs = from_sequences(self.config.rules, rows)
         rewritten = 0
-        places = np.arange(len(members))
-        while len(places):
-            some = [members[place] for place in places.tolist()]
-            lost, more = self._seed_once(some, theirs.of_members(places), microseconds(as_of))
-            places, rewritten = places[lost], rewritten + more
+        left = np.arange(len(members))
+        while len(left):
+            some = [members[index] for index in left.tolist()]
+            lost, more = self._seed_once(some, theirs.of_members(left), microseconds(as_of))
+            left, rewritten = left[lost], rewritten + more
         return rewritten
 
     def _seed_once(
@@ -210,7 +213,7 @@ class Fresh:
         written = np.zeros(len(members), bool)
         if len(new):
             written[new] = self._replace(
-                [members[place] for place in new.tolist()],
+                [members[index] for index in new.tolist()],
                 theirs.of_members(new),
                 versions[new],
                 snapshot,
@@ -221,22 +224,46 @@ class Fresh:
         nothing = Actions.of(self.config.rules, [], [], [], [])
         as_of = max(self._as_of(versions, nothing), snapshot + 1)
         both = fold(self.config.rules, mine, theirs.actions, as_of).states
-        # What is online is the snapshot's row where that is newer, and the stream's elsewhere.
+        # The online row is the snapshot's where that is newer, else the stream's.
         unseen = differ(both, fold(self.config.rules, mine, nothing, as_of).states)
         unread = differ(both, fold(self.config.rules, theirs, nothing, as_of).states)
         online_lacks = np.where(versions < snapshot, unread, unseen)
         chosen = np.flatnonzero(met & (unseen | online_lacks))
         if not len(chosen):
             return lost, 0
-        names = [members[place] for place in chosen.tolist()]
+        names = [members[index] for index in chosen.tolist()]
         won = self._replace(names, both.of_members(chosen), versions[chosen], as_of)
         count = self.write(members, both, as_of, chosen[won & online_lacks[chosen]])
         return np.concatenate([lost, chosen[~won]]), count
 
 
-def _actions(config: Config, members: Sequence[Id], events: Sequence[Event]) -> Actions:
-    places = {member: place for place, member in enumerate(members)}
+def open_updater(
+    config: Config,
+    store: FeatureStore,
+    aggregators: Sequence[Aggregator],
+    worker: str,
+    clock: Callable[[], datetime] = utc_now,
+) -> MemberUpdater:
+    """Open the states, the online writer, the models and the offline log of one worker.
+
+    Args:
+        aggregators: Those whose vectors the stream updates.
+        worker: Its name, for its spool.
+        clock: Returns now.
+    """
+    return MemberUpdater(
+        config,
+        open_states(config, store),
+        OnlineWriter(config, store),
+        Vectors(config, aggregators, clock()),
+        OfflineLog(config, worker),
+        clock,
+    )
+
+
+def _actions(config: Config, members: Sequence[Id], events: Sequence[StreamEvent]) -> Actions:
+    index = {member: index for index, member in enumerate(members)}
     if not events:
         return Actions.of(config.rules, [], [], [], [])
-    who, items, codes, moments = zip(*events, strict=True)
-    return Actions.of(config.rules, [places[member] for member in who], items, codes, moments)
+    who, items, codes, timestamps = zip(*events, strict=True)
+    return Actions.of(config.rules, [index[member] for member in who], items, codes, timestamps)

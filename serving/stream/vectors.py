@@ -1,4 +1,4 @@
-"""The vectors of the aggregators that the stream keeps fresh: loaded once, one call for all."""
+"""Computes the vectors of the streamed aggregators: models loaded once, one call for all."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -14,7 +14,7 @@ from transformations.duck import connect
 
 
 class Vectors:
-    """Models and item vectors in memory, as they were at `as_of`."""
+    """Models and item vectors in memory, as of a timestamp."""
 
     def __init__(self, config: Config, aggregators: Sequence[Aggregator], as_of: datetime) -> None:
         self._config = config
@@ -22,7 +22,7 @@ class Vectors:
         self.refresh(as_of)
 
     def refresh(self, as_of: datetime) -> None:
-        """Read the item vectors that are available at `as_of`, as the batch job does."""
+        """Read the item vectors available at `as_of`, as the batch does."""
         with connect(self._config) as con:
             self._items = ItemTable.read(self._config, con, as_of)
         self._run = together(self._models, self._items, self._config.rules)

@@ -1,4 +1,4 @@
-"""The stream worker: micro-batches from the bus into fresh rows, at least once, safe to kill."""
+"""The stream worker: micro-batches from the bus to online rows, at least once, safe to kill."""
 
 import logging
 import threading
@@ -11,28 +11,29 @@ from serving.stream.bus.messages import decode_all
 from serving.stream.bus.protocol import Bus, BusGoneError, Message
 from serving.stream.metrics import Metrics
 from serving.stream.snapshot import follow_snapshot
-from serving.stream.updater import Applied, Fresh
+from serving.stream.updater import Applied, MemberUpdater
 from transformations.config import Config
-from transformations.stream import MICROSECOND, microseconds
+from transformations.timestamps import MICROSECOND, microseconds
 
 logger = logging.getLogger(__name__)
 
 FIRST_WAIT, LONGEST_WAIT = 0.05, 2.0
+AWAY: tuple[type[Exception], ...] = (BusGoneError, *STORE_GONE)
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How much at once, and how often.
+    """Batch size and intervals, in seconds.
 
     Attributes:
-        most: Events in a micro-batch.
-        linger: Seconds to wait for more, after a batch's first event.
-        due_every: Seconds between two looks for held events that are due.
-        snapshot_every: Seconds between two looks for a newly published snapshot.
-        spools_every: Seconds between two looks for what killed workers had spooled.
+        max_batch: Most events in a micro-batch.
+        linger: Wait for more events after a batch's first one.
+        due_every: Interval of the check for held events that are due.
+        snapshot_every: Interval of the check for a newly published snapshot.
+        spools_every: Interval of the check for the spools of dead workers.
     """
 
-    most: int = 1_000
+    max_batch: int = 1_000
     linger: float = 0.02
     due_every: float = 0.2
     snapshot_every: float = 30.0
@@ -41,22 +42,22 @@ class Pace:
 
 @dataclass
 class Worker:
-    """Reads, folds, writes, acknowledges; `run` does so until it is told to stop.
+    """Reads, folds, writes and acknowledges; `run` does so until it is told to stop.
 
-    While a batch is being written nothing is read, so that a slow store slows the reading, and
-    memory holds one batch.
+    Nothing is read while a batch is being written. So a slow store slows the reading, and memory
+    holds one batch.
     """
 
     config: Config
     bus: Bus
-    fresh: Fresh
+    updater: MemberUpdater
     metrics: Metrics = field(default_factory=Metrics)
     pace: Pace = field(default_factory=Pace)
     _waiting: list[Message] = field(default_factory=list)
-    _looked: dict[str, float] = field(default_factory=dict)
+    _checked: dict[str, float] = field(default_factory=dict)
 
     def run(self, stop: threading.Event, progress: Callable[[int], object] | None = None) -> None:
-        """Take micro-batches until `stop` is set; what does not answer is waited for.
+        """Handle micro-batches until `stop` is set; wait for a bus or store that is unavailable.
 
         Args:
             progress: Called after each batch with its number of messages.
@@ -73,14 +74,14 @@ class Worker:
                 failures = 0
                 if progress is not None:
                     progress(handled)
-            except (BusGoneError, *STORE_GONE) as error:
+            except AWAY as error:
                 what = "bus" if isinstance(error, BusGoneError) else "store"
                 self.metrics.retries.labels(what).inc()
                 if not failures:
                     since = time.monotonic()
                     logger.warning(
-                        "waiting for the %s; nothing is lost, unacknowledged events come again. "
-                        "It said: %s", what, error,
+                        "waiting for the %s; nothing is lost, unacknowledged events are "
+                        "redelivered. The error: %s", what, error,
                     )  # fmt: skip
                 if what == "bus":
                     self._start_over()
@@ -92,10 +93,10 @@ class Worker:
 
         Raises:
             BusGoneError: the bus does not answer.
-            Exception: of STORE_GONE, when the store does not; the messages wait for the next step.
+            Exception: one of STORE_GONE: the store does not; the next step handles the messages.
         """
         if not self._waiting:
-            self._waiting = self.bus.read(self.pace.most, self.pace.linger)
+            self._waiting = self.bus.read(self.pace.max_batch, self.pace.linger)
         started = time.perf_counter()
         messages = self._waiting
         if messages:
@@ -106,47 +107,47 @@ class Worker:
         if self._is_time("due", self.pace.due_every):
             self._apply_due()
         if self._is_time("snapshot", self.pace.snapshot_every):
-            follow_snapshot(self.config, self.fresh)
-        if self.fresh.log.due():
-            self.metrics.offline_rows.inc(self.fresh.log.flush())
+            follow_snapshot(self.config, self.updater)
+        if self.updater.log.due():
+            self.metrics.offline_rows.inc(self.updater.log.flush())
         if self._is_time("spools", self.pace.spools_every):
-            self.metrics.offline_rows.inc(self.fresh.log.recover())
+            self.metrics.offline_rows.inc(self.updater.log.recover())
         return len(messages)
 
     def close(self) -> None:
-        """Append what is spooled, leave the group, close the connections."""
+        """Append the spools, leave the group, close the connections."""
         self.bus.close()
-        self.fresh.log.close()
-        self.fresh.states.close()
+        self.updater.log.close()
+        self.updater.states.close()
 
     def _handle(self, messages: Sequence[Message]) -> None:
-        now = self.fresh.clock()
+        now = self.updater.clock()
         events, refused = decode_all(
             self.config.rules, [message.value for message in messages], now
         )
         if events:
-            self._count(self.fresh.apply(events))
-            visible = microseconds(self.fresh.clock())
+            self._count(self.updater.apply(events))
+            visible = microseconds(self.updater.clock())
             sent = time.time_ns() // 1000
-            ahead = visible + self.fresh.tolerance // MICROSECOND
+            ahead = visible + self.updater.tolerance // MICROSECOND
             self.metrics.on_bus_seconds.observe(
                 (sent - message.sent) / 1e6
-                for place, message in enumerate(messages)
-                if place not in refused
+                for index, message in enumerate(messages)
+                if index not in refused
             )
             self.metrics.event_seconds.observe(
-                (visible - event.moment) / 1e6 for event in events if event.moment <= ahead
+                (visible - event.timestamp) / 1e6 for event in events if event.timestamp <= ahead
             )
-        # Last: a batch that the store does not take is handled again, whole.
+        # Last: a batch that the store does not accept is handled again as a whole.
         if refused:
-            self.bus.refuse([(messages[place], reason) for place, reason in refused.items()])
+            self.bus.refuse([(messages[index], reason) for index, reason in refused.items()])
             for reason in refused.values():
                 self.metrics.refused.labels(reason).inc()
 
     def _apply_due(self) -> None:
-        due = self.fresh.states.due(microseconds(self.fresh.clock()), self.pace.most)
+        due = self.updater.states.due(microseconds(self.updater.clock()), self.pace.max_batch)
         if due:
-            self._count(self.fresh.apply([], due))
+            self._count(self.updater.apply([], due))
 
     def _count(self, applied: Applied) -> None:
         for outcome, count in applied.outcomes.items():
@@ -156,16 +157,16 @@ class Worker:
         self.metrics.batches.inc()
 
     def _start_over(self) -> None:
-        """Let the bus bring again whatever was not acknowledged."""
+        """Let the bus redeliver whatever was not acknowledged."""
         self._waiting = []
         try:
             self.bus.reset()
         except BusGoneError as error:
-            logger.debug("the bus cannot be left: %s", error)
+            logger.debug("the bus cannot be reset: %s", error)
 
     def _is_time(self, what: str, every: float) -> bool:
         now = time.monotonic()
-        if now - self._looked.setdefault(what, now) < every:
+        if now - self._checked.setdefault(what, now) < every:
             return False
-        self._looked[what] = now
+        self._checked[what] = now
         return True

@@ -1,7 +1,7 @@
-"""Fetch the features of found rows: read the files once, put each value where its label is.
+"""Fetch the features of found rows: read the files once, copy each value to its label's row.
 
-A vector is copied once, from what DuckDB has decoded into the column that is handed on. It passes
-neither a join nor a sort.
+A vector is copied once, from DuckDB's decoded batch into the column of the result. It goes through
+no join and no sort.
 """
 
 from __future__ import annotations
@@ -15,55 +15,56 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from stores.asof.query import View, read_sql
+from stores.asof.query import AsofView, read_sql
 
-ROWS_A_READ = 65_536
+ROWS_PER_READ = 65_536
 
 
 class TooLargeError(Exception):
-    """The features of these labels come to more bytes than were allowed."""
+    """The features of these labels take more bytes than were allowed."""
 
 
 class _UnevenError(Exception):
-    """A list that is null, has a null in it, or another length than the one before."""
+    """A list that is null, contains a null, or differs in length from the one before."""
 
 
 class _Column(Protocol):
-    """One feature under way."""
+    """One feature of the result while its values arrive."""
 
     def put(self, array: pa.Array, sources: NDArray[np.int64], labels: NDArray[np.int64]) -> int:
-        """Take the values at `sources` for the rows `labels`; return how many bytes those are."""
+        """Copy the values at `sources` to the rows `labels`; return their size in bytes."""
 
     def finish(self) -> pa.Array:
-        """Return a value a row, null where none was put."""
+        """Return one value per row, null where none was put."""
 
 
 class Fetch:
-    """The features of one view, for one stretch of labels after the other.
+    """The features of one view, for one chunk of labels after the other.
 
-    `places` has each file of the view and the place of its first row; `pick_<number>` is filled.
+    `positions` maps each file of the view to the position of its first row. `pick_<number>` must be
+    filled.
     """
 
     def __init__(
         self,
         con: duckdb.DuckDBPyConnection,
-        view: View,
+        view: AsofView,
         number: int,
-        places: Mapping[str, int],
+        positions: Mapping[str, int],
     ) -> None:
         self._con = con
         self._view = view
         self._number = number
-        self._files = list(places)
-        self._places = np.array(list(places.values()), dtype=np.int64)
+        self._files = list(positions)
+        self._positions = np.array(list(positions.values()), dtype=np.int64)
         none = con.sql(f"{read_sql(view, number, self._files[:1])} limit 0").to_arrow_table()
         self.types = dict(zip(view.features, none.schema.types[1:], strict=True))
         self._uneven: set[str] = set()
 
     def sample_file(self) -> str:
-        """Return a file with a found row; any one where there is none."""
+        """Return a file with a found row; any file if no row was found."""
         found = self._con.execute(
-            f"select place from pick_{self._number} where place is not null limit 1"
+            f"select position from pick_{self._number} where position is not null limit 1"
         ).fetchall()
         return self._file_of(np.array(found[0]))[0] if found else self._files[0]
 
@@ -71,29 +72,29 @@ class Fetch:
         """Return the features of the labels from row `first` up to before `end`.
 
         Raises:
-            TooLargeError: they come to more than `most_bytes`.
+            TooLargeError: they take more than `most_bytes`.
         """
         picked = self._con.sql(
-            f"select label_row - {first} as label, place from pick_{self._number} "
-            f"where label_row >= {first} and label_row < {end} and place is not null"
+            f"select label_row - {first} as label, position from pick_{self._number} "
+            f"where label_row >= {first} and label_row < {end} and position is not null"
         ).to_arrow_table()
-        labels, places = (picked[name].to_numpy() for name in ("label", "place"))
-        order = np.argsort(places, kind="stable")
+        labels, positions = (picked[name].to_numpy() for name in ("label", "position"))
+        order = np.argsort(positions, kind="stable")
         while True:
             try:
-                return self._read(end - first, labels[order], places[order], most_bytes)
+                return self._read(end - first, labels[order], positions[order], most_bytes)
             except _UnevenError as uneven:
                 self._uneven.add(uneven.args[0])
 
     def _read(
-        self, count: int, labels: NDArray[np.int64], places: NDArray[np.int64], most_bytes: float
+        self, count: int, labels: NDArray[np.int64], positions: NDArray[np.int64], most_bytes: float
     ) -> list[pa.Array]:
         has_row = np.zeros(count, dtype=bool)
         has_row[labels] = True
         columns = {name: self._column(name, kind, has_row) for name, kind in self.types.items()}
         held = 0
-        for batch in self._batches(places):
-            sources, targets = _matches(batch.column(0).to_numpy(), places, labels)
+        for batch in self._batches(positions):
+            sources, targets = _matches(batch.column(0).to_numpy(), positions, labels)
             for index, (name, column) in enumerate(columns.items(), start=1):
                 try:
                     held += column.put(batch.column(index), sources, targets)
@@ -103,13 +104,13 @@ class Fetch:
                 raise TooLargeError
         return [column.finish() for column in columns.values()]
 
-    def _batches(self, places: NDArray[np.int64]) -> Iterator[pa.RecordBatch]:
-        if len(places):
-            query = read_sql(self._view, self._number, self._file_of(places))
-            yield from self._con.sql(query).to_arrow_reader(ROWS_A_READ)
+    def _batches(self, positions: NDArray[np.int64]) -> Iterator[pa.RecordBatch]:
+        if len(positions):
+            query = read_sql(self._view, self._number, self._file_of(positions))
+            yield from self._con.sql(query).to_arrow_reader(ROWS_PER_READ)
 
-    def _file_of(self, places: NDArray[np.int64]) -> list[str]:
-        used = np.unique(np.searchsorted(self._places, places, side="right") - 1)
+    def _file_of(self, positions: NDArray[np.int64]) -> list[str]:
+        used = np.unique(np.searchsorted(self._positions, positions, side="right") - 1)
         return [self._files[index] for index in used.tolist()]
 
     def _column(self, name: str, kind: pa.DataType, has_row: NDArray[np.bool_]) -> _Column:
@@ -121,11 +122,16 @@ class Fetch:
 
 
 def _matches(
-    read: NDArray[np.int64], places: NDArray[np.int64], labels: NDArray[np.int64]
+    read: NDArray[np.int64], positions: NDArray[np.int64], labels: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return which of the read rows are wanted, and by which labels; `places` ascends.
+    """Return the indexes of the wanted rows in `read`, and their labels; `positions` ascends.
 
-    What is read comes in runs of one file's rows, in any order of runs.
+    DuckDB returns runs of consecutive positions, the runs in any order. For example:
+
+        read       7  8  9  2  3     two runs
+        positions  3  8  8           what labels 5, 0 and 4 see, sorted
+        labels     5  0  4
+        returns    1  1  4  and  0  4  5: index 1 of `read` for labels 0 and 4, index 4 for label 5
     """
     starts = np.flatnonzero(np.diff(read) != 1) + 1
     bounds = [0, *starts.tolist(), len(read)]
@@ -133,8 +139,8 @@ def _matches(
     for start, end in pairwise(bounds):
         if start == end:
             continue
-        low, high = np.searchsorted(places, (read[start], read[end - 1] + 1)).tolist()
-        sources.append(places[low:high] - (read[start] - start))
+        low, high = np.searchsorted(positions, (read[start], read[end - 1] + 1)).tolist()
+        sources.append(positions[low:high] - (read[start] - start))
         targets.append(labels[low:high])
     if not sources:
         return labels[:0], labels[:0]
@@ -142,14 +148,14 @@ def _matches(
 
 
 def _width(kind: pa.DataType) -> int:
-    """Return how many bytes a value takes where Arrow lays them out side by side, else 0."""
+    """Return the bytes per value of an Arrow type of fixed width, else 0."""
     if not pa.types.is_primitive(kind) or kind.bit_width not in (8, 16, 32, 64):
         return 0
     return kind.bit_width // 8
 
 
 def _side_by_side(array: pa.Array) -> NDArray[Any]:
-    """Return the values as unsigned integers of their width; what null is, is undefined."""
+    """Return the values as unsigned integers of their width; nulls are undefined."""
     dtype = np.dtype(f"u{_width(array.type)}")
     if len(array) == 0:
         return np.empty(0, dtype)
@@ -157,10 +163,10 @@ def _side_by_side(array: pa.Array) -> NDArray[Any]:
 
 
 def _empty(rows: int, width: int, item_bytes: int) -> NDArray[Any]:
-    """Return unsigned integers, not set, in memory of ordinary pages.
+    """Return uninitialized unsigned integers in memory of ordinary pages.
 
-    numpy asks for huge ones, which a virtual machine may have to get from its host one by one: that
-    takes several times as long as to fill these.
+    numpy asks for huge pages, which a virtual machine may have to get from its host one by one.
+    That takes several times as long as filling ordinary ones.
     """
     buffer = pa.allocate_buffer(rows * width * item_bytes, memory_pool=pa.system_memory_pool())
     return np.frombuffer(buffer, f"u{item_bytes}").reshape(rows, width)
@@ -188,7 +194,7 @@ class _Numbers:
 
 
 class _Vectors:
-    """Lists of numbers that are all of one length."""
+    """Lists of numbers of one length."""
 
     def __init__(self, kind: pa.DataType, has_row: NDArray[np.bool_]) -> None:
         self._kind = kind
@@ -207,7 +213,7 @@ class _Vectors:
         if not same or array.null_count or array.values.null_count:
             raise _UnevenError
         vectors = _side_by_side(array.values)[bounds[0] : bounds[-1]].reshape(-1, width)
-        # A vector as one item, which numpy copies as a whole: a quarter less time.
+        # View a vector as one item, which numpy copies at once: this saves a quarter of the time.
         whole = f"V{width * self._out.itemsize}"
         self._out.view(whole)[self._ends[labels] - 1] = vectors.view(whole)[sources]
         return len(sources) * width * self._out.itemsize

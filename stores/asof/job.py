@@ -23,11 +23,11 @@ from feast.saved_dataset import SavedDatasetStorage
 from feast.types import from_feast_to_pyarrow_type
 
 from stores.asof.fetch import Fetch, TooLargeError
-from stores.asof.find import find, first_places
-from stores.asof.labels import Labels
+from stores.asof.find import find, first_positions
+from stores.asof.labels import AsofLabels
 from stores.asof.query import (
+    AsofView,
     LabelRange,
-    View,
     asof_sql,
     files_sql,
     label_range_sql,
@@ -35,20 +35,20 @@ from stores.asof.query import (
     read_sql,
     sample_sql,
 )
-from stores.asof.session import Limits, fingerprint, memory_limit, parquet_files, session
+from stores.asof.session import Limits, fingerprint, memory_limit, rows_per_file, session
 
 ROWS_PER_BATCH = 65_536
-# What the rows of a stretch may come to, of what DuckDB may hold (session.DUCKDB_SHARE).
-# Two stretches may be alive at a time: one is read while the caller still holds the one before.
-STRETCH_SHARE = 1 / 3
+# The size of a chunk, as a share of DuckDB's own limit (session.DUCKDB_SHARE). Two chunks may be
+# alive at a time: the join reads one while the caller still holds the one before.
+CHUNK_SHARE = 1 / 3
 # Arrow counts the numbers of a vector column in 32 bits.
-MOST_STRETCH_BYTES = 2**30
+MOST_CHUNK_BYTES = 2**30
 OVERHEAD_PER_ROW = 64
 
 
 @dataclass(frozen=True)
 class Joined:
-    """The rows of a join under way."""
+    """The rows of a running join."""
 
     span: LabelRange
     schema: pa.Schema
@@ -57,15 +57,15 @@ class Joined:
 
 @dataclass(frozen=True)
 class Join:
-    """What is joined and how; nothing is read before `run`."""
+    """The labels and views of a join and its limits; nothing is read before `run`."""
 
-    labels: Labels
-    views: Sequence[View]
+    labels: AsofLabels
+    views: Sequence[AsofView]
     known_at: bool
     limits: Limits
 
     def span(self) -> LabelRange:
-        """Count the labels and find their first and last moment. Runs a SQL text once."""
+        """Count the labels and find their first and last timestamp. Runs a SQL text once."""
         with session(self.limits) as con:
             self.labels.load(con)
             return _span(con, self.labels)
@@ -74,7 +74,7 @@ class Join:
     def run(self, rows_per_batch: int | None = None) -> Iterator[Joined]:
         """Join; yield the rows in the labels' order, to be read inside the block.
 
-        `rows_per_batch` None: the caller will hold all rows, so that the tables need not be small.
+        If `rows_per_batch` is None the caller holds all rows, so the tables need not be small.
 
         Raises:
             RuntimeError: a source file was replaced while it was read.
@@ -86,23 +86,23 @@ class Join:
             fetches = []
             before: dict[str, tuple[int, int, int] | None] = {}
             for number, view in enumerate(self.views):
-                files = parquet_files(con, view.path)
+                files = rows_per_file(con, view.path)
                 before |= {file: fingerprint(file) for file in files}
                 find(con, view, number, files, self.labels, span, self.known_at)
-                fetches.append(Fetch(con, view, number, first_places(files)))
+                fetches.append(Fetch(con, view, number, first_positions(files)))
             schema = self.labels.part(con, 0, 0).schema
             for fetch in fetches:
                 for name, kind in fetch.types.items():
                     schema = schema.append(pa.field(name, kind))
-            most_bytes: float = MOST_STRETCH_BYTES
+            most_bytes: float = MOST_CHUNK_BYTES
             if rows_per_batch is not None:
-                most_bytes = min(most_bytes, memory_limit(con) * STRETCH_SHARE)
-            tables = self._stretches(con, span.count, fetches, schema, before, most_bytes)
+                most_bytes = min(most_bytes, memory_limit(con) * CHUNK_SHARE)
+            tables = self._chunks(con, span.count, fetches, schema, before, most_bytes)
             if rows_per_batch is not None:
                 tables = _cut(tables, rows_per_batch)
             yield Joined(span, schema, tables)
 
-    def _stretches(
+    def _chunks(
         self,
         con: duckdb.DuckDBPyConnection,
         count: int,
@@ -111,9 +111,9 @@ class Join:
         before: Mapping[str, tuple[int, int, int] | None],
         most_bytes: float,
     ) -> Iterator[pa.Table]:
-        """Yield the labels with their features, in stretches that fit into memory.
+        """Yield the labels with their features, in chunks that fit into memory.
 
-        A stretch reads again the files that its labels need: few where labels come in the order of
+        Each chunk reads the files that its labels need: few files if the labels are in the order of
         time.
         """
         first, size = 0, max(1, int(most_bytes / self._bytes_per_row(con, fetches)))
@@ -139,7 +139,7 @@ class Join:
 
 
 class AsofRetrievalJob(RetrievalJob):
-    """A training join that has been checked and not yet run; every read runs it anew."""
+    """A checked training join; every read runs it again."""
 
     def __init__(
         self,
@@ -165,12 +165,12 @@ class AsofRetrievalJob(RetrievalJob):
 
     @property
     def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
-        """The views that are computed from the joined rows, by Feast's own code."""
+        """The views that Feast's own code computes from the joined rows."""
         return self._on_demand_feature_views
 
     @property
     def metadata(self) -> RetrievalMetadata:
-        """What was asked for. The first look reads the labels' times (and runs a SQL text)."""
+        """The request. The first access reads the labels' timestamps (and runs a SQL text)."""
         if self._span is None:
             self._span = self._join.span()
         labels = self._join.labels
@@ -190,20 +190,20 @@ class AsofRetrievalJob(RetrievalJob):
         return self._to_arrow_internal(timeout).to_pandas()
 
     def to_arrow_batches(self, rows_per_batch: int = ROWS_PER_BATCH) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of `to_arrow()` in order, without ever holding all of them.
+        """Yield the rows of `to_arrow()` in order, without holding all of them.
 
-        DuckDB keeps to `memory_limit` and spills the rest; beside it there is one batch. On-demand
-        views run per batch, so one that looks across rows (a mean of the column, say) gives other
-        numbers here; their columns have the types that the view declares.
+        DuckDB keeps to `memory_limit` and spills the rest. On-demand views run per batch, so a view
+        that computes across rows (a mean of the column, say) gives other numbers here; their
+        columns have the types that the view declares.
         """
         with self._stream(rows_per_batch) as (_, tables):
             for table in tables:
                 yield from table.to_batches()
 
     def to_parquet(self, path: str | Path, rows_per_batch: int = ROWS_PER_BATCH) -> int:
-        """Write the rows to one Parquet file, as `to_arrow_batches` streams them; return how many.
+        """Stream the rows of `to_arrow_batches` into one Parquet file; return their number.
 
-        The file appears under its name when it is whole; an existing one is replaced.
+        The file appears under its name when it is complete, and replaces an existing one.
         """
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -228,7 +228,7 @@ class AsofRetrievalJob(RetrievalJob):
         allow_overwrite: bool = False,
         timeout: int | None = None,
     ) -> None:
-        """Save the dataset: streamed into a local .parquet file, else through Feast's writer."""
+        """Save the dataset: stream it into a local .parquet file, else use Feast's writer."""
         repo_path = self._join.limits.repo_path
         if isinstance(storage, SavedDatasetFileStorage):
             uri = storage.file_options.uri
@@ -249,16 +249,16 @@ class AsofRetrievalJob(RetrievalJob):
         return self._as_feasts().to_remote_storage()
 
     def to_sql(self) -> str:
-        """Return the statements behind a read, for reading: `labels` is the entity frame.
+        """Return the SQL of a read, for inspection; `labels` is the entity frame.
 
-        Per view: which row each label sees, then all that is read to fetch those rows' features.
+        Per view, the statements find the row that each label sees, then read the features.
         """
         labels, views, limits = self._join.labels, self._join.views, self._join.limits
         span = self._join.span()
         with session(limits) as con:
-            listed = [parquet_files(con, view.path) for view in views]
+            listed = [rows_per_file(con, view.path) for view in views]
         return "".join(
-            files_sql(number, first_places(files))
+            files_sql(number, first_positions(files))
             + narrow_sql(view, number, list(files), span, cutoff)
             + asof_sql(view, number, labels, cutoff, "labels")
             + read_sql(view, number, list(files))
@@ -275,7 +275,7 @@ class AsofRetrievalJob(RetrievalJob):
                 yield joined.schema, joined.tables
                 return
             tables = map(self._with_on_demand, joined.tables)
-            # Not from an empty table unless there is no other: user code may not expect one.
+            # The first table is empty only if there are no rows: user code may not expect that.
             first = next(tables, None) or self._with_on_demand(joined.schema.empty_table())
             yield first.schema, chain([first], tables)
 
@@ -304,7 +304,7 @@ class AsofRetrievalJob(RetrievalJob):
 
 
 class _Batch(RetrievalJob):
-    """Rows that are joined already, so that Feast's own code adds the on-demand features."""
+    """Joined rows, to which Feast's own code adds the on-demand features."""
 
     def __init__(self, table: pa.Table, job: AsofRetrievalJob) -> None:
         self._table = table
@@ -326,7 +326,7 @@ class _Batch(RetrievalJob):
         return self._table
 
 
-def _span(con: duckdb.DuckDBPyConnection, labels: Labels) -> LabelRange:
+def _span(con: duckdb.DuckDBPyConnection, labels: AsofLabels) -> LabelRange:
     [row] = con.execute(label_range_sql(labels)).fetchall()
     return LabelRange(*row)
 
@@ -339,12 +339,12 @@ def _cut(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
 
 
 def _check_unchanged(before: Mapping[str, tuple[int, int, int] | None]) -> None:
-    """Refuse positions in files that are not what they were when the positions were found."""
+    """Raise if a file has changed since the positions in it were found."""
     changed = [file for file, then in before.items() if fingerprint(file) != then]
     if changed:
         raise RuntimeError(
-            f"expected the source files to stay as they are during the join; {changed[0]} and "
-            f"{len(changed) - 1} more were replaced or rewritten meanwhile. Run the join again"
+            f"expected the source files to stay unchanged during the join, got {changed[0]} and "
+            f"{len(changed) - 1} more replaced or rewritten. Run the join again"
         )
 
 

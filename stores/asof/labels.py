@@ -1,7 +1,7 @@
 """The left side of a training join: a DataFrame, Parquet on disk, or a SQL text.
 
-Whatever it came as, it becomes a DuckDB relation `labels` whose last column, ROW, numbers the rows
-from 0 in the order in which they came. Joins lose that order; the number brings it back.
+Each becomes a DuckDB relation `labels` whose last column, ROW, numbers the rows from 0 in their
+given order. Joins lose that order; the number restores it.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ import pyarrow as pa
 from feast.errors import EntityTimestampInferenceException
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 
-from stores.asof.session import literal, parquet_files, quote
+from stores.asof.session import literal, quote, rows_per_file
 
 ROW = "__asof_row"
 
 
 @dataclass(frozen=True)
-class Labels:
-    """Where the rows come from and what they hold; `load` makes them the relation `labels`."""
+class AsofLabels:
+    """The source and columns of the labels; `load` makes them the relation `labels`."""
 
     source: pa.Table | Path | str
     """An Arrow table, the absolute path of a Parquet file or folder, or a SQL text."""
     columns: Mapping[str, str]
     """Each column and its DuckDB type, in order; without ROW."""
     timestamp: str
-    """The column that holds the moment of each row."""
+    """The column with the timestamp of each row."""
 
     def load(self, con: duckdb.DuckDBPyConnection) -> None:
-        """Create `labels` in the session. Files and SQL are read here, once, into a table of it."""
+        """Create `labels` in the session. This reads files and SQL once, into a table."""
         _load(con, self.source)
         if self.columns[self.timestamp] == "VARCHAR":
             name = quote(self.timestamp)
@@ -47,7 +47,7 @@ class Labels:
             )
 
     def part(self, con: duckdb.DuckDBPyConnection, first: int, end: int) -> pa.Table:
-        """Return the rows from `first` up to before `end`, in order; a frame's as they came."""
+        """Return the rows from `first` up to before `end`, in order; those of a frame unchanged."""
         if isinstance(self.source, pa.Table):
             return self.source.slice(first, end - first)
         columns = ", ".join(map(quote, self.columns))
@@ -60,14 +60,15 @@ def read_labels(
     entity_df: pd.DataFrame | str | os.PathLike[str],
     repo_path: Path,
     con: duckdb.DuckDBPyConnection,
-) -> Labels:
-    """Look at an entity frame without reading its rows.
+) -> AsofLabels:
+    """Resolve an entity frame without reading its rows.
 
     A string is a path where it ends in .parquet or names a file or folder (relative to the
     repository); else it is SQL for DuckDB, whose own relative paths also start there.
 
     Raises:
-        EntityTimestampInferenceException: no column `event_timestamp` and not exactly one moment.
+        EntityTimestampInferenceException: no column `event_timestamp` and not exactly one
+            timestamp or date column.
         duckdb.Error: the path does not exist, or the SQL does not parse or bind.
     """
     source: pa.Table | Path | str
@@ -83,7 +84,7 @@ def read_labels(
     else:
         described = con.execute(f"describe {_query(con, source)}").fetchall()
     columns = {name: kind for name, kind, *_ in described}
-    return Labels(source, columns, _timestamp(columns))
+    return AsofLabels(source, columns, _timestamp(columns))
 
 
 def _is_path(entity_df: str | os.PathLike[str], repo_path: Path) -> bool:
@@ -91,7 +92,7 @@ def _is_path(entity_df: str | os.PathLike[str], repo_path: Path) -> bool:
         return True
     try:
         return (repo_path / entity_df).exists()
-    except OSError:  # a long SQL text is no valid file name
+    except OSError:  # a long SQL text is not a valid file name
         return False
 
 
@@ -109,27 +110,27 @@ def _load(con: duckdb.DuckDBPyConnection, source: pa.Table | Path | str) -> None
 def _query(con: duckdb.DuckDBPyConnection, source: Path | str) -> str:
     if isinstance(source, str):
         return source
-    files = ", ".join(map(literal, parquet_files(con, str(source))))
+    files = ", ".join(map(literal, rows_per_file(con, str(source))))
     return f"select * from read_parquet([{files}])"
 
 
 def _arrow(frame: pd.DataFrame) -> pa.Table:
-    """Convert as Feast's DuckDB store does, so that the columns come back with Feast's types."""
+    """Convert as Feast's DuckDB store does, so that the result has Feast's types."""
     dtypes = dict(zip(frame.columns, frame.dtypes, strict=True))
     timestamp = infer_event_timestamp_from_entity_df(dtypes)
-    moments = frame[timestamp].infer_objects()
-    if pd.api.types.is_string_dtype(moments) or pd.api.types.is_object_dtype(moments):
-        moments = pd.to_datetime(moments, utc=True)
-    frame = frame.assign(**{timestamp: moments})
+    times = frame[timestamp].infer_objects()
+    if pd.api.types.is_string_dtype(times) or pd.api.types.is_object_dtype(times):
+        times = pd.to_datetime(times, utc=True)
+    frame = frame.assign(**{timestamp: times})
     schema = ibis.memtable(frame).schema().to_pyarrow()
-    # safe=False: a moment finer than a microsecond is cut, never rounded up past a later row.
+    # safe=False cuts nanoseconds to microseconds; rounding up could pass a later row.
     return pa.Table.from_pandas(frame, schema=schema, preserve_index=False, safe=False)
 
 
 def _timestamp(columns: Mapping[str, str]) -> str:
     if "event_timestamp" in columns:
         return "event_timestamp"
-    moments = [name for name, kind in columns.items() if kind.startswith(("TIMESTAMP", "DATE"))]
-    if len(moments) != 1:
+    candidates = [name for name, kind in columns.items() if kind.startswith(("TIMESTAMP", "DATE"))]
+    if len(candidates) != 1:
         raise EntityTimestampInferenceException("event_timestamp")
-    return moments[0]
+    return candidates[0]

@@ -1,23 +1,18 @@
 """The training join in SQL: which row each label sees, by narrow columns only.
 
-Tables of a session, for view number n, over a relation `labels` (stores.asof.labels):
-
-- `file_<n>`: file → the place of its first row. A row's place is its number in all files together,
-  in the order of their names.
-- `narrow_<n>`: keys, times and place of the rows that can matter.
-- `pick_<n>`: label → the place of the one row that it sees; null where that row has expired.
+stores/asof/find.py lists the relations.
 
 What a label sees
-    A row is seen from its event time; where `known_at` is set, from the later of its event and
-    its created time. Among the rows seen, the newest event time wins, then the newest created
-    time (null is oldest), then the last file by name, then the last position in that file.
-    A winner whose event time plus ttl lies before the label gives nulls.
+    A label sees a row from the row's event time on; if `known_at` is set, from the later of its
+    event and its created time on. Among the rows seen, the newest event time wins, then the newest
+    created time (null is oldest), then the last file by name, then the last row in that file.
+    If the winner's event time plus ttl lies before the label, the label gets nulls.
 
 Why rows are dropped before the ASOF join
-    ASOF finds the row that was seen *last*; asked for is the *best* of those seen. They differ
-    where an older snapshot is published after a newer one, or two rows are seen at one moment.
-    A row is of no use to any label when a better one is seen no later than it. Without those,
-    rows of one key that get better are seen ever later, so the last seen is the best.
+    ASOF finds the row that was seen *last*; the join needs the *best* of those seen. They differ
+    where an older snapshot is published after a newer one, or two rows are seen at the same time.
+    No label needs a row if a better one of its key is seen no later. Without such rows, a better
+    row is always seen later, so the last one seen is the best.
 """
 
 from __future__ import annotations
@@ -26,15 +21,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from stores.asof.labels import ROW, Labels
-from stores.asof.session import literal, moment, quote
+from stores.asof.labels import ROW, AsofLabels
+from stores.asof.session import literal, quote, timestamp_literal
 
-# Below this share of labels to rows it pays to look only at the keys that the labels name.
+# With fewer labels per row than this, it pays to read only the keys of the labels.
 FEW_LABELS = 0.1
 
 
 @dataclass(frozen=True)
-class View:
+class AsofView:
     """One feature view, as the join needs it. Column names are those of the source files."""
 
     name: str
@@ -53,34 +48,36 @@ class View:
 
 @dataclass(frozen=True)
 class LabelRange:
-    """How many labels there are and which time they span; None without any moment."""
+    """The number of labels and the time they span; None if no label has a timestamp."""
 
     count: int
     first: datetime | None
     last: datetime | None
 
 
-def label_range_sql(labels: Labels) -> str:
+def label_range_sql(labels: AsofLabels) -> str:
     """Select the three values of a LabelRange."""
     time = f"cast({quote(labels.timestamp)} as timestamptz)"
     return f"select count(*), min({time}), max({time}) from labels"
 
 
-def files_sql(number: int, places: Mapping[str, int]) -> str:
-    """Create `file_<number>`; `places` has each file and the place of its first row."""
-    rows = ", ".join(f"({literal(file)}, {place}::bigint)" for file, place in places.items())
+def files_sql(number: int, positions: Mapping[str, int]) -> str:
+    """Create `file_<number>` and an empty `pick_<number>`; `positions` are those of first rows."""
+    rows = ", ".join(
+        f"({literal(file)}, {position}::bigint)" for file, position in positions.items()
+    )
     return f"""
 create or replace temp table file_{number} as
-select * from (values {rows}) as file(filename, first_place);
+select * from (values {rows}) as file(filename, first_position);
 
-create or replace temp table pick_{number} (label_row bigint, place bigint);
+create or replace temp table pick_{number} (label_row bigint, position bigint);
 """
 
 
-def ages_sql(view: View, files: Sequence[str], cutoff: bool) -> str:
-    """Select per file, from its footer, its first and last event time and the last seen time.
+def ages_sql(view: AsofView, files: Sequence[str], cutoff: bool) -> str:
+    """Select per file, from its footer, its first and last event time and its last seen time.
 
-    A time that the footer does not tell is null.
+    `told` is false where a footer lacks a time.
     """
     seen = [view.event_time, view.created_time] if cutoff else [view.event_time]
     event = f"path_in_schema = {literal(view.event_time)}"
@@ -98,7 +95,7 @@ group by file_name
 
 
 def narrow_sql(
-    view: View,
+    view: AsofView,
     number: int,
     files: Sequence[str],
     span: LabelRange,
@@ -106,7 +103,7 @@ def narrow_sql(
     since: datetime | None = None,
     only: str | None = None,
 ) -> str:
-    """Create `narrow_<number>`: rows from `since` on, of the keys that the relation `only` has."""
+    """Create `narrow_<number>`: rows from `since` on, of the keys in the relation `only`."""
     created = view.created_time
     kept = [f"{quote(column)} is not null" for column in view.keys]
     kept += _can_matter(view, span, cutoff)
@@ -126,7 +123,7 @@ select
     {selected}{event_time} as event_time,
     {created_time} as created_time,
     {f"greatest({event_time}, {created_time})" if cutoff else event_time} as seen_at,
-    file.first_place + read.file_row_number as place,
+    file.first_position + read.file_row_number as position,
 from read_parquet([{_listed(files)}]) as read
 inner join file_{number} as file on read.filename = file.filename
 {f"semi join {only} as label on {same_key}" if only else ""}
@@ -134,8 +131,8 @@ where {" and ".join(kept)};
 """
 
 
-def moments_sql(number: int) -> str:
-    """Select the event times of `narrow_<number>`, in order, with when one is first seen."""
+def event_times_sql(number: int) -> str:
+    """Select the event times of `narrow_<number>`, in order, and when each is first seen."""
     return f"""
 select epoch_us(event_time) as event_us, epoch_us(min(seen_at)) as seen_us,
 from narrow_{number}
@@ -144,11 +141,10 @@ order by event_time
 """
 
 
-def at_moment_sql(view: View, number: int, cutoff: bool, decide: bool) -> str:
-    """Select the row that each of the relation `asked` sees at the event time `moment`, if any.
+def at_event_time_sql(view: AsofView, number: int, cutoff: bool, decide: bool) -> str:
+    """Select the row that each label of `asked` sees at its event_time, if any.
 
-    `asked` has label_row, label_time, moment and the keys. Without `decide`, all equally new rows
-    of a key come back.
+    Without `decide`, all rows of the key at that time are selected.
     """
     keys = "".join(
         f" and asked.key_{index} = narrow.key_{index}" for index in range(len(view.keys))
@@ -156,18 +152,18 @@ def at_moment_sql(view: View, number: int, cutoff: bool, decide: bool) -> str:
     seen = " and asked.label_time >= narrow.seen_at" if cutoff else ""
     best = """
 qualify row_number() over (
-    partition by asked.label_row order by narrow.created_time desc nulls last, narrow.place desc
+    partition by asked.label_row order by narrow.created_time desc nulls last, narrow.position desc
 ) = 1"""
     return f"""
-select asked.label_row, {_unless_expired(view, "asked", "narrow")} as place,
+select asked.label_row, {_unless_expired(view, "asked", "narrow")} as position,
 from asked
-inner join narrow_{number} as narrow on asked.moment = narrow.event_time{keys}{seen}
+inner join narrow_{number} as narrow on asked.event_time = narrow.event_time{keys}{seen}
 {best if decide else ""}
 """
 
 
 def left_sql(number: int) -> str:
-    """Create `left_<number>`: the labels that `pick_<number>` does not have."""
+    """Create `left_<number>`: the labels that are not in `pick_<number>`."""
     return f"""
 create or replace temp table left_{number} as
 select labels.* from labels
@@ -175,16 +171,16 @@ anti join pick_{number} as pick on labels.{ROW} = pick.label_row;
 """
 
 
-def asof_sql(view: View, number: int, labels: Labels, cutoff: bool, left: str) -> str:
-    """Insert into `pick_<number>` what the labels of the relation `left` see, of all rows."""
+def asof_sql(view: AsofView, number: int, labels: AsofLabels, cutoff: bool, left: str) -> str:
+    """Insert into `pick_<number>` the row that each label of the relation `left` sees."""
     key_names = [f"key_{index}" for index in range(len(view.keys))]
     label_keys = "".join(
         f"{quote(column)} as {key}, "
         for column, key in zip(view.keys.values(), key_names, strict=True)
     )
     same_key = "".join(f"label.{key} = useful.{key} and " for key in key_names)
-    # Without a cutoff better rows are seen no earlier, so the next better one is the first seen;
-    # lag finds it in three quarters of min's time.
+    # Without a cutoff, better rows are never seen earlier, so of the better rows the next one is
+    # seen first. `lag` finds it in three quarters of the time that `min` takes.
     return f"""
 insert into pick_{number}
 with ranked as (
@@ -192,7 +188,7 @@ with ranked as (
         *,
         {"min" if cutoff else "lag"}(seen_at) over (
             {f"partition by {', '.join(key_names)}" if key_names else ""}
-            order by event_time desc, created_time desc nulls last, place desc
+            order by event_time desc, created_time desc nulls last, position desc
             {"rows between unbounded preceding and 1 preceding" if cutoff else ""}
         ) as better_seen_at,
     from narrow_{number}
@@ -211,7 +207,7 @@ label as (
 ),
 
 picked as (
-    select label.label_row, {_unless_expired(view, "label", "useful")} as place,
+    select label.label_row, {_unless_expired(view, "label", "useful")} as position,
     from label
     asof inner join useful
         on {same_key}label.label_time >= useful.seen_at
@@ -221,10 +217,10 @@ select * from picked;
 """
 
 
-def read_sql(view: View, number: int, files: Sequence[str]) -> str:
-    """Select place and features of every row of some files.
+def read_sql(view: AsofView, number: int, files: Sequence[str]) -> str:
+    """Select position and features of every row of some files.
 
-    A feature is cast to its type in the whole source, in case that a single file has another.
+    A feature is cast to its type in the whole source, because a single file may have another.
     """
     wide = "".join(
         f"\n    cast(read.{quote(source)} as {view.columns[source]}) as feature_{index},"
@@ -232,20 +228,20 @@ def read_sql(view: View, number: int, files: Sequence[str]) -> str:
     )
     return f"""
 select
-    file.first_place + read.file_row_number as place,{wide}
+    file.first_position + read.file_row_number as position,{wide}
 from read_parquet([{_listed(files)}]) as read
 inner join file_{number} as file on read.filename = file.filename
 """
 
 
-def sample_sql(view: View, file: str) -> str:
-    """Select the features of some rows of one file, to see how wide they are."""
+def sample_sql(view: AsofView, file: str) -> str:
+    """Select the features of some rows of one file, to estimate their size."""
     features = ", ".join(quote(source) for source in view.features.values())
     return f"select {features} from read_parquet([{literal(file)}]) limit 1000"
 
 
-def _can_matter(view: View, span: LabelRange, cutoff: bool) -> list[str]:
-    """Conditions that let DuckDB skip row groups, and so partitions, by their statistics."""
+def _can_matter(view: AsofView, span: LabelRange, cutoff: bool) -> list[str]:
+    """Return conditions that let DuckDB skip row groups, and so partitions, by statistics."""
     if span.first is None or span.last is None:
         return ["false"]
     bounds = [_bound(view, view.event_time, "<=", span.last)]
@@ -256,19 +252,19 @@ def _can_matter(view: View, span: LabelRange, cutoff: bool) -> list[str]:
     return bounds
 
 
-def _bound(view: View, column: str, comparison: str, value: datetime) -> str:
+def _bound(view: AsofView, column: str, comparison: str, value: datetime) -> str:
     kind = view.columns[column]
     name = f"read.{quote(column)}"
     if kind not in ("TIMESTAMP", "TIMESTAMP WITH TIME ZONE"):
         name = f"cast({name} as timestamptz)"
-    return f"{name} {comparison} {moment(value, kind)}"
+    return f"{name} {comparison} {timestamp_literal(value, kind)}"
 
 
-def _unless_expired(view: View, label: str, row: str) -> str:
+def _unless_expired(view: AsofView, label: str, row: str) -> str:
     if not view.ttl:
-        return f"{row}.place"
+        return f"{row}.position"
     ttl = f"to_microseconds({view.ttl // timedelta(microseconds=1)})"
-    return f"case when {row}.event_time + {ttl} >= {label}.label_time then {row}.place end"
+    return f"case when {row}.event_time + {ttl} >= {label}.label_time then {row}.position end"
 
 
 def _listed(files: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""A DuckDB session with bounds, and the little that every statement of the join needs."""
+"""A DuckDB session with limits, and helpers for the statements of the join."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import duckdb
 
 DECODED_AHEAD = "32MB"
 
-# Of memory_limit; the rest is for the rows that are handed on (stores.asof.job.STRETCH_SHARE).
+# Of memory_limit; the rest is for the rows handed to the caller (stores.asof.job.CHUNK_SHARE).
 DUCKDB_SHARE = 0.6
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a query may take, and from where its relative paths start."""
+    """Memory, threads and disk of a query, and the folder of its relative paths."""
 
     memory_limit: str
     threads: int | None
@@ -29,7 +29,7 @@ class Limits:
 
 @contextmanager
 def session(limits: Limits) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open an in-memory database that spills into a folder of its own, removed at the end."""
+    """Open an in-memory database that spills into its own folder, which is removed at the end."""
     if limits.temp_directory is not None:
         limits.temp_directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="asof-", dir=limits.temp_directory) as spill:
@@ -45,8 +45,8 @@ def session(limits: Limits) -> Iterator[duckdb.DuckDBPyConnection]:
             con.execute(f"set memory_limit = '{int(memory_limit(con) * DUCKDB_SHARE)}B'")
             con.execute("set TimeZone = 'UTC'")
             con.execute("set enable_progress_bar = false")
-            # What is decoded ahead while the caller copies vectors; DuckDB's 1 MB is a hundredth of
-            # a second's worth, so that all but one core would wait.
+            # DuckDB decodes this much ahead while the caller copies vectors. The default of 1 MB
+            # lasts a hundredth of a second, and all cores but one would wait.
             con.execute(f"set streaming_buffer_size = '{DECODED_AHEAD}'")
             con.execute(f"set file_search_path = {literal(str(limits.repo_path))}")
             yield con
@@ -64,17 +64,17 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def moment(value: datetime, kind: str) -> str:
-    """Write a constant that compares with a column of DuckDB type `kind` without casting it.
+def timestamp_literal(value: datetime, kind: str) -> str:
+    """Write a constant that compares with a column of DuckDB type `kind` without a cast.
 
-    Only then does DuckDB hold it against a Parquet file's statistics and skip row groups.
+    DuckDB compares only such a constant with a Parquet file's statistics, to skip row groups.
     """
     utc = value.astimezone(UTC).replace(tzinfo=None).isoformat(sep=" ")
     return f"timestamp '{utc}'" if kind == "TIMESTAMP" else f"timestamptz '{utc}+00'"
 
 
-def parquet_files(con: duckdb.DuckDBPyConnection, path: str) -> dict[str, int]:
-    """Return what `read_parquet(path)` would read, sorted by name: file → rows. Reads footers."""
+def rows_per_file(con: duckdb.DuckDBPyConnection, path: str) -> dict[str, int]:
+    """Return the number of rows per file that `read_parquet(path)` reads, sorted by file name."""
     found = con.execute(
         "select file_name, num_rows from parquet_file_metadata($path) order by file_name",
         {"path": path},
@@ -83,7 +83,7 @@ def parquet_files(con: duckdb.DuckDBPyConnection, path: str) -> dict[str, int]:
 
 
 def fingerprint(file: str) -> tuple[int, int, int] | None:
-    """Return what changes when a file is replaced or rewritten; None where it is gone."""
+    """Return values that change when a file is replaced or rewritten; None if it is gone."""
     try:
         stat = Path(file).stat()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Feature views, their projections and their files as the plain `View` of the join."""
+"""Feature views, their projections and their files as the plain `AsofView` of the join."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import duckdb
 from feast.feature_view import DUMMY_ENTITY_ID, FeatureView
 from feast.infra.offline_stores.file_source import FileSource
 
-from stores.asof.query import View
+from stores.asof.query import AsofView
 from stores.asof.session import literal
 
 
@@ -19,12 +19,12 @@ def read_view(
     feature_refs: list[str],
     full_feature_names: bool,
     repo_path: Path,
-) -> View:
-    """Resolve a feature view against the columns that its files have.
+) -> AsofView:
+    """Resolve a feature view against the columns of its files.
 
     Raises:
-        ValueError: a key, time or feature that the files do not hold.
-        duckdb.Error: no file at the path, or one that is no Parquet.
+        ValueError: a key, time or feature that the files do not have.
+        duckdb.Error: no file at the path, or one that is not Parquet.
     """
     source = view.batch_source
     path = FileSource.get_uri_for_file_path(repo_path, source.path.removeprefix("file://"))
@@ -46,7 +46,7 @@ def read_view(
     wanted = [ref.removeprefix(prefix) for ref in feature_refs if ref.startswith(prefix)]
     base_name = projection.name_alias or view.name
     aliases: Mapping[str, str] = projection.join_key_map
-    return View(
+    return AsofView(
         name=projection.name_to_use(),
         path=path,
         columns=columns,

@@ -1,1 +1,1 @@
-"""How Feast lays keys and values in bytes, written and read over whole columns."""
+"""Feast's bytes of keys and values, written and read in whole columns."""

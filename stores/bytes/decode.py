@@ -3,8 +3,8 @@
 The layouts are those of protobuf's wire format for the messages in Feast's `Value.proto`:
 https://protobuf.dev/programming-guides/encoding/. A value is one field of a oneof, so its bytes
 are one tag followed by the payload; a list of floats holds its numbers back to back, little endian.
-Whole columns of such values are checked and copied at once. Bytes in any other legal layout (a
-client may split or reorder what protobuf allows to be split) go through Feast's own message.
+This module checks and copies whole columns of such values at once. Bytes in any other legal layout
+(protobuf lets a client split and reorder some of them) go through Feast's own message.
 """
 
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ _SHIFTS = np.arange(_LONGEST_VARINT, dtype=np.uint64) * np.uint64(7)
 
 
 class MisfitError(ValueError):
-    """A stored value that is not what its field declares: `row` of the column, and what it is."""
+    """A stored value that does not match its declared type: its row, and what it holds."""
 
     def __init__(self, row: int, what: str) -> None:
         super().__init__(what)
@@ -63,18 +63,18 @@ def is_vector(value_type: ValueType) -> bool:
 
 
 def column(value_type: ValueType, raws: Sequence[bytes | None], dim: int = 0) -> tuple[Array, Mask]:
-    """Decode one feature's stored bytes, None or empty where there is no value.
+    """Decode one feature's stored bytes, which are None or empty where there is no value.
 
     Returns:
         values: `[n, dim]` for lists of floats (float32 or float64), `[n]` for the rest: float32,
             float64, int32, int64, bool, datetime64[s] (UTC), and for every other type an object
-            array of what Feast's `to_dict()` holds. Zero (NaT, None) where there is no value.
-        present: `[n]`, False where Feast's `to_dict()` holds None.
+            array with the values of Feast's `to_dict()`. Zero (NaT, None) where there is no value.
+        present: `[n]` mask, False where Feast's `to_dict()` holds None.
 
     Args:
         value_type: the declared type of the feature.
         raws: n serialized `Value` messages.
-        dim: numbers in each vector; 0 takes the first vector's, and gives `[n, 0]` without any.
+        dim: numbers per vector; 0 takes that of the first vector, or `[n, 0]` if there is none.
 
     Raises:
         MisfitError: a vector of another length, or a value of another type than declared.
@@ -87,7 +87,7 @@ def column(value_type: ValueType, raws: Sequence[bytes | None], dim: int = 0) ->
 
 
 def pythonic(values: Array, present: Mask) -> list[Any]:
-    """The column as Feast's `to_dict()` has it: lists, numbers, aware datetimes, None."""
+    """Return the column as Feast's `to_dict()` has it: lists, numbers, aware datetimes, None."""
     cells: list[Any] = values.tolist()
     if values.dtype.kind == "M":  # naive, and None where NaT
         return [cell and cell.replace(tzinfo=UTC) for cell in cells]
@@ -97,12 +97,12 @@ def pythonic(values: Array, present: Mask) -> list[Any]:
 
 
 def timestamps(raws: Sequence[bytes | None]) -> Array:
-    """Serialized `google.protobuf.Timestamp` messages as datetime64[us], NaT for None or empty."""
-    known: dict[bytes | None, int] = {None: NAT, b"": NAT}  # a snapshot holds very few moments
+    """Decode `google.protobuf.Timestamp` messages as datetime64[us], NaT for None or empty."""
+    known: dict[bytes | None, int] = {None: NAT, b"": NAT}  # snapshots have few distinct timestamps
     for raw in set(raws):
         if raw:
-            moment = Timestamp.FromString(raw)
-            known[raw] = moment.seconds * 1_000_000 + moment.nanos // 1_000
+            message = Timestamp.FromString(raw)
+            known[raw] = message.seconds * 1_000_000 + message.nanos // 1_000
     return np.array([known[raw] for raw in raws], np.int64).view("M8[us]")
 
 
@@ -112,7 +112,7 @@ def _vectors(layout: _Layout, raws: Sequence[bytes | None], dim: int) -> tuple[A
     if not held:
         return np.zeros((len(raws), dim), layout.dtype), present
     dim = dim or len(_parse(layout, held[0], _row(present, 0)).val)
-    # Sliced with a copy: the caller may write to the result, and numbers lie aligned in it.
+    # The slice below is copied, so that the result is writable and aligned.
     size = dim * np.dtype(layout.dtype).itemsize
     head = _packed_head(_tag(layout.attribute), size)
     if set(map(len, held)) == {len(head) + size}:
@@ -161,9 +161,9 @@ def _varints(layout: _Layout, held: Sequence[bytes], present: Mask) -> Array:
         block = np.frombuffer(b"".join([raw.ljust(width, b"\0") for raw in held]), np.uint8)
         block = block.reshape(len(held), width)
         digits = block[:, len(tag) :]
-        # A number's bytes go on while their high bit is set; zeros are ours, after its end.
-        goes_on = digits >= 0x80
-        whole = goes_on == (np.arange(_LONGEST_VARINT) < (sizes - 1)[:, None])
+        # A number ends at the first byte without the high bit; the zeros after it are our padding.
+        continues = digits >= 0x80
+        whole = continues == (np.arange(_LONGEST_VARINT) < (sizes - 1)[:, None])
         if whole.all() and (block[:, : len(tag)] == np.frombuffer(tag, np.uint8)).all():
             bits = ((digits & 0x7F).astype(np.uint64) << _SHIFTS).sum(axis=1, dtype=np.uint64)
             return _from_bits(bits.view(np.int64), layout)
@@ -189,11 +189,11 @@ def _objects(value_type: ValueType, raws: Sequence[bytes | None]) -> tuple[Array
 
 
 def _parse(layout: _Layout, raw: bytes, row: int) -> Any:
-    """The value through Feast's own message, which reads every legal layout."""
+    """Decode a value through Feast's own message, which reads every legal layout."""
     try:
         value = Value.FromString(raw)
     except DecodeError as error:
-        raise MisfitError(row, f"holds bytes that are no feast.types.Value: {error}") from error
+        raise MisfitError(row, f"holds bytes that are not a feast.types.Value: {error}") from error
     if value.WhichOneof("val") != layout.attribute:
         raise MisfitError(
             row, f"holds a {value.WhichOneof('val')}, expected a {layout.attribute}: was the "
@@ -203,7 +203,7 @@ def _parse(layout: _Layout, raw: bytes, row: int) -> Any:
 
 
 def _spread(numbers: Array, present: Mask) -> Array:
-    """The numbers of the present rows at their rows, zeros (NaT) elsewhere."""
+    """Put the numbers of the present rows at their rows, zeros (NaT) elsewhere."""
     if len(numbers) == len(present):
         return numbers
     out = np.zeros((len(present), *numbers.shape[1:]), numbers.dtype)

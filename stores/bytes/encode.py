@@ -1,6 +1,6 @@
-"""Batches of a feature view as they lie in Feast's online stores.
+"""Batches of a feature view in the byte layouts of Feast's online stores.
 
-Two layouts of Feast 0.67 are written here with numpy over whole columns: the entity key
+This package writes two layouts of Feast 0.67 with numpy, over whole columns: the entity key
 (`feast.infra.key_encoding_utils.serialize_entity_key`, version 3) and, in stores/bytes/values.py,
 the serialized `feast.types.Value`. tests/stores/test_encode.py compares the bytes with Feast's for
 every type.
@@ -26,9 +26,9 @@ class EncodedBatch:
     """Rows of one feature view, ready for any online store.
 
     Attributes:
-        keys: Serialized entity keys, version 3, without the project that Redis appends.
+        keys: Serialized entity keys, version 3, without the project, which Redis appends.
         features: Feature name to column, in the view's order.
-        event_us: int64 [n], wire.microseconds since 1970 in UTC.
+        event_us: int64 [n], microseconds since 1970 in UTC.
         created_us: The same for the created timestamp; None when the source has none.
         created_known: bool [n]; False where a row's created timestamp is null.
     """
@@ -48,12 +48,12 @@ def entity_keys(
     columns: Sequence[pa.Array | pa.ChunkedArray],
     value_types: Sequence[ValueType] | None = None,
 ) -> list[bytes]:
-    """Serialize join keys as Feast's entity key version 3, one `bytes` a row.
+    """Serialize join keys as Feast's entity key version 3, one `bytes` per row.
 
     Args:
-        names: Join key names, in any order (Feast sorts them, and so does this).
+        names: Join key names, in any order; the key has them sorted, as in Feast.
         columns: Their values, of equal length, without nulls.
-        value_types: The declared types. Default: what the Arrow type says (int64, int32, string,
+        value_types: The declared types. Default: those of the Arrow types (int64, int32, string,
             binary, or a timestamp).
 
     Raises:
@@ -93,7 +93,7 @@ def _key_type(name: str, column: pa.Array | pa.ChunkedArray) -> ValueType:
 
 
 def _key_values(name: str, array: pa.Array, value_type: ValueType) -> list[bytes]:
-    """Return each value with its type and size before it."""
+    """Return each value, preceded by its type and size."""
     if array.null_count:
         raise ValueError(
             f"join key {name!r}: expected a value in every row, got {array.null_count} null(s) in "

@@ -1,6 +1,6 @@
-"""Feature columns as Feast's `Value` messages, one encoder a layout.
+"""Feature columns as Feast's `Value` messages, one encoder per layout.
 
-What `feast.type_map.python_values_to_proto_values` and `SerializeToString` would give, laid out
+The bytes are those of `feast.type_map.python_values_to_proto_values` and `SerializeToString`,
 without one protobuf object per value.
 """
 
@@ -21,11 +21,11 @@ from stores.bytes import wire
 
 @dataclass(frozen=True)
 class Column:
-    """One feature of a batch as it lies in the stores.
+    """One feature of a batch, in the bytes of the stores.
 
     Attributes:
-        values: One serialized `Value` a row; b"" is null.
-        texts: What Feast's SQL stores put into `value_text`; None where that is null throughout.
+        values: One serialized `Value` per row; b"" is null.
+        texts: The column `value_text` of Feast's SQL stores; None if it is null in all rows.
     """
 
     values: list[bytes]
@@ -35,9 +35,9 @@ class Column:
 def encode_column(column: pa.Array | pa.ChunkedArray, value_type: ValueType) -> Column:
     """Serialize one feature column as Feast's `Value` messages.
 
-    Where Feast's bytes depend on which rows share a batch, the lossless ones are written: an int64
-    beside a null keeps all 64 bits (Feast rounds it through a double), and b"" stays b"" (Feast
-    makes it null when the batch holds nothing else).
+    Where Feast's bytes depend on the other rows of the batch, this writes the lossless ones: an
+    int64 in a batch with a null keeps all 64 bits (Feast rounds it through a double), and b"" stays
+    b"" (Feast makes it null when the batch has no other bytes).
 
     Raises:
         ValueError, TypeError or AssertionError: as Feast's own conversion would.
@@ -49,7 +49,7 @@ def encode_column(column: pa.Array | pa.ChunkedArray, value_type: ValueType) -> 
 
 
 def _column(array: pa.Array, values: list[bytes], texts: list[str | None] | None) -> Column:
-    """Blank the null rows of an encoded column."""
+    """Return an encoded column with its null rows set to null."""
     for row in wire.nulls(array):
         values[row] = b""
         if texts is not None:
@@ -60,7 +60,7 @@ def _column(array: pa.Array, values: list[bytes], texts: list[str | None] | None
 def _by_feast(array: pa.Array, value_type: ValueType) -> Column:
     protos = python_values_to_proto_values(array.to_numpy(zero_copy_only=False), value_type)
     # Feast's own rule, so that an unusual Arrow type under a plain Feast type (an integer column
-    # declared as String) gets its text as well.
+    # declared as String) gets its text too.
     texts = [extract_text_and_num(proto, False)[0] for proto in protos]
     has_text = any(text is not None for text in texts)
     return Column([proto.SerializeToString() for proto in protos], texts if has_text else None)
@@ -137,7 +137,7 @@ def _binary(array: pa.Array) -> Column | None:
     return _column(array, values, None)
 
 
-def _moment(array: pa.Array) -> Column | None:
+def _timestamp(array: pa.Array) -> Column | None:
     if not pa.types.is_timestamp(array.type):
         return None
     seconds = wire.microseconds(array) // wire.MICROSECONDS
@@ -149,7 +149,7 @@ def _moment(array: pa.Array) -> Column | None:
 def _list(
     field: str, elements: Callable[[pa.Array], tuple[bytes, NDArray[np.int64] | int] | None]
 ) -> Callable[[pa.Array], Column | None]:
-    """Encode a list type whose elements are packed: numbers, booleans and moments."""
+    """Encode a list type whose elements are packed: numbers, booleans and timestamps."""
     tag = wire.tag_of(field)
 
     def encode(array: pa.Array) -> Column | None:
@@ -176,7 +176,7 @@ def _float_elements(
     def pack(elements: pa.Array) -> tuple[bytes, int] | None:
         if not (pa.types.is_float32(elements.type) or pa.types.is_float64(elements.type)):
             return None
-        # Without zero copy, Arrow hands a null element over as NaN, which is also what Feast sees.
+        # Without zero copy, Arrow returns a null element as NaN, which is also what Feast gets.
         with np.errstate(over="ignore"):
             numbers = elements.to_numpy(zero_copy_only=False).astype(dtype, copy=False)
         return numbers.tobytes(), np.dtype(dtype).itemsize
@@ -205,11 +205,11 @@ def _boolean_elements(elements: pa.Array) -> tuple[bytes, int] | None:
     return wire.numbers(elements, False).astype(np.uint8).tobytes(), 1
 
 
-def _moment_elements(elements: pa.Array) -> tuple[bytes, NDArray[np.int64]] | None:
-    # Feast reads list elements in nanoseconds as seconds; that stays Feast's own affair.
+def _timestamp_elements(elements: pa.Array) -> tuple[bytes, NDArray[np.int64]] | None:
+    # Feast reads list elements in nanoseconds as seconds; its own conversion does that.
     if not pa.types.is_timestamp(elements.type) or elements.type.unit == "ns":
         return None
-    # Towards zero, unlike the scalar: Feast goes through the double of datetime.timestamp() here.
+    # Truncated towards zero, unlike scalars: Feast uses the double of datetime.timestamp() here.
     seconds = np.trunc(wire.microseconds(elements) / wire.MICROSECONDS).astype(np.int64)
     seconds[~wire.known(elements)] = NULL_TIMESTAMP_INT_VALUE
     varints, keep = wire.varints(seconds)
@@ -244,20 +244,20 @@ _ENCODERS: dict[ValueType, Callable[[pa.Array], Column | None]] = {
     ValueType.INT32: _integer("int32_val", *wire.INT32),
     ValueType.INT64: _integer("int64_val", *wire.INT64),
     ValueType.FLOAT: _floating("float_val", "<f4", wire.is_float),
-    # Feast refuses float32 under Float64; its own conversion is asked to say so.
+    # Feast refuses float32 under Float64; its own conversion raises the error.
     ValueType.DOUBLE: _floating("double_val", "<f8", pa.types.is_float64),
     ValueType.BOOL: _boolean,
     ValueType.STRING: _string,
     ValueType.BYTES: _binary,
     ValueType.PDF_BYTES: _binary,
     ValueType.IMAGE_BYTES: _binary,
-    ValueType.UNIX_TIMESTAMP: _moment,
+    ValueType.UNIX_TIMESTAMP: _timestamp,
     ValueType.INT32_LIST: _list("int32_list_val", _integer_elements(*wire.INT32)),
     ValueType.INT64_LIST: _list("int64_list_val", _integer_elements(*wire.INT64)),
     ValueType.FLOAT_LIST: _list("float_list_val", _float_elements("<f4")),
     ValueType.DOUBLE_LIST: _list("double_list_val", _float_elements("<f8")),
     ValueType.BOOL_LIST: _list("bool_list_val", _boolean_elements),
-    ValueType.UNIX_TIMESTAMP_LIST: _list("unix_timestamp_list_val", _moment_elements),
+    ValueType.UNIX_TIMESTAMP_LIST: _list("unix_timestamp_list_val", _timestamp_elements),
     ValueType.STRING_LIST: _text_list("string_list_val", wire.is_text),
     ValueType.BYTES_LIST: _text_list("bytes_list_val", wire.is_bytes),
 }

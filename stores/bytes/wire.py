@@ -1,4 +1,4 @@
-"""Pieces of the protobuf wire format, many values at a time, and what they need of Arrow.
+"""Pieces of the protobuf wire format, many values at a time, and helpers for Arrow arrays.
 
 The format is https://protobuf.dev/programming-guides/encoding/.
 """
@@ -30,7 +30,7 @@ def varint(value: int) -> bytes:
 
 
 def varints(values: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Return the varints of int64 values as [n, 10] bytes and which of them count."""
+    """Return the varints of int64 values as [n, 10] bytes and the mask of the bytes that count."""
     unsigned = values.astype(np.int64).view(np.uint64)
     groups = unsigned[:, None] >> (np.arange(10, dtype=np.uint64) * np.uint64(7))
     keep = groups != 0
@@ -41,7 +41,7 @@ def varints(values: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]
 
 
 def cut_rows(matrix: NDArray[np.uint8], keep: NDArray[np.bool_]) -> list[bytes]:
-    """Cut the kept bytes of each row out as one `bytes`."""
+    """Return the kept bytes of each row as one `bytes`."""
     flat = matrix[keep].tobytes()
     ends = np.cumsum(keep.sum(axis=1)).tolist()
     return [flat[a:b] for a, b in zip([0, *ends], ends, strict=False)]
@@ -62,7 +62,7 @@ def tag_of(field: str) -> bytes:
 
 
 def packed_head(tag: bytes, size: int) -> bytes:
-    """Return what stands before `size` bytes of a packed list inside its list message."""
+    """Return the bytes before the `size` bytes of a packed list inside its list message."""
     if size == 0:
         return tag + b"\x00"
     inner = b"\x0a" + varint(size)
@@ -72,7 +72,7 @@ def packed_head(tag: bytes, size: int) -> bytes:
 def with_heads(
     data: bytes, ends: NDArray[np.int64], start: int, head: Callable[[int], bytes]
 ) -> list[bytes]:
-    """Cut `data` at `ends` and put before each piece the head that its size asks for."""
+    """Cut `data` at `ends`; return each piece after the head for its size."""
     starts = np.concatenate(([start], ends[:-1])) if len(ends) else ends
     sizes = ends - starts
     heads = {size: head(size) for size in np.unique(sizes).tolist()}
@@ -82,18 +82,18 @@ def with_heads(
     return [heads[b - a] + data[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
 
 
-def timestamp_messages(moments_us: NDArray[np.int64]) -> list[bytes]:
-    """Serialize `google.protobuf.Timestamp`, as Redis holds a row's event time."""
-    distinct, where = np.unique(moments_us, return_inverse=True)
-    if 2 * len(distinct) < len(moments_us):  # a snapshot holds very few moments
+def timestamp_messages(timestamps_us: NDArray[np.int64]) -> list[bytes]:
+    """Serialize `google.protobuf.Timestamp` messages, as Redis stores event timestamps."""
+    distinct, where = np.unique(timestamps_us, return_inverse=True)
+    if 2 * len(distinct) < len(timestamps_us):  # snapshots have few distinct timestamps
         messages = timestamp_messages(distinct)
         return [messages[nth] for nth in where.tolist()]
-    seconds, rest = np.divmod(moments_us, MICROSECONDS)
+    seconds, rest = np.divmod(timestamps_us, MICROSECONDS)
     second_bytes, second_keep = varints(seconds)
     nano_bytes, nano_keep = varints(rest * 1000)
-    tag = np.ones((len(moments_us), 1), dtype=np.uint8)
+    tag = np.ones((len(timestamps_us), 1), dtype=np.uint8)
     matrix = np.hstack([tag * 0x08, second_bytes, tag * 0x10, nano_bytes])
-    # proto3 leaves out a field that is zero, tag and all.
+    # proto3 omits a field that is zero, with its tag.
     has_seconds, has_nanos = (seconds != 0)[:, None], (rest != 0)[:, None]
     keep = np.hstack(
         [has_seconds, second_keep & has_seconds, has_nanos, nano_keep & has_nanos],
@@ -104,7 +104,7 @@ def timestamp_messages(moments_us: NDArray[np.int64]) -> list[bytes]:
 def in_turn(columns: Sequence[Sequence[Any]]) -> list[Any]:
     """Return the first of each column, then the second of each, and so on.
 
-    A tuple a row would make the garbage collector look at all of them, again and again.
+    One tuple per row would make the garbage collector visit all of them again and again.
     """
     out: list[Any] = [None] * (len(columns) * len(columns[0]))
     for nth, column in enumerate(columns):
@@ -113,7 +113,7 @@ def in_turn(columns: Sequence[Sequence[Any]]) -> list[Any]:
 
 
 def microseconds(column: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
-    """Return moments as int64 microseconds since 1970; naive ones are UTC, null is 0."""
+    """Return timestamps as int64 microseconds since 1970; naive ones are UTC, null is 0."""
     array = flat(column)
     if pa.types.is_timestamp(array.type) and array.type.unit in ("us", "ns"):
         integers = pc.fill_null(array.cast(pa.int64()), 0).to_numpy(zero_copy_only=False)
@@ -126,13 +126,13 @@ def flat(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     """Return a column as one array."""
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
-        if isinstance(column, pa.ChunkedArray):  # what combine_chunks gives for no chunks at all
+        if isinstance(column, pa.ChunkedArray):  # of no chunks
             column = pa.array([], type=column.type)
     return column
 
 
 def known(array: pa.Array) -> NDArray[np.bool_]:
-    """Return bool [n]: where a value is there."""
+    """Return bool [n]: True where there is a value."""
     return pc.is_valid(array).to_numpy(zero_copy_only=False)
 
 
@@ -142,7 +142,7 @@ def nulls(array: pa.Array) -> list[int]:
 
 
 def numbers(array: pa.Array, zero: object = 0) -> NDArray[Any]:
-    """Return the values, `zero` where there is none, without a detour through doubles."""
+    """Return the values, `zero` where there is none, without a conversion to doubles."""
     if array.null_count:
         array = pc.fill_null(array, pa.scalar(zero, type=array.type))
     return array.to_numpy(zero_copy_only=False)
@@ -165,22 +165,22 @@ def bytes_and_ends(array: pa.Array) -> tuple[bytes, NDArray[np.int64], int] | No
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Whether it is one of Arrow's list types that `flatten` understands."""
+    """Whether this is one of Arrow's list types that `flatten` supports."""
     return (
         pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     )
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether it is a string type with offsets."""
+    """Whether this is a string type with offsets."""
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def is_bytes(kind: pa.DataType) -> bool:
-    """Whether it is a binary type with offsets."""
+    """Whether this is a binary type with offsets."""
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
 def is_float(kind: pa.DataType) -> bool:
-    """Whether it is float32 or float64."""
+    """Whether this is float32 or float64."""
     return pa.types.is_float32(kind) or pa.types.is_float64(kind)

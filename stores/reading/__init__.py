@@ -1,1 +1,1 @@
-"""Behind `stores.read`: what to fetch, from which store, and how ids become keys."""
+"""Behind `stores.read`: the plan of a read, ids as entity keys, and a backend per store."""

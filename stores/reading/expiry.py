@@ -10,11 +10,11 @@ from feast.protos.feast.types.Value_pb2 import Value
 
 
 class ExpiringReads(OnlineStore):
-    """Mixed in before an online store of Feast's: what is older than its view's ttl reads as null.
+    """Mix-in for Feast's online stores: rows older than their view's ttl read as null.
 
-    The status is OUTSIDE_MAX_AGE, or NOT_FOUND where there is no row at all. On-demand views are
-    computed after this, so that they see null as well. A view without a ttl, or with ttl 0, never
-    expires.
+    The status is OUTSIDE_MAX_AGE, or NOT_FOUND where there is no row. Feast computes on-demand
+    views afterwards, so they see the nulls. Rows of a view without a ttl, or with ttl 0, never
+    expire.
     """
 
     enforces_ttl = True
@@ -61,7 +61,7 @@ class ExpiringReads(OnlineStore):
 
 
 def _expire(grouped_refs: Sequence[tuple[Any, list[str]]], results: Sequence[Any]) -> None:
-    """Blank expired values. `results` holds a vector per feature, view after view."""
+    """Set expired values to null. `results` holds a vector per feature, view after view."""
     now = time.time()
     vectors = iter(results)
     for view, features in grouped_refs:
@@ -69,11 +69,11 @@ def _expire(grouped_refs: Sequence[tuple[Any, list[str]]], results: Sequence[Any
         if not view.ttl or not of_view:
             continue
         oldest = now - view.ttl.total_seconds()
-        for row, moment in enumerate(of_view[0].event_timestamps):
-            if moment.seconds + moment.nanos / 1e9 >= oldest:
+        for row, timestamp in enumerate(of_view[0].event_timestamps):
+            if timestamp.seconds + timestamp.nanos / 1e9 >= oldest:
                 continue
-            # Redis answers for a key that is not there as for a row of nulls from 1970.
-            absent = moment.seconds == 0 and moment.nanos == 0
+            # For an absent key, Feast's Redis store returns a row of nulls from 1970.
+            absent = timestamp.seconds == 0 and timestamp.nanos == 0
             status = FieldStatus.NOT_FOUND if absent else FieldStatus.OUTSIDE_MAX_AGE
             for vector in of_view:
                 vector.values[row].CopyFrom(Value())

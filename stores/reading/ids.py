@@ -1,4 +1,4 @@
-"""The ids that a caller asks for, as the entity keys that Feast stores rows under."""
+"""The requested ids, as the entity keys under which Feast stores rows."""
 
 import struct
 from collections.abc import Mapping, Sequence
@@ -15,12 +15,15 @@ from numpy.typing import NDArray
 from stores.bytes.encode import entity_keys
 from stores.reading.plan import JoinKey, KeyGroup, Plan, ReadError
 
-_PLAIN = {ValueType.INT32: 4, ValueType.INT64: 8, ValueType.STRING: 0}  # bytes of an id
+_PLAIN = {ValueType.INT32: 4, ValueType.INT64: 8, ValueType.STRING: 0}  # bytes per id
 
 
 @dataclass(frozen=True)
 class Keys:
-    """The distinct entity keys of one group, and for each row of the request which one it is."""
+    """The distinct entity keys of one group, and the index of each request row's key.
+
+    Example: ids 7, 9, 7 give `distinct` [key of 7, key of 9] and `rows` [0, 1, 0].
+    """
 
     distinct: list[bytes]
     rows: NDArray[np.intp] | None  # None: row i is key i
@@ -28,18 +31,18 @@ class Keys:
 
 @dataclass(frozen=True)
 class Ids:
-    """A request's columns: `cells` has n of each, or one that stands for all n rows."""
+    """A request's columns: `cells` has n ids per column, or one that stands for all n rows."""
 
     cells: dict[str, list[Any]]
     n: int
 
     def full(self, column: str) -> list[Any]:
-        """The column with n cells."""
+        """Return the column with n cells."""
         cells = self.cells[column]
         return cells if len(cells) == self.n else cells * self.n
 
     def at(self, group: KeyGroup, row: int) -> str:
-        """The ids of one row, for a message: `member_id=7, item_id='a'`."""
+        """Return the ids of one row, for a message: `member_id=7, item_id='a'`."""
         return ", ".join(
             f"{key.column}={self.full(key.column)[row]!r}"
             for key in group.keys
@@ -48,10 +51,10 @@ class Ids:
 
 
 def gather(plan: Plan, ids: Mapping[str, Any]) -> Ids:
-    """Take the plan's columns out of the caller's; scalars and single cells stand for all rows.
+    """Take the plan's columns from the caller's; scalars and single cells stand for all rows.
 
     Raises:
-        ReadError: a column is missing, or two columns differ in length and neither is single.
+        ReadError: a column is missing, or two columns differ in length and neither has one cell.
     """
     missing = [column for column in plan.columns if column not in ids]
     if missing:
@@ -70,7 +73,7 @@ def gather(plan: Plan, ids: Mapping[str, Any]) -> Ids:
 
 
 def distinct(group: KeyGroup, ids: Ids) -> Keys:
-    """Encode each row's entity key; a key that many rows share is listed once."""
+    """Encode each row's entity key; list a key that many rows share once."""
     cells = [
         [DUMMY_ENTITY_VAL] if key.column == DUMMY_ENTITY_ID else ids.cells[key.column]
         for key in group.keys
@@ -81,18 +84,18 @@ def distinct(group: KeyGroup, ids: Ids) -> Keys:
     keys = _encode(group, cells)
     if single:
         return Keys(keys, np.zeros(ids.n, np.intp) if ids.n > 1 else None)
-    places: dict[bytes, int] = {}
-    rows = [places.setdefault(key, len(places)) for key in keys]
-    if len(places) == len(keys):
+    index_of: dict[bytes, int] = {}
+    rows = [index_of.setdefault(key, len(index_of)) for key in keys]
+    if len(index_of) == len(keys):
         return Keys(keys, None)
-    return Keys(list(places), np.array(rows, np.intp))
+    return Keys(list(index_of), np.array(rows, np.intp))
 
 
 def _encode(group: KeyGroup, columns: Sequence[list[Any]]) -> list[bytes]:
-    """Entity keys as `stores.bytes.encode` makes them, without Arrow where ids are plain.
+    """Return entity keys as `stores.bytes.encode` does, without Arrow where ids are plain.
 
-    A request has hundreds of ids at most, and the one id of a member lookup must not cost more
-    than the lookup.
+    A request has hundreds of ids at most, and encoding a single member id must cost less than the
+    lookup.
     """
     ordered = sorted(zip(group.keys, columns, strict=True), key=lambda pair: pair[0].name)
     keys = [key for key, _ in ordered]
@@ -111,7 +114,7 @@ def _encode(group: KeyGroup, columns: Sequence[list[Any]]) -> list[bytes]:
 
 
 def _parts(key: JoinKey, cells: list[Any]) -> list[bytes]:
-    """Each id as it lies in an entity key: its type, its size, its bytes."""
+    """Return each id as in an entity key: its type, its size, its bytes."""
     code = key.type.value
     if key.type is ValueType.STRING:
         texts = [cell.encode() for cell in cells]
@@ -130,7 +133,7 @@ def _unfit(key: JoinKey, got: str) -> ReadError:
 
 
 def _fits(declared: ValueType, kind: type) -> bool:
-    """Whether cells of this class can be ids; 1.5 and True must not pass for 1."""
+    """Whether cells of this class can be ids; 1.5 and True must not pass as 1."""
     if declared is ValueType.STRING:
         return issubclass(kind, str)
     if declared in _PLAIN:

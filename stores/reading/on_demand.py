@@ -1,4 +1,4 @@
-"""On-demand views over what was read: their own functions, on what Feast would give them."""
+"""On-demand views: their own functions, called on the inputs that Feast would pass."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -18,7 +18,7 @@ _FLOATS = {ValueType.FLOAT: np.float32, ValueType.DOUBLE: np.float64}
 def computed(
     transform: OnDemand, columns: Mapping[str, list[Any]], full_feature_names: bool
 ) -> Iterator[tuple[str, Array, Mask]]:
-    """Yield result name, values and presence of each feature that is asked of an on-demand view.
+    """Yield result name, values and presence of each requested feature of an on-demand view.
 
     Args:
         transform: the view.
@@ -31,7 +31,7 @@ def computed(
     seen = {name: cells for name, cells in columns.items() if name not in transform.hidden}
     answer: Mapping[str, Any]
     if transform.view.mode == "python":
-        # A function of a single row may answer with bare values.
+        # A function of a single row may return bare values.
         answer = {
             name: cells if isinstance(cells, list | np.ndarray) else [cells]
             for name, cells in transform.view.transform_dict(seen).items()
@@ -52,7 +52,7 @@ def computed(
 
 
 def as_feast_sees(cells: list[Any]) -> list[Any]:
-    """Request data as it looks after Feast's conversion to its own values and back."""
+    """Return request data as Feast's conversion to its own values and back leaves it."""
     if all(type(cell) in (bool, int, float, str) for cell in cells):
         return cells
     protos = python_values_to_proto_values(cells, ValueType.UNKNOWN)
@@ -60,7 +60,7 @@ def as_feast_sees(cells: list[Any]) -> list[Any]:
 
 
 def _typed(value_type: ValueType, cells: Sequence[Any], dim: int) -> tuple[Array, Mask]:
-    """Convert a function's answer as Feast does, NaN to null included."""
+    """Convert a function's result as Feast does, including NaN to null."""
     if value_type in _FLOATS and {*map(type, cells)} <= {float, int, type(None)}:
         numbers = np.array(cells, np.float64)  # None is NaN
         present = ~np.isnan(numbers)

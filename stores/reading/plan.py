@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 
 class ReadError(ValueError):
-    """A read that cannot be answered as asked: what was expected, what came, what to do."""
+    """A read that cannot be answered as asked: what was expected, what it got, what to do."""
 
 
 @dataclass(frozen=True)
@@ -24,18 +24,18 @@ class Feature:
     name: str
     result: str
     type: ValueType
-    dim: int  # numbers in each vector; 0 where nothing declares it, or where it is no vector
+    dim: int  # numbers in each vector; 0 where not declared or not a vector
 
 
 @dataclass(frozen=True)
 class View:
-    """One feature view as it lies in the online store, and the features that are read from it."""
+    """One feature view of the online store, and the features that are read from it."""
 
     table: FeatureView
-    label: str  # the name or alias that results carry
+    label: str  # name or alias in the results
     features: tuple[Feature, ...]
     max_age: timedelta | None  # None: rows of any age count
-    timed: bool  # whether the rows' event times are wanted
+    timed: bool  # whether to fetch the event timestamps
 
 
 @dataclass(frozen=True)
@@ -49,22 +49,22 @@ class JoinKey:
 
 @dataclass(frozen=True)
 class KeyGroup:
-    """The views that are stored under the same entity keys, so that each key is made once."""
+    """The views that share their entity keys, so that each key is encoded once."""
 
     keys: tuple[JoinKey, ...]
     views: tuple[View, ...]
 
 
 class Fetched(NamedTuple):
-    """One view's stored rows, one for each key that was asked for."""
+    """One view's stored rows, one per requested key."""
 
     columns: Sequence[Sequence[bytes | None]]  # per feature of the view, then per key
-    moments: NDArray[np.datetime64] | None  # [keys] event times, NaT where there is no row
+    event_timestamps: NDArray[np.datetime64] | None  # [keys], NaT where there is no row
 
 
 @dataclass(frozen=True)
 class OnDemand:
-    """An on-demand view, the features asked of it, and the columns its function must not see."""
+    """An on-demand view, its requested features, and the columns its function must not see."""
 
     view: OnDemandFeatureView
     features: tuple[Feature, ...]
@@ -73,7 +73,7 @@ class OnDemand:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that is the same for every read of one feature service."""
+    """What all reads of one feature service share."""
 
     groups: tuple[KeyGroup, ...]
     on_demand: tuple[OnDemand, ...]
@@ -97,10 +97,10 @@ def resolve(
     enforce_ttl: bool,
     event_timestamps: bool,
 ) -> Plan:
-    """Look the service (or list of `view:feature`) up in the registry; arguments as Reader's.
+    """Look up the service (or list of `view:feature`) in the registry; arguments as Reader's.
 
     Raises:
-        ReadError: an on-demand view that is not computed from what is read.
+        ReadError: an on-demand view that cannot be computed from the features read.
         feast.errors.FeastObjectNotFoundException: a name that the registry does not hold.
     """
     wanted = features if isinstance(features, FeatureService) else list(features)
@@ -121,10 +121,10 @@ def resolve(
         if isinstance(table, OnDemandFeatureView):
             raise ReadError(
                 f"on-demand view {table.name!r} is written to the online store, which this reader "
-                "does not follow: take it out of the service, or use get_online_features"
+                "does not support: take it out of the service, or use get_online_features"
             )
         label = table.projection.name_to_use()
-        # Without on-demand views, what only they read is left alone.
+        # Without on-demand views, skip the features that only they read.
         chosen = [
             field
             for field in table.features

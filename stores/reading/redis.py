@@ -1,12 +1,12 @@
 """Stored bytes from Feast's Redis online store: one pipelined round trip for all keys and views.
 
-Feast keeps one hash per entity key (serialized key, then the project's name); a field per feature
-(murmur3 of `view:feature`) and one per view for the event time (`_ts:view`). Views with the same
-entity share the hash, so one HMGET per key answers for all of them.
+Feast keeps one hash per entity key (serialized key, then the project's name), with one field per
+feature (murmur3 of `view:feature`) and one per view for the event timestamp (`_ts:view`). Views
+with the same entity share the hash, so one HMGET per key answers for all of them.
 
-redis-py's own pipeline spends most of its time packing commands that differ in nothing but the key
-and dispatching replies that need no conversion; here the commands are laid out at once and go
-through the same pooled connection, its retries included.
+redis-py's own pipeline spends most of its time packing commands that differ only in the key, and
+dispatching replies that need no conversion. This module packs all commands at once and sends them
+over the same pooled connection, with its retries.
 """
 
 from collections.abc import Sequence
@@ -23,21 +23,21 @@ from stores.reading.plan import Fetched, KeyGroup, Plan
 
 
 class RedisReads:
-    """Reads by one plan; safe to share between threads, the asynchronous half within one loop."""
+    """Reads by one plan; threads may share it, and one event loop its asynchronous half."""
 
     def __init__(self, store: RedisOnlineStore, config: RepoConfig, plan: Plan) -> None:
         versioned = config.registry.enable_online_feature_view_versioning
         self._config = config.online_store
         self._project = config.project.encode()
-        # Clients of this reader's own, made as the store makes them, so that closing it closes no
-        # one else's.
+        # The reader has its own clients, made as the store makes them, so that closing it closes
+        # no others.
         self._store = type(store)()
         self._client = self._store._get_client(self._config)
         self._fields = [_fields(group, versioned) for group in plan.groups]
         self._groups = plan.groups
 
     def fetch(self, keys: Sequence[Sequence[bytes]]) -> list[list[Fetched]]:
-        """The stored bytes of each group's keys, for each of its views."""
+        """Return the stored bytes of each group's keys per view."""
         hashes = self._hashes(keys)
         if isinstance(self._client, RedisCluster):
             with self._client.pipeline(transaction=False) as pipe:
@@ -55,7 +55,7 @@ class RedisReads:
         try:
             rows = connection.retry.call_with_retry(ask, lambda _: connection.disconnect())
         except BaseException:
-            connection.disconnect()  # replies that were not read must not answer the next request
+            connection.disconnect()  # else unread replies would answer the next request
             raise
         finally:
             pool.release(connection)
@@ -126,8 +126,8 @@ class RedisReads:
             views, at = [], 0
             for view in group.views:
                 end = at + len(view.features)
-                moments = timestamps(columns[end]) if view.timed else None
-                views.append(Fetched(columns[at:end], moments))
+                event_timestamps = timestamps(columns[end]) if view.timed else None
+                views.append(Fetched(columns[at:end], event_timestamps))
                 at = end + view.timed
             out.append(views)
         return out

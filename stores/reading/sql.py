@@ -1,7 +1,7 @@
 """Stored bytes from Feast's SQLite and PostgreSQL online stores.
 
 Both keep a table per view (`project_view`) with a row per entity key and feature: the serialized
-key, the feature's name, the value's bytes, the event time.
+key, the feature's name, the value's bytes, the event timestamp.
 """
 
 import asyncio
@@ -26,13 +26,13 @@ from stores.bytes.decode import NAT
 from stores.reading.plan import Fetched, Plan, ReadError
 
 # Far below the parameters that any SQLite allows in a statement (32,766 since 3.32).
-_KEYS_A_STATEMENT = 10_000
+_KEYS_PER_STATEMENT = 10_000
 
-Row = tuple[int, bytes, str, bytes, int]  # view, key, feature, value, event time
+StoredRow = tuple[int, bytes, str, bytes, int]  # view, key, feature, value, event timestamp
 
 
 class SqliteReads:
-    """Reads by one plan, in connections of its own; safe to share between threads."""
+    """Reads by one plan over its own connections; threads may share it."""
 
     def __init__(self, store: SqliteOnlineStore, config: RepoConfig, plan: Plan) -> None:
         self._path = store._get_db_path(config)
@@ -44,12 +44,12 @@ class SqliteReads:
         ]
 
     def fetch(self, keys: Sequence[Sequence[bytes]]) -> list[list[Fetched]]:
-        """The stored bytes of each group's keys, for each of its views, in one transaction."""
+        """Return the stored bytes of each group's keys per view, in one transaction."""
         with self._connection() as connection:
-            if len(self._queries) == 1 and len(keys[0]) <= _KEYS_A_STATEMENT:
-                rows = self._rows(connection, keys)  # a statement is a transaction of its own
+            if len(self._queries) == 1 and len(keys[0]) <= _KEYS_PER_STATEMENT:
+                rows = self._rows(connection, keys)  # one statement is one transaction
             else:
-                connection.execute("begin")  # all views as of one moment
+                connection.execute("begin")  # so that all views are read as of one time
                 try:
                     rows = self._rows(connection, keys)
                 finally:
@@ -57,7 +57,7 @@ class SqliteReads:
         return _sorted_in(self._plan, keys, rows, _from_local_seconds)
 
     async def fetch_async(self, keys: Sequence[Sequence[bytes]]) -> list[list[Fetched]]:
-        """As `fetch`, in a thread: SQLite has no other way to wait."""
+        """As `fetch`, in a thread: SQLite cannot wait in another way."""
         return await asyncio.to_thread(self.fetch, keys)
 
     def close(self) -> None:
@@ -69,14 +69,16 @@ class SqliteReads:
                 return
 
     async def aclose(self) -> None:
-        """Nothing is bound to the event loop."""
+        """Do nothing: no connection is bound to the event loop."""
 
-    def _rows(self, connection: sqlite3.Connection, keys: Sequence[Sequence[bytes]]) -> list[Row]:
-        rows: list[Row] = []
+    def _rows(
+        self, connection: sqlite3.Connection, keys: Sequence[Sequence[bytes]]
+    ) -> list[StoredRow]:
+        rows: list[StoredRow] = []
         for query, names, group in self._queries:
             wanted = keys[group]
-            for at in range(0, len(wanted), _KEYS_A_STATEMENT):
-                some = wanted[at : at + _KEYS_A_STATEMENT]
+            for at in range(0, len(wanted), _KEYS_PER_STATEMENT):
+                some = wanted[at : at + _KEYS_PER_STATEMENT]
                 statement = f"{query}{_marks(len(some))})"
                 rows += connection.execute(statement, [*names, *some]).fetchall()
         return rows
@@ -107,10 +109,10 @@ class SqliteReads:
 
 
 class PostgresReads:
-    """Reads by one plan; safe to share between threads, the asynchronous half within one loop."""
+    """Reads by one plan; threads may share it, and one event loop its asynchronous half."""
 
     def __init__(self, store: PostgreSQLOnlineStore, config: RepoConfig, plan: Plan) -> None:
-        del store  # its one connection, or pool, leaks on errors; this reader has its own
+        del store  # its connection or pool leaks on errors, so this reader opens its own
         settings = config.online_store
         self._plan = plan
         self._pool_settings: dict[str, Any] = {
@@ -132,15 +134,15 @@ class PostgresReads:
         )
 
     def fetch(self, keys: Sequence[Sequence[bytes]]) -> list[list[Fetched]]:
-        """The stored bytes of each group's keys, for each of its views, by one statement."""
+        """Return the stored bytes of each group's keys per view, by one statement."""
         try:
             rows = self._rows(keys)
         except psycopg.OperationalError:
-            self._pool.check()  # a restarted server has broken every idle connection: replace them
+            self._pool.check()  # a restarted server broke the idle connections: replace them
             rows = self._rows(keys)
         return _sorted_in(self._plan, keys, rows, int)
 
-    def _rows(self, keys: Sequence[Sequence[bytes]]) -> list[Row]:
+    def _rows(self, keys: Sequence[Sequence[bytes]]) -> list[StoredRow]:
         with self._pool.connection() as connection, connection.cursor(binary=True) as cursor:
             try:
                 return cursor.execute(self._query, self._parameters(keys)).fetchall()
@@ -162,7 +164,7 @@ class PostgresReads:
 
     async def _rows_async(
         self, pool: AsyncConnectionPool, keys: Sequence[Sequence[bytes]]
-    ) -> list[Row]:
+    ) -> list[StoredRow]:
         async with pool.connection() as connection, connection.cursor(binary=True) as cursor:
             try:
                 await cursor.execute(self._query, self._parameters(keys))
@@ -189,33 +191,33 @@ class PostgresReads:
 
 
 def _tables(config: RepoConfig, plan: Plan) -> Iterator[tuple[str, list[str], int]]:
-    """Each view's table, the features read from it, and which of the plan's groups it is in."""
+    """Yield each view's table, the features read from it, and the index of its key group."""
     versioned = config.registry.enable_online_feature_view_versioning
-    for nth, group in enumerate(plan.groups):
+    for index, group in enumerate(plan.groups):
         for view in group.views:
             name = compute_table_id(config.project, view.table, versioned)
-            yield name, [feature.name for feature in view.features], nth
+            yield name, [feature.name for feature in view.features], index
 
 
 def _sorted_in(
     plan: Plan,
     keys: Sequence[Sequence[bytes]],
-    rows: Iterable[Row],
+    rows: Iterable[StoredRow],
     microseconds: Callable[[int], int],
 ) -> list[list[Fetched]]:
-    """Put the rows of all views, which come in any order, into columns in the order of the keys."""
-    places, columns, stamps = [], [], []
+    """Put the rows of all views, in any order, into columns in the order of the keys."""
+    indexes, columns, stamps = [], [], []
     for group, wanted in zip(plan.groups, keys, strict=True):
-        place = {key: at for at, key in enumerate(wanted)}
+        index_of = {key: index for index, key in enumerate(wanted)}
         for view in group.views:
             names = [feature.name for feature in view.features]
-            places.append(place)
+            indexes.append(index_of)
             columns.append({name: _empty(len(wanted)) for name in names})
             stamps.append(_empty(len(wanted)))
     for nth, key, feature, value, stamp in rows:
-        at = places[nth][key]
-        columns[nth][feature][at] = value
-        stamps[nth][at] = stamp
+        index = indexes[nth][key]
+        columns[nth][feature][index] = value
+        stamps[nth][index] = stamp
 
     known = {stamp: microseconds(stamp) for cells in stamps for stamp in {*cells} - {None}}
     known[None] = NAT
@@ -231,12 +233,12 @@ def _empty(length: int) -> list[Any]:
 
 
 def _from_local_seconds(stamp: int) -> int:
-    """Undo what Feast does to SQLite's timestamps: UTC on the clock, stored as if it were local."""
+    """Undo Feast's conversion for SQLite, which reads a UTC time as if it were local."""
     return int(datetime.fromtimestamp(stamp).replace(tzinfo=UTC).timestamp()) * 1_000_000
 
 
 def _select(nth: int, table: str, names: list[str]) -> str:
-    """The statement up to where the marks of the keys go."""
+    """Return the statement up to the marks of the keys."""
     return (
         f"select {nth}, entity_key, feature_name, value, event_ts from {_quoted(table)} "
         f"where feature_name in ({_marks(len(names))}) and entity_key in ("

@@ -1,1 +1,1 @@
-"""Behind `stores.columnar` and the online stores: newest rows, and how they are written."""
+"""Behind `stores.columnar` and the online stores: find the newest rows and write them."""

@@ -1,7 +1,8 @@
 """The newest row of every key in a range of Parquet files, streamed.
 
-Two steps, so that vectors never travel through an aggregation: the narrow columns decide which row
-of which file wins, one byte a row; then the files are read once more, in order, and winners pass.
+Two steps, so that no vector goes through an aggregation. First the narrow columns (keys and times)
+decide which rows of each file win, as one byte per row. Then the files are read once more, in
+order, and only the winners are kept.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,13 +18,13 @@ from feast.data_format import ParquetFormat
 from feast.infra.offline_stores.file_source import FileSource
 from numpy.typing import NDArray
 
-# Rows whose keys are compared at a time, which bounds the memory of the first step: a range with
-# more rows is read, in its narrow columns, once for every so many.
-ROWS_A_PASS = 250_000
+# Rows whose keys are compared in one pass, which bounds the memory of the first step. The narrow
+# columns of a range with more rows are read in several passes, one per share of the keys.
+ROWS_PER_PASS = 250_000
 
 
 class Columns(NamedTuple):
-    """The names that a view's columns have in its source, in the order Feast gives them."""
+    """The names of a view's columns in its source, in the order in which Feast returns them."""
 
     join_keys: list[str]
     features: list[str]
@@ -32,10 +33,10 @@ class Columns(NamedTuple):
 
 
 def parquet_files(source: Any, repo_path: Path | None) -> list[str] | None:
-    """Return the local Parquet files of a Feast source, sorted; None when it is anything else.
+    """Return the local Parquet files of a Feast source, sorted; None for any other source.
 
     Raises:
-        FileNotFoundError: the source names a file or folder that is not there.
+        FileNotFoundError: the source names a file or folder that does not exist.
     """
     if not isinstance(source, FileSource) or "://" in source.path:
         return None
@@ -53,7 +54,7 @@ def parquet_files(source: Any, repo_path: Path | None) -> list[str] | None:
         return sorted(str(file) for file in path.rglob("*.parquet"))
     if any(mark in source.path for mark in "*?["):
         return sorted(str(file) for file in path.parent.glob(path.name))
-    raise FileNotFoundError(f"expected a Parquet file or folder at {path}, found nothing")
+    raise FileNotFoundError(f"expected a Parquet file or folder at {path}, got nothing")
 
 
 def newest_batches(
@@ -68,8 +69,8 @@ def newest_batches(
 ) -> Iterator[pa.RecordBatch]:
     """Yield the newest row of every key with start <= event time <= end.
 
-    Newest is the greatest event time, then the greatest created time (null is the least), then the
-    later file by name, then the later row in it, so that the choice is the same at every run.
+    The newest row has the greatest event time, then the greatest created time (null is the least),
+    then the last file by name, then the last row in it. So every run chooses the same rows.
     Naive times are UTC.
     """
     settings: dict[str, Any] = {"memory_limit": memory_limit}
@@ -79,7 +80,7 @@ def newest_batches(
         connection.execute("set TimeZone = 'UTC'")
         connection.execute("set preserve_insertion_order = false")
         connection.execute("set enable_progress_bar = false")
-        # Nothing here is read twice soon enough for a cache to pay for its memory.
+        # Nothing is read twice soon enough for a cache to be worth its memory.
         connection.execute("set enable_external_file_cache = false")
         if not files:
             return
@@ -89,7 +90,7 @@ def newest_batches(
             names[columns.created] = None
         selected = ", ".join(_quoted(name) for name in names)
         winners = seen.winners()
-        # One thread, because the store behind is slower; two would hold two row groups.
+        # One thread, because the store is slower than this reader, and each holds a row group.
         connection.execute("set threads = 1")
         for file, wins in winners:
             first, last = np.flatnonzero(wins)[[0, -1]].tolist()
@@ -117,9 +118,9 @@ class _Range:
         self.connection = connection
         self.columns = columns
         self.between = {"start": _naive(start), "end": _naive(end)}
-        event, kind = self._moment(files, columns.event)
+        event, kind = self._timestamp(files, columns.event)
         self.event = event
-        # The parameters are cast, not the column: DuckDB then skips row groups by their statistics.
+        # Cast the parameters, not the column, so that DuckDB skips row groups by statistics.
         self.where = f"{event} between $start::{kind} and $end::{kind}"
         counted = connection.execute(
             f"select filename, count(*) from {_scan(files)} where {self.where} group by filename",
@@ -129,7 +130,7 @@ class _Range:
         self.files = sorted(file for file, _ in counted)
 
     def winners(self) -> list[tuple[str, NDArray[np.bool_]]]:
-        """Return the files that have winners, each with which of its rows win."""
+        """Return the files that have winners, each with the mask of the rows that win."""
         if not self.files:
             return []
         sizes = dict(
@@ -141,23 +142,23 @@ class _Range:
         wins = [np.zeros(sizes[file], dtype=bool) for file in self.files]
         numbered = pa.table({"filename": self.files, "file": range(len(self.files))})
         self.connection.register("__files", numbered)
-        passes = -(-self.rows // ROWS_A_PASS)
-        for part in range(passes):
+        passes = -(-self.rows // ROWS_PER_PASS)
+        for nth in range(passes):
             reader = self.connection.sql(
-                self._newest(part, passes), params=self.between
+                self._newest(nth, passes), params=self.between
             ).to_arrow_reader(100_000)
             for batch in reader:
                 file, line = (batch.column(name).to_numpy() for name in ("file", "line"))
-                for place in np.unique(file).tolist():
-                    wins[place][line[file == place]] = True
+                for index in np.unique(file).tolist():
+                    wins[index][line[file == index]] = True
         return [pair for pair in zip(self.files, wins, strict=True) if pair[1].any()]
 
-    def _newest(self, part: int, passes: int) -> str:
+    def _newest(self, nth: int, passes: int) -> str:
         keys = ", ".join(_quoted(name) for name in self.columns.join_keys)
-        share = f"and hash({keys}) % {passes} = {part}" if passes > 1 else ""
+        share = f"and hash({keys}) % {passes} = {nth}" if passes > 1 else ""
         order = [f"{self.event} desc"]
         if self.columns.created:
-            created, _ = self._moment(self.files, self.columns.created)
+            created, _ = self._timestamp(self.files, self.columns.created)
             order.append(f"{created} desc nulls last")
         order += ["file desc", "file_row_number desc"]
         return f"""
@@ -167,8 +168,8 @@ class _Range:
             qualify row_number() over (partition by {keys} order by {", ".join(order)}) = 1
         """
 
-    def _moment(self, files: Sequence[str], name: str) -> tuple[str, str]:
-        """Return a time column as an expression, and that expression's type."""
+    def _timestamp(self, files: Sequence[str], name: str) -> tuple[str, str]:
+        """Return an expression for a time column, and the type of the expression."""
         described = self.connection.execute(
             f"describe select {_quoted(name)} from {_scan(files)}"
         ).fetchall()
@@ -178,8 +179,8 @@ class _Range:
         return f"{_quoted(name)}::timestamp", "timestamp"
 
 
-def _naive(moment: datetime) -> datetime:
-    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+def _naive(time: datetime) -> datetime:
+    return time.astimezone(UTC).replace(tzinfo=None) if time.tzinfo else time
 
 
 def _scan(files: Sequence[str]) -> str:

@@ -1,12 +1,12 @@
-"""The Lua script by which a Redis server keeps the newest of what it has and of what comes."""
+"""The Lua script by which a Redis server keeps the newer of a stored and an incoming row."""
 
 from functools import cache
 from hashlib import sha1
 
-FIELDS_A_HSET = 50  # Lua passes at most 250 arguments
+FIELDS_PER_HSET = 50  # Lua passes at most 250 arguments
 
-# ARGV: event field, created field, seconds to live or 0, number of features, their fields, and then
-# for every key its event and created Timestamp messages ('' for none) and its values.
+# ARGV: event field, created field, seconds to live or 0, number of features, their fields, then per
+# key its event and created Timestamp messages ('' for none) and its values.
 _UPSERT = """
 local call = redis.call
 
@@ -85,14 +85,14 @@ return written
 def upsert(width: int) -> tuple[str, str]:
     """Return the script for rows of `width` features, and its SHA.
 
-    The features are spelt out, because a list of them made and unpacked for every key takes longer
-    than the writing itself.
+    The script spells out the features, because making and unpacking a list of them per key takes
+    longer than the write itself.
     """
     pairs = [f", ARGV[{4 + nth}], ARGV[at + {2 + nth}]" for nth in range(1, width + 1)]
-    first, rest = pairs[:FIELDS_A_HSET], pairs[FIELDS_A_HSET:]
+    first, rest = pairs[:FIELDS_PER_HSET], pairs[FIELDS_PER_HSET:]
     calls = [
-        f"call('HSET', key{''.join(rest[start : start + FIELDS_A_HSET])})"
-        for start in range(0, len(rest), FIELDS_A_HSET)
+        f"call('HSET', key{''.join(rest[start : start + FIELDS_PER_HSET])})"
+        for start in range(0, len(rest), FIELDS_PER_HSET)
     ]
     script = _UPSERT.replace("WIDTH", str(width)).replace(" FIRST", "".join(first))
     script = script.replace("REST", "\n        ".join(calls))

@@ -1,4 +1,4 @@
-"""The rows that Feast hands to `online_write_batch`, read the same way by every store here."""
+"""The rows that Feast passes to `online_write_batch`, read the same way by every store here."""
 
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
@@ -32,6 +32,6 @@ def created_us(row: Row) -> int | None:
     return None if row[3] is None or row[3] is pd.NaT else _microseconds(row[3])
 
 
-def _microseconds(moment: datetime) -> int:
-    aware = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+def _microseconds(time: datetime) -> int:
+    aware = time.replace(tzinfo=UTC) if time.tzinfo is None else time
     return (aware - _EPOCH) // timedelta(microseconds=1)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from feature_repo.match import activity_match
 from feature_repo.views import declare
 from models.catalog import AGGREGATORS
-from models.spec import Average
+from models.spec import Average, GeometricDecay, LearnedDecay
 from tests.worlds.applied import World
 from tests.worlds.clone import Clone
 from transformations.config import Config
@@ -35,7 +35,8 @@ def named(objects, kind):
 
 
 def test_one_view_one_match_one_service_per_aggregator(config):
-    objects = declare(config)
+    shipped = [Average(version=1), GeometricDecay(version=1, decay=0.8), LearnedDecay(version=1)]
+    objects = declare(config, shipped)
     assert set(named(objects, Entity)) == {"member", "item"}
     assert set(named(objects, FeatureView)) == {
         "item_embedding_tfidf_svd_v1",
@@ -115,8 +116,8 @@ def test_importing_the_definitions_binds_all_and_loads_no_tensorflow(tmp_path, c
     printed = clone.python(
         "import sys\nfrom feature_repo import definitions as d\n"
         "assert not {'tensorflow', 'keras', 'sklearn'} & set(sys.modules)\n"
-        "print(sorted(vars(d)[n].name for n in vars(d) if '_v1' in n or 'Entity' in n or "
-        "'sequence' in n))"
+        "bound = vars(d).items()\n"
+        "print(sorted(v.name for n, v in bound if n.startswith(type(v).__name__ + '_')))"
     )
     assert printed.strip() == repr(sorted(o.name for o in declare(config)))
 
@@ -167,14 +168,15 @@ def test_the_pipeline_applies_as_feast_apply_does(tmp_path):
         "import os\nfrom serving import publish\n"
         "from transformations.config import load_config\nos.chdir('/')\n"
         "config = load_config()\n"
-        "assert publish.apply(config, publish.open_store(config)) == 13"
+        f"assert publish.apply(config, publish.open_store(config)) == {4 + 3 * len(AGGREGATORS)}"
     )
     before = registered(clone)
     feast_apply(clone)
     assert registered(clone) == before
     catalog = clone.root / "models" / "catalog.py"
-    line = next(x for x in catalog.read_text().splitlines(keepends=True) if "decay=" in x)
-    catalog.write_text(catalog.read_text().replace(line, ""))
+    lines = catalog.read_text().splitlines(keepends=True)
+    shipped = "GeometricDecay(version=1, decay=0.8"
+    catalog.write_text("".join(x for x in lines if not x.strip().startswith(shipped)))
     feast_apply(clone)
     gone = {"member_activity_decay_v1", "activity_match_decay_v1", "ranker_decay_v1"}
     assert registered(clone) == {name: spec for name, spec in before.items() if name not in gone}
@@ -209,8 +211,8 @@ def test_a_count_that_is_not_there_is_zero():
 
 
 def test_match_with_a_vector_without_length_is_zero():
-    found = activity_match(ROW | {"apply_embedding": [[0.0, 0.0]]})
-    assert found["cosine_apply"] == found["dot_apply"] == [0.0]
+    matched = activity_match(ROW | {"apply_embedding": [[0.0, 0.0]]})
+    assert matched["cosine_apply"] == matched["dot_apply"] == [0.0]
 
 
 def test_match_refuses_vectors_of_two_spaces():
@@ -238,11 +240,11 @@ vectors = st.none() | st.lists(number, min_size=3, max_size=3)
 @given(rows=st.lists(st.tuples(vectors, vectors), max_size=6))
 def test_match_is_the_formula(rows):
     members, items = [m for m, _ in rows], [i for _, i in rows]
-    found = activity_match(
+    matched = activity_match(
         {"v__activity_embedding": members, "activity_embedding": members, "embedding": items}
     )
-    assert len(found["cosine"]) == len(found["dot"]) == len(rows)
-    for (member, item), cosine, dot in zip(rows, found["cosine"], found["dot"], strict=True):
+    assert len(matched["cosine"]) == len(matched["dot"]) == len(rows)
+    for (member, item), cosine, dot in zip(rows, matched["cosine"], matched["dot"], strict=True):
         products = [a * b for a, b in zip(member or [], item or [], strict=False)]
         scale = math.hypot(*(member or [])) * math.hypot(*(item or []))
         assert dot == pytest.approx(sum(products), abs=1e-12 * scale)

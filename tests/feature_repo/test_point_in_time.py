@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.catalog import AGGREGATORS
+from models.spec import GeometricDecay
 from serving import publish
 from tests.worlds.applied import World, utc, vector
 
-DECAY = AGGREGATORS[1]
+DECAY = next(line for line in AGGREGATORS if isinstance(line, GeometricDecay))
 MINUTE = timedelta(minutes=1)
 
 
@@ -61,13 +62,13 @@ def test_a_label_at_two_does_not_see_the_midnight_snapshot_published_at_six(empt
     empty.items("part-0", {1: utc(1)})
     empty.snapshot(utc(3), {10: actions(1)}, created=utc(3, 6))
     empty.snapshot(utc(4), {10: actions(2)}, created=utc(4, 6))
-    moments = [utc(3, 5, 59), utc(3, 6), utc(4, 2), utc(4, 5, 59), utc(4, 6), utc(9)]
-    rows = join(store, [(10, 1, moment) for moment in moments])
+    timestamps = [utc(3, 5, 59), utc(3, 6), utc(4, 2), utc(4, 5, 59), utc(4, 6), utc(9)]
+    rows = join(store, [(10, 1, timestamp) for timestamp in timestamps])
     assert [row["n_actions"] for row in rows] == [0, 1, 1, 1, 2, 2]
     expected = empty.member_vector(DECAY, "apply_embedding", 10, utc(3))
     assert list(rows[2]["apply_embedding"]) == pytest.approx(expected)
     # The trap: without the cutoff the label at 02:00 is given what was not there until 06:00.
-    without = join(store, [(10, 1, moment) for moment in moments], cutoff=False)
+    without = join(store, [(10, 1, timestamp) for timestamp in timestamps], cutoff=False)
     assert [row["n_actions"] for row in without] == [1, 1, 2, 2, 2, 2]
 
 
@@ -152,11 +153,11 @@ def test_every_label_gets_the_newest_snapshot_that_was_readable(world, store, wr
         world.snapshot(utc(day), rows | {0: []}, created=created)
     # Moments at which a snapshot becomes readable, exactly: the edge must count as readable.
     asked += [(data.draw(st.integers(1, MEMBERS)), 1, edge) for edge in edges]
-    for (member, _, moment), row in zip(asked, join(store, asked), strict=True):
+    for (member, _, timestamp), row in zip(asked, join(store, asked), strict=True):
         readable = [
             (utc(day), members[member])
             for day, (members, delay) in days.items()
-            if member in members and utc(day) + delay * MINUTE <= moment
+            if member in members and utc(day) + delay * MINUTE <= timestamp
         ]
         if not readable:
             assert row["apply_embedding"] is None

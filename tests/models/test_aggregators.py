@@ -1,6 +1,7 @@
 """The contract: every catalogue entry, and a learned one, through what it is packaged as."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +30,7 @@ from tests.worlds.tiny_models import Learned, tiny_config
 from transformations.config import Config
 from transformations.errors import InputError
 
-# Each as it comes, and with all that can be asked of it.
+# Each with its defaults, and with everything switched on.
 ASKED: dict[str, Any] = {"version": 2, "use_sessions": True, "normalize": True}
 LEARNED: list[Aggregator] = [
     LearnedDecay(version=1),
@@ -43,9 +44,8 @@ LEARNED: list[Aggregator] = [
     Transformer(version=1),
     Transformer(**ASKED, use_ages=True, layers=1, positions=4),
 ]
-KNOWN = {line.view for line in LEARNED}
 ENROLLED = [
-    *(line for line in AGGREGATORS if line.layer and line.view not in KNOWN),
+    *(line for line in AGGREGATORS if line.layer and replace(line, stream=False) not in LEARNED),
     Learned(version=1),
     *LEARNED,
 ]

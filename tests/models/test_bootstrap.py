@@ -16,7 +16,7 @@ def width(interval: Interval) -> float:
     return interval.high - interval.low
 
 
-def test_an_estimate_less_itself_is_zero_throughout():
+def test_an_estimate_minus_itself_is_zero_throughout():
     rng = np.random.default_rng(0)
     members = rng.integers(0, 20, 100)
     scores, positive = rng.random((3, 100)), rng.random(100) < 0.5
@@ -28,7 +28,7 @@ def test_an_estimate_less_itself_is_zero_throughout():
 
 @st.composite
 def labels(draw):
-    """Scores with ties, and members some of whom have positives only, or no label at all."""
+    """Scores with ties; some members have only positives, or no labels."""
     n = draw(st.integers(1, 12))
     seeds = draw(st.integers(1, 3))
     value = st.sampled_from([0.0, 0.5, 1.0, 2.0])
@@ -84,7 +84,7 @@ def test_it_is_reproducible_from_its_seed():
 
 
 def simulate(rng, seeds, members, member_noise, seed_noise, noise):
-    """Values of two labels a member, whose mean is 1 in the world that they are drawn from."""
+    """Values of two labels per member, from a distribution with mean 1."""
     of = np.arange(members).repeat(2)
     return (
         1
@@ -99,35 +99,35 @@ def simulate(rng, seeds, members, member_noise, seed_noise, noise):
     [
         (6, 1.0, 0.0, 0.0, 0.92, 0.98),
         (6, 1.0, 0.05, 0.2, 0.92, 0.99),
-        # Many seeds hold what few cannot; with 6 alone it falls short, as the module says.
+        # With 6 seeds alone the coverage falls short, as the module says; with 40 it does not.
         (40, 0.0, 1.0, 0.0, 0.91, 0.98),
         (6, 0.0, 1.0, 0.0, 0.82, 0.92),
     ],
 )
-def test_intervals_hold_the_truth_as_often_as_they_say(
+def test_intervals_cover_the_truth_as_often_as_they_claim(
     seeds, member_noise, seed_noise, noise, least, most
 ):
-    rng, held, worlds = np.random.default_rng(1), 0, 400
+    rng, covered, worlds = np.random.default_rng(1), 0, 400
     resamples = Resamples(50, seeds, 1000)
     for _ in range(worlds):
         values, members = simulate(rng, seeds, 50, member_noise, seed_noise, noise)
         interval = resamples.mean(values, members).interval()
-        held += interval.low <= 1 <= interval.high
-    assert least <= held / worlds <= most
+        covered += interval.low <= 1 <= interval.high
+    assert least <= covered / worlds <= most
 
 
-def test_auc_intervals_hold_the_truth():
-    """Positives are one standard deviation above: the AUC is that of N(1, 2) above zero."""
+def test_auc_intervals_cover_the_truth():
+    """Positives are one standard deviation higher, so the AUC is P(N(1, 2) > 0)."""
     truth = (1 + math.erf(1 / 2)) / 2
-    rng, held, worlds = np.random.default_rng(2), 0, 200
+    rng, covered, worlds = np.random.default_rng(2), 0, 200
     resamples = Resamples(150, 1, 500)
     for _ in range(worlds):
         members = rng.integers(0, 150, 400)
         positive = rng.random(400) < 0.5
         scores = rng.normal(size=400) + positive
         interval = resamples.auc(scores, positive, members).interval()
-        held += interval.low <= truth <= interval.high
-    assert 0.91 <= held / worlds <= 0.98
+        covered += interval.low <= truth <= interval.high
+    assert 0.91 <= covered / worlds <= 0.98
 
 
 def test_pairing_narrows_the_interval():
@@ -167,7 +167,7 @@ def test_a_ratio_weighs_labels():
     assert set(got.resampled.round(6)) == {1.5}
 
 
-def test_what_has_no_seed_is_compared_to_what_has():
+def test_values_without_seeds_are_compared_to_values_with_seeds():
     rng = np.random.default_rng(6)
     values, members = rng.random((4, 60)), rng.integers(0, 10, 60)
     resamples = Resamples(10, 4, 300)
@@ -177,7 +177,7 @@ def test_what_has_no_seed_is_compared_to_what_has():
         resamples.mean(values[:3], members)
 
 
-def test_nothing_to_estimate_from_gives_nan_that_json_can_hold():
+def test_no_labels_give_nan_that_json_can_hold():
     resamples = Resamples(2, 1, 10)
     members, nobody = np.array([0, 1]), np.array([False, False])
     none = resamples.mean(np.array([1.0, 2.0]), members, nobody).interval()
@@ -186,7 +186,7 @@ def test_nothing_to_estimate_from_gives_nan_that_json_can_hold():
     one_class = resamples.auc(np.array([1.0, 2.0]), np.array([True, True]), members).interval()
     assert math.isnan(one_class.estimate)
     assert "NaN" in json.dumps(dataclasses.asdict(none))
-    # A cohort of one member is missing from a third of the resamples; the others count.
+    # A cohort of one member is missing from a third of the resamples; the others are used.
     one = resamples.mean(np.array([1.0, 2.0]), members, np.array([True, False])).interval()
     assert one == Interval(1.0, 1.0, 1.0)
 

@@ -18,15 +18,17 @@ def config(tmp_path: Path) -> Config:
     return Config.model_validate({"data_dir": str(tmp_path), "items": {"text": ["title"]}})
 
 
-def test_the_lines_that_come_with_it() -> None:
-    assert (
+def test_the_shipped_lines_are_there() -> None:
+    """A line more turns no test red."""
+    shipped = {
         Average(version=1),
         GeometricDecay(version=1, decay=0.8, stream=True),
         LearnedDecay(version=1, stream=True),
-    ) == AGGREGATORS
+    }
+    assert shipped <= set(AGGREGATORS)
 
 
-def test_views_and_services_have_names_of_their_own() -> None:
+def test_views_and_services_have_distinct_names() -> None:
     for names in ({a.view for a in AGGREGATORS}, {a.service for a in AGGREGATORS}):
         assert len(names) == len(AGGREGATORS)
 

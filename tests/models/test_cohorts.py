@@ -7,32 +7,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.evaluation.cohorts import cohorts, count_between
-from models.sequences import DAY
 from transformations.errors import InputError
+from transformations.timestamps import DAY_US
 
 NOW = pd.Timestamp("2026-03-10", tz="UTC")
 TRAIN_UNTIL = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 def labels(**columns):
-    """Labels at NOW, alike but for the columns that are named."""
+    """Labels at NOW, equal except for the given columns."""
     n = len(next(iter(columns.values())))
-    alike = {
+    defaults = {
         "event_timestamp": [NOW] * n,
         "n_actions": [1] * n,
         "last_action_at": [NOW] * n,
         "item_popularity": [1] * n,
         "first_seen_at": [NOW] * n,
     }
-    return pd.DataFrame(alike | columns)
+    return pd.DataFrame(defaults | columns)
 
 
 def levels(masks):
-    """The level of each label; fails where a label is in none, or in several."""
+    """The level of each label; fails if a label is in none, or in several."""
     together = np.array(list(masks.values()))
     assert (together.sum(axis=0) == 1).all()
     names = list(masks)
-    return [names[place] for place in together.argmax(axis=0)]
+    return [names[index] for index in together.argmax(axis=0)]
 
 
 def days_ago(days):
@@ -110,7 +110,7 @@ def test_a_missing_column_is_named():
         cohorts(labels(n_actions=[1]).drop(columns=["n_actions", "first_seen_at"]), TRAIN_UNTIL)
 
 
-HALF_DAYS = st.integers(0, 12).map(lambda n: n * DAY // 2)
+HALF_DAYS = st.integers(0, 12).map(lambda n: n * DAY_US // 2)
 PAIRS = st.lists(st.tuples(st.integers(0, 3), HALF_DAYS), max_size=20)
 
 
@@ -121,7 +121,7 @@ def test_counts_are_those_of_counting(events, labels, days):
     of, until = np.array(labels, np.int64).reshape(-1, 2).T
     assert count_between(keys, times, of, until, days).tolist() == [
         sum(
-            key == event_key and time < at and (days is None or time >= at - days * DAY)
+            key == event_key and time < at and (days is None or time >= at - days * DAY_US)
             for event_key, time in events
         )
         for key, at in labels

@@ -1,4 +1,4 @@
-"""One pass over a snapshot: which vectors, how they are padded, what a failure leaves."""
+"""Embedding a snapshot: which vectors, how sequences are padded, what a failure leaves."""
 
 import signal
 import subprocess
@@ -219,9 +219,11 @@ def test_padding_is_what_a_plain_loop_does(data: st.DataObject, ids: str) -> Non
     sliced = data.draw(st.integers(0, len(sequences)))
     config = tiny_config(Path("unused"), id_type=ids)
     kind, name = (pa.int64(), int) if ids == "int64" else (pa.string(), str)
-    known = data.draw(st.lists(item, unique=True))
-    vectors = np.vstack([np.zeros((1, 2)), [[i + 1.0, -i] for i in known] or np.zeros((0, 2))])
-    items = ItemTable(pa.array([name(i) for i in known], kind), vectors.astype(np.float32))
+    with_vector = data.draw(st.lists(item, unique=True))
+    vectors = np.vstack(
+        [np.zeros((1, 2)), [[i + 1.0, -i] for i in with_vector] or np.zeros((0, 2))]
+    )
+    items = ItemTable(pa.array([name(i) for i in with_vector], kind), vectors.astype(np.float32))
     times = [[AS_OF - timedelta(microseconds=age) for _, _, age in row] for row in sequences]
     batch = pa.record_batch(
         {
@@ -240,7 +242,7 @@ def test_padding_is_what_a_plain_loop_does(data: st.DataObject, ids: str) -> Non
         padded = [None] * (4 - len(row)) + row
         for slot, event in enumerate(padded):
             vector, code, age = [0.0, 0.0], 0, 0.0
-            if event is not None and event[0] in known:
+            if event is not None and event[0] in with_vector:
                 vector = [event[0] + 1.0, -event[0]]
                 code, age = config.rules.action_code(event[1]), event[2] / 86_400e6
             assert items.vectors[got.rows[m, slot]].tolist() == vector
@@ -284,8 +286,8 @@ def spoil(file: Path, **columns: Any) -> None:
     """Give a partition other values in some columns."""
     table = pq.ParquetFile(file).read()
     for name, values in columns.items():
-        place = table.schema.get_field_index(name)
-        table = table.set_column(place, table.field(name), pa.array(values, table.field(name).type))
+        index = table.schema.get_field_index(name)
+        table = table.set_column(index, table.field(name), pa.array(values, table.field(name).type))
     pq.write_table(table, file)
 
 
@@ -391,7 +393,7 @@ embed(config, BOTH, progress=lambda rows: os.kill(os.getpid(), signal.SIGKILL))
 def test_a_killed_run_leaves_the_last_good_partitions(config: Config, tmp_path: Path) -> None:
     embed(config)
     before = [rows(config, line.view) for line in BOTH]
-    write_items(config, [(item, [8.0, 8.0], moment) for item, _, moment in ITEMS])
+    write_items(config, [(item, [8.0, 8.0], timestamp) for item, _, timestamp in ITEMS])
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT, check=False)
     assert done.returncode == -signal.SIGKILL
     assert len(list(config.data.rglob("part-0.parquet.*.tmp"))) == 2

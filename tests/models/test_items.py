@@ -16,8 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from models.items import build_items
-from models.items.tfidf_svd import Document, TfidfSvd, tokens
-from tests.worlds.tiny_models import MOMENT, tiny_config
+from models.items.kinds import ENCODERS
+from models.items.protocol import Document, ItemEncoder
+from models.items.tfidf_svd import TfidfSvd, tokens
+from tests.worlds.tiny_models import UTC_US, tiny_config
 from transformations.config import ROOT, Config
 from transformations.duck import TableReport, connect
 from transformations.errors import InputError, RunFailedError
@@ -48,7 +50,7 @@ def stage(config: Config, rows: Sequence[Row]) -> None:
     ids = pa.int64() if config.id_type == "int64" else pa.string()
     columns = {
         "item_id": pa.array([row[0] for row in rows], ids),
-        "available_at": pa.array([row[1] for row in rows], MOMENT),
+        "available_at": pa.array([row[1] for row in rows], UTC_US),
         "text": pa.array([row[2] for row in rows], pa.string()),
         "categories": pa.array([row[3] for row in rows], pa.list_(pa.string())),
     }
@@ -72,9 +74,9 @@ def items(config: Config) -> dict[tuple[Any, datetime], list[float]]:
         for file in part_files(config.items_dir)
         for row in pq.ParquetFile(file).read().to_pylist()
     ]
-    found = {(row["item_id"], row["available_at"]): row["embedding"] for row in rows}
-    assert len(found) == len(rows), "a row was encoded twice"
-    return found
+    vectors = {(row["item_id"], row["available_at"]): row["embedding"] for row in rows}
+    assert len(vectors) == len(rows), "a row was encoded twice"
+    return vectors
 
 
 def manifest(config: Config) -> dict[str, Any]:
@@ -88,7 +90,7 @@ def config(tmp_path: Path) -> Config:
     return tiny_config(tmp_path, dim=3, items={"text": ["title"], "categories": ["field"]})
 
 
-# The encoder.
+# The contract of every encoder in the table.
 
 
 def documents(*texts: str) -> list[Document]:
@@ -96,6 +98,54 @@ def documents(*texts: str) -> list[Document]:
 
 
 TEXTS = documents("a b c", "a b", "c d a", "d b", "b c d", "a d")
+
+
+@pytest.fixture(params=ENCODERS.values(), ids=ENCODERS.keys())
+def kind(request: pytest.FixtureRequest) -> type[ItemEncoder]:
+    chosen: type[ItemEncoder] = request.param
+    return chosen
+
+
+def test_an_encoder_gives_finite_float32_vectors_of_its_dimension(kind: type[ItemEncoder]) -> None:
+    encoder = kind.fit(TEXTS, dim=3)
+    vectors = encoder.encode(TEXTS)
+    assert (encoder.dim, vectors.shape, vectors.dtype) == (3, (len(TEXTS), 3), np.float32)
+    assert np.isfinite(vectors).all()
+    assert encoder.encode([]).shape == (0, 3)
+    assert not encoder.encode([Document(None, None)]).any()
+
+
+def test_a_vector_does_not_depend_on_what_is_encoded_with_it(kind: type[ItemEncoder]) -> None:
+    encoder = kind.fit(TEXTS, dim=3)
+    together = encoder.encode(TEXTS)
+    for number, document in enumerate(TEXTS):
+        np.testing.assert_array_equal(encoder.encode([document])[0], together[number])
+
+
+def test_it_is_saved_whole_and_in_equal_bytes(kind: type[ItemEncoder]) -> None:
+    encoder = kind.fit(TEXTS, dim=3)
+    again = kind.from_bytes(encoder.to_bytes())
+    np.testing.assert_array_equal(again.encode(TEXTS), encoder.encode(TEXTS))
+    assert again.dim == encoder.dim
+    assert again.describe() == encoder.describe()
+    assert again.to_bytes() == encoder.to_bytes() == kind.fit(TEXTS, dim=3).to_bytes()
+
+
+def test_what_it_says_of_itself_is_json_and_leaves_the_manifests_keys_alone(
+    kind: type[ItemEncoder],
+) -> None:
+    described = kind.fit(TEXTS, dim=3).describe()
+    assert json.loads(json.dumps(described)) == described
+    taken = {"name", "version", "dim", "text", "categories", "fit_before", "items", "sha256"}
+    assert not taken & described.keys()
+
+
+def test_an_encoder_refuses_too_little_to_fit_on(kind: type[ItemEncoder]) -> None:
+    with pytest.raises(InputError):
+        kind.fit([], dim=3)
+
+
+# TF-IDF and SVD.
 
 
 def test_tokens_are_words_and_whole_categories() -> None:
@@ -125,25 +175,11 @@ def test_categories_keep_their_case() -> None:
     assert abs(float(upper @ lower)) < 1e-6
 
 
-def test_a_vector_does_not_depend_on_what_is_encoded_with_it() -> None:
-    encoder = TfidfSvd.fit(TEXTS, dim=3)
-    together = encoder.encode(TEXTS)
-    for number, document in enumerate(TEXTS):
-        np.testing.assert_array_equal(encoder.encode([document])[0], together[number])
-
-
 def test_an_item_without_a_known_token_has_zeros() -> None:
     encoder = TfidfSvd.fit(TEXTS, dim=3)
     unknown = [Document("zebra", ["field=other"]), Document(None, None)]
     assert not encoder.encode(unknown).any()
-    assert encoder.encode([]).shape == (0, 3)
-
-
-def test_it_is_saved_whole_and_in_equal_bytes() -> None:
-    encoder = TfidfSvd.fit(TEXTS, dim=3)
-    again = TfidfSvd.from_bytes(encoder.to_bytes())
-    np.testing.assert_array_equal(again.encode(TEXTS), encoder.encode(TEXTS))
-    assert again.to_bytes() == encoder.to_bytes() == TfidfSvd.fit(TEXTS, dim=3).to_bytes()
+    assert encoder.describe() == {"terms": 5}
 
 
 @pytest.mark.parametrize(
@@ -204,7 +240,7 @@ def test_items_known_at_or_after_the_limit_do_not_change_the_fit(
 def test_a_vector_is_not_available_before_its_fit(config: Config) -> None:
     stage(config, [*OLD, (100, FIT_BEFORE + timedelta(days=1), "Nurse", None)])
     build(config)
-    assert {moment for item, moment in items(config) if item != 100} == {FIT_BEFORE}
+    assert {available for item, available in items(config) if item != 100} == {FIT_BEFORE}
     assert (100, FIT_BEFORE + timedelta(days=1)) in items(config)
 
 
@@ -215,7 +251,7 @@ def test_fit_before_comes_from_the_configuration(tmp_path: Path) -> None:
     stage(config, OLD)
     build(config)
     assert manifest(config)["fit_before"] == limit.isoformat()
-    assert {moment for _, moment in items(config)} == {limit}
+    assert {available for _, available in items(config)} == {limit}
 
 
 def test_a_later_build_encodes_only_what_is_new_with_the_same_fit(config: Config) -> None:
@@ -247,9 +283,9 @@ def test_a_changed_text_has_a_second_row(config: Config) -> None:
     later = AS_OF - timedelta(days=2)
     stage(config, [*OLD, (0, later, "Nurse", ["field=care"])])
     build(config)
-    found = items(config)
-    assert found[0, FIT_BEFORE] != found[0, later]
-    assert len(found) == len(OLD) + 1
+    vectors = items(config)
+    assert vectors[0, FIT_BEFORE] != vectors[0, later]
+    assert len(vectors) == len(OLD) + 1
 
 
 def test_of_two_texts_before_the_fit_the_last_one_counts(config: Config, tmp_path: Path) -> None:
@@ -377,7 +413,7 @@ def staged_vectors(config: Config, rows: dict[int, tuple[datetime, list[float]]]
         config,
         {
             "item_id": pa.array(list(rows), pa.int64()),
-            "available_at": pa.array([moment for moment, _ in rows.values()], MOMENT),
+            "available_at": pa.array([available for available, _ in rows.values()], UTC_US),
             "embedding": pa.array([vector for _, vector in rows.values()], pa.list_(pa.float32())),
         },
     )
@@ -394,7 +430,7 @@ def test_vectors_from_a_table_are_kept_as_they_are(brought: Config) -> None:
     staged_vectors(brought, rows)
     report = build(brought, AS_OF - timedelta(days=60))
     assert (report.rows_in, report.rows_out, report.refused) == (2, 2, {})
-    assert items(brought) == {(item, moment): v for item, (moment, v) in rows.items()}
+    assert items(brought) == {(item, available): v for item, (available, v) in rows.items()}
     (file,) = brought.items_dir.glob("*.parquet")
     assert pq.ParquetFile(file).read()["encoder"].to_pylist() == ["theirs", "theirs"]
     staged_vectors(brought, rows | {3: (AS_OF, [1.0, 1.0])})

@@ -134,14 +134,14 @@ def softplus(x: np.ndarray) -> np.ndarray:
 
 def oracle_sessions(ages: np.ndarray, actions: np.ndarray, gap: float) -> list[int]:
     """Session of each used slot, 0 the newest; -1 where unused."""
-    found, session, following = [-1] * len(ages), 0, None
+    sessions, session, following = [-1] * len(ages), 0, None
     for j in range(len(ages) - 1, -1, -1):
         if actions[j] == 0:
             continue
         if following is not None and (ages[j] - following) * 1440 >= gap:
             session += 1
-        found[j], following = session, ages[j]
-    return found
+        sessions[j], following = session, ages[j]
+    return sessions
 
 
 def oracle_decay(line: LearnedDecay, layer: Any, member: Arrays) -> np.ndarray:
@@ -251,7 +251,7 @@ def oracle_attention(line: AttentionPool, layer: Any, member: Arrays) -> np.ndar
     for j in used:
         age, rank = ages[j], sum(k > j for k in used)
         turns = [2 * math.pi * age / days for days in (1, 7)]
-        known = [
+        features = [
             *member["item_embeddings"][j],
             *np.eye(KINDS + 1)[actions[j]],
             math.log1p(age) / math.log1p(28),
@@ -261,7 +261,7 @@ def oracle_attention(line: AttentionPool, layer: Any, member: Arrays) -> np.ndar
             math.log1p(rank) / math.log(32),
             1 / (1 + rank),
         ]
-        scores[j] = np.tanh(np.array(known) @ key + bias) @ query
+        scores[j] = np.tanh(np.array(features) @ key + bias) @ query
     vector = np.zeros(DIM)
     for q in range(line.queries):
         total = sum(math.exp(scores[k][q]) for k in used)
@@ -300,12 +300,12 @@ def test_cnn_is_a_causal_convolution_pooled_over_the_actions(pooling: Any) -> No
     for i, got in enumerate(embedded(layer, arrays)):
         actions = np.concatenate([np.zeros(2, np.int32), arrays["actions"][i]])
         items = np.concatenate([np.zeros((2, DIM)), arrays["item_embeddings"][i]])
-        known = np.concatenate(
+        features = np.concatenate(
             [items * (actions != 0)[:, None], np.eye(KINDS + 1)[actions]], axis=1
         )
         outs = np.array(
             [
-                np.maximum(sum(known[j - 2 + t] @ kernel[t] for t in range(3)) + bias, 0)
+                np.maximum(sum(features[j - 2 + t] @ kernel[t] for t in range(3)) + bias, 0)
                 for j in range(2, LENGTH + 2)
                 if actions[j]
             ]

@@ -25,12 +25,12 @@ from transformations.errors import RunFailedError
 SCORES = st.sampled_from([-math.inf, -1.0, 0.0, 0.5, 1.0])
 
 
-def brute_rank(scores, target, takes_part):
-    """The place by counting, and the mean over the places that the ties could take."""
-    others = [s for i, s in enumerate(scores) if i != target and takes_part(i)]
+def brute_rank(scores, target, is_candidate):
+    """The rank by counting, and the mean over the ranks that ties could take."""
+    others = [s for i, s in enumerate(scores) if i != target and is_candidate(i)]
     greater = sum(s > scores[target] for s in others)
     equal = sum(s == scores[target] for s in others)
-    return sum(1 + greater + place for place in range(equal + 1)) / (equal + 1)
+    return sum(1 + greater + tied for tied in range(equal + 1)) / (equal + 1)
 
 
 @st.composite
@@ -69,9 +69,9 @@ def test_ranks_are_those_of_counting(case):
 def test_batches_change_nothing(case, batch):
     scores, targets, mask, exclude = case
     got = full_ranks(
-        lambda part: scores[part],
+        lambda rows: scores[rows],
         targets,
-        {"all": None, "some": lambda part: mask[part]},
+        {"all": None, "some": lambda rows: mask[rows]},
         exclude,
         batch,
     )
@@ -79,7 +79,7 @@ def test_batches_change_nothing(case, batch):
     np.testing.assert_array_equal(got["some"], ranks(scores, targets, mask, exclude))
 
 
-def test_constant_scores_win_nothing():
+def test_constant_scores_rank_in_the_middle():
     got = ranks(np.zeros((3, 101), np.float32), np.array([0, 50, 100]))
     assert got.tolist() == [51.0, 51.0, 51.0]
     assert hit_rate(got, 10).sum() == ndcg(got, 10).sum() == 0
@@ -87,7 +87,7 @@ def test_constant_scores_win_nothing():
 
 def test_a_nan_score_is_refused():
     scores = np.array([[1.0, 2.0], [1.0, np.nan]], np.float32)
-    with pytest.raises(RunFailedError, match="NaN for label 1 and item column 1"):
+    with pytest.raises(RunFailedError, match="NaN for label 1 and item 1"):
         ranks(scores, np.array([0, 0]))
     with pytest.raises(RunFailedError, match="NaN in 1 of 2"):
         auc(scores[1], np.array([True, False]))
@@ -105,7 +105,7 @@ def test_metrics_of_a_rank():
 
 
 def test_metrics_are_those_of_keras_rs():
-    """Scores without ties, one relevant item each, and several."""
+    """Scores without ties, with one relevant item and with several."""
     rng = np.random.default_rng(0)
     scores = rng.permuted(np.tile(np.linspace(-1, 1, 40), (50, 1)), axis=1).astype(np.float32)
     one = rng.integers(0, 40, 50)
@@ -177,6 +177,6 @@ def test_auc_is_that_of_scikit_learn():
     assert auc(scores, positive, weights) == pytest.approx(expected)
 
 
-def test_auc_against_a_label_s_own_negatives():
+def test_auc_against_a_labels_own_negatives():
     got = paired_auc(np.array([0.5, 0.5]), np.array([[0.4, 0.5, 0.6, 0.1], [0.5, 0.5, 0.5, 0.5]]))
     assert got.tolist() == [(1 + 0.5 + 0 + 1) / 4, 0.5]

@@ -10,21 +10,14 @@ from hypothesis import strategies as st
 
 from models.backend import keras, tf
 from models.layers.build import build
-from models.sequences import DAY
+from models.layers.one_vector import NO_SCORE
 from models.spec import Average
 from models.training.fitting import Fitting
-from models.training.objectives import (
-    AT,
-    NEVER,
-    OBJECTIVES,
-    Labels,
-    NextAction,
-    NextItem,
-    above_dismissed,
-)
+from models.training.objectives import AT, OBJECTIVES, Labels, NextAction, NextItem, above_dismissed
 from models.training.popularity import STRENGTH, RecentPopularity
 from models.training.recipe import Recipe
 from tests.worlds.tiny_models import tiny_config
+from transformations.timestamps import DAY_US
 
 ITEMS, DIM = 6, 3
 
@@ -148,7 +141,7 @@ def test_accidental_hits_of_keras_rs_are_not_removed() -> None:
     """When this fails, keras_rs's own layer can take the place of ours."""
     logits = np.array([[1.0, 2.0]], np.float32)
     got = keras_rs.layers.RemoveAccidentalHits()(logits, np.array([[1.0, 0.0]]), np.array([5, 5]))
-    assert got[0, 1] == 2.0 > NEVER
+    assert got[0, 1] == 2.0 > NO_SCORE
 
 
 def test_dismissed_items_count_against_every_positive() -> None:
@@ -209,7 +202,7 @@ def batch(config: Any, rows: int = 8) -> dict[str, Any]:
         "positive": positive,
         "random": np.zeros(rows, bool),
         "weight": np.ones(rows, np.float32),
-        "happened_at": np.arange(rows) * DAY,
+        "happened_at": np.arange(rows) * DAY_US,
     }
 
 
@@ -255,7 +248,7 @@ def test_validation_is_against_the_same_negatives_for_every_recipe(
 def test_what_was_popular_in_the_week_before_is_in_the_score() -> None:
     """Item 3 is acted on in the week before day 110, and only then."""
     rows, days = np.array([1, 2, 3, 3, 3, 1]), np.array([90, 95, 104, 105, 106, 118])
-    recent = RecentPopularity.count(rows, days * DAY + 5, items=ITEMS)
+    recent = RecentPopularity.count(rows, days * DAY_US + 5, items=ITEMS)
     head = NextItem(Recipe(popular_share=0.0), 1, POPULARITY, recent)
     vectors = tf.zeros((2, 1, DIM))
     table = tf.zeros((ITEMS + 1, DIM))
@@ -271,22 +264,22 @@ def test_what_was_popular_in_the_week_before_is_in_the_score() -> None:
 def test_popularity_of_a_day_does_not_see_that_day() -> None:
     rng = np.random.default_rng(0)
     rows, days = rng.integers(1, 5, 200), rng.integers(50, 75, 200)
-    got = RecentPopularity.count(rows, days * DAY + rng.integers(0, DAY, 200), items=4)
+    got = RecentPopularity.count(rows, days * DAY_US + rng.integers(0, DAY_US, 200), items=4)
     for day in range(50, 75):
-        place = int(got.rows_of(tf.constant(day)))
+        index = int(got.rows_of(tf.constant(day)))
         before, week = days < day, (days < day) & (days >= day - 7)
         ever = np.array([(rows[before] == item).sum() + 1.0 for item in range(1, 5)])
         ever /= ever.sum()
         lately = np.array([(rows[week] == item).sum() for item in range(1, 5)])
         expected = np.log((lately + STRENGTH * ever) / (week.sum() + STRENGTH))
-        np.testing.assert_allclose(got.logs[place, 1:], expected, atol=1e-5)
+        np.testing.assert_allclose(got.logs[index, 1:], expected, atol=1e-5)
     assert int(got.rows_of(tf.constant(10))) == 0
     assert int(got.rows_of(tf.constant(999))) == len(got.logs) - 1
 
 
 def test_a_large_table_takes_several_days_at_a_time() -> None:
     days = np.arange(100, 200)
-    small = RecentPopularity.count(np.ones(100, int), days * DAY, items=50, cells=1_000)
+    small = RecentPopularity.count(np.ones(100, int), days * DAY_US, items=50, cells=1_000)
     assert small.step == 5
     assert small.logs.shape == (20, 51)
     assert np.isfinite(small.logs).all()

@@ -1,24 +1,27 @@
 """What is packaged is what is loaded, or it is refused with both values."""
 
+import hashlib
 import json
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
+from models import spec
 from models.backend import tf
 from models.layers.build import build
-from models.manifest import KEYS
+from models.layers.geometric_decay import GeometricDecay as DecayLayer
+from models.manifest import KEYS, KINDS
 from models.packaging import load, package, write_manifest
-from models.spec import Average, GeometricDecay, Packaged
+from models.spec import Aggregator, Average, GeometricDecay, LearnedDecay, Packaged, learned_kinds
 from tests.worlds.tiny_models import Dying, Learned, tiny_config
 from transformations.config import ROOT, Config
 from transformations.errors import InputError, RunFailedError
@@ -309,6 +312,121 @@ def test_a_killed_packaging_leaves_nothing_that_counts(tmp_path: Path) -> None:
     assert all(name.endswith(".tmp") for name in left)
     with pytest.raises(InputError, match="expected a packaged aggregator"):
         load(Dying(version=1), config)
+
+
+# Kinds, and the addresses that older manifests have instead.
+
+OLD = [
+    (DECAY, "models.aggregators:GeometricDecay"),
+    (LearnedDecay(version=1), "models.learned:LearnedDecay"),
+    (Learned(version=1), "tests.worlds.tiny_models:Projection"),
+]
+MovedLayer = DecayLayer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moved(GeometricDecay):
+    """The same kind, its layer at another address."""
+
+    layer: ClassVar[str] = "tests.models.test_packaging:MovedLayer"
+
+
+def hash_with_address(folder: Path, manifest: dict[str, Any]) -> str:
+    """Compute `weights_sha256` as the release that wrote addresses did, independently of ours."""
+    named = ("vectors", "actions", "dim", "length", "layer", "parameters")
+    digest = hashlib.sha256(json.dumps({k: manifest[k] for k in named}, sort_keys=True).encode())
+    checkpoint = str(folder / "variables" / "variables")
+    for name, _ in sorted(tf.train.list_variables(checkpoint)):
+        if name.endswith("/.ATTRIBUTES/VARIABLE_VALUE"):
+            values = tf.train.load_variable(checkpoint, name)
+            digest.update(f"{name} {values.dtype} {values.shape}".encode())
+            digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+def packaged_with_address(line: Aggregator, address: str, config: Config) -> tuple[Path, str]:
+    """Package a line with the manifest that the release before wrote; return folder and hash."""
+    folder = package(line, config, trained=build(line, config))
+    manifest = manifest_of(folder)
+    new = manifest["weights_sha256"]
+    del manifest["kind"]
+    manifest["layer"] = address
+    manifest["weights_sha256"] = hash_with_address(folder, manifest)
+    assert manifest["weights_sha256"] != new
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder, manifest["weights_sha256"]
+
+
+@pytest.mark.parametrize(("line", "address"), OLD, ids=lambda case: str(getattr(case, "name", "")))
+def test_an_older_package_keeps_loading_with_its_identity(
+    line: Aggregator, address: str, tmp_path: Path
+) -> None:
+    config = tiny_config(tmp_path)
+    folder, weights = packaged_with_address(line, address, config)
+    version = f"{line.name}_v1/{weights[:12]}/tfidf_svd_v1"
+    for loads in (line, Packaged(name=line.name, version=1, path=str(folder))):
+        before = contents(folder)
+        assert package(loads, config) == folder
+        assert load(loads, config).model_version == version
+        assert loads.identity(config)["weights_sha256"] == weights
+        assert contents(folder) == before
+
+
+def test_an_older_formula_has_the_hash_that_the_older_code_gave_it(tmp_path: Path) -> None:
+    """Printed by commit 3d52556, the last that wrote addresses, for this configuration."""
+    address = "models.aggregators:GeometricDecay"
+    _, weights = packaged_with_address(DECAY, address, tiny_config(tmp_path))
+    assert weights == "b44837ad7d42c6fb66020626307ffb6512888a4e22ac267c509040053d8f2ca8"
+
+
+@pytest.mark.parametrize("address", ["models.aggregators:Average", "theirs:GeometricDecay"])
+def test_an_older_package_of_another_address_is_refused(address: str, tmp_path: Path) -> None:
+    config = tiny_config(tmp_path)
+    folder, _ = packaged_with_address(DECAY, "models.aggregators:GeometricDecay", config)
+    edit(folder, layer=address)
+    with pytest.raises(InputError, match=r'kind: packaged .*, expected "geometric_decay"'):
+        load(DECAY, config)
+    # `Packaged` names no kind, but the hash covers the address.
+    with pytest.raises(RunFailedError, match="expected weights with the hash"):
+        load(Packaged(name="decay", version=1, path=str(folder)), config)
+
+
+def shipped_kinds() -> list[str]:
+    """Name the kind of each class of models/spec.py."""
+    classes = [value for value in vars(spec).values() if isinstance(value, type)]
+    return [line.kind for line in classes if issubclass(line, Aggregator) and line.kind]
+
+
+def test_kinds_are_distinct() -> None:
+    kinds = shipped_kinds()
+    assert len(set(kinds)) == len(kinds)
+    assert set(kinds) - {"average", "geometric_decay"} <= set(learned_kinds())
+
+
+def test_every_address_of_an_older_manifest_has_a_kind_of_today() -> None:
+    assert set(KINDS.values()) <= set(shipped_kinds())
+    assert len(set(KINDS.values())) == len(KINDS)
+
+
+def test_a_layer_without_a_kind_is_refused() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Nameless(Aggregator):
+        layer: ClassVar[str] = "tests.models.test_packaging:MovedLayer"
+
+    with pytest.raises(InputError, match="expected Nameless to have a `kind` beside its `layer`"):
+        Nameless(name="nameless", version=1)
+
+
+def test_moving_a_layers_file_changes_no_identity(tmp_path: Path) -> None:
+    ours, moved = tiny_config(tmp_path / "ours"), tiny_config(tmp_path / "moved")
+    line = Moved(version=1, decay=0.8)
+    hashes = {
+        manifest_of(package(line, config))["weights_sha256"]
+        for line, config in ((DECAY, ours), (line, moved))
+    }
+    assert len(hashes) == 1
+    # A package made before the move still loads after it.
+    assert load(line, ours).model_version == load(DECAY, ours).model_version
 
 
 # Anyone's SavedModel.

@@ -5,18 +5,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.evaluation.references import DecayedCooccurrence, Events, Popular, snapshot_before
-from models.sequences import DAY
+from models.evaluation.references import (
+    DecayedCooccurrence,
+    Popular,
+    PositiveEvents,
+    snapshot_before,
+)
 from transformations.errors import InputError
+from transformations.timestamps import DAY_US
 
 ITEMS = 5
 NOBODY = np.zeros((0, 3), int)
 
 
 def events(rows):
-    """Events of (member, item, day), as they come."""
+    """Events from rows of (member, item, day)."""
     members, items, days = (np.array(column) for column in zip(*rows, strict=True))
-    return Events(members, items, (days * DAY).astype(np.int64))
+    return PositiveEvents(members, items, (days * DAY_US).astype(np.int64))
 
 
 EVENT = st.tuples(
@@ -29,8 +34,8 @@ LABELS = st.lists(
 ).map(lambda rows: sorted(rows, key=lambda row: row[0]))
 
 
-def moments(labels):
-    return np.array([int(day * DAY) for day, _ in labels], np.int64)
+def times(labels):
+    return np.array([int(day * DAY_US) for day, _ in labels], np.int64)
 
 
 def histories(labels):
@@ -61,8 +66,8 @@ def brute_cooccurrence(log, as_of, history, last, decay, damping, half_life):
     popular = brute_popular(log, as_of, 7)
     for item in range(ITEMS):
         score = sum(
-            decay**place * together[other, item] * damp[other] * damp[item]
-            for place, other in enumerate(newest)
+            decay**nth * together[other, item] * damp[other] * damp[item]
+            for nth, other in enumerate(newest)
         )
         found.append(score if score > 0 else popular[item] - max(popular) - 1)
     return found
@@ -71,7 +76,7 @@ def brute_cooccurrence(log, as_of, history, last, decay, damping, half_life):
 @settings(max_examples=60, deadline=None)
 @given(LOGS, LABELS, st.sampled_from([0.5, 1, 7]))
 def test_popular_counts_the_last_days(log, labels, days):
-    got = Popular(events(log), ITEMS, days).scores(moments(labels), histories(labels))
+    got = Popular(events(log), ITEMS, days).scores(times(labels), histories(labels))
     assert got.dtype == np.float32
     assert got.tolist() == [brute_popular(log, day, days) for day, _ in labels]
 
@@ -85,12 +90,14 @@ def test_popular_counts_the_last_days(log, labels, days):
     st.sampled_from([0.0, 0.5]),
     st.sampled_from([None, 2.0]),
 )
-def test_cooccurrence_is_the_formula_at_each_moment(log, labels, last, decay, damping, half_life):
-    """One recommender that goes through time gives what a fresh one would at each moment."""
+def test_cooccurrence_is_the_formula_at_each_timestamp(
+    log, labels, last, decay, damping, half_life
+):
+    """One recommender used for ascending timestamps equals a new one for each of them."""
     settings = {"last": last, "decay": decay, "damping": damping, "half_life": half_life}
     recommender = DecayedCooccurrence(events(log), ITEMS, **settings)
     expected = [brute_cooccurrence(log, day, history, **settings) for day, history in labels]
-    got = recommender.scores(moments(labels), histories(labels))
+    got = recommender.scores(times(labels), histories(labels))
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, expected, rtol=1e-4)
 
@@ -103,33 +110,33 @@ def test_events_from_as_of_on_change_nothing(log, labels, more):
     log = [event for event in log if event[2] < latest] or [(0, 0, -1.0)]
     longer = sorted(log + future, key=lambda event: event[2])
     for kind in (Popular, DecayedCooccurrence):
-        without = kind(events(log), ITEMS).scores(moments(labels), histories(labels))
-        with_future = kind(events(longer), ITEMS).scores(moments(labels), histories(labels))
+        without = kind(events(log), ITEMS).scores(times(labels), histories(labels))
+        with_future = kind(events(longer), ITEMS).scores(times(labels), histories(labels))
         np.testing.assert_array_equal(without, with_future)
 
 
 @settings(max_examples=60, deadline=None)
 @given(LOGS, LABELS, st.integers(1, 4))
 def test_batches_change_nothing(log, labels, batch):
-    whole = DecayedCooccurrence(events(log), ITEMS).scores(moments(labels), histories(labels))
-    parts = DecayedCooccurrence(events(log), ITEMS)
+    whole = DecayedCooccurrence(events(log), ITEMS).scores(times(labels), histories(labels))
+    batched = DecayedCooccurrence(events(log), ITEMS)
     got = [
-        parts.scores(
-            moments(labels)[start : start + batch], histories(labels)[start : start + batch]
+        batched.scores(
+            times(labels)[start : start + batch], histories(labels)[start : start + batch]
         )
         for start in range(0, len(labels), batch)
     ]
     np.testing.assert_array_equal(np.concatenate(got), whole)
 
 
-def test_a_member_s_newest_action_counts_most():
+def test_a_members_newest_action_counts_most():
     log = events([(0, 0, 0), (0, 1, 0.1), (1, 2, 0.2), (1, 3, 0.3)])
     recommender = DecayedCooccurrence(log, ITEMS, decay=0.5, half_life=None)
-    at = np.array([DAY, DAY, DAY])
+    at = np.array([DAY_US, DAY_US, DAY_US])
     got = recommender.scores(at, np.array([[-1, 0, 2], [-1, 2, 0], [-1, -1, -1]]))
     assert got[0].tolist() == [-1, 0.5, -1, 1.0, -2]
     assert got[1].tolist() == [-1, 1.0, -1, 0.5, -2]
-    # Who has no history gets the popular items, and an item that nobody acted on comes last.
+    # Without a history, popular items; an item without actions comes last.
     assert got[2].tolist() == [-1, -1, -1, -1, -2]
 
 
@@ -143,20 +150,20 @@ def test_time_does_not_go_back():
     recommender = DecayedCooccurrence(events([(0, 0, 0)]), ITEMS)
     history = np.array([[0], [0]])
     with pytest.raises(InputError, match="ascending order"):
-        recommender.scores(np.array([DAY, 0]), history)
-    recommender.scores(np.array([DAY]), history[:1])
+        recommender.scores(np.array([DAY_US, 0]), history)
+    recommender.scores(np.array([DAY_US]), history[:1])
     with pytest.raises(InputError, match="not to go back in time"):
         recommender.scores(np.array([0]), history[:1])
     with pytest.raises(InputError, match="order of time"):
         events([(0, 0, 1), (0, 0, 0)])
-    with pytest.raises(InputError, match="as many members"):
-        Events(np.array([0]), np.array([0, 1]), np.array([0]))
+    with pytest.raises(InputError, match="of equal length"):
+        PositiveEvents(np.array([0]), np.array([0, 1]), np.array([0]))
     with pytest.raises(InputError, match="decay <= 1"):
         DecayedCooccurrence(events([(0, 0, 0)]), ITEMS, decay=2.0)
 
 
-def test_the_snapshot_is_the_newest_that_could_be_read():
-    hour = DAY // 24
-    times = np.array([0, 1, DAY - 1, DAY, DAY + 6 * hour - 1, DAY + 6 * hour])
-    assert snapshot_before(times).tolist() == [0, 0, 0, DAY, DAY, DAY]
-    assert snapshot_before(times, 6 * hour).tolist() == [-DAY, -DAY, 0, 0, 0, DAY]
+def test_the_snapshot_is_the_newest_readable_one():
+    hour = DAY_US // 24
+    times = np.array([0, 1, DAY_US - 1, DAY_US, DAY_US + 6 * hour - 1, DAY_US + 6 * hour])
+    assert snapshot_before(times).tolist() == [0, 0, 0, DAY_US, DAY_US, DAY_US]
+    assert snapshot_before(times, 6 * hour).tolist() == [-DAY_US, -DAY_US, 0, 0, 0, DAY_US]

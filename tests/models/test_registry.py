@@ -75,6 +75,18 @@ def test_every_training_is_a_version_with_what_it_is(config: Config) -> None:
     assert newest.weights_sha256 == manifest["weights_sha256"]
 
 
+def test_the_list_is_mlflows_own(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`versions` reads MLflow's SQLite file: whatever it relies on there is held by this."""
+    with registry._client(config) as client:
+        client.delete_model_version("learned", "2")
+        client.create_registered_model("theirs")
+        client.create_model_version("theirs", "file:///nowhere")
+    ours = registry.versions(config)
+    assert [version.version for version in ours] == [3, 1]
+    monkeypatch.setenv(registry.URI, f"sqlite:///{config.layout.mlflow / registry.DATABASE}")
+    assert registry.versions(config) == ours
+
+
 def test_the_same_weights_are_registered_once(config: Config) -> None:
     before = registry.versions(config)
     again = registry.register(Learned(version=2).artifact(config), config)
@@ -127,7 +139,7 @@ def test_an_unknown_version_is_refused_and_nothing_is_left(config: Config) -> No
 
 @pytest.mark.parametrize("path", ["models:/learned@mine", "models:/learned", "models:x/1"])
 def test_only_a_number_stands_for_a_version(path: str) -> None:
-    with pytest.raises(InputError, match="expected a registered version as models:/NAME/3"):
+    with pytest.raises(InputError, match="expected a registered version such as models:/NAME/3"):
         Packaged(path)
 
 
@@ -148,6 +160,9 @@ from models import registry
 from tests.worlds.tiny_models import tiny_config
 assert "mlflow" not in sys.modules
 print([v.uri for v in registry.versions(tiny_config(Path(sys.argv[1])))])
+assert "mlflow" not in sys.modules
+with registry._client(tiny_config(Path(sys.argv[1]))) as client:
+    client.search_registered_models()
 """
 
 

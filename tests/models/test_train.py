@@ -24,7 +24,6 @@ from models.training.fitting import Step
 from models.training.objectives import OBJECTIVES
 from models.training.recipe import Recipe
 from models.training.train import (
-    EPOCH,
     _phase,
     _validation,
     epoch_batches,
@@ -41,13 +40,14 @@ from tests.worlds.taste import RECIPE, START, UNTIL, Taste, taste_world, write_d
 from transformations.config import ROOT, Config
 from transformations.duck import connect
 from transformations.errors import InputError, RunFailedError
+from transformations.timestamps import EPOCH
 
 TASTE = Taste(version=1)
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    """Only read, but for the examples and what a test trains under a version of its own."""
+    """Tests only read it, except for examples and for lines trained under their own version."""
     return taste_world(tmp_path_factory.mktemp("taste"))
 
 
@@ -79,7 +79,7 @@ def test_any_objective_finds_the_tastes(objective: str, world: Config) -> None:
     assert trained.metrics[metric] > (0.6 if metric == "auc" else 0.3)
     assert trained.trained_until == UNTIL
     assert trained.figures["positives"] > 0
-    # All that is watched: the passes of both phases, each with its loss, the first with a metric.
+    # Progress: the epochs of both phases, each with its loss, the first with a metric.
     chosen = int(trained.metrics["epochs"])
     assert [s.epoch for s in steps if s.phase == "refit"] == list(range(1, chosen + 1))
     assert all({"val_loss", f"val_{metric}"} < s.logs.keys() for s in steps if s.phase == "select")
@@ -136,7 +136,7 @@ def test_popularity_is_that_of_the_training_period(world: Config) -> None:
 
 
 def test_sessions_are_shuffled_in_training_only(world: Config) -> None:
-    """With a session as long as the window, all of a window's actions may change places."""
+    """With a session as long as the window, all of a window's actions may be shuffled."""
     examples = replace(RECIPE.examples, session_gap=timedelta(days=400))
     recipes = [replace(RECIPE, examples=examples, shuffle_sessions=s) for s in (False, True)]
     with connect(world) as con:
@@ -190,7 +190,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(
         resumed = train(TASTE, config, con, UNTIL, steps.append)
     made += [f"{step.phase} {step.epoch}" for step in steps]
     assert_equal(resumed.model.get_weights(), weights)
-    assert len(set(made)) == len(made), "a pass was made twice"
+    assert len(set(made)) == len(made), "an epoch ran twice"
     assert len(resumed.history["select"]) == sum(step.startswith("select") for step in made)
     assert list((config.layout.state / "training").iterdir()) == []
 
@@ -279,8 +279,8 @@ def test_a_line_is_trained_packaged_and_registered(tmp_path: Path) -> None:
         assert registered.uri == "models:/taste/1"
         text = shown.console.export_text()
         assert re.search(r"positive : negative\W+[\d,]+ : [\d,]+", text)
-        assert "random negatives a day" in text
-        assert re.search(r"passes, validation loss [\d.]+, recall_at_10 [\d.]+", text)
+        assert "random negatives per day" in text
+        assert re.search(r"epochs, validation loss [\d.]+, recall_at_10 [\d.]+", text)
         with pytest.raises(InputError, match=re.escape("Taste(version=2),")):
             train_line(config, con, TASTE, UNTIL, shown)
     assert load(TASTE, config).model_version.startswith("taste_v1/")

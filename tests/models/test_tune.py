@@ -67,14 +67,14 @@ def test_the_grids_cosines_are_those_of_the_aggregator(world: Config) -> None:
     batch["actions"][0] = 0
     got = cosines(batch, table, world, (0.5, 0.9))
     vectors = GeometricDecay(version=1, decay=0.5).vectors(world)
-    for place, r in enumerate((0.5, 0.9)):
+    for index, r in enumerate((0.5, 0.9)):
         layer = DecayLayer(vectors=vectors, n_actions=3, decay=r)
         outputs = layer(table[batch["rows"]], batch["actions"], np.zeros((6, 5), np.float32))
         for action, decayed in enumerate(outputs.values()):
             own, item = decayed.numpy(), table[batch["label_rows"]]
             norms = np.linalg.norm(own, axis=1) * np.linalg.norm(item, axis=1)
             expected = (own * item).sum(axis=1) / np.maximum(norms, 1e-12)
-            np.testing.assert_allclose(got[action, place], expected, atol=1e-5)
+            np.testing.assert_allclose(got[action, index], expected, atol=1e-5)
 
 
 def test_the_grid_tells_the_tastes_and_chooses_its_best(world: Config) -> None:
@@ -132,7 +132,7 @@ def test_only_what_the_objective_reads_is_drawn() -> None:
 
 @pytest.fixture
 def catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the catalogue's file in its place."""
+    """A copy of the catalogue's file, used instead of it."""
     file = tmp_path / "catalog.py"
     shutil.copy(catalog.__file__, file)
     monkeypatch.setattr(catalog, "__file__", str(file))

@@ -1,14 +1,21 @@
 """The command line: help with examples, exit codes, no traceback unless asked."""
 
+import json
+import os
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import typer
+from rich.text import Text
 from typer.testing import CliRunner
 
+from operations.ledger import Ledger
 from pipelines.cli import app as cli
-from transformations.config import CONFIG_VARIABLE, ROOT
+from pipelines.cli.status import verdict
+from transformations.config import CONFIG_VARIABLE, ROOT, Config, load_config
+from transformations.layout import day_file
 
 COMMANDS = [
     ["simulate"],
@@ -142,6 +149,106 @@ def test_simulate_writes_once(call, tmp_path):
     before = sorted((tmp_path / "data" / "simulated").rglob("*"))
     assert call("simulate", "--if-needed", *size) == (0, "", "")
     assert sorted((tmp_path / "data" / "simulated").rglob("*")) == before
+
+
+HEAVY = ("feast", "tensorflow", "mlflow", "matplotlib", "pandas", "sqlalchemy", "duckdb")
+LOADED = f"""
+import json, os, sys
+from pipelines.cli import main
+try:
+    main()
+except SystemExit:
+    pass
+print(json.dumps([name for name in {HEAVY} if name in sys.modules]), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "loaded"),
+    [
+        (["--help"], []),
+        (["run", "--help"], []),
+        (["run", "--as-off", "2026-01-31"], []),
+        (["models"], []),
+        (["status"], ["duckdb", "sqlalchemy"]),
+        (["show", "7"], ["duckdb", "feast", "pandas", "sqlalchemy"]),
+    ],
+    ids=" ".join,
+)
+def test_a_command_loads_what_it_needs(arguments, loaded, tmp_path):
+    """What a command imports is what its user waits for."""
+    config = tmp_path / "activity.yaml"
+    config.write_text(f"data_dir: {tmp_path}/data\nitems: {{text: [title]}}\n")
+    Ledger(load_config(config))
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, *arguments],
+        cwd=ROOT,
+        env=os.environ | {CONFIG_VARIABLE: str(config)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert sorted(json.loads(done.stderr.splitlines()[-1])) == loaded
+
+
+def test_feast_is_imported_without_type_checks_and_typeguard_stays_as_it_was():
+    code = (
+        "import typeguard; before = typeguard.typechecked\n"
+        "from pipelines.cli.quick_feast import import_feast\n"
+        "import_feast()\n"
+        "assert typeguard.typechecked is before\n"
+        "from feast import Entity\n"
+        "print(Entity(name='member', join_keys=['member_id']).name)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "member\n"
+
+
+def run_row(**changes):
+    return {
+        "run_id": 1,
+        "command": "run",
+        "status": "done",
+        "started_at": "2026-03-02T00:10:00+00:00",
+        "published_at": None,
+        "error": None,
+        "stages": [],
+        "as_of": None,
+    } | changes
+
+
+@pytest.mark.parametrize(
+    ("runs", "published", "staged", "sentence"),
+    [
+        ([], None, [], "Nothing is online yet. First: activity run"),
+        ([run_row()], 1, [], "All is well. Online: the snapshot of 2026-03-01 00:00 UTC."),
+        ([run_row(status="failed")], 1, [], "The last run failed (2026-03-02T00:10 UTC)"),
+        ([run_row(status="running")], 1, [], "The last run was killed (2026-03-02T00:10 UTC)"),
+        ([run_row()], 9, [10], "All is well. Online: the snapshot of 2026-02-21 00:00 UTC, 9 days"),
+        ([run_row()], 9, [1], "The snapshot is 9 days old. Online: the snapshot of 2026-02-21"),
+    ],
+)
+def test_status_says_first_whether_all_is_well(tmp_path, runs, published, staged, sentence):
+    config = Config.model_validate({"data_dir": str(tmp_path), "items": {"text": ["title"]}})
+    now = datetime(2026, 3, 2, 1, tzinfo=UTC)
+    midnight = now.replace(hour=0)
+    ledger = Ledger(config)
+    if published is not None:
+        run_id = ledger.start("run", midnight - timedelta(days=published))
+        ledger.published(run_id, now)
+        ledger.finish(run_id)
+    for days in staged:
+        file = day_file(config.layout.activity, (midnight - timedelta(days=days)).date())
+        file.parent.mkdir(parents=True)
+        file.touch()
+    said = Text.from_markup(verdict(config, ledger, runs, now)).plain
+    assert said.startswith(sentence)
 
 
 def test_make_run_works_from_another_folder():

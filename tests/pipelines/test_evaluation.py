@@ -15,7 +15,7 @@ from rich.console import Console
 
 from models.catalog import AGGREGATORS
 from models.evaluation.bootstrap import Resamples
-from models.evaluation.gates import assert_trained_before
+from models.evaluation.promises import assert_trained_before
 from models.packaging import MANIFEST
 from models.sequences import Padded
 from models.spec import Average, GeometricDecay
@@ -24,35 +24,34 @@ from pipelines.daily import stage_events
 from pipelines.datasets.simulate import Size, simulate
 from pipelines.evaluation.controls import _shuffle, same_in_process, shuffled
 from pipelines.evaluation.evaluate import chosen_lines
-from pipelines.evaluation.features import Ground, Period, join, join_sequences, read_ground
-from pipelines.evaluation.features import read_period as read
+from pipelines.evaluation.features import EvaluationData, join, join_sequences, read_data
 from pipelines.evaluation.protocol import DAY, Protocol, Split
-from pipelines.evaluation.variants import measure_all, of_line
+from pipelines.evaluation.variants import measure_all, variant_of
 from pipelines.evaluation.world import World, build_snapshots, open_world, train_lines
 from pipelines.progress import Stages
 from transformations.config import Config
 from transformations.duck import connect
 from transformations.errors import InputError, RunFailedError
 from transformations.layout import partition
+from transformations.stream import UTC_US
 
 END = datetime(2026, 3, 1, tzinfo=UTC)
 LINES = (Average(version=1), GeometricDecay(version=1, decay=0.8))
 PROTOCOL = Protocol(seeds=1, resamples=20)
-MOMENT = pa.timestamp("us", tz="UTC")
 
 
-def test_the_time_is_parted_at_midnights() -> None:
+def test_the_time_is_split_at_midnights() -> None:
     first = datetime(2026, 1, 1, 9, 30, tzinfo=UTC)
     split = Split.of(first, datetime(2026, 1, 20, 23, tzinfo=UTC), Protocol())
-    assert [moment.day for moment in (split.weights_until, split.train_until)] == [10, 13]
+    assert [until.day for until in (split.weights_until, split.train_until)] == [10, 13]
     assert split.validation_until == datetime(2026, 1, 17, tzinfo=UTC)
     assert split.test_until == datetime(2026, 1, 21, tzinfo=UTC)
     assert split.snapshots[0] == split.weights_until
     assert split.snapshots[-1] == split.test_until - DAY
 
 
-def test_too_few_days_cannot_be_parted() -> None:
-    with pytest.raises(InputError, match="enough days to part them"):
+def test_too_few_days_cannot_be_split() -> None:
+    with pytest.raises(InputError, match="enough days to split them"):
         Split.of(END, END + 2 * DAY, Protocol())
 
 
@@ -76,11 +75,10 @@ def test_the_newest_version_of_each_name_is_compared() -> None:
 
 @dataclass(frozen=True)
 class Market:
-    """A simulated market, with everything that a label may be given."""
+    """A simulated market, with every snapshot that a label may use."""
 
     world: World
-    ground: Ground
-    periods: dict[str, Period]
+    data: EvaluationData
     store: FeatureStore
     stages: Stages
 
@@ -113,16 +111,8 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Market:
         world = open_world(config, con, PROTOCOL)
         train_lines(world, stages, LINES)
         build_snapshots(world, stages, LINES)
-        ground, index = read_ground(world, con)
-        spans = {
-            "train": (world.split.weights_until, world.split.train_until),
-            "test": (world.split.validation_until, world.split.test_until),
-        }
-        periods = {
-            name: read(name, span, world, con, ground, index, PROTOCOL)
-            for name, span in spans.items()
-        }
-    return Market(world, ground, periods, world.store(LINES), stages)
+        data = read_data(world, con, PROTOCOL, ("train", "test"))
+    return Market(world, data, world.store(LINES), stages)
 
 
 def activity(world: World) -> pd.DataFrame:
@@ -143,7 +133,7 @@ def test_labels_are_the_actions_of_their_time_on_items_known_at_their_midnight(
     events = events[(when >= split.validation_until) & (when < split.test_until)]
     as_of = (events["event_timestamp"] - delay).dt.floor("D")
     expected = events[events["item_id"].map(known) <= as_of]
-    frame = market.periods["test"].frame
+    frame = market.data.periods["test"].frame
     keys = ["event_timestamp", "member_id", "item_id", "action"]
     pd.testing.assert_frame_equal(
         frame[keys].reset_index(drop=True),
@@ -156,8 +146,8 @@ def test_labels_are_the_actions_of_their_time_on_items_known_at_their_midnight(
 
 def test_features_are_those_of_the_newest_readable_snapshot(market: Market) -> None:
     """Against the partitions themselves, label by label."""
-    config, period = market.world.config, market.periods["test"]
-    vectors, habits = join(market.store, config, LINES[1], period)
+    config, period = market.world.config, market.data.periods["test"]
+    features = join(market.store, config, LINES[1], period)
     fields = list(LINES[1].vectors(config))
     snapshots = {
         as_of: pq.read_table(
@@ -169,20 +159,21 @@ def test_features_are_those_of_the_newest_readable_snapshot(market: Market) -> N
     }
     there = 0
     for row, label in enumerate(period.frame.itertuples()):
-        # A member keeps its newest row, also where a later snapshot has none of it any more.
+        # A member keeps its newest row, even if later snapshots have no row of it.
         rows = [
             one.loc[label.member_id]
             for as_of, one in snapshots.items()
             if as_of <= label.as_of and label.member_id in one.index
         ]
         expected = np.stack([rows[-1][name] for name in fields]) if rows else np.zeros((3, 8))
-        np.testing.assert_allclose(vectors[row], expected, atol=1e-6)
-        assert (habits[row, 0] == 1.0) == (not rows or rows[-1]["n_actions"] == 0)
+        np.testing.assert_allclose(features.vectors[row], expected, atol=1e-6)
+        without_actions = not rows or rows[-1]["n_actions"] == 0
+        assert (features.member_features[row, 0] == 1.0) == without_actions
         there += bool(rows)
     assert there > 100
 
 
-def test_the_world_is_apart_and_is_kept(market: Market) -> None:
+def test_the_world_is_separate_and_is_kept(market: Market) -> None:
     config = market.world.config
     assert config.data.name == "evaluation"
     assert (config.data / "activity").is_symlink()
@@ -193,20 +184,20 @@ def test_the_world_is_apart_and_is_kept(market: Market) -> None:
 
 
 def test_one_definition_and_what_order_is_worth(market: Market) -> None:
-    config, test = market.world.config, market.periods["test"]
-    padded = join_sequences(market.store, config, market.ground, test).padded
-    resamples = Resamples(market.ground.members, seeds=1, resamples=20)
+    config, data = market.world.config, market.data
+    padded = join_sequences(market.store, config, data, data.periods["test"]).padded
+    resamples = Resamples(len(data.member_codes), seeds=1, resamples=20)
     for line in LINES:
-        variant = of_line(line, market.store, config, market.periods)
-        control = same_in_process(variant, config, market.ground, test, padded)
+        variant = variant_of(line, market.store, config, data)
+        control = same_in_process(variant, config, data, padded)
         assert control.passed, control
-        measure_all(variant, market.ground, market.periods, seeds=[0])
-        change = shuffled(variant, config, market.ground, test, padded, resamples)
+        measure_all(variant, data, seeds=[0])
+        change = shuffled(variant, config, data, padded, resamples)
         assert change.expected == ("no gain" if line.order_matters else "no change")
         assert change.passed or line.order_matters, change
 
 
-def test_shuffling_deals_out_what_is_there_and_keeps_its_times() -> None:
+def test_shuffling_keeps_the_pairs_and_their_timestamps() -> None:
     rng = np.random.default_rng(0)
     actions = rng.integers(0, 4, (200, 6)).astype(np.int32)
     rows = np.where(actions > 0, rng.integers(1, 50, (200, 6)), 0).astype(np.int32)
@@ -222,22 +213,23 @@ def test_shuffling_deals_out_what_is_there_and_keeps_its_times() -> None:
 
 
 def test_a_planted_leak_of_events_is_caught(market: Market) -> None:
-    """A snapshot that holds the next days' actions, under its own as_of."""
+    """A snapshot that has the next days' actions, under its own as_of."""
     config, line = market.world.config, LINES[1]
-    moments = market.world.split.snapshots
+    snapshots = market.world.split.snapshots
     honest, later = (
-        partition(config.layout.embeddings(line.view), m) for m in (moments[-4], moments[-1])
+        partition(config.layout.embeddings(line.view), as_of)
+        for as_of in (snapshots[-4], snapshots[-1])
     )
     kept = honest.read_bytes()
     leaky = pq.read_table(later, partitioning=None)
-    leaky = leaky.set_column(1, "event_timestamp", pa.array([moments[-4]] * len(leaky), MOMENT))
-    created = moments[-4] + config.publish_delay
-    leaky = leaky.set_column(2, "created_timestamp", pa.array([created] * len(leaky), MOMENT))
-    assert pc.max(leaky["last_action_at"]).as_py() > moments[-4]
+    leaky = leaky.set_column(1, "event_timestamp", pa.array([snapshots[-4]] * len(leaky), UTC_US))
+    created = snapshots[-4] + config.publish_delay
+    leaky = leaky.set_column(2, "created_timestamp", pa.array([created] * len(leaky), UTC_US))
+    assert pc.max(leaky["last_action_at"]).as_py() > snapshots[-4]
     try:
         pq.write_table(leaky, honest)
         with pytest.raises(RunFailedError, match=r"from its future; .*last_action_at"):
-            join(market.store, config, line, market.periods["test"])
+            join(market.store, config, line, market.data.periods["test"])
     finally:
         honest.write_bytes(kept)
 
@@ -249,7 +241,7 @@ def test_a_planted_leak_of_weights_is_caught(market: Market) -> None:
         assert_trained_before(known, market.world.split.weights_until)
 
 
-def test_another_split_starts_afresh(market: Market, tmp_path: Path) -> None:
+def test_another_split_clears_the_folder(market: Market, tmp_path: Path) -> None:
     """Last: it removes what the other tests read."""
     config = market.world.config
     outer = config.model_copy(update={"data_dir": str(config.data.parent), "items": config.items})
@@ -262,7 +254,7 @@ def test_another_split_starts_afresh(market: Market, tmp_path: Path) -> None:
     assert list(outer.layout.activity.glob("date=*")), "the events themselves stay"
 
 
-def test_too_little_is_told(tmp_path: Path) -> None:
+def test_missing_activity_is_refused(tmp_path: Path) -> None:
     config = Config.model_validate({"data_dir": str(tmp_path), "items": {"text": ["title"]}})
     with connect(config) as con, pytest.raises(InputError, match="first: activity run"):
         open_world(config, con, Protocol(seeds=1))

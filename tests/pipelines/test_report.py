@@ -1,4 +1,4 @@
-"""The report's page: made from a result, opened in a browser, refused when it cannot be right."""
+"""The report's page: rendered from a result, opened in a browser; wrong results are refused."""
 
 import json
 import re
@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.report import write_report
 from pipelines.report.result import Interval, read_result
-from pipelines.report.words import day, outcome, signed, verdict
+from pipelines.report.words import day, shown_by, signed, verdict
 from tests.worlds.browser import Browser, Page, running_browser
 from tests.worlds.report import CATEGORIES, METRICS, interval, realistic_result
 from transformations.errors import InputError
@@ -32,7 +32,7 @@ SECTIONS = (
     "protocol",
 )
 OPTIONAL = (
-    "gates",
+    "promises",
     "cohorts",
     "controls",
     "storage",
@@ -65,13 +65,13 @@ def page(browser: Browser, report: Path) -> Page:
     return opened
 
 
-def test_it_says_nothing_in_the_console_and_asks_for_nothing(page: Page, report: Path) -> None:
+def test_it_logs_nothing_and_requests_nothing(page: Page, report: Path) -> None:
     assert page.complaints == []
     assert page.requests == [report.as_uri()]
 
 
-def test_a_page_that_errs_or_asks_would_be_caught(browser: Browser, tmp_path: Path) -> None:
-    """The test above is worth what a page's complaints and requests hold."""
+def test_a_page_with_errors_or_requests_would_be_caught(browser: Browser, tmp_path: Path) -> None:
+    """Proves the test above: complaints and requests are recorded."""
     file = tmp_path / "bad.html"
     file.write_text("<img src='absent.png'><script>console.error('no'); nothing.there</script>")
     bad = browser.page()
@@ -146,7 +146,7 @@ def test_a_column_sorts_its_rows(page: Page) -> None:
     page.evaluate(by_speed)
     rising = page.evaluate(rows)
     assert rising[:2] == ["CNN, next action with random negatives", "Attention pool"]
-    # The three that have no speed come last, either way.
+    # The three without a speed come last in both orders.
     assert set(falling[5:]) == set(rising[5:])
 
 
@@ -157,7 +157,7 @@ def test_a_tab_shows_one_member_at_a_time(page: Page) -> None:
     assert page.evaluate(shown) == [False, False, False, True, False]
 
 
-def test_it_prints_all_of_it(page: Page, tmp_path: Path) -> None:
+def test_it_prints_every_tab(page: Page, tmp_path: Path) -> None:
     assert page.pdf(tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
     page.send("Emulation.setEmulatedMedia", media="print")
     shown = page.evaluate(
@@ -168,7 +168,7 @@ def test_it_prints_all_of_it(page: Page, tmp_path: Path) -> None:
 
 
 def hostile(value: Any) -> Any:
-    """The same result with markup in every text that a user's data may bring."""
+    """The same result with markup in every text that may come from a user's data."""
     if isinstance(value, list):
         return [hostile(one) for one in value]
     if isinstance(value, dict):
@@ -180,9 +180,9 @@ def hostile(value: Any) -> Any:
     return value
 
 
-def test_titles_are_text_whatever_they_hold(browser: Browser, tmp_path: Path) -> None:
+def test_markup_in_titles_is_text(browser: Browser, tmp_path: Path) -> None:
     result = small_result()
-    # The names of variants are how parts refer to each other; their labels are what is shown.
+    # Names of variants are keys, so they stay; their labels are shown.
     variants = [{**hostile(v), "name": v["name"]} for v in result["variants"]]
     result = {**hostile(result), "variants": variants}
     result["map"]["category"] = [HOSTILE]
@@ -199,18 +199,18 @@ def test_titles_are_text_whatever_they_hold(browser: Browser, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("part", [None, *OPTIONAL])
-def test_a_part_that_is_missing_is_said_to_be(part: str | None, tmp_path: Path) -> None:
+def test_a_missing_part_is_mentioned(part: str | None, tmp_path: Path) -> None:
     whole = small_result()
     result = {key: value for key, value in whole.items() if key not in OPTIONAL or key == part}
     result["variants"] = [{**v, "difference": {}} for v in whole["variants"]]
     page = write_report(result, tmp_path).read_text()
-    # The differences are one more.
+    # One more for the differences.
     assert page.count('class="absent"') == len(OPTIONAL) + 1 - (part is not None)
     assert [section for section in SECTIONS if f'id="{section}"' not in page] == []
 
 
 def small_result() -> dict[str, Any]:
-    """Every part, with little to draw in it."""
+    """Every part, with little to draw."""
     whole = realistic_result()
     small = deepcopy(whole)
     small["metrics"] = whole["metrics"][:2]
@@ -232,13 +232,13 @@ def test_no_part_is_missing_from_the_whole(tmp_path: Path) -> None:
     assert 'class="absent"' not in write_report(small_result(), tmp_path).read_text()
 
 
-def test_a_number_that_could_not_be_had_is_a_dash(tmp_path: Path) -> None:
+def test_a_missing_number_is_a_dash(tmp_path: Path) -> None:
     result = small_result()
     nothing = dict.fromkeys(("estimate", "low", "high"), float("nan"))
     result["variants"][3]["metrics"] = {"hr10": nothing}
     result["variants"][3]["difference"] = {"hr10": nothing}
     result["cohorts"][0]["difference"]["average"] = nothing
-    # As it comes back from a file.
+    # As read from a file.
     page = write_report(json.loads(json.dumps(result)), tmp_path).read_text()
     shown = page[page.index("<main>") : page.index("</main>")]
     assert re.findall(r"\bnan\b", shown, re.IGNORECASE) == []
@@ -279,7 +279,9 @@ def test_the_same_result_makes_the_same_page(tmp_path: Path) -> None:
         ({"metrics": realistic_result()["metrics"][:6]}, "got auc_random"),
     ],
 )
-def test_what_cannot_be_right_is_refused(change: dict[str, Any], told: str, tmp_path: Path) -> None:
+def test_an_inconsistent_result_is_refused(
+    change: dict[str, Any], told: str, tmp_path: Path
+) -> None:
     with pytest.raises(InputError) as error:
         write_report(realistic_result() | change, tmp_path)
     assert told in str(error.value)
@@ -297,7 +299,7 @@ def test_the_verdict_follows_the_intervals() -> None:
     assert verdict(read_result(result)) == [
         "Learned decay is better than Decay 0.8, per action on HR@10, active (+0.0063).",
         "The interval reaches zero on HR@10, full catalogue (\N{MINUS SIGN}0.0021).",
-        "It takes 256 bytes a member, 33% of the 768 of Decay 0.8, per action.",
+        "It takes 256 bytes per member, 33% of the 768 of Decay 0.8, per action.",
     ]
     result["challenger"] = None
     assert verdict(read_result(result)) == []
@@ -319,14 +321,14 @@ def test_an_interval_that_reaches_zero_is_open(
     low: float, high: float, higher_is_better: bool, shown: str
 ) -> None:
     estimate = (low + high) / 2
-    assert outcome(Interval(estimate=estimate, low=low, high=high), higher_is_better) == shown
+    assert shown_by(Interval(estimate=estimate, low=low, high=high), higher_is_better) == shown
 
 
-def test_what_rounds_to_nothing_has_no_sign() -> None:
+def test_a_difference_that_rounds_to_zero_has_no_sign() -> None:
     assert signed(-0.00004) == "0.0000"
     assert signed(-0.00006) == "\N{MINUS SIGN}0.0001"
 
 
-def test_a_moment_is_written_in_utc() -> None:
+def test_a_timestamp_is_written_in_utc() -> None:
     result = realistic_result() | {"created": "2026-11-25T01:30:00+02:00"}
     assert day(read_result(result).created) == "2026-11-24 23:30"

@@ -1,4 +1,4 @@
-"""What the report reads from tables: given → expected, and the nearest items against numpy."""
+"""What the report reads from tables: small cases, and the nearest items against numpy."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,20 +16,20 @@ from hypothesis import strategies as st
 from models.manifest import KEYS
 from models.spec import Average, GeometricDecay, Packaged
 from pipelines.report.data import distributions, member_map, shown_members
-from pipelines.report.result import Action, Member, Nearest, NearItem
+from pipelines.report.result import Action, MemberRow, Nearest, NearItem
 from transformations.config import Config
 from transformations.duck import connect
 from transformations.errors import InputError
 from transformations.layout import partition
+from transformations.stream import UTC_US
 
 AS_OF = datetime(2026, 3, 20, tzinfo=UTC)
-MOMENT = pa.timestamp("us", tz="UTC")
 DECAY = GeometricDecay(version=1, decay=0.8)
 AVERAGE = Average(version=1)
 
 
 class Tables:
-    """A data folder with the tables that the report reads, each as small as it can be."""
+    """A data folder with small versions of the tables that the report reads."""
 
     def __init__(self, folder: Path, id_type: str = "int64", **items: Any) -> None:
         self.config = Config.model_validate(
@@ -55,7 +55,7 @@ class Tables:
             "actions": pa.array(
                 [[a for _, a in r] for r in members.values()], pa.list_(pa.string())
             ),
-            "event_timestamps": pa.array(times, pa.list_(MOMENT)),
+            "event_timestamps": pa.array(times, pa.list_(UTC_US)),
             "n_actions": pa.array([len(row) for row in members.values()], pa.int64()),
         }
         self._write(partition(self.config.layout.sequences, AS_OF), columns)
@@ -63,8 +63,8 @@ class Tables:
     def vectors(self, aggregator: Any, members: Mapping[Any, Sequence[Sequence[float]]]) -> None:
         """Member → one vector for each field of the aggregator."""
         columns = {"member_id": pa.array(members, self.id)}
-        for place, field in enumerate(aggregator.vectors(self.config)):
-            rows = [vectors[place] for vectors in members.values()]
+        for index, field in enumerate(aggregator.vectors(self.config)):
+            rows = [vectors[index] for vectors in members.values()]
             columns[field] = pa.array(rows, pa.list_(pa.float32()))
         self._write(partition(self.config.layout.embeddings(aggregator.view), AS_OF), columns)
 
@@ -73,7 +73,7 @@ class Tables:
         columns = {
             "item_id": pa.array([item for item, *_ in rows], self.id),
             "embedding": pa.array([vector for _, vector, _ in rows], pa.list_(pa.float32())),
-            "available_at": pa.array([AS_OF - timedelta(days=d) for *_, d in rows], MOMENT),
+            "available_at": pa.array([AS_OF - timedelta(days=d) for *_, d in rows], UTC_US),
         }
         self._write(self.config.items_dir / "part-a.parquet", columns)
 
@@ -81,7 +81,7 @@ class Tables:
         """(item, text, categories, days before as_of that it became known)."""
         columns = {
             "item_id": pa.array([item for item, *_ in rows], self.id),
-            "available_at": pa.array([AS_OF - timedelta(days=d) for *_, d in rows], MOMENT),
+            "available_at": pa.array([AS_OF - timedelta(days=d) for *_, d in rows], UTC_US),
             "text": pa.array([text for _, text, *_ in rows], pa.string()),
             "categories": pa.array([c for _, _, c, _ in rows], pa.list_(pa.string())),
         }
@@ -98,7 +98,7 @@ def test_lengths_and_actions_are_counted(tmp_path: Path) -> None:
     tables.sequences({1: [(10, "APPLY")], 2: [], 3: [(10, "SAVE")], 4: [(10, "SAVE")] * 4})
     with connect(tables.config) as con:
         counted = distributions(tables.config, con, AS_OF)
-    # Member 2 has lapsed: no sequence to measure.
+    # Member 2 has an empty sequence, which is not counted.
     assert counted.sequence_length.counts == [2, 0, 0, 1]
     assert counted.sequence_length.edges == [0.5, 1.5, 2.5, 3.5, 4.5]
     assert counted.actions == {"APPLY": 1, "SAVE": 5, "DISMISS": 0}
@@ -150,13 +150,13 @@ def map_tables(folder: Path, **items: Any) -> Tables:
     return tables
 
 
-def test_a_member_of_the_map_has_the_commonest_category_then_known(tmp_path: Path) -> None:
+def test_a_member_of_the_map_has_the_commonest_category_known_by_then(tmp_path: Path) -> None:
     tables = map_tables(tmp_path)
     with connect(tables.config) as con:
         drawn = member_map(tables.config, con, AS_OF, DECAY)
         assert drawn == member_map(tables.config, con, AS_OF, DECAY)
     assert drawn is not None
-    # 4 has lapsed and 5 has a vector of zeros. Drama and War=Peace tie in 1: the first by name.
+    # 4 has no actions and 5 a vector of zeros. Drama and War=Peace tie in 1: the first by name.
     assert drawn.category == ["Drama", "War=Peace", "Drama"]
     assert drawn.coloured_by == "commonest genres of the items they acted on"
     assert (drawn.variant, drawn.vector) == ("decay", "apply_embedding")
@@ -198,7 +198,7 @@ def test_without_categories_the_action_colours_the_map(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("id_type", ["int64", "string"])
-def test_a_member_is_shown_with_what_is_near_its_vectors(tmp_path: Path, id_type: str) -> None:
+def test_a_member_is_shown_with_the_items_near_its_vectors(tmp_path: Path, id_type: str) -> None:
     known: Any = int if id_type == "int64" else lambda number: f"id '{number}'"
     a, b, c, late, zero = (known(number) for number in (10, 11, 12, 13, 14))
     one, two = known(1), known(2)
@@ -212,9 +212,9 @@ def test_a_member_is_shown_with_what_is_near_its_vectors(tmp_path: Path, id_type
         shown = shown_members(tables.config, con, AS_OF, [DECAY], count=1, actions=2, nearest=2)
     hour = timedelta(hours=1)
     ten, eleven = {"item": a, "text": "Ten · Drama"}, {"item": b, "text": None}
-    # Of three kinds of action, so shown rather than the other. The second item's vector is -1, 0.
+    # With three distinct actions it is shown first. The newest vector of item c is (-1, 0).
     assert shown == [
-        Member(
+        MemberRow(
             member_id=one,
             actions=[
                 Action(when=AS_OF - hour, action="DISMISS", **ten),
@@ -237,7 +237,7 @@ def test_a_member_is_shown_with_what_is_near_its_vectors(tmp_path: Path, id_type
     ]
 
 
-def test_each_aggregator_that_lies_in_the_items_space_is_shown(tmp_path: Path) -> None:
+def test_each_aggregator_in_the_items_space_is_shown(tmp_path: Path) -> None:
     tables = Tables(tmp_path)
     wide = packaged(tmp_path / "wide", dim=3)
     tables.sequences({1: [(10, "APPLY")]})
@@ -253,7 +253,7 @@ def test_each_aggregator_that_lies_in_the_items_space_is_shown(tmp_path: Path) -
 
 
 def packaged(folder: Path, dim: int) -> Packaged:
-    """An aggregator of one vector, as far as the report looks: its manifest."""
+    """An aggregator of one vector: its manifest, which is all that the report reads."""
     folder.mkdir(exist_ok=True)
     manifest = dict.fromkeys(KEYS) | {"vectors": {"activity_embedding": dim}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -293,13 +293,13 @@ def test_the_nearest_items_are_those_of_numpy(
         expected = sorted(cosines.values(), reverse=True)[:3]
         got = member.nearest[0].items
         assert [near.cosine for near in got] == pytest.approx(expected, abs=1e-6)
-        # Of equal ones either may come, but each is what it says.
+        # Ties may be in any order, but each item has its own cosine.
         assert len({near.item for near in got}) == len(got)
         for near in got:
             assert near.cosine == pytest.approx(cosines[int(near.item)], abs=1e-6)
 
 
-def test_what_was_not_built_is_named(tmp_path: Path) -> None:
+def test_missing_tables_are_named(tmp_path: Path) -> None:
     tables = Tables(tmp_path)
     with connect(tables.config) as con:
         with pytest.raises(InputError, match="expected the sequences of 2026-03-20"):

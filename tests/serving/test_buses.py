@@ -1,28 +1,26 @@
-"""Both buses by one contract: at least once, noted when done, refused with the reason."""
+"""Every kind of bus by one contract: at least once, acknowledged, refused with the reason."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer
-from confluent_kafka.admin import AdminClient
 
 from serving.stream.bus.open import open_bus
 from serving.stream.bus.protocol import Bus, BusGoneError, Message
-from tests.worlds.live import free_port, kafka, redis_client
+from tests.worlds.buses import BUSES
+from tests.worlds.live import free_port, kafka
 from transformations.errors import InputError
 
-TOPIC = "activity"
 __all__ = ["kafka"]
 
 
 class Opener:
     """Opens buses of one kind, on a topic that no other test has."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, name: str, request: pytest.FixtureRequest) -> None:
+        self.kind = BUSES[name]
+        self.url = self.kind.url(request)
         self.opened: list[Bus] = []
 
     def __call__(self, consumer: str = "one") -> Any:
@@ -30,20 +28,9 @@ class Opener:
         return self.opened[-1]
 
 
-@pytest.fixture(params=["redis", "kafka"])
-def start(request: pytest.FixtureRequest) -> Iterator[Opener]:
-    if request.param == "redis":
-        opener = Opener(f"redis://{request.getfixturevalue('redis_server')}")
-    else:
-        brokers = request.getfixturevalue("kafka")
-        topic = f"topic-{request.node.name.translate(str.maketrans('[]', '--'))}"
-        # The simulator makes a topic when it is asked for one.
-        admin = AdminClient({"bootstrap.servers": brokers})
-        assert len(admin.list_topics(topic, timeout=10).topics[topic].partitions) > 1
-        # The simulator lets a new group wait for three seconds, and notices only by a session's
-        # end that a consumer has left.
-        settings = "session.timeout.ms=3500&heartbeat.interval.ms=300"
-        opener = Opener(f"kafka://{brokers}/{topic}?group=g-{topic}&{settings}")
+@pytest.fixture(params=BUSES)
+def start(request: Any) -> Iterator[Opener]:
+    opener = Opener(request.param, request)
     yield opener
     for bus in opener.opened:
         bus.close()
@@ -57,14 +44,14 @@ def values(messages: list[Message]) -> list[bytes]:
     return sorted((m.value for m in messages), key=lambda value: int(value.split()[1]))
 
 
-def read(bus: Bus, count: int, most: int = 1000) -> list[Message]:
-    """Read until so many came; each read waits half a second at most for the first."""
+def read(bus: Bus, count: int, limit: int = 1000) -> list[Message]:
+    """Read until there are `count`; each read waits half a second at most for the first."""
     found: list[Message] = []
     for _ in range(60):
         if len(found) >= count:
             return found
-        # No more than is waited for: two reads of `most` may be too many.
-        found += bus.read(min(most, count - len(found)), 0.01)
+        # Never more than `count`: two reads of `limit` could be too many.
+        found += bus.read(min(limit, count - len(found)), 0.01)
     raise AssertionError(f"expected {count} messages, got {len(found)}")
 
 
@@ -83,7 +70,7 @@ def test_what_is_done_does_not_come_again(start: Opener) -> None:
 def test_what_is_not_done_comes_again(start: Opener) -> None:
     bus = start()
     bus.send(numbered(0, 20))
-    half = read(bus, 10, most=10)
+    half = read(bus, 10, limit=10)
     bus.done(half)
     rest = read(bus, 10)
     bus.reset()
@@ -121,11 +108,7 @@ def test_what_is_sent_within_the_linger_comes_in_the_same_batch(start: Opener) -
 
         return call
 
-    if start.url.startswith("redis"):
-        bus._entries = then_send(bus._entries)
-    else:
-        consumer = bus._consumer
-        bus._consumer = SimpleNamespace(consume=then_send(consumer.consume), close=consumer.close)
+    start.kind.wrap_reads(bus, then_send)
     other.send(numbered(1, 2))
     found: list[Message] = []
     for _ in range(60):
@@ -172,41 +155,24 @@ def test_who_has_rewound_does_not_go_back_when_another_joins(start: Opener) -> N
     assert first.isdisjoint(message.value for message in got["one"] + got["two"])
 
 
-def test_a_refused_message_is_kept_with_its_reason(start: Opener, request: Any) -> None:
+def test_a_refused_message_is_kept_with_its_reason(start: Opener) -> None:
     bus = start()
     bus.send([("1", b"{"), ("2", b"[]")])
     messages = sorted(read(bus, 2), key=lambda message: message.value)
     bus.refuse(list(zip(messages, ["not a JSON object", "not JSON"], strict=True)))
     bus.done(messages)
-    assert sorted(dead_letters(start.url, request)) == [
+    assert sorted(start.kind.dead_letters(start.url, 2)) == [
         (b"[]", b"not a JSON object"),
         (b"{", b"not JSON"),
     ]
 
 
-def dead_letters(url: str, request: Any) -> list[tuple[bytes, bytes]]:
-    if url.startswith("redis"):
-        with redis_client(request.getfixturevalue("redis_server")) as client:
-            entries = client.xrange(f"{TOPIC}.dead")
-        return [(fields[b"event"], fields[b"reason"]) for _, fields in entries]
-    brokers, topic = url.removeprefix("kafka://").split("?")[0].split("/")
-    consumer = Consumer(
-        {"bootstrap.servers": brokers, "group.id": "people", "auto.offset.reset": "earliest"}
-    )
-    consumer.subscribe([f"{topic}.dead"])
-    found: list[Any] = []
-    while len(found) < 2:
-        found += [m for m in consumer.consume(2, 0.5) if m.error() is None]
-    consumer.close()
-    return [(m.value(), dict(m.headers())["reason"]) for m in found]
-
-
 def test_two_workers_share_the_messages_and_one_inherits_the_rest(start: Opener) -> None:
     one, two = start("one"), start("two")
-    if start.url.startswith("redis"):
+    if start.kind.claims:
         two._claim_after = 0.0
     one.send(numbered(0, 40))
-    first = read(one, 20, most=20)
+    first = read(one, 20, limit=20)
     one.done(first[:10])
     one.close()  # with the other ten not done
     seen = {message.value for message in first[:10]}

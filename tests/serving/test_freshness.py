@@ -12,11 +12,12 @@ from models.catalog import AGGREGATORS
 from pipelines.cli import app as cli
 from serving import publish
 from serving.freshness import Freshness, freshness, write_metrics
-from tests.worlds.applied import MOMENT, World, utc
+from tests.worlds.applied import World, utc
 from tests.worlds.events import Event, write_activity
 from transformations.config import CONFIG_VARIABLE
 from transformations.errors import InputError
 from transformations.names import SEQUENCE_VIEW
+from transformations.stream import UTC_US
 
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
 NOON = utc(4, 12)
@@ -72,7 +73,7 @@ def test_by_hand(world: World) -> None:
 
 def test_what_is_older_than_the_bound_or_not_there(world: World) -> None:
     assert figures(world, bound=11 * HOUR).older == 1.0
-    # The newest snapshot at that moment has two members, and only one of them is online.
+    # The newest snapshot at that time has two members, of which only one is online.
     row = figures(world, at=utc(3, 23))
     assert (row.members, row.older) == (2, 0.5)
 
@@ -88,8 +89,8 @@ def test_a_streamed_row_comes_before_the_snapshot(world: World) -> None:
     folder = world.config.layout.embeddings(VIEW)
     rows = {
         "member_id": pa.array([12, 10]),
-        "last_action_at": pa.array([utc(4, 1), utc(3, 12)], MOMENT),
-        "created_timestamp": pa.array([utc(4, 1) + timedelta(seconds=2), utc(3, 13)], MOMENT),
+        "last_action_at": pa.array([utc(4, 1), utc(3, 12)], UTC_US),
+        "created_timestamp": pa.array([utc(4, 1) + timedelta(seconds=2), utc(3, 13)], UTC_US),
     }
     file = folder / "as_of=stream-2026-03-04" / "0.parquet"
     file.parent.mkdir(parents=True)

@@ -20,7 +20,7 @@ from transformations.config import ROOT, Config
 from transformations.duck import connect
 from transformations.errors import InputError
 from transformations.files import sweep
-from transformations.stream import microseconds
+from transformations.timestamps import microseconds
 
 LONG_AGO = AS_OF - timedelta(days=100)
 DAY = timedelta(days=1)
@@ -52,8 +52,8 @@ def test_an_items_newest_vector_by_as_of(config: Config) -> None:
 
 def test_a_moment_for_each_id(config: Config) -> None:
     write_items(config, [(7, [5.0, 6.0], AS_OF - DAY)], "part-b")
-    moments = np.array([microseconds(AS_OF - days * DAY) for days in (0, 1, 2, 0, 101)])
-    table = open_item_table(config).at(moments)
+    as_of = np.array([microseconds(AS_OF - days * DAY) for days in (0, 1, 2, 0, 101)])
+    table = open_item_table(config).at(as_of)
     rows = table.rows(pa.array([3, 3, 7, 7, 7]))
     assert table.vectors[rows].tolist() == [[3, 4], [0, 0], [1, 2], [5, 6], [0, 0]]
 
@@ -115,7 +115,7 @@ print(Path('/proc/self/maps').read_text())
 
 
 def test_processes_share_one_file(config: Config) -> None:
-    """Another process maps the very file that this one has mapped, and makes none of its own."""
+    """Another process maps the file that this one has mapped, and writes no second one."""
     table = open_item_table(config)
     (file,) = (config.data / "item_tables").rglob("vectors.npy")
     made = file.stat().st_mtime_ns

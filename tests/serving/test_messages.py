@@ -10,11 +10,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from serving.stream.bus.messages import Event, MessageError, decode, decode_all, encode
+from serving.stream.bus.messages import MessageError, StreamEvent, decode, decode_all, encode
 from serving.stream.states.protocol import NONE, digest, pack, unpack
 from tests.worlds.events import AS_OF, DAY, INTEGERS, STRINGS, at, configure, event_logs
 from tests.worlds.stream import folded
-from transformations.stream import NEVER, States, differ, microseconds
+from transformations.stream import NO_TIME, States, differ
+from transformations.timestamps import microseconds
 
 NOW = at("2026-03-10")
 GOOD: dict[str, Any] = {
@@ -42,7 +43,7 @@ def config(id_type: str = "int64") -> Any:
 )
 def test_what_is_an_event(changed: dict[str, Any]) -> None:
     message = json.dumps(GOOD | changed).encode()
-    assert decode(config().rules, message, NOW) == Event(1, 2, 2, MOMENT)
+    assert decode(config().rules, message, NOW) == StreamEvent(1, 2, 2, MOMENT)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ def test_what_is_written_is_read(id_type: str, data: st.DataObject) -> None:
     log = data.draw(event_logs(id_type, [AS_OF], timedelta(days=3)))
     for event in log:
         message = encode(*event[:4])
-        assert decode(config(id_type).rules, message, AS_OF + 10 * DAY) == Event(
+        assert decode(config(id_type).rules, message, AS_OF + 10 * DAY) == StreamEvent(
             event.member_id,
             event.item_id,
             config(id_type).rules.action_code(event.action),
@@ -133,16 +134,16 @@ def test_states_survive_as_bytes(id_type: str, data: st.DataObject) -> None:
     states = folded(settings_of, States.empty(settings_of, 4), log, members, AS_OF).states
     values: list[bytes | None] = [*pack(states, 77)]
     gone = data.draw(st.sets(st.integers(0, 3)))
-    for place in gone:
-        values[place] = None
+    for index in gone:
+        values[index] = None
     back, versions = unpack(settings_of, values)
-    assert versions.tolist() == [NONE if place in gone else 77 for place in range(4)]
+    assert versions.tolist() == [NONE if index in gone else 77 for index in range(4)]
     kept = np.array(sorted({0, 1, 2, 3} - gone), int)
     assert not differ(states.of_members(kept), back.of_members(kept)).any()
-    np.testing.assert_array_equal(back.held.moment, states.held.moment[
+    np.testing.assert_array_equal(back.held.timestamp, states.held.timestamp[
         ~np.isin(states.held.member, list(gone))
     ])  # fmt: skip
-    assert all(back.last[place] == NEVER for place in gone)
+    assert all(back.last[index] == NO_TIME for index in gone)
     np.testing.assert_array_equal(back.last[kept], states.last[kept])
 
 

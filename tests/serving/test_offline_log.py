@@ -68,7 +68,7 @@ def test_a_death_between_a_part_and_the_end_of_its_spool_doubles_nothing(
 ) -> None:
     child = SPAWNED.Process(target=dies_with_a_part_and_its_spool, args=(config,))
     child.start()
-    child.join(60)
+    child.join(600)
     assert child.exitcode == -signal.SIGKILL
     (part,) = parts(config.layout.sequences)
     assert len(list(spools(config).glob("dies-*/*/*.arrows"))) == 1

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from models.catalog import AGGREGATORS
+from models.spec import GeometricDecay
 from serving import publish
 from serving.publish import feast_store
 from serving.publish import items as items_online
@@ -18,7 +19,7 @@ from transformations.errors import InputError, RunFailedError
 from transformations.layout import partition
 from transformations.names import SEQUENCE_VIEW
 
-DECAY = AGGREGATORS[1]
+DECAY = next(line for line in AGGREGATORS if isinstance(line, GeometricDecay))
 VIEWS = 1 + len(AGGREGATORS)  # those with a row a member: the sequences, and each aggregator's
 TODAY = utc(4)
 ACTIONS = [(1, "APPLY", utc(1, 3, microsecond=999_999)), (2, "SAVE", utc(2, 4))]
@@ -118,7 +119,7 @@ def test_the_sequence_view_holds_the_actions(published):
     (row,) = online(published, [f"{SEQUENCE_VIEW}:{n}" for n in names], member_id=[10])
     assert row["item_ids"] == [1, 2]
     assert row["actions"] == ["APPLY", "SAVE"]
-    # Feast keeps whole seconds online: 3:00:00.999999 comes back as 3:00:00.
+    # Feast keeps whole seconds online: 3:00:00.999999 becomes 3:00:00.
     assert row["event_timestamps"] == [utc(1, 3), utc(2, 4)]
 
 
@@ -145,7 +146,7 @@ def test_a_corrected_run_of_the_same_day_lands(world, published):
 
 @pytest.mark.mended_trap("plain Feast's SQLite store overwrites a newer row by an older one")
 def test_an_older_snapshot_does_not_replace_a_newer_one_online(world, published):
-    """The command refuses this earlier; the store holds it whoever writes."""
+    """The command refuses this earlier; the store ensures it for every writer."""
     before = fetch(published, 10)["apply_embedding"]
     world.snapshot(utc(3), MEMBERS, salt="older")
     publish.publish(world.config, published, utc(3))
@@ -255,10 +256,10 @@ def test_restamp_changes_when_and_nothing_else(world):
     world.snapshot(utc(3), MEMBERS)
     names = [SEQUENCE_VIEW, *(a.view for a in AGGREGATORS)]
     before = {(name, day): world.table(name, utc(day)) for name in names for day in (3, 4)}
-    moment = utc(4, 7, microsecond=123_456)
-    assert publish.restamp(world.config, TODAY, moment) == 3 * VIEWS
+    created = utc(4, 7, microsecond=123_456)
+    assert publish.restamp(world.config, TODAY, created) == 3 * VIEWS
     for (name, day), rows in before.items():
-        expected = [r | {"created_timestamp": moment} if day == 4 else r for r in rows]
+        expected = [r | {"created_timestamp": created} if day == 4 else r for r in rows]
         assert world.table(name, utc(day)) == expected
     assert not list(world.config.data.rglob("*.tmp"))
 

@@ -20,7 +20,7 @@ from serving.request.vectors import Embedded, RequestTime
 from tests.worlds.applied import utc, vector
 from tests.worlds.events import ACTIONS, MICROSECOND
 from tests.worlds.events import Event as Row
-from tests.worlds.request import DAY, LINES, NOW, PLAIN, SNAPSHOT, Fresh, package_line
+from tests.worlds.request import DAY, LINES, NOW, PLAIN, SNAPSHOT, RequestWorld, package_line
 from tests.worlds.tiny_models import write_items
 from transformations.config import ROOT
 from transformations.errors import InputError, RunFailedError
@@ -33,15 +33,15 @@ few = settings(max_examples=4, deadline=None, phases=[Phase.generate])
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fresh]:
-    with Fresh(tmp_path_factory.mktemp("whole")) as fresh:
-        yield fresh
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RequestWorld]:
+    with RequestWorld(tmp_path_factory.mktemp("whole")) as world:
+        yield world
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fresh]:
-    with Fresh(tmp_path_factory.mktemp("text"), "string") as fresh:
-        yield fresh
+def text(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RequestWorld]:
+    with RequestWorld(tmp_path_factory.mktemp("text"), "string") as world:
+        yield world
 
 
 def event(row: Row) -> Event:
@@ -55,37 +55,37 @@ def agree(
     lines: Sequence[Aggregator] = LINES,
 ) -> None:
     """The request's vectors and counts are those of the batch's rows; none means all PAD."""
-    for place, member in enumerate(members):
+    for index, member in enumerate(members):
         rows = expected.get(member)
         if rows is None:
-            assert got.counts["n_actions"][place] == 0
+            assert got.counts["n_actions"][index] == 0
             continue
         for line in lines:
             row = rows[line.view]
             for field, vectors in got.vectors[line.view].items():
-                np.testing.assert_allclose(vectors[place], row[field], atol=TOLERANCE)
+                np.testing.assert_allclose(vectors[index], row[field], atol=TOLERANCE)
             assert got.model_versions[line.view] == row["model_version"]
         for name, counts in got.counts.items():
-            assert counts[place] == row[name]
+            assert counts[index] == row[name]
         if row["n_actions"]:
-            last = got.last_action_at[place].item().replace(tzinfo=UTC)
+            last = got.last_action_at[index].item().replace(tzinfo=UTC)
             assert last.replace(microsecond=0) == row["last_action_at"].replace(microsecond=0)
 
 
 def logs(offsets: Sequence[timedelta], around: Sequence[datetime]) -> st.SearchStrategy[Any]:
-    """Draw (member's place, item, action, moment), the moments around the edges of windows."""
-    moment = st.builds(
+    """Draw (member's index, item, action, timestamp), around the edges of windows."""
+    timestamp = st.builds(
         lambda edge, steps, offset: edge + steps * SECOND + offset,
         st.sampled_from(around),
         st.integers(-3, 3) | st.integers(-40 * 86_400, 86_400),
         st.sampled_from(offsets),
     )
-    action = st.tuples(st.integers(0, 15), st.integers(1, 7), st.sampled_from(ACTIONS), moment)
+    action = st.tuples(st.integers(0, 15), st.integers(1, 7), st.sampled_from(ACTIONS), timestamp)
     return st.lists(action, max_size=200)
 
 
-def rows(fresh: Fresh, members: Sequence[Any], drawn: Sequence[Any]) -> list[Row]:
-    return [Row(members[place], fresh.name(i), action, at) for place, i, action, at in drawn]
+def rows(world: RequestWorld, members: Sequence[Any], drawn: Sequence[Any]) -> list[Row]:
+    return [Row(members[index], world.name(i), action, at) for index, i, action, at in drawn]
 
 
 EDGES = (SNAPSHOT, NOW, SNAPSHOT - 28 * DAY, NOW - 28 * DAY)
@@ -98,22 +98,22 @@ def test_a_request_is_the_batch_for_the_same_events(
     request: pytest.FixtureRequest, ids: str, data: st.DataObject
 ) -> None:
     """Whole seconds: late events, duplicates, events at and after as_of, expired ones, ties."""
-    fresh = request.getfixturevalue(ids)
-    members = fresh.members(16)
-    known = rows(fresh, members, data.draw(logs([timedelta(0)], EDGES)))
-    new = rows(fresh, members, data.draw(logs([timedelta(0)], EDGES)))
+    world = request.getfixturevalue(ids)
+    members = world.members(16)
+    known = rows(world, members, data.draw(logs([timedelta(0)], EDGES)))
+    new = rows(world, members, data.draw(logs([timedelta(0)], EDGES)))
     again = data.draw(st.lists(st.sampled_from(known), max_size=5)) if known else []
-    fresh.publish(known)
-    got = fresh.requests.embed(members, [event(row) for row in new + again], NOW)
+    world.publish(known)
+    got = world.requests.embed(members, [event(row) for row in new + again], NOW)
     # What the store's snapshot could not see yet, the batch must not be told of either.
     seen = [row for row in known if row.event_timestamp < SNAPSHOT]
-    agree(got, members, fresh.batch([*seen, *new, *again]))
+    agree(got, members, world.batch([*seen, *new, *again]))
     assert got.held_back == len({row for row in new + again if row.event_timestamp >= NOW})
 
 
 @few
 @given(data=st.data())
-def test_parts_of_a_second_change_no_order(whole: Fresh, data: st.DataObject) -> None:
+def test_parts_of_a_second_change_no_order(whole: RequestWorld, data: st.DataObject) -> None:
     """Microseconds: the store cuts them off, and yet the vectors are the batch's."""
     members = whole.members(16)
     parts = [timedelta(0), MICROSECOND, 500_000 * MICROSECOND, 999_999 * MICROSECOND]
@@ -133,19 +133,19 @@ def test_parts_of_a_second_change_no_order(whole: Fresh, data: st.DataObject) ->
     # is nothing; where a vector grows with the ages, it is a second's worth.
     agree(got, members, batch, LINES[:-1])
     aged = LINES[-1].view
-    for place, member in enumerate(members):
+    for index, member in enumerate(members):
         if member in batch:
             (vectors,) = got.vectors[aged].values()
             expected = batch[member][aged]["activity_embedding"]
-            np.testing.assert_allclose(vectors[place], expected, atol=50 / 86_400)
+            np.testing.assert_allclose(vectors[index], expected, atol=50 / 86_400)
 
 
 def act(member: Any, item: Any = 1, action: str = "APPLY", at: datetime = SNAPSHOT - DAY) -> Row:
     return Row(member, item, action, at)
 
 
-def test_by_hand(whole: Fresh) -> None:
-    """Two stored actions, one that no store has seen, one that expired, one still to come."""
+def test_by_hand(whole: RequestWorld) -> None:
+    """Two stored actions, a new one, an expired one, and one in the future."""
     ann, bob = whole.members(2)
     old = SNAPSHOT - 28 * DAY  # in the snapshot's window, not in that of now
     whole.publish([act(ann, 1, at=old), act(ann, 2), act(bob, 3, "SAVE")])
@@ -162,7 +162,7 @@ def test_by_hand(whole: Fresh) -> None:
     assert got.sequence_at.tolist() == [SNAPSHOT.replace(tzinfo=None)] * 2
 
 
-def test_an_items_vector_is_that_of_as_of(whole: Fresh) -> None:
+def test_an_items_vector_is_that_of_as_of(whole: RequestWorld) -> None:
     (member,) = whole.members(1)
     whole.publish([act(member, 5)])
     for as_of, word in ((SNAPSHOT, 5), (utc(4, 11), 5), (utc(4, 12), "new")):
@@ -170,7 +170,7 @@ def test_an_items_vector_is_that_of_as_of(whole: Fresh) -> None:
         np.testing.assert_allclose(got["apply_embedding"], [vector(word)], atol=TOLERANCE)
 
 
-def test_who_is_unknown_has_the_vector_of_nothing(whole: Fresh) -> None:
+def test_who_is_unknown_has_the_vector_of_nothing(whole: RequestWorld) -> None:
     here, nobody, gone = whole.members(3)
     whole.publish([act(here, 2), act(gone, 2, at=SNAPSHOT - 28 * DAY - SECOND)])
     got = whole.requests.embed([nobody, here, nobody, gone])
@@ -187,13 +187,13 @@ def test_who_is_unknown_has_the_vector_of_nothing(whole: Fresh) -> None:
     assert not np.allclose(learned[0], learned[1])
 
 
-def test_what_cannot_be_answered_is_named(whole: Fresh) -> None:
+def test_what_cannot_be_answered_is_named(whole: RequestWorld) -> None:
     member, other = whole.members(2)
     whole.publish([act(member)])
     embed = whole.requests.embed
     with pytest.raises(InputError, match="expected at least one member"):
         embed([])
-    with pytest.raises(InputError, match=f"members asked for, got one of {other}"):
+    with pytest.raises(InputError, match=f"requested members, got one of {other}"):
         embed([member], [event(act(other))])
     with pytest.raises(InputError, match="among APPLY, SAVE, DISMISS, got 'LIKE'"):
         embed([member], [event(act(member, action="LIKE"))])
@@ -205,7 +205,7 @@ def test_what_cannot_be_answered_is_named(whole: Fresh) -> None:
         embed(["member"])
 
 
-def test_nothing_is_traced_after_the_first_request_could_come(whole: Fresh) -> None:
+def test_nothing_is_traced_after_the_first_request_could_come(whole: RequestWorld) -> None:
     """One graph per size, made when it was opened, whatever sizes are asked for."""
     requests = whole.open()
     assert requests.models.traces == len(SIZES)
@@ -217,7 +217,7 @@ def test_nothing_is_traced_after_the_first_request_could_come(whole: Fresh) -> N
     requests.close()
 
 
-def test_threads_get_what_one_gets(whole: Fresh) -> None:
+def test_threads_get_what_one_gets(whole: RequestWorld) -> None:
     members = whole.members(40)
     whole.publish([act(m, 1 + m % 6, ACTIONS[m % 3], utc(3, m % 24)) for m in members])
     alone = {m: whole.requests.embed([m], as_of=NOW) for m in members}
@@ -235,11 +235,11 @@ def test_threads_get_what_one_gets(whole: Fresh) -> None:
         assert all(pool.map(ask, members * 3))
 
 
-def test_redis_answers_the_same(whole: Fresh, tmp_path: Path, redis_server: str) -> None:
+def test_redis_answers_the_same(whole: RequestWorld, tmp_path: Path, redis_server: str) -> None:
     rows_ = [act(m, 1 + m % 4, ACTIONS[m % 3], utc(3, 0, m % 60)) for m in range(1, 6)]
     rows_ += [act(1, 4, "SAVE", utc(3, 0, 1, 7))]
     asked = ([1, 2, 3, 4, 5, 6], [event(act(2, 1, at=utc(4, 1)))], NOW)
-    with Fresh(tmp_path, redis=redis_server, lines=PLAIN[1:]) as other:
+    with RequestWorld(tmp_path, redis=redis_server, lines=PLAIN[1:]) as other:
         other.publish(rows_)
         got = other.requests.embed(*asked)
     whole.publish(rows_)
@@ -254,11 +254,11 @@ def test_redis_answers_the_same(whole: Fresh, tmp_path: Path, redis_server: str)
 
 
 @pytest.fixture
-def busy(tmp_path: Path) -> Iterator[Fresh]:
-    """A small world of one's own, with two lines and a member who applied to item 1."""
-    with Fresh(tmp_path, lines=PLAIN[:1]) as fresh:
-        fresh.publish([act(7)])
-        yield fresh
+def busy(tmp_path: Path) -> Iterator[RequestWorld]:
+    """A separate small world, with two lines and a member who applied to item 1."""
+    with RequestWorld(tmp_path, lines=PLAIN[:1]) as world:
+        world.publish([act(7)])
+        yield world
 
 
 def apply_vector(requests: RequestTime, view: str = "member_activity_average_v1") -> list[float]:
@@ -266,7 +266,7 @@ def apply_vector(requests: RequestTime, view: str = "member_activity_average_v1"
     return found
 
 
-def test_new_item_parts_and_new_lines_are_taken_between_two_requests(busy: Fresh) -> None:
+def test_new_item_parts_and_new_lines_are_taken_between_two_requests(busy: RequestWorld) -> None:
     assert not busy.requests.refresh()
     write_items(busy.config, [(1, vector("newer"), utc(5))], "part-b")
     assert apply_vector(busy.requests) == vector(1)
@@ -289,7 +289,7 @@ def test_new_item_parts_and_new_lines_are_taken_between_two_requests(busy: Fresh
     assert list(busy.requests.embed([7]).vectors) == [PLAIN[0].view]
 
 
-def test_what_fails_to_load_leaves_what_was(busy: Fresh) -> None:
+def test_what_fails_to_load_leaves_what_was(busy: RequestWorld) -> None:
     busy.lines = (HALF,)
     with pytest.raises(InputError, match="expected at least one packaged aggregator"):
         busy.open()
@@ -301,7 +301,7 @@ def test_what_fails_to_load_leaves_what_was(busy: Fresh) -> None:
     assert apply_vector(busy.requests) == vector(1)
 
 
-def test_requests_go_on_while_models_and_items_change(busy: Fresh) -> None:
+def test_requests_go_on_while_models_and_items_change(busy: RequestWorld) -> None:
     """Each answer is whole, of the old or of the new; none is missing while they change."""
     package_line(busy.world, HALF)
     stop, answers, errors = threading.Event(), [], []

@@ -32,14 +32,14 @@ from serving.request.vectors import RequestTime
 from tests.worlds.applied import utc, vector
 from tests.worlds.events import Event
 from tests.worlds.live import free_port, server
-from tests.worlds.request import DAY, NOW, PLAIN, SNAPSHOT, Fresh, package_line
+from tests.worlds.request import DAY, NOW, PLAIN, SNAPSHOT, RequestWorld, package_line
 from tests.worlds.servers import running_redis
 from tests.worlds.tiny_models import write_items
 from transformations.config import ROOT, Config
 
 AVERAGE, DECAY = (line.view for line in PLAIN)
 HALF = GeometricDecay(version=2, decay=0.5)
-LIMITS = Limits(threads=2, inside=4, body=100_000, seconds=0.5, answer=60.0)
+LIMITS = Limits(threads=2, max_in_flight=4, max_body=100_000, body_timeout=0.5, timeout=60.0)
 
 
 class Client:
@@ -76,9 +76,11 @@ class Client:
 
 
 @contextmanager
-def serving(fresh: Fresh, limits: Limits = LIMITS, refresh: float = 3600.0) -> Iterator[Client]:
+def serving(
+    world: RequestWorld, limits: Limits = LIMITS, refresh: float = 3600.0
+) -> Iterator[Client]:
     """Serve a world on a free port of the loopback; end it, what is inside answered."""
-    app = application(fresh.open(), limits, refresh)
+    app = application(world.open(), limits, refresh)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
@@ -90,8 +92,8 @@ def serving(fresh: Fresh, limits: Limits = LIMITS, refresh: float = 3600.0) -> I
             thread.join()
 
 
-def test_what_is_loaded_is_out_of_the_collectors_rounds(fresh: Fresh) -> None:
-    with serving(fresh) as client:
+def test_what_is_loaded_is_out_of_the_collectors_rounds(world: RequestWorld) -> None:
+    with serving(world) as client:
         client.embed(7)
         assert gc.get_freeze_count() > 10_000
     assert gc.get_freeze_count() == 0
@@ -111,15 +113,15 @@ def new(member: int, item: int, at: Any = NOW - timedelta(hours=1), action: str 
 
 
 @pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fresh]:
-    with Fresh(tmp_path_factory.mktemp("service"), lines=PLAIN) as fresh:
-        fresh.publish([act(7, 1), act(7, 2, "SAVE"), act(8, 3)])
-        yield fresh
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RequestWorld]:
+    with RequestWorld(tmp_path_factory.mktemp("service"), lines=PLAIN) as world:
+        world.publish([act(7, 1), act(7, 2, "SAVE"), act(8, 3)])
+        yield world
 
 
 @pytest.fixture(scope="module")
-def client(fresh: Fresh) -> Iterator[Client]:
-    with serving(fresh) as client:
+def client(world: RequestWorld) -> Iterator[Client]:
+    with serving(world) as client:
         yield client
 
 
@@ -161,10 +163,10 @@ def test_only_the_views_asked_for_and_now_by_default(client: Client) -> None:
         ({"member_ids": [7], "events": [{**new(7, 1), "item_id": 1.5}]}, "item_id", "integer"),
         ({"member_ids": [7], "events": [new(7, 1)] * 513}, "body.events", "at most 512"),
         ({"member_ids": ["7"]}, None, "member ids of type int64, got '7'"),
-        ({"member_ids": [7], "events": [new(8, 1)]}, None, "of the members asked for"),
+        ({"member_ids": [7], "events": [new(8, 1)]}, None, "of the requested members"),
         ({"member_ids": [7], "events": [new(7, 1, action="LIKE")]}, None, "got 'LIKE'"),
         ({"member_ids": [7], "views": ["decay"]}, None, f"views among {AVERAGE}, {DECAY}"),
-        ({"member_ids": [7], "as_of": utc(1).isoformat()}, None, "or later, since when"),
+        ({"member_ids": [7], "as_of": utc(1).isoformat()}, None, "or later, the timestamp of"),
     ],
 )
 def test_a_wrong_request_says_where_and_what(
@@ -197,11 +199,11 @@ def test_every_error_has_one_form(client: Client) -> None:
     assert "at most 100,000 bytes" in answer["error"]["message"]
 
 
-def test_what_nobody_foresaw_is_told_and_counted(fresh: Fresh, monkeypatch: Any) -> None:
+def test_what_nobody_foresaw_is_told_and_counted(world: RequestWorld, monkeypatch: Any) -> None:
     def broken(*_: Any) -> None:
         raise RuntimeError("a fault of the code")
 
-    with serving(fresh) as client:
+    with serving(world) as client:
         monkeypatch.setattr(RequestTime, "embed", broken)
         status, answer, _ = client.ask(body={"member_ids": [7]})
         assert (status, answer["error"]["code"]) == (500, "internal")
@@ -228,8 +230,8 @@ def test_a_client_that_keeps_its_body_back_is_sent_away(client: Client) -> None:
     assert client.figures()["activity_embed_inside"] == 0
 
 
-def test_health_and_metrics(fresh: Fresh) -> None:
-    with serving(fresh) as client:
+def test_health_and_metrics(world: RequestWorld) -> None:
+    with serving(world) as client:
         status, health, _ = client.ask("/health")
         assert status == 200
         assert (health["status"], health["items"]) == ("ok", 5)
@@ -251,18 +253,21 @@ def test_health_and_metrics(fresh: Fresh) -> None:
 
 def test_overload_is_refused_and_what_is_inside_is_answered(tmp_path: Path) -> None:
     """A Redis that stands still keeps four requests inside; the fifth gets 429; then all go on."""
-    with running_redis() as address, Fresh(tmp_path, redis=address, lines=PLAIN[:1]) as fresh:
-        fresh.publish([act(7, 1)])
+    with (
+        running_redis() as address,
+        RequestWorld(tmp_path, redis=address, lines=PLAIN[:1]) as world,
+    ):
+        world.publish([act(7, 1)])
         host, port = address.split(":")
         with redis.Redis(host=host, port=int(port)) as connection:
             process = connection.info()["process_id"]
-        with serving(fresh) as client, ThreadPoolExecutor(LIMITS.inside) as pool:
+        with serving(world) as client, ThreadPoolExecutor(LIMITS.max_in_flight) as pool:
             client.embed(7)
             os.kill(process, signal.SIGSTOP)
             try:
                 body = {"member_ids": [7], "as_of": NOW.isoformat()}
-                asked = [pool.submit(client.ask, body=body) for _ in range(LIMITS.inside)]
-                while client.figures()["activity_embed_inside"] < LIMITS.inside:
+                asked = [pool.submit(client.ask, body=body) for _ in range(LIMITS.max_in_flight)]
+                while client.figures()["activity_embed_inside"] < LIMITS.max_in_flight:
                     pass
                 status, answer, headers = client.ask(body=body)
             finally:
@@ -286,20 +291,22 @@ def test_overload_is_refused_and_what_is_inside_is_answered(tmp_path: Path) -> N
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_store_that_is_away_is_told_within_a_second(tmp_path: Path, how: int) -> None:
     """Killed, or standing still, with more requests than threads: 503 in time; then all again."""
-    port, limits = free_port(), replace(LIMITS, answer=1.0)
+    port, limits = free_port(), replace(LIMITS, timeout=1.0)
     with ExitStack() as stack:
         process = stack.enter_context(server(tmp_path, port))
-        fresh = stack.enter_context(Fresh(tmp_path, redis=f"127.0.0.1:{port}", lines=PLAIN[:1]))
-        fresh.publish([act(7, 1)])
-        client = stack.enter_context(serving(fresh, limits))
-        pool = stack.enter_context(ThreadPoolExecutor(limits.inside))
+        world = stack.enter_context(
+            RequestWorld(tmp_path, redis=f"127.0.0.1:{port}", lines=PLAIN[:1])
+        )
+        world.publish([act(7, 1)])
+        client = stack.enter_context(serving(world, limits))
+        pool = stack.enter_context(ThreadPoolExecutor(limits.max_in_flight))
         # Before the client waits for its end, in whatever way this ends.
         stack.callback(process.send_signal, signal.SIGCONT)
         body = {"member_ids": [7], "as_of": NOW.isoformat()}
         assert client.ask(body=body)[0] == 200
         process.send_signal(how)
         began = time.monotonic()
-        asked = [pool.submit(client.ask, body=body) for _ in range(limits.inside - 1)]
+        asked = [pool.submit(client.ask, body=body) for _ in range(limits.max_in_flight - 1)]
         asked.append(pool.submit(client.ask, "/health"))
         for waited in asked:
             status, answer, headers = waited.result()
@@ -326,9 +333,9 @@ def write_whole(config: Config, rows: Any) -> None:
 
 
 def test_new_models_and_items_come_without_a_request_dropped(tmp_path: Path) -> None:
-    with Fresh(tmp_path, lines=PLAIN[:1]) as fresh:
-        fresh.publish([act(7, 1)])
-        with serving(fresh, refresh=0.05) as client, ThreadPoolExecutor(2) as pool:
+    with RequestWorld(tmp_path, lines=PLAIN[:1]) as world:
+        world.publish([act(7, 1)])
+        with serving(world, refresh=0.05) as client, ThreadPoolExecutor(2) as pool:
             done = threading.Event()
 
             def ask() -> list[int]:
@@ -339,9 +346,9 @@ def test_new_models_and_items_come_without_a_request_dropped(tmp_path: Path) -> 
 
             asking = [pool.submit(ask) for _ in range(2)]
             try:
-                fresh.lines = (*PLAIN[:1], HALF)
-                package_line(fresh.world, HALF)
-                write_whole(fresh.config, [(1, vector("newer"), utc(5))])
+                world.lines = (*PLAIN[:1], HALF)
+                package_line(world.world, HALF)
+                write_whole(world.config, [(1, vector("newer"), utc(5))])
                 got: Any = {}
                 while len(got.get("model_versions", ())) < 2:
                     assert client.ask("/health")[1]["refresh_error"] is None
@@ -353,7 +360,7 @@ def test_new_models_and_items_come_without_a_request_dropped(tmp_path: Path) -> 
             assert vectors["apply_embedding"] == pytest.approx(vector("newer"))
 
             # What cannot be loaded is told, and the old serves on.
-            (HALF.artifact(fresh.config) / "manifest.json").write_text("{")
+            (HALF.artifact(world.config) / "manifest.json").write_text("{")
             health: Any = {}
             while not health.get("refresh_error"):
                 health = client.ask("/health")[1]
@@ -362,9 +369,9 @@ def test_new_models_and_items_come_without_a_request_dropped(tmp_path: Path) -> 
             assert client.figures()["activity_embed_refreshes_total failed"] >= 1
 
 
-def test_the_command_serves_until_it_is_told_to_stop(fresh: Fresh) -> None:
-    settings = fresh.world.folder / "activity.yaml"
-    settings.write_text(yaml.safe_dump(fresh.config.model_dump(mode="json", exclude_defaults=True)))
+def test_the_command_serves_until_it_is_told_to_stop(world: RequestWorld) -> None:
+    settings = world.world.folder / "activity.yaml"
+    settings.write_text(yaml.safe_dump(world.config.model_dump(mode="json", exclude_defaults=True)))
     command = [sys.executable, "-m", "pipelines.cli", "serve", "--config", str(settings)]
     with subprocess.Popen(
         [*command, "--port", "0"],
@@ -382,7 +389,7 @@ def test_the_command_serves_until_it_is_told_to_stop(fresh: Fresh) -> None:
             [*command, "--port", found[2]], cwd=ROOT, capture_output=True, text=True, check=False
         )
         assert taken.returncode == 2
-        assert "expected an address that is free" in " ".join(taken.stderr.split())
+        assert "expected a free address" in " ".join(taken.stderr.split())
         process.send_signal(signal.SIGTERM)
         assert process.wait() == 0
         assert process.stderr is not None

@@ -16,7 +16,7 @@ import yaml
 
 from models.catalog import AGGREGATORS
 from serving.stream.bus.open import open_bus
-from serving.stream.offline_log import parts, table_folder
+from serving.stream.offline_log import parts
 from serving.stream.updater import utc_now
 from tests.worlds.events import Event
 from tests.worlds.live import (
@@ -55,7 +55,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, _redis_process: str) -> Live
 def live(built: Live, redis_server: str) -> Live:
     """The same with an empty Redis and nothing streamed: the command publishes the snapshot."""
     for view in built.view_names():
-        for part in parts(table_folder(built.config, view)):
+        for part in parts(built.config.layout.table(view)):
             part.unlink()
     return built
 
@@ -66,7 +66,7 @@ def url(redis_server: str) -> str:
 
 
 class Command:
-    """A running `activity stream`, from when it takes events."""
+    """A running `activity stream`, once it reads events."""
 
     def __init__(self, process: subprocess.Popen[str], port: int) -> None:
         self.process, self._port = process, port
@@ -80,11 +80,11 @@ class Command:
         return text
 
     def wait_for(self, outcome: str, count: int) -> None:
-        """Ask for the figures until so many events, or more, had this outcome."""
+        """Ask for the figures until at least `count` events had this outcome."""
         began = time.monotonic()
         while True:
             text = self.figures()
-            # There is no such line before the first of its events.
+            # The line appears with the first such event.
             found = re.search(rf'\nactivity_stream_events_total{{outcome="{outcome}"}} (.*)', text)
             if found is not None and float(found[1]) >= count:
                 return
@@ -122,7 +122,7 @@ def stream(live: Live, url: str) -> Iterator[Callable[..., Any]]:
         )
         assert process.stdout is not None
         try:
-            if not any("takes events from" in line for line in process.stdout):
+            if not any("reads events from" in line for line in process.stdout):
                 raise AssertionError(process.communicate())
             yield Command(process, port)
         finally:

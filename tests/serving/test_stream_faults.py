@@ -66,7 +66,16 @@ def live(tmp_path, redis_server, before) -> Live:
 
 
 def one_life(folder: Any, online: str, url: str, commands: int) -> None:
-    """Work until so many commands have gone to Redis; then die in the middle of sending one."""
+    """Work until `commands` commands have gone to Redis; then die while sending the next one.
+
+        worker ── command 1 ──► redis      sent whole
+        worker ── command 2 ──► redis      sent whole
+          …                                `left` counts down to 0
+        worker ── XACK acti┊    redis      only the first bytes, a random number from 0 to all
+             SIGKILL ──────┘               as a kill within a system call leaves it
+
+    The next life finds what Redis made of the bytes that arrived.
+    """
     live = Live(folder, online)
     sent = redis.connection.Connection.send_packed_command
     left = commands
@@ -75,7 +84,6 @@ def one_life(folder: Any, online: str, url: str, commands: int) -> None:
         nonlocal left
         left -= 1
         if left < 0:
-            # Half of a command, as a death within a system call would leave it.
             parts = [command] if isinstance(command, bytes) else list(command)
             data = b"".join(parts)
             self._sock.sendall(data[: random.Random(commands).randrange(len(data) + 1)])
@@ -84,7 +92,7 @@ def one_life(folder: Any, online: str, url: str, commands: int) -> None:
 
     redis.connection.Connection.send_packed_command = last_words
     worker = live.worker(url)
-    worker.pace = Pace(most=10, linger=0.0)
+    worker.pace = Pace(max_batch=10, linger=0.0)
     drain(worker)
     worker.close()
 
@@ -101,10 +109,10 @@ def test_twenty_killed_workers_end_in_the_batchs_state(live, before, redis_serve
         arguments = (live.folder, live.online, url, draw.randrange(5, 60))
         child = FORKS.Process(target=one_life, args=arguments)
         child.start()
-        child.join(60)
+        child.join(600)
         assert child.exitcode in (-signal.SIGKILL, 0)
         killed += child.exitcode == -signal.SIGKILL
-        if child.exitcode == 0:  # nothing was left for it: give the next ones something to die of
+        if child.exitcode == 0:  # it handled everything: send more, so that the next ones can die
             more = since_midnight(100, 100 + killed)
             events += more
             last = live.worker(url)
@@ -126,13 +134,13 @@ def a_life_without_spooling(folder: Any, online: str, url: str) -> None:
     """Die right after the first batch's rows can be read online, before any is spooled."""
     live = Live(folder, online)
     worker = live.worker(url)
-    worker.pace = Pace(most=40, linger=0.0)
+    worker.pace = Pace(max_batch=40, linger=0.0)
     OfflineLog.append = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
     drain(worker)
 
 
 def test_a_row_that_was_online_and_not_spooled_is_appended_after_a_restart(live, redis_server):
-    """Its events come again, as duplicates: the member's row is written and appended again."""
+    """Its events are redelivered as duplicates: the member's row is written and appended again."""
     url = f"redis://{redis_server}"
     events = since_midnight(40, 37)
     first = live.worker(url)
@@ -141,7 +149,7 @@ def test_a_row_that_was_online_and_not_spooled_is_appended_after_a_restart(live,
     before = live.online_rows(SEQUENCE_VIEW, MEMBERS)
     child = FORKS.Process(target=a_life_without_spooling, args=(live.folder, live.online, url))
     child.start()
-    child.join(60)
+    child.join(600)
     assert child.exitcode == -signal.SIGKILL
     acted = sorted({event.member_id for event in events})
     online = live.online_rows(SEQUENCE_VIEW, MEMBERS)
@@ -169,13 +177,13 @@ def test_what_a_dead_worker_had_spooled_is_appended_by_one_that_lives(live, redi
     assert drain(dead) == 30
     alive.step()
     assert live.offline_rows(SEQUENCE_VIEW) == []  # it lives: its spool is its own
-    dead.fresh.log._lock.close()  # as the end of its process does
+    dead.updater.log._lock.close()  # as the end of its process does
     alive.step()
     assert len(live.offline_rows(SEQUENCE_VIEW)) > 0
     spooled = [file.parent.name for file in live.config.layout.state.glob("stream/*/lock")]
     assert [name for name in spooled if name.startswith("dead")] == []
     dead.bus.close()
-    dead.fresh.states.close()
+    dead.updater.states.close()
     alive.close()
 
 
@@ -200,14 +208,14 @@ class Running:
             self.ended.set()
 
     def batches(self, count: int = 1) -> None:
-        """Wait for so many batches to end from now on."""
+        """Wait until `count` further batches have ended."""
         for _ in range(count):
             self.batch.clear()
-            assert self.batch.wait(60)
+            assert self.batch.wait(600)
 
     def end(self) -> None:
         self.stop.set()
-        self.thread.join(60)
+        self.thread.join(600)
         assert not self.thread.is_alive()
 
 
@@ -219,23 +227,23 @@ def all_done(address: str) -> bool:
 
 
 def committed(brokers: str, topic: str, group: str) -> int:
-    """Count the messages of a topic that a group is done with."""
+    """Count the messages of a topic that a group has committed."""
     client = Consumer({"bootstrap.servers": brokers, "group.id": group})
     try:
         parts = client.list_topics(topic, 10).topics[topic].partitions
-        places = client.committed([TopicPartition(topic, part) for part in parts], 10)
-        return sum(max(place.offset, 0) for place in places)
+        offsets = client.committed([TopicPartition(topic, part) for part in parts], 10)
+        return sum(max(partition.offset, 0) for partition in offsets)
     finally:
         client.close()
 
 
 def wait_for(running: Running, condition: Any) -> None:
-    """Wait until a condition holds; looked at after every batch."""
+    """Wait until a condition holds; check it after every batch."""
     for _ in range(2_000):
         if condition():
             return
         running.batches()
-    raise AssertionError("the condition never came to hold")
+    raise AssertionError("the condition never held")
 
 
 @pytest.mark.parametrize("gone", ["bus", "store"])
@@ -253,17 +261,17 @@ def test_a_server_that_goes_away_is_waited_for(tmp_path, before, gone, caplog):
         with server(folders[gone], ports[gone]) as process:
             live.build(before, midnight())
             worker = live.worker(f"redis://127.0.0.1:{ports['bus']}")
-            worker.pace = Pace(most=5, linger=0.0)
+            worker.pace = Pace(max_batch=5, linger=0.0)
             send(worker.bus, events)
             running = Running(worker)
             stack.callback(running.end)
             running.batches(3)
             process.kill()
             process.wait()
-            # The fault lasts so long: nothing waits for anything here.
+            # The fault lasts this long; nothing else is waited for.
             assert not running.ended.wait(AWAY)
-            # Redis' client tries three times itself before the worker is told, with pauses that it
-            # draws: 7 seconds in the mean, 14 at most.
+            # Redis' client itself tries three times before it fails, with random pauses: 7 seconds
+            # on average, 14 at most.
             for _ in range(600):
                 if worker.metrics.value("retries_total", what=gone):
                     break
@@ -282,14 +290,14 @@ def test_a_server_that_goes_away_is_waited_for(tmp_path, before, gone, caplog):
 
 
 def test_a_kafka_that_answers_nothing_for_ten_seconds_loses_nothing(live, before):
-    """Its process is stopped: connections stay open and nothing comes, not even a heartbeat."""
+    """Its process is stopped: connections stay open, but nothing arrives, not even a heartbeat."""
     events = since_midnight(200, 43)
     # Shorter than the outage, so that the group has lost its only member when the broker is back.
     settings = "group=worker&session.timeout.ms=6000&heartbeat.interval.ms=500"
     with kafka_process() as (brokers, pid), ExitStack() as stack:
         AdminClient({"bootstrap.servers": brokers}).list_topics("worker", timeout=10)
         worker = live.worker(f"kafka://{brokers}/worker?{settings}")
-        worker.pace = Pace(most=5, linger=0.0)
+        worker.pace = Pace(max_batch=5, linger=0.0)
         handled = 0
         send(worker.bus, events)
         while handled < 15:
@@ -298,7 +306,7 @@ def test_a_kafka_that_answers_nothing_for_ten_seconds_loses_nothing(live, before
         stack.callback(running.end)
         running.batches(3)
         os.kill(pid, signal.SIGSTOP)
-        # The fault lasts so long: nothing waits for anything here.
+        # The fault lasts this long; nothing else is waited for.
         ended = running.ended.wait(AWAY)
         os.kill(pid, signal.SIGCONT)
         assert not ended
@@ -310,11 +318,11 @@ def test_a_kafka_that_answers_nothing_for_ten_seconds_loses_nothing(live, before
 
 
 def test_a_poison_message_is_put_away_once_however_often_its_batch_is_tried(live, redis_server):
-    """The store refuses three times; the batch is handled again, whole, each time."""
+    """The store refuses three times; each time the whole batch is handled again."""
     worker = live.worker(f"redis://{redis_server}")
     worker.bus.send([("1", b"{")])
     send(worker.bus, since_midnight(5, 47))
-    write, tries = worker.fresh.states.write, []
+    write, tries = worker.updater.states.write, []
 
     def away(*arguments: Any) -> Any:
         tries.append(arguments)
@@ -322,7 +330,7 @@ def test_a_poison_message_is_put_away_once_however_often_its_batch_is_tried(live
             raise redis.exceptions.ConnectionError("away")
         return write(*arguments)
 
-    worker.fresh.states.write = away
+    worker.updater.states.write = away
     for _ in range(3):
         with pytest.raises(redis.exceptions.ConnectionError):
             worker.step()
@@ -348,7 +356,7 @@ def test_a_worker_that_ends_leaves_the_group_unless_it_holds_entries(live, redis
 
 
 def test_an_emptied_redis_stops_the_worker_and_is_rebuilt(live, before, redis_server):
-    """The bus lies in the same Redis and is gone with it: the offline rows stand in for it."""
+    """The bus was in the same Redis and is lost with it: the offline rows replace it."""
     url = f"redis://{redis_server}"
     events = since_midnight(150, 17)
     worker = live.worker(url)
@@ -358,7 +366,7 @@ def test_an_emptied_redis_stops_the_worker_and_is_rebuilt(live, before, redis_se
         client.flushall()
     late = since_midnight(5, 18)
     with pytest.raises(StateLostError, match="activity stream --rebuild"):
-        worker.fresh.apply(_as_events(live, late))
+        worker.updater.apply(_as_events(live, late))
     worker.close()
     again = live.worker(url)
     send(again.bus, late)
@@ -368,7 +376,7 @@ def test_an_emptied_redis_stops_the_worker_and_is_rebuilt(live, before, redis_se
 
 
 def test_a_rebuild_replays_what_the_bus_still_holds(live, before, redis_server):
-    """Nothing was appended offline: the spool is lost too, and the bus has it all."""
+    """Nothing was appended offline and the spool is lost, but the bus still has all events."""
     url = f"redis://{redis_server}"
     events = since_midnight(100, 19)
     worker = live.worker(url)
@@ -380,7 +388,7 @@ def test_a_rebuild_replays_what_the_bus_still_holds(live, before, redis_server):
         for key in client.scan_iter():
             if key != b"activity":
                 client.delete(key)
-    prepare(worker.config, live.store(), worker.fresh, worker.bus, live.aggregators, anew=True)
+    prepare(worker.config, live.store(), worker.updater, worker.bus, live.aggregators, again=True)
     assert drain(worker) == 100
     live.assert_is_the_batch([*before, *events], MEMBERS)
     worker.close()
@@ -397,15 +405,15 @@ def one_folds_between(live: Live, before: list[Event], url: str) -> None:
     one, two = live.worker(url, "one"), live.worker(url, "two")
     events = since_midnight(60, 23)
     mine, others = events[::2], events[1::2]
-    write = one.fresh.states.write
+    write = one.updater.states.write
 
     def interrupted(*arguments: Any) -> Any:
-        one.fresh.states.write = write
-        two.fresh.apply(_as_events(live, others))
+        one.updater.states.write = write
+        two.updater.apply(_as_events(live, others))
         return write(*arguments)
 
-    one.fresh.states.write = interrupted
-    applied = one.fresh.apply(_as_events(live, mine))
+    one.updater.states.write = interrupted
+    applied = one.updater.apply(_as_events(live, mine))
     both = {e.member_id for e in mine} & {e.member_id for e in others}
     assert applied.conflicts == len(both) > 0
     assert sum(applied.outcomes.values()) == len(mine)
@@ -434,7 +442,7 @@ def test_a_dead_workers_entries_are_claimed(live, before, redis_server):
 def test_a_snapshot_published_meanwhile_undoes_nothing(live, before, redis_server):
     """The daily run publishes midnight's snapshot, again and again, while events are streamed."""
     worker = live.worker(f"redis://{redis_server}")
-    worker.pace = Pace(most=5, linger=0.0, snapshot_every=0.05)
+    worker.pace = Pace(max_batch=5, linger=0.0, snapshot_every=0.05)
     events = since_midnight(300, 31)
     running = Running(worker)
     publishing = threading.Event()
@@ -449,11 +457,11 @@ def test_a_snapshot_published_meanwhile_undoes_nothing(live, before, redis_serve
     send(live.bus_of(worker), events)
     wait_for(running, lambda: all_done(redis_server))
     publishing.set()
-    thread.join(60)
+    thread.join(600)
     running.batches()
     running.end()
     assert running.error is None
-    # The last one comes after the last event: as a snapshot published at 06:00 does.
+    # Published after the last event, like a midnight snapshot at 06:00.
     publish.publish(live.config, store, midnight(), live.aggregators)
     live.assert_is_the_batch([*before, *events], MEMBERS)
     worker.close()
@@ -474,7 +482,7 @@ def test_what_only_the_snapshot_saw_and_what_it_did_not_see(live, before, redis_
     late = on_bus[0]._replace(ingested_at=midnight() + timedelta(seconds=5))
     live.snapshot([*before, *only_in_source, late], midnight())
     publish.publish(live.config, live.store(), midnight(), live.aggregators)
-    worker._looked.clear()
+    worker._checked.clear()
     worker.step()
     worker.step()
     live.assert_is_the_batch([*before, *only_in_source, *on_bus], MEMBERS)

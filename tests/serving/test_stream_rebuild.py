@@ -1,7 +1,6 @@
 """Workers that start at the same time on an empty store: one makes the states, the others wait."""
 
 import gc
-import json
 import os
 import signal
 import threading
@@ -14,21 +13,19 @@ import numpy as np
 import pytest
 import redis.lock
 
-from benchmarks.servers import postgres_options
 from serving.stream import snapshot as base
 from serving.stream.offline_log import OfflineLog
 from serving.stream.states import redis as redis_states
 from tests.serving.test_stream_faults import FORKS, MEMBERS, since_midnight
 from tests.worlds.events import Event
-from tests.worlds.live import Live, drain, midnight, past_events, redis_client, redis_online, send
+from tests.worlds.live import Live, drain, midnight, past_events, redis_client, send
+from tests.worlds.states import STATES, kinds
 
 pytestmark = [
     pytest.mark.redis,
     # A FeatureStore has no close: the connections of one that is let go are closed with it.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-
-KINDS = ["sqlite", "redis", pytest.param("postgres", marks=pytest.mark.postgres)]
 
 
 @pytest.fixture(autouse=True)
@@ -43,19 +40,12 @@ def before() -> list[Event]:
     return past_events(np.random.default_rng(7), 200, 18)
 
 
-@pytest.fixture(params=KINDS)
-def live(request: Any, tmp_path: Path, redis_server: str, before: list[Event]) -> Live:
-    if request.param == "sqlite":
-        kind = {"type": "stores.sqlite.ColumnarSqliteOnlineStore"}
-        online = json.dumps(kind | {"path": str(tmp_path / "online.db")})
-    elif request.param == "redis":
-        online = redis_online(redis_server)
-    else:
-        kind = {"type": "stores.postgres.ColumnarPostgreSQLOnlineStore"}
-        online = json.dumps(postgres_options(request.getfixturevalue("postgres_url")) | kind)
-    live = Live(tmp_path, online)
+@pytest.fixture(params=kinds())
+def live(request: Any, tmp_path: Path, before: list[Event]) -> Iterator[Live]:
+    live = Live(tmp_path, STATES[request.param].online(tmp_path, request))
     live.build(before, midnight())
-    return live
+    yield live
+    live.close()
 
 
 def test_of_two_that_start_at_once_one_rebuilds(live, before, redis_server, monkeypatch):
@@ -74,7 +64,7 @@ def test_of_two_that_start_at_once_one_rebuilds(live, before, redis_server, monk
     with monkeypatch.context() as patch:
         patch.setattr(base, "rebuild", counted)
         # What a worker does first: from here on both are on their way.
-        patch.setattr(OfflineLog, "recover", lambda _: both.wait(60))
+        patch.setattr(OfflineLog, "recover", lambda _: both.wait(600))
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(start, ("one", "two")))
     assert len(rebuilt) == 1
@@ -87,7 +77,7 @@ def test_of_two_that_start_at_once_one_rebuilds(live, before, redis_server, monk
 
 def dies_rebuilding(folder: Any, online: str) -> None:
     redis_states.LOCKED_FOR = 0.5
-    states = Live(folder, online).fresh().states
+    states = Live(folder, online).updater().states
     with states.rebuilding():
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -95,16 +85,16 @@ def dies_rebuilding(folder: Any, online: str) -> None:
 def test_who_dies_rebuilding_lets_the_next_one_in(live):
     child = FORKS.Process(target=dies_rebuilding, args=(live.folder, live.online))
     child.start()
-    child.join(60)
+    child.join(600)
     assert child.exitcode == -signal.SIGKILL
-    fresh = live.fresh()
-    with fresh.states.rebuilding():
+    updater = live.updater()
+    with updater.states.rebuilding():
         pass
-    fresh.log.close()
-    fresh.states.close()
+    updater.log.close()
+    updater.states.close()
 
 
-@pytest.mark.parametrize("live", ["redis"], indirect=True)
+@pytest.mark.parametrize("live", kinds(lock_expires=True), indirect=True)
 def test_the_lock_in_redis_outlives_its_time_while_it_is_needed(live, redis_server, monkeypatch):
     monkeypatch.setattr(redis_states, "LOCKED_FOR", 0.3)
     reacquire, kept = redis.lock.Lock.reacquire, threading.Semaphore(0)
@@ -115,12 +105,12 @@ def test_the_lock_in_redis_outlives_its_time_while_it_is_needed(live, redis_serv
         return found
 
     monkeypatch.setattr(redis.lock.Lock, "reacquire", counted)
-    fresh = live.fresh()
+    updater = live.updater()
     with redis_client(redis_server) as client:
-        with fresh.states.rebuilding():
+        with updater.states.rebuilding():
             for _ in range(6):  # twice its time
                 assert kept.acquire(timeout=60)
             assert list(client.scan_iter("*:rebuilding"))
         assert not list(client.scan_iter("*:rebuilding"))
-    fresh.log.close()
-    fresh.states.close()
+    updater.log.close()
+    updater.states.close()

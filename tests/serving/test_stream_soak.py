@@ -31,10 +31,10 @@ NOTICED = 100  # bytes an event
 
 
 def work(folder: Path, online: str, url: str, stop: Any) -> None:
-    """A worker in a process of its own, which holds nothing else."""
+    """A worker in a separate process, which holds nothing else."""
     worker = Live(folder, online).worker(url)
     worker.pace = Pace(linger=0.0, snapshot_every=5.0)
-    worker.fresh.log._seconds = 5.0
+    worker.updater.log._seconds = 5.0
     worker.run(stop)
     worker.close()
 
@@ -70,7 +70,7 @@ def test_two_minutes_leave_memory_and_descriptors_as_they_were(tmp_path, redis_s
             child.join(0.1)
             assert child.exitcode is None
         stop.set()
-        child.join(60)
+        child.join(600)
         assert child.exitcode == 0
     finally:
         child.kill()

@@ -1,4 +1,4 @@
-"""Several workers in one group, on both buses: whoever takes what, the end is the batch's."""
+"""Several workers in one group, on every kind of bus: the end is the batch's."""
 
 import os
 import signal
@@ -21,15 +21,13 @@ from tests.serving.test_stream_faults import (
     committed,
     since_midnight,
 )
+from tests.worlds.buses import SESSION
 from tests.worlds.events import Event
 from tests.worlds.live import Live, kafka, kafka_process, midnight, past_events, redis_online, send
 
 __all__ = ["kafka"]
 
 pytestmark = pytest.mark.redis
-
-# The simulator notices only by a session's end that a consumer has left.
-SETTINGS = "group=worker&session.timeout.ms=3500&heartbeat.interval.ms=300"
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +51,7 @@ def test_two_workers_at_once_end_in_the_batchs_state(live, before, redis_server)
     events = since_midnight(600, 47)
     workers = [live.worker(url, name) for name in ("one", "two")]
     for worker in workers:
-        worker.pace = Pace(most=10, linger=0.0)
+        worker.pace = Pace(max_batch=10, linger=0.0)
     send(workers[0].bus, events)
     running = [Running(worker) for worker in workers]
     try:
@@ -75,7 +73,7 @@ def test_two_workers_at_once_end_in_the_batchs_state(live, before, redis_server)
 def a_kafka_life(folder: Path, online: str, url: str, death: str) -> None:
     """Work until killed; by itself, with the fourth batch in hand, where a death is named."""
     worker = Live(folder, online).worker(url, death or "lives")
-    worker.pace = Pace(most=5, linger=0.0)
+    worker.pace = Pace(max_batch=5, linger=0.0)
     left = 3
 
     def deadly(function: Any) -> Any:
@@ -89,7 +87,7 @@ def a_kafka_life(folder: Path, online: str, url: str, death: str) -> None:
         return call
 
     if death == "nothing written":
-        worker.fresh.states.read = deadly(worker.fresh.states.read)
+        worker.updater.states.read = deadly(worker.updater.states.read)
     elif death == "rows written":
         worker.bus.done = deadly(worker.bus.done)
     while True:
@@ -101,7 +99,7 @@ def test_kafka_workers_killed_with_messages_in_hand_lose_nothing(live, before):
     events: list[Event] = []
     with kafka_process() as (brokers, _), ExitStack() as stack:
         AdminClient({"bootstrap.servers": brokers}).list_topics("worker", timeout=10)
-        url = f"kafka://{brokers}/worker?{SETTINGS}"
+        url = f"kafka://{brokers}/worker?group=worker&{SESSION}"
         first = live.worker(url)  # makes the states
         stack.callback(first.close)
         children = [
@@ -132,7 +130,7 @@ def test_kafka_workers_killed_with_messages_in_hand_lose_nothing(live, before):
 
 def test_the_messages_of_a_member_lie_in_one_partition(kafka):
     AdminClient({"bootstrap.servers": kafka}).list_topics("keyed", timeout=10)
-    bus = open_bus(f"kafka://{kafka}/keyed?{SETTINGS.replace('worker', 'keyed')}", "one")
+    bus = open_bus(f"kafka://{kafka}/keyed?group=keyed&{SESSION}", "one")
     bus.send([(f"member {n % 12}", f"{n % 12} {n}".encode()) for n in range(240)])
     found: list[Message] = []
     for _ in range(60):
@@ -141,10 +139,10 @@ def test_the_messages_of_a_member_lie_in_one_partition(kafka):
     assert len(found) == 240
     partitions: dict[int, list[int]] = {}
     numbers: dict[int, list[int]] = {}
-    for message in sorted(found, key=lambda message: message.place):
+    for message in sorted(found, key=lambda message: message.position):
         member, number = map(int, message.value.split())
-        partitions.setdefault(member, []).append(message.place[0])
+        partitions.setdefault(member, []).append(message.position[0])
         numbers.setdefault(member, []).append(number)
-    assert {len(set(places)) for places in partitions.values()} == {1}
-    assert len({places[0] for places in partitions.values()}) > 1
+    assert {len(set(numbered)) for numbered in partitions.values()} == {1}
+    assert len({numbered[0] for numbered in partitions.values()}) > 1
     assert all(sent == sorted(sent) for sent in numbers.values())

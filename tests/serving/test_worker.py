@@ -10,7 +10,7 @@ from confluent_kafka.admin import AdminClient
 from prometheus_client import generate_latest
 
 from serving import publish
-from serving.stream.offline_log import parts, table_folder
+from serving.stream.offline_log import parts
 from serving.stream.states.protocol import StateLostError
 from serving.stream.updater import utc_now
 from serving.stream.worker import Pace
@@ -33,7 +33,7 @@ from tests.worlds.live import (
 )
 from tests.worlds.tiny_models import Learned
 from transformations.names import SEQUENCE_VIEW
-from transformations.stream import microseconds
+from transformations.timestamps import microseconds
 
 __all__ = ["kafka"]
 
@@ -54,10 +54,10 @@ def built(tmp_path_factory, _redis_process):
 
 @pytest.fixture
 def live(built, redis_server):
-    """The same, its Redis empty and nothing streamed: a worker that starts makes all anew."""
+    """The same with an empty Redis and nothing streamed: a worker that starts builds it all."""
     live = built[0]
     for view in live.view_names():
-        for part in parts(table_folder(live.config, view)):
+        for part in parts(live.config.layout.table(view)):
             part.unlink()
     return live
 
@@ -91,8 +91,8 @@ def test_the_stream_ends_where_the_batch_does(live, before, start):
     worker = start()
     since = later(120)
     rng = np.random.default_rng(9)
-    again = [since[place] for place in rng.permutation(len(since))[:40]]
-    send(worker.bus, [since[place] for place in rng.permutation(len(since))])
+    again = [since[index] for index in rng.permutation(len(since))[:40]]
+    send(worker.bus, [since[index] for index in rng.permutation(len(since))])
     send(worker.bus, again)
     assert drain(worker) == 160
     live.assert_is_the_batch([*before, *since], MEMBERS)
@@ -136,13 +136,13 @@ def test_an_event_from_the_future_is_held_back_and_applied_when_due(live, before
     # A few seconds are a clock's due: it counts at once, and as_of lies behind it.
     assert soon.event_timestamp.replace(microsecond=0) in times_of(live, 2)
     now[0] += timedelta(minutes=59)
-    worker._looked.clear()
+    worker._checked.clear()
     worker._apply_due()
     assert early.event_timestamp.replace(microsecond=0) not in times_of(live, 1)
     now[0] += timedelta(minutes=2)
     worker._apply_due()
     assert early.event_timestamp.replace(microsecond=0) in times_of(live, 1)
-    assert worker.fresh.states.due(microseconds(now[0] + DAY), 10) == []
+    assert worker.updater.states.due(microseconds(now[0] + DAY), 10) == []
 
 
 def times_of(live, member):
@@ -175,7 +175,7 @@ def test_a_poison_message_goes_to_the_dead_letters_and_the_rest_goes_on(
 
 def test_a_burst_is_taken_a_batch_at_a_time(live, before, start):
     worker = start()
-    worker.pace = Pace(most=50, linger=0.0)
+    worker.pace = Pace(max_batch=50, linger=0.0)
     burst = later(2_000)
     send(worker.bus, burst)
     sizes = []
@@ -202,13 +202,13 @@ def test_a_batch_is_one_read_one_call_of_the_models_and_one_write_a_table(live, 
     for owner, method in (
         (worker.bus, "read"),
         (worker.bus, "done"),
-        (worker.fresh.states, "read"),
-        (worker.fresh.states, "write"),
-        (worker.fresh.vectors, "_run"),
+        (worker.updater.states, "read"),
+        (worker.updater.states, "write"),
+        (worker.updater.vectors, "_run"),
     ):
         name = f"{type(owner).__name__}.{method}"
         setattr(owner, method, noted(calls, getattr(owner, method), name))
-    worker.fresh.views.write = noted(calls, worker.fresh.views.write)
+    worker.updater.online.write = noted(calls, worker.updater.online.write)
     send(worker.bus, later(50))
     assert worker.step() == 50
     assert calls == [
@@ -225,7 +225,7 @@ def test_a_batch_is_one_read_one_call_of_the_models_and_one_write_a_table(live, 
 def test_while_the_store_takes_nothing_no_more_is_read(live, before, start, redis_server):
     """A Redis without memory for a write answers reads, so that the bus could go on."""
     worker = start()
-    worker.pace = Pace(most=10, linger=0.0)
+    worker.pace = Pace(max_batch=10, linger=0.0)
     since = later(20)
     send(worker.bus, since)
     reads = []
@@ -252,17 +252,17 @@ def test_while_the_store_takes_nothing_no_more_is_read(live, before, start, redi
 def test_a_training_join_sees_what_a_ranker_could_see(live, start, view, name):
     """Between two writes, the first; before its created_timestamp, the row before it."""
     worker = start()
-    moments, seen = [], []
+    timestamps, seen = [], []
     for number in range(4):
         events = [Event(1, 10 + number, "APPLY", utc_now())]
         before_it = utc_now()
         send(worker.bus, events)
         drain(worker)
-        moments += [before_it, utc_now()]
+        timestamps += [before_it, utc_now()]
         seen.append(live.online_rows(view, [1])[1][name])
     assert len({tuple(value) for value in seen}) == 4
-    worker.fresh.log.flush()
-    labels = pd.DataFrame({"member_id": [1] * 8, "event_timestamp": moments})
+    worker.updater.log.flush()
+    labels = pd.DataFrame({"member_id": [1] * 8, "event_timestamp": timestamps})
     joined = live.store().get_historical_features(
         entity_df=labels, features=[f"{view}:{name}"], filter_by_created_timestamp=True
     )
@@ -285,7 +285,7 @@ def test_a_daily_run_meanwhile_reads_back_what_is_its_own(live, before, start):
     compared = publish.read_back(live.config, store, midnight(), live.aggregators)
     assert compared == rows - 3 * streamed + len(ITEMS) - 1
     publish.restamp(live.config, midnight(), utc_now(), live.aggregators)
-    worker.fresh.log.flush()
+    worker.updater.log.flush()
     assert len(live.offline_rows(SEQUENCE_VIEW)) >= streamed
 
 
@@ -298,9 +298,9 @@ def test_an_online_store_in_a_file(tmp_path, before, redis_server):
     send(worker.bus, [*since, *since[:20]])
     drain(worker)
     live.assert_is_the_batch([*before, *since], MEMBERS)
-    worker.fresh.states.clear()
+    worker.updater.states.clear()
     with pytest.raises(StateLostError):
-        worker.fresh.apply([], [1])
+        worker.updater.apply([], [1])
     worker.close()
     again = live.worker(f"redis://{redis_server}")
     assert drain(again) == 80

@@ -1,4 +1,4 @@
-"""Training joins as users ask for them, beside Feast's own: equal to the last column's type."""
+"""Training joins as users request them, compared with Feast's own down to the column types."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def rains(path: Path, entities: list[Entity], *fields: Field, **mapping: str) ->
 
 
 def both(folder: Path, view: FeatureView, frame: pd.DataFrame, **options: Any) -> list[Any]:
-    """Join by ours, then by Feast's own; see that they are equal, and return ours as rows."""
+    """Join by ours, then by Feast's own; check that they are equal, and return ours as rows."""
     wanted = [f"{view.name}:{field.name}" for field in view.features]
     jobs = [
         kind.get_historical_features(

@@ -1,4 +1,4 @@
-"""What the ASOF store leaves to Feast's own join: each reason, said once, and nothing lost."""
+"""Joins that the ASOF store leaves to Feast's own: each reason is logged once, nothing is lost."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_every_reason_is_said_once_and_feast_gets_the_whole_question(
     if mode is not None:
         plan = SimpleNamespace(name="plan", mode=mode)
         monkeypatch.setattr(OnDemandFeatureView, "get_requested_odfvs", lambda *_: [plan])
-    duckdb_asof._say_once.cache_clear()
+    duckdb_asof._log_once.cache_clear()
     settings, listed, labels = config(tmp_path), registry(tmp_path), LABELS.copy()
     arguments = (settings, [view], [f"rows:{column}"], labels, listed, PROJECT, True, True)
     with caplog.at_level(logging.WARNING, "stores.duckdb_asof"):

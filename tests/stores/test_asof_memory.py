@@ -1,4 +1,4 @@
-"""What a streamed training join holds, whatever its result comes to."""
+"""A streamed training join keeps its memory limit, whatever the size of its result."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from tests.stores.test_asof_store import snapshots
 LIMIT = 150  # MB, for DuckDB
 ROWS, WIDTH = 300_000, 768
 
-# In a process of its own, whose peak is nobody else's.
+# In a separate process, to measure only its own peak.
 STREAM = f"""
 import sys
 from pathlib import Path
@@ -28,7 +28,7 @@ job = case.DuckDBAsofOfflineStore.get_historical_features(
     settings, [case.snapshot_view], ["snapshot:vector"], labels, case.registry(folder), "p")
 
 def peak():
-    # Not getrusage: its peak begins with what the parent held when it started this process.
+    # Not getrusage: its peak includes the memory of the parent when it started this process.
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 
 before = peak()
@@ -47,8 +47,8 @@ np.testing.assert_array_equal(np.concatenate(members), np.arange({ROWS}) % 1000)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
-# Beside DuckDB's limit: its allocator's slack and two stretches of rows; what a Parquet file's
-# writer holds.
+# Beyond DuckDB's limit: its allocator's slack, two chunks of rows, and the buffer of the Parquet
+# writer.
 @pytest.mark.parametrize(("way", "beside"), [("batches", 100), ("parquet", 200)])
 def test_a_stream_keeps_its_order_and_the_memory_limit(
     tmp_path: Path, way: str, beside: int

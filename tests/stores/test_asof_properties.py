@@ -1,4 +1,4 @@
-"""Drawn worlds: our join against brute force, and against Feast's own where that is defined."""
+"""Generated worlds: our join against brute force, and against Feast's own where it is defined."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ slow = settings(
 )
 
 
-# No bytes a stretch: every label is one of its own. A hundredth of a row a moment: every
-# source counts as a series of snapshots.
+# With 0 bytes per chunk, each label is its own chunk. With 0.01 rows per event time, every source
+# counts as a series of snapshots.
 @settings(slow, max_examples=100)
 @given(
     worlds(),
-    st.sampled_from([asof_job.MOST_STRETCH_BYTES, asof_job.MOST_STRETCH_BYTES, 0]),
-    st.sampled_from([asof_find.ROWS_A_MOMENT, 0.01]),
+    st.sampled_from([asof_job.MOST_CHUNK_BYTES, asof_job.MOST_CHUNK_BYTES, 0]),
+    st.sampled_from([asof_find.ROWS_PER_EVENT_TIME, 0.01]),
 )
-def test_equals_brute_force(world: World, stretch_bytes: int, rows_a_moment: float) -> None:
+def test_equals_brute_force(world: World, chunk_bytes: int, rows_per_event_time: float) -> None:
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         folder = Path(name)
         write(folder, world)
-        patch.setattr(asof_job, "MOST_STRETCH_BYTES", stretch_bytes)
-        patch.setattr(asof_find, "ROWS_A_MOMENT", rows_a_moment)
-        if not stretch_bytes:
-            patch.setattr(asof_find, "LOOK_UP_SHARE", 0)  # and looked up one by one
+        patch.setattr(asof_job, "MOST_CHUNK_BYTES", chunk_bytes)
+        patch.setattr(asof_find, "ROWS_PER_EVENT_TIME", rows_per_event_time)
+        if not chunk_bytes:
+            patch.setattr(asof_find, "LOOK_UP_SHARE", 0)  # each look-up has one label
         result = ask(folder, world)
     assert result["extra"].to_pylist() == world.labels["extra"].tolist()
     wanted = expected(world)
@@ -63,7 +63,7 @@ def test_equals_feasts_own(world: World) -> None:
         theirs = ask(folder, world, DuckDBOfflineStore)
     assert ours.schema == theirs.schema
     chance = {world.labels["extra"][label] for label in undecided(world)}
-    order = {extra: place for place, extra in enumerate(world.labels["extra"])}
+    order = {extra: index for index, extra in enumerate(world.labels["extra"])}
     rows = sorted(theirs.to_pylist(), key=lambda row: order[row["extra"]])
     for our_row, their_row in zip(ours.to_pylist(), rows, strict=True):
         if our_row["extra"] not in chance:

@@ -1,4 +1,4 @@
-"""Series of snapshots: the newest moment first, old files left alone, vectors of odd shapes."""
+"""Series of snapshots: the newest event time first, old files unread, vectors of odd shapes."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ import pyarrow.parquet as pq
 import pytest
 
 from stores.asof import job as asof_job
-from stores.asof.find import ROWS_A_MOMENT
+from stores.asof.find import ROWS_PER_EVENT_TIME
 from tests.stores.test_asof_store import DAY, FIRST, frame, join, snapshot_view, snapshots, spoil
 
-MANY = ROWS_A_MOMENT  # members, enough for the files to count as snapshots
+MANY = ROWS_PER_EVENT_TIME  # members, enough for the files to count as snapshots
 
 
 def put(folder: Path, day: int, vectors: dict[int, Any], created: float = 0.25) -> None:
     """Write the snapshot of one day; scores are day * 100 + member."""
     at = FIRST + day * DAY
-    moments = pa.timestamp("us", tz="UTC")
+    times = pa.timestamp("us", tz="UTC")
     path = folder / "data/snapshots" / f"as_of={at:%F}" / "part-0.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(
         pa.table(
             {
                 "member": list(vectors),
-                "event_time": pa.array([at] * len(vectors), moments),
-                "created_time": pa.array([at + created * DAY] * len(vectors), moments),
+                "event_time": pa.array([at] * len(vectors), times),
+                "created_time": pa.array([at + created * DAY] * len(vectors), times),
                 "score": [day * 100.0 + member for member in vectors],
                 "vector": pa.array(list(vectors.values()), pa.list_(pa.float32())),
             }
@@ -95,12 +95,12 @@ def test_vectors_of_any_shape(tmp_path: Path) -> None:
     assert result == [[1.0, 2.0]] * 5 + shapes + [None]
 
 
-def test_rows_wider_than_the_sample_come_in_shorter_stretches(
+def test_rows_wider_than_the_sample_come_in_shorter_chunks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wide = {member: [float(member)] * (1 if member < 1000 else 500) for member in range(1200)}
     put(tmp_path, 0, wide)
-    monkeypatch.setattr(asof_job, "MOST_STRETCH_BYTES", 20_000)
+    monkeypatch.setattr(asof_job, "MOST_CHUNK_BYTES", 20_000)
     members = [*range(0, 1200, 7), 1199]
     labels = frame(*[(member, 1) for member in members])
     result = join(tmp_path, snapshot_view, labels).to_arrow()
@@ -108,7 +108,7 @@ def test_rows_wider_than_the_sample_come_in_shorter_stretches(
     assert result["vector"].to_pylist() == [wide[member] for member in members]
 
 
-def test_moments_that_a_footer_cannot_tell(tmp_path: Path) -> None:
+def test_event_times_that_are_missing_in_a_footer(tmp_path: Path) -> None:
     for day in (0, 1):
         put(tmp_path, day, {member: [1.0] for member in range(MANY)})
     for file in (tmp_path / "data/snapshots").rglob("part-0.parquet"):
@@ -121,6 +121,6 @@ def test_text_times(tmp_path: Path) -> None:
         put(tmp_path, day, {member: [1.0] for member in range(MANY)})
     for file in (tmp_path / "data/snapshots").rglob("part-0.parquet"):
         rows = pq.ParquetFile(file).read()
-        texts = [moment.isoformat() for moment in rows["event_time"].to_pylist()]
+        texts = [time.isoformat() for time in rows["event_time"].to_pylist()]
         pq.write_table(rows.set_column(1, "event_time", pa.array(texts)), file)
     assert scores(tmp_path, frame((1, 1.5), (2, 0.5))) == [101, 2]

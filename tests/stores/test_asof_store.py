@@ -1,4 +1,4 @@
-"""The ASOF offline store behind a real FeatureStore, beside Feast's own DuckDB store."""
+"""The ASOF offline store behind a real FeatureStore, compared with Feast's own DuckDB store."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def store(repo: Path) -> FeatureStore:
 
 @pytest.fixture
 def feasts(repo: Path, monkeypatch: pytest.MonkeyPatch) -> FeatureStore:
-    monkeypatch.chdir(repo)  # where Feast's own store takes relative paths from
+    monkeypatch.chdir(repo)  # to which Feast's own store takes paths as relative
     return FeatureStore(repo_path=repo, fs_yaml_file=repo / "feasts.yaml")
 
 
@@ -174,7 +174,7 @@ def table(store: FeatureStore, features: Any, labels: Any = LABELS, **options: A
 
 
 def join(folder: Path, view: FeatureView, labels: Any, **options: Any) -> AsofRetrievalJob:
-    """Plan a join without a registry's help: one view, all its features."""
+    """Plan a join without a registry: one view, all its features."""
     job = DuckDBAsofOfflineStore.get_historical_features(
         config(folder),
         [view],
@@ -188,7 +188,7 @@ def join(folder: Path, view: FeatureView, labels: Any, **options: Any) -> AsofRe
     return job
 
 
-# What comes back
+# Results
 
 
 def test_class_path_gives_this_store(store: FeatureStore) -> None:
@@ -229,7 +229,7 @@ def test_a_feature_that_ends_in_y_is_kept(store: FeatureStore) -> None:
 
 
 def test_created_time_is_a_cutoff_only_when_asked(store: FeatureStore) -> None:
-    labels = frame((1, 1.0), (1, 1.25), (1, 0.2))  # rows come six hours, 0.25 days, late
+    labels = frame((1, 1.0), (1, 1.25), (1, 0.2))  # rows are published six hours, 0.25 days, late
     at = table(store, ["snapshot:score"], labels)["score"].to_pylist()
     known = table(store, ["snapshot:score"], labels, filter_by_created_timestamp=True)
     assert at == [101, 101, 1]
@@ -237,12 +237,12 @@ def test_created_time_is_a_cutoff_only_when_asked(store: FeatureStore) -> None:
 
 
 def test_an_older_snapshot_that_is_published_later_does_not_win(tmp_path: Path) -> None:
-    moments = pa.timestamp("us", tz="UTC")
+    times = pa.timestamp("us", tz="UTC")
     rows = {
         "member": [1, 1, 1],
-        "event_time": pa.array([FIRST, FIRST + DAY, FIRST + DAY], moments),
+        "event_time": pa.array([FIRST, FIRST + DAY, FIRST + DAY], times),
         # Day 0 is published (again) on day 3; day 1 on day 2, corrected on day 4.
-        "created_time": pa.array([FIRST + 3 * DAY, FIRST + 2 * DAY, FIRST + 4 * DAY], moments),
+        "created_time": pa.array([FIRST + 3 * DAY, FIRST + 2 * DAY, FIRST + 4 * DAY], times),
         "score": [0.0, 1.0, 1.5],
         "vector": pa.array([[0.0], [1.0], [1.5]], pa.list_(pa.float32())),
     }
@@ -253,7 +253,7 @@ def test_an_older_snapshot_that_is_published_later_does_not_win(tmp_path: Path) 
     assert known["score"].to_pylist() == [None, 1.0, 1.0, 1.5]
 
 
-def test_ttl_counts_its_last_moment(store: FeatureStore) -> None:
+def test_ttl_includes_its_last_microsecond(store: FeatureStore) -> None:
     microsecond = 1 / (24 * 60 * 60 * 1_000_000)
     labels = frame((0, 1), (0, 3), (0, 3 + microsecond)).drop(columns="member")
     assert table(store, ["weather:rain"], labels)["rain"].to_pylist() == [1.5, 1.5, None]
@@ -286,7 +286,7 @@ def test_ties_are_decided_alike_every_time(tmp_path: Path, known_at: bool) -> No
     random = np.random.default_rng(5)
     rows, files, keys = 40_000, 4, 500
     best: dict[int, tuple[Any, ...]] = {}
-    moments = pa.timestamp("us", tz="UTC")
+    times = pa.timestamp("us", tz="UTC")
     for file in range(files):
         members = random.integers(0, keys, rows)
         created = random.integers(0, 3, rows)
@@ -300,8 +300,8 @@ def test_ties_are_decided_alike_every_time(tmp_path: Path, known_at: bool) -> No
             pa.table(
                 {
                     "member": members,
-                    "event_time": pa.array([FIRST] * rows, moments),
-                    "created_time": pa.array([FIRST + int(c) * DAY for c in created], moments),
+                    "event_time": pa.array([FIRST] * rows, times),
+                    "created_time": pa.array([FIRST + int(c) * DAY for c in created], times),
                     "score": scores,
                     "vector": pa.nulls(rows, pa.list_(pa.float32())),
                 }
@@ -423,7 +423,7 @@ def test_a_stream_that_is_left_early_cleans_up(store: FeatureStore, repo: Path) 
 
 
 def spoil(path: Path, *columns: str) -> None:
-    """Overwrite the data pages of a Parquet file (of some columns); its footer stays good."""
+    """Overwrite the data pages of a Parquet file (of some columns); its footer stays intact."""
     content = bytearray(path.read_bytes())
     group = pq.read_metadata(path).row_group(0)
     for index in range(group.num_columns):
@@ -524,7 +524,7 @@ def test_a_saved_dataset(store: FeatureStore, repo: Path) -> None:
     assert job.metadata.max_event_timestamp == FIRST + 9 * DAY
 
 
-# What is left to Feast, and what is refused
+# Joins left to Feast, and joins refused
 
 
 def test_what_it_cannot_do_is_left_to_feast_and_said_once(
@@ -585,7 +585,7 @@ def test_labels_in_sql_cannot_be_left_to_feast(
     [
         (LABELS.drop(columns="member"), "expected a column 'member' in the entity frame"),
         (LABELS.astype({"member": "string"}), r"which is BIGINT; got VARCHAR\. Convert"),
-        (LABELS.rename(columns={"label": "score"}), "score would come twice"),
+        (LABELS.rename(columns={"label": "score"}), "score would appear twice"),
     ],
 )
 def test_frames_that_do_not_fit_are_refused(

@@ -32,11 +32,11 @@ MOMENTS = [
     datetime(1970, 1, 1, tzinfo=UTC),
     datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC),
 ]
-NEAR = MOMENTS[:4]  # what fits nanoseconds
+NEAR = MOMENTS[:4]  # those that fit nanoseconds
 MOMENT_US = pa.timestamp("us", "UTC")
 INT64 = st.integers(-(2**63), 2**63 - 1)
 
-# Value type, Arrow type, values. Every one is laid out without Feast.
+# Value type, Arrow type, values: encoded without Feast.
 LAID_OUT: list[tuple[V, pa.DataType, list[Any]]] = [
     (V.INT32, pa.int32(), [0, 1, -1, 2**31 - 1, -(2**31), 127, 128, None]),
     (V.INT32, pa.int64(), [1, 2]),
@@ -77,7 +77,7 @@ LAID_OUT: list[tuple[V, pa.DataType, list[Any]]] = [
     (V.UNIX_TIMESTAMP_LIST, pa.list_(pa.timestamp("s")), [NEAR]),
 ]
 
-# What goes through Feast's own conversion, for the column alone.
+# Types that go through Feast's own conversion, for their column only.
 LEFT_TO_FEAST: list[tuple[V, pa.DataType, list[Any]]] = [
     (V.INT64, pa.null(), [None]),
     (V.FLOAT, pa.int64(), [1, 2]),
@@ -140,11 +140,11 @@ def test_of_a_mixed_batch_only_the_column_of_an_unknown_type_goes_through_feasts
     fields = [Field(name=name, dtype=dtype) for name, (dtype, _) in types.items()]
     view = declare("mixed", Path("mixed.parquet"), ["int"], fields)[-1]
     columns = {name: array for name, (_, array) in types.items()}
-    moments = pa.array(NEAR[:2], MOMENT_US)
-    batch = pa.record_batch({"int_id": [1, 2], "event_timestamp": moments, **columns})
-    # As `feast apply` fills it in.
+    times = pa.array(NEAR[:2], MOMENT_US)
+    batch = pa.record_batch({"int_id": [1, 2], "event_timestamp": times, **columns})
+    # As `feast apply` sets it.
     view.entity_columns = [Field(name="int_id", dtype=ft.Int64)]
-    found = columnar.encode(view, batch).features
+    found = columnar.encode_rows(view, batch).features
     assert given == [V.JSON]
     for name, (dtype, array) in types.items():
         assert found[name].values == feasts(array, dtype.to_value_type())[0]
@@ -292,26 +292,26 @@ def test_a_key_needs_a_name() -> None:
 @given(
     st.lists(
         st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31)).map(
-            lambda moment: moment.replace(tzinfo=UTC)
+            lambda time: time.replace(tzinfo=UTC)
         ),
         max_size=20,
     )
 )
 @settings(max_examples=100, deadline=None)
-def test_timestamp_messages_are_protobufs(moments: list[datetime]) -> None:
+def test_timestamp_messages_are_protobufs(timestamps: list[datetime]) -> None:
     expected = []
-    for moment in moments:
+    for timestamp in timestamps:
         message = Timestamp()
-        message.FromDatetime(moment)
+        message.FromDatetime(timestamp)
         expected.append(message.SerializeToString())
-    array = pa.array(moments, type=pa.timestamp("us", "UTC"))
+    array = pa.array(timestamps, type=pa.timestamp("us", "UTC"))
     assert timestamp_messages(microseconds(array)) == expected
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
 @pytest.mark.parametrize("zone", [None, "UTC", "Asia/Kolkata"])
-def test_moments_of_any_unit_and_zone_are_utc_microseconds(unit: str, zone: str | None) -> None:
-    moment = datetime(2024, 2, 3, 4, 5, 6, tzinfo=UTC)
-    array = pa.array([moment, None], type=pa.timestamp(unit, zone))
-    expected = np.array([int(moment.timestamp()) * 1_000_000, 0])
+def test_timestamps_of_any_unit_and_zone_are_utc_microseconds(unit: str, zone: str | None) -> None:
+    timestamp = datetime(2024, 2, 3, 4, 5, 6, tzinfo=UTC)
+    array = pa.array([timestamp, None], type=pa.timestamp(unit, zone))
+    expected = np.array([int(timestamp.timestamp()) * 1_000_000, 0])
     np.testing.assert_array_equal(microseconds(array), expected)

@@ -23,10 +23,11 @@ from redis import Connection
 from stores import postgres as postgres_store
 from stores import sqlite as sqlite_store
 from stores.columnar import OnlineWriteError
-from stores.redis import KEYS_A_CALL, packed_calls
+from stores.redis import KEYS_PER_CALL, packed_calls
 from stores.writing import newest, redis_script
 from stores.writing.newest import Columns, newest_batches
-from tests.worlds.stores import END, KINDS, MOMENT, START, World, declare, every_type, open_world
+from tests.worlds.kinds import each_kind
+from tests.worlds.stores import END, MOMENT, START, World, declare, every_type, open_world
 
 DAY = timedelta(days=1)
 UTC_US = pa.timestamp("us", "UTC")
@@ -39,7 +40,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     opened.close()
 
 
-every_kind = pytest.mark.parametrize("world", KINDS, indirect=True)
+every_kind = pytest.mark.parametrize("world", each_kind(), indirect=True)
 
 
 def materialize_both(world: World, objects: list[Any], **engine: Any) -> None:
@@ -61,7 +62,7 @@ def test_the_store_holds_the_bytes_that_feast_would_have_written(
 
 @every_kind
 def test_feast_reads_both_stores_alike(world: World) -> None:
-    """Ours over what ours wrote, and plain Feast over it: both as plain Feast over its own."""
+    """Both stores read our rows as plain Feast reads its own."""
     objects = every_type(world.folder / "source.parquet", ["int"])
     materialize_both(world, objects)
     over_ours = world.ours | {"type": world.plain["type"]}
@@ -108,12 +109,12 @@ on_sqlite = pytest.mark.parametrize("world", ["sqlite"], indirect=True)
 
 def write_counts(path: Path, rows: list[tuple[int | None, datetime, int]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    ids, moments, counts = zip(*rows, strict=True)
+    ids, timestamps, counts = zip(*rows, strict=True)
     pq.write_table(
         pa.table(
             {
                 "int_id": pa.array(ids, pa.int64()),
-                "event_timestamp": pa.array(moments, UTC_US),
+                "event_timestamp": pa.array(timestamps, UTC_US),
                 "count": pa.array(counts, pa.int64()),
             }
         ),
@@ -141,7 +142,7 @@ def test_a_folder_of_partitions_and_only_the_range_asked_for(world: World) -> No
         ])  # fmt: skip
     objects = counts_view(folder)
     store = world.store("ours", objects)
-    store.materialize(MOMENT + DAY, MOMENT + 2 * DAY)  # both ends belong to the range
+    store.materialize(MOMENT + DAY, MOMENT + 2 * DAY)  # the range includes both ends
     assert read_counts(world, objects, [1, 10, 11, 12, 13]) == [2, None, 1, 2, None]
 
 
@@ -203,7 +204,7 @@ def test_a_source_that_is_not_there_is_an_error_that_names_it(world: World) -> N
     write_counts(path, [(1, MOMENT, 5)])
     store = world.store("ours", counts_view(path))
     path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"counts\.parquet, found nothing"):
+    with pytest.raises(FileNotFoundError, match=r"counts\.parquet, got nothing"):
         store.materialize(START, END)
 
 
@@ -334,7 +335,7 @@ def test_the_newest_row_of_every_key_in_the_range(
     files: list[list[tuple[int, str, int, int | None]]],
     first: int,
     last: int,
-    rows_a_pass: int,
+    rows_per_pass: int,
 ) -> None:
     folder = tmp_path_factory.mktemp("newest")
     paths = []
@@ -351,7 +352,7 @@ def test_the_newest_row_of_every_key_in_the_range(
                     "made": pa.array(
                         [None if made is None else MOMENT + DAY * made for made in created], UTC_US
                     ),
-                    "place": pa.array([f"{nth}/{line}" for line in range(len(rows))]),
+                    "position": pa.array([f"{nth}/{line}" for line in range(len(rows))]),
                 }
             ),
             path,
@@ -363,11 +364,11 @@ def test_the_newest_row_of_every_key_in_the_range(
             if first <= event <= last and rank > expected.get((number, text), (-1,)):
                 expected[number, text] = rank
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(newest, "ROWS_A_PASS", rows_a_pass)
+        patch.setattr(newest, "ROWS_PER_PASS", rows_per_pass)
         batches = list(
             newest_batches(
                 paths,
-                Columns(["number", "text"], ["place"], "at", "made"),
+                Columns(["number", "text"], ["position"], "at", "made"),
                 MOMENT + DAY * first,
                 MOMENT + DAY * last,
                 batch_rows=4,
@@ -377,7 +378,7 @@ def test_the_newest_row_of_every_key_in_the_range(
         )
     found = [row for batch in batches for row in batch.to_pylist()]
     assert len(found) == len(expected)
-    assert {(row["number"], row["text"]): row["place"] for row in found} == {
+    assert {(row["number"], row["text"]): row["position"] for row in found} == {
         key: f"{rank[2]}/{rank[3]}" for key, rank in expected.items()
     }
 
@@ -386,7 +387,7 @@ def test_two_steps_read_the_wide_columns_of_winning_files_only(tmp_path: Path) -
     new, old = tmp_path / "new.parquet", tmp_path / "old.parquet"
     write_counts(new, [(1, MOMENT, 1)])
     write_counts(old, [(1, MOMENT - DAY, 0)])
-    # A file without the wide column: it may be counted and compared, but never fetched from.
+    # A file without the wide column: rows of it may be counted and compared, but not fetched.
     pq.write_table(pq.read_table(old).drop_columns(["count"]), old)
     columns = Columns(["int_id"], ["count"], "event_timestamp", None)
     batches = newest_batches(
@@ -399,8 +400,8 @@ def test_two_steps_read_the_wide_columns_of_winning_files_only(tmp_path: Path) -
 def test_more_features_than_one_statement_takes(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_store, "FEATURES_A_STATEMENT", 50)
-    names = [f"it's_{number}" for number in range(2 * redis_script.FIELDS_A_HSET + 3)]
+    monkeypatch.setattr(sqlite_store, "FEATURES_PER_STATEMENT", 50)
+    names = [f"it's_{number}" for number in range(2 * redis_script.FIELDS_PER_HSET + 3)]
     columns: dict[str, Any] = {
         "int_id": [1, 2],
         "event_timestamp": pa.array([MOMENT] * 2, pa.timestamp("us", "UTC")),
@@ -422,8 +423,8 @@ def test_packed_calls_are_what_redis_py_would_send() -> None:
     columns = [[b"x" * (number % size) for number in range(300)] for size in (1, 7, 2000)]
     head = ("_ts:rows", b"_ct:rows", 0, 1, b"abcd")
     expected = []
-    for first in range(0, len(keys), KEYS_A_CALL):
-        some = slice(first, first + KEYS_A_CALL)
+    for first in range(0, len(keys), KEYS_PER_CALL):
+        some = slice(first, first + KEYS_PER_CALL)
         rows = zip(*(column[some] for column in columns), strict=True)
         values = [value for row in rows for value in row]
         call = ("EVALSHA", "sha", len(keys[some]), *keys[some], *head, *values)

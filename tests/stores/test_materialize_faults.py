@@ -1,4 +1,4 @@
-"""Killed writers, servers that go away: every key holds its old or its new complete row."""
+"""Killed writers, servers that go away: every key has its complete old or its complete new row."""
 
 import multiprocessing
 import os
@@ -29,19 +29,20 @@ from stores import postgres as postgres_store
 from stores import redis as redis_store
 from stores import sqlite as sqlite_store
 from stores.columnar import OnlineWriteError
+from tests.worlds.kinds import each_kind
 from tests.worlds.servers import missing
-from tests.worlds.stores import END, KINDS, MOMENT, PROJECT, START, World, declare, open_world
+from tests.worlds.stores import END, MOMENT, PROJECT, START, World, declare, open_world
 
 KILLS = 50
 KEYS = 1000
 BATCH = 100
 
-# A clean process that has everything imported and forks a child for each materialization.
+# A clean process that has imported everything and forks a child per materialization.
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
         *("tests.stores.test_materialize_faults", "stores.columnar", "stores.sqlite"),
-        # What Feast imports when a store is opened; it would take most of a child's time.
+        # Feast imports these when it opens a store, which would take most of a child's time.
         *("feast.infra.offline_stores.duckdb", "feast.infra.passthrough_provider"),
     ]
 )
@@ -54,11 +55,11 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     opened.close()
 
 
-every_kind = pytest.mark.parametrize("world", KINDS, indirect=True)
+every_kind = pytest.mark.parametrize("world", each_kind(), indirect=True)
 
 
 def write_version(world: World, version: int) -> None:
-    """Write the source: every key at one version, which all of its features show."""
+    """Write the source: all features of a key hold one version."""
     pq.write_table(
         pa.table(
             {
@@ -91,8 +92,8 @@ def materialize(world: World, each_batch: Connection | None = None) -> None:
         stack.enter_context(redirect_stderr(quiet))
         store = world.store("ours", declared(world), batch_rows=BATCH)
         if each_batch is not None:
-            # A key's features in two statements of a batch: a kill may fall between them.
-            sqlite_store.FEATURES_A_STATEMENT = 2
+            # Two statements for the features of a key: a kill may fall between them.
+            sqlite_store.FEATURES_PER_STATEMENT = 2
             online = store._get_provider().online_store
             prepare = online.prepare_write
 
@@ -118,14 +119,14 @@ def start_child(world: World) -> tuple[Any, Connection]:
 
 
 def bare(world: World) -> World:
-    """The same world without what cannot travel to another process."""
+    """The same world without the parts that cannot be pickled."""
     return World(world.kind, world.folder, world.plain, world.ours)
 
 
 def read_versions(
     world: World, store: FeatureStore | None = None, ids: Iterable[int] = range(KEYS)
 ) -> list[int]:
-    """Return every key's version, having seen that all of its features are of it.
+    """Return every key's version, after checking that all its features have it.
 
     Through the online store alone: Feast's registry refuses reads of a view whose materialization
     was killed, unless it has `serve_features_while_materializing`.
@@ -166,7 +167,7 @@ def test_a_killed_materialization_leaves_old_or_new_rows_and_can_be_run_again(
         child.join()
         pipe.close()
         killed += child.exitcode == -signal.SIGKILL
-        # Feast empties its registry's file before it writes it, and a kill may fall between.
+        # Feast empties its registry's file before writing it, and a kill may fall between.
         registry.write_bytes(whole_registry)
         versions = read_versions(world, store)
         assert oldest <= min(versions)
@@ -289,7 +290,7 @@ def test_postgres_ends_the_session_midway(world: World, monkeypatch: pytest.Monk
     with world.postgres("ours") as connection:
         kept = connection.execute('select count(distinct entity_key) from "world_rows"').fetchone()
     assert kept == (500,)
-    # The same store object goes on over a new session.
+    # The same store object continues over a new session.
     store.materialize(START, END)
     assert set(read_versions(world)) == {1}
 
@@ -298,7 +299,7 @@ def test_postgres_ends_the_session_midway(world: World, monkeypatch: pytest.Monk
 def test_a_failing_batch_on_sqlite_is_rolled_back_whole(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_store, "ROWS_A_STATEMENT", 30)  # ten statements a batch
+    monkeypatch.setattr(sqlite_store, "ROWS_PER_STATEMENT", 30)  # ten statements per batch
     write_version(world, 1)
     store = world.store("ours", declared(world), batch_rows=BATCH)
     online = store._get_provider().online_store

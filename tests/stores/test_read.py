@@ -21,10 +21,9 @@ from stores.bytes import decode
 from stores.read import Reader, ReadError
 from stores.reading.ids import Ids, distinct
 from stores.reading.plan import JoinKey, KeyGroup
+from tests.worlds.kinds import KINDS, each_kind
 from tests.worlds.online import (
-    KINDS,
     MEMBER,
-    PLUGINS,
     close,
     feature_store,
     opened,
@@ -36,7 +35,7 @@ from tests.worlds.online import (
 from tests.worlds.ranker import HISTORY, ITEMS, MEMBERS, NOON, SERVICE, feasts, fill
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=each_kind())
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FeatureStore]:
     for made in opened(request.param, request, tmp_path):
         fill(made)
@@ -84,7 +83,7 @@ def test_arrays_are_typed_and_contiguous(store: FeatureStore) -> None:
         "rank": ("<i4", (3,)),
         "clicks": ("<i8", (3,)),
     }
-    for n in (0, 1, 3):  # a single row is where a view of the stored bytes would be contiguous
+    for n in (0, 1, 3):  # only for a single row would a view of the stored bytes be contiguous
         with Reader(store, SERVICE) as reader:
             got = reader.read({"member_id": [1] * n, "item_id": ["a"] * n})
         for values in (*got.arrays.values(), *got.present.values()):
@@ -137,7 +136,7 @@ def test_a_view_without_entities(store: FeatureStore) -> None:
 
 
 def test_ttl(store: FeatureStore) -> None:
-    """An expired row is absent where ttl counts, even when its vector would not fit."""
+    """An expired row is absent where ttl counts, even if its vector has another dimension."""
     now = datetime.now(UTC)
     aging = view("aging", [MEMBER], [Field(name="v", dtype=Array(Float32), vector_length=2)],
                  ttl=timedelta(hours=1))  # fmt: skip
@@ -158,7 +157,7 @@ def test_ttl(store: FeatureStore) -> None:
         )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", each_kind())
 def test_subclassed_stores_answer_alike_and_say_whether_ttl_counts(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -167,7 +166,7 @@ def test_subclassed_stores_answer_alike_and_say_whether_ttl_counts(
     rows = {"member_id": [1, 2, 3, 2], "item_id": ["a", "b", "nobody", "c"]}
     features = [f"{each.name}:{field.name}" for each in (MEMBERS, ITEMS) for field in each.features]
     features += ["aging:age", "pairs:clicks"]
-    for store in opened(kind, request, tmp_path, type=PLUGINS[kind]):
+    for store in opened(kind, request, tmp_path, type=KINDS[kind].ours):
         fill(store)
         store.apply([aging])
         write(store, aging, [{"member_id": 1, "age": 65}], now - timedelta(minutes=65))
@@ -209,7 +208,7 @@ def test_a_vector_of_another_dimension_names_its_key(store: FeatureStore) -> Non
             ReadError, match="items:vector of item_id='d' holds 1 numbers, expected 2"
         ):
             reader.read({"member_id": 1, "item_id": ["a", "a", "nobody", "d"]})
-        # No dimension is declared for members: the first vector that was read (of member 1) holds.
+        # Members declare no dimension: that of the first vector read (of member 1) counts.
         with pytest.raises(
             ReadError, match="members:taste of member_id=4 holds 2 numbers, expected 3 as in the"
         ):
@@ -277,7 +276,7 @@ def test_more_keys_than_a_statement_takes(store: FeatureStore) -> None:
     ],
 )
 def test_keys_of_every_type_are_those_of_feast(ids: dict[str, tuple[ValueType, list[Any]]]) -> None:
-    """Also composite ones, whose names Feast sorts."""
+    """Composite keys too, whose names Feast sorts."""
     group = KeyGroup(tuple(JoinKey(name, name, kind) for name, (kind, _) in ids.items()), ())
     keys = distinct(group, Ids({name: cells for name, (_, cells) in ids.items()}, 3))
     columns = [python_values_to_proto_values(cells, kind) for kind, cells in ids.values()]
@@ -339,7 +338,9 @@ def test_on_demand_views_are_computed_by_their_own_functions(sqlite: FeatureStor
         assert list(reader.read(rows).arrays) == ["recent", "price"]
 
     with Reader(sqlite, ["history:recent", "match:match"], on_demand=False) as reader:
-        assert reader.columns == ("member_id",), "what only on-demand views read is left alone"
+        assert reader.columns == ("member_id",), (
+            "features that only on-demand views read are skipped"
+        )
 
 
 def test_other_online_stores_are_refused(tmp_path: Path) -> None:
@@ -348,7 +349,7 @@ def test_other_online_stores_are_refused(tmp_path: Path) -> None:
         Reader(store, ["members:n_actions"])
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+@pytest.mark.parametrize("kind", each_kind("tables"))
 def test_a_view_that_was_never_applied_to_the_store(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -360,7 +361,7 @@ def test_a_view_that_was_never_applied_to_the_store(
             store.registry.apply_entity if each is MEMBER else store.registry.apply_feature_view
         )
         register(each, project="reads", commit=True)
-    if kind == "sqlite":
+    if not KINDS[kind].server:  # a file, which does not exist yet
         with (
             Reader(store, ["members:n_actions"]) as reader,
             pytest.raises(ReadError, match="Run feast apply"),
@@ -397,13 +398,13 @@ def test_unusual_bytes_go_through_feasts_own_message(
 
 @pytest.mark.parametrize("raw", [b"\x20\x05\x80", b"\x20" + b"\xff" * 12, b"\x20"])
 def test_broken_bytes_are_refused(raw: bytes) -> None:
-    with pytest.raises(decode.MisfitError, match=r"no feast\.types\.Value") as error:
+    with pytest.raises(decode.MisfitError, match=r"not a feast\.types\.Value") as error:
         decode.column(ValueType.INT64, [b"\x20\x05", raw])
     assert error.value.row == 1
 
 
 def test_a_vector_message_with_trailing_numbers_is_not_cut() -> None:
-    """Right length and right head are both needed: here the length alone would fit."""
+    """Length and head must both match: here only the length does."""
     right = Value(float_list_val=FloatList(val=[1.0, 2.0])).SerializeToString()
     other = Value(double_val=3.0).SerializeToString() + b"\x28\x01\x28\x01"
     assert len(other) == len(right)

@@ -12,11 +12,12 @@ import redis
 from feast import FeatureStore
 
 from stores.read import Reader, ReadError
-from tests.worlds.online import KINDS, opened
+from tests.worlds.kinds import each_kind
+from tests.worlds.online import opened
 from tests.worlds.ranker import HISTORY, ITEMS, MEMBERS, SERVICE, feasts, fill
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=each_kind())
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FeatureStore]:
     for made in opened(request.param, request, tmp_path):
         fill(made)
@@ -49,7 +50,7 @@ def server(redis_server: str) -> Iterator[redis.Redis]:
 def test_each_key_is_read_once_for_all_its_views(
     on_redis: FeatureStore, server: redis.Redis
 ) -> None:
-    """Members and history lie in one hash: one member and two items are three commands."""
+    """Members and history share a hash: one member and two items take three commands."""
     views = (MEMBERS, HISTORY, ITEMS)
     service = [f"{each.name}:{field.name}" for each in views for field in each.features]
     with Reader(on_redis, service) as reader:
@@ -62,7 +63,7 @@ def test_each_key_is_read_once_for_all_its_views(
 
 
 def test_threads_share_a_reader(store: FeatureStore) -> None:
-    """Every thread gets its own rows, whichever connection they came through."""
+    """Every thread gets its own rows, over whichever connection."""
     items = ["a", "b", "c", "nobody"]
     asks = [([n % 5, (n + 1) % 5], [items[n % 4], items[n % 3]]) for n in range(200)]
     rows = [{"member_id": members, "item_id": chosen} for members, chosen in asks]
@@ -95,7 +96,7 @@ def test_an_event_loop_cannot_borrow_the_connections_of_another(sqlite: FeatureS
             asyncio.run(reader.read_async({"member_id": 1}))
 
 
-@pytest.mark.parametrize("kind", ["redis", "postgres"])
+@pytest.mark.parametrize("kind", each_kind("server"))
 def test_reads_survive_a_server_that_dropped_the_connections(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -149,7 +150,7 @@ def test_a_cancelled_read_leaves_no_replies_behind(
     async def cancelled() -> list[int]:
         async with Reader(on_redis, ["members:n_actions"]) as reader:
             await reader.read_async({"member_id": [1]})
-            server.client_pause(200)  # so that the replies come after the next request
+            server.client_pause(200)  # so that the replies arrive after the next request
             task = asyncio.create_task(reader.read_async({"member_id": [2]}))
             for _ in range(10):
                 await asyncio.sleep(0)  # until it waits for the replies

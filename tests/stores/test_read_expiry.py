@@ -1,4 +1,4 @@
-"""ttl over the plug-ins' own online reads, blocking and asynchronous: what is expired is null."""
+"""ttl in the plug-ins' own online reads, blocking and asynchronous: expired values are null."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -12,7 +12,8 @@ from feast.online_response import OnlineResponse
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.types import Int64
 
-from tests.worlds.online import MEMBER, PLUGINS, opened, view, write
+from tests.worlds.kinds import KINDS, each_kind
+from tests.worlds.online import MEMBER, opened, view, write
 
 MINUTE = timedelta(minutes=1)
 AGING = view(
@@ -42,13 +43,13 @@ async def ask_async(store: FeatureStore) -> OnlineResponse:
                 await (connection.aclose() if name == "_client_async" else connection.close())
 
 
-@pytest.mark.parametrize("kind", ["redis", "postgres"])
+@pytest.mark.parametrize("kind", each_kind("asynchronous"))
 @pytest.mark.parametrize("way", ["blocking", "async"])
 def test_expired_rows_are_null_and_so_on_demand_views_see_them(
     kind: str, way: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     now = datetime.now(UTC)
-    for store in opened(kind, request, tmp_path, type=PLUGINS[kind]):
+    for store in opened(kind, request, tmp_path, type=KINDS[kind].ours):
         store.apply([MEMBER, AGING, STEADY, doubled])
         for member, minutes in ((1, 65), (2, 55)):
             write(

@@ -1,4 +1,4 @@
-"""What `stores.read` relies on in Feast, pinned: a new Feast that moves any of it fails here."""
+"""Feast's layout as `stores.read` relies on it: a new Feast that changes it fails here."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -83,12 +83,12 @@ def test_redis(filled: FeatureStore) -> None:
     host, port = filled.config.online_store.connection_string.split(":")
     with redis.Redis(host=host, port=int(port)) as client:
         stored = {key: client.hgetall(key) for key in client.scan_iter()}
-    moment = b"\x08" + bytes.fromhex("80838ecd06")  # google.protobuf.Timestamp, seconds only
+    timestamp = b"\x08" + bytes.fromhex("80838ecd06")  # google.protobuf.Timestamp, seconds only
     expected = {
         KEY + b"reads": {
             bytes.fromhex("7ee4dbca"): VECTOR,
             bytes.fromhex("676a5ca1"): NUMBER,
-            b"_ts:likes": moment,
+            b"_ts:likes": timestamp,
         }
     }
     assert stored == expected, moved(

@@ -1,4 +1,4 @@
-"""Random rows of every type: `stores.read` holds what Feast's own answer holds."""
+"""Random rows of every type: `stores.read` returns the values of Feast's own answer."""
 
 import itertools
 import uuid
@@ -34,16 +34,17 @@ from hypothesis import strategies as st
 
 from stores.bytes import decode
 from stores.read import Reader
-from tests.worlds.online import ITEM, KINDS, MEMBER, opened, view, write_values
+from tests.worlds.kinds import each_kind
+from tests.worlds.online import ITEM, MEMBER, opened, view, write_values
 
 TTL = timedelta(hours=1)
 DIM = 3
 _float32 = st.floats(width=32)
 _int32 = st.integers(-(2**31), 2**31 - 1)
 _int64 = st.integers(-(2**63), 2**63 - 1)
-_moment = st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))
-_seconds = _moment.map(lambda moment: moment.replace(microsecond=0))
-# PostgreSQL has no NUL in a text, and Feast stores a string as one beside its bytes.
+_timestamp = st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))
+_seconds = _timestamp.map(lambda timestamp: timestamp.replace(microsecond=0))
+# PostgreSQL text has no NUL, and Feast stores a string as text too.
 _LETTERS = st.characters(codec="utf-8", exclude_characters="\0")
 VALUES: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
     "vector32": (Array(Float32), st.lists(_float32, min_size=DIM, max_size=DIM)),
@@ -73,7 +74,7 @@ BY_BOTH = view("by_both", [MEMBER, ITEM], [Field(name="both", dtype=Int64)], ttl
 SERVICE = FeatureService(name="everything", features=[BY_MEMBER, BY_ITEM, BY_BOTH])
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=each_kind())
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FeatureStore]:
     for made in opened(request.param, request, tmp_path):
         made.apply([MEMBER, ITEM, BY_MEMBER, BY_ITEM, BY_BOTH, SERVICE])
@@ -109,7 +110,7 @@ _runs = itertools.count()
 @settings(
     max_examples=60,
     deadline=None,
-    # One store for all examples, each with keys of its own.
+    # One store for all examples; each has its own keys.
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_a_read_holds_what_feast_answers(
@@ -119,7 +120,7 @@ def test_a_read_holds_what_feast_answers(
     pairs: dict[tuple[int, int], tuple[int, bool]],
     asked: list[tuple[int, int]],
 ) -> None:
-    first = next(_runs) * 10  # every example has keys of its own
+    first = next(_runs) * 10  # every example has its own keys
     now = datetime.now(UTC)
     ages = {False: now - TTL / 2, True: now - TTL * 2}
 
@@ -155,18 +156,18 @@ def test_a_read_holds_what_feast_answers(
 
     # Feast's own stores serve expired rows; where ttl counts, those cells and no others are absent.
     for name in VALUES:
-        for place, (left, _) in enumerate(asked):
+        for index, (left, _) in enumerate(asked):
             if left in members and members[left][1]:
-                feasts[name][place] = None
-    for place, pair in enumerate(asked):
+                feasts[name][index] = None
+    for index, pair in enumerate(asked):
         if pair in pairs and pairs[pair][1]:
-            feasts["both"][place] = None
+            feasts["both"][index] = None
     with Reader(store, SERVICE, dims=dims, enforce_ttl=True) as reader:
         assert _written(reader.read(rows).to_dict()) == _written(feasts)
 
 
 def _written(answer: dict[str, list[Any]]) -> dict[str, str]:
-    """Comparable where a number may be NaN or -0.0."""
+    """Make values comparable, even if a number is NaN or -0.0."""
     return {name: repr(cells) for name, cells in sorted(answer.items())}
 
 
@@ -190,7 +191,7 @@ def test_a_column_is_decoded_as_feast_decodes_each_value(data: st.DataObject) ->
 
 
 def test_values_are_not_only_the_python_ones() -> None:
-    """The strategies above reach the values that wire formats trip over."""
+    """The strategies above generate the edge cases of wire formats."""
     for number in (0, -1, 2**63 - 1, -(2**63), 127, 128):
         values, _ = decode.column(ValueType.INT64, [Value(int64_val=number).SerializeToString()])
         assert values.tolist() == [number]

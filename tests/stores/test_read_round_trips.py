@@ -1,4 +1,4 @@
-"""What a read costs its server: one round trip for all views, and connections that are kept."""
+"""The cost of a read for its server: one round trip for all views, over kept connections."""
 
 import asyncio
 from collections.abc import Iterator
@@ -14,7 +14,8 @@ from feast import FeatureStore
 
 from stores.read import Reader
 from stores.reading import sql as read_sql
-from tests.worlds.online import KINDS, opened
+from tests.worlds.kinds import each_kind
+from tests.worlds.online import opened
 from tests.worlds.ranker import SERVICE, feasts, fill
 
 IDS = {"member_id": [1, 1, 404], "item_id": ["a", "c", "a"]}
@@ -28,7 +29,7 @@ SENDS = {
 }
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=each_kind())
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FeatureStore]:
     for made in opened(request.param, request, tmp_path):
         fill(made)
@@ -36,7 +37,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FeatureSto
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[Any]:
-    """Let every call of a method leave an entry."""
+    """Record every call of a method."""
     calls: list[Any] = []
     whole = getattr(owner, name)
 
@@ -48,7 +49,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> list[Any]
     return calls
 
 
-@pytest.mark.parametrize("store", ["redis", "postgres"], indirect=True)
+@pytest.mark.parametrize("store", each_kind("server"), indirect=True)
 def test_all_views_of_a_service_are_one_round_trip(
     store: FeatureStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

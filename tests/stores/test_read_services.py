@@ -1,4 +1,4 @@
-"""The product's own feature services through `stores.read`: same values as a ranker's fetch."""
+"""The product's own feature services through `stores.read`: the values of a ranker's fetch."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ ACTIONS = [(1, "APPLY", utc(1, 3)), (2, "SAVE", utc(2, 4))]
 
 @pytest.mark.parametrize("aggregator", AGGREGATORS, ids=lambda each: each.name)
 def test_a_ranker_service_read_as_arrays(aggregator, tmp_path: Path) -> None:
-    """Members with actions, lapsed (11) and unknown (99); items known and unknown (77)."""
+    """Members with actions, with none left (11) and unknown (99); items known and unknown (77)."""
     world = World(tmp_path)
     world.snapshot(utc(4), {10: ACTIONS, 11: [], 12: ACTIONS[:1]})
     world.items("part-0", {1: utc(1), 2: utc(2)})

@@ -5,10 +5,11 @@ import redis
 import sqlalchemy as sa
 
 from models.catalog import AGGREGATORS
+from models.spec import GeometricDecay
 from serving import publish
 from tests.worlds.applied import World, utc, vector
 
-DECAY = AGGREGATORS[1]
+DECAY = next(line for line in AGGREGATORS if isinstance(line, GeometricDecay))
 VIEWS = 1 + len(AGGREGATORS)
 TODAY = utc(4)
 MEMBERS = {10: [(1, "APPLY", utc(1, 3)), (2, "SAVE", utc(2, 4))], 11: []}
@@ -66,7 +67,7 @@ def test_who_or_what_is_not_there_matches_nothing(world, store, member, item):
 
 
 def test_a_corrected_run_of_the_same_day_lands(world, store):
-    """Redis would drop the rows, for their event time is there already, but for skip_dedup."""
+    """Without skip_dedup, Redis would drop the rows, because it has their event time already."""
     publish.publish(world.config, store, TODAY)
     world.snapshot(TODAY, MEMBERS, salt="corrected")
     publish.publish(world.config, store, TODAY)
@@ -98,4 +99,4 @@ def test_apply_again_and_remove_what_left_the_catalogue(world, store):
     publish.apply(world.config, store, AGGREGATORS[:1])
     left = {name for line in AGGREGATORS[1:] for name in (line.view, line.match)}
     assert set(before) - set(registered()) == left
-    assert [s.name for s in store.list_feature_services()] == ["ranker_average_v1"]
+    assert [s.name for s in store.list_feature_services()] == [AGGREGATORS[0].service]

@@ -1,4 +1,4 @@
-"""What the writers and the offline store rely on in Feast, pinned: a new Feast that moves it fails.
+"""Pins Feast's names that the writers and the offline store use: a Feast that moves one fails.
 
 `test_read_layout.py` pins the bytes. Here are the names: private functions, hooks that the plug-ins
 override, members that they use, and the columns of the tables. Everything of Feast that may have
@@ -41,7 +41,7 @@ PRIVATE = [
         UTILS,
         "_convert_arrow_to_proto",
         "table feature_view join_keys",
-        "serving/stream/online_views.py",
+        "serving/stream/online_writer.py",
     ),
     (UTILS, "_get_column_names", "feature_view entities", "stores/columnar.py"),
     (UTILS, "_validate_vector_field_lengths", "table feature_view", "stores/columnar.py"),
@@ -220,7 +220,7 @@ USED: list[tuple[str, str, str | None, str]] = [
 
 
 def moved(what: str, where: str) -> str:
-    """Say it as test_read_layout.py does, which cannot be imported where a private name is gone."""
+    """Word it as test_read_layout.py, which cannot be imported if a private name is gone."""
     return (
         f"Feast {feast.__version__} changed {what}. {where} relies on how it was: adapt it, then "
         "this test, and only then widen the range of Feast in pyproject.toml."
@@ -228,7 +228,7 @@ def moved(what: str, where: str) -> str:
 
 
 def found(module: str, name: str, where: str) -> Any:
-    """Import one name; one that is not there fails with the sentence."""
+    """Import one name; if it does not exist, fail with the sentence."""
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
@@ -247,7 +247,7 @@ def file_of(path: str) -> str:
 
 
 def assert_takes(function: Any, parameters: str, what: str, where: str) -> None:
-    """Whether a function's parameters begin with these, and the rest may be left out."""
+    """Check that a function's parameters begin with these, and that the others are optional."""
     wanted = parameters.split()
     there = list(inspect.signature(function).parameters.values())
     names = [parameter.name for parameter in there]
@@ -301,7 +301,7 @@ def test_no_other_private_name_is_imported() -> None:
     ids=lambda value: str(value).split(".")[-1][:40],
 )
 def test_an_overridden_hook(ours: str, feasts: str, name: str, parameters: str | None) -> None:
-    """A hook that was renamed would otherwise leave Feast's own behaviour, without a word."""
+    """After a rename, Feast would otherwise silently use its own behaviour."""
     where = file_of(ours)
     base = class_of(feasts, where)
     assert hasattr(base, name), moved(f"{feasts}, which has no {name} to override any more", where)
@@ -311,7 +311,7 @@ def test_an_overridden_hook(ours: str, feasts: str, name: str, parameters: str |
         )
         return
     there = list(inspect.signature(getattr(base, name)).parameters)
-    # All of them: what Feast passes has to arrive.
+    # All of them: Feast passes them all.
     assert there == parameters.split(), moved(
         f"the parameters of {feasts}.{name}: expected {parameters.split()}, got {there}", where
     )
@@ -319,7 +319,7 @@ def test_an_overridden_hook(ours: str, feasts: str, name: str, parameters: str |
 
 @pytest.mark.parametrize(("ours", "hooks"), [(ours, hooks) for ours, _, hooks in OVERRIDDEN])
 def test_no_other_hook_is_overridden(ours: str, hooks: dict[str, str | None]) -> None:
-    """Also where Feast begins to use a name that is ours, and would call it."""
+    """Also if a new Feast uses a name of ours, and would call it."""
     own = class_of(ours, file_of(ours))
     bases = [base for base in own.__mro__[1:] if base.__module__.split(".")[0] == "feast"]
     taken = {
@@ -335,7 +335,7 @@ def test_no_other_hook_is_overridden(ours: str, hooks: dict[str, str | None]) ->
 
 
 def test_the_reads_go_through_the_hooks_of_ttl() -> None:
-    """Both ways of reading call the hook by itself, and every store inherits them."""
+    """Both ways of reading call the hook themselves, and every store inherits them."""
     where = "stores/reading/expiry.py"
     base = class_of(STORE, where)
     for reading, hook in (

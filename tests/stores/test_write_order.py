@@ -20,8 +20,9 @@ from feast.utils import _convert_arrow_to_proto
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stores.columnar import encode
-from tests.worlds.stores import END, KINDS, MOMENT, START, World, declare, open_world
+from stores.columnar import encode_rows
+from tests.worlds.kinds import each_kind
+from tests.worlds.stores import END, MOMENT, START, World, declare, open_world
 
 US = timedelta(microseconds=1)
 SECOND = timedelta(seconds=1)
@@ -36,11 +37,11 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
 
 
 INT = Entity(name="int", join_keys=["int_id"], value_type=ValueType.INT64)
-every_kind = pytest.mark.parametrize("world", KINDS, indirect=True)
+every_kind = pytest.mark.parametrize("world", each_kind(), indirect=True)
 
 
 def table(rows: list[tuple[int, datetime, datetime | None, int]]) -> pa.Table:
-    """Rows of key, event time, created time, and the number that both features hold."""
+    """Rows of key, event time, created time, and the number in both features."""
     ids, events, created, values = zip(*rows, strict=True)
     return pa.table(
         {
@@ -66,7 +67,7 @@ def open_view(world: World, **engine: Any) -> tuple[FeatureStore, Any]:
 
 
 def read(store: FeatureStore, ids: list[int]) -> list[int | None]:
-    """Return what each key holds, after checking that its features are of one row."""
+    """Return the number of each key, after checking that its features are of one row."""
     features = ["rows:number", "rows:vector"]
     found = store.get_online_features(features, [{"int_id": key} for key in ids]).to_dict()
     for number, vector in zip(found["number"], found["vector"], strict=True):
@@ -120,9 +121,9 @@ def test_at_an_equal_event_time_the_later_created_wins(
     first(world, store, table([(1, MOMENT, MOMENT + SECOND, 5)]))
     second(world, store, table([(1, MOMENT, MOMENT + SECOND - US, 4)]))
     assert read(store, [1]) == [5]
-    second(world, store, table([(1, MOMENT, MOMENT + SECOND + US, 6)]))  # a correction lands
+    second(world, store, table([(1, MOMENT, MOMENT + SECOND + US, 6)]))  # a correction takes effect
     assert read(store, [1]) == [6]
-    second(world, store, table([(1, MOMENT, MOMENT + SECOND + US, 7)]))  # and lands again
+    second(world, store, table([(1, MOMENT, MOMENT + SECOND + US, 7)]))  # and another one
     assert read(store, [1]) == [7]
 
 
@@ -134,7 +135,7 @@ def test_a_row_without_a_created_time_counts_as_created_first(world: World) -> N
     assert read(store, [1, 2]) == [2, 2]
     by_materialize(world, store, table([(1, MOMENT, None, 3), (2, MOMENT, None, 3)]))
     assert read(store, [1, 2]) == [2, 3]
-    # A newer row without one leaves none behind: the next correction is not held to the old one.
+    # A newer row without one deletes it: the next correction is not compared with the old one.
     by_materialize(world, store, table([(1, MOMENT + SECOND, None, 4)]))
     by_materialize(world, store, table([(1, MOMENT + SECOND, datetime(1999, 1, 1, tzinfo=UTC), 5)]))
     assert read(store, [1]) == [5]
@@ -228,7 +229,7 @@ def test_a_push_goes_the_same_way(world: World) -> None:
 @every_kind
 def test_two_writers_at_once_leave_the_newest_row_of_every_key(world: World) -> None:
     keys, rounds = 60, 12
-    # Connections of their own to the same store: to it, these are two processes.
+    # Separate connections to the same store: to the store, these are two processes.
     stores = [open_view(world), open_view(world)]
     view = stores[0][0].get_feature_view("rows")
     failures: list[BaseException] = []
@@ -270,11 +271,11 @@ def test_two_bulk_writers_at_once_into_an_empty_table(world: World) -> None:
         online = store._get_provider().online_store
         try:
             start.wait()
-            # The last first, so that the other's rows are older or newer by turns.
+            # The last first, so that the other's rows are alternately older and newer.
             for version in reversed(range(seed, 2 * rounds, 2)):
                 rows = [(key, MOMENT + version * US, None, version) for key in range(keys)]
                 (batch,) = table(rows).to_batches()
-                online.prepare_write(store.config, view, encode(view, batch))()
+                online.prepare_write(store.config, view, encode_rows(view, batch))()
         except BaseException as error:
             failures.append(error)
 
@@ -293,7 +294,7 @@ def test_a_batch_against_a_push_at_once(world: World) -> None:
     keys, rounds = 250, 10
     batch_store, _ = open_view(world)
     push_store, _ = open_view(world)
-    # Read now: Feast rewrites its registry file in place while a materialization goes on.
+    # Read now: Feast rewrites its registry file in place during a materialization.
     view = push_store.get_feature_view("rows")
     failures: list[BaseException] = []
     start = threading.Barrier(2)
@@ -331,7 +332,7 @@ def test_a_batch_against_a_push_at_once(world: World) -> None:
 
 @every_kind
 def test_rows_of_plain_feast_are_compared_as_well(world: World) -> None:
-    """A table that plain Feast made and filled: its rows win where they are newer."""
+    """A table that plain Feast created and filled: its rows win if they are newer."""
     path = world.folder / "rows.parquet"
     pq.write_table(table([(1, MOMENT + SECOND, MOMENT, 5), (2, MOMENT, MOMENT, 5)]), path)
     fields = [

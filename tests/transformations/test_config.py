@@ -70,17 +70,17 @@ def test_what_a_user_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "moment"),
+    ("text", "timestamp"),
     [
         ("2026-01-31", datetime(2026, 1, 31, tzinfo=UTC)),
         ("2026-01-31 06:30:00", datetime(2026, 1, 31, 6, 30, tzinfo=UTC)),
         ("'2026-01-31T06:30:00+02:00'", datetime(2026, 1, 31, 4, 30, tzinfo=UTC)),
     ],
 )
-def test_moments_are_utc(tmp_path: Path, text: str, moment: datetime) -> None:
+def test_timestamps_are_utc(tmp_path: Path, text: str, timestamp: datetime) -> None:
     config = load(tmp_path, f"items: {{text: [title], encoder: {{fit_before: {text}}}}}")
 
-    assert config.items.encoder.fit_before == moment
+    assert config.items.encoder.fit_before == timestamp
 
 
 REFUSED = [

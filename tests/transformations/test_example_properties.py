@@ -51,7 +51,7 @@ class Oracle:
 
     def __init__(self, events: Sequence[Event], chosen: ExampleSettings) -> None:
         self.chosen = chosen
-        seen = [e for e in distinct(events) if self.is_known(e, AS_OF)]
+        seen = [e for e in distinct(events) if self.is_visible(e, AS_OF)]
         self.items_of_day = defaultdict(set)
         own = defaultdict(list)
         for event in seen:
@@ -60,15 +60,15 @@ class Oracle:
         self.members = {m: e for m, e in own.items() if len(e) >= chosen.min_actions}
 
     @staticmethod
-    def is_known(event: Event, moment: datetime) -> bool:
-        known = event.ingested_at is None or event.ingested_at < moment
-        return known and event.event_timestamp < moment
+    def is_visible(event: Event, timestamp: datetime) -> bool:
+        arrived = event.ingested_at is None or event.ingested_at < timestamp
+        return arrived and event.event_timestamp < timestamp
 
     def window(self, member: Any, as_of: datetime) -> list[Event]:
         return [
             e
             for e in self.members[member]
-            if self.is_known(e, as_of) and e.event_timestamp >= as_of - WINDOW
+            if self.is_visible(e, as_of) and e.event_timestamp >= as_of - WINDOW
         ]
 
     def sessions(self, member: Any) -> list[int]:
@@ -106,7 +106,7 @@ class Oracle:
                 )
 
     def rows(self, since: datetime | None) -> Counter[tuple[Any, ...]]:
-        found: Counter[tuple[Any, ...]] = Counter()
+        counts: Counter[tuple[Any, ...]] = Counter()
         for member, as_of, label in self.labels():
             inputs = self.window(member, as_of)[-LENGTH:]
             if not inputs or (since is not None and label.event_timestamp < since):
@@ -115,8 +115,8 @@ class Oracle:
             session = dict(zip(own, numbers, strict=True))
             if self.chosen.skip_own_session and session[inputs[-1]] == session[label]:
                 continue
-            found[key(member, as_of, inputs, label)] += 1
-        return found
+            counts[key(member, as_of, inputs, label)] += 1
+        return counts
 
 
 def key(member: Any, as_of: datetime, inputs: Sequence[Event], label: Event) -> tuple[Any, ...]:
@@ -216,13 +216,13 @@ def test_random_negatives_in_inputs_tell_of_the_past_alone(
         whole = [(e.event_timestamp, e.item_id, e.action) for e in window]
         assert own == whole[len(whole) - len(own) :]
         assert len(inputs) == LENGTH or own == whole
-        for moment, item, action in set(inputs) - set(own):
-            assert row["as_of"] - WINDOW <= moment < row["as_of"]
+        for timestamp, item, action in set(inputs) - set(own):
+            assert row["as_of"] - WINDOW <= timestamp < row["as_of"]
             assert any(
                 e.action == action.removeprefix(RANDOM_NEGATIVE)
-                and abs(e.event_timestamp - moment) <= chosen.random_negative_shift
+                and abs(e.event_timestamp - timestamp) <= chosen.random_negative_shift
                 and item in oracle.items_of_day[e.event_timestamp.date()]
-                and oracle.is_known(e, row["as_of"])
+                and oracle.is_visible(e, row["as_of"])
                 for e in oracle.members[row["member_id"]]
             )
 

@@ -336,19 +336,19 @@ def test_arrays(tmp_path: Path) -> None:
 
     # 20 and 40 have no vector: the one is PAD, and examples with the other as label are dropped.
     items = table_of(10, 30, 50)
-    found = read(report.file, items, config)
+    got = read(report.file, items, config)
 
-    places = np.argsort(found.label_timestamps)
-    assert found.n_without_vector == 2
-    assert found.rows[places].tolist() == [[0, 1, 0], [0, 2, 0]]
-    assert found.actions[places].tolist() == [[0, 1, 0], [0, 3, 0]]
+    indices = np.argsort(got.label_timestamps)
+    assert got.n_without_vector == 2
+    assert got.rows[indices].tolist() == [[0, 1, 0], [0, 2, 0]]
+    assert got.actions[indices].tolist() == [[0, 1, 0], [0, 3, 0]]
     ages = [[0, 21 / 24, 0], [0, 140 / 1440, 0]]
-    np.testing.assert_allclose(found.ages[places], ages, rtol=1e-6)
-    assert found.label_rows[places].tolist() == [2, 3]
-    assert found.label_actions[places].tolist() == [3, 2]
-    assert found.positive[places].tolist() == [False, True]
-    assert not found.random.any()
-    assert [a.dtype for a in (found.rows, found.ages, found.label_timestamps)] == [
+    np.testing.assert_allclose(got.ages[indices], ages, rtol=1e-6)
+    assert got.label_rows[indices].tolist() == [2, 3]
+    assert got.label_actions[indices].tolist() == [3, 2]
+    assert got.positive[indices].tolist() == [False, True]
+    assert not got.random.any()
+    assert [a.dtype for a in (got.rows, got.ages, got.label_timestamps)] == [
         np.int32,
         np.float32,
         np.int64,
@@ -375,9 +375,9 @@ def test_random_negatives_in_inputs_have_codes_after_the_others(tmp_path: Path) 
     config = configure(tmp_path)
     report, _ = built(config, random_negatives_in_inputs=True)
 
-    found = read(report.file, table_of(10, 20, 30, 40, 50, 60), config)
+    got = read(report.file, table_of(10, 20, 30, 40, 50, 60), config)
 
-    assert set(found.actions.ravel()) == {0, 1, 2, 3, 4, 5}
+    assert set(got.actions.ravel()) == {0, 1, 2, 3, 4, 5}
 
 
 def many(config: Config) -> tuple[Path, ItemTable]:
@@ -392,7 +392,7 @@ def many(config: Config) -> tuple[Path, ItemTable]:
     return report.file, table_of(*range(30))
 
 
-def passes(batches: Any, count: int = 2) -> list[list[dict[str, Any]]]:
+def epochs(batches: Any, count: int = 2) -> list[list[dict[str, Any]]]:
     return [list(batches.as_numpy_iterator()) for _ in range(count)]
 
 
@@ -417,9 +417,9 @@ def test_every_pass_has_all_examples_in_another_order(
         monkeypatch.setattr(module, "KEPT_BYTES", 0)
     whole = read(file, items, config)
 
-    first, second = passes(dataset(file, items, config, batch_size=32, seed=5))
-    again, _ = passes(dataset(file, items, config, batch_size=32, seed=5))
-    other, _ = passes(dataset(file, items, config, batch_size=32, seed=6))
+    first, second = epochs(dataset(file, items, config, batch_size=32, seed=5))
+    again, _ = epochs(dataset(file, items, config, batch_size=32, seed=5))
+    other, _ = epochs(dataset(file, items, config, batch_size=32, seed=6))
 
     assert [len(batch["rows"]) for batch in first[:-1]] == [32] * (len(whole) // 32)
     assert len(first[-1]["rows"]) == len(whole) % 32

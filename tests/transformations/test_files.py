@@ -120,7 +120,7 @@ def test_sweep_removes_the_folder_of_a_process_that_was_killed(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("moment", "name"),
+    ("timestamp", "name"),
     [
         (datetime(2026, 1, 31, tzinfo=UTC), "2026-01-31"),
         (datetime(2026, 1, 31, 6, 30, tzinfo=UTC), "2026-01-31T06-30-00"),
@@ -128,15 +128,15 @@ def test_sweep_removes_the_folder_of_a_process_that_was_killed(tmp_path: Path) -
         (datetime(2026, 1, 31, 1, tzinfo=timezone(timedelta(hours=1))), "2026-01-31"),
     ],
 )
-def test_names_of_moments(moment: datetime, name: str) -> None:
-    assert as_of_name(moment) == name
-    assert parse_as_of_name(name) == moment
+def test_names_of_timestamps(timestamp: datetime, name: str) -> None:
+    assert as_of_name(timestamp) == name
+    assert parse_as_of_name(name) == timestamp
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.datetimes(datetime(1970, 1, 1), datetime(9999, 1, 1), timezones=st.just(UTC)))
-def test_every_moment_has_its_name(moment: datetime) -> None:
-    assert parse_as_of_name(as_of_name(moment)) == moment
+def test_every_timestamp_has_its_name(timestamp: datetime) -> None:
+    assert parse_as_of_name(as_of_name(timestamp)) == timestamp
 
 
 @pytest.mark.parametrize("name", ["", "2026-13-01", "today", "2026-01-31T06:30:00"])
@@ -146,13 +146,13 @@ def test_other_names_are_refused(name: str) -> None:
 
 
 def test_partitions_are_those_that_are_whole(tmp_path: Path) -> None:
-    moments = [datetime(2026, 2, 1, tzinfo=UTC), datetime(2026, 1, 31, 12, tzinfo=UTC)]
-    for moment in moments:
-        with replacing(partition(tmp_path, moment)) as temporary:
+    timestamps = [datetime(2026, 2, 1, tzinfo=UTC), datetime(2026, 1, 31, 12, tzinfo=UTC)]
+    for timestamp in timestamps:
+        with replacing(partition(tmp_path, timestamp)) as temporary:
             temporary.write_text("rows")
     empty = partition(tmp_path, datetime(2026, 3, 1, tzinfo=UTC))
     empty.parent.mkdir()
     empty.with_name("part-0.parquet.x.tmp").write_text("half")
 
-    assert partitions(tmp_path) == sorted(moments)
+    assert partitions(tmp_path) == sorted(timestamps)
     assert partitions(tmp_path / "none") == []

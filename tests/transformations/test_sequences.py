@@ -102,7 +102,7 @@ def test_columns_and_their_types(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("moment", "is_seen"),
+    ("timestamp", "is_seen"),
     [
         (START - MICROSECOND, False),
         (START, True),
@@ -111,10 +111,10 @@ def test_columns_and_their_types(tmp_path: Path) -> None:
         (AS_OF + MICROSECOND, False),
     ],
 )
-def test_the_window_is_half_open(tmp_path: Path, moment: datetime, is_seen: bool) -> None:
+def test_the_window_is_half_open(tmp_path: Path, timestamp: datetime, is_seen: bool) -> None:
     events = [
         Event(1, 10, "APPLY", AS_OF - DAY),
-        Event(1, 20, "APPLY", moment),
+        Event(1, 20, "APPLY", timestamp),
         Event(2, 20, "APPLY", AS_OF - DAY),
     ]
 
@@ -133,13 +133,13 @@ def test_the_last_32_actions_are_kept(tmp_path: Path, count: int) -> None:
 
 
 def test_ties_in_time_are_ordered_by_item_then_action(tmp_path: Path) -> None:
-    moment = AS_OF - DAY
+    timestamp = AS_OF - DAY
     events = [
-        Event(1, 9, "APPLY", moment),
-        Event(1, 10, "SAVE", moment),
-        Event(1, 10, "DISMISS", moment),
-        Event(1, 10, "APPLY", moment),
-        Event(1, -3, "SAVE", moment),
+        Event(1, 9, "APPLY", timestamp),
+        Event(1, 10, "SAVE", timestamp),
+        Event(1, 10, "DISMISS", timestamp),
+        Event(1, 10, "APPLY", timestamp),
+        Event(1, -3, "SAVE", timestamp),
     ]
 
     row = sequences(configure(tmp_path), events)[1]
@@ -150,8 +150,8 @@ def test_ties_in_time_are_ordered_by_item_then_action(tmp_path: Path) -> None:
 
 
 def test_ties_decide_which_action_is_cut_off(tmp_path: Path) -> None:
-    moment = AS_OF - DAY
-    events = [Event(1, item, "APPLY", moment) for item in range(33)]
+    timestamp = AS_OF - DAY
+    events = [Event(1, item, "APPLY", timestamp) for item in range(33)]
 
     row = sequences(configure(tmp_path), events)[1]
 
@@ -159,8 +159,8 @@ def test_ties_decide_which_action_is_cut_off(tmp_path: Path) -> None:
 
 
 def test_string_ids_are_ordered_as_text(tmp_path: Path) -> None:
-    moment = AS_OF - DAY
-    events = [Event("m", item, "APPLY", moment) for item in ("b", "10", "é", "9", "B")]
+    timestamp = AS_OF - DAY
+    events = [Event("m", item, "APPLY", timestamp) for item in ("b", "10", "é", "9", "B")]
 
     row = sequences(configure(tmp_path, id_type="string"), events)["m"]
 
@@ -168,8 +168,8 @@ def test_string_ids_are_ordered_as_text(tmp_path: Path) -> None:
 
 
 def test_integers_use_all_their_bits(tmp_path: Path) -> None:
-    moment, extremes = AS_OF - DAY, [-(2**63), -1, 0, 2**53, 2**53 + 1, 2**63 - 1]
-    events = [Event(m, i, "APPLY", moment) for m in extremes for i in reversed(extremes)]
+    timestamp, extremes = AS_OF - DAY, [-(2**63), -1, 0, 2**53, 2**53 + 1, 2**63 - 1]
+    events = [Event(m, i, "APPLY", timestamp) for m in extremes for i in reversed(extremes)]
 
     rows = sequences(configure(tmp_path), events)
 
@@ -224,7 +224,7 @@ class TestLapsed:
         assert row["last_action_at"] == last
 
     @pytest.mark.parametrize(
-        ("moment", "is_there"),
+        ("timestamp", "is_there"),
         [
             (START - DAY - MICROSECOND, False),
             (START - DAY, True),
@@ -232,9 +232,9 @@ class TestLapsed:
         ],
     )
     def test_had_to_be_in_the_previous_window(
-        self, tmp_path: Path, moment: datetime, is_there: bool
+        self, tmp_path: Path, timestamp: datetime, is_there: bool
     ) -> None:
-        rows = sequences(configure(tmp_path), [Event(1, 10, "APPLY", moment)])
+        rows = sequences(configure(tmp_path), [Event(1, 10, "APPLY", timestamp)])
 
         assert (1 in rows) is is_there
 

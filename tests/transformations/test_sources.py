@@ -46,7 +46,7 @@ def from_files(folder: Path, source: str = "source", **settings: Any) -> Config:
 
 
 def stage(config: Config, as_of: datetime = AS_OF) -> TableReport:
-    """Stage once, on a connection of its own."""
+    """Stage once, on a new connection."""
     with connect(config) as con:
         return stage_activity(config, con, as_of)
 
@@ -127,13 +127,13 @@ class TestFiles:
 
     def test_files_with_columns_of_other_names_types_and_orders(self, tmp_path: Path) -> None:
         (tmp_path / "source").mkdir()
-        moments = [datetime(2026, 3, 8), datetime(2026, 3, 9)]
+        timestamps = [datetime(2026, 3, 8), datetime(2026, 3, 9)]
         pq.write_table(
-            pa.table({"who": ["1"], "what": [2.0], "did": ["SAVE"], "when": [moments[0]]}),
+            pa.table({"who": ["1"], "what": [2.0], "did": ["SAVE"], "when": [timestamps[0]]}),
             tmp_path / "source" / "a.parquet",
         )
         pq.write_table(
-            pa.table({"when": [moments[1]], "did": ["SAVE"], "what": [2], "who": [3], "x": [0]}),
+            pa.table({"when": [timestamps[1]], "did": ["SAVE"], "what": [2], "who": [3], "x": [0]}),
             tmp_path / "source" / "b.parquet",
         )
         names = {"member_id": "who", "item_id": "what", "action": "did", "event_timestamp": "when"}
@@ -299,7 +299,7 @@ class TestValues:
 
 
 class TestRefused:
-    """Rows that cannot be used go to quarantine, as they came, with a reason."""
+    """Unusable rows go to quarantine, with their raw values and a reason."""
 
     def test_every_reason(self, tmp_path: Path) -> None:
         write_csv(
@@ -581,7 +581,7 @@ class TestAgain:
 
 
 class TestWrongInput:
-    """Errors name the key, what was expected and what came."""
+    """Errors name the key, what was expected and what was got."""
 
     def test_a_missing_column(self, tmp_path: Path) -> None:
         write_source(tmp_path / "source.parquet", log(1))

@@ -15,15 +15,8 @@ from transformations.config import Config
 from transformations.duck import connect
 from transformations.errors import RunFailedError
 from transformations.layout import partition
-from transformations.stream import (
-    NEVER,
-    States,
-    differ,
-    from_sequences,
-    microseconds,
-    moment_of,
-    to_sequences,
-)
+from transformations.stream import NO_TIME, States, differ, from_sequences, to_sequences
+from transformations.timestamps import microseconds, timestamp_of
 
 WINDOW = timedelta(days=3)
 APPLY, SAVE, DISMISS = 1, 2, 3
@@ -34,8 +27,8 @@ def config(tmp_path: Path) -> Config:
     return configure(tmp_path, window=WINDOW, length=3)
 
 
-def event(item: int, moment: str, action: str = "APPLY", member: int = 1) -> Event:
-    return Event(member, item, action, at(moment))
+def event(item: int, timestamp: str, action: str = "APPLY", member: int = 1) -> Event:
+    return Event(member, item, action, at(timestamp))
 
 
 def test_a_late_event_goes_in_its_place(config: Config) -> None:
@@ -87,7 +80,7 @@ def test_the_oldest_are_clipped(config: Config) -> None:
 
 
 @pytest.mark.parametrize(
-    ("moment", "is_in", "is_held"),
+    ("timestamp", "is_in", "is_held"),
     [
         (AS_OF - WINDOW - MICROSECOND, False, False),
         (AS_OF - WINDOW, True, False),
@@ -95,8 +88,8 @@ def test_the_oldest_are_clipped(config: Config) -> None:
         (AS_OF, False, True),
     ],
 )
-def test_the_window_is_half_open(config: Config, moment, is_in: bool, is_held: bool) -> None:
-    log = [Event(1, 1, "APPLY", moment)]
+def test_the_window_is_half_open(config: Config, timestamp, is_in: bool, is_held: bool) -> None:
+    log = [Event(1, 1, "APPLY", timestamp)]
     result = folded(config, States.empty(config.rules, 1), log, [1], AS_OF)
     assert (len(result.states.actions), len(result.states.held)) == (int(is_in), int(is_held))
     assert (result.applied, result.held) == (int(is_in), int(is_held))
@@ -135,10 +128,10 @@ def test_a_lapsed_member_keeps_the_moment_of_its_last_action(config: Config) -> 
             "last_action_at": at("2026-03-08"),
         }
     }
-    # An older one from before the window, that came late, moves it; of a stranger it makes none.
+    # An older one from before the window, that arrived late, moves it; it adds no unknown member.
     late = [event(2, "2026-03-09"), event(2, "2026-03-09", member=2)]
     moved = folded(config, lapsed, late, [1, 2], later)
-    assert moved.states.last.tolist() == [microseconds(at("2026-03-09")), NEVER]
+    assert moved.states.last.tolist() == [microseconds(at("2026-03-09")), NO_TIME]
     assert moved.expired == 2
 
 
@@ -193,7 +186,7 @@ def test_differ_sees_every_part_of_an_action(config: Config) -> None:
     ]
     members = [1, 2, 3, 4, 5]
     left = [base._replace(member_id=member) for member in members]
-    right = [other._replace(member_id=place + 1) for place, other in enumerate(others)]
+    right = [other._replace(member_id=index + 1) for index, other in enumerate(others)]
     right.append(base._replace(member_id=4))
     states = [
         folded(config, States.empty(config.rules, 5), log, members, AS_OF).states
@@ -203,6 +196,6 @@ def test_differ_sees_every_part_of_an_action(config: Config) -> None:
 
 
 def test_moments_keep_their_microseconds() -> None:
-    moment = at("2026-03-08 01:02:03.000004")
-    assert moment_of(microseconds(moment)) == moment
-    assert moment_of(-1) == at("1969-12-31 23:59:59.999999")
+    timestamp = at("2026-03-08 01:02:03.000004")
+    assert timestamp_of(microseconds(timestamp)) == timestamp
+    assert timestamp_of(-1) == at("1969-12-31 23:59:59.999999")

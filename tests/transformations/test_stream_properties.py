@@ -35,7 +35,8 @@ from transformations import tables
 from transformations.config import Config
 from transformations.duck import connect
 from transformations.layout import partition
-from transformations.stream import States, differ, from_sequences, microseconds, to_sequences
+from transformations.stream import States, differ, from_sequences, to_sequences
+from transformations.timestamps import microseconds
 
 WINDOW = timedelta(days=3)
 LENGTH = 4
@@ -48,7 +49,7 @@ def members_of(id_type: str) -> list[Any]:
 
 @st.composite
 def deliveries(draw: st.DrawFn, id_type: str) -> tuple[list[Event], list[list[Event]], list[Any]]:
-    """A log; the same log as micro-batches, shuffled and partly repeated; their moments."""
+    """A log; the same log as micro-batches, shuffled and partly repeated; their timestamps."""
     log = draw(event_logs(id_type, [AS_OF, BEFORE], WINDOW))
     log = [event._replace(ingested_at=None) for event in log]
     again = draw(st.lists(st.sampled_from(log), max_size=10)) if log else []
@@ -60,11 +61,11 @@ def deliveries(draw: st.DrawFn, id_type: str) -> tuple[list[Event], list[list[Ev
     return log, parts, [BEFORE + timedelta(minutes=minute) for minute in minutes]
 
 
-def streamed(config: Config, members: list[Any], parts: Any, moments: Any) -> States:
-    """Fold the parts, each as of its moment; then once more as of the batch's."""
+def streamed(config: Config, members: list[Any], parts: Any, timestamps: Any) -> States:
+    """Fold the parts, each as of its timestamp; then once more as of the batch's."""
     states = States.empty(config.rules, len(members))
-    for part, moment in zip(parts, moments, strict=True):
-        states = folded(config, states, part, members, moment).states
+    for part, timestamp in zip(parts, timestamps, strict=True):
+        states = folded(config, states, part, members, timestamp).states
     return folded(config, states, [], members, AS_OF).states
 
 
@@ -72,7 +73,7 @@ def streamed(config: Config, members: list[Any], parts: Any, moments: Any) -> St
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_any_delivery_ends_in_the_batchs_sequences(id_type: str, data: st.DataObject) -> None:
-    log, parts, moments = data.draw(deliveries(id_type))
+    log, parts, timestamps = data.draw(deliveries(id_type))
     members = members_of(id_type)
     with TemporaryDirectory() as folder:
         config = configure(Path(folder), id_type=id_type, window=WINDOW, length=LENGTH)
@@ -83,7 +84,7 @@ def test_any_delivery_ends_in_the_batchs_sequences(id_type: str, data: st.DataOb
         batch = {row.pop("member_id"): row for row in pq.ParquetFile(file).read().to_pylist()}
     for row in batch.values():
         del row["event_timestamp"], row["created_timestamp"]
-    states = streamed(config, members, parts, moments)
+    states = streamed(config, members, parts, timestamps)
     stream = rows(config, states, members, AS_OF)
     alive = {member for member, row in batch.items() if row["n_actions"]}
     assert {m: row for m, row in stream.items() if row["n_actions"]} == {
@@ -121,10 +122,10 @@ def test_a_snapshot_and_what_came_since(id_type: str, data: st.DataObject) -> No
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_replaying_any_suffix_changes_nothing(data: st.DataObject) -> None:
-    _, parts, moments = data.draw(deliveries("int64"))
+    _, parts, timestamps = data.draw(deliveries("int64"))
     config = configure(Path("unused"), window=WINDOW, length=LENGTH)
     members = members_of("int64")
-    states = streamed(config, members, parts, moments)
+    states = streamed(config, members, parts, timestamps)
     start = data.draw(st.integers(0, len(parts)))
     again = [event for part in parts[start:] for event in part]
     replayed = folded(config, states, again, members, AS_OF)
@@ -155,13 +156,13 @@ def packaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Any, Ite
 @given(data=st.data())
 def test_the_vectors_are_those_of_the_batch(packaged: Any, data: st.DataObject) -> None:
     config, models, items, run = packaged
-    log, parts, moments = data.draw(deliveries("int64"))
+    log, parts, timestamps = data.draw(deliveries("int64"))
     members = members_of("int64")
-    states = streamed(config, members, parts, moments)
+    states = streamed(config, members, parts, timestamps)
     batch = to_sequences(config.rules, pa.array(members), states, microseconds(AS_OF), AS_OF)
     vectors = run(pad(batch, items, config.rules, AS_OF))
     with TemporaryDirectory() as folder:
-        # The same artifacts and items, a data folder of its own for the tables.
+        # The same artifacts and items, a separate data folder for the tables.
         for name in ("artifacts", "items"):
             (Path(folder) / name).symlink_to(config.data / name)
         own = config.model_copy(update={"data_dir": folder})
@@ -172,6 +173,6 @@ def test_the_vectors_are_those_of_the_batch(packaged: Any, data: st.DataObject) 
         for model, found in zip(models, vectors, strict=True):
             file = partition(own.layout.embeddings(model.aggregator.view), AS_OF)
             for row in pq.ParquetFile(file).read().to_pylist():
-                place = members.index(row["member_id"])
+                index = members.index(row["member_id"])
                 for name, values in found.items():
-                    np.testing.assert_allclose(values[place], row[name], atol=1e-5)
+                    np.testing.assert_allclose(values[index], row[name], atol=1e-5)

@@ -17,16 +17,15 @@ from tests.worlds import plain_feast
 from transformations import names
 from transformations.config import ROOT, Config
 from transformations.layout import partition
-from transformations.names import SEQUENCE_VIEW
+from transformations.stream import UTC_US
 
 DIM = 4
-MOMENT = pa.timestamp("us", tz="UTC")
 Id = int | str
 Action = tuple[Id, str, datetime]
 
 
 def utc(day: int, hour: int = 0, minute: int = 0, microsecond: int = 0) -> datetime:
-    """A moment in March 2026."""
+    """A timestamp in March 2026."""
     return datetime(2026, 3, day, hour, minute, 0, microsecond, tzinfo=UTC)
 
 
@@ -68,7 +67,7 @@ class World:
         created: datetime | None = None,
         salt: Any = None,
     ) -> None:
-        """Write one moment's partitions; created at as_of + 6 hours unless told otherwise.
+        """Write one timestamp's partitions; created at as_of + 6 hours unless told otherwise.
 
         A member without actions is a lapsed one. `salt` makes other vectors of the same actions.
         """
@@ -76,8 +75,8 @@ class World:
         ids = pa.int64() if self.id_type == "int64" else pa.string()
         shared: dict[str, pa.Array] = {
             "member_id": pa.array(members, ids),
-            "event_timestamp": pa.array([as_of] * len(members), MOMENT),
-            "created_timestamp": pa.array([created] * len(members), MOMENT),
+            "event_timestamp": pa.array([as_of] * len(members), UTC_US),
+            "created_timestamp": pa.array([created] * len(members), UTC_US),
         }
         done = [[action for _, action, _ in actions] for actions in members.values()]
         tail: dict[str, pa.Array] = {"n_actions": pa.array(map(len, done), pa.int64())}
@@ -85,13 +84,13 @@ class World:
             counts = [row.count(action) for row in done]
             tail[names.count_column(action)] = pa.array(counts, pa.int64())
         last = [a[-1][2] if a else as_of - self.config.window for a in members.values()]
-        tail["last_action_at"] = pa.array(last, MOMENT)
+        tail["last_action_at"] = pa.array(last, UTC_US)
         rows = list(members.values())
         sequence = {
             "item_ids": pa.array([[item for item, _, _ in row] for row in rows], pa.list_(ids)),
             "actions": pa.array(done, pa.list_(pa.string())),
             "event_timestamps": pa.array(
-                [[moment for _, _, moment in row] for row in rows], pa.list_(MOMENT)
+                [[when for _, _, when in row] for row in rows], pa.list_(UTC_US)
             ),
         }
         self._write(partition(self.config.layout.sequences, as_of), shared | sequence | tail)
@@ -129,7 +128,7 @@ class World:
         rows = {
             "item_id": pa.array(items, ids),
             "embedding": pa.array([vector(item) for item in items], pa.list_(pa.float32())),
-            "available_at": pa.array(items.values(), MOMENT),
+            "available_at": pa.array(items.values(), UTC_US),
             "encoder": pa.array(["tfidf_svd"] * len(items)),
             "encoder_version": pa.array([1] * len(items), pa.int64()),
         }
@@ -137,12 +136,7 @@ class World:
 
     def table(self, view: str, as_of: datetime) -> list[dict[str, Any]]:
         """Read a partition back as rows."""
-        folder = (
-            self.config.layout.sequences
-            if view == SEQUENCE_VIEW
-            else self.config.layout.embeddings(view)
-        )
-        return pq.ParquetFile(partition(folder, as_of)).read().to_pylist()
+        return pq.ParquetFile(partition(self.config.layout.table(view), as_of)).read().to_pylist()
 
     @staticmethod
     def _write(file: Path, columns: Mapping[str, pa.Array]) -> None:

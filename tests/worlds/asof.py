@@ -1,7 +1,6 @@
-"""Small drawn worlds for the ASOF store: feature views on disk, labels, and a brute-force join.
+"""Small generated worlds for the ASOF store: feature views on disk, labels, and a brute-force join.
 
-A world's rows say by their values which row they are (the index is in every value), so that a
-wrong pick cannot look right.
+Every value of a row contains the row's index, so that a wrongly picked row cannot look right.
 """
 
 from __future__ import annotations
@@ -96,7 +95,7 @@ class Row:
 
 @dataclass(frozen=True)
 class ViewSpec:
-    """A feature view and the rows below it."""
+    """A feature view and the rows of its source."""
 
     name: str
     keys: tuple[str, ...]
@@ -120,7 +119,7 @@ class ViewSpec:
 
 @dataclass(frozen=True)
 class World:
-    """Views, labels and how they are asked for."""
+    """Views, labels, and the options of the join."""
 
     views: tuple[ViewSpec, ...]
     labels: pd.DataFrame
@@ -211,10 +210,10 @@ def files(spec: ViewSpec) -> list[tuple[str, list[tuple[int, Row]]]]:
     if spec.layout == "file":
         return [(f"{spec.name}.parquet", numbered)]
     if spec.layout == "folder":
-        parts = {f"{spec.name}/part-{n}.parquet": [] for n in (0, 1)}
+        split = {f"{spec.name}/part-{n}.parquet": [] for n in (0, 1)}
         for index, row in numbered:
-            parts[f"{spec.name}/part-{int(row.second_file)}.parquet"].append((index, row))
-        return sorted(parts.items())
+            split[f"{spec.name}/part-{int(row.second_file)}.parquet"].append((index, row))
+        return sorted(split.items())
     days: dict[str, list[tuple[int, Row]]] = {f"{spec.name}/day={TIMES[0]:%F}/part-0.parquet": []}
     for index, row in numbered:
         day = (row.event or TIMES[0]).strftime("%F")
@@ -235,7 +234,7 @@ def expected(world: World) -> list[dict[str, Any]]:
 
 
 def undecided(world: World) -> list[int]:
-    """Labels for which some view's newest row is not the only one: Feast takes any of them."""
+    """Labels for which some view has several newest rows, of which Feast takes any."""
     return [
         label
         for label in range(len(world.times))
@@ -281,8 +280,8 @@ def _features(world: World, spec: ViewSpec, seen: Sequence[tuple[Any, ...]]) -> 
 def _table(spec: ViewSpec, rows: Sequence[tuple[int, Row]]) -> pa.Table:
     raw = "raw_" if spec.renamed else ""
     columns = {
-        raw + key: pa.array([row.keys[place] for _, row in rows], KEYS[key][0])
-        for place, key in enumerate(spec.keys)
+        raw + key: pa.array([row.keys[index] for _, row in rows], KEYS[key][0])
+        for index, key in enumerate(spec.keys)
     }
     for kind in spec.features:
         arrow, _, value = FEATURES[kind]
@@ -300,8 +299,8 @@ def _table(spec: ViewSpec, rows: Sequence[tuple[int, Row]]) -> pa.Table:
 # Few keys and times, so that rows meet labels and tie with one another.
 members = st.sampled_from([1, 1, 1, 2, None])
 sites = st.sampled_from(["a", "a", "a", "b", None])
-moments = st.sampled_from(TIMES)
-some_moments = st.sampled_from([*TIMES, None])
+timestamps = st.sampled_from(TIMES)
+some_timestamps = st.sampled_from([*TIMES, None])
 
 
 @st.composite
@@ -312,8 +311,8 @@ def view_specs(draw: st.DrawFn, name: str, feasts: bool) -> ViewSpec:
     row = st.builds(
         Row,
         keys=st.tuples(*(members if key == "member" else sites for key in keys)),
-        event=some_moments,
-        created=some_moments,
+        event=some_timestamps,
+        created=some_timestamps,
         present=st.sets(st.sampled_from(features)).map(frozenset),
         second_file=st.booleans(),
     )
@@ -337,15 +336,15 @@ def worlds(draw: st.DrawFn, feasts: bool = False) -> World:
     views = tuple(
         draw(view_specs(f"view{number}", feasts)) for number in range(draw(st.integers(1, 2)))
     )
-    label = st.tuples(members, sites, members, sites, moments)
+    label = st.tuples(members, sites, members, sites, timestamps)
     drawn = draw(st.lists(label, min_size=1, max_size=8))
     columns = list(zip(*drawn, strict=True))
     times = pd.Series(columns[4]).astype("datetime64[us, UTC]")
     zone = draw(st.sampled_from(["UTC", "Europe/Paris", None]))
     frame = pd.DataFrame({"extra": [f"x{n}" for n in range(len(drawn))]})
     frame["event_timestamp"] = times.dt.tz_convert(zone)
-    for place, key in enumerate(("member", "site", "other_member", "other_site")):
+    for index, key in enumerate(("member", "site", "other_member", "other_site")):
         kind = "Int64" if key.endswith("member") else object
-        frame[key] = pd.Series(columns[place], dtype=kind)
+        frame[key] = pd.Series(columns[index], dtype=kind)
         frame[key] = frame[key].astype(object).where(frame[key].notna(), None)
     return World(views, frame, columns[4], draw(st.booleans()), draw(st.booleans()))

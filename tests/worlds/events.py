@@ -1,4 +1,4 @@
-"""Event logs: tiny ones by hand, random ones for Hypothesis, and what they must become."""
+"""Event logs: tiny ones by hand, random ones for Hypothesis, and the expected sequences."""
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -18,7 +18,7 @@ ACTIONS = ("APPLY", "SAVE", "DISMISS")
 AS_OF = datetime(2026, 3, 10, tzinfo=UTC)
 DAY = timedelta(days=1)
 MICROSECOND = timedelta(microseconds=1)
-MOMENT = pa.timestamp("us", tz="UTC")
+UTC_US = pa.timestamp("us", tz="UTC")
 
 # Values that a careless type or order would confuse.
 INTEGERS: list[Id] = [1, 2, 3, 0, -5, -(2**63), 2**53 + 1, 2**63 - 1]
@@ -47,7 +47,7 @@ class Event(NamedTuple):
 
 
 def at(text: str) -> datetime:
-    """Read a UTC moment: at("2026-03-01 12:00")."""
+    """Read a UTC timestamp: at("2026-03-01 12:00")."""
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
@@ -64,7 +64,7 @@ def configure(folder: Path, **settings: Any) -> Config:
 def table(events: Sequence[Event], id_type: str = "int64") -> pa.Table:
     """Return events as Arrow, with the types of `activity`."""
     ids = pa.int64() if id_type == "int64" else pa.string()
-    types = [ids, ids, pa.string(), MOMENT, MOMENT]
+    types = [ids, ids, pa.string(), UTC_US, UTC_US]
     columns = list(zip(*events, strict=True)) or [[]] * len(Event._fields)
     arrays = [pa.array(column, kind) for column, kind in zip(columns, types, strict=True)]
     return pa.table(arrays, names=list(Event._fields))
@@ -86,12 +86,12 @@ def write_activity(config: Config, events: Iterable[Event]) -> None:
 
 def read_activity(config: Config) -> dict[date, list[Event]]:
     """Read `activity` back, each day in the order of its file."""
-    found = {}
+    events = {}
     for file in sorted(config.layout.activity.glob("date=*/*.parquet")):
         day = date.fromisoformat(file.parent.name.removeprefix("date="))
         rows = pq.ParquetFile(file).read().to_pylist()
-        found[day] = [Event(**row) for row in rows]
-    return found
+        events[day] = [Event(**row) for row in rows]
+    return events
 
 
 def _order(event: Event) -> tuple[Any, ...]:
@@ -99,17 +99,17 @@ def _order(event: Event) -> tuple[Any, ...]:
 
 
 def distinct(events: Iterable[Event]) -> list[Event]:
-    """Count exact duplicates once, with the earliest ingested_at that is known; in file order."""
-    known: dict[tuple[Any, ...], datetime | None] = {}
+    """Count exact duplicates once, with their earliest ingested_at; in file order."""
+    ingested: dict[tuple[Any, ...], datetime | None] = {}
     for event in events:
-        earlier = known.get(event[:4])
+        earlier = ingested.get(event[:4])
         times = [time for time in (earlier, event.ingested_at) if time is not None]
-        known[event[:4]] = min(times, default=None)
-    return sorted((Event(*key, time) for key, time in known.items()), key=_order)
+        ingested[event[:4]] = min(times, default=None)
+    return sorted((Event(*key, time) for key, time in ingested.items()), key=_order)
 
 
-def moments(as_ofs: Sequence[datetime], window: timedelta) -> st.SearchStrategy[datetime]:
-    """Draw moments around windows: their edges to the microsecond, and a few shared times."""
+def timestamps(as_ofs: Sequence[datetime], window: timedelta) -> st.SearchStrategy[datetime]:
+    """Draw timestamps around windows: their edges to the microsecond, and a few shared times."""
     edges = [edge for as_of in as_ofs for edge in (as_of, as_of - window)]
     near = st.builds(
         lambda edge, by: edge + by,
@@ -131,7 +131,7 @@ def event_logs(
 ) -> st.SearchStrategy[list[Event]]:
     """Draw logs with ties, duplicates, late events and events on the edges of the windows."""
     ids = INTEGERS if id_type == "int64" else STRINGS
-    time = moments(as_ofs, window)
+    time = timestamps(as_ofs, window)
     event = st.builds(
         Event,
         member_id=st.sampled_from(ids[-members:]),
@@ -173,8 +173,8 @@ def expected_sequences(
 
 
 def _is_visible(event: Event, as_of: datetime) -> bool:
-    known = event.ingested_at is None or event.ingested_at < as_of
-    return known and event.event_timestamp < as_of
+    arrived = event.ingested_at is None or event.ingested_at < as_of
+    return arrived and event.event_timestamp < as_of
 
 
 def _snapshot(events: Iterable[Event], as_of: datetime, window: timedelta) -> list[Event]:

@@ -8,7 +8,7 @@ import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from multiprocessing.connection import Connection
@@ -34,24 +34,24 @@ from serving.stream.bus.open import open_bus
 from serving.stream.bus.protocol import Bus
 from serving.stream.bus.redis import RedisBus
 from serving.stream.metrics import Metrics
-from serving.stream.offline_log import OfflineLog, parts, table_folder
-from serving.stream.online_views import OnlineViews
+from serving.stream.offline_log import parts
 from serving.stream.snapshot import prepare
 from serving.stream.states.open import open_states
 from serving.stream.states.protocol import StateStore, unpack
-from serving.stream.updater import Fresh, utc_now
-from serving.stream.vectors import Vectors
+from serving.stream.updater import MemberUpdater, open_updater, utc_now
 from serving.stream.worker import Pace, Worker
 from tests.worlds import plain_feast
 from tests.worlds.events import Event, write_activity
+from tests.worlds.online import close
 from tests.worlds.servers import missing
 from tests.worlds.tiny_models import write_items
 from transformations.config import Config
 from transformations.duck import connect
 from transformations.layout import partition
 from transformations.names import SEQUENCE_VIEW
-from transformations.stream import Actions, fold, microseconds, moment_of, to_sequences
+from transformations.stream import Actions, fold, to_sequences
 from transformations.tables import build_sequences
+from transformations.timestamps import microseconds, timestamp_of
 
 AGGREGATORS: tuple[Aggregator, ...] = (
     Average(version=1, stream=True),
@@ -94,9 +94,9 @@ def sqlite_online(folder: Path) -> str:
 def random_events(
     rng: np.random.Generator, count: int, members: int, first: datetime, last: datetime
 ) -> list[Event]:
-    """Draw events between two moments, ordered by time."""
+    """Draw events between two timestamps, ordered by time."""
     span = (last - first) / timedelta(microseconds=1)
-    moments = np.sort(rng.uniform(0, span, count))
+    offsets = np.sort(rng.uniform(0, span, count))
     return [
         Event(
             int(rng.integers(1, members + 1)),
@@ -104,7 +104,7 @@ def random_events(
             ACTIONS[int(rng.integers(3))],
             first + timedelta(microseconds=int(us)),
         )
-        for us in moments
+        for us in offsets
     ]
 
 
@@ -121,12 +121,13 @@ def past_events(rng: np.random.Generator, count: int, members: int) -> list[Even
 
 @dataclass
 class Live:
-    """A data folder and a feature store whose online side may be any."""
+    """A data folder and a feature store with any online store."""
 
     folder: Path
     online: str
     aggregators: Sequence[Aggregator] = AGGREGATORS
     length: int = 6
+    _opened: list[FeatureStore] = field(default_factory=list)
 
     @property
     def config(self) -> Config:
@@ -142,13 +143,23 @@ class Live:
         )
 
     def store(self) -> FeatureStore:
-        return publish.open_store(self.config)
+        self._opened.append(publish.open_store(self.config))
+        return self._opened[-1]
 
-    def build(self, events: Sequence[Event], as_of: datetime) -> None:
-        """Package, snapshot `events` as of a moment, apply the views, publish."""
-        config = self.config
+    def close(self) -> None:
+        """Close the online connections of every store that was opened: Feast has no close."""
+        for store in self._opened:
+            close(store)
+
+    def write_settings(self) -> None:
+        """Write feature_store.yaml."""
         text = STORE.format(folder=self.folder, online=self.online)
         (self.folder / "feature_store.yaml").write_text(plain_feast.settings(text))
+
+    def build(self, events: Sequence[Event], as_of: datetime) -> None:
+        """Package, snapshot `events` as of a timestamp, apply the views, publish."""
+        config = self.config
+        self.write_settings()
         rng = np.random.default_rng(1)
         # The last item has no vector.
         long_ago = as_of - 200 * DAY
@@ -161,7 +172,7 @@ class Live:
         publish.publish(config, store, as_of, self.aggregators)
 
     def snapshot(self, events: Sequence[Event], as_of: datetime) -> None:
-        """Build the partitions of a moment, as the daily run would."""
+        """Build the partitions of a timestamp, as the daily run would."""
         write_activity(self.config, events)
         with connect(self.config) as con:
             build_sequences(self.config, con, as_of, as_of - DAY, as_of)
@@ -170,7 +181,7 @@ class Live:
     def expected(
         self, events: Sequence[Event], as_of: datetime
     ) -> dict[str, dict[Any, dict[str, Any]]]:
-        """What the batch makes of these events at a moment: view → member → row."""
+        """What the batch makes of these events at a timestamp: view → member → row."""
         with TemporaryDirectory() as folder:
             for name in ("artifacts", "items"):
                 (Path(folder) / name).symlink_to(self.config.data / name)
@@ -179,37 +190,28 @@ class Live:
             with connect(config) as con:
                 build_sequences(config, con, as_of, as_of - DAY, as_of)
                 embed_snapshot(config, con, as_of, as_of, self.aggregators)
-            folders = {SEQUENCE_VIEW: config.layout.sequences}
-            folders |= {a.view: config.layout.embeddings(a.view) for a in self.aggregators}
             return {
                 view: {
                     row["member_id"]: row
-                    for row in pq.ParquetFile(partition(path, as_of)).read().to_pylist()
+                    for row in _rows(partition(config.layout.table(view), as_of))
                 }
-                for view, path in folders.items()
+                for view in self.view_names()
             }
 
-    def fresh(self, worker: str = "worker", **more: Any) -> Fresh:
-        config, store = self.config, self.store()
+    def updater(self, worker: str = "worker", **more: Any) -> MemberUpdater:
+        """What a worker updates members with; `clock` may be another one."""
         streamed = [aggregator for aggregator in self.aggregators if aggregator.stream]
-        return Fresh(
-            config,
-            open_states(config, store),
-            OnlineViews(config, store),
-            Vectors(config, streamed, utc_now()),
-            OfflineLog(config, worker),
-            **more,
-        )
+        return open_updater(self.config, self.store(), streamed, worker, **more)
 
     def worker(self, url: str, name: str = "worker", **more: Any) -> Worker:
-        """A worker whose states are made, if they are not yet."""
-        fresh = self.fresh(name, **more)
+        """A worker; its states are built if they do not exist yet."""
+        updater = self.updater(name, **more)
         bus = open_bus(url, name)
-        prepare(self.config, self.store(), fresh, bus, self.aggregators)
-        return Worker(self.config, bus, fresh, Metrics(), Pace(linger=0.0))
+        prepare(self.config, self.store(), updater, bus, self.aggregators)
+        return Worker(self.config, bus, updater, Metrics(), Pace(linger=0.0))
 
     def sequences(self, members: Sequence[Any], as_of: datetime) -> dict[Any, dict[str, Any]]:
-        """The states, folded to a moment, as rows of member_sequences."""
+        """The states, folded to a timestamp, as rows of member_sequences."""
         config = self.config
         states: StateStore = open_states(config, self.store())
         found, _ = unpack(config.rules, states.read(members))
@@ -220,7 +222,7 @@ class Live:
         return {row["member_id"]: row for row in rows.to_pylist()}
 
     def bus_of(self, worker: Worker) -> Bus:
-        """A bus of its own for a producer: the worker's belongs to the worker's thread."""
+        """A separate bus for a producer: the worker's belongs to the worker's thread."""
         bus = worker.bus
         assert isinstance(bus, RedisBus)
         return RedisBus(bus.url, "activity", "activity-stream", "producer")
@@ -230,15 +232,15 @@ class Live:
 
     def table(self, view: str) -> list[dict[str, Any]]:
         """The rows of midnight's snapshot."""
-        file = partition(table_folder(self.config, view), midnight())
-        return pq.ParquetFile(file).read().to_pylist()
+        file = partition(self.config.layout.table(view), midnight())
+        return _rows(file)
 
     def offline_rows(self, view: str, worker: Worker | None = None) -> list[dict[str, Any]]:
         """The streamed rows of a view's offline table, oldest part first."""
         if worker is not None:
-            worker.fresh.log.flush()
-        files = parts(table_folder(self.config, view))
-        return [row for file in files for row in pq.ParquetFile(file).read().to_pylist()]
+            worker.updater.log.flush()
+        files = parts(self.config.layout.table(view))
+        return [row for file in files for row in _rows(file)]
 
     def online_rows(self, view: str, members: Sequence[Any]) -> dict[Any, dict[str, Any]]:
         """What `get_online_features` returns of a view, with its event_timestamp."""
@@ -252,15 +254,15 @@ class Live:
         vector = answer.proto.results[
             list(answer.proto.metadata.feature_names.val).index(fields[0])
         ]
-        moments = [stamp.ToMicroseconds() for stamp in vector.event_timestamps]
+        timestamps = [stamp.ToMicroseconds() for stamp in vector.event_timestamps]
         return {
-            member: {name: values[name][place] for name in fields}
-            | {"event_timestamp": moment_of(moments[place])}
-            for place, member in enumerate(members)
+            member: {name: values[name][index] for name in fields}
+            | {"event_timestamp": timestamp_of(timestamps[index])}
+            for index, member in enumerate(members)
         }
 
     def assert_is_the_batch(self, events: Sequence[Event], members: Sequence[Any]) -> None:
-        """Every member's state and online row is what the batch makes of all events."""
+        """Assert that every member's state and online row equal the batch of all events."""
         as_of = utc_now() + timedelta(seconds=10)
         expected = self.expected(events, as_of)
         states = self.sequences(members, as_of)
@@ -275,8 +277,12 @@ class Live:
                     assert_same_row(row, online[member])
 
 
+def _rows(file: Path) -> list[dict[str, Any]]:
+    return pq.ParquetFile(file).read().to_pylist()
+
+
 def assert_same_row(row: dict[str, Any], online: dict[str, Any]) -> None:
-    """Compare a table's row with the online one: vectors to 1e-5, moments in whole seconds."""
+    """Compare a table's row with the online one: vectors to 1e-5, timestamps in whole seconds."""
     for name, value in online.items():
         wanted = row[name.removeprefix("stored_")]
         if name == "event_timestamp":
@@ -311,7 +317,7 @@ def drain(worker: Worker) -> int:
 
 @contextmanager
 def server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A redis-server that keeps what it acknowledged in `folder`; killed at the end."""
+    """A redis-server that persists what it acknowledged in `folder`; killed at the end."""
     program = shutil.which("redis-server")
     if program is None:
         missing("no redis-server on the PATH")
@@ -331,9 +337,9 @@ def server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def free_port() -> int:
-    """A port that nobody has, below those that Linux gives to clients.
+    """A free port, below those that Linux gives to clients.
 
-    While a server that is to come back on its port is away, no connection gets that port.
+    So no connection takes the port of a server while it is down and about to come back.
     """
     for port in random.sample(range(10_000, 32_000), 100):
         with socket.socket() as probe, suppress(OSError):
@@ -349,7 +355,7 @@ def redis_client(address: str) -> redis.Redis:
 
 @pytest.fixture(scope="module")
 def kafka() -> Iterator[str]:
-    """librdkafka's broker simulator, over TCP: it lives within a client, and others may connect."""
+    """librdkafka's broker simulator, over TCP: it lives within a client; others may connect."""
     cluster, brokers = _simulated()
     yield brokers
     cluster.flush(10)
@@ -357,7 +363,7 @@ def kafka() -> Iterator[str]:
 
 @contextmanager
 def kafka_process() -> Iterator[tuple[str, int]]:
-    """The simulator in a process of its own; yields its brokers and its process id."""
+    """The simulator in a separate process; yields its brokers and its process id."""
     forks = multiprocessing.get_context("forkserver")
     here, there = forks.Pipe()
     process = forks.Process(target=_simulate, args=(there,))
@@ -381,5 +387,5 @@ def _simulated() -> tuple[Producer, str]:
 def _simulate(pipe: Connection) -> None:
     cluster, brokers = _simulated()
     pipe.send(brokers)
-    pipe.recv()  # nothing comes: it lives until it is killed
+    pipe.recv()  # blocks until the process is killed
     cluster.flush(10)

@@ -1,6 +1,5 @@
 """A feature store over each kind of online store, for the tests of reads."""
 
-import getpass
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,40 +7,21 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import sqlalchemy as sa
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import from_value_type
 from feast.value_type import ValueType
 
-KINDS = ("sqlite", "redis", "postgres")
-PLUGINS = {
-    "sqlite": "stores.sqlite.ColumnarSqliteOnlineStore",
-    "redis": "stores.redis.ColumnarRedisOnlineStore",
-    "postgres": "stores.postgres.ColumnarPostgreSQLOnlineStore",
-}
+from tests.worlds.kinds import KINDS
+
 MEMBER = Entity(name="member", join_keys=["member_id"], value_type=ValueType.INT64)
 ITEM = Entity(name="item", join_keys=["item_id"], value_type=ValueType.STRING)
 
 
 def settings(kind: str, request: pytest.FixtureRequest, folder: Path) -> dict[str, Any]:
-    """The `online_store` part of feature_store.yaml, its server running."""
-    if kind == "redis":
-        address = request.getfixturevalue("redis_server")
-        return {"type": "redis", "connection_string": address}
-    if kind == "postgres":
-        url = sa.make_url(request.getfixturevalue("postgres_url"))
-        return {
-            "type": "postgres",
-            "host": url.host or url.query.get("host", "/var/run/postgresql"),
-            "port": url.port or 5432,
-            "database": url.database,
-            "user": url.username or getpass.getuser(),
-            "password": url.password or "",
-            "sslmode": "prefer",
-        }
-    return {"type": "sqlite", "path": str(folder / "online.db")}
+    """The `online_store` of feature_store.yaml, its server running."""
+    return {"type": KINDS[kind].feasts, **KINDS[kind].options(request, folder, None)}
 
 
 def feature_store(folder: Path, online: dict[str, Any]) -> FeatureStore:
@@ -89,7 +69,7 @@ def write_values(
     rows: Sequence[tuple[dict[str, Value], dict[str, Value]]],
     at: datetime = datetime(2026, 3, 1, tzinfo=UTC),
 ) -> None:
-    """Write (join keys, features) as they are: whatever a client in another language may store."""
+    """Write (join keys, features) unchanged: a client in another language may store any."""
     keys = [EntityKey(join_keys=key.keys(), entity_values=key.values()) for key, _ in rows]
     store._get_provider().online_store.online_write_batch(
         store.config,
@@ -111,7 +91,7 @@ def close(store: FeatureStore) -> None:
 def opened(
     kind: str, request: pytest.FixtureRequest, folder: Path, **more: Any
 ) -> Iterator[FeatureStore]:
-    """A feature store that is closed when the generator goes on."""
+    """A feature store that is closed when the generator continues."""
     store = feature_store(folder, {**settings(kind, request, folder), **more})
     yield store
     close(store)

@@ -1,26 +1,26 @@
-"""The switch that takes the class paths out of the test worlds' settings, as a user may.
+"""The switch that removes the class paths from the test worlds' settings, as a user may.
 
 Under `ACTIVITY_PLAIN_FEAST=1` (`make test-plain`) every feature_store.yaml that a test writes names
 Feast's own stores and engine, and a test marked `mended_trap` is expected to fail. Tests of the
-plug-ins themselves name them in Python, and run as ever.
+plug-ins themselves name them in Python, and run unchanged.
 """
 
 import os
 from pathlib import Path
 
+from tests.worlds.kinds import KINDS
+
 SWITCH = "ACTIVITY_PLAIN_FEAST"
 
 FEASTS = {
     "stores.duckdb_asof.DuckDBAsofOfflineStore": "duckdb",
-    "stores.sqlite.ColumnarSqliteOnlineStore": "sqlite",
-    "stores.redis.ColumnarRedisOnlineStore": "redis",
-    "stores.postgres.ColumnarPostgreSQLOnlineStore": "postgres",
     "stores.columnar.ColumnarComputeEngine": "local",
+    **{kind.ours: kind.feasts for kind in KINDS.values()},
 }
 
 
 def switched_on() -> bool:
-    """Whether the worlds are to be plain Feast's."""
+    """Whether the worlds use plain Feast."""
     return os.environ.get(SWITCH) == "1"
 
 
@@ -37,6 +37,6 @@ def settings(text: str) -> str:
 
 
 def rewrite(root: Path) -> None:
-    """Take the class paths out of every feature_store.yaml of a copy of the repository."""
+    """Remove the class paths from every feature_store.yaml of a copy of the repository."""
     for file in (root / "feature_store.yaml", *(root / "examples").glob("feature_store.*.yaml")):
         file.write_text(without_class_paths(file.read_text()))

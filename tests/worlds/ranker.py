@@ -67,12 +67,12 @@ def fill(store: FeatureStore) -> None:
     nulls = dict.fromkeys(["vector", "price", "score", "open", "rank"], nothing)
     write_values(store, ITEMS, [({"item_id": Value(string_val="b")}, nulls)])
     write(store, PAIRS, [{"member_id": 1, "item_id": "c", "clicks": 4}])
-    # As materialization writes it; write_to_online_store leaves the placeholder key out.
+    # As materialization writes it; write_to_online_store omits the placeholder key.
     total = ({"__dummy_id": Value(string_val="")}, {"total": Value(int64_val=12)})
     write_values(store, EVERYTHING, [total])
 
 
 def feasts(store: FeatureStore, features: Any, rows: dict[str, list[Any]], **more: Any) -> Any:
-    """What Feast answers, without the ids and request data."""
+    """Feast's answer, without the ids and request data."""
     answer = store.get_online_features(features, rows, **more).to_dict()
     return {name: cells for name, cells in answer.items() if name not in rows}

@@ -7,11 +7,19 @@ import pytest
 
 from transformations.config import ROOT
 
-MOVIETWEETINGS = (
-    Path(os.environ.get("ACTIVITY_TEST_DATA", ROOT.parent / "shared" / "data")) / "movietweetings"
-)
+DATA = Path(os.environ.get("ACTIVITY_TEST_DATA", ROOT.parent / "shared" / "data"))
+MOVIETWEETINGS = DATA / "movietweetings"
+IFDB = DATA / "ifdb"
+XWINES = DATA / "xwines"
 
-needs_movietweetings = pytest.mark.skipif(
-    not (MOVIETWEETINGS / "ratings.dat.gz").exists() and os.environ.get("CI") != "true",
-    reason=f"no ratings.dat.gz in {MOVIETWEETINGS}; ACTIVITY_TEST_DATA names another folder",
-)
+
+def _needs(file: Path) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(
+        not file.exists() and os.environ.get("CI") != "true",
+        reason=f"no {file.name} in {file.parent}; ACTIVITY_TEST_DATA names another folder",
+    )
+
+
+needs_movietweetings = _needs(MOVIETWEETINGS / "ratings.dat.gz")
+needs_ifdb = _needs(IFDB / "events.parquet")
+needs_xwines = _needs(XWINES / "events.parquet")

@@ -1,4 +1,4 @@
-"""An evaluation's result as one might come: written by hand, its curves and points drawn."""
+"""A realistic result of an evaluation: written by hand, its curves and points sampled."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ METRICS = (
     ("auc_random", "AUC against a random same-day item", 4),
 )
 VARIANTS = (
-    # name, label, kind, vectors, members a second, distance to decay in each metric
+    # name, label, kind, vectors, members per second, difference to decay in each metric
     ("popular", "Popular in the last 7 days", "reference", 0, None, -0.021),
     ("cooccurrence", "Decayed co-occurrence, last 10", "reference", 0, None, -0.0021),
     ("none", "No activity", "reference", 0, None, -0.0148),
@@ -56,7 +56,7 @@ def interval(estimate: float, half: float = 0.004) -> dict[str, float]:
 
 
 def realistic_result() -> dict[str, Any]:
-    """Every part, as JSON holds it."""
+    """Every part, as JSON values."""
     rng = np.random.default_rng(3)
     return {
         "title": "One learned vector against three decayed averages",
@@ -78,29 +78,29 @@ def realistic_result() -> dict[str, Any]:
         "seeds": [0, 1, 2, 3, 4, 5],
         "baseline": "decay",
         "challenger": "learned_decay",
-        "looked_at": 41,
+        "n_trials": 41,
         "protocol": [
             "Global temporal split, 60 : 20 : 20 of the time.",
-            "Item encoder, aggregators and ranker saw the train period only.",
-            "Each label's features came through the variant's own feature service.",
+            "Item encoder, aggregators and ranker are trained on the train period only.",
+            "Each label's features are fetched through the variant's feature service.",
             "Intervals: paired bootstrap over members and seeds, 2,000 draws.",
         ],
         "metrics": [{"key": k, "label": label, "digits": d} for k, label, d in METRICS],
         "variants": [_variant(rng, *variant) for variant in VARIANTS],
-        "gates": [
+        "promises": [
             {
                 "name": "HR@10 over items active in the last 7 days",
-                "sentence": "Asked: interval above zero. Came: +0.0063 [+0.0022, +0.0108].",
+                "sentence": "Required CI lower bound > 0, got +0.0063 [+0.0022, +0.0108].",
                 "passed": True,
             },
             {
                 "name": "A third of the bytes",
-                "sentence": "Asked: at most 33.4 %. Came: 256 of 768 bytes, 33.3 %.",
+                "sentence": "Required at most 33.4 %, got 256 of 768 bytes, 33.3 %.",
                 "passed": True,
             },
             {
                 "name": "NDCG@10 of co-occurrence",
-                "sentence": "Asked: at least as good. Came: -0.0012 [-0.0031, -0.0004].",
+                "sentence": "Required CI upper bound > 0, got -0.0012 [-0.0031, -0.0004].",
                 "passed": False,
             },
         ],
@@ -123,22 +123,22 @@ def realistic_result() -> dict[str, Any]:
         "controls": [
             {
                 "name": "Shuffled sequences",
-                "sentence": "Each sequence's order was drawn anew before it was embedded.",
+                "sentence": "Each sequence was shuffled before it was embedded.",
                 "expected": "decay loses, average does not change",
                 "got": "decay -0.0044, average 0.0000",
                 "passed": True,
             },
             {
                 "name": "Permuted labels",
-                "sentence": "Positive and negative were dealt out at random.",
+                "sentence": "Positive and negative labels were permuted.",
                 "expected": "AUC 0.5",
                 "got": "0.5012 [0.4969, 0.5054]",
                 "passed": True,
             },
             {
                 "name": "Leaky variant",
-                "sentence": "A variant that sees the day after the label was planted.",
-                "expected": "the harness refuses it",
+                "sentence": "A planted variant sees the day after the label.",
+                "expected": "it is refused",
                 "got": "it was not refused",
                 "passed": False,
             },
@@ -160,7 +160,7 @@ def realistic_result() -> dict[str, Any]:
         ],
         "cold_start": [
             {
-                "members": f"{n} actions",
+                "members": "1 action" if n == 1 else f"{n} actions",
                 "labels": 5_120 // (n + 1),
                 "approach": approach,
                 "metrics": {key: interval(0.03 + 0.01 * n + gain) for key in ("hr10", "ndcg10")},
@@ -270,8 +270,8 @@ def _member(rng: np.random.Generator, member: int) -> dict[str, Any]:
             "variant": variant,
             "vector": vector,
             "items": [
-                {"item": int(i), "text": TITLES[i], "cosine": 0.91 - 0.05 * place}
-                for place, i in enumerate(items)
+                {"item": int(i), "text": TITLES[i], "cosine": 0.91 - 0.05 * nth}
+                for nth, i in enumerate(items)
             ],
         }
 

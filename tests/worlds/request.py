@@ -44,7 +44,7 @@ def package_line(world: World, line: Aggregator, **weights: Any) -> None:
     package(line, world.config, trained=model)
 
 
-class Fresh:
+class RequestWorld:
     """A world with item vectors and packages, applied; `lines` is its catalogue."""
 
     def __init__(
@@ -82,16 +82,16 @@ class Fresh:
         self.requests.close()
 
     def members(self, count: int) -> list[Id]:
-        """Return ids of members that nobody has used."""
+        """Return ids of members that no test has used."""
         start = next(self._numbers) * 1000
-        return [self.name(start + place) for place in range(count)]
+        return [self.name(start + index) for index in range(count)]
 
     def open(self) -> RequestTime:
         """Open what answers requests."""
         return RequestTime(self.config, self.store, lambda: self.lines)
 
     def publish(self, events: Sequence[Event], as_of: datetime = SNAPSHOT) -> None:
-        """Put the sequences of these events as of a moment online."""
+        """Put the sequences of these events online, as of a timestamp."""
         self._sequences(events, as_of)
         materialize(self.store, SEQUENCE_VIEW, as_of, as_of)
 

@@ -1,4 +1,4 @@
-"""Real servers for tests: a redis-server of the tests' own, a PostgreSQL database per test.
+"""Real servers for tests: a private redis-server, a PostgreSQL database per test.
 
 Where CI=true a server that is missing fails the test; elsewhere it is skipped with the reason.
 """
@@ -27,7 +27,7 @@ def missing(reason: str) -> None:
 
 @contextmanager
 def running_redis() -> Iterator[str]:
-    """Start a redis-server that keeps nothing on disk; yield its host:port; end it."""
+    """Start a redis-server without persistence; yield its host:port; stop it."""
     if shutil.which("redis-server") is None:
         missing("no redis-server on the PATH")
     with tempfile.TemporaryDirectory() as folder, private_redis(Path(folder)) as port:

@@ -17,15 +17,10 @@ from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConf
 from feast import types as ft
 from feast.data_format import ParquetFormat
 
-from benchmarks.servers import postgres_options
+from tests.worlds.kinds import KINDS
 
 PROJECT = "world"
 ENGINE = "stores.columnar.ColumnarComputeEngine"
-KINDS = [
-    "sqlite",
-    pytest.param("redis", marks=pytest.mark.redis),
-    pytest.param("postgres", marks=pytest.mark.postgres),
-]
 START, END = datetime(2020, 1, 1, tzinfo=UTC), datetime(2030, 1, 1, tzinfo=UTC)
 
 
@@ -70,8 +65,8 @@ class World:
         return store
 
     def dump(self, which: str, view: str) -> dict[Any, Any]:
-        """Return everything that lies in the store and Feast knows of, byte for byte."""
-        if self.kind == "redis":
+        """Return everything in the store that Feast knows, byte for byte."""
+        if not KINDS[self.kind].tables:
             found: dict[Any, Any] = {}
             with self.redis(which) as client:
                 for key in client.scan_iter():
@@ -108,35 +103,21 @@ class World:
 
 
 def open_world(kind: str, folder: Path, request: pytest.FixtureRequest) -> World:
-    """Make an empty world of one kind; its server comes from tests/worlds/servers.py."""
-    if kind == "sqlite":
-        plain: dict[str, Any] = {"type": "sqlite", "path": str(folder / "plain.db")}
-        ours = {
-            "type": "stores.sqlite.ColumnarSqliteOnlineStore",
-            "path": str(folder / "ours.db"),
-        }
-    elif kind == "redis":
-        server = request.getfixturevalue("redis_server")
-        plain = {"type": "redis", "connection_string": f"{server},db=0"}
-        ours = {
-            "type": "stores.redis.ColumnarRedisOnlineStore",
-            "connection_string": f"{server},db=1",
-        }
-    else:
-        url = request.getfixturevalue("postgres_url")
-        plain = postgres_options(url) | {"type": "postgres", "db_schema": "plain"}
-        ours = plain | {
-            "type": "stores.postgres.ColumnarPostgreSQLOnlineStore",
-            "db_schema": "ours",
-        }
-    return World(kind, folder, plain, ours)
+    """Make an empty world of one kind; its server is from tests/worlds/servers.py."""
+    line = KINDS[kind]
+    return World(
+        kind,
+        folder,
+        plain={"type": line.feasts, **line.options(request, folder, "plain")},
+        ours={"type": line.ours, **line.options(request, folder, "ours")},
+    )
 
 
 # --- a view with every type ----------------------------------------------------------------------
 
 MOMENT = datetime(2024, 5, 6, 7, 8, 9, 123456, tzinfo=UTC)
 A_UUID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
-# No integers: beside a null struct in its batch, Feast makes doubles of them.
+# No integers: if the batch has a null struct, Feast makes doubles of them.
 A_STRUCT = pa.struct([("a", pa.float64()), ("b", pa.string())])
 NESTED = pa.list_(pa.list_(pa.int64()))
 
@@ -165,7 +146,7 @@ TYPES: dict[str, tuple[Any, pa.DataType, list[Any]]] = {
     "f_moments": (ft.Array(ft.UnixTimestamp), pa.list_(pa.timestamp("us", "UTC")), [[], [MOMENT]]),
     "f_pdf": (ft.PdfBytes, pa.binary(), [b"%PDF", b"\x00", b"\xff" * 300]),
     "f_image": (ft.ImageBytes, pa.binary(), [b"GIF", b"\x00", b"\xff" * 300]),
-    # What the encoder leaves to Feast's conversion.
+    # Types that the encoder leaves to Feast's conversion.
     "f_time_uuid": (ft.TimeUuid, pa.string(), [A_UUID, "0" * 8 + A_UUID[8:]]),
     "f_decimal": (ft.Decimal, pa.string(), ["1.50", "-0.1", "1E+30"]),
     "f_map": (ft.Map, A_STRUCT, [{"a": 1.5, "b": "x"}, {"a": 0.0, "b": ""}]),
@@ -189,10 +170,10 @@ KEYS: dict[str, tuple[ValueType, pa.DataType]] = {
 
 
 def every_type(path: Path, keys: Sequence[str], rows: int = 24) -> list[Any]:
-    """Write a source with every feature type, nulls and several rows a key; declare it.
+    """Write a source with every feature type, nulls and several rows per key; declare it.
 
     The last value of each cycle is null. Row i belongs to key i // 2 and is newer when i is odd;
-    each third pair has equal event times and is told apart by the created time alone. The newer row
+    each third pair has equal event times and differs only in its created time. The newer row
     of key k has value k + 1 of each cycle, the older one value k.
     """
     arrays: dict[str, pa.Array] = {}

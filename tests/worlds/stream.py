@@ -1,4 +1,4 @@
-"""Events folded by the stream's rule, and what it must come to."""
+"""Events folded by the stream's rule, and the rows they make."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -9,20 +9,12 @@ import pyarrow as pa
 
 from tests.worlds.events import Event, Id
 from transformations.config import Config
-from transformations.stream import (
-    NEVER,
-    Actions,
-    Folded,
-    States,
-    fold,
-    microseconds,
-    moment_of,
-    to_sequences,
-)
+from transformations.stream import NO_TIME, Actions, Folded, States, fold, to_sequences
+from transformations.timestamps import microseconds, timestamp_of
 
 
 def actions(config: Config, events: Iterable[Event], members: Sequence[Id]) -> Actions:
-    """Events as flat arrays, each member at its place among `members`."""
+    """Events as flat arrays, each member by its index in `members`."""
     rows = list(events)
     return Actions.of(
         config.rules,
@@ -49,12 +41,12 @@ def rows(
     found = {row.pop("member_id"): row for row in batch.to_pylist()}
     for row in found.values():
         assert row.pop("event_timestamp") == row.pop("created_timestamp") == as_of
-    known = np.flatnonzero(states.last != NEVER).tolist()
-    return {members[place]: found[members[place]] for place in known}
+    known = np.flatnonzero(states.last != NO_TIME).tolist()
+    return {members[index]: found[members[index]] for index in known}
 
 
 def sequence(states: States, member: int = 0) -> list[tuple[Any, int, datetime]]:
-    """One member's (item, code, moment), oldest first."""
+    """One member's (item, code, timestamp), oldest first."""
     chosen = states.actions.take(states.actions.member == member)
-    moments = map(moment_of, chosen.moment.tolist())
-    return list(zip(chosen.item.tolist(), chosen.code.tolist(), moments, strict=True))
+    timestamps = map(timestamp_of, chosen.timestamp.tolist())
+    return list(zip(chosen.item.tolist(), chosen.code.tolist(), timestamps, strict=True))

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from models.spec import Learned
 from models.training.recipe import Recipe
-from tests.worlds.tiny_models import MOMENT, tiny_config, write_items
+from tests.worlds.tiny_models import UTC_US, tiny_config, write_items
 from transformations.config import Config
 from transformations.example_settings import ExampleSettings
 
@@ -61,15 +61,15 @@ def write_day(config: Config, day: datetime, rng: np.random.Generator) -> None:
     liked = rng.random(25) < 0.8
     items = 2 * rng.integers(0, ITEMS // 2, 25) + (members + ~liked) % 2
     second = np.where(rng.random(25) < 0.5, "APPLY", "SAVE")
-    moments = [day + timedelta(minutes=int(m)) for m in np.sort(rng.integers(0, 1_440, 25))]
+    timestamps = [day + timedelta(minutes=int(m)) for m in np.sort(rng.integers(0, 1_440, 25))]
     order = np.argsort(members, kind="stable")
     table = pa.table(
         {
             "member_id": pa.array(members[order] + 1, pa.int64()),
             "item_id": pa.array(items[order] + 1, pa.int64()),
             "action": pa.array(np.where(liked, second, "DISMISS")[order]),
-            "event_timestamp": pa.array([moments[i] for i in order], MOMENT),
-            "ingested_at": pa.nulls(25, MOMENT),
+            "event_timestamp": pa.array([timestamps[i] for i in order], UTC_US),
+            "ingested_at": pa.nulls(25, UTC_US),
         }
     )
     file = config.layout.activity / f"date={day:%Y-%m-%d}" / "part-0.parquet"

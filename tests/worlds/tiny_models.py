@@ -18,7 +18,7 @@ from transformations.config import Config
 from transformations.layout import partition
 
 ops = keras.ops
-MOMENT = pa.timestamp("us", tz="UTC")
+UTC_US = pa.timestamp("us", tz="UTC")
 AS_OF = datetime(2026, 3, 1, tzinfo=UTC)
 CREATED = AS_OF + timedelta(hours=6)
 
@@ -101,7 +101,7 @@ def write_items(
     columns = {
         "item_id": pa.array([item for item, _, _ in rows], ids),
         "embedding": pa.array([vector for _, vector, _ in rows], pa.list_(pa.float32())),
-        "available_at": pa.array([moment for _, _, moment in rows], MOMENT),
+        "available_at": pa.array([timestamp for _, _, timestamp in rows], UTC_US),
         "encoder": pa.array([encoder.name] * len(rows)),
         "encoder_version": pa.array([encoder.version] * len(rows), pa.int64()),
     }
@@ -117,17 +117,17 @@ def write_sequences(config: Config, members: Members, as_of: datetime = AS_OF) -
     last = [row[-1] if row else as_of - config.window - timedelta(days=1) for row in times]
     columns: dict[str, pa.Array] = {
         "member_id": pa.array(list(members), ids),
-        "event_timestamp": pa.array([as_of] * len(rows), MOMENT),
-        "created_timestamp": pa.array([CREATED] * len(rows), MOMENT),
+        "event_timestamp": pa.array([as_of] * len(rows), UTC_US),
+        "created_timestamp": pa.array([CREATED] * len(rows), UTC_US),
         "item_ids": pa.array([[item for item, _, _ in row] for row in rows], pa.list_(ids)),
         "actions": pa.array([[a for _, a, _ in row] for row in rows], pa.list_(pa.string())),
-        "event_timestamps": pa.array(times, pa.list_(MOMENT)),
+        "event_timestamps": pa.array(times, pa.list_(UTC_US)),
         "n_actions": pa.array([len(row) for row in rows], pa.int64()),
     }
     for action in config.actions:
         counts = [sum(a == action for _, a, _ in row) for row in rows]
         columns[names.count_column(action)] = pa.array(counts, pa.int64())
-    columns["last_action_at"] = pa.array(last, MOMENT)
+    columns["last_action_at"] = pa.array(last, UTC_US)
     file = partition(config.layout.sequences, as_of)
     file.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(columns), file)

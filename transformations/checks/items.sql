@@ -10,7 +10,7 @@ repeated as (
     having count(*) > 1
 ),
 
--- A sum is finite only where each of its terms is; it leaves nulls out.
+-- A sum is finite only if each term is; it skips nulls.
 broken as (
     select
         case

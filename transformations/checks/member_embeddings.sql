@@ -1,5 +1,6 @@
--- every rule that a row of member_embeddings breaks, one row each; $vectors names the vector
--- columns, $dims their dimensions. Reads also the snapshot it was made from, member_sequences.
+-- every rule that a row of member_embeddings breaks, one row each
+-- $vectors names the vector columns, $dims their dimensions. Also reads member_sequences, the
+-- snapshot that the vectors were made from.
 with
 gathered as (
     select
@@ -24,14 +25,14 @@ embedded as (
         last_action_at,
         model_version,
         list_transform(vectors, lambda v: coalesce(len(v), 0)) as dims,
-        -- A sum is finite only where each of its terms is.
+        -- A sum is finite only if each term is.
         list_contains(
             list_transform(vectors, lambda v: isfinite(list_sum(v))), false
         ) as is_not_finite,
     from gathered
 ),
 
--- The job keeps the order of the snapshot, so that nothing has to be looked up.
+-- Embedding keeps the snapshot's order, so rows match by position.
 rows_of_view as (
     select
         embedded.*,

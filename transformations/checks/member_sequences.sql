@@ -33,7 +33,7 @@ broken as (
                 coalesce(event_timestamps <> list_sort(event_timestamps), true)
                 then 'event_timestamps ascend'
             when
-                -- They ascend, so that the first and the last speak for all.
+                -- They ascend, so the first and the last are enough.
                 event_timestamps[1] < $as_of - $window_length
                 or event_timestamps[-1] >= $as_of
                 then 'event_timestamps lie in the window'

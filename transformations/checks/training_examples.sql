@@ -1,10 +1,10 @@
 -- every rule that a row of training_examples breaks, one row each
--- Reads `training_examples`, `day_items` and `item_places` too.
+-- Also reads `day_items` and `item_indexes`. Needs macros.sql.
 with
 examples as (
     select
         *,
-        epoch_us(happened_at) // 86400000000 as day,
+        day_of(epoch_us(happened_at)) as day,
     from training_examples
 ),
 
@@ -25,9 +25,9 @@ repeated as (
 items_of_days as (
     select
         day_items.day,
-        item_places.item_id,
+        item_indexes.item_id,
     from day_items
-    inner join item_places on day_items.item_place = item_places.place
+    inner join item_indexes on day_items.item_index = item_indexes.item_index
 ),
 
 not_of_the_day as (
@@ -66,7 +66,7 @@ broken as (
                 then 'lists hold no null'
             when event_timestamps <> list_sort(event_timestamps) then 'event_timestamps ascend'
             when
-                -- They ascend, so that the first and the last speak for all.
+                -- They ascend, so the first and the last are enough.
                 event_timestamps[1] < as_of - $window_length or event_timestamps[-1] >= as_of
                 then 'event_timestamps lie in the window before as_of'
             when happened_at < as_of then 'a label does not happen before as_of'

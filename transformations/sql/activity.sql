@@ -1,7 +1,7 @@
--- one row per action of $day: what was known (`activity`) and what came (`stg_activity`), with
--- exact duplicates once; of their ingested_at the earliest that is known
+-- one row per action of $day: what `activity` holds and what `stg_activity` adds
+-- Exact duplicates count once, with their earliest ingested_at.
 with
-came_and_known as (
+old_and_new as (
     select
         member_id,
         item_id,
@@ -27,7 +27,7 @@ merged as (
         action,
         event_timestamp,
         min(ingested_at) as ingested_at,
-    from came_and_known
+    from old_and_new
     group by member_id, item_id, action, event_timestamp
     order by member_id, event_timestamp, item_id, action
 )

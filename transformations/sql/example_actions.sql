@@ -1,25 +1,25 @@
--- one row per action that is known at `until`, of any member, with its place among that member's
--- Reads `activity` and `item_places`. Moments and lengths of time are microseconds (since 1970).
+-- one row per action visible at `until`, with its position among the member's actions
+-- Reads `activity` and `item_indexes`. Times are microseconds since 1970, durations microseconds.
 with
-with_places as (
+with_indexes as (
     select
         activity.*,
-        item_places.place as item_place,
+        item_indexes.item_index,
     from activity
-    inner join item_places on activity.item_id = item_places.item_id
+    inner join item_indexes on activity.item_id = item_indexes.item_id
 ),
 
-known as (
+visible as (
     select
         member_id,
-        item_place,
-        list_position(list_sort($names), action) as action_place,
+        item_index,
+        list_position(list_sort($names), action) as action_index,
         list_contains($positives, action) as is_positive,
-        epoch_us(event_timestamp) as moment,
+        epoch_us(event_timestamp) as event_us,
         coalesce(epoch_us(ingested_at), 0) as known_at,
-        -- What the draws come from: neither the order of the rows nor other rows are in it.
+        -- Seed of the draws: independent of other rows and of their order.
         hash(member_id, item_id, action, event_timestamp) as identity,
-    from with_places
+    from with_indexes
     where
         event_timestamp < $until
         and (ingested_at is null or ingested_at < $until)
@@ -31,15 +31,15 @@ numbered as (
         *,
         row_number() over in_order as position,
         count(*) over (partition by member_id) as n_actions,
-        moment - lag(moment) over in_order as gap,
-    from known
-    window in_order as (partition by member_id order by moment, item_place, action_place)
+        event_us - lag(event_us) over in_order as gap,
+    from visible
+    window in_order as (partition by member_id order by event_us, item_index, action_index)
 ),
 
 example_actions as (
     select
         * exclude (gap),
-        max(case when gap is null or gap >= $session_gap_us then moment end)
+        max(case when gap is null or gap >= $session_gap_us then event_us end)
             over (partition by member_id order by position)
             as session_started_at,
     from numbered

@@ -1,5 +1,6 @@
 -- one row: what the examples are made of
--- Reads `training_examples`, `example_windows`, `example_actions` and `item_places`.
+-- Reads `training_examples`, `example_windows`, `example_actions` and `item_indexes`. Needs
+-- macros.sql.
 with
 windows as (
     select
@@ -29,9 +30,9 @@ lengths as (
 acted_on as (
     select distinct
         example_actions.member_id,
-        item_places.item_id,
+        item_indexes.item_id,
     from example_actions
-    inner join item_places on example_actions.item_place = item_places.place
+    inner join item_indexes on example_actions.item_index = item_indexes.item_index
 ),
 
 hits as (
@@ -51,7 +52,7 @@ totals as (
         count(*) filter (where is_positive) as positives,
         count(*) filter (where not is_positive and not is_random) as negatives,
         count(*) filter (where is_random) as random_negatives,
-        count(distinct epoch_us(happened_at) // 86400000000) filter (where is_random) as days,
+        count(distinct day_of(epoch_us(happened_at))) filter (where is_random) as days,
     from training_examples
 ),
 

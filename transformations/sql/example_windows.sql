@@ -1,19 +1,28 @@
--- one row per window: a member's last actions before as_of, packed, oldest first (null
--- where there is none), and the places of the first and last action that are its labels
--- Reads `example_actions` and `random_negatives`.
+-- one row per window: a member's last actions before as_of, packed, oldest first
+-- (empty where there is none), and the positions of the first and last action that are its labels
+-- Reads `example_actions` and `random_negatives`. Needs macros.sql.
+-- The rule of a sequence stands in three places: packed_sequences.sql, example_windows.sql and
+-- `fold` in transformations/stream.py. tests/transformations/test_sequence_properties.py,
+-- test_example_properties.py and test_stream_properties.py prove them equal.
+-- Example: one member, inputs = 'before_label', labels = 'next', length 2, window 10 days. The
+-- third action was ingested after the fourth happened, so the fourth's window lacks it.
+--     position  day  ingested   window (positions)   first_label = last_label
+--     1         1    1          none                 1
+--     2         2    2          1                    2
+--     3         5    7          1, 2                 3
+--     4         6    6          1, 2                 4
 with
 ends as (
     select
         *,
         -- as_of: where a window ends. labels_from: when it could be read.
         case
-            when $inputs = 'before_label' then moment
-            else (moment - $publish_delay_us) // 86400000000 * 86400000000
+            when $inputs = 'before_label' then event_us
+            else midnight_of(event_us - $publish_delay_us)
         end as as_of,
         case
-            when $inputs = 'before_label' then moment
-            else
-                (moment - $publish_delay_us) // 86400000000 * 86400000000 + $publish_delay_us
+            when $inputs = 'before_label' then event_us
+            else midnight_of(event_us - $publish_delay_us) + $publish_delay_us
         end as labels_from,
         -- Counted from the newest action, so that it is always a label.
         (n_actions - position) % $stride = 0 as is_picked,
@@ -24,7 +33,7 @@ ends as (
 framed as (
     select
         *,
-        -- One window has all of its labels; with `next`, each label has a window of its own.
+        -- One window has all of its labels; with `next`, each label has its own window.
         is_picked and (
             $labels = 'next'
             or row_number() over (
@@ -32,10 +41,10 @@ framed as (
                 order by position
             ) = 1
         ) as is_chosen,
-        moment - labels_from + 1 as since_labels_from,
-        -- Not before its own action: the horizon may end there. Labels beyond are left out where
-        -- they are joined.
-        greatest(labels_from + $horizon_us - 1 - moment, 0) as until_horizon,
+        event_us - labels_from + 1 as since_labels_from,
+        -- At least 0, since a frame cannot end before its own row; training_examples.sql drops
+        -- the labels beyond the horizon.
+        greatest(labels_from + $horizon_us - 1 - event_us, 0) as until_horizon,
     from ends
 ),
 
@@ -46,7 +55,7 @@ labelled as (
             when $labels = 'next' then position
             else 1 + count(*) over (
                 partition by member_id
-                order by moment
+                order by event_us
                 range between unbounded preceding and since_labels_from preceding
             )
         end as first_label,
@@ -54,7 +63,7 @@ labelled as (
             when $labels = 'next' then position
             else count(*) over (
                 partition by member_id
-                order by moment
+                order by event_us
                 range between unbounded preceding and until_horizon following
             )
         end as last_label,
@@ -65,9 +74,9 @@ labelled as (
 inputs as (
     select
         member_id,
-        moment,
-        item_place,
-        action_place,
+        event_us,
+        item_index,
+        action_index,
         known_at,
         position,
         as_of,
@@ -79,13 +88,13 @@ inputs as (
     union all
     select
         member_id,
-        moment,
-        item_place,
-        action_place,
+        event_us,
+        item_index,
+        action_index,
         known_at,
         null as position,
-        moment as as_of,
-        moment as labels_from,
+        event_us as as_of,
+        event_us as labels_from,
         false as is_chosen,
         null as first_label,
         null as last_label,
@@ -96,56 +105,53 @@ inputs as (
 packed as (
     select
         *,
-        -- One number that sorts as (event_timestamp, item_id, action). A moment that was moved
-        -- before 1970 cannot be packed, nor is it in anyone's window.
-        (greatest(moment, 0)::uhugeint << 64)
-        | (item_place::uhugeint << 16)
-        | action_place::uhugeint as packed_action,
-        greatest(max(known_at - moment) over (partition by member_id) + 1, 1) as latest_by,
+        -- A random negative moved before 1970 cannot be packed, and is in no window.
+        pack(greatest(event_us, 0), item_index, action_index) as packed_action,
+        greatest(max(known_at - event_us) over (partition by member_id) + 1, 1) as latest_by,
     from inputs
 ),
 
-known as (
+offsets as (
     select
         *,
-        moment - as_of + 1 as since_as_of,
-        moment - as_of + latest_by as since_surely_known,
-        moment - as_of + $window_us + 1 as since_window,
+        event_us - as_of + 1 as since_as_of,
+        event_us - as_of + latest_by as since_surely_known,
+        event_us - as_of + $window_us + 1 as since_window,
     from packed
 ),
 
 counted as (
     select
         *,
-        row_number() over (partition by member_id order by packed_action) as place,
+        row_number() over (partition by member_id order by packed_action) as row_index,
         count(*) over (
             partition by member_id
-            order by moment
+            order by event_us
             range between unbounded preceding and since_as_of preceding
         ) as n_before,
-        -- Those of them that were known by as_of, however late this member's actions come in.
+        -- Those that were known by as_of even with the member's longest delay.
         count(*) over (
             partition by member_id
-            order by moment
+            order by event_us
             range between unbounded preceding and since_surely_known preceding
         ) as n_surely_known,
         count(*) over (
             partition by member_id
-            order by moment
+            order by event_us
             range between unbounded preceding and since_window preceding
         ) as n_too_old,
-    from known
+    from offsets
 ),
 
 bounded as (
     select
         *,
-        place - 1 - greatest(n_too_old, n_surely_known - $length) as back_to_first,
-        place - n_before as back_to_last,
+        row_index - 1 - greatest(n_too_old, n_surely_known - $length) as back_to_first,
+        row_index - n_before as back_to_last,
     from counted
 ),
 
--- Frames by place keep each list about as short as the input, however much a member did.
+-- Frames by row keep each list about as short as the input, however active a member is.
 listed as (
     select
         *,

@@ -1,5 +1,5 @@
--- one row per input row: an item that is known at $as_of, or with the reason why it is refused
--- Reads `raw_items`: `content` is a struct of what the item's vector is made from.
+-- one row per input row: an item known at $as_of, or a refused row with the reason
+-- Reads `raw_items`; `content` is a struct of what the item's vector is made from.
 with
 judged as (
     select

@@ -1,12 +1,12 @@
--- one row per member and as_of: its last $length actions in the window, oldest first; or, where
--- the previous snapshot had the member and no action is left in the window, empty lists
--- Reads `packed_sequences`, where the rule is, and `item_places`.
+-- one row per member and as_of: its last $length actions in the window, oldest first; a member of
+-- the previous snapshot with no action left in the window has empty lists
+-- Reads `packed_sequences`, which applies the rule, and `item_indexes`. Needs macros.sql.
 with
 names as (
     select
-        coalesce(list(item_id order by place), []) as items,
+        coalesce(list(item_id order by item_index), []) as items,
         list_sort($actions) as action_names,
-    from item_places
+    from item_indexes
 ),
 
 packed as (
@@ -21,11 +21,11 @@ unpacked as (
     select
         member_id,
         list_transform(
-            packed_actions, lambda a: items[((a >> 16) & 281474976710655)::bigint]
+            packed_actions, lambda a: items[item_of(a)]
         ) as item_ids,
-        list_transform(packed_actions, lambda a: action_names[(a & 65535)::bigint]) as actions,
+        list_transform(packed_actions, lambda a: action_names[action_of(a)]) as actions,
         list_transform(
-            packed_actions, lambda a: make_timestamptz((a >> 64)::bigint)
+            packed_actions, lambda a: timestamp_of(a)
         ) as event_timestamps,
         last_action_at,
     from packed

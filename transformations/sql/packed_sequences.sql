@@ -1,11 +1,14 @@
--- one row per member and as_of: its last $length actions in the window, oldest first; or, where
--- the previous snapshot had the member and no action is left in the window, an empty list
--- Reads the table `activity` from the previous window's start on, and `item_places`.
+-- one row per member and as_of: its last $length actions in the window, packed, oldest first; a
+-- member of the previous snapshot with no action left in the window has an empty list
+-- Reads `activity` from the previous window's start on, and `item_indexes`. Needs macros.sql.
+-- The rule of a sequence stands in three places: packed_sequences.sql, example_windows.sql and
+-- `fold` in transformations/stream.py. tests/transformations/test_sequence_properties.py,
+-- test_example_properties.py and test_stream_properties.py prove them equal.
 with
 visible as not materialized (
     select
         *,
-        list_position(list_sort($actions), action) as action_place,
+        list_position(list_sort($actions), action) as action_index,
     from activity
     where
         event_timestamp < $as_of
@@ -19,17 +22,16 @@ recent as (
     where event_timestamp >= $as_of - $window_length
 ),
 
--- An action is packed into one number that sorts as (event_timestamp, item_id, action): lists of
--- numbers are collected and sorted about four times as fast as lists of structs. item_id and
--- action go in as their places in their order, so that ids of any type will do.
+-- Lists of numbers are collected and sorted about four times as fast as lists of structs. item_id
+-- and action are packed as indexes in their sort order, so ids may be of any type.
 packed as (
     select
         recent.member_id,
-        (epoch_us(recent.event_timestamp)::uhugeint << 64)
-        | (item_places.place::uhugeint << 16)
-        | recent.action_place::uhugeint as packed_action,
+        pack(
+            epoch_us(recent.event_timestamp), item_indexes.item_index, recent.action_index
+        ) as packed_action,
     from recent
-    inner join item_places on recent.item_id = item_places.item_id
+    inner join item_indexes on recent.item_id = item_indexes.item_id
 ),
 
 in_window as (
@@ -66,7 +68,7 @@ packed_sequences as (
         member_id,
         packed_actions[-$length:] as packed_actions,
         len(packed_actions) as n_visible,
-        make_timestamptz((packed_actions[-1] >> 64)::bigint) as last_action_at,
+        timestamp_of(packed_actions[-1]) as last_action_at,
     from in_window
     union all
     select

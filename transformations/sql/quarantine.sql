@@ -1,7 +1,8 @@
--- one row per refused input row that `quarantine` does not hold yet; reads `refused`, those of
--- this run. Rows that are alike count: as many are added as came more than are there.
+-- one row per refused input row that `quarantine` does not hold yet
+-- Reads `quarantine` and `refused`, the rows of this run. Equal rows are counted: where `refused`
+-- has n more of them than `quarantine`, n are added.
 with
-came_and_known as (
+old_and_new as (
     select
         member_id,
         item_id,
@@ -31,7 +32,7 @@ tallied as (
     select
         * exclude (is_new),
         count(*) filter (where is_new) - count(*) filter (where not is_new) as more,
-    from came_and_known
+    from old_and_new
     group by all
 ),
 

@@ -1,5 +1,5 @@
--- one row per refused input row of this run, as it came
--- Reads `judged`, the rows of stg_activity.sql, and `malformed`, lines that are no CSV.
+-- one row per refused input row of this run, with the source's own values
+-- Reads `judged`, the rows of stg_activity.sql, and `malformed`, lines that are not valid CSV.
 with
 refused as (
     select

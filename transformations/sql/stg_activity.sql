@@ -1,5 +1,5 @@
--- one row per input row: typed, with its day; or with the reason why it is refused, as it came
--- Reads `raw_events`: each column as it came (raw_…), and read as what it should be (null if not).
+-- one row per input row: typed, with its day; or refused, with the reason and the raw values
+-- Reads `raw_events`: each column raw (raw_…) and typed (null where it cannot be read).
 with
 judged as (
     select

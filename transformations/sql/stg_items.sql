@@ -1,6 +1,6 @@
 -- one row per item_id and available_at: what the item's vector is made from
--- Reads `judged`, the rows of judged_items.sql. Of rows that differ in their content only, the
--- smallest is kept, which is the same one in every run; its fields become columns.
+-- Reads `judged`, the rows of judged_items.sql. Of rows that differ only in content, the smallest
+-- is kept, which is the same in every run. The fields of `content` become columns.
 with
 chosen as (
     select

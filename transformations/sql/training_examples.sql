@@ -1,12 +1,12 @@
--- one row per window and label: a member's last actions before as_of, and an action that followed,
--- or a random negative that was drawn for it; shuffled, the same way for the same seed
--- Reads `example_windows`, `example_actions`, `random_negatives` and `item_places`.
+-- one row per window and label: a member's last actions before as_of, and an action that followed
+-- or a random negative drawn for it; shuffled by the seed
+-- Reads `example_windows`, `example_actions`, `random_negatives`, `item_indexes`. Needs macros.sql.
 with
 names as (
     select
-        coalesce(list(item_id order by place), []) as items,
+        coalesce(list(item_id order by item_index), []) as items,
         list_sort($names) as action_names,
-    from item_places
+    from item_indexes
 ),
 
 windows as (
@@ -20,7 +20,7 @@ windows as (
         list_filter(
             packed_actions,
             lambda a: not starts_with(
-                list_sort($names)[(a & 65535)::bigint], 'RANDOM_NEGATIVE_FOR_'
+                list_sort($names)[action_of(a)], 'RANDOM_NEGATIVE_FOR_'
             )
         )[-1] as last_own_action,
     from example_windows
@@ -44,11 +44,11 @@ labels as (
         unnest(range(0, 1 + case when is_positive then $random_negatives else 0 end)) as draw,
     from followed_by
     where
-        moment >= $since_us
-        and moment < labels_until
+        event_us >= $since_us
+        and event_us < labels_until
         and (
             not $skip_own_session
-            or coalesce((last_own_action >> 64)::bigint < session_started_at, true)
+            or coalesce(us_of(last_own_action) < session_started_at, true)
         )
 ),
 
@@ -57,10 +57,10 @@ drawn as (
         labels.member_id,
         labels.as_of,
         labels.packed_actions,
-        labels.moment as happened_at,
-        coalesce(random_negatives.moment, labels.moment) as moment,
-        coalesce(random_negatives.item_place, labels.item_place) as item_place,
-        coalesce(random_negatives.action_place, labels.action_place) as action_place,
+        labels.event_us as happened_at,
+        coalesce(random_negatives.event_us, labels.event_us) as event_us,
+        coalesce(random_negatives.item_index, labels.item_index) as item_index,
+        coalesce(random_negatives.action_index, labels.action_index) as action_index,
         labels.is_positive and labels.draw = 0 as is_positive,
         labels.draw > 0 as is_random,
         labels.draw,
@@ -73,17 +73,17 @@ drawn as (
             and labels.draw = random_negatives.draw
 ),
 
--- Shuffled while they are packed: a third of the bytes to move.
+-- Shuffled while packed, which moves a third of the bytes.
 shuffled as (
     select *
     from drawn
     order by
-        hash($seed, member_id, as_of, happened_at, item_place, action_place, draw),
+        hash($seed, member_id, as_of, happened_at, item_index, action_index, draw),
         member_id,
         as_of,
         happened_at,
-        item_place,
-        action_place,
+        item_index,
+        action_index,
         draw
 ),
 
@@ -100,16 +100,16 @@ training_examples as (
         member_id,
         make_timestamptz(as_of) as as_of,
         list_transform(
-            packed_actions, lambda a: items[((a >> 16) & 281474976710655)::bigint]
+            packed_actions, lambda a: items[item_of(a)]
         ) as item_ids,
-        list_transform(packed_actions, lambda a: action_names[(a & 65535)::bigint]) as actions,
+        list_transform(packed_actions, lambda a: action_names[action_of(a)]) as actions,
         list_transform(
-            packed_actions, lambda a: make_timestamptz((a >> 64)::bigint)
+            packed_actions, lambda a: timestamp_of(a)
         ) as event_timestamps,
-        items[item_place] as label_item_id,
-        action_names[action_place] as label_action,
-        make_timestamptz(moment) as label_timestamp,
-        -- When the label's action happened; a random negative's is its positive's.
+        items[item_index] as label_item_id,
+        action_names[action_index] as label_action,
+        make_timestamptz(event_us) as label_timestamp,
+        -- When the label's action happened; for a random negative, when its positive did.
         make_timestamptz(happened_at) as happened_at,
         is_positive,
         is_random,

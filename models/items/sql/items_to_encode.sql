@@ -1,12 +1,12 @@
--- one row per item and moment from which its vector may be used, of those that have none yet.
--- Reads `stg_items` (whose columns are text and categories, or vectors) and `items`. $fit_before is
--- null where the source brings its own vectors.
+-- one row per item_id and available_at that has no vector yet
+-- Reads `stg_items` (with text and categories, or vectors) and `items`. $fit_before is null where
+-- the source holds vectors.
 with
 usable as (
     select
         * exclude (available_at),
         available_at as known_at,
-        -- A vector cannot have been there before the fit that makes it.
+        -- A vector cannot be available before the fit that makes it.
         greatest(available_at, $fit_before) as available_at,
     from stg_items
 ),

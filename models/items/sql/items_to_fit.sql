@@ -1,6 +1,7 @@
--- one row per item known before $fit_before, with its last text by then. Reads `stg_items`.
+-- one row per item known before $fit_before, with its last text by then
+-- Reads `stg_items`.
 with
-known as (
+earlier as (
     select
         item_id,
         text,
@@ -14,9 +15,9 @@ items_to_fit as (
     select
         text,
         categories,
-    from known
+    from earlier
     qualify row_number() over (partition by item_id order by available_at desc) = 1
-    -- The fit depends on the order of its rows, in the last digits.
+    -- The fit's last digits depend on the order of its rows.
     order by item_id
 )
 

@@ -1,7 +1,7 @@
 -- one row per line of ratings.dat: user::movie::rating 0-10::unix seconds
 with
 lines as (
-    -- One column a line (no line holds a byte 1): "::" is more than one character.
+    -- One column per line (no line holds a byte 1), since "::" is longer than one character.
     select
         line,
         row_number() over () as line_number,

@@ -1,7 +1,8 @@
--- one row per line of movies.dat: id::title (year)::genre|genre; needs the table `events`
+-- one row per line of movies.dat: id::title (year)::genre|genre
+-- Reads `events`.
 with
 lines as (
-    -- One column a line (no line holds a byte 1): "::" is more than one character.
+    -- One column per line (no line holds a byte 1), since "::" is longer than one character.
     select
         line,
         row_number() over () as line_number,

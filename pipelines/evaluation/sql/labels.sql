@@ -1,5 +1,5 @@
--- one row per action in [$since, $before) of the members drawn, on an item that was known at the
--- midnight whose snapshot could be read at its time
+-- one row per action in [$since, $before) of a sampled member, on an item that had a vector by the
+-- midnight of the newest snapshot readable at its time
 -- Reads `activity`, and `first_items`, each item's first vector.
 with
 actions as (

@@ -1,4 +1,4 @@
--- one row per item known at $as_of: its last text, its categories as they are read aloud
+-- one row per item known at $as_of: its newest text, followed by the values of its categories
 -- Reads `described_items`, whose categories are tokens such as genres=Drama.
 with
 known as (

@@ -1,6 +1,6 @@
 -- one row per member of a sample of $size: its vector, and the commonest category of its items
--- Reads `sequences`, `vectors` (member_id, embedding) and `item_texts`. Where $category, the column
--- of the categories, is null, it is the commonest action instead. The same $seed, the same sample.
+-- Reads `sequences`, `vectors` (member_id, embedding) and `item_texts`. $category is the column of
+-- the categories; if null, the label is the commonest action. The same $seed, the same sample.
 with
 present as (
     select
@@ -10,7 +10,7 @@ present as (
         vectors.embedding,
     from sequences
     inner join vectors on sequences.member_id = vectors.member_id
-    -- A vector of zeros (no such action) has no place of its own.
+    -- Vectors of zeros (no such action) are left out.
     where sequences.n_actions > 0 and list_dot_product(vectors.embedding, vectors.embedding) > 0
 ),
 

@@ -1,6 +1,6 @@
--- one row per member that is shown and item among the $count nearest to its vector (cosine)
+-- one row per shown member and item among the $count nearest to its vector (cosine)
 -- Reads `shown_members`, `vectors` (member_id, embedding), `newest_items` and `item_texts`. A
--- vector of zeros is near to nothing.
+-- vector of zeros has no nearest items.
 with
 scored as (
     select

@@ -1,4 +1,4 @@
--- one row per kind of action and how often it stands in the sequences. Reads `sequences`.
+-- one row per action name: how often it occurs in the sequences. Reads `sequences`.
 with
 actions as (
     select unnest(actions) as action,

@@ -1,5 +1,4 @@
--- one row per action of a member that is shown, its last $count. Reads `shown_members` and
--- `item_texts`.
+-- one row per action of a shown member, its last $count. Reads `shown_members` and `item_texts`.
 with
 actions as (
     select

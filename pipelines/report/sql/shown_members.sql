@@ -1,5 +1,5 @@
--- one row per member to be shown: $count of those with most kinds of action and no short history
--- Reads `sequences`. The same ones each time.
+-- one row per member to show: the $count with the most distinct actions, long histories first
+-- Reads `sequences`. Always the same members.
 with
 candidates as (
     select
@@ -7,7 +7,7 @@ candidates as (
         item_ids,
         actions,
         event_timestamps,
-        len(list_distinct(actions)) as n_kinds,
+        len(list_distinct(actions)) as n_distinct,
     from sequences
     where n_actions > 0
 ),
@@ -19,7 +19,8 @@ shown_members as (
         actions,
         event_timestamps,
     from candidates
-    order by n_kinds desc, least(len(item_ids), 8) desc, md5(member_id::varchar) asc, member_id asc
+    order by
+        n_distinct desc, least(len(item_ids), 8) desc, md5(member_id::varchar) asc, member_id asc
     limit $count
 )
 

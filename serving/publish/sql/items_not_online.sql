@@ -1,4 +1,4 @@
--- items_not_online: one row, the oldest item vector that the online store lacks; null when none
+-- one row: the oldest item vector that is missing online, and the rows from there; null when none
 with items as (
     select
         available_at,

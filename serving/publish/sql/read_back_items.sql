@@ -1,4 +1,4 @@
--- read_back_items: one row per item drawn at random, its newest vector as of a moment, every column
+-- one row per item drawn at random: its newest vector as of $as_of, every column
 with known as (
     select * from read_parquet($files, hive_partitioning = false)
     where available_at <= $as_of

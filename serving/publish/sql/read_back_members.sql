@@ -1,4 +1,4 @@
--- read_back_members: one row per member drawn at random from one partition, whole
+-- one row per member drawn at random from one partition, every column
 with snapshot as (
     select * from read_parquet($file, hive_partitioning = false)
 ),
@@ -16,5 +16,5 @@ members as (
     semi join drawn on snapshot.member_id = drawn.member_id
 )
 
--- Every column, whichever table it is.
+-- Every column, because the table may be any view's.
 select * from members  -- noqa: AM04

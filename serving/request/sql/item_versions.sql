@@ -1,4 +1,5 @@
--- one row per item and version, an item's versions together and oldest first. Reads `items`.
+-- one row per item and version, an item's versions adjacent and oldest first
+-- Reads `items`: the rows of the item parts.
 with
 item_versions as (
     select

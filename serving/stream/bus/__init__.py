@@ -1,1 +1,1 @@
-"""Where the stream's events come from: a protocol and one file a bus."""
+"""Where the stream's events come from: a protocol and one file per bus."""

@@ -1,7 +1,7 @@
 """Kafka as a bus: messages are keyed by member; a group's offsets are committed after the write.
 
-A worker that dies, or comes, moves partitions. Whoever has one next begins at its committed offset:
-what was written and not yet committed comes twice, which the fold makes harmless.
+A worker that joins or dies moves partitions. The next owner of a partition begins at its committed
+offset: what was written but not yet committed is delivered twice, which the fold makes harmless.
 """
 
 import logging
@@ -22,7 +22,7 @@ ALONE_BY = 60.0
 
 Headers = dict[str, str | bytes | None]
 
-# A commit of a partition that has moved meanwhile: its new owner reads those messages again.
+# Errors of a commit after its partition has moved: the new owner reads those messages again.
 MOVED = (
     KafkaError.ILLEGAL_GENERATION,
     KafkaError.UNKNOWN_MEMBER_ID,
@@ -50,13 +50,13 @@ class KafkaBus:
         self._consumer: Consumer | None = None
         self._producer: Producer | None = None
 
-    def read(self, most: int, linger: float) -> list[Message]:
-        """Return up to `most` messages; waits `linger` for them to be so many."""
+    def read(self, limit: int, linger: float) -> list[Message]:
+        """Return up to `limit` messages; wait `linger` seconds to reach that number."""
         try:
             consumer = self._subscribed()
             found = consumer.consume(1, WAIT)
-            if found and most > 1:
-                found += consumer.consume(most - 1, max(linger, 0.001))
+            if found and limit > 1:
+                found += consumer.consume(limit - 1, max(linger, 0.001))
             return [_message(message) for message in found if not self._failed(message)]
         except KafkaException as error:
             raise self._gone(error) from error
@@ -67,7 +67,7 @@ class KafkaBus:
             return
         ends: dict[int, int] = {}
         for message in messages:
-            partition, offset = message.place
+            partition, offset = message.position
             ends[partition] = max(ends.get(partition, 0), offset + 1)
         offsets = [TopicPartition(self._topic, partition, end) for partition, end in ends.items()]
         try:
@@ -78,30 +78,30 @@ class KafkaBus:
             logger.warning("Kafka, topic %s: partitions moved before a commit", self._topic)
 
     def refuse(self, messages: Sequence[tuple[Message, str]]) -> None:
-        """Produce to `<topic>.dead`, with the reason and the place as headers."""
+        """Produce to `<topic>.dead`, with the reason and the position as headers."""
         rows: list[tuple[bytes, Headers]] = []
         for message, reason in messages:
-            place = "{}:{}".format(*message.place)
-            rows.append((message.value, {"reason": reason.encode(), "place": place.encode()}))
+            position = "{}:{}".format(*message.position)
+            rows.append((message.value, {"reason": reason.encode(), "place": position.encode()}))
         self._produce(self._topic + DEAD, [(None, value, headers) for value, headers in rows])
 
     def send(self, messages: Sequence[tuple[str, bytes]]) -> None:
         """Produce, each message to the partition of its key."""
         self._produce(self._topic, [(key, value, {}) for key, value in messages])
 
-    def rewind(self, moment: datetime) -> None:
-        """Commit, for every partition, the offset of the first message of `moment` or later.
+    def rewind(self, timestamp: datetime) -> None:
+        """Commit, for every partition, the offset of the first message at `timestamp` or later.
 
-        A partition of which the broker names none is read from its beginning: to fold too much
-        again is harmless. It takes being the only one in the group.
+        A partition for which the broker names no offset is read from its beginning: folding too
+        much again is harmless. This consumer must be the only one in its group.
         """
         self.reset()
-        start = int(moment.timestamp() * 1000)
+        start = int(timestamp.timestamp() * 1000)
         given: list[TopicPartition] = []
         failed: list[KafkaException] = []
 
         def assigned(consumer: Consumer, partitions: list[TopicPartition]) -> None:
-            # What is raised in here would leave `poll` as an object that no `except` catches.
+            # An exception raised here would leave `poll` as an object that no `except` catches.
             try:
                 given[:] = self._first_of(consumer, partitions, start)
                 consumer.assign(given)
@@ -115,7 +115,7 @@ class KafkaBus:
             while not given:
                 if time.monotonic() > deadline:
                     raise BusGoneError(f"Kafka, topic {self._topic}: no partition was assigned")
-                message = consumer.poll(0.1)  # it comes again: nothing is committed yet
+                message = consumer.poll(0.1)  # redelivered later: nothing is committed yet
                 if message is not None:
                     self._failed(message)
                 if failed:
@@ -127,7 +127,7 @@ class KafkaBus:
                     "partitions belong to other workers; stop them before a rebuild"
                 )
             consumer.commit(offsets=given, asynchronous=False)
-            # Left and joined again: this consumer would go back at every rebalance.
+            # Leave the group: this consumer would rewind again at every rebalance.
             self.reset()
         except KafkaException as error:
             raise self._gone(error) from error
@@ -139,7 +139,7 @@ class KafkaBus:
             self._consumer = None
 
     def close(self) -> None:
-        """Leave the group and send what is still to be sent."""
+        """Leave the group and flush the producer."""
         self.reset()
         if self._producer is not None:
             self._producer.flush(TIMEOUT)
@@ -151,7 +151,7 @@ class KafkaBus:
                 "auto.offset.reset": "earliest",
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
-                # Not reading is the backpressure; what librdkafka fetches ahead is bounded.
+                # Backpressure is not reading; this bounds what librdkafka fetches ahead.
                 "queued.max.messages.kbytes": 16_384,
                 "logger": logger,
                 **self._consuming,
@@ -161,7 +161,7 @@ class KafkaBus:
     def _first_of(
         self, consumer: Consumer, partitions: Sequence[TopicPartition], start: int
     ) -> list[TopicPartition]:
-        """Return each partition's first offset at `start`, in milliseconds, or later."""
+        """Return each partition's first offset at `start` (milliseconds) or later."""
         asked = [TopicPartition(self._topic, part.partition, start) for part in partitions]
         found = consumer.offsets_for_times(asked, timeout=TIMEOUT)
         for part in found:
@@ -205,7 +205,7 @@ class KafkaBus:
             )
 
     def _failed(self, message: Any) -> bool:
-        """Whether this is an error and no message; one that may pass is logged."""
+        """Whether this is an error instead of a message; transient errors are logged."""
         error = message.error()
         if error is None:
             return False

@@ -4,8 +4,8 @@
      "event_timestamp": "2026-03-01T12:00:00.000123Z"}
 
 `event_timestamp` is ISO 8601 with a zone, or an integer of microseconds since 1970. Other keys are
-left alone, so that a producer may add its own. A change that a reader of schema 1 would get wrong
-is a new number; a worker refuses numbers that it does not know.
+ignored, so a producer may add its own. A change that a reader of schema 1 would get wrong needs a
+new schema number; a worker refuses unknown numbers.
 """
 
 import json
@@ -14,26 +14,26 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from transformations.rules import Rules
-from transformations.stream import microseconds
+from transformations.timestamps import microseconds
 
 SCHEMA = 1
-# As far as transformations/sql/stg_activity.sql lets an event lie in the future.
+# How far ahead an event may lie, as in transformations/sql/stg_activity.sql.
 FURTHEST = timedelta(days=1)
 
 Id = int | str
 
 
-class Event(NamedTuple):
+class StreamEvent(NamedTuple):
     """One action: who, on what, the action's code, microseconds since 1970."""
 
     member_id: Id
     item_id: Id
     code: int
-    moment: int
+    timestamp: int
 
 
 class MessageError(ValueError):
-    """A message that no later try can read; the text is the reason, the same for all alike."""
+    """A message that no later try can read; the text is the reason, one of a fixed set."""
 
 
 def encode(member_id: Id, item_id: Id, action: str, event_timestamp: datetime) -> bytes:
@@ -52,12 +52,12 @@ def encode(member_id: Id, item_id: Id, action: str, event_timestamp: datetime) -
     return json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def decode(rules: Rules, message: bytes, now: datetime) -> Event:
+def decode(rules: Rules, message: bytes, now: datetime) -> StreamEvent:
     """Read one message.
 
     Raises:
-        MessageError: it is not an event of this schema, or no event that the batch would take; the
-            reasons are those of the quarantine where there is one.
+        MessageError: it does not fit the schema, or the batch would refuse it; the reasons match
+            those of the batch quarantine.
     """
     try:
         event = json.loads(message)
@@ -66,35 +66,35 @@ def decode(rules: Rules, message: bytes, now: datetime) -> Event:
     if not isinstance(event, dict):
         raise MessageError("not a JSON object")
     schema = event.get("schema")
-    # To Python, true is 1, and so is 1.0.
+    # In Python True == 1 and 1.0 == 1.
     if type(schema) is not int or schema != SCHEMA:
         raise MessageError("schema is unknown")
     action = event.get("action")
     if not isinstance(action, str) or action not in rules.actions:
         raise MessageError("action is unknown")
-    moment = _moment(event.get("event_timestamp"))
-    if moment < 0:
+    timestamp = _timestamp(event.get("event_timestamp"))
+    if timestamp < 0:
         raise MessageError("event_timestamp is before 1970")
-    if moment > microseconds(now + FURTHEST):
+    if timestamp > microseconds(now + FURTHEST):
         raise MessageError("event_timestamp is in the future")
-    return Event(
+    return StreamEvent(
         _id(rules, "member_id", event.get("member_id")),
         _id(rules, "item_id", event.get("item_id")),
         rules.action_code(action),
-        moment,
+        timestamp,
     )
 
 
 def decode_all(
     rules: Rules, messages: Sequence[bytes], now: datetime
-) -> tuple[list[Event], dict[int, str]]:
-    """Read many: the events, and the place of each message that is none, with the reason."""
+) -> tuple[list[StreamEvent], dict[int, str]]:
+    """Read many messages: the events, and for each refused message its index and reason."""
     events, refused = [], {}
-    for place, message in enumerate(messages):
+    for index, message in enumerate(messages):
         try:
             events.append(decode(rules, message, now))
         except MessageError as error:
-            refused[place] = str(error)
+            refused[index] = str(error)
     return events, refused
 
 
@@ -102,7 +102,7 @@ def _id(rules: Rules, name: str, value: object) -> Id:
     if value is None or (isinstance(value, str) and not value.strip()):
         raise MessageError(f"{name} is null")
     if rules.id_type == "int64":
-        # JSON's true and false are integers to Python.
+        # JSON's true and false are integers in Python.
         if isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63:
             return value
     elif isinstance(value, str) and _is_text(value):
@@ -111,7 +111,7 @@ def _id(rules: Rules, name: str, value: object) -> Id:
 
 
 def _is_text(value: str) -> bool:
-    """Whether a string can be written as UTF-8; JSON's escapes can make half a pair."""
+    """Whether a string can be encoded as UTF-8; JSON escapes can leave a lone surrogate."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -119,17 +119,17 @@ def _is_text(value: str) -> bool:
     return True
 
 
-def _moment(value: object) -> int:
+def _timestamp(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
-        # What no datetime can hold is as far in the future, or as long ago, as any other.
+        # Clamped: outside the range of datetime only "future" or "before 1970" matters.
         return max(min(value, 2**62), -1)
     unreadable = MessageError("event_timestamp cannot be read")
     if not isinstance(value, str):
         raise unreadable
     try:
-        moment = datetime.fromisoformat(value)
+        timestamp = datetime.fromisoformat(value)
     except ValueError:
         raise unreadable from None
-    if moment.tzinfo is None:
+    if timestamp.tzinfo is None:
         raise unreadable
-    return microseconds(moment)
+    return microseconds(timestamp)

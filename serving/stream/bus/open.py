@@ -1,4 +1,4 @@
-"""Where events come from: one small protocol, and the bus that a URL names.
+"""The table of buses, and the one that a URL names.
 
     redis://host:6379/0?stream=activity&group=activity-stream
     kafka://host:9092,host2:9092/activity?group=activity-stream&session.timeout.ms=10000
@@ -6,39 +6,52 @@
 Further keys of a Kafka URL are librdkafka's own settings.
 """
 
-from urllib.parse import parse_qsl, urlsplit
+from collections.abc import Callable
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from serving.stream.bus.protocol import GROUP, TOPIC, Bus
 from transformations.errors import InputError
+
+Opener = Callable[[SplitResult, dict[str, str], str, str], Bus]
 
 
 def open_bus(url: str, consumer: str) -> Bus:
     """Open the bus that a URL names.
 
     Args:
-        consumer: The name of this member of the group; one at a time may have it.
+        consumer: The name of this consumer, unique in its group.
 
     Raises:
-        InputError: the URL is not of one of the two forms.
+        InputError: the URL's scheme is not in the table, its host is missing or a key is unknown.
     """
     parts = urlsplit(url)
+    if parts.scheme not in BUSES or not parts.netloc:
+        raise InputError(
+            "expected a bus such as redis://host:6379/0?stream=activity or "
+            f"kafka://host:9092/activity (schemes: {', '.join(BUSES)}), got {url!r}"
+        )
     options = dict(parse_qsl(parts.query))
     group = options.pop("group", GROUP)
-    if parts.scheme == "kafka" and parts.netloc:
-        from serving.stream.bus.kafka import KafkaBus
+    return BUSES[parts.scheme](parts, options, group, consumer)
 
-        return KafkaBus(parts.netloc, parts.path.strip("/") or TOPIC, group, options)
-    if parts.scheme in ("redis", "rediss") and parts.netloc:
-        from serving.stream.bus.redis import RedisBus
 
-        stream = options.pop("stream", TOPIC)
-        if options:
-            raise InputError(
-                f"expected the keys stream and group after the ? of a Redis bus, got "
-                f"{', '.join(options)}"
-            )
-        return RedisBus(parts._replace(query="").geturl(), stream, group, consumer)
-    raise InputError(
-        f"expected a bus such as redis://host:6379/0?stream=activity or "
-        f"kafka://host:9092/activity, got {url!r}"
-    )
+def _open_redis(parts: SplitResult, options: dict[str, str], group: str, consumer: str) -> Bus:
+    from serving.stream.bus.redis import RedisBus
+
+    stream = options.pop("stream", TOPIC)
+    if options:
+        raise InputError(
+            "expected the keys stream and group after the ? of a Redis bus, got "
+            f"{', '.join(options)}"
+        )
+    return RedisBus(parts._replace(query="").geturl(), stream, group, consumer)
+
+
+def _open_kafka(parts: SplitResult, options: dict[str, str], group: str, _: str) -> Bus:
+    from serving.stream.bus.kafka import KafkaBus
+
+    return KafkaBus(parts.netloc, parts.path.strip("/") or TOPIC, group, options)
+
+
+# URL scheme → opener, which imports its client when it is called.
+BUSES: dict[str, Opener] = {"redis": _open_redis, "rediss": _open_redis, "kafka": _open_kafka}

@@ -1,4 +1,4 @@
-"""Where events come from: what the stream asks of a bus."""
+"""What the stream needs of a bus. A new one implements `Bus` and gets a line in `open.py`."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -12,56 +12,58 @@ DEAD = ".dead"
 
 
 class BusGoneError(RunFailedError):
-    """The bus does not answer, now; a later try may succeed."""
+    """The bus does not answer; a later try may succeed."""
 
 
 class Message(NamedTuple):
-    """One message: what it says, when the bus took it (microseconds since 1970), where it lay."""
+    """One message: content, arrival at the bus (microseconds since 1970), position on the bus."""
 
     value: bytes
     sent: int
-    place: Any
+    position: Any
 
 
 class Bus(Protocol):
-    """A log of messages that a group of consumers shares, each message at least once."""
+    """A log of messages that a group of consumers shares, with delivery at least once."""
 
-    def read(self, most: int, linger: float) -> list[Message]:
-        """Return up to `most` messages; what was returned and is not `done` will come again.
+    def read(self, limit: int, linger: float) -> list[Message]:
+        """Return up to `limit` messages; those that are never `done` are redelivered.
+
+        Without any message it returns after half a second.
 
         Args:
-            linger: Seconds to wait for more than the first; with none at all, half a second passes.
+            linger: Seconds to wait for further messages after the first.
 
         Raises:
             BusGoneError: the bus does not answer.
         """
 
     def done(self, messages: Sequence[Message]) -> None:
-        """Note, on the bus, that these were handled: all that the last read returned.
+        """Acknowledge all messages that the last read returned.
 
         Raises:
-            BusGoneError: the bus does not answer; they will come again.
+            BusGoneError: the bus does not answer; they are redelivered.
         """
 
     def refuse(self, messages: Sequence[tuple[Message, str]]) -> None:
-        """Copy messages that cannot be read to the dead letters, each with the reason.
+        """Copy unreadable messages to the dead letters, each with its reason.
 
         Raises:
             BusGoneError: the bus does not answer.
         """
 
     def send(self, messages: Sequence[tuple[str, bytes]]) -> None:
-        """Append messages, each with its key: those of one key stay in order.
+        """Append messages, each with its key; messages of one key stay in order.
 
         Raises:
-            BusGoneError: the bus does not answer; some may have been appended.
+            BusGoneError: the bus does not answer; some messages may have been appended.
         """
 
-    def rewind(self, moment: datetime) -> None:
-        """Let the group read again what the bus took at `moment` or later, or more than that."""
+    def rewind(self, timestamp: datetime) -> None:
+        """Let the group read again at least what arrived at `timestamp` or later."""
 
     def reset(self) -> None:
-        """Forget what was read and not done, so that it comes again; connect anew if need be."""
+        """Forget what was read but not acknowledged: it is redelivered; reconnect if needed."""
 
     def close(self) -> None:
         """Leave the group and close the connections."""

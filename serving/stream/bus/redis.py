@@ -1,7 +1,7 @@
 """Redis Streams as a bus: a consumer group; an entry is acknowledged after the write.
 
-Entries go to whichever worker asks first. Those of a worker that died are claimed by the others
-once they have lain unacknowledged for CLAIM_AFTER.
+Entries go to whichever worker asks first. Entries of a dead worker are claimed by the others once
+they have been unacknowledged for CLAIM_AFTER seconds.
 """
 
 import time
@@ -17,7 +17,7 @@ from serving.stream.bus.protocol import DEAD, BusGoneError, Message
 FIELD = b"event"
 CLAIM_AFTER = 15.0
 WAIT = 0.5
-# A worker's dead letters are read by people; older ones than so many are trimmed.
+# People read the dead letters; beyond this number the oldest are trimmed.
 DEAD_KEPT = 100_000
 
 # KEYS: the stream; ARGV: the group, the consumer.
@@ -41,7 +41,7 @@ class RedisBus:
         consumer: str,
         claim_after: float = CLAIM_AFTER,
     ) -> None:
-        # No retries of the client's own: the worker says in its log that it is waiting.
+        # The client must not retry silently: the worker logs that it is waiting.
         self.url = url
         self._client = redis.Redis.from_url(
             url, retry=None, socket_timeout=WAIT + 5, socket_connect_timeout=5
@@ -52,42 +52,42 @@ class RedisBus:
         self._joined = False
         self._claimed_at = 0.0
 
-    def read(self, most: int, linger: float) -> list[Message]:
-        """Return what this consumer has not acknowledged, what a dead one left, or new entries."""
+    def read(self, limit: int, linger: float) -> list[Message]:
+        """Return unacknowledged entries of this consumer, else of a dead one, else new entries."""
 
         def ask() -> list[Message]:
             self._join()
             if self._own_first:
-                own = self._entries("0", most)
+                own = self._entries("0", limit)
                 if own:
                     return own
                 self._own_first = False
-            left = self._claim(most)
+            left = self._claim(limit)
             if left:
                 return left
-            found = self._entries(">", most, block=int(WAIT * 1000))
-            if found and len(found) < most and linger > 0:
+            found = self._entries(">", limit, block=int(WAIT * 1000))
+            if found and len(found) < limit and linger > 0:
                 time.sleep(linger)
-                found += self._entries(">", most - len(found))
+                found += self._entries(">", limit - len(found))
             return found
 
         return self._asked(ask)
 
     def done(self, messages: Sequence[Message]) -> None:
-        """Acknowledge."""
+        """Acknowledge the entries."""
         if messages:
-            places = [message.place for message in messages]
-            self._asked(lambda: self._client.xack(self._stream, self._group, *places))
+            entries = [message.position for message in messages]
+            self._asked(lambda: self._client.xack(self._stream, self._group, *entries))
 
     def refuse(self, messages: Sequence[tuple[Message, str]]) -> None:
-        """Add to `<stream>.dead`: the value, the reason and the entry's id."""
+        """Append to `<stream>.dead`: the value, the reason and the entry's id."""
 
         def add() -> None:
             with self._client.pipeline(transaction=False) as pipe:
                 for message, reason in messages:
                     pipe.xadd(
                         self._stream + DEAD,
-                        {FIELD: message.value, "reason": reason, "id": message.place},
+                        {FIELD: message.value, "reason": reason, "id": message.position},
                         maxlen=DEAD_KEPT,
                     )
                 pipe.execute()
@@ -95,7 +95,7 @@ class RedisBus:
         self._asked(add)
 
     def send(self, messages: Sequence[tuple[str, bytes]]) -> None:
-        """Append; a stream has one order, so that the keys are not needed."""
+        """Append; a stream has one order, so the keys are not needed."""
 
         def add() -> None:
             with self._client.pipeline(transaction=False) as pipe:
@@ -105,25 +105,25 @@ class RedisBus:
 
         self._asked(add)
 
-    def rewind(self, moment: datetime) -> None:
-        """Set the group back to the last entry before `moment`."""
+    def rewind(self, timestamp: datetime) -> None:
+        """Set the group back to the last entry before `timestamp`."""
 
         def set_back() -> None:
             self._join()
-            start = f"{max(int(moment.timestamp() * 1000) - 1, 0)}-0"
+            start = f"{max(int(timestamp.timestamp() * 1000) - 1, 0)}-0"
             self._client.xgroup_setid(self._stream, self._group, start)
 
         self._asked(set_back)
 
     def reset(self) -> None:
-        """Begin again with what this consumer has not acknowledged."""
+        """Start again with the unacknowledged entries of this consumer."""
         self._own_first, self._joined = True, False
 
     def close(self) -> None:
         """Leave the group and close the connections.
 
-        A consumer with entries that it has not acknowledged stays in the group: the others claim
-        them from it.
+        A consumer with unacknowledged entries stays in the group, so that the others can claim
+        them.
         """
         if self._joined:
             with suppress(redis.exceptions.RedisError, OSError):
@@ -134,8 +134,7 @@ class RedisBus:
         try:
             return ask()
         except (redis.exceptions.RedisError, OSError) as error:
-            # Whatever it was, the group is looked for again: a server that came back empty has
-            # none.
+            # Join the group again after any error: a server that came back empty has no group.
             self.reset()
             raise BusGoneError(f"Redis, stream {self._stream}: {error}") from error
 
@@ -149,14 +148,14 @@ class RedisBus:
                 raise
         self._joined = True
 
-    def _entries(self, start: str, most: int, block: int | None = None) -> list[Message]:
+    def _entries(self, start: str, limit: int, block: int | None = None) -> list[Message]:
         answer: Any = self._client.xreadgroup(
-            self._group, self._consumer, {self._stream: start}, count=most, block=block
+            self._group, self._consumer, {self._stream: start}, count=limit, block=block
         )
         entries = [entry for _, entries in answer or [] for entry in entries]
-        return [_message(place, fields) for place, fields in entries]
+        return [_message(entry, fields) for entry, fields in entries]
 
-    def _claim(self, most: int) -> list[Message]:
+    def _claim(self, limit: int) -> list[Message]:
         now = time.monotonic()
         if now - self._claimed_at < self._claim_after / 2:
             return []
@@ -165,15 +164,15 @@ class RedisBus:
             self._group,
             self._consumer,
             min_idle_time=int(self._claim_after * 1000),
-            count=most,
+            count=limit,
         )
-        entries = [_message(place, fields) for place, fields in answer[1]]
+        entries = [_message(entry, fields) for entry, fields in answer[1]]
         if not entries:
             self._claimed_at = now
         return entries
 
 
-def _message(place: bytes, fields: dict[bytes, bytes] | None) -> Message:
-    # An entry without the field, or one that was trimmed while it waited, is refused as not JSON.
+def _message(entry: bytes, fields: dict[bytes, bytes] | None) -> Message:
+    # An entry without the field, or one trimmed while it waited, is later refused as not JSON.
     value = (fields or {}).get(FIELD, b"")
-    return Message(value, int(place.split(b"-")[0]) * 1000, place)
+    return Message(value, int(entry.split(b"-")[0]) * 1000, entry)

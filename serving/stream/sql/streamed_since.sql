@@ -1,5 +1,5 @@
 -- one row per member that the stream wrote after $as_of: its newest row of member_sequences
--- Reads `streamed`, the streamed parts of the table.
+-- Reads `streamed`: the streamed parts of the table.
 with
 newest as (
     select

@@ -1,1 +1,1 @@
-"""What the stream knows of each member: a protocol and one file a store."""
+"""What the stream knows of each member: a protocol and one file per store."""

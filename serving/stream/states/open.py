@@ -1,16 +1,15 @@
-"""Where the states lie: in the online store's Redis or PostgreSQL, or in a file of this machine."""
+"""The table of state stores: in the online store's Redis or PostgreSQL, or in a local file."""
 
+from collections.abc import Callable
 from typing import Any
 
 from feast import FeatureStore
-from feast.infra.online_stores.postgres_online_store.postgres import PostgreSQLOnlineStore
-from feast.infra.online_stores.redis import RedisOnlineStore
-from feast.infra.online_stores.sqlite import SqliteOnlineStore
 
 from serving.stream.states.postgres import PostgresStates
 from serving.stream.states.protocol import StateStore
 from serving.stream.states.redis import RedisStates
 from serving.stream.states.sqlite import SqliteStates
+from stores.kinds import kind_of
 from transformations.config import Config
 from transformations.errors import InputError
 
@@ -19,18 +18,35 @@ def open_states(config: Config, store: FeatureStore) -> StateStore:
     """Open the states that belong to an online store.
 
     Raises:
-        InputError: an online store of another kind, which workers could not share the states of.
+        InputError: the kind of the online store is not in the table.
     """
     online: Any = store._get_provider().online_store
-    if isinstance(online, RedisOnlineStore):
-        # A client of its own, made as the store makes its client.
-        client = type(online)()._get_client(store.config.online_store)
-        return RedisStates(config, client, store.project)
-    if isinstance(online, PostgreSQLOnlineStore):
-        return PostgresStates(config, store.config.online_store, store.project)
-    if isinstance(online, SqliteOnlineStore):
-        return SqliteStates(config, config.layout.state / "stream.db")
-    raise InputError(
-        "expected a Redis, PostgreSQL or SQLite online store for the stream, which keeps its "
-        f"states beside it, got {type(online).__name__}"
-    )
+    kind = kind_of(online)
+    if kind is None or kind.name not in STATES:
+        raise InputError(
+            "the stream keeps its states beside the online store: expected one of the kinds "
+            f"{', '.join(STATES)}, got {type(online).__name__}"
+        )
+    return STATES[kind.name](config, store, online)
+
+
+def _open_sqlite(config: Config, _: FeatureStore, __: Any) -> StateStore:
+    return SqliteStates(config, config.layout.state / "stream.db")
+
+
+def _open_redis(config: Config, store: FeatureStore, online: Any) -> StateStore:
+    # A separate client, made as the store makes its own.
+    client = type(online)()._get_client(store.config.online_store)
+    return RedisStates(config, client, store.project)
+
+
+def _open_postgres(config: Config, store: FeatureStore, _: Any) -> StateStore:
+    return PostgresStates(config, store.config.online_store, store.project)
+
+
+# Name of a kind in stores/kinds.py → opener.
+STATES: dict[str, Callable[[Config, FeatureStore, Any], StateStore]] = {
+    "sqlite": _open_sqlite,
+    "redis": _open_redis,
+    "postgres": _open_postgres,
+}

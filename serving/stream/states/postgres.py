@@ -1,4 +1,7 @@
-"""The states in the online store's own PostgreSQL: what loses the one loses the other."""
+"""States in the online store's PostgreSQL.
+
+State and features share one database, so they are lost or kept together.
+"""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -16,7 +19,7 @@ from serving.stream.states.protocol import HEAD, NONE, Id, StateLostError, diges
 from transformations.config import Config
 
 _CREATE = (
-    # Of two workers that start at once, "if not exists" lets both try.
+    # "if not exists" does not stop two workers that start at once from both creating a table.
     "select pg_advisory_xact_lock(hashtext('activity_states'))",
     """create table if not exists {members}
     (member {id} primary key, version bigint not null, value bytea not null, due bigint)""",
@@ -24,11 +27,11 @@ _CREATE = (
     "create table if not exists {note} (base text not null)",
 )
 
-# In one order, so that two workers that hold the same members cannot wait for each other.
+# In one order, so that two workers with the same members cannot deadlock.
 _LOCK = "select member from {members} where member = any(%(members)s) order by member for update"
 
-# A row that another worker replaced meanwhile has another version, and one that it has inserted is
-# there: neither is touched, and neither is returned.
+# A row that another worker replaced meanwhile has another version, and a row that it inserted
+# conflicts: both stay unchanged and are not returned.
 _REPLACE = """
 with given as (
     select *
@@ -59,7 +62,7 @@ class PostgresStates:
     """States in tables beside the online store's, shared by the workers of all machines.
 
     Args:
-        settings: The online store's part of feature_store.yaml.
+        settings: The `online_store` settings of feature_store.yaml.
     """
 
     def __init__(self, config: Config, settings: Any, project: str) -> None:
@@ -77,26 +80,26 @@ class PostgresStates:
             self._create(cursor)
 
     def base(self) -> str | None:
-        """Return which snapshot all members' states include."""
+        """Return the note of the snapshot that all states include."""
         with self._cursor() as cursor:
             return self._base(cursor)
 
     def set_base(self, base: str) -> None:
-        """Note which snapshot all members' states include."""
+        """Note which snapshot all states include."""
         with self._cursor() as cursor:
             cursor.execute(self._sql("delete from {note}"))
             cursor.execute(self._sql("insert into {note} values (%s)"), (base,))
 
     @contextmanager
     def rebuilding(self) -> Iterator[None]:
-        """Be the only one who rebuilds: a lock that ends with its connection, which is its own."""
+        """Hold an advisory lock on a separate connection, which ends with the process."""
         with self._connect() as connection:
             connection.autocommit = True
             connection.execute("select pg_advisory_lock(hashtext(%s))", (self._name,))
             yield
 
     def clear(self) -> None:
-        """Remove everything; make the tables again, if they are gone."""
+        """Remove everything; recreate the tables if they are gone."""
         with self._cursor() as cursor:
             self._create(cursor)
             cursor.execute(self._sql("truncate {note}, {members}"))
@@ -117,13 +120,13 @@ class PostgresStates:
         due: NDArray[np.int64],
         seeding: bool = False,
     ) -> NDArray[np.bool_]:
-        """Replace the values whose version is still the one given; return which ones were."""
+        """Replace the values whose version is still `replaced`; return which ones were."""
         rows = {
             "members": list(members),
             "replaced": replaced.tolist(),
             "versions": [HEAD.unpack_from(value)[0] for value in values],
             "values": list(values),
-            "due": [None if moment == NONE else moment for moment in due.tolist()],
+            "due": [None if when == NONE else when for when in due.tolist()],
         }
         with self._cursor() as cursor:
             self._expect_base(cursor, seeding)
@@ -132,11 +135,11 @@ class PostgresStates:
             written = {member for (member,) in cursor.fetchall()}
         return np.array([member in written for member in members], bool)
 
-    def due(self, now: int, most: int) -> list[Id]:
-        """Return members with a held action from before now."""
+    def due(self, now: int, limit: int) -> list[Id]:
+        """Return members with a held action before now."""
         query = self._sql("select member from {members} where due < %s order by due limit %s")
         with self._cursor() as cursor:
-            return [member for (member,) in cursor.execute(query, (now, most)).fetchall()]
+            return [member for (member,) in cursor.execute(query, (now, limit)).fetchall()]
 
     def close(self) -> None:
         """Close the connection."""
@@ -145,7 +148,7 @@ class PostgresStates:
 
     @contextmanager
     def _cursor(self) -> Iterator[Cursor]:
-        """Run one transaction, on a new connection where the server has ended the last one.
+        """Run one transaction, on a new connection if the server has closed the last one.
 
         Raises:
             StateLostError: the tables are gone.

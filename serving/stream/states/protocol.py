@@ -1,12 +1,14 @@
-"""What the stream knows of each member, exactly: kept beside the online store, with a version.
+"""The stream's exact state of each member, kept beside the online store, with a version.
 
-The sequence view cannot be read back for it: Feast keeps whole seconds online, and the order and
-the duplicates of actions are decided by microseconds. So each member has a value of its own here:
-its sequence, its held actions and, as the version, the as_of that it was folded at.
+The sequence view cannot be read back for this. Feast keeps whole seconds online, but microseconds
+decide the order and the duplicates of actions. So each member has a separate value here: its
+sequence, its held actions and, as the version, the as_of of its last fold.
 
-A value is replaced only by one that was made from it (the version is compared in the store, in the
-step that writes). Two workers that hold the same member, because a partition moved or a message
-was delivered twice, can therefore not lose each other's events: one of them is told to fold again.
+A value is replaced only by one that was made from it: the store compares the version in the step
+that writes. Two workers can hold the same member, because a partition moved or a message was
+delivered twice. They cannot lose each other's events: one of them is told to fold again.
+
+A new state store implements `StateStore` and gets a line in `open.py`.
 """
 
 import hashlib
@@ -29,29 +31,29 @@ NONE = 0
 
 
 class StateLostError(RunFailedError):
-    """The store holds no state at all: it was emptied."""
+    """The store holds no states at all: it was emptied."""
 
     def __init__(self) -> None:
         super().__init__(
-            "expected the state that was made from the last snapshot, found an empty store: it was "
-            "emptied or restarted without its data. `activity stream --rebuild` publishes the last "
-            "snapshot again, folds in what was streamed since, and goes on from there"
+            "expected states made from the last snapshot, got an empty store: it was emptied or "
+            "restarted without its data. `activity stream --rebuild` publishes the last snapshot "
+            "again, folds in what was streamed since, and continues from there"
         )
 
 
 class StateStore(Protocol):
-    """Values by member, each with a version; all members share one note, the base."""
+    """One value per member, each with a version; all members share one note, the base."""
 
     def base(self) -> str | None:
-        """Return which snapshot all members' states include; None where there is no state."""
+        """Return the note of the snapshot that all states include; None without states."""
 
     def set_base(self, base: str) -> None:
-        """Note which snapshot all members' states include."""
+        """Note which snapshot all states include."""
 
     def rebuilding(self) -> AbstractContextManager[None]:
-        """Wait until nobody rebuilds the states, then be the only one who does.
+        """Hold the lock of a rebuild; wait for it if another process holds it.
 
-        Whoever dies in it lets the next one in.
+        The lock ends with the process that holds it.
         """
 
     def clear(self) -> None:
@@ -61,7 +63,7 @@ class StateStore(Protocol):
         """Return the members' values.
 
         Raises:
-            StateLostError: there is no base, unless it is being made.
+            StateLostError: there is no base, and `seeding` is false.
         """
 
     def write(
@@ -72,33 +74,33 @@ class StateStore(Protocol):
         due: NDArray[np.int64],
         seeding: bool = False,
     ) -> NDArray[np.bool_]:
-        """Replace the values whose version is still the one given; return which ones were.
+        """Replace the values whose version is still `replaced`; return which ones were.
 
         Args:
             replaced: int64 [members], the versions; NONE where there was no value.
-            due: int64 [members], the moment of the first held action; NONE where none is held.
+            due: int64 [members], the timestamp of the first held action; NONE where none is held.
 
         Raises:
-            StateLostError: there is no base, unless it is being made.
+            StateLostError: there is no base, and `seeding` is false.
         """
 
-    def due(self, now: int, most: int) -> list[Id]:
-        """Return members with a held action from before now, in microseconds since 1970."""
+    def due(self, now: int, limit: int) -> list[Id]:
+        """Return up to `limit` members with a held action before now (microseconds since 1970)."""
 
     def close(self) -> None:
         """Close the connections."""
 
 
 def digest(rules: Rules) -> str:
-    """Return what names the states of these rules: with others, none of them would be right."""
+    """Identify the rules that decide a state: under other rules, no stored state is valid."""
     decisive = [rules.id_type, list(rules.actions), rules.length, rules.window.total_seconds()]
     return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]
 
 
 def pack(states: States, as_of: int) -> list[bytes]:
-    """Return each member's state as bytes; they begin with as_of, the version."""
-    blocks = [_packed(part, len(states)) for part in (states.actions, states.held)]
-    counts = [part.counts(len(states)).tolist() for part in (states.actions, states.held)]
+    """Return each member's state as bytes, which begin with as_of, the version."""
+    blocks = [_packed(some, len(states)) for some in (states.actions, states.held)]
+    counts = [some.counts(len(states)).tolist() for some in (states.actions, states.held)]
     return [
         HEAD.pack(as_of, last, n, n_held) + actions + held
         for last, n, n_held, actions, held in zip(
@@ -108,7 +110,7 @@ def pack(states: States, as_of: int) -> list[bytes]:
 
 
 def unpack(rules: Rules, values: Sequence[bytes | None]) -> tuple[States, NDArray[np.int64]]:
-    """Return the states of packed members, and their versions: NONE where there is no value."""
+    """Return the states of packed members, and their versions; NONE where there is no value."""
     states = States.empty(rules, len(values))
     versions = np.full(len(values), NONE)
     blocks: tuple[list[Any], list[Any]] = ([], [])
@@ -128,9 +130,9 @@ def unpack(rules: Rules, values: Sequence[bytes | None]) -> tuple[States, NDArra
 
 
 def _packed(actions: Actions, members: int) -> list[bytes]:
-    """Return each member's actions: moments, codes, and the items with their sizes if text."""
+    """Return each member's actions: timestamps, codes, and the items, texts after their sizes."""
     ends = np.cumsum(actions.counts(members)).tolist()
-    moments, codes = actions.moment.astype("<i8"), actions.code.astype("<u2")
+    timestamps, codes = actions.timestamp.astype("<i8"), actions.code.astype("<u2")
     texts = actions.item.dtype == object
     items: Any = [item.encode() for item in actions.item] if texts else actions.item.astype("<i8")
     packed, start = [], 0
@@ -144,7 +146,7 @@ def _packed(actions: Actions, members: int) -> list[bytes]:
             tail = sizes + b"".join(some)
         else:
             tail = some.tobytes()
-        packed.append(moments[start:end].tobytes() + codes[start:end].tobytes() + tail)
+        packed.append(timestamps[start:end].tobytes() + codes[start:end].tobytes() + tail)
         start = end
     return packed
 
@@ -166,7 +168,7 @@ def _unpacked(rules: Rules, blocks: Sequence[tuple[int, int, bytes, Any]]) -> Ac
     if not blocks:
         return Actions.of(rules, [], [], [], [])
     members, counts, heads, items = zip(*blocks, strict=True)
-    moments = b"".join(head[: count * 8] for head, count in zip(heads, counts, strict=True))
+    timestamps = b"".join(head[: count * 8] for head, count in zip(heads, counts, strict=True))
     codes = b"".join(head[count * 8 :] for head, count in zip(heads, counts, strict=True))
     item: Any = (
         np.frombuffer(b"".join(items), "<i8")
@@ -178,5 +180,5 @@ def _unpacked(rules: Rules, blocks: Sequence[tuple[int, int, bytes, Any]]) -> Ac
         np.repeat(members, counts),
         item,
         np.frombuffer(codes, "<u2"),
-        np.frombuffer(moments, "<i8"),
+        np.frombuffer(timestamps, "<i8"),
     )

@@ -1,4 +1,4 @@
-"""States in the online store's own Redis: state and features are lost or kept together."""
+"""States in the online store's Redis: state and features are lost or kept together."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -13,10 +13,10 @@ from serving.stream.states.protocol import NONE, Id, StateLostError, digest
 from transformations.config import Config
 
 AT_ONCE = 2_000
-LOCKED_FOR = 15.0  # seconds that a lock outlives whoever died with it
+LOCKED_FOR = 15.0  # seconds that a lock outlives a process that died with it
 
-# KEYS: the base, the held index, then members; ARGV: whether it is being seeded, then for each
-# member its id, the version it must have ('' for no value), its value and when it is due ('').
+# KEYS: the base, the held index, then the members. ARGV: whether the states are being seeded; then
+# per member its id, the expected version ('' for no value), its value and when it is due ('').
 REPLACE = """
 if ARGV[1] == '0' and redis.call('EXISTS', KEYS[1]) == 0 then return redis.error_reply('NOBASE') end
 local written = {}
@@ -38,7 +38,7 @@ return written
 
 
 class RedisStates:
-    """States in the online store's own Redis: what loses the one loses the other.
+    """States in the online store's Redis.
 
     All keys share a hash tag, so that on a cluster they lie in one slot.
     """
@@ -52,17 +52,17 @@ class RedisStates:
         self._replace = client.register_script(REPLACE)
 
     def base(self) -> str | None:
-        """Return which snapshot all members' states include."""
+        """Return the note of the snapshot that all states include."""
         base = self._client.get(self._base)
         return None if base is None else base.decode()
 
     def set_base(self, base: str) -> None:
-        """Note which snapshot all members' states include."""
+        """Note which snapshot all states include."""
         self._client.set(self._base, base)
 
     @contextmanager
     def rebuilding(self) -> Iterator[None]:
-        """Be the only one who rebuilds: a lock that is kept alive, and ends soon without that."""
+        """Hold a lock that expires soon, renewed as long as this process lives."""
         lock = self._client.lock(
             f"{self._name}:rebuilding", LOCKED_FOR, thread_local=False, raise_on_release_error=False
         )
@@ -113,17 +113,17 @@ class RedisStates:
         due: NDArray[np.int64],
         seeding: bool = False,
     ) -> NDArray[np.bool_]:
-        """Replace the values whose version is still the one given; return which ones were."""
+        """Replace the values whose version is still `replaced`; return which ones were."""
         written: list[int] = []
         versions = ["" if v == NONE else v.to_bytes(8, "little", signed=True)
                     for v in replaced.tolist()]  # fmt: skip
-        moments = ["" if d == NONE else d for d in due.tolist()]
-        # The server answers nobody else while a script runs: a few hundred members are a fraction
-        # of a millisecond.
+        timestamps = ["" if d == NONE else d for d in due.tolist()]
+        # Redis serves nobody else while a script runs; a few hundred members take a fraction of a
+        # millisecond.
         for start in range(0, len(members), 256):
             some = slice(start, start + 256)
             keys = [self._key(member) for member in members[some]]
-            rows = zip(members[some], versions[some], values[some], moments[some], strict=True)
+            rows = zip(members[some], versions[some], values[some], timestamps[some], strict=True)
             arguments = [argument for row in rows for argument in row]
             try:
                 written += self._replace(
@@ -135,10 +135,12 @@ class RedisStates:
                 raise
         return np.array(written, bool)
 
-    def due(self, now: int, most: int) -> list[Id]:
-        """Return members with a held action from before now."""
-        found = self._client.zrange(self._held, "-inf", f"({now}", byscore=True, offset=0, num=most)
-        return [member.decode() if self._is_text else int(member) for member in found]
+    def due(self, now: int, limit: int) -> list[Id]:
+        """Return members with a held action before now."""
+        members = self._client.zrange(
+            self._held, "-inf", f"({now}", byscore=True, offset=0, num=limit
+        )
+        return [member.decode() if self._is_text else int(member) for member in members]
 
     def close(self) -> None:
         """Close the connections."""

@@ -1,4 +1,4 @@
-"""States in a file of this machine, as the SQLite online store is one."""
+"""States in a local file, beside a SQLite online store."""
 
 import fcntl
 import sqlite3
@@ -15,7 +15,7 @@ from transformations.config import Config
 
 
 class SqliteStates:
-    """States in a file of this machine, as the SQLite online store is one."""
+    """States in a local file, shared by the workers of this machine."""
 
     def __init__(self, config: Config, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -25,7 +25,7 @@ class SqliteStates:
         self._con.execute("pragma synchronous = normal")
         name = digest(config.rules)
         self._members, self._note = f"members_{name}", f"base_{name}"
-        # `member` has no type, so that a number stays one and a text stays one.
+        # `member` has no type, so a number stays a number and a text stays a text.
         self._con.execute(
             f"create table if not exists {self._members} (member primary key, version integer, "
             "value blob, due integer) without rowid"
@@ -37,12 +37,12 @@ class SqliteStates:
         self._con.execute(f"create table if not exists {self._note} (base text)")
 
     def base(self) -> str | None:
-        """Return which snapshot all members' states include."""
+        """Return the note of the snapshot that all states include."""
         row = self._con.execute(f"select base from {self._note}").fetchone()
         return None if row is None else row[0]
 
     def set_base(self, base: str) -> None:
-        """Note which snapshot all members' states include."""
+        """Note which snapshot all states include."""
         with self._con:
             self._con.execute("begin immediate")
             self._con.execute(f"delete from {self._note}")
@@ -50,7 +50,7 @@ class SqliteStates:
 
     @contextmanager
     def rebuilding(self) -> Iterator[None]:
-        """Be the only one who rebuilds: a lock on a file, which ends with the process."""
+        """Hold a lock on a file, which ends with the process."""
         with self._lock.open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
@@ -78,7 +78,7 @@ class SqliteStates:
         due: NDArray[np.int64],
         seeding: bool = False,
     ) -> NDArray[np.bool_]:
-        """Replace the values whose version is still the one given; return which ones were."""
+        """Replace the values whose version is still `replaced`; return which ones were."""
         rows = zip(members, replaced.tolist(), values, due.tolist(), strict=True)
         insert = (
             f"insert or ignore into {self._members} (version, value, due, member) "
@@ -93,9 +93,9 @@ class SqliteStates:
             self._con.execute("begin immediate")
             if not seeding and self.base() is None:
                 raise StateLostError
-            for member, version, value, moment in rows:
+            for member, version, value, timestamp in rows:
                 (new,) = struct.unpack_from("<q", value)
-                row = (new, value, None if moment == NONE else moment, member)
+                row = (new, value, None if timestamp == NONE else timestamp, member)
                 if version == NONE:
                     cursor = self._con.execute(insert, row)
                 else:
@@ -103,10 +103,10 @@ class SqliteStates:
                 written.append(cursor.rowcount == 1)
         return np.array(written, bool)
 
-    def due(self, now: int, most: int) -> list[Id]:
-        """Return members with a held action from before now."""
+    def due(self, now: int, limit: int) -> list[Id]:
+        """Return members with a held action before now."""
         query = f"select member from {self._members} where due < ? order by due limit ?"
-        return [member for (member,) in self._con.execute(query, (now, most))]
+        return [member for (member,) in self._con.execute(query, (now, limit))]
 
     def close(self) -> None:
         """Close the file."""

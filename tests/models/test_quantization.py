@@ -48,13 +48,13 @@ def test_the_whole_range_is_used(vectors):
     assert (steps.min(axis=0)[wide] == -127).all()
 
 
-def test_what_lies_outside_the_range_goes_to_its_end():
+def test_values_outside_the_range_are_clipped():
     quantization = Quantization.fit(np.array([[-1.0, 5.0], [1.0, 5.0]], np.float32))
     got = stored(np.array([[-9.0, 5.0], [9.0, 5.0]], np.float32), "int8", quantization)
     np.testing.assert_allclose(got, [[-1, 5], [1, 5]], rtol=1e-6)
 
 
-def test_cut_ends_leave_a_finer_step_for_the_rest():
+def test_cutting_outliers_leaves_a_finer_step_for_the_rest():
     vectors = np.concatenate([np.linspace(-1, 1, 1_000), [1e3, -1e3]])[:, None].astype(np.float32)
     cut = Quantization.fit(vectors, cut=0.002)
     assert cut.scale[0] < 0.01 < Quantization.fit(vectors).scale[0]
@@ -81,7 +81,7 @@ def test_float16_keeps_eleven_bits(vectors):
     np.testing.assert_allclose(stored(vectors, "float16"), vectors, rtol=2**-11, atol=2**-25)
 
 
-def test_what_cannot_be_stored_is_refused():
+def test_vectors_that_cannot_be_stored_are_refused():
     wrong = np.array([[1.0, np.nan], [1.0, 2.0]], np.float32)
     with pytest.raises(InputError, match="1 of 2 with NaN"):
         Quantization.fit(wrong)

@@ -8,17 +8,17 @@ import pandas as pd
 import pytest
 
 from models.evaluation.bootstrap import Interval, Resamples
-from models.evaluation.gates import (
-    above_zero,
+from models.evaluation.metrics import auc
+from models.evaluation.promises import (
     assert_nothing_from_the_future,
     assert_trained_before,
     at_most,
     chance_auc,
+    clear_gain,
+    no_clear_loss,
     permuted_labels_auc,
-    reaches_above_zero,
     suspicious,
 )
-from models.evaluation.metrics import auc
 from transformations.errors import InputError, RunFailedError
 
 NAN = Interval(math.nan, math.nan, math.nan)
@@ -35,18 +35,18 @@ NAN = Interval(math.nan, math.nan, math.nan)
         (NAN, False, False),
     ],
 )
-def test_gates_on_a_difference(difference, gains, holds):
-    gain = above_zero("hr10", "HR@10", difference)
-    hold = reaches_above_zero("ndcg10", "NDCG@10", difference)
+def test_promises_on_a_difference(difference, gains, holds):
+    gain = clear_gain("hr10", "HR@10", difference)
+    hold = no_clear_loss("ndcg10", "NDCG@10", difference)
     assert (gain.passed, hold.passed) == (gains, holds)
-    assert gain.sentence.startswith("HR@10: asked for an interval above zero, got ")
+    assert gain.sentence.startswith("HR@10: required CI lower bound > 0, got ")
     assert f"{difference.low:+.4f}" in hold.sentence
     assert json.loads(json.dumps(dataclasses.asdict(gain)))["name"] == "hr10"
 
 
-def test_a_gate_on_bytes():
-    assert at_most("bytes", "Bytes a member", 256, of=768, share=1 / 3).passed
-    assert not at_most("bytes", "Bytes a member", 260, of=768, share=1 / 3).passed
+def test_a_promise_on_bytes():
+    assert at_most("bytes", "Bytes per member", 256, of=768, share=1 / 3).passed
+    assert not at_most("bytes", "Bytes per member", 260, of=768, share=1 / 3).passed
 
 
 def test_permuted_labels_show_no_skill_and_real_ones_do():
@@ -56,7 +56,7 @@ def test_permuted_labels_show_no_skill_and_real_ones_do():
     counts = (int(positive.sum()), int((~positive).sum()))
     for seed in range(5):
         got = permuted_labels_auc(scores, positive, seed)
-        assert chance_auc("permuted labels", "dealt out anew", got, *counts).passed
+        assert chance_auc("permuted labels", "permuted", got, *counts).passed
     control = chance_auc("real labels", "as they are", auc(scores, positive), *counts)
     assert not control.passed
     assert control.expected.startswith("0.5 ± 0.0")
@@ -64,7 +64,7 @@ def test_permuted_labels_show_no_skill_and_real_ones_do():
     json.dumps(dataclasses.asdict(control))
 
 
-def test_a_variant_that_knows_the_label_is_too_good_to_be_true():
+def test_a_variant_with_a_leak_is_too_good_to_be_true():
     rng = np.random.default_rng(1)
     positive, members = rng.random(1000) < 0.5, rng.integers(0, 100, 1000)
     honest = rng.normal(size=1000) + 0.5 * positive
@@ -80,14 +80,14 @@ def test_a_variant_that_knows_the_label_is_too_good_to_be_true():
 
 def joined(**times):
     at = pd.Timestamp("2026-03-10 12:00", tz="UTC")
-    alike = {"event_timestamp": at, "snapshot": at, "created": at}
-    frame = pd.DataFrame([alike] * 3, index=[10, 11, 12])
+    row = {"event_timestamp": at, "snapshot": at, "created": at}
+    frame = pd.DataFrame([row] * 3, index=[10, 11, 12])
     for column, change in times.items():
         frame.loc[11:, column] = change
     return frame
 
 
-def test_features_of_the_label_s_own_time_pass():
+def test_features_of_the_labels_own_time_pass():
     assert_nothing_from_the_future(joined(), ["snapshot", "created"])
     assert_nothing_from_the_future(joined(created=pd.NaT), ["snapshot", "created"])
 
@@ -101,7 +101,7 @@ def test_a_feature_from_the_future_is_caught(column):
         assert_nothing_from_the_future(leaky, ["snapshot", "created"])
 
 
-def test_times_that_are_not_there_cannot_pass():
+def test_missing_times_cannot_pass():
     with pytest.raises(InputError, match="none called published"):
         assert_nothing_from_the_future(joined(), ["published"])
 
@@ -124,11 +124,11 @@ def test_weights_from_before_the_labels_pass(until):
 def test_weights_from_the_labels_time_are_refused(until):
     with pytest.raises(InputError) as refused:
         assert_trained_before(manifest(until), FIRST_LABEL)
-    for part in ("learned v2", "2026-03-10 00:00:01+00:00", "2026-03-10 00:00:00+00:00"):
-        assert part in str(refused.value)
+    for text in ("learned v2", "2026-03-10 00:00:01+00:00", "2026-03-10 00:00:00+00:00"):
+        assert text in str(refused.value)
 
 
-def test_zones_are_compared_as_moments():
+def test_zones_are_compared_as_timestamps():
     zone = timezone(timedelta(hours=2))
     with pytest.raises(InputError):
         assert_trained_before(manifest("2026-03-10"), datetime(2026, 3, 10, 1, tzinfo=zone))

@@ -1,4 +1,4 @@
-"""Rows into the views' online tables, in columns where the store takes them."""
+"""Writes rows to the views' online tables, in columns where the store supports it."""
 
 from typing import Any
 
@@ -6,14 +6,15 @@ import pyarrow as pa
 from feast import FeatureStore
 from feast.utils import _convert_arrow_to_proto
 
-from stores.columnar import BulkOnlineStore, encode
+from stores.columnar import encode_rows
+from stores.protocols import BulkOnlineStore
 from transformations.config import Config
 
 
-class OnlineViews:
-    """The online side of a feature store, written as materialization writes it.
+class OnlineWriter:
+    """Writes to the online store as materialization does.
 
-    The registry is asked once for each view: after `feast apply` a worker is started anew.
+    The registry is read once per view, so restart a worker after `feast apply`.
     """
 
     def __init__(self, config: Config, store: FeatureStore) -> None:
@@ -23,7 +24,7 @@ class OnlineViews:
         self._views: dict[str, Any] = {}
 
     def write(self, name: str, rows: pa.RecordBatch) -> None:
-        """Write rows of a view's table, under the table's own column names; the older never wins.
+        """Write rows of a view's table, under the table's column names; an older row never wins.
 
         Raises:
             feast.errors.FeatureViewNotFoundException: the view was never applied.
@@ -35,7 +36,7 @@ class OnlineViews:
         renamed = rows.rename_columns([mapping.get(name, name) for name in rows.schema.names])
         config = self._store.config
         if isinstance(self._online, BulkOnlineStore) and self._online.takes_encoded(config):
-            self._online.prepare_write(config, view, encode(view, renamed))()
+            self._online.prepare_write(config, view, encode_rows(view, renamed))()
             return
         types = {field.name: field.dtype.to_value_type() for field in view.entity_columns}
         protos = _convert_arrow_to_proto(renamed, view, types)

@@ -1,0 +1,158 @@
+"""`activity show`: a member's last actions, and its vectors as the online store returns them."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import duckdb
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from models.catalog import AGGREGATORS
+from operations.ledger import Ledger
+from serving.publish import open_store
+from transformations import names
+from transformations.config import Config
+from transformations.duck import connect
+from transformations.errors import InputError
+from transformations.layout import partition, partitions
+
+SHOWN_ACTIONS = 8
+
+
+def show_member(console: Console, config: Config, member: int | str) -> None:
+    """Show a member's last actions and its vectors as the online store returns them.
+
+    Raises:
+        InputError: no snapshot was built, or the newest one has no such member.
+    """
+    built = partitions(config.layout.sequences)
+    if not built:
+        raise InputError(f"no snapshot was built yet into {config.data}; first: activity run")
+    newest = Ledger(config).newest_published() or built[-1]
+    with connect(config) as con:
+        actions = _last_actions(config, con, newest, member)
+        example = someone(config, con, newest)
+    if actions is None:
+        raise InputError(
+            f"member {member} is not in the snapshot of {newest:%Y-%m-%d}: no action in the "
+            f"{config.window.days} days before it; one that is: {example}"
+        )
+    table = Table(title=f"Member {member}: last actions", title_justify="left", header_style="bold")
+    for name in ("when (UTC)", "action", "item", "what"):
+        table.add_column(name)
+    for moment, action, acted_on, what in actions:
+        table.add_row(f"{moment:%Y-%m-%d %H:%M}", action, str(acted_on), escape(what or ""))
+    console.print(table)
+    console.print()
+    item = actions[0][2] if actions else None
+    console.print(_vectors_table(config, member, item))
+
+
+def parse_id(config: Config, text: str) -> int | str:
+    """Return a member id as typed by the user in the type that the configuration says.
+
+    Raises:
+        InputError: ids are int64 and the text is no whole number.
+    """
+    if config.id_type == "string":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"expected a whole number (id_type is int64), got {text!r}") from None
+
+
+def someone(config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime) -> int | str | None:
+    """Pick a member to show: every kind of action, then the most; ties by id."""
+    kinds = " + ".join(f"least({names.count_column(name)}, 1)" for name in config.actions)
+    row = con.execute(
+        f"select member_id from read_parquet($path) where n_actions > 0 "
+        f"order by {kinds} desc, n_actions desc, member_id limit 1",
+        {"path": str(partition(config.layout.sequences, as_of))},
+    ).fetchone()
+    return None if row is None else row[0]
+
+
+def _last_actions(
+    config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime, member: int | str
+) -> list[tuple[datetime, str, int | str, str | None]] | None:
+    """Return (time, action, item, text), newest first; None for a member without a row."""
+    path = str(partition(config.layout.sequences, as_of))
+    con.execute(
+        "create or replace temp table shown as select * from read_parquet($path) "
+        "where member_id = $member",
+        {"path": path, "member": member},
+    )
+    if not con.execute("select 1 from shown").fetchone():
+        return None
+    items = config.layout.staged_items
+    what = "null"
+    if not config.items.embedding:
+        values = "list_transform(categories, lambda c: c[instr(c, '=') + 1:])"
+        what = f"arg_max(concat_ws(' · ', text, array_to_string({values}, ', ')), available_at)"
+    return con.execute(
+        "with actions as (select unnest(item_ids) as item_id, unnest(actions) as action, "
+        "unnest(event_timestamps) as event_timestamp, "
+        "generate_subscripts(item_ids, 1) as position from shown), "
+        f"texts as (select item_id, {what} as text from read_parquet($items) group by item_id) "
+        "select event_timestamp, action, actions.item_id, text from actions "
+        "left join texts using (item_id) order by position desc limit $count",
+        {"items": str(items), "count": SHOWN_ACTIONS},
+    ).fetchall()
+
+
+def _vectors_table(config: Config, member: int | str, item: int | str | None) -> Table:
+    title = f"Member {member}: as the online store returns it"
+    table = Table(
+        title=title + (f", matched with item {item}" if item is not None else ""),
+        title_justify="left",
+        header_style="bold",
+    )
+    for name in ("service", "feature", "value"):
+        table.add_column(name)
+    store = open_store(config)
+    absent: int | str = "" if config.id_type == "string" else -1
+    for aggregator in AGGREGATORS:
+        answer = store.get_online_features(
+            features=store.get_feature_service(aggregator.service),
+            entity_rows=[{"member_id": member, "item_id": absent if item is None else item}],
+        ).to_dict()
+        service: str = aggregator.service
+        for name, (value,) in sorted(answer.items(), key=lambda pair: _rank(pair[0])):
+            if name in ("member_id", "item_id"):
+                continue
+            table.add_row(service, name, show_value(value))
+            service = ""
+        table.add_section()
+    return table
+
+
+def _rank(feature: str) -> tuple[int, str]:
+    """Order features for the eye: the member's vectors, its counts, the match, the item."""
+    if feature.endswith("_embedding"):
+        return 0, feature
+    if feature.startswith("n_") or feature == "last_action_at":
+        return 1, feature
+    return (2 if feature.startswith(("cosine", "dot")) else 3), feature
+
+
+def show_value(value: Any) -> str:
+    """Write a feature's value in one short line.
+
+    >>> show_value([0.5, -0.25, 0.125, 0.0])
+    '[+0.500 -0.250 … 4 floats] |v| 0.573'
+    """
+    if value is None:
+        return "null"
+    if isinstance(value, float):
+        return f"{round(value, 4) + 0.0:+.4f}"  # + 0.0: a tiny negative number is no -0.0000
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str):
+        vector = np.asarray(value, dtype=np.float32)
+        head = " ".join(f"{number:+.3f}" for number in vector[:2])
+        return f"[{head} … {vector.size} floats] |v| {float(np.linalg.norm(vector)):.3f}"
+    return str(value)

@@ -1,0 +1,132 @@
+"""`activity status`: whether all is well, what ran, what is staged, refused, built and online."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from models.catalog import AGGREGATORS
+from operations.ledger import Ledger
+from pipelines.progress import number, plain_table, stage_table
+from transformations import names
+from transformations.config import Config
+from transformations.duck import connect, parquet
+from transformations.layout import days, part_files, partition_files
+
+LATE = timedelta(hours=36)
+"""A snapshot older than this is late, unless it covers the newest staged event."""
+
+
+def status(console: Console, config: Config) -> None:
+    """Show the last runs, what is staged and refused, the snapshots, and what is online."""
+    ledger = Ledger(config)
+    runs = ledger.last_runs()
+    now = datetime.now(UTC)
+    console.print(verdict(config, ledger, runs, now), highlight=False)
+    console.print()
+    console.print(_runs_table(runs))
+    for run in runs:
+        if run["error"]:
+            first = escape(run["error"].splitlines()[0])
+            console.print(f"run {run['run_id']}: {first}", highlight=False)
+    staged = [run for run in runs if run["stages"]]
+    if staged:
+        console.print()
+        console.print(
+            stage_table(
+                (s["stage"], s["rows_in"], s["rows_out"], s["refused"], s["seconds"])
+                for s in staged[0]["stages"]
+            )
+        )
+    console.print()
+    with connect(config) as con:
+        console.print(_tables(config, con))
+        refused = _refused(config, con)
+    if refused.row_count:
+        console.print()
+        console.print(refused)
+
+
+def verdict(
+    config: Config, ledger: Ledger, runs: Sequence[Mapping[str, Any]], now: datetime
+) -> str:
+    """Say in one sentence whether all is well, and what to do if it is not."""
+    newest = ledger.newest_published()
+    last = next((run for run in runs if run["command"] == "run"), None)
+    if ledger.is_running():
+        return "[bold]A run is under way.[/] What is online stays until it ends."
+    if last is not None and last["status"] != "done":
+        how = "failed" if last["status"] == "failed" else "was killed"
+        return (
+            f"[bold red]The last run {how}[/] ({last['started_at'][:16]} UTC): see its error "
+            "below, mend the cause, then: activity run"
+        )
+    if newest is None:
+        return "[bold]Nothing is online yet.[/] First: activity run"
+    online = f"Online: the snapshot of {newest:%Y-%m-%d %H:%M} UTC"
+    staged = days(config.layout.activity)
+    covered = bool(staged) and newest.date() > staged[-1]
+    if now - newest <= LATE:
+        return f"[green]All is well.[/] {online}."
+    age = (now - newest).days
+    if covered:
+        return f"[green]All is well.[/] {online}, {age} days old: no newer event is staged."
+    return f"[bold red]The snapshot is {age} days old.[/] {online}; to renew it: activity run"
+
+
+def _runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
+    table = plain_table("Last runs")
+    for name in ("run", "command", "as of", "started (UTC)", "status"):
+        table.add_column(name, no_wrap=True)
+    for run in runs:
+        status = run["status"] + (", online" if run["published_at"] else "")
+        times = [(run[key] or "")[:16].replace("T", " ") for key in ("as_of", "started_at")]
+        table.add_row(str(run["run_id"]), run["command"], *times, status)
+    return table
+
+
+def _tables(config: Config, con: duckdb.DuckDBPyConnection) -> Table:
+    table = plain_table("Tables")
+    table.add_column("table", overflow="fold")
+    for name in ("parts", "rows"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("first", "last"):
+        table.add_column(name, no_wrap=True)
+    layout = config.layout
+    folders = {"activity": layout.activity, "quarantine": layout.quarantine}
+    views = (names.SEQUENCE_VIEW, *(aggregator.view for aggregator in AGGREGATORS))
+    folders |= {view: layout.table(view) for view in views}
+    for name, folder in folders.items():
+        files = partition_files(folder)
+        keys = [file.parent.name.split("=", 1)[1] for file in files]
+        ends = (keys[0], keys[-1]) if keys else ("", "")
+        table.add_row(name, number(len(keys)), number(_rows(con, files)), *ends)
+    files = part_files(config.items_dir)
+    table.add_row(config.item_view, number(len(files)), number(_rows(con, files)), "", "")
+    return table
+
+
+def _refused(config: Config, con: duckdb.DuckDBPyConnection) -> Table:
+    table = plain_table("Refused rows (quarantine)")
+    table.add_column("reason", overflow="fold")
+    table.add_column("rows", justify="right", no_wrap=True)
+    files = partition_files(config.layout.quarantine)
+    if files:
+        counts = con.execute(
+            f"select reason, count(*) from {parquet(files)} group by all order by 2 desc, 1"
+        ).fetchall()
+        for reason, count in counts:
+            table.add_row(escape(reason), number(count))
+    return table
+
+
+def _rows(con: duckdb.DuckDBPyConnection, files: list[Path]) -> int:
+    if not files:
+        return 0
+    ((rows,),) = con.execute(f"select count(*) from {parquet(files)}").fetchall()
+    return int(rows)

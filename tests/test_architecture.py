@@ -1,0 +1,179 @@
+"""docs/architecture.md and docs/configuration.md say what the code does: rooms, tables, keys."""
+
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pydantic import BaseModel
+
+from models.embed import embed_snapshot
+from models.items import build_items
+from models.packaging import package
+from models.spec import Average
+from tests.test_house import MAY_IMPORT, ROOMS
+from tests.worlds.events import AS_OF, DAY, Event, configure, write_source
+from transformations.config import ROOT, Config
+from transformations.duck import connect
+from transformations.example_settings import ExampleSettings
+from transformations.examples import build_training_examples
+from transformations.layout import part_files, partition, partition_files
+from transformations.sources import stage_activity, stage_items
+from transformations.tables import build_sequences
+
+PAGE = (ROOT / "docs" / "architecture.md").read_text()
+TYPES = {
+    "id": pa.int64(),
+    "int64": pa.int64(),
+    "string": pa.string(),
+    "string[]": pa.list_(pa.string()),
+    "float": pa.float32(),
+    "float[]": pa.list_(pa.float32()),
+    "float[dim]": pa.list_(pa.float32()),
+    "bool": pa.bool_(),
+    "timestamp": pa.timestamp("us", tz="UTC"),
+}
+LINE = Average(version=1)
+
+
+def rows(text: str) -> Iterator[list[str]]:
+    """Yield the cells of each row of a page's Markdown tables, without their heads."""
+    for line in text.splitlines():
+        if line.startswith("|") and not set(line) <= set("|- "):
+            yield [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def test_the_rooms_and_their_imports_are_those_that_the_tests_hold() -> None:
+    table = PAGE.split("<!-- rooms -->")[1].split("\n\n")[0]
+    told = {
+        row[0].strip("`/"): {name.strip("` ") for name in row[2].split(",")} - {""}
+        for row in list(rows(table))[1:]
+    }
+    assert told == {room: set(names) for room, names in MAY_IMPORT.items()}
+
+
+def test_every_folder_is_told_and_there() -> None:
+    section = PAGE.split("## Rooms")[1].split("## Words")[0]
+    told = []
+    for row in rows(section):
+        first, *beside = re.findall(r"`([a-z_/]+/)`", row[0]) or [None]
+        if first is not None:
+            told += [Path(first), *(Path(first).parent / name for name in beside)]
+    assert [path for path in told if not (ROOT / path).is_dir()] == []
+    folders = {
+        file.parent.relative_to(ROOT).as_posix()
+        for room in ROOMS
+        for file in (ROOT / room).rglob("__init__.py")
+    }
+    everywhere = set(re.findall(r"[a-z_]+", section))
+    assert [folder for folder in folders if folder.split("/")[-1] not in everywhere] == []
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
+    """Every table of the page, made by the code that makes it: name → its files."""
+    folder = tmp_path_factory.mktemp("tables")
+    events = [
+        Event(member, item, action, AS_OF - number * DAY / 3)
+        for member in (1, 2, 3)
+        for number, (item, action) in enumerate(
+            [(1, "APPLY"), (2, "SAVE"), (3, "DISMISS"), (1, "SAVE")], start=1
+        )
+    ]
+    write_source(folder / "events.parquet", [*events, Event(1, 1, "LIKE", AS_OF - DAY)])
+    items = {"item_id": [1, 2, 3], "title": ["red fish", "blue fish", "red blue"]}
+    pq.write_table(pa.table(items), folder / "items.parquet")
+    config = configure(
+        folder,
+        events={"source": str(folder / "events.parquet"), "max_refused_share": 1},
+        items={"source": str(folder / "items.parquet"), "text": ["title"]},
+        dim=2,
+    )
+    with connect(config) as con:
+        stage_activity(config, con, AS_OF)
+        stage_items(config, con, AS_OF)
+        build_items(config, con, AS_OF)
+        build_sequences(config, con, AS_OF, AS_OF - DAY, AS_OF)
+        package(LINE, config)
+        embed_snapshot(config, con, AS_OF, AS_OF, [LINE])
+        settings = ExampleSettings(horizon=timedelta(days=1))
+        examples = build_training_examples(config, con, settings, AS_OF)
+    layout = config.layout
+    return {
+        "activity": partition_files(layout.activity),
+        "quarantine": partition_files(layout.quarantine),
+        "stg_items": [layout.staged_items],
+        "items": part_files(config.items_dir),
+        "member_sequences": [partition(layout.sequences, AS_OF)],
+        "member_embeddings": [partition(layout.embeddings(LINE.view), AS_OF)],
+        "training_examples": [examples.file],
+    }
+
+
+def test_every_table_is_on_the_page(built: dict[str, list[Path]]) -> None:
+    tables = PAGE.split("## Tables")[1].split("## Time")[0]
+    assert re.findall(r"^### (\w+)$", tables, re.MULTILINE) == list(built)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "activity",
+        "quarantine",
+        "stg_items",
+        "items",
+        "member_sequences",
+        "member_embeddings",
+        "training_examples",
+    ],
+)
+def test_the_columns_told_are_those_that_are_made(built: dict[str, list[Path]], table: str) -> None:
+    section = re.split(r"\n##+ ", PAGE.split(f"\n### {table}\n")[1])[0]
+    told: dict[str, str] = {}
+    for names, kind, about in list(rows(section))[1:]:
+        for name in names.replace("\\", "").split(", "):
+            if about.endswith("only for a source of vectors"):
+                continue  # the world of this test has text
+            if name == "n_<action>":
+                told |= dict.fromkeys(("n_apply", "n_save", "n_dismiss"), kind)
+            elif name == "<vector field>":
+                told |= dict.fromkeys(LINE.vectors(configure(ROOT)), kind)
+            else:
+                told[name] = kind
+    for file in built[table]:
+        made = pq.read_schema(file)
+        assert set(made.names) == set(told)
+        for name, kind in told.items():
+            if kind == "list":
+                assert pa.types.is_list(made.field(name).type), name
+            elif kind:
+                assert _plain(made.field(name).type) == TYPES[kind], name
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """DuckDB names the items of its lists otherwise."""
+    return pa.list_(kind.value_type) if pa.types.is_list(kind) else kind
+
+
+def keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from keys_of(kind, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def test_every_key_of_the_configuration_is_told_and_none_else() -> None:
+    told: set[str] = set()
+    for cells in list(rows((ROOT / "docs" / "configuration.md").read_text()))[1:]:
+        names = re.findall(r"`([\w.]+)`", cells[0])
+        parent = names[0].rpartition(".")[0]
+        for name in names:
+            # `.version` and `item_id` stand beside a key whose parent they share.
+            alone = name.startswith(".") or ("." not in name and parent)
+            told.add(f"{parent}.{name.lstrip('.')}" if alone else name)
+    assert told == set(keys_of(Config))

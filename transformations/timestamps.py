@@ -1,0 +1,27 @@
+"""Timestamps as DuckDB and Arrow hold them: microseconds since 1970, UTC."""
+
+from datetime import UTC, datetime, timedelta
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+DAY_US = 86_400_000_000
+"""Microseconds per day."""
+
+
+def microseconds(timestamp: datetime) -> int:
+    """Return a timestamp in microseconds since 1970.
+
+    >>> microseconds(datetime(1970, 1, 2, tzinfo=UTC))
+    86400000000
+    """
+    return (timestamp - EPOCH) // MICROSECOND
+
+
+def timestamp_of(us: int) -> datetime:
+    """Return the timestamp `us` microseconds after 1970; the opposite of `microseconds`."""
+    return EPOCH + us * MICROSECOND
+
+
+def as_utc(timestamp: datetime) -> datetime:
+    """Return a timestamp in UTC; one without a zone is UTC, as everywhere in this project."""
+    return timestamp.replace(tzinfo=UTC) if timestamp.tzinfo is None else timestamp.astimezone(UTC)
