@@ -23,7 +23,7 @@ from rich.table import Table
 
 from transformations.config import ROOT, Config
 from transformations.example_settings import ExampleSettings
-from transformations.layout import day_file
+from transformations.layout import period_file
 from transformations.timestamps import DAY_US
 
 RESULTS = Path(__file__).parent / "results" / "examples.json"
@@ -67,7 +67,7 @@ def write_world(folder: Path, events: int) -> Config:
     for day in np.unique(days):
         first, last = np.searchsorted(days, [day, day + 1])
         date = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=int(day))).date()
-        file = day_file(config.layout.activity, date)
+        file = period_file(config.layout.activity, date)
         file.parent.mkdir(parents=True)
         part = table.slice(first, last - first)
         # The same action twice in a microsecond is a duplicate, which `activity` holds once.

@@ -25,7 +25,7 @@ from rich.table import Table
 
 from transformations.config import ROOT, Config
 from transformations.duck import connect, copy
-from transformations.layout import day_file, partition
+from transformations.layout import partition, partition_files, period_file
 from transformations.tables import build_sequences
 
 RESULTS = Path(__file__).parent / "results" / "sequences.json"
@@ -89,7 +89,7 @@ def generate(folder: Path, events: int) -> None:
         con.execute("set TimeZone = 'UTC'")
         for number in range(DAYS + 1):
             day = AS_OF - (number + 1) * DAY
-            file = day_file(folder / "activity", day.date())
+            file = period_file(folder / "activity", day.date())
             file.parent.mkdir(parents=True, exist_ok=True)
             first = number * per_day
             parameters = {"first": first, "last": first + per_day, "day": day}
@@ -240,9 +240,7 @@ def _child(way: str, folder: Path, memory_limit: str) -> None:
         import polars  # noqa: F401  (its import is not what is measured)
     elif way == "pandas":
         import pandas  # noqa: F401
-    rows = sum(
-        pq.read_metadata(file).num_rows for file in (folder / "activity").glob("date=*/*.parquet")
-    )
+    rows = sum(pq.read_metadata(file).num_rows for file in partition_files(folder / "activity"))
     began, began_cpu = time.perf_counter(), time.process_time()
     counts = WAYS[way](folder, memory_limit)
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - began_cpu

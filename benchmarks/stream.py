@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.private_redis import private_redis, write_store
+from transformations.layout import period_file
 
 RESULTS = Path(__file__).parent / "results" / "stream.json"
 MEMBERS, ITEMS = 20_000, 5_000
@@ -105,7 +106,7 @@ def build_world(folder: Path, port: int, names: Sequence[str]) -> None:
             {"end": as_of},
         )
         for (day,) in con.execute("select distinct event_timestamp::date from activity").fetchall():
-            file = config.layout.activity / f"date={day}" / "part-0.parquet"
+            file = period_file(config.layout.activity, day)
             file.parent.mkdir(parents=True)
             con.execute(
                 f"copy (from activity where event_timestamp::date = '{day}' order by all) "

@@ -12,7 +12,8 @@ from feast.types import Array, Float32, Float64, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
 
 from feature_repo.match import activity_match
-from models.catalog import AGGREGATORS, Aggregator
+from feature_repo.source import declared_source
+from models.lines import Aggregator, lines_of
 from transformations import names
 from transformations.config import Config
 
@@ -24,8 +25,10 @@ OWNER = "member-activity-embeddings"
 FOREVER = timedelta(0)
 
 
-def declare(config: Config, aggregators: Sequence[Aggregator] = AGGREGATORS) -> list[Any]:
+def declare(config: Config, aggregators: Sequence[Aggregator] | None = None) -> list[Any]:
     """Return every Feast object: entities, views, on-demand views and services."""
+    if aggregators is None:
+        aggregators = lines_of(config)
     member = _entity(config, "member", "Who acted.")
     item = _entity(config, "item", "What was acted on: a job, a course, a film.")
     item_view = _item_view(config, item)
@@ -47,17 +50,18 @@ def declare(config: Config, aggregators: Sequence[Aggregator] = AGGREGATORS) -> 
 
 
 def _entity(config: Config, name: str, description: str) -> Entity:
+    id_type = config.rules.id_types[f"{name}_id"]
     return Entity(
         name=name,
         join_keys=[f"{name}_id"],
-        value_type=ValueType.INT64 if config.id_type == "int64" else ValueType.STRING,
+        value_type=ValueType.INT64 if id_type == "int64" else ValueType.STRING,
         description=description,
         owner=OWNER,
     )
 
 
 def _source(name: str, folder: Path, renamed: Mapping[str, str] | None = None) -> FileSource:
-    return FileSource(
+    return declared_source(
         name=name,
         path=str(folder),
         file_format=ParquetFormat(),
@@ -76,7 +80,7 @@ def _item_view(config: Config, item: Entity) -> FeatureView:
         entities=[item],
         ttl=FOREVER,
         schema=[_vector("embedding", config.dim, f"The item's vector by {encoder.name}.")],
-        source=FileSource(
+        source=declared_source(
             name=name,
             path=str(config.items_dir),
             file_format=ParquetFormat(),
@@ -90,7 +94,7 @@ def _item_view(config: Config, item: Entity) -> FeatureView:
 
 
 def _sequence_view(config: Config, member: Entity) -> FeatureView:
-    ids = Int64 if config.id_type == "int64" else String
+    ids = Int64 if config.item_id_type == "int64" else String
     return FeatureView(
         name=names.SEQUENCE_VIEW,
         entities=[member],

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from models.backend import tf
-from models.catalog import AGGREGATORS
+from models.lines import chosen
 from models.packaging import Loaded, load
 from models.sequences import ItemTable, Padded, pad
 from models.spec import Aggregator
@@ -107,7 +107,7 @@ def embed_snapshot(
     con: duckdb.DuckDBPyConnection,
     as_of: datetime,
     created_timestamp: datetime,
-    aggregators: Sequence[Aggregator] = AGGREGATORS,
+    aggregators: Sequence[Aggregator] | None = None,
     progress: Callable[[int], object] | None = None,
     graph: Graph | None = None,
 ) -> EmbedReport:
@@ -127,6 +127,7 @@ def embed_snapshot(
             there is no snapshot or no item vector to embed.
         RunFailedError: a result breaks a rule of checks/member_embeddings.sql.
     """
+    aggregators = chosen(config, aggregators)
     source = partition(config.layout.sequences, as_of)
     if not source.exists():
         raise InputError(f"expected the sequences of {as_of} in {source}, found none")

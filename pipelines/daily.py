@@ -1,15 +1,16 @@
 """The whole flow, one call per stage: events → sequences → vectors → Feast → read back."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, datetime, timedelta
 
 from duckdb import DuckDBPyConnection as Connection
 
-from models.catalog import AGGREGATORS
 from models.embed import embed_snapshot, load_graph
 from models.items import build_items
+from models.lines import chosen
 from models.packaging import package, to_fetch
 from models.spec import Aggregator, Learned
+from operations.sources import note_sources
 from pipelines.progress import Stage, Stages
 from pipelines.training import first_until, train_line, trains
 from serving import publish
@@ -17,7 +18,7 @@ from transformations.config import Config
 from transformations.duck import TableReport, connect
 from transformations.errors import InputError, RunFailedError
 from transformations.files import sweep
-from transformations.layout import days
+from transformations.layout import partition_files, span
 from transformations.sources import stage_activity, stage_items
 from transformations.tables import build_sequences
 
@@ -28,7 +29,7 @@ def run_daily(
     config: Config,
     as_of: datetime | None,
     stages: Stages,
-    aggregators: Sequence[Aggregator] = AGGREGATORS,
+    aggregators: Sequence[Aggregator] | None = None,
 ) -> datetime:
     """Build the snapshot of `as_of`, publish it, and read it back from the online store.
 
@@ -43,11 +44,13 @@ def run_daily(
         RunFailedError: too many rows were refused, a check failed, or what the online store
             returns is not what was published.
     """
+    aggregators = chosen(config, aggregators)
     ledger = stages.ledger
     if as_of is not None:
         _refuse_older(as_of, ledger.newest_published())
     with connect(config) as con:
-        stage_events(config, con, as_of or last_midnight(), stages)
+        # What lies after a past as_of is not from the future: a later snapshot will see it.
+        stage_events(config, con, max(as_of or last_midnight(), last_midnight()), stages)
         if as_of is None:
             as_of = end_of_last_day(config)
             _refuse_older(as_of, ledger.newest_published())
@@ -79,7 +82,7 @@ def run_backfill(
     config: Config,
     as_ofs: Sequence[datetime],
     stages: Stages,
-    aggregators: Sequence[Aggregator] = AGGREGATORS,
+    aggregators: Sequence[Aggregator] | None = None,
     staged: bool = False,
 ) -> list[datetime]:
     """Build the snapshots of past timestamps for training joins; nothing goes online.
@@ -90,6 +93,7 @@ def run_backfill(
     Args:
         staged: A run just before has read the sources and packaged the aggregators.
     """
+    aggregators = chosen(config, aggregators)
     kept = stages.ledger.published_as_ofs()
     wanted = [as_of for as_of in sorted(as_ofs) if as_of not in kept]
     if not wanted:
@@ -115,10 +119,11 @@ def run_backfill(
 
 
 def stage_events(config: Config, con: Connection, as_of: datetime, stages: Stages) -> None:
-    """Read the events source into typed days and quarantine."""
+    """Read the events source into typed periods and quarantine."""
+    note_sources(config)
     sweep(config.data)
     with stages.stage("stg_activity") as stage:
-        _fill(stage, stage_activity(config, con, as_of), "days rewritten")
+        _fill(stage, stage_activity(config, con, as_of), "periods rewritten")
 
 
 def encode_items(
@@ -197,13 +202,13 @@ def last_midnight() -> datetime:
 
 def end_of_last_day(config: Config) -> datetime:
     """Return the midnight after the newest staged event, at most the last midnight."""
-    staged = days(config.layout.activity)
-    if not staged:
+    staged = span(partition_files(config.layout.activity))
+    if staged is None:
         raise RunFailedError(
             f"no usable event was found in {config.events.source}; nothing to build a snapshot "
             f"of. Refused rows lie in {config.layout.quarantine}"
         )
-    newest = datetime.combine(staged[-1], time(), UTC)
+    newest = staged[1].astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     return min(newest + DAY, last_midnight())
 
 

@@ -22,7 +22,7 @@ from pipelines.progress import Stage, Stages, number
 from transformations.config import Config
 from transformations.errors import InputError
 from transformations.example_settings import ExampleSettings
-from transformations.layout import day_of, files_between
+from transformations.layout import files_between, span
 from transformations.timestamps import EPOCH
 
 
@@ -76,7 +76,8 @@ def first_until(config: Config, as_of: datetime, validation: timedelta) -> datet
     """
     until = as_of - config.window
     files = files_between(config.layout.activity, EPOCH, as_of)
-    enough = files and day_of(files[0]) < (until - validation).date()
+    ends = span(files)
+    enough = ends is not None and ends[0] < until - validation
     return until if enough else as_of
 
 

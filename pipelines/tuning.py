@@ -12,7 +12,7 @@ from duckdb import DuckDBPyConnection as Connection
 from rich.console import Console
 from rich.table import Table
 
-from models import catalog
+from models.lines import lines_of
 from models.spec import Aggregator, GeometricDecay, Learned
 from models.training.fitting import Step
 from models.training.recipe import Recipe
@@ -54,7 +54,7 @@ def tune_line(
             stage.total(len(GRID) * (1 + len(config.actions)))
             decays = tune_decay(config, con, until, progress=lambda: stage.advance(1))
             best: Aggregator = replace(
-                aggregator, version=_free_version(aggregator.name), decay=decays.best
+                aggregator, version=_free_version(config, aggregator.name), decay=decays.best
             )
             rows, plot = decay_rows(decays), _plot_decay(decays)
             remark = why_common(decays)
@@ -63,7 +63,7 @@ def tune_line(
             study = tune(
                 aggregator, config, con, until, trials, sampler, lambda n, s: _show(stage, n, s)
             )
-            best = replace(study.best, version=_free_version(aggregator.name))
+            best = replace(study.best, version=_free_version(config, aggregator.name))
             rows, plot = learned_rows(study), _plot_learned(study)
         else:
             raise InputError(f"{aggregator.name} has nothing to tune")
@@ -73,7 +73,7 @@ def tune_line(
     stages.console.print("written: " + ", ".join(short(file) for file in written), soft_wrap=True)
     if remark:
         stages.console.print(remark, soft_wrap=True)
-    say(stages.console, best, apply)
+    say(stages.console, config.catalogue, best, apply)
     return best
 
 
@@ -184,18 +184,17 @@ def _imported(text: str, wanted: dict[str, set[str]]) -> str:
     return "".join([*lines[:at], *sorted(missing), *lines[at:]])
 
 
-def _free_version(name: str) -> int:
-    return max((a.version for a in catalog.AGGREGATORS if a.name == name), default=0) + 1
+def _free_version(config: Config, name: str) -> int:
+    return max((a.version for a in lines_of(config) if a.name == name), default=0) + 1
 
 
-def say(console: Console, best: Aggregator, apply: bool) -> None:
+def say(console: Console, file: Path, best: Aggregator, apply: bool) -> None:
     """Print the best line; with `apply`, add it to the catalogue."""
-    file = Path(catalog.__file__)
     if apply:
         add_line(file, best)
         console.print(f"[green]✓[/] added to {short(file)}:", soft_wrap=True)
     else:
-        console.print("the best, as a line for models/catalog.py (--apply adds it):")
+        console.print(f"the best, as a line for {short(file)} (--apply adds it):")
     console.print(f"    {line_of(best)},", highlight=False, markup=False, soft_wrap=True)
 
 

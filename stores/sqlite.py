@@ -203,6 +203,14 @@ class ColumnarSqliteOnlineStore(ExpiringReads, SqliteOnlineStore):
                 self._add_order(connection, name)
                 connection.execute(f"drop index if exists {_quote_id(name + '_ek')}")
 
+    def plan(self, config: RepoConfig, desired_registry_proto: Any) -> list[Any]:  # noqa: ARG002
+        """Return nothing: `update` creates the tables.
+
+        Feast's own store returns its tables, and Feast notes which of them exist only for its own
+        kind, so that `feast plan` would announce them for ever.
+        """
+        return []
+
     def teardown(
         self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]
     ) -> None:

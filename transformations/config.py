@@ -13,6 +13,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     ValidationError,
     model_validator,
 )
@@ -25,6 +26,10 @@ from transformations.timestamps import as_utc
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG_VARIABLE = "ACTIVITY_CONFIG"
+CONFIG = "activity.yaml"
+FEATURE_STORE = "feature_store.yaml"
+WORKSPACES = ROOT / "workspaces"
+"""Where workspaces lie that are named without a path."""
 
 DURATION_UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 
@@ -81,6 +86,13 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _expect_table(source: str, is_sql: bool, table: str | None, what: str) -> None:
+    if is_sql and table is None:
+        raise ValueError(f"a database source needs `table`: the table that holds the {what}")
+    if not is_sql and table:
+        raise ValueError(f"`table` belongs to a database source; {source!r} is a path")
+
+
 class EventColumns(_Strict):
     """The source's names for the five columns of an event."""
 
@@ -114,12 +126,10 @@ class Events(_Strict):
 
     @model_validator(mode="after")
     def _table_for_sql(self) -> Self:
-        if self.is_sql and self.table is None:
-            raise ValueError("a database source needs `table`: the table that holds the events")
-        if not self.is_sql and (self.table or self.incremental_column):
+        _expect_table(self.source, self.is_sql, self.table, "events")
+        if not self.is_sql and self.incremental_column:
             raise ValueError(
-                "`table` and `incremental_column` belong to a database source; "
-                f"{self.source!r} is a path"
+                f"`incremental_column` belongs to a database source; {self.source!r} is a path"
             )
         return self
 
@@ -137,7 +147,9 @@ class Items(_Strict):
     """Where the items are: a table of vectors, or of text for the item encoder."""
 
     source: str = "data/simulated/items.parquet"
-    """A Parquet or CSV file, or a folder of either."""
+    """A Parquet or CSV file, a folder of either, or a SQLAlchemy URL."""
+    table: str | None = None
+    """For a SQLAlchemy URL, the table (or schema.table) to read."""
     item_id: str = "item_id"
     embedding: str | None = None
     """The column that holds vectors (a list of numbers). Excludes text and categories."""
@@ -146,7 +158,19 @@ class Items(_Strict):
     """Category columns: one value, a list, or values separated by |."""
     available_at: str | None = None
     """When the item became known. Without it, every item counts as known since 1970."""
+    available_until: str | None = None
+    """When the item ended (a closed job). Without it, none does."""
     encoder: ItemEncoderSettings = ItemEncoderSettings()
+
+    @property
+    def is_sql(self) -> bool:
+        """Whether `source` is a SQLAlchemy URL rather than a path."""
+        return "://" in self.source
+
+    @model_validator(mode="after")
+    def _table_for_sql(self) -> Self:
+        _expect_table(self.source, self.is_sql, self.table, "items")
+        return self
 
     @model_validator(mode="after")
     def _vectors_or_text(self) -> Self:
@@ -176,24 +200,39 @@ class DuckDB(_Strict):
 
 
 class Config(_Strict):
-    """A validated `activity.yaml`. Relative paths start at the repository root."""
+    """A validated `activity.yaml`. Relative paths start at its workspace."""
 
     data_dir: str = "data"
     """Where every table, artifact and state file is written."""
     feature_store: str = "feature_store.yaml"
     events: Events = Events()
-    id_type: IdType = "int64"
+    member_id_type: IdType = "int64"
+    item_id_type: IdType = "int64"
     actions: dict[ActionName, Sign] = {
         "APPLY": "positive",
         "SAVE": "positive",
         "DISMISS": "negative",
     }
     window: Duration = timedelta(days=28)
+    step: Duration = timedelta(days=1)
+    """Time between two snapshots of a backfill."""
     length: int = Field(default=32, ge=1, le=1024)
     items: Items
     dim: int = Field(default=64, ge=2, le=4096)
     publish_delay: Delay = timedelta(hours=6)
     duckdb: DuckDB = DuckDB()
+
+    _root: Path = PrivateAttr(default=ROOT)
+    _file: Path = PrivateAttr(default=ROOT / "activity.yaml")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _both_id_types(cls, raw: Any) -> Any:
+        """Let `id_type` stand for both of them."""
+        if isinstance(raw, dict) and "id_type" in raw:
+            both = dict.fromkeys(("member_id_type", "item_id_type"), raw["id_type"])
+            return both | {key: value for key, value in raw.items() if key != "id_type"}
+        return raw
 
     @model_validator(mode="after")
     def _distinct_actions(self) -> Self:
@@ -206,9 +245,24 @@ class Config(_Strict):
             raise ValueError("the action 'actions' would make the column n_actions, already taken")
         return self
 
+    @property
+    def root(self) -> Path:
+        """The workspace: where relative paths start. By default the repository."""
+        return self._root
+
+    @property
+    def file(self) -> Path:
+        """The file that this was read from."""
+        return self._file
+
+    @property
+    def catalogue(self) -> Path:
+        """The file with the lines of this workspace."""
+        return catalogue_of(self._root)
+
     def path(self, relative: str) -> Path:
         """Return a path of the configuration as an absolute one."""
-        return (ROOT / Path(relative).expanduser()).resolve()
+        return (self._root / Path(relative).expanduser()).resolve()
 
     @property
     def data(self) -> Path:
@@ -218,7 +272,14 @@ class Config(_Strict):
     @property
     def rules(self) -> Rules:
         """What decides how events become sequences and vectors."""
-        return Rules(self.id_type, self.actions, self.window, self.length, self.dim)
+        return Rules(
+            self.member_id_type,
+            self.item_id_type,
+            self.actions,
+            self.window,
+            self.length,
+            self.dim,
+        )
 
     @property
     def layout(self) -> Layout:
@@ -237,16 +298,23 @@ class Config(_Strict):
 
 
 def load_config(path: str | Path | None = None) -> Config:
-    """Read and validate a configuration; default: $ACTIVITY_CONFIG, else the root's activity.yaml.
+    """Read and validate a configuration.
+
+    Args:
+        path: A file, or the folder of a workspace. Default: $ACTIVITY_CONFIG, else the workspace
+            that the process stands in, else the repository.
 
     Raises:
         InputError: the file is missing, is not a YAML mapping, or does not validate; the message
             names each wrong key's path and what was expected.
     """
-    chosen = path or os.environ.get(CONFIG_VARIABLE) or ROOT / "activity.yaml"
+    chosen = path or os.environ.get(CONFIG_VARIABLE) or workspace_of(Path.cwd()) or ROOT
     file = Path(chosen).expanduser()
     if not file.is_absolute() and not file.exists():
-        file = ROOT / file
+        file = next((f for f in (ROOT / file, WORKSPACES / file) if f.exists()), ROOT / file)
+    if file.is_dir():
+        file /= CONFIG
+    file = file.resolve()
     try:
         raw = yaml.safe_load(file.read_text())
     except FileNotFoundError:
@@ -258,10 +326,30 @@ def load_config(path: str | Path | None = None) -> Config:
     if not isinstance(raw, dict):
         raise InputError(f"{chosen}: expected keys and values, got {type(raw).__name__}")
     try:
-        return Config.model_validate(raw)
+        config = Config.model_validate(raw)
     except ValidationError as error:
         lines = [_explain(problem) for problem in error.errors()]
         raise InputError(f"{chosen} has {len(lines)} problem(s):\n" + "\n".join(lines)) from None
+    config._root = file.parent if is_workspace(file.parent) else ROOT
+    config._file = file
+    return config
+
+
+def is_workspace(folder: Path) -> bool:
+    """Whether a folder is a workspace: configuration, Feast's settings, and a catalogue."""
+    return all((folder / name).is_file() for name in (CONFIG, FEATURE_STORE)) and (
+        catalogue_of(folder).is_file()
+    )
+
+
+def workspace_of(folder: Path) -> Path | None:
+    """Return the workspace that a folder is, or lies in; None where there is none."""
+    return next((place for place in (folder, *folder.parents) if is_workspace(place)), None)
+
+
+def catalogue_of(root: Path) -> Path:
+    """Return the catalogue of a workspace; the repository's own lies in models/."""
+    return ROOT / "models" / "catalog.py" if root == ROOT else root / "catalog.py"
 
 
 def _explain(problem: Any) -> str:

@@ -4,13 +4,24 @@ Only this module knows paths below the data folder. A table is a folder of parti
 (`date=…` or `as_of=…`), each one Parquet file that is either whole or absent.
 """
 
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Literal
 
 from transformations import names
+from transformations.errors import InputError
+from transformations.files import replacing
 
 PART = "part-0.parquet"
+PERIOD_NOTE = "_layout.json"
+
+Period = Literal["day", "week", "month"]
+PERIOD_DAYS: dict[Period, int] = {"day": 1, "week": 7, "month": 30}
+ROWS_PER_PARTITION = 1_000
+"""A file costs some milliseconds whatever it holds, so a period should hold at least that many."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +36,12 @@ class Layout:
 
     @property
     def activity(self) -> Path:
-        """Folder of `activity/date=…`: one row per action."""
+        """Folder of `activity/period=…`: one row per action."""
         return self.root / "activity"
 
     @property
     def quarantine(self) -> Path:
-        """Folder of `quarantine/date=…`: one row per refused input row."""
+        """Folder of `quarantine/period=…`: one row per refused input row."""
         return self.root / "quarantine"
 
     @property
@@ -111,9 +122,41 @@ class Layout:
         return self.root / "state"
 
     @property
+    def sources(self) -> Path:
+        """What the data were made from: the note of the first run."""
+        return self.state / "sources.json"
+
+    @property
+    def made(self) -> list[Path]:
+        """What runs make of the sources, in the order in which a reset removes it."""
+        return [
+            self.root / name
+            for name in (
+                "member_embeddings",
+                "member_sequences",
+                "training_examples",
+                "evaluation",
+                "tuning",
+                "artifacts",
+                "registered",
+                "item_tables",
+                "items",
+                "item_encoders",
+                "stg_items",
+                "activity",
+                "quarantine",
+            )
+        ]
+
+    @property
     def ledger(self) -> Path:
         """The ledger: a SQLite file that the first command which writes makes."""
         return self.state / "ledger.db"
+
+    @property
+    def workspace(self) -> Path:
+        """The id and name of this data folder's workspace, made once."""
+        return self.state / "workspace.json"
 
 
 def part_files(folder: Path) -> list[Path]:
@@ -126,25 +169,89 @@ def partition_files(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"*=*/{PART}"))
 
 
-def days(folder: Path) -> list[date]:
-    """Return the days for which a table holds a partition, oldest first."""
-    return [day_of(file) for file in partition_files(folder)]
+def period_of(folder: Path) -> Period | None:
+    """Return how the rows of a folder are partitioned; None where nothing was written yet.
+
+    Raises:
+        InputError: it was written by a version that knew days only.
+    """
+    note = folder / PERIOD_NOTE
+    if note.exists():
+        period: Period = json.loads(note.read_text())["period"]
+        return period
+    if any(folder.glob("date=*")):
+        raise InputError(
+            f"{folder} was written by an older version, in folders date=…; `activity rebuild` "
+            "writes it in periods, without reading the source again"
+        )
+    return None
 
 
-def day_file(folder: Path, day: date) -> Path:
-    """Return the one Parquet file of a day; the opposite of `day_of`."""
-    return folder / f"date={day.isoformat()}" / PART
+def note_period(folder: Path, period: Period) -> None:
+    """Record how the rows of a folder are partitioned; before the first of them is written."""
+    with replacing(folder / PERIOD_NOTE) as file:
+        file.write_text(json.dumps({"period": period}) + "\n")
 
 
-def day_of(file: Path) -> date:
-    """Return the day of a file in a folder `date=2026-01-31`."""
-    return date.fromisoformat(file.parent.name.removeprefix("date="))
+def best_period(rows: int, days: int) -> Period:
+    """Return the shortest period in which `rows` spread over `days` fill a partition.
+
+    >>> best_period(7_000, days=7), best_period(118_000, days=6_600)
+    ('day', 'month')
+    """
+    for period, length in PERIOD_DAYS.items():
+        if rows * length >= ROWS_PER_PARTITION * max(days, 1):
+            return period
+    return "month"
+
+
+def period_start(day: date, period: Period) -> date:
+    """Return the first day of the period that a day lies in; weeks begin on Monday.
+
+    >>> [period_start(date(2026, 3, 4), period).isoformat() for period in PERIOD_DAYS]
+    ['2026-03-04', '2026-03-02', '2026-03-01']
+    """
+    if period == "week":
+        return day - timedelta(days=day.weekday())
+    return day.replace(day=1) if period == "month" else day
+
+
+def period_file(folder: Path, start: date) -> Path:
+    """Return the one Parquet file of the period that begins on a day."""
+    return folder / f"period={start.isoformat()}" / PART
+
+
+def span(files: Sequence[Path]) -> tuple[datetime, datetime] | None:
+    """Return the oldest and the newest event_timestamp in Parquet files, from their footers."""
+    ends = [ends for file in files for ends in _ends(file)]
+    return (min(first for first, _ in ends), max(last for _, last in ends)) if ends else None
 
 
 def files_between(folder: Path, start: datetime, end: datetime) -> list[Path]:
-    """Return the day files that may hold a row in [start, end), oldest first."""
-    first, last = start.astimezone(UTC).date(), end.astimezone(UTC).date()
-    return [file for file in partition_files(folder) if first <= day_of(file) <= last]
+    """Return the files of a folder's periods that may hold a row in [start, end), in order.
+
+    The footers decide, not the names of the folders.
+    """
+    period_of(folder)
+    return [
+        file
+        for file in partition_files(folder)
+        if any(first < end and last >= start for first, last in _ends(file))
+    ]
+
+
+def _ends(file: Path) -> Iterator[tuple[datetime, datetime]]:
+    """Yield the oldest and newest value of each row group."""
+    import pyarrow.parquet as pq  # a tenth of a second, and every command imports this module
+
+    metadata = pq.read_metadata(file)
+    column = metadata.schema.names.index("event_timestamp")
+    for group in range(metadata.num_row_groups):
+        statistics = metadata.row_group(group).column(column).statistics
+        if statistics is None or not statistics.has_min_max:
+            yield datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+        elif metadata.row_group(group).num_rows:
+            yield statistics.min, statistics.max
 
 
 def as_of_name(as_of: datetime) -> str:

@@ -17,24 +17,24 @@ class ReadSoFar:
     Attributes:
         files: Path → [bytes, mtime in ns] of each file when it was read.
         mark: Largest value so far of a table's incremental column, as text.
-        days: The day folders of `activity`. If one is missing, nothing counts as read.
+        periods: The partitions of `activity`. If one is missing, nothing counts as read.
     """
 
     files: dict[str, list[int]] = field(default_factory=dict)
     mark: str | None = None
-    days: list[str] = field(default_factory=list)
+    periods: list[str] = field(default_factory=list)
 
 
 def load(config: Config) -> ReadSoFar:
-    """Return what was read: nothing if the settings changed or a day of activity is missing."""
+    """Return what was read: nothing if the settings changed or a period of activity is missing."""
     try:
         saved = json.loads(_file(config).read_text())
     except FileNotFoundError:
         return ReadSoFar()
-    read = ReadSoFar(**saved["read"])
-    if saved["settings"] != _digest(config) or not {*read.days} <= {*days(config)}:
+    if saved["settings"] != _digest(config) or "periods" not in saved["read"]:
         return ReadSoFar()
-    return read
+    read = ReadSoFar(**saved["read"])
+    return read if {*read.periods} <= {*periods(config)} else ReadSoFar()
 
 
 def save(config: Config, read: ReadSoFar) -> None:
@@ -43,8 +43,8 @@ def save(config: Config, read: ReadSoFar) -> None:
         file.write_text(json.dumps({"settings": _digest(config), "read": asdict(read)}, indent=1))
 
 
-def days(config: Config) -> list[str]:
-    """Return the names of the day folders of `activity`, oldest first."""
+def periods(config: Config) -> list[str]:
+    """Return the names of the partitions of `activity`, oldest first."""
     return [file.parent.name for file in partition_files(config.layout.activity)]
 
 
@@ -58,5 +58,5 @@ def _digest(config: Config) -> str:
     A database URL enters as written, with ${VARIABLES} unreplaced, so no password gets in.
     """
     events = config.events.model_dump(mode="json", exclude={"max_refused_share"})
-    text = json.dumps([events, config.id_type, sorted(config.actions)], sort_keys=True)
+    text = json.dumps([events, config.rules.id_key, sorted(config.actions)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

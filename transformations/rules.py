@@ -16,18 +16,30 @@ class Rules:
     """What decides how events become sequences and vectors; no path, no source.
 
     Attributes:
-        id_type: The type of member_id and item_id.
+        member_id_type: The type of member_id.
+        item_id_type: The type of item_id.
         actions: Each action's name → its sign, in the order of the aggregators' codes.
         window: How long an action counts: as_of - window <= event_timestamp < as_of.
         length: A sequence holds at most this many of the newest actions.
         dim: Dimension of the item vectors.
     """
 
-    id_type: IdType
+    member_id_type: IdType
+    item_id_type: IdType
     actions: Mapping[str, Sign]
     window: timedelta
     length: int
     dim: int
+
+    @property
+    def id_types(self) -> dict[str, IdType]:
+        """The type of each id, by its column."""
+        return {"member_id": self.member_id_type, "item_id": self.item_id_type}
+
+    @property
+    def id_key(self) -> str:
+        """Both types in digests; one word where they agree, as in the digests made before."""
+        return "/".join(dict.fromkeys(self.id_types.values()))
 
     def action_code(self, action: str) -> int:
         """Return the aggregators' number of an action: 1 for the first; 0 is PAD."""

@@ -15,7 +15,15 @@ from transformations.config import Config
 from transformations.duck import TableReport, check, copy, count, identifier, parquet, quoted, sql
 from transformations.errors import RunFailedError
 from transformations.files import replacing
-from transformations.layout import day_file, partition_files
+from transformations.layout import (
+    Period,
+    best_period,
+    note_period,
+    partition_files,
+    period_file,
+    period_of,
+    period_start,
+)
 from transformations.readers import (
     FILE,
     Files,
@@ -31,6 +39,7 @@ from transformations.tables import activity_query
 
 FUTURE = "event_timestamp is in the future"
 MALFORMED = "line is malformed"
+EVENT_TIMES = ("events.columns.event_timestamp", "events.columns.ingested_at")
 
 
 def stage_activity(config: Config, con: Connection, as_of: datetime) -> TableReport:
@@ -38,12 +47,12 @@ def stage_activity(config: Config, con: Connection, as_of: datetime) -> TableRep
 
     An unchanged file is not read again; a table with an incremental column is read from its last
     value on. Reading a row twice changes nothing. A row refused for lying in the future is read
-    again from quarantine once its time has come. Only days that change are rewritten, each as a
-    whole. What was read is written down last, so the next run repeats what a killed one missed.
+    again from quarantine once its time has come. Only periods that change are rewritten, each as
+    a whole. What was read is written down last, so the next run repeats what a killed one missed.
 
     Returns:
         rows_in counts the rows read; refused, those that went to quarantine, by reason; rows_out,
-        the actions that `activity` gained; written, the days rewritten.
+        the actions that `activity` gained; written, the periods rewritten.
 
     Raises:
         InputError: the source or one of its columns is missing, or has a wrong type.
@@ -53,11 +62,12 @@ def stage_activity(config: Config, con: Connection, as_of: datetime) -> TableRep
     before = state.load(config)
     with _spool(config, "stg_activity") as folder:
         rows_in, read = _judge_source(config, con, as_of, before, folder)
-        _keep_refused(config, con, as_of)
+        period = _period(config, con)
+        _keep_refused(config, con, period, as_of)
         refused = _counted(con, "select reason from refused")
         _fail_if_too_many(config, rows_in, refused)
-        written, gained = _merge_days(config, con)
-    read.days = state.days(config)
+        written, gained = _merge_periods(config, con, period)
+    read.periods = state.periods(config)
     state.save(config, read)
     return TableReport("stg_activity", rows_in, gained, refused, written)
 
@@ -98,7 +108,15 @@ def _judge_source(
     columns = config.events.columns.model_dump()
     read = state.ReadSoFar()
     if config.events.is_sql:
-        spooled = sql_source.spool(config, folder, before.mark)
+        table = sql_source.TableSource(
+            key="events",
+            url=config.events.source,
+            table=config.events.table or "",
+            columns={f"events.columns.{key}": name for key, name in columns.items()},
+            times=dict.fromkeys(EVENT_TIMES, config.events.time_unit),
+            incremental=config.events.incremental_column,
+        )
+        spooled = sql_source.spool(config, table, folder, before.mark)
         read.mark, groups, label = spooled.mark, spooled.groups, quoted(spooled.name)
     else:
         source = config.path(config.events.source)
@@ -157,7 +175,7 @@ def _raw_events(
         kind = kinds[name]
         parts.append(f"{identifier(name)} as raw_{key}, {blank(name, kind)} as {key}_is_blank")
         if key in ("member_id", "item_id"):
-            parts.append(f"{id_expression(where, name, kind, config.id_type)} as {key}")
+            parts.append(f"{id_expression(where, name, kind, config.rules.id_types[key])} as {key}")
         elif key in ("event_timestamp", "ingested_at"):
             parts.append(
                 f"{timestamp_expression(where, name, kind, config.events.time_unit)} as {key}"
@@ -211,7 +229,7 @@ def _quarantine(config: Config) -> str:
     return f"select * from (select {columns}) where false"
 
 
-def _keep_refused(config: Config, con: Connection, as_of: datetime) -> None:
+def _keep_refused(config: Config, con: Connection, period: Period, as_of: datetime) -> None:
     """Add refused rows that quarantine does not hold yet, under the day of `as_of`."""
     con.execute(
         f"create or replace temp view quarantine as select * from ({_quarantine(config)}) "
@@ -220,7 +238,12 @@ def _keep_refused(config: Config, con: Connection, as_of: datetime) -> None:
     con.execute(f"create or replace temp table added as {sql('quarantine')}")
     if count(con, "select count(*) from added") == 0:
         return
-    file = day_file(config.layout.quarantine, as_of.astimezone(UTC).date())
+    folder = config.layout.quarantine
+    kept = period_of(folder)
+    if kept is None:
+        kept = period
+        note_period(folder, period)
+    file = period_file(folder, period_start(as_of.astimezone(UTC).date(), kept))
     existing = f"union all from {parquet([file])}" if file.exists() else ""
     with replacing(file) as path:
         copy(con, f"select * from (from added {existing}) order by all", path)
@@ -237,40 +260,57 @@ def _fail_if_too_many(config: Config, rows_in: int, refused: dict[str, int]) -> 
             f"{total:,} of the {rows_in:,} rows read are refused, which is more than the share of "
             f"{allowed:.1%} that events.max_refused_share allows ({listed}). The rows are in "
             f"{config.layout.quarantine}; nothing else was written. Correct the source, or "
-            "events.columns, events.time_unit, id_type or actions in activity.yaml, and run again"
+            "events.columns, events.time_unit, the id types or actions in "
+            f"{config.file.name}, and run again"
         )
 
 
-def _merge_days(config: Config, con: Connection) -> tuple[tuple[str, ...], int]:
-    """Merge `stg_activity` into its days; return the days rewritten and the actions gained."""
-    rows = con.execute("select distinct day from stg_activity order by day").fetchall()
+def _merge_periods(config: Config, con: Connection, period: Period) -> tuple[tuple[str, ...], int]:
+    """Merge `stg_activity` into its periods; return those rewritten and the actions gained."""
+    query = "select distinct date_trunc($period, day)::date from stg_activity order by all"
+    rows = con.execute(query, {"period": period}).fetchall()
     written, gained = [], 0
-    for (day,) in rows:
-        more = _merge_day(config, con, day)
+    for (start,) in rows:
+        more = _merge_period(config, con, period, start)
         if more is not None:
-            written.append(day.isoformat())
+            written.append(start.isoformat())
             gained += more
     return tuple(written), gained
 
 
-def _merge_day(config: Config, con: Connection, day: date) -> int | None:
-    """Rewrite a day if it changes; return how many actions it gained, or None."""
-    file = day_file(config.layout.activity, day)
+def _merge_period(config: Config, con: Connection, period: Period, start: date) -> int | None:
+    """Rewrite a period if it changes; return how many actions it gained, or None."""
+    file = period_file(config.layout.activity, start)
     existing = activity_query(config, con, [file] if file.exists() else [])
     con.execute(f"create or replace temp view activity as {existing}")
-    con.execute(f"create or replace temp table activity_of_day as {sql('activity')}", {"day": day})
-    # A merge only adds actions, and only lowers ingested_at or replaces a null one. So a day is
+    parameters = {"period": period, "start": start}
+    con.execute(f"create or replace temp table activity_of_period as {sql('activity')}", parameters)
+    # A merge only adds actions, and only lowers ingested_at or replaces a null one. So a period is
     # unchanged exactly if these sums are.
     sums = "select count(*), count(ingested_at), sum(epoch_us(ingested_at)::hugeint) from "
     before, after = (
-        con.execute(sums + name).fetchone() for name in ("activity", "activity_of_day")
+        con.execute(sums + name).fetchone() for name in ("activity", "activity_of_period")
     )
     if before == after or before is None or after is None:
         return None
-    check(con, "stg_activity", {"day": day})
+    check(con, "stg_activity", parameters)
     with replacing(file) as path:
-        copy(con, "from activity_of_day", path)
+        copy(con, "from activity_of_period", path)
     return after[0] - before[0]
+
+
+def _period(config: Config, con: Connection) -> Period:
+    """Return how activity is partitioned; chosen and noted by the first rows that are read."""
+    activity = config.layout.activity
+    known = period_of(activity)
+    if known is not None:
+        return known
+    query = "select count(*), date_diff('day', min(day), max(day)) + 1 from stg_activity"
+    ((rows, days),) = con.execute(query).fetchall()
+    period = best_period(rows, days or 0)
+    if rows:
+        note_period(activity, period)
+    return period
 
 
 def stage_items(config: Config, con: Connection, as_of: datetime) -> TableReport:
@@ -293,12 +333,24 @@ def stage_items(config: Config, con: Connection, as_of: datetime) -> TableReport
         "items.item_id": items.item_id,
         "items.embedding": items.embedding,
         "items.available_at": items.available_at,
+        "items.available_until": items.available_until,
         **{f"items.text.{number}": name for number, name in enumerate(items.text)},
         **{f"items.categories.{number}": name for number, name in enumerate(items.categories)},
     }
-    groups = group(con, find("items.source", config.path(items.source)), wanted)
     con.execute("create or replace temp table malformed (line varchar, source varchar)")
     with _spool(config, "stg_items") as folder:
+        if items.is_sql:
+            times = ("items.available_at", "items.available_until")
+            table = sql_source.TableSource(
+                key="items",
+                url=items.source,
+                table=items.table or "",
+                columns=wanted,
+                times=dict.fromkeys(times, "timestamp"),
+            )
+            groups = sql_source.spool(config, table, folder).groups
+        else:
+            groups = group(con, find("items.source", config.path(items.source)), wanted)
         parts = []
         for number, files in enumerate(groups):
             parts.append(folder / f"judged-{number}.parquet")
@@ -317,7 +369,7 @@ def stage_items(config: Config, con: Connection, as_of: datetime) -> TableReport
             listed = ", ".join(f"{reason}: {rows:,}" for reason, rows in refused.items())
             raise RunFailedError(
                 f"none of the {rows_in:,} items of {items.source} can be used ({listed}); "
-                "correct the source, or `items`, `id_type` and `dim` in activity.yaml"
+                "correct the source, or `items`, `item_id_type` and `dim` in activity.yaml"
             )
         with replacing(config.layout.staged_items) as path:
             copy(con, sql("stg_items"), path)
@@ -336,6 +388,11 @@ def _raw_items(config: Config, files: Files) -> str:
         available_at = timestamp_expression(
             "items.available_at", items.available_at, kind, "timestamp"
         )
+    until, until_is_blank = "null::timestamptz", "true"
+    if items.available_until is not None:
+        kind, key = kinds[items.available_until], "items.available_until"
+        until = timestamp_expression(key, items.available_until, kind, "timestamp")
+        until_is_blank = blank(items.available_until, kind)
     if items.embedding is not None:
         vector = vector_expression("items.embedding", items.embedding, kinds[items.embedding])
         content, has_content = f"{{'embedding': {vector}}}", f"len({vector}) = {config.dim}"
@@ -352,9 +409,12 @@ def _raw_items(config: Config, files: Files) -> str:
         )
         has_content = "true"
     kind = kinds[items.item_id]
+    item_id = id_expression("items.item_id", items.item_id, kind, config.item_id_type)
     return (
-        f"select {id_expression('items.item_id', items.item_id, kind, config.id_type)} as item_id, "
+        f"select {item_id} as item_id, "
         f"{blank(items.item_id, kind)} as item_id_is_blank, "
-        f"{available_at} as available_at, {content} as content, {has_content} as has_content "
+        f"{available_at} as available_at, {until} as available_until, "
+        f"{until_is_blank} as available_until_is_blank, "
+        f"{content} as content, {has_content} as has_content "
         f"from ({files.query})"
     )

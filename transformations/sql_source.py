@@ -1,8 +1,8 @@
-"""Events from a database: one table, in chunks, through SQLAlchemy."""
+"""Events and items from a database: one table, in chunks, through SQLAlchemy."""
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,29 @@ class Spooled:
     mark: str | None
 
 
-def spool(config: Config, folder: Path, mark: str | None) -> Spooled:
-    """Write the table's events to a Parquet file in `folder`, with ROWS_AT_ONCE in memory.
+@dataclass(frozen=True)
+class TableSource:
+    """A table of a database, and what is read of it.
+
+    Attributes:
+        key: The configuration's section: events or items.
+        url: SQLAlchemy URL; ${NAME} is read from the environment.
+        table: `table` or `schema.table`.
+        columns: Configuration key → column, None where none is configured.
+        times: Configuration keys of the columns that hold times, and their unit.
+        incremental: A column that only grows.
+    """
+
+    key: str
+    url: str
+    table: str
+    columns: Mapping[str, str | None]
+    times: Mapping[str, str]
+    incremental: str | None = None
+
+
+def spool(config: Config, source: TableSource, folder: Path, mark: str | None = None) -> Spooled:
+    """Write the table's rows, as text, to a Parquet file in `folder`, ROWS_AT_ONCE in memory.
 
     Args:
         mark: Where the last run stopped. Rows from this value of the incremental column on are
@@ -46,32 +67,34 @@ def spool(config: Config, folder: Path, mark: str | None) -> Spooled:
         InputError: the URL is invalid, or the table or a column is missing or has a wrong type.
         RunFailedError: the database failed. No message holds the password.
     """
-    name = config.events.table or ""
-    engine = _engine(config)
-    shown = f"{name} in {engine.url.render_as_string(hide_password=True)}"
-    columns = [n for n in config.events.columns.model_dump().values() if n is not None]
+    engine = open_engine(source.key, source.url, config.path)
+    where = engine.url.render_as_string(hide_password=True)
+    shown = f"{source.table} in {where}"
+    columns = list(dict.fromkeys(name for name in source.columns.values() if name is not None))
     file = folder / "table.parquet"
     try:
         with engine.connect() as connection:
             if connection.dialect.name == "postgresql":
                 # The session decides how a timestamp is written as text; its zone is in the text.
                 connection.exec_driver_sql("set datestyle = 'ISO, YMD'")
-            table = _table(connection, name, shown)
-            _require(config, connection, table, shown)
+            table = find_table(connection, source.key, source.table, where)
+            _require(source, connection, table, shown)
             # Taken first, so the next run reads rows that are added meanwhile.
-            new_mark = _largest(connection, table, config.events.incremental_column)
-            query = _since(connection, table, columns, config.events.incremental_column, mark)
+            new_mark = _largest(connection, table, source.incremental)
+            query = _since(connection, table, columns, source.incremental, mark)
             rows = _write(chunks(connection, query), columns, file)
     except SQLAlchemyError as error:
-        # The driver's message only: SQLAlchemy's adds the statement and its parameters.
-        reason = str(getattr(error, "orig", None) or error).strip()
-        if engine.url.password:
-            reason = reason.replace(str(engine.url.password), "***")
-        raise RunFailedError(f"reading {shown} failed: {reason}") from None
+        raise RunFailedError(f"reading {shown} failed: {reason_of(error, engine)}") from None
     finally:
         engine.dispose()
     groups = [Files((file,), dict.fromkeys(columns, "VARCHAR"))] if rows else []
-    return Spooled(name, groups, new_mark or mark)
+    return Spooled(source.table, groups, new_mark or mark)
+
+
+def reason_of(error: SQLAlchemyError, engine: sa.Engine) -> str:
+    """Return the driver's message without the password. SQLAlchemy's adds the statement."""
+    reason = str(getattr(error, "orig", None) or error).strip()
+    return reason.replace(str(engine.url.password), "***") if engine.url.password else reason
 
 
 def chunks(connection: sa.Connection, query: sa.Executable) -> Iterator[list[sa.Row[Any]]]:
@@ -84,36 +107,48 @@ def chunks(connection: sa.Connection, query: sa.Executable) -> Iterator[list[sa.
         yield list(rows)
 
 
-def _engine(config: Config) -> sa.Engine:
-    """Open events.source, with its ${VARIABLES} from the environment."""
+def open_engine(key: str, source: str, path: Callable[[str], Path]) -> sa.Engine:
+    """Open a source's URL, with its ${VARIABLES} from the environment.
+
+    Args:
+        key: The configuration's section, for messages.
+        path: Makes a relative path of a SQLite file absolute.
+
+    Raises:
+        InputError: a variable is not set, the SQLite file is missing, or the URL is invalid.
+    """
 
     def value(variable: re.Match[str]) -> str:
         name = variable[1]
         if name not in os.environ:
             raise InputError(
-                f"events.source: expected the environment variable {name}, it is not set"
+                f"{key}.source: expected the environment variable {name}, it is not set"
             )
         return os.environ[name]
 
-    source = config.events.source
     try:
         url = sa.make_url(re.sub(r"\$\{(\w+)\}", value, source))
         if url.get_backend_name() == "sqlite" and url.database and url.database != ":memory:":
-            file = config.path(url.database)
+            file = path(url.database)
             if not file.is_file():  # SQLite would make an empty one
-                raise InputError(f"events.source: expected a SQLite file, found none at {file}")
+                raise InputError(f"{key}.source: expected a SQLite file, found none at {file}")
             url = url.set(database=str(file))
         return sa.create_engine(url)
     except (SQLAlchemyError, ImportError, ValueError) as error:
         # Not `from error`, nor its text: both could show the password.
         raise InputError(
-            "events.source: expected a SQLAlchemy URL whose driver is installed, such as "
+            f"{key}.source: expected a SQLAlchemy URL whose driver is installed, such as "
             "postgresql+psycopg://user:${PASSWORD}@host/name or sqlite:///file.db; got one that "
             f"begins with {source.split('://')[0]!r} ({type(error).__name__})"
         ) from None
 
 
-def _table(connection: sa.Connection, name: str, shown: str) -> sa.Table:
+def find_table(connection: sa.Connection, key: str, name: str, where: str) -> sa.Table:
+    """Return a table as the database describes it.
+
+    Raises:
+        InputError: there is none of that name; the message names those there.
+    """
     schema, _, plain = name.rpartition(".")
     try:
         return sa.Table(
@@ -122,16 +157,14 @@ def _table(connection: sa.Connection, name: str, shown: str) -> sa.Table:
     except NoSuchTableError:
         there = sa.inspect(connection).get_table_names(schema=schema or None)
         raise InputError(
-            f"events.table: found no {shown}; the tables there are: "
+            f"{key}.table: expected a table of {where}, got {name!r}; the tables there are: "
             f"{', '.join(sorted(there)) or 'none'}"
         ) from None
 
 
-def _require(config: Config, connection: sa.Connection, table: sa.Table, shown: str) -> None:
-    """Refuse a missing column, and a time column whose type contradicts events.time_unit."""
-    columns = config.events.columns.model_dump()
-    wanted = {f"events.columns.{key}": name for key, name in columns.items()}
-    wanted["events.incremental_column"] = config.events.incremental_column
+def _require(source: TableSource, connection: sa.Connection, table: sa.Table, shown: str) -> None:
+    """Refuse a missing column, and a time column whose type contradicts its unit."""
+    wanted = {**source.columns, f"{source.key}.incremental_column": source.incremental}
     for key, name in wanted.items():
         if name is not None and name not in table.columns:
             raise InputError(
@@ -140,19 +173,28 @@ def _require(config: Config, connection: sa.Connection, table: sa.Table, shown: 
             )
     if connection.dialect.name == "sqlite":
         return  # its column types say little: a timestamp is text or a number
-    unit = config.events.time_unit
-    for key in ("event_timestamp", "ingested_at"):
-        if columns[key] is None:
+    for key, unit in source.times.items():
+        column = source.columns[key]
+        if column is None:
             continue
-        kind = table.columns[columns[key]].type
+        kind = table.columns[column].type
         is_time = isinstance(kind, sa.DateTime | sa.Date)
         is_number = isinstance(kind, sa.Integer | sa.Numeric)
         if is_number if unit == "timestamp" else is_time:
             expected = "timestamps or text" if unit == "timestamp" else "integers since 1970"
             raise InputError(
-                f"events.columns.{key}: time_unit {unit} expects {expected} in column "
-                f"{columns[key]!r} of {shown}, got {kind}"
+                f"{key}: time_unit {unit} expects {expected} in column {column!r} of {shown}, "
+                f"got {kind}"
             )
+
+
+def as_text(column: sa.ColumnElement[Any]) -> sa.ColumnElement[str]:
+    """Return a column as the text that a CSV would hold; an array as [0.1,0.2] or a|b."""
+    if isinstance(column.type, sa.ARRAY):
+        if isinstance(column.type.item_type, sa.Numeric | sa.Integer):
+            return sa.cast(sa.func.array_to_json(column), sa.Text)
+        return sa.func.array_to_string(column, "|")
+    return sa.cast(column, sa.Text)
 
 
 def _largest(connection: sa.Connection, table: sa.Table, column: str | None) -> str | None:
@@ -169,7 +211,7 @@ def _since(
     mark: str | None,
 ) -> sa.Executable:
     """Select the columns as text, so unreadable ids and times are refused as in a CSV."""
-    query = sa.select(*(sa.cast(table.columns[name], sa.Text).label(name) for name in columns))
+    query = sa.select(*(as_text(table.columns[name]).label(name) for name in columns))
     if incremental is None or mark is None:
         return query
     column = table.columns[incremental]

@@ -34,7 +34,7 @@ class Actions:
 
     Attributes:
         member: int64, the member's index in the micro-batch, from 0.
-        item: int64, or object (str) where `id_type` is string.
+        item: int64, or object (str) where `item_id_type` is string.
         code: int64, `rules.action_code` of the action.
         timestamp: int64, event_timestamp in microseconds since 1970.
     """
@@ -47,7 +47,7 @@ class Actions:
     @classmethod
     def of(cls, rules: Rules, member: Any, item: Any, code: Any, timestamp: Any) -> Self:
         """Make arrays of the right types from anything that numpy takes."""
-        kind = np.int64 if rules.id_type == "int64" else object
+        kind = np.int64 if rules.item_id_type == "int64" else object
         return cls(
             np.asarray(member, np.int64),
             np.asarray(item, kind),
@@ -230,7 +230,7 @@ def to_sequences(
     actions, members = states.actions, len(states)
     counts = actions.counts(members)
     offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
-    ids = pa.int64() if rules.id_type == "int64" else pa.string()
+    ids = pa.int64() if rules.item_id_type == "int64" else pa.string()
     names = pa.array(["", *rules.actions]).take(pa.array(actions.code))
     columns = {
         "member_id": member_ids,

@@ -90,20 +90,21 @@ def build_sequences(
 
 def activity_query(config: Config, con: duckdb.DuckDBPyConnection, files: list[Path]) -> str:
     """Return the query of `activity` over these files, after checking the type of their ids."""
-    wanted = SQL_ID_TYPES[config.id_type]
+    wanted = {name: SQL_ID_TYPES[kind] for name, kind in config.rules.id_types.items()}
     if not files:
+        ids = ", ".join(f"null::{kind} as {name}" for name, kind in wanted.items())
         return (
-            f"select * from (select null::{wanted} as member_id, null::{wanted} as item_id, "
+            f"select * from (select {ids}, "
             "null::varchar as action, null::timestamptz as event_timestamp, "
             "null::timestamptz as ingested_at) where false"
         )
     query = f"select * from {parquet(files)}"
     described = con.execute(f"describe {query}").fetchall()
-    got = {name: kind for name, kind, *_ in described if name in ("member_id", "item_id")}
-    if set(got.values()) != {wanted}:
+    got = {name: kind for name, kind, *_ in described if name in wanted}
+    if got != wanted:
         raise InputError(
-            f"id_type: {config.id_type} expects ids of type {wanted}, but {config.layout.activity} "
-            f"was written with {got}; choose another data_dir, or remove that one and run again"
+            f"{config.file.name} expects ids of the types {wanted}, but {config.layout.activity} "
+            f"was written with {got}; `activity reset` starts again with other types"
         )
     return query
 

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from pipelines.cli import evaluate, models, serve, stream
+from pipelines.cli import evaluate, init, models, reset, serve, stream
 from pipelines.cli.options import ConfigOption, DebugOption, read_timestamp, settings_of
 from pipelines.cli.quick_feast import import_feast
 from pipelines.progress import Stages, bar, number, short
@@ -27,7 +27,7 @@ app = typer.Typer(
 )
 imports = typer.Typer(no_args_is_help=True, help="Read a public data set.")
 app.add_typer(imports, name="import")
-for part in (models, evaluate, serve, stream):
+for part in (init, reset, models, evaluate, serve, stream):
     app.add_typer(part.app)
 
 console = Console()

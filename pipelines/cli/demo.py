@@ -16,8 +16,8 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from models.catalog import AGGREGATORS
 from models.embed import embed_snapshot
+from models.lines import lines_of
 from models.spec import Aggregator
 from pipelines.private_redis import private_redis, write_store
 from pipelines.progress import number
@@ -56,7 +56,7 @@ def run_demo(console: Console, config: Config, speed: float) -> None:
 
 def _run(console: Console, config: Config, speed: float) -> None:
     end = last_snapshot(config)
-    streamed = [a for a in AGGREGATORS if a.stream] or list(AGGREGATORS)
+    streamed = [a for a in lines_of(config) if a.stream] or list(lines_of(config))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         port = stack.enter_context(private_redis(folder))

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from models import registry
-from models.catalog import AGGREGATORS
+from models.lines import lines_of
 from models.spec import Aggregator, Learned
 from pipelines.cli.options import ConfigOption, DebugOption, read_timestamp, settings_of
 from pipelines.cli.quick_feast import import_feast
@@ -47,7 +47,7 @@ def train_command(
 ) -> None:
     """Train an aggregator, package it and register it; goes on where a killed one stopped."""
     settings = settings_of(config)
-    line = line_named(name, version)
+    line = line_named(settings, name, version)
     if not isinstance(line, Learned):
         raise InputError(f"{name} is a formula or made elsewhere: it has nothing to train")
 
@@ -57,9 +57,9 @@ def train_command(
     with _read(settings, "train", until) as (con, timestamp, stages):
         folder, registered = train_line(settings, con, line, timestamp, stages)
     console.print(f"\n{short(folder)} is {registered.uri}.", highlight=False, soft_wrap=True)
-    if line not in AGGREGATORS:
+    if line not in lines_of(settings):
         console.print(
-            f"To serve it, put this line into models/catalog.py:\n    {line_of(line)},",
+            f"To serve it, put this line into {short(settings.catalogue)}:\n    {line_of(line)},",
             highlight=False,
             soft_wrap=True,
         )
@@ -83,7 +83,7 @@ def tune_command(
 ) -> None:
     """Look for better settings on the validation period; write table, plot and study."""
     settings = settings_of(config)
-    line = line_named(name)
+    line = line_named(settings, name)
 
     import_feast()
     from pipelines.tuning import tune_line
@@ -95,7 +95,8 @@ def tune_command(
 @app.command("models", epilog="Example: activity models")
 def models_command(config: ConfigOption = None, debug: DebugOption = False) -> None:
     """List the registered versions, with what they were trained on and how good they were."""
-    known = registry.versions(settings_of(config))
+    settings = settings_of(config)
+    known = registry.versions(settings)
     if not known:
         console.print("nothing is registered yet; first: activity train NAME")
         return
@@ -113,19 +114,22 @@ def models_command(config: ConfigOption = None, debug: DebugOption = False) -> N
             ", ".join(f"{key} {value:.4g}" for key, value in version.metrics.items()),
         )
     console.print(table)
-    console.print('In models/catalog.py: Packaged("models:/NAME/NUMBER")', highlight=False)
+    console.print(
+        f'In {short(settings.catalogue)}: Packaged("models:/NAME/NUMBER")', highlight=False
+    )
 
 
-def line_named(name: str, version: int | None = None) -> Aggregator:
+def line_named(settings: Config, name: str, version: int | None = None) -> Aggregator:
     """Return the newest line of a name; with a version that is not there, that line as it.
 
     Raises:
         InputError: the catalogue has no such name.
     """
-    lines = sorted((a for a in AGGREGATORS if a.name == name), key=lambda line: line.version)
+    known = lines_of(settings)
+    lines = sorted((a for a in known if a.name == name), key=lambda line: line.version)
     if not lines:
-        there = ", ".join(sorted({line.name for line in AGGREGATORS}))
-        raise InputError(f"expected an aggregator of models/catalog.py ({there}), got {name!r}")
+        there = ", ".join(sorted({line.name for line in known}))
+        raise InputError(f"expected an aggregator of {settings.catalogue} ({there}), got {name!r}")
     for line in lines:
         if line.version == version:
             return line

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
-from transformations.config import CONFIG_VARIABLE, Config, load_config
+from pipelines.progress import short
+from transformations.config import CONFIG_VARIABLE, ROOT, Config, load_config
 from transformations.errors import InputError
 from transformations.timestamps import as_utc
 
@@ -16,7 +18,8 @@ ConfigOption = Annotated[
     typer.Option(
         "--config",
         envvar=CONFIG_VARIABLE,
-        help="The configuration; default: activity.yaml in the repository root.",
+        help="A workspace, or a configuration file; default: the workspace that you stand in, "
+        "else the repository.",
     ),
 ]
 DebugOption = Annotated[
@@ -30,7 +33,10 @@ def settings_of(path: Path | None) -> Config:
         # feature_repo reads the same configuration when Feast imports it.
         file = path.expanduser()
         os.environ[CONFIG_VARIABLE] = str(file.resolve() if file.exists() else file)
-    return load_config(path)
+    config = load_config(path)
+    if config.root != ROOT:
+        Console(stderr=True).print(f"[dim]workspace {short(config.root)}[/]", highlight=False)
+    return config
 
 
 def read_timestamp(text: str) -> datetime:

@@ -84,13 +84,13 @@ def freshness_command(
     settings = settings_of(config)
     now = datetime.now(UTC) if at is None else read_timestamp(at)
 
-    from models.catalog import AGGREGATORS
+    from models.lines import lines_of
     from serving.freshness import freshness, write_metrics
     from serving.publish.feast_store import open_store
 
     bound = timedelta(hours=older_than)
     figures = freshness(
-        settings, open_store(settings), AGGREGATORS, now, bound, now - timedelta(days=days)
+        settings, open_store(settings), lines_of(settings), now, bound, now - timedelta(days=days)
     )
     if prometheus is not None:
         write_metrics(figures, bound, prometheus)

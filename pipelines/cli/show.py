@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from models.catalog import AGGREGATORS
+from models.lines import lines_of
 from operations.ledger import Ledger
 from serving.publish import open_store
 from transformations import names
@@ -55,14 +55,16 @@ def parse_id(config: Config, text: str) -> int | str:
     """Return a member id as typed by the user in the type that the configuration says.
 
     Raises:
-        InputError: ids are int64 and the text is no whole number.
+        InputError: ids are int64 and the text is not a whole number.
     """
-    if config.id_type == "string":
+    if config.member_id_type == "string":
         return text
     try:
         return int(text)
     except ValueError:
-        raise InputError(f"expected a whole number (id_type is int64), got {text!r}") from None
+        raise InputError(
+            f"expected a whole number (member_id_type is int64), got {text!r}"
+        ) from None
 
 
 def someone(config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime) -> int | str | None:
@@ -114,8 +116,8 @@ def _vectors_table(config: Config, member: int | str, item: int | str | None) ->
     for name in ("service", "feature", "value"):
         table.add_column(name)
     store = open_store(config)
-    absent: int | str = "" if config.id_type == "string" else -1
-    for aggregator in AGGREGATORS:
+    absent: int | str = "" if config.item_id_type == "string" else -1
+    for aggregator in lines_of(config):
         answer = store.get_online_features(
             features=store.get_feature_service(aggregator.service),
             entity_rows=[{"member_id": member, "item_id": absent if item is None else item}],

@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from models.catalog import AGGREGATORS
+from models.lines import lines_of
 from operations.ledger import Ledger
 from pipelines.progress import number, plain_table, stage_table
 from transformations import names
 from transformations.config import Config
 from transformations.duck import connect, parquet
-from transformations.layout import days, part_files, partition_files
+from transformations.layout import part_files, partition_files, span
 
 LATE = timedelta(hours=36)
 """A snapshot older than this is late, unless it covers the newest staged event."""
@@ -69,8 +69,8 @@ def verdict(
     if newest is None:
         return "[bold]Nothing is online yet.[/] First: activity run"
     online = f"Online: the snapshot of {newest:%Y-%m-%d %H:%M} UTC"
-    staged = days(config.layout.activity)
-    covered = bool(staged) and newest.date() > staged[-1]
+    staged = span(partition_files(config.layout.activity))
+    covered = staged is not None and newest > staged[1]
     if now - newest <= LATE:
         return f"[green]All is well.[/] {online}."
     age = (now - newest).days
@@ -99,7 +99,7 @@ def _tables(config: Config, con: duckdb.DuckDBPyConnection) -> Table:
         table.add_column(name, no_wrap=True)
     layout = config.layout
     folders = {"activity": layout.activity, "quarantine": layout.quarantine}
-    views = (names.SEQUENCE_VIEW, *(aggregator.view for aggregator in AGGREGATORS))
+    views = (names.SEQUENCE_VIEW, *(aggregator.view for aggregator in lines_of(config)))
     folders |= {view: layout.table(view) for view in views}
     for name, folder in folders.items():
         files = partition_files(folder)

@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from models.catalog import AGGREGATORS
+from models.lines import lines_of
 from pipelines.cli.show import show_member, show_value, someone
 from serving.publish import open_store
 from transformations.config import ROOT, Config
@@ -33,7 +33,7 @@ def guide(console: Console, config: Config, as_of: datetime) -> None:
     console.print()
     _show_places(console, config)
     console.print()
-    _show_next(console, member)
+    _show_next(console, config, member)
 
 
 def _show_join(console: Console, config: Config, as_of: datetime) -> None:
@@ -42,7 +42,7 @@ def _show_join(console: Console, config: Config, as_of: datetime) -> None:
     if labels.empty:
         console.print("No action lies in the last days, so there is no label to join.")
         return
-    aggregator = AGGREGATORS[-1]
+    aggregator = lines_of(config)[-1]
     store = open_store(config)
     joined = store.get_historical_features(
         entity_df=labels,
@@ -101,8 +101,8 @@ def _show_places(console: Console, config: Config) -> None:
     console.print(table)
 
 
-def _show_next(console: Console, member: int | str | None) -> None:
-    service = AGGREGATORS[-1].service
+def _show_next(console: Console, config: Config, member: int | str | None) -> None:
+    service = lines_of(config)[-1].service
     console.print("[bold]What to type next[/]")
     for command, what in (
         (f"activity show {'MEMBER_ID' if member is None else member}", "any member's vectors"),

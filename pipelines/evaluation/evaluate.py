@@ -4,9 +4,9 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from models.catalog import AGGREGATORS
 from models.evaluation.bootstrap import Resamples
 from models.evaluation.ranker import RankerFeatures
+from models.lines import chosen
 from models.packaging import package
 from models.spec import Aggregator, GeometricDecay, Learned, learned_kinds
 from pipelines.evaluation.controls import controls
@@ -41,7 +41,7 @@ def evaluate(
     stages: Stages,
     protocol: Protocol,
     command: str,
-    aggregators: Sequence[Aggregator] = AGGREGATORS,
+    aggregators: Sequence[Aggregator] | None = None,
 ) -> Path:
     """Compare aggregators by the same small ranker on a later period; return the result's file.
 
@@ -56,6 +56,7 @@ def evaluate(
         InputError: there is too little to evaluate on, or no learned aggregator.
         RunFailedError: a feature is from its label's future.
     """
+    aggregators = chosen(config, aggregators)
     learned = [line for line in aggregators if isinstance(line, Learned)]
     if not learned:
         raise InputError(

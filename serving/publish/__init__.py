@@ -1,8 +1,18 @@
-"""Publish a snapshot: apply the declarations, materialize, read back."""
+"""The online side of a day: apply the declarations, materialize a snapshot, read it back."""
 
 from serving.publish.feast_store import apply, open_store
 from serving.publish.items import ItemsOnline
 from serving.publish.read_back import read_back
+from serving.publish.reset import remove_online, what_online
 from serving.publish.snapshots import publish, restamp
 
-__all__ = ["ItemsOnline", "apply", "open_store", "publish", "read_back", "restamp"]
+__all__ = [
+    "ItemsOnline",
+    "apply",
+    "open_store",
+    "publish",
+    "read_back",
+    "remove_online",
+    "restamp",
+    "what_online",
+]

@@ -7,11 +7,12 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 import yaml
-from feast import FeatureStore, FeatureView, OnDemandFeatureView, Project
+from feast import FeatureStore, FeatureView, OnDemandFeatureView
 from feast.entity import Entity
 from feast.errors import FeastError
 from feast.feature_service import FeatureService
@@ -20,10 +21,14 @@ from feast.repo_config import RepoConfig
 from feast.repo_contents import RepoContents
 from feast.repo_operations import apply_total_with_repo_instance
 
+from feature_repo.project import marked_project
 from feature_repo.views import declare
-from models.catalog import AGGREGATORS
+from models.lines import chosen
 from models.spec import Aggregator
-from transformations.config import ROOT, Config
+from operations.workspace import workspace_of
+from serving.publish.history import remove_orphans
+from serving.publish.owner import claim
+from transformations.config import Config
 from transformations.errors import InputError
 
 
@@ -48,31 +53,39 @@ def open_store(config: Config) -> FeatureStore:
     try:
         raw = yaml.safe_load(text)
         if isinstance(raw["registry"], dict) and raw["registry"].get("registry_type") == "sql":
-            raw["registry"]["path"] = _absolute(raw["registry"]["path"])
+            raw["registry"]["path"] = _absolute(raw["registry"]["path"], config.root)
         feast_config = RepoConfig(**raw)
     except KeyError as error:
         raise InputError(f"{file}: expected the key {error}, which is missing") from None
     except (TypeError, ValueError, yaml.YAMLError, sa.exc.ArgumentError, FeastError) as error:
         raise InputError(f"{file} is not what Feast expects: {error}") from None
-    feast_config.repo_path = ROOT
+    feast_config.repo_path = config.root
     # The ibis that Feast pins calls what the newest DuckDB deprecates, and Feast shows it.
     warnings.filterwarnings("ignore", r"fetch_arrow_table\(\)", DeprecationWarning)
-    return FeatureStore(repo_path=str(ROOT), config=feast_config)
+    return FeatureStore(repo_path=str(config.root), config=feast_config)
 
 
 def apply(
-    config: Config, store: FeatureStore, aggregators: Sequence[Aggregator] = AGGREGATORS
+    config: Config, store: FeatureStore, aggregators: Sequence[Aggregator] | None = None
 ) -> int:
     """Apply the catalogue as `feast apply` does: register, change and remove objects.
 
-    It also recreates the tables of an online store that was deleted.
+    It also recreates the tables of an online store that was deleted, and works after `feast
+    teardown`.
 
     Returns the number of declared objects.
+
+    Raises:
+        InputError: the project in the registry or online store is another workspace's.
     """
+    aggregators = chosen(config, aggregators)
+    claim(config, store)
     objects = declare(config, aggregators)
     views = [o for o in objects if isinstance(o, FeatureView)]
     contents = RepoContents(
-        projects=[Project(name=store.project, description=store.config.project_description or "")],
+        projects=[
+            marked_project(workspace_of(config), store.project, store.config.project_description)
+        ],
         data_sources=[view.batch_source for view in views],
         entities=[*(o for o in objects if isinstance(o, Entity)), DUMMY_ENTITY],
         feature_views=views,
@@ -83,6 +96,7 @@ def apply(
         permissions=[],
     )
     with quiet():
+        remove_orphans(store)
         apply_total_with_repo_instance(
             store, store.project, store.registry, contents, skip_source_validation=True
         )
@@ -92,12 +106,12 @@ def apply(
     return len(objects)
 
 
-def _absolute(url: str) -> str:
+def _absolute(url: str, root: Path) -> str:
     """Make the path of a SQLite URL absolute and create its folder; return other URLs unchanged."""
     parsed = sa.make_url(url)
     if parsed.get_backend_name() != "sqlite" or parsed.database in (None, "", ":memory:"):
         return url
-    file = ROOT / parsed.database
+    file = root / parsed.database
     file.parent.mkdir(parents=True, exist_ok=True)
     return parsed.set(database=str(file)).render_as_string(hide_password=False)
 

@@ -8,7 +8,7 @@ from typing import Any
 import duckdb
 from feast import FeatureStore
 
-from models.catalog import AGGREGATORS
+from models.lines import chosen
 from models.spec import Aggregator
 from serving.publish.snapshots import views
 from transformations.config import Config
@@ -23,7 +23,7 @@ def read_back(
     config: Config,
     store: FeatureStore,
     as_of: datetime,
-    aggregators: Sequence[Aggregator] = AGGREGATORS,
+    aggregators: Sequence[Aggregator] | None = None,
     members: int = 200,
     seed: int | None = None,
 ) -> int:
@@ -40,6 +40,7 @@ def read_back(
     Raises:
         RunFailedError: a value differs; names the key, the view, the feature and both values.
     """
+    aggregators = chosen(config, aggregators)
     drawn = {"count": members, "seed": secrets.randbits(32) if seed is None else seed}
     compared = 0
     with connect(config) as con:

@@ -6,7 +6,7 @@ from datetime import datetime
 import pyarrow.parquet as pq
 from feast import FeatureStore
 
-from models.catalog import AGGREGATORS
+from models.lines import chosen
 from models.spec import Aggregator
 from serving.publish.feast_store import quiet
 from serving.publish.items import ItemsOnline
@@ -22,7 +22,7 @@ def publish(
     config: Config,
     store: FeatureStore,
     as_of: datetime,
-    aggregators: Sequence[Aggregator] = AGGREGATORS,
+    aggregators: Sequence[Aggregator] | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> int:
     """Write the snapshot of `as_of`, and the item vectors available by then, to the online store.
@@ -37,6 +37,7 @@ def publish(
     Raises:
         RunFailedError: a partition of this snapshot is missing.
     """
+    aggregators = chosen(config, aggregators)
     files = {view: partition(config.layout.table(view), as_of) for view in views(aggregators)}
     for view, file in files.items():
         if not file.exists():
@@ -66,12 +67,13 @@ def restamp(
     config: Config,
     as_of: datetime,
     created_timestamp: datetime,
-    aggregators: Sequence[Aggregator] = AGGREGATORS,
+    aggregators: Sequence[Aggregator] | None = None,
 ) -> int:
     """Set the created_timestamp of a snapshot's rows: since when they can be read online.
 
     Each partition is replaced in one step. Returns the number of rows.
     """
+    aggregators = chosen(config, aggregators)
     rows = 0
     with connect(config) as con:
         for view in views(aggregators):

@@ -1,14 +1,11 @@
 """The catalogue's aggregators in this process, compiled for fixed sizes, in one call."""
 
-import runpy
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models import catalog
 from models.backend import tf
 from models.manifest import MANIFEST
 from models.packaging import Loaded, load
@@ -104,12 +101,6 @@ class CompiledModels:
         )
         result: NDArray[np.float32] = self._calls[size](*inputs).numpy()
         return result[:members]
-
-
-def current_catalogue() -> Sequence[Aggregator]:
-    """Return the lines of models/catalog.py as the file is now, not as it was imported."""
-    lines: Sequence[Aggregator] = runpy.run_path(str(Path(catalog.__file__)))["AGGREGATORS"]
-    return lines
 
 
 def packaged_of(config: Config, lines: Sequence[Aggregator]) -> list[Aggregator]:

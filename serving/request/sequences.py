@@ -83,10 +83,11 @@ def unseen(
 
 def check_ids(rules: Rules, what: str, ids: Sequence[Id]) -> None:
     """Raise InputError unless these ids are of the configured type."""
-    kind = int if rules.id_type == "int64" else str
+    id_type = rules.member_id_type if what == "member" else rules.item_id_type
+    kind = int if id_type == "int64" else str
     for value in ids:
         if not isinstance(value, kind):
-            raise InputError(f"expected {what} ids of type {rules.id_type}, got {value!r}")
+            raise InputError(f"expected {what} ids of type {id_type}, got {value!r}")
 
 
 def _listed(cell: Any) -> Sequence[Any]:

@@ -7,6 +7,7 @@ padding, and the packaged aggregator computes the vector.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Self
 
 import numpy as np
@@ -14,10 +15,11 @@ import pyarrow as pa
 from feast import FeatureStore
 from numpy.typing import NDArray
 
+from models.lines import lines_of
 from models.sequences import pad
 from models.spec import Aggregator
 from serving.request.item_table import ItemVersions, open_item_table, table_key
-from serving.request.models import CompiledModels, current_catalogue, packaged_of, weights_of
+from serving.request.models import CompiledModels, packaged_of, weights_of
 from serving.request.sequences import FIELDS, Event, Id, check_ids, stored_states, unseen
 from stores.read import Reader
 from transformations.config import Config
@@ -74,7 +76,7 @@ class RequestTime:
         catalogue: Callable[[], Sequence[Aggregator]] | None = None,
     ) -> None:
         self._config = config
-        self._catalogue = catalogue or current_catalogue
+        self._catalogue = catalogue or partial(lines_of, config)
         fields = [f"{SEQUENCE_VIEW}:{name}" for name in FIELDS]
         self._reader = Reader(store, fields, event_timestamps=True)
         packaged = packaged_of(config, self._catalogue())
@@ -116,7 +118,7 @@ class RequestTime:
         check_ids(self._config.rules, "member", member_ids)
         index = {member: row for row, member in enumerate(dict.fromkeys(member_ids))}
         stored = self._reader.read({"member_id": list(index)})
-        ids = pa.array(list(index), ARROW_IDS[self._config.id_type])
+        ids = pa.array(list(index), ARROW_IDS[self._config.member_id_type])
         sequence_at = stored.event_timestamps[SEQUENCE_VIEW]
         if as_of is not None:
             _refuse_past(ids, sequence_at, timestamp)
@@ -141,7 +143,7 @@ class RequestTime:
 
     def embed_nobody(self) -> Embedded:
         """Run a full request for a non-existent member; what fails here fails for all."""
-        return self.embed([-(2**63) if self._config.id_type == "int64" else ""])
+        return self.embed([-(2**63) if self._config.member_id_type == "int64" else ""])
 
     def refresh(self) -> bool:
         """Load new item parts, catalogue lines and packages; return whether there were any.

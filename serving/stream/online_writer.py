@@ -18,7 +18,7 @@ class OnlineWriter:
     """
 
     def __init__(self, config: Config, store: FeatureStore) -> None:
-        self.id_type = pa.int64() if config.id_type == "int64" else pa.string()
+        self.id_type = pa.int64() if config.member_id_type == "int64" else pa.string()
         self._store = store
         self._online: Any = store._get_provider().online_store
         self._views: dict[str, Any] = {}

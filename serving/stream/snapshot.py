@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from feast import FeatureStore
 
-from models.catalog import AGGREGATORS
+from models.lines import chosen
 from models.spec import Aggregator
 from operations.ledger import Ledger, ledger_exists
 from serving import publish
@@ -74,7 +74,7 @@ def prepare(
     store: FeatureStore,
     updater: MemberUpdater,
     bus: Bus,
-    aggregators: Sequence[Aggregator] = AGGREGATORS,
+    aggregators: Sequence[Aggregator] | None = None,
     again: bool = False,
 ) -> None:
     """Prepare a worker for its first batch: build the states if they are missing, or if asked to.
@@ -82,6 +82,7 @@ def prepare(
     Args:
         again: Rebuild the states even if they exist.
     """
+    aggregators = chosen(config, aggregators)
     updater.log.recover()
     if again or updater.states.base() is None:
         with updater.states.rebuilding():
@@ -97,12 +98,13 @@ def rebuild(
     store: FeatureStore,
     updater: MemberUpdater,
     bus: Bus,
-    aggregators: Sequence[Aggregator] = AGGREGATORS,
+    aggregators: Sequence[Aggregator] | None = None,
 ) -> None:
     """Recreate states and online rows from the last snapshot, the streamed rows and the bus.
 
     It can be killed and run again at any point, because the states become valid only at the end.
     """
+    aggregators = chosen(config, aggregators)
     updater.states.clear()
     as_of = last_snapshot(config)
     note = note_of(config, as_of)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from feast import Entity, FeatureService, FeatureView, OnDemandFeatureView
 from feast.transformation.udf_rehydrate import rehydrate_udf_from_source
 from feast.types import Array, Float32, Int64, String, UnixTimestamp
@@ -119,7 +120,13 @@ def test_importing_the_definitions_binds_all_and_loads_no_tensorflow(tmp_path, c
         "bound = vars(d).items()\n"
         "print(sorted(v.name for n, v in bound if n.startswith(type(v).__name__ + '_')))"
     )
-    assert printed.strip() == repr(sorted(o.name for o in declare(config)))
+    project = clone_project(clone)
+    assert printed.strip() == repr(sorted([project, *(o.name for o in declare(config))]))
+
+
+def clone_project(clone: Clone) -> str:
+    settings = yaml.safe_load((clone.root / "feature_store.yaml").read_text())
+    return str(settings["project"])
 
 
 def feast_apply(clone: Clone) -> str:

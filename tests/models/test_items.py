@@ -47,7 +47,7 @@ OLD: list[Row] = [
 
 
 def stage(config: Config, rows: Sequence[Row]) -> None:
-    ids = pa.int64() if config.id_type == "int64" else pa.string()
+    ids = pa.int64() if config.member_id_type == "int64" else pa.string()
     columns = {
         "item_id": pa.array([row[0] for row in rows], ids),
         "available_at": pa.array([row[1] for row in rows], UTC_US),

@@ -165,7 +165,7 @@ def test_the_catalogue_changes_only_when_told_to(world: Config, catalogue: Path)
         best = tune_line(world, con, line, UNTIL, stages, 1, "tpe", apply=False)
     assert best.version > max(a.version for a in catalog.AGGREGATORS if a.name == "decay")
     assert catalogue.read_text() == before
-    say(console, best, apply=True)
+    say(console, catalogue, best, apply=True)
     assert entries(catalogue) == [*catalog.AGGREGATORS, best]
     folder = world.data / "tuning"
     with (folder / "decay.csv").open() as file:

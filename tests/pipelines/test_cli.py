@@ -14,10 +14,13 @@ from typer.testing import CliRunner
 from operations.ledger import Ledger
 from pipelines.cli import app as cli
 from pipelines.cli.status import verdict
+from tests.worlds.events import Event, write_activity
 from transformations.config import CONFIG_VARIABLE, ROOT, Config, load_config
-from transformations.layout import day_file
 
 COMMANDS = [
+    ["init"],
+    ["reset"],
+    ["rebuild"],
     ["simulate"],
     ["import", "movietweetings"],
     ["run"],
@@ -244,9 +247,7 @@ def test_status_says_first_whether_all_is_well(tmp_path, runs, published, staged
         ledger.published(run_id, now)
         ledger.finish(run_id)
     for days in staged:
-        file = day_file(config.layout.activity, (midnight - timedelta(days=days)).date())
-        file.parent.mkdir(parents=True)
-        file.touch()
+        write_activity(config, [Event(1, 1, "APPLY", midnight - timedelta(days=days))])
     said = Text.from_markup(verdict(config, ledger, runs, now)).plain
     assert said.startswith(sentence)
 

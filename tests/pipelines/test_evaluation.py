@@ -251,7 +251,7 @@ def test_another_split_clears_the_folder(market: Market, tmp_path: Path) -> None
         again = open_world(outer, con, Protocol(weights=0.5, seeds=1))
     assert again.split.weights_until > market.world.split.weights_until
     assert not artifact.exists()
-    assert list(outer.layout.activity.glob("date=*")), "the events themselves stay"
+    assert list(outer.layout.activity.glob("period=*")), "the events themselves stay"
 
 
 def test_missing_activity_is_refused(tmp_path: Path) -> None:

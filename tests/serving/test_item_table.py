@@ -34,7 +34,7 @@ def config(tmp_path: Path) -> Config:
 
 
 def vectors(config: Config, items: list[Any], as_of: datetime) -> list[list[float]]:
-    ids = pa.array(items, pa.int64() if config.id_type == "int64" else pa.string())
+    ids = pa.array(items, pa.int64() if config.member_id_type == "int64" else pa.string())
     table = open_item_table(config).at(as_of)
     return table.vectors[table.rows(ids)].tolist()
 

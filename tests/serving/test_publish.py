@@ -332,13 +332,13 @@ def test_the_same_store_from_any_folder(world, published, tmp_path, monkeypatch)
 
 
 def test_relative_paths_are_the_repositorys(tmp_path, monkeypatch):
-    monkeypatch.setattr(feast_store, "ROOT", tmp_path / "root")
-    assert feast_store._absolute("sqlite:///data/registry.db") == (
+    root = tmp_path / "root"
+    assert feast_store._absolute("sqlite:///data/registry.db", root) == (
         f"sqlite:///{tmp_path}/root/data/registry.db"
     )
     assert (tmp_path / "root" / "data").is_dir()
     for url in ("postgresql+psycopg://me:secret@host/db", "sqlite://"):
-        assert feast_store._absolute(url) == url
+        assert feast_store._absolute(url, root) == url
 
 
 def test_settings_that_are_missing_or_incomplete(world, monkeypatch):

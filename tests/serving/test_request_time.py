@@ -14,7 +14,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from models.spec import Aggregator, GeometricDecay
-from serving.request.models import SIZES, current_catalogue
+from serving.request.models import SIZES
 from serving.request.sequences import Event
 from serving.request.vectors import Embedded, RequestTime
 from tests.worlds.applied import utc, vector
@@ -22,7 +22,6 @@ from tests.worlds.events import ACTIONS, MICROSECOND
 from tests.worlds.events import Event as Row
 from tests.worlds.request import DAY, LINES, NOW, PLAIN, SNAPSHOT, RequestWorld, package_line
 from tests.worlds.tiny_models import write_items
-from transformations.config import ROOT
 from transformations.errors import InputError, RunFailedError
 
 SECOND = timedelta(seconds=1)
@@ -328,15 +327,3 @@ def test_requests_go_on_while_models_and_items_change(busy: RequestWorld) -> Non
     assert errors == []
     assert set(answers) <= {(1, 1, True), (2, 2, False)}
     assert (1, 1, True) in answers[:seen]
-
-
-def test_the_catalogue_is_read_from_its_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from models import catalog
-
-    file = tmp_path / "catalog.py"
-    file.write_text((ROOT / "models" / "catalog.py").read_text() + "AGGREGATORS = ()\n")
-    assert current_catalogue() == catalog.AGGREGATORS
-    monkeypatch.setattr(catalog, "__file__", str(file))
-    assert current_catalogue() == ()

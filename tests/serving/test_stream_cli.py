@@ -29,6 +29,7 @@ from tests.worlds.live import (
     redis_online,
     send,
 )
+from tests.worlds.servers import emptied
 from transformations.config import ROOT
 from transformations.names import SEQUENCE_VIEW
 
@@ -44,7 +45,9 @@ Rows = dict[str, dict[Any, dict[str, Any]]]
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory, _redis_process: str) -> Live:
     """The catalogue's own lines and a snapshot, with the settings that a command reads."""
-    live = Live(tmp_path_factory.mktemp("command"), redis_online(_redis_process), AGGREGATORS)
+    live = Live(
+        tmp_path_factory.mktemp("command"), redis_online(emptied(_redis_process)), AGGREGATORS
+    )
     live.build(past_events(np.random.default_rng(7), 40, 2), midnight())
     settings = live.config.model_dump(mode="json", exclude_defaults=True)
     (live.folder / "activity.yaml").write_text(yaml.safe_dump(settings))

@@ -60,7 +60,7 @@ def ask(url: str, statement: str) -> list[Any]:
 
 
 def state_tables(url: str) -> list[str]:
-    query = "select tablename from pg_tables where tablename like 'activity\\_%' order by 1"
+    query = "select tablename from pg_tables where tablename ~ '^activity_(base|states)' order by 1"
     return [name for (name,) in ask(url, query)]
 
 

@@ -31,6 +31,7 @@ from tests.worlds.live import (
     send,
     sqlite_online,
 )
+from tests.worlds.servers import emptied
 from tests.worlds.tiny_models import Learned
 from transformations.names import SEQUENCE_VIEW
 from transformations.timestamps import microseconds
@@ -46,7 +47,7 @@ MEMBERS = list(range(1, 21))
 def built(tmp_path_factory, _redis_process):
     """A snapshot of a month, and what happens after it."""
     rng = np.random.default_rng(7)
-    live = Live(tmp_path_factory.mktemp("live"), redis_online(_redis_process))
+    live = Live(tmp_path_factory.mktemp("live"), redis_online(emptied(_redis_process)))
     before = past_events(rng, 300, 18)
     live.build(before, midnight())
     return live, before

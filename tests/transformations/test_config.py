@@ -24,7 +24,7 @@ def load(folder: Path, content: Any) -> Config:
 def test_defaults_are_the_designs(tmp_path: Path) -> None:
     config = load(tmp_path, LEAST)
 
-    assert config.id_type == "int64"
+    assert config.member_id_type == "int64"
     assert config.actions == {"APPLY": "positive", "SAVE": "positive", "DISMISS": "negative"}
     assert (config.window, config.length, config.dim) == (timedelta(days=28), 32, 64)
     assert config.publish_delay == timedelta(hours=6)
@@ -32,6 +32,47 @@ def test_defaults_are_the_designs(tmp_path: Path) -> None:
     assert config.events.columns.ingested_at is None
     assert config.duckdb.memory_limit == "2GB"
     assert config.data == ROOT / "data"
+
+
+def test_one_id_type_stands_for_both_and_each_may_have_its_own(tmp_path: Path) -> None:
+    both = load(tmp_path, LEAST | {"id_type": "string"})
+    assert both.rules.id_types == {"member_id": "string", "item_id": "string"}
+    apart = load(tmp_path, LEAST | {"id_type": "string", "member_id_type": "int64"})
+    assert apart.rules.id_types == {"member_id": "int64", "item_id": "string"}
+    # Digests of one type stay those that states and marks were made with before.
+    assert (both.rules.id_key, apart.rules.id_key) == ("string", "int64/string")
+
+
+class TestWorkspaces:
+    def make(self, folder: Path) -> Path:
+        folder.mkdir(parents=True)
+        (folder / "activity.yaml").write_text(yaml.safe_dump(LEAST))
+        (folder / "feature_store.yaml").touch()
+        (folder / "catalog.py").write_text("AGGREGATORS = ()\n")
+        return folder
+
+    def test_paths_start_at_the_folder_and_so_does_its_catalogue(self, tmp_path: Path) -> None:
+        folder = self.make(tmp_path / "films")
+        for given in (folder, folder / "activity.yaml"):
+            config = load_config(given)
+            assert config.root == folder
+            assert config.data == folder / "data"
+            assert config.catalogue == folder / "catalog.py"
+            assert config.model_copy(update={"dim": 8}).root == folder
+
+    def test_one_is_found_from_a_folder_below_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv(CONFIG_VARIABLE, raising=False)
+        folder = self.make(tmp_path / "films")
+        (folder / "deep").mkdir()
+        monkeypatch.chdir(folder / "deep")
+        assert load_config().root == folder
+
+    def test_a_file_elsewhere_belongs_to_the_repository(self, tmp_path: Path) -> None:
+        config = load(tmp_path, LEAST)
+        assert config.root == ROOT
+        assert config.catalogue == ROOT / "models" / "catalog.py"
 
 
 def test_what_a_user_says(tmp_path: Path) -> None:
@@ -95,7 +136,10 @@ REFUSED = [
     ({"publish_delay": "-1h"}, "publish_delay: expected a duration such as 28d"),
     ({"length": 0}, "length: Input should be greater than or equal to 1, got 0"),
     ({"dim": "many"}, "dim: Input should be a valid integer"),
-    ({"id_type": "int32"}, "id_type: Input should be 'int64' or 'string', got 'int32'"),
+    (
+        {"member_id_type": "int32"},
+        "member_id_type: Input should be 'int64' or 'string', got 'int32'",
+    ),
     ({"actions": {}}, "expected at least one action, got none"),
     ({"actions": {"APPLY": "good"}}, "actions.APPLY: Input should be 'positive' or 'negative'"),
     (
@@ -111,7 +155,7 @@ REFUSED = [
     ({"events": {"time_unit": "seconds"}}, "events.time_unit: Input should be 'timestamp', 's'"),
     ({"events": {"max_refused_share": 5}}, "events.max_refused_share: Input should be less than"),
     ({"events": {"source": "sqlite:///a.db"}}, "events: a database source needs `table`"),
-    ({"events": {"table": "t"}}, "events: `table` and `incremental_column` belong to a database"),
+    ({"events": {"table": "t"}}, "events: `table` belongs to a database source"),
     ({"items": {}}, "items: expected `embedding`, or at least one column in `text`"),
     (
         {"items": {"embedding": "v", "text": ["title"]}},

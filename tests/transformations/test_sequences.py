@@ -22,7 +22,7 @@ from tests.worlds.events import (
 from transformations.config import Config
 from transformations.duck import check, connect
 from transformations.errors import InputError, RunFailedError
-from transformations.layout import day_file, partition
+from transformations.layout import partition, period_file
 from transformations.sources import stage_activity
 from transformations.tables import build_sequences
 
@@ -275,9 +275,9 @@ def test_an_action_that_is_no_longer_configured_is_not_seen(tmp_path: Path) -> N
 def test_only_days_that_can_matter_are_read(tmp_path: Path) -> None:
     config = configure(tmp_path)
     for day in (START - 2 * DAY, AS_OF + DAY):
-        file = day_file(config.layout.activity, day.date())
-        file.parent.mkdir(parents=True)
-        file.write_bytes(b"not Parquet: reading it would fail")
+        file = period_file(config.layout.activity, day.date())
+        # Ids of another type: reading it would fail.
+        write_source(file, [Event("a", "b", "APPLY", day)], "string")
 
     rows = sequences(config, many(3))
 
@@ -308,7 +308,7 @@ def test_a_snapshot_not_after_the_previous_one_is_refused(tmp_path: Path) -> Non
 def test_ids_of_another_type_are_refused(tmp_path: Path) -> None:
     sequences(configure(tmp_path), many(3))
 
-    with pytest.raises(InputError, match=r"id_type: string expects ids of type VARCHAR.*BIGINT"):
+    with pytest.raises(InputError, match=r"types .*VARCHAR.*BIGINT.*activity reset"):
         sequences(configure(tmp_path, id_type="string"), None)
 
 

@@ -58,7 +58,7 @@ def staged(config: Config) -> list[Event]:
 
 def quarantined(config: Config) -> list[dict[str, Any]]:
     """All of `quarantine`."""
-    files = sorted(config.layout.quarantine.glob("date=*/*.parquet"))
+    files = sorted(config.layout.quarantine.glob("period=*/*.parquet"))
     return [row for file in files for row in pq.ParquetFile(file).read().to_pylist()]
 
 
@@ -394,7 +394,7 @@ class TestRefused:
         assert first == again == {"a.csv": 4, "b.csv": 1}
         assert Counter(row["source"] for row in quarantined(config)) == {"a.csv": 6, "b.csv": 1}
         # What was added later lies under the day of that run.
-        later = config.layout.quarantine / "date=2026-03-11" / "part-0.parquet"
+        later = config.layout.quarantine / "period=2026-03-11" / "part-0.parquet"
         assert pq.read_metadata(later).num_rows == 2
 
     def test_too_many_fail_the_run_before_anything_changes(self, tmp_path: Path) -> None:
@@ -460,12 +460,13 @@ class TestRefused:
                 "action is not null": "select * replace (null as action) from good",
                 "is since 1970": "select * replace (timestamptz '1969-01-01' as "
                 "event_timestamp) from good",
-                "lies in the day": "select * replace (timestamptz '2026-03-02' as "
+                "lies in the period": "select * replace (timestamptz '2026-03-02' as "
                 "event_timestamp) from good",
             }.items():
-                con.execute(f"create or replace view activity_of_day as {query}")
+                con.execute(f"create or replace view activity_of_period as {query}")
+                start = {"period": "day", "start": at("2026-03-01").date()}
                 with pytest.raises(RunFailedError, match=f"stg_activity.*\n.*{rule}"):
-                    check(con, "stg_activity", {"day": at("2026-03-01").date()})
+                    check(con, "stg_activity", start)
 
 
 class TestAgain:
@@ -504,7 +505,7 @@ class TestAgain:
         assert report == TableReport("stg_activity", 4, 1, {}, written=("2026-03-02",))
         after = _files(config.layout.activity)
         assert {path for path in after if after[path] != before[path]} == {
-            config.layout.activity / "date=2026-03-02" / "part-0.parquet"
+            config.layout.activity / "period=2026-03-02" / "part-0.parquet"
         }
         assert late in staged(config)
 
@@ -547,7 +548,7 @@ class TestAgain:
         config = from_files(tmp_path, "source.parquet")
         stage(config)
         everything = staged(config)
-        shutil.rmtree(config.layout.activity / "date=2026-03-08")
+        shutil.rmtree(config.layout.activity / "period=2026-03-08")
 
         assert stage(config).written == ("2026-03-08",)
         assert staged(config) == everything
@@ -572,7 +573,7 @@ class TestAgain:
             patch.setattr(Path, "replace", killed_at_the_second)
             with pytest.raises(KeyboardInterrupt):
                 stage(config)
-        assert len(state.days(config)) == 1
+        assert len(state.periods(config)) == 1
         assert state.load(config) == state.ReadSoFar()
 
         assert stage(config).written == ("2026-03-08", "2026-03-09")
@@ -657,7 +658,22 @@ class TestItems:
         config = configure(folder, dim=2, items={"source": str(folder / "items.csv")} | items)
         with connect(config) as con:
             report = stage_items(config, con, AS_OF)
-        return report, pq.read_table(config.layout.staged_items).to_pylist()
+        table = pq.read_table(config.layout.staged_items)
+        if "available_until" not in items:
+            table = table.drop_columns("available_until")
+        return report, table.to_pylist()
+
+    def test_an_item_may_end(self, tmp_path: Path) -> None:
+        write_csv(
+            tmp_path / "items.csv",
+            "1,Cook,2026-03-05",
+            "2,Baker,",
+            "3,Smith,soon",
+            header="item_id,title,closed",
+        )
+        report, rows = self.staged(tmp_path, text=["title"], available_until="closed")
+        assert [row["available_until"] for row in rows] == [at("2026-03-05"), None]
+        assert report.refused == {"available_until cannot be read": 1}
 
     def test_text_and_categories(self, tmp_path: Path) -> None:
         write_csv(

@@ -269,7 +269,10 @@ def test_a_time_of_the_wrong_unit(postgres: Database, tmp_path: Path, unit: str)
 @pytest.mark.parametrize(
     ("events", "message"),
     [
-        ({"table": "clicks"}, r"events\.table: found no clicks in .*; .* there are: events"),
+        (
+            {"table": "clicks"},
+            r"events\.table: expected a table of .*, got \'clicks\'; .* there are: events",
+        ),
         (
             {"columns": {"member_id": "who"}},
             r"events\.columns\.member_id: expected a column 'who' in events in .*, which has: seq",

@@ -35,7 +35,7 @@ class Clone:
         (folder / "home").mkdir()
         self.environment = {
             name: value for name, value in os.environ.items() if name != "ACTIVITY_CONFIG"
-        } | {"HOME": str(folder / "home"), "COLUMNS": "140"}
+        } | {"HOME": str(folder / "home"), "COLUMNS": "140", "PYTHONPATH": str(self.root)}
 
     def activity(self, *arguments: str, fails: int = 0) -> str:
         """Run the command line; return what it printed; assert its exit code."""

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from hypothesis import strategies as st
 
 from transformations.config import Config
-from transformations.layout import day_file
+from transformations.layout import note_period, partition_files, period_file, period_of
 
 Id = int | str
 ACTIONS = ("APPLY", "SAVE", "DISMISS")
@@ -58,7 +58,9 @@ def configure(folder: Path, **settings: Any) -> Config:
         "items": {"text": ["title"]},
         "duckdb": {"memory_limit": "500MB", "threads": 1},
     }
-    return Config.model_validate(defaults | settings)
+    config = Config.model_validate(defaults | settings)
+    by_days(config)
+    return config
 
 
 def table(events: Sequence[Event], id_type: str = "int64") -> pa.Table:
@@ -80,15 +82,23 @@ def write_source(path: Path, events: Sequence[Event], id_type: str = "int64") ->
 def write_activity(config: Config, events: Iterable[Event]) -> None:
     """Write `activity` as stage_activity would."""
     ordered = sorted(distinct(events), key=lambda e: (e.event_timestamp.date(), *_order(e)))
+    by_days(config)
     for day, rows in groupby(ordered, key=lambda e: e.event_timestamp.date()):
-        write_source(day_file(config.layout.activity, day), list(rows), config.id_type)
+        write_source(period_file(config.layout.activity, day), list(rows), config.member_id_type)
+
+
+def by_days(config: Config) -> None:
+    """Let activity and quarantine lie in days, however few rows there are."""
+    for folder in (config.layout.activity, config.layout.quarantine):
+        if period_of(folder) is None:
+            note_period(folder, "day")
 
 
 def read_activity(config: Config) -> dict[date, list[Event]]:
     """Read `activity` back, each day in the order of its file."""
     events = {}
-    for file in sorted(config.layout.activity.glob("date=*/*.parquet")):
-        day = date.fromisoformat(file.parent.name.removeprefix("date="))
+    for file in partition_files(config.layout.activity):
+        day = date.fromisoformat(file.parent.name.removeprefix("period="))
         rows = pq.ParquetFile(file).read().to_pylist()
         events[day] = [Event(**row) for row in rows]
     return events

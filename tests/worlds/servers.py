@@ -40,13 +40,18 @@ def _redis_process() -> Iterator[str]:
         yield address
 
 
+def emptied(address: str) -> str:
+    """Empty a Redis, its owner's marks included; return its host:port."""
+    host, port = address.split(":")
+    with redis.Redis(host=host, port=int(port)) as client:
+        client.flushall()
+    return address
+
+
 @pytest.fixture
 def redis_server(_redis_process: str) -> str:
     """An empty Redis, as host:port."""
-    host, port = _redis_process.split(":")
-    with redis.Redis(host=host, port=int(port)) as client:
-        client.flushall()
-    return _redis_process
+    return emptied(_redis_process)
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def rows(
     config: Config, states: States, members: Sequence[Id], as_of: datetime
 ) -> dict[Id, dict[str, Any]]:
     """The known members' rows of member_sequences, by member."""
-    ids = pa.array(members, pa.int64() if config.id_type == "int64" else pa.string())
+    ids = pa.array(members, pa.int64() if config.member_id_type == "int64" else pa.string())
     batch = to_sequences(config.rules, ids, states, microseconds(as_of), as_of)
     found = {row.pop("member_id"): row for row in batch.to_pylist()}
     for row in found.values():

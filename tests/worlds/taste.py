@@ -14,6 +14,7 @@ from models.training.recipe import Recipe
 from tests.worlds.tiny_models import UTC_US, tiny_config, write_items
 from transformations.config import Config
 from transformations.example_settings import ExampleSettings
+from transformations.layout import period_file
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 UNTIL = datetime(2026, 2, 10, tzinfo=UTC)
@@ -72,6 +73,6 @@ def write_day(config: Config, day: datetime, rng: np.random.Generator) -> None:
             "ingested_at": pa.nulls(25, UTC_US),
         }
     )
-    file = config.layout.activity / f"date={day:%Y-%m-%d}" / "part-0.parquet"
+    file = period_file(config.layout.activity, day.date())
     file.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, file)

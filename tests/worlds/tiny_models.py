@@ -96,7 +96,7 @@ def write_items(
     config: Config, rows: Sequence[tuple[Any, Sequence[float], datetime]], part: str = "part-a"
 ) -> None:
     """Write item vectors: item_id, vector, available_at."""
-    ids = pa.int64() if config.id_type == "int64" else pa.string()
+    ids = pa.int64() if config.member_id_type == "int64" else pa.string()
     encoder = config.items.encoder
     columns = {
         "item_id": pa.array([item for item, _, _ in rows], ids),
@@ -111,7 +111,7 @@ def write_items(
 
 def write_sequences(config: Config, members: Members, as_of: datetime = AS_OF) -> Path:
     """Write the member_sequences partition of `as_of`; return its file."""
-    ids = pa.int64() if config.id_type == "int64" else pa.string()
+    ids = pa.int64() if config.member_id_type == "int64" else pa.string()
     rows = list(members.values())
     times = [[as_of - timedelta(days=days) for _, _, days in row] for row in rows]
     last = [row[-1] if row else as_of - config.window - timedelta(days=1) for row in times]

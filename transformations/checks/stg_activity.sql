@@ -1,4 +1,4 @@
--- every rule that a row of one day of activity breaks, one row each; reads `activity_of_day`
+-- every rule that a row of one period of activity breaks, one row each; reads `activity_of_period`
 with
 repeated as (
     select
@@ -7,7 +7,7 @@ repeated as (
         item_id,
         action,
         event_timestamp,
-    from activity_of_day
+    from activity_of_period
     group by member_id, item_id, action, event_timestamp
     having count(*) > 1
 ),
@@ -19,13 +19,14 @@ broken as (
             when action is null then 'action is not null'
             when event_timestamp is null then 'event_timestamp is not null'
             when event_timestamp < timestamptz '1970-01-01' then 'event_timestamp is since 1970'
-            when event_timestamp::date <> $day then 'event_timestamp lies in the day'
+            when date_trunc($period, event_timestamp::date) <> $start
+                then 'event_timestamp lies in the period'
         end as rule,
         member_id,
         item_id,
         action,
         event_timestamp,
-    from activity_of_day
+    from activity_of_period
 ),
 
 offending as (

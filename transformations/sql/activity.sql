@@ -1,4 +1,4 @@
--- one row per action of $day: what `activity` holds and what `stg_activity` adds
+-- one row per action of the period from $start on: what `activity` and `stg_activity` hold
 -- Exact duplicates count once, with their earliest ingested_at.
 with
 old_and_new as (
@@ -17,7 +17,7 @@ old_and_new as (
         event_timestamp,
         ingested_at,
     from stg_activity
-    where day = $day
+    where date_trunc($period, day) = $start
 ),
 
 merged as (

@@ -8,6 +8,8 @@ judged as (
             when item_id_is_blank then 'item_id is null'
             when item_id is null then 'item_id is not of the id type'
             when available_at is null then 'available_at is null or cannot be read'
+            when available_until is null and not available_until_is_blank
+                then 'available_until cannot be read'
             when has_content is not true then 'embedding is no list of dim finite numbers'
         end as reason,
     from raw_items
@@ -17,6 +19,7 @@ judged_items as (
     select
         item_id,
         available_at,
+        available_until,
         content,
         reason,
     from judged

@@ -101,7 +101,8 @@ def decode_all(
 def _id(rules: Rules, name: str, value: object) -> Id:
     if value is None or (isinstance(value, str) and not value.strip()):
         raise MessageError(f"{name} is null")
-    if rules.id_type == "int64":
+    kind = rules.member_id_type if name == "member_id" else rules.item_id_type
+    if kind == "int64":
         # JSON's true and false are integers in Python.
         if isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63:
             return value

@@ -72,7 +72,7 @@ class PostgresStates:
             "members": sql.Identifier(self._name),
             "due": sql.Identifier(f"{self._name}_due"),
             "note": sql.Identifier(f"activity_base_{name}"),
-            "id": sql.SQL("bigint" if config.id_type == "int64" else "text"),
+            "id": sql.SQL("bigint" if config.member_id_type == "int64" else "text"),
         }
         self._settings = settings
         self._open: psycopg.Connection | None = None

@@ -93,7 +93,7 @@ class StateStore(Protocol):
 
 def digest(rules: Rules) -> str:
     """Identify the rules that decide a state: under other rules, no stored state is valid."""
-    decisive = [rules.id_type, list(rules.actions), rules.length, rules.window.total_seconds()]
+    decisive = [rules.id_key, list(rules.actions), rules.length, rules.window.total_seconds()]
     return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]
 
 
@@ -153,7 +153,7 @@ def _packed(actions: Actions, members: int) -> list[bytes]:
 
 def _items(rules: Rules, value: bytes, at: int, count: int) -> tuple[Any, int]:
     """Return a block's items, as bytes or a list of texts, and where it ends."""
-    if rules.id_type == "int64":
+    if rules.item_id_type == "int64":
         return value[at : at + count * 8], at + count * 8
     sizes = struct.unpack_from(f"<{count}I", value, at)
     at += count * 4
@@ -172,7 +172,7 @@ def _unpacked(rules: Rules, blocks: Sequence[tuple[int, int, bytes, Any]]) -> Ac
     codes = b"".join(head[count * 8 :] for head, count in zip(heads, counts, strict=True))
     item: Any = (
         np.frombuffer(b"".join(items), "<i8")
-        if rules.id_type == "int64"
+        if rules.item_id_type == "int64"
         else [text for texts in items for text in texts]
     )
     return Actions.of(

@@ -45,7 +45,7 @@ class RedisStates:
 
     def __init__(self, config: Config, client: Any, project: str) -> None:
         self._client = client
-        self._is_text = config.id_type == "string"
+        self._is_text = config.member_id_type == "string"
         self._name = f"{{activity:{project}:{digest(config.rules)}}}"
         self._base = f"{self._name}:base"
         self._held = f"{self._name}:held"

@@ -1,0 +1,98 @@
+"""`activity reset`: start again. `activity rebuild`: write the activity in other periods."""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from pipelines.cli.options import ConfigOption, DebugOption, settings_of
+from pipelines.cli.quick_feast import import_feast
+from pipelines.progress import number, plain_table, short
+from transformations.config import Config
+from transformations.errors import InputError
+from transformations.layout import Period
+
+app = typer.Typer()
+console = Console()
+
+
+@app.command("reset", epilog="Example: activity reset --yes")
+def reset_command(
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    config: ConfigOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Remove what runs made, online rows included; sources and the model registry stay."""
+    settings = settings_of(config)
+
+    import_feast()
+    from operations.ledger import Ledger
+    from serving import publish
+
+    store = publish.open_store(settings)
+    with Ledger(settings).lock():
+        online = publish.what_online(settings, store)
+        folders = [folder for folder in settings.layout.made if folder.exists()]
+        table = plain_table("To be removed")
+        table.add_column("what")
+        table.add_column("how much", justify="right")
+        for what, count in online.items():
+            table.add_row(what, number(count))
+        for folder in folders:
+            table.add_row(short(folder), f"{_megabytes(folder):,.1f} MB")
+        table.add_row("ledger and notes of runs", "")
+        console.print(table)
+        _confirm(yes)
+        publish.remove_online(settings, store)
+        for folder in folders:
+            # A link (the evaluation's to the activity) goes; what it points to is not followed.
+            shutil.rmtree(folder)
+        # Last: a reset that was killed before here can be run again.
+        for note in _notes(settings):
+            shutil.rmtree(note) if note.is_dir() else note.unlink(missing_ok=True)
+    console.print("[green]✓[/] removed; `activity run` begins again from the sources")
+
+
+@app.command("rebuild", epilog="Example: activity rebuild --period month")
+def rebuild_command(
+    period: Annotated[
+        Period | None, typer.Option(help="Default: the shortest that fills a file.")
+    ] = None,
+    config: ConfigOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Write the staged activity in other periods, without reading the sources again."""
+    settings = settings_of(config)
+
+    from operations.ledger import Ledger
+    from transformations.rebuild import rebuild
+
+    with Ledger(settings).lock():
+        chosen, files, rows = rebuild(settings, period)
+    console.print(
+        f"[green]✓[/] {number(rows)} actions in {number(files)} files, one per {chosen}",
+        highlight=False,
+    )
+
+
+def _confirm(yes: bool) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise InputError("nothing was removed; to remove this: activity reset --yes")
+    typer.confirm("Remove this?", abort=True)
+
+
+def _megabytes(folder: Path) -> float:
+    files = (file for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
+    return sum(file.stat().st_size for file in files) / 1e6
+
+
+def _notes(settings: Config) -> list[Path]:
+    """Return what runs noted, the ledger last; whose the workspace is, and the lock, stay."""
+    layout = settings.layout
+    kept = {layout.workspace, layout.state / "lock", layout.ledger}
+    return [*(note for note in layout.state.iterdir() if note not in kept), layout.ledger]

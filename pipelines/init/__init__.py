@@ -1,0 +1,1 @@
+"""A workspace from two sources: look at them, guess what they hold, write the folder."""

@@ -1,0 +1,117 @@
+"""Two people's data in one clone: two workspaces that know nothing of each other."""
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.worlds.clone import Clone
+
+END = datetime(2026, 3, 10, tzinfo=UTC)
+LINES = (
+    "from models.spec import Aggregator, Average\n\n"
+    "AGGREGATORS: tuple[Aggregator, ...] = (Average(version=1),)\n"
+)
+READ = """
+import json, sys, warnings
+warnings.filterwarnings("ignore")
+from feast import FeatureStore
+store = FeatureStore(".")
+member, item = json.loads(sys.argv[1])
+answer = store.get_online_features(
+    features=store.get_feature_service("ranker_average_v1"),
+    entity_rows=[{"member_id": member, "item_id": item}],
+).to_dict()
+print(json.dumps({name: values[0] for name, values in answer.items() if name.startswith("n_")}))
+"""
+
+
+def write(folder: Path, member: str, item: str, first: str) -> None:
+    """Write events and items as somebody might have them: other names, CSV."""
+    words = [f"{color} {kind}" for color in ("red", "blue", "green") for kind in ("fish", "bird")]
+    rows = [
+        f"{member.format(n % 7)},{item.format(n % 6)},{('play', 'dismiss')[n % 5 == 0]},"
+        f"{END - timedelta(hours=5 * n + 1):%Y-%m-%d %H:%M:%S}"
+        for n in range(90)
+    ]
+    folder.mkdir()
+    (folder / "events.csv").write_text("\n".join([f"{first},product,event_type,ts", *rows]) + "\n")
+    items = [f"{item.format(n)},{word}" for n, word in enumerate(words)]
+    (folder / "items.csv").write_text("\n".join(["product,title", *items]) + "\n")
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    clone = Clone(tmp_path_factory.mktemp("own"))
+    for name, member, item, first in (
+        ("games", "{}", "g-{}", "user_id"),
+        ("wines", "w{}", "{}", "customer"),
+    ):
+        source = clone.root.parent / name
+        write(source, member, item, first)
+        sources = ("--events", str(source / "events.csv"), "--items", str(source / "items.csv"))
+        clone.activity("init", name, *sources)
+        folder = clone.root / "workspaces" / name
+        (folder / "catalog.py").write_text(LINES)
+        settings = (folder / "activity.yaml").read_text()
+        (folder / "activity.yaml").write_text(settings + "\ndim: 2\n")
+        clone.activity("run", "--as-of", "last", "--config", f"workspaces/{name}")
+    return clone
+
+
+def read(clone: Clone, name: str, member: object, item: object) -> dict[str, int]:
+    done = subprocess.run(
+        [sys.executable, "-c", READ, json.dumps([member, item])],
+        cwd=clone.root / "workspaces" / name,
+        env=clone.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    counts: dict[str, int] = json.loads(done.stdout)
+    return counts
+
+
+def test_each_serves_its_own(clone: Clone) -> None:
+    games, wines = (read(clone, *asked) for asked in (("games", 3, "g-1"), ("wines", "w3", 1)))
+    assert games["n_play"] + games["n_dismiss"] == games["n_actions"] == 13
+    assert wines == games
+    assert read(clone, "games", 99, "g-1")["n_actions"] == 0
+
+
+def test_nothing_of_one_lies_in_the_other_or_in_the_root(clone: Clone) -> None:
+    assert not (clone.root / "data" / "activity").exists()
+    for name in ("games", "wines"):
+        folder = clone.root / "workspaces" / name
+        for file in ("online.db", "registry.db", "activity", "member_sequences", "artifacts"):
+            assert (folder / "data" / file).exists(), file
+
+
+def test_other_sources_under_one_roof_are_refused(clone: Clone) -> None:
+    folder = clone.root / "workspaces" / "games"
+    settings = (folder / "activity.yaml").read_text()
+    other = settings.replace("games/events.csv", "wines/events.csv")
+    other = other.replace("user_id", "customer").replace("member_id_type: int64", "")
+    (folder / "activity.yaml").write_text(other)
+    before = sorted((folder / "data").rglob("*.parquet"))
+    said = clone.activity("run", "--as-of", "last", "--config", "workspaces/games", fails=2)
+    assert "activity reset" in said
+    assert sorted((folder / "data").rglob("*.parquet")) == before
+    (folder / "activity.yaml").write_text(settings)
+    assert read(clone, "games", 3, "g-1")["n_actions"] == 13
+
+
+def test_a_reset_begins_again_and_leaves_the_other_alone(clone: Clone) -> None:
+    config = ("--config", "workspaces/games")
+    assert "activity reset --yes" in clone.activity("reset", *config, fails=2)
+    clone.activity("reset", "--yes", *config)
+    folder = clone.root / "workspaces" / "games" / "data"
+    assert not (folder / "activity").exists()
+    assert "nothing was run yet" in " ".join(clone.activity("status", *config, fails=2).split())
+    # Going back in time is no wall any more.
+    clone.activity("run", "--as-of", "2026-03-05", *config)
+    assert 0 < read(clone, "games", 3, "g-1")["n_actions"] < 13
+    assert read(clone, "wines", "w3", 1)["n_actions"] == 13
