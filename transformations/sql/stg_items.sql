@@ -1,6 +1,6 @@
 -- one row per item_id and available_at: what the item's vector is made from
 -- Reads `judged`, the rows of judged_items.sql. Of rows that differ only in content, the smallest
--- is kept (of ends the latest), which is the same in every run. The fields of `content` become columns.
+-- is kept (of ends the latest), the same in every run. The fields of `content` become columns.
 with
 chosen as (
     select
