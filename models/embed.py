@@ -1,30 +1,35 @@
-"""Every aggregator's vectors of one snapshot, from one read of its sequences."""
+"""Every aggregator's vectors of snapshots, in one pass over their sequences."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from models.backend import tf
+from models.item_versions import ItemVersions
 from models.lines import chosen
 from models.packaging import Loaded, load
 from models.sequences import ItemTable, Padded, pad
 from models.spec import Aggregator
 from transformations.config import Config
-from transformations.duck import check, parquet
+from transformations.duck import check
 from transformations.errors import InputError
 from transformations.files import replacing
+from transformations.last_actions import Snapshot
 from transformations.layout import partition
 from transformations.rules import Rules
+from transformations.tables import SNAPSHOTS_AT_ONCE, view_of_partitions
+from transformations.timestamps import microseconds
 
 # Members that are read and written at once; and members per call of the models, whose item vectors
 # (length * dim floats each) should fit into the processor's cache.
@@ -37,10 +42,10 @@ class EmbedReport:
     """What was read and written.
 
     Attributes:
-        members: Rows of the snapshot, lapsed members included.
-        actions: Actions in all sequences.
+        members: Rows of the snapshots, lapsed members included.
+        actions: Actions in all of their sequences.
         actions_without_vector: Those whose item had no vector in this encoder version.
-        items: Items that had a vector at as_of.
+        items: Items that had a vector at the last as_of.
         rows: View → rows written.
     """
 
@@ -113,14 +118,35 @@ def embed_snapshot(
 ) -> EmbedReport:
     """Write the member_embeddings partition of `as_of` of every aggregator, whole or not at all.
 
-    Reads the member_sequences partition of `as_of` and the item vectors available then. An item
-    without a vector counts in n_actions and is PAD to the aggregators. Memory holds the item table
-    and ROWS_AT_ONCE members. No partition becomes visible before all are written and checked.
+    As `embed_snapshots` for the one snapshot.
+    """
+    # A previous as_of matters to sequences only.
+    snapshot = Snapshot(as_of, as_of - timedelta(days=1), created_timestamp)
+    return embed_snapshots(config, con, [snapshot], aggregators, progress, graph)
+
+
+def embed_snapshots(
+    config: Config,
+    con: duckdb.DuckDBPyConnection,
+    snapshots: Sequence[Snapshot],
+    aggregators: Sequence[Aggregator] | None = None,
+    progress: Callable[[int], object] | None = None,
+    graph: Graph | None = None,
+) -> EmbedReport:
+    """Write the member_embeddings partitions of every snapshot and aggregator, whole or not at all.
+
+    Reads the member_sequences partitions and, for each row, the item vectors that were available
+    at its as_of. An item without a vector counts in n_actions and is PAD to the aggregators. Memory
+    holds the item vectors of all as_ofs and ROWS_AT_ONCE members, however many there are. Of
+    SNAPSHOTS_AT_ONCE snapshots, no partition becomes visible before all are written and checked.
 
     Args:
-        created_timestamp: When the rows can be read online.
-        progress: Called with the number of members embedded since its last call.
-        graph: The loaded aggregators, so that many snapshots load and trace them once.
+        snapshots: In any order, at least one.
+        progress: Called with the number of members that were embedded since its last call.
+        graph: The aggregators, loaded; whoever calls this often loads and traces them once.
+
+    Returns:
+        What all of them saw and wrote, added up.
 
     Raises:
         InputError: an aggregator is not packaged, or differs from the catalogue or configuration;
@@ -128,42 +154,95 @@ def embed_snapshot(
         RunFailedError: a result breaks a rule of checks/member_embeddings.sql.
     """
     aggregators = chosen(config, aggregators)
-    source = partition(config.layout.sequences, as_of)
-    if not source.exists():
-        raise InputError(f"expected the sequences of {as_of} in {source}, found none")
+    ordered = sorted(snapshots, key=lambda snapshot: snapshot.as_of)
+    for as_of in (snapshot.as_of for snapshot in ordered):
+        source = partition(config.layout.sequences, as_of)
+        if not source.exists():
+            raise InputError(f"expected the sequences of {as_of} in {source}, found none")
     graph = graph or load_graph(aggregators, config)
-    models = graph.models
-    items = ItemTable.read(config, con, as_of)
+    items = ItemVersions.read_between(config, con, ordered[0].as_of, ordered[-1].as_of)
     table = tf.constant(items.vectors)
     members = actions = without_vector = 0
-    with ExitStack() as stack:
-        views = [config.layout.embeddings(model.aggregator.view) for model in models]
-        files = [stack.enter_context(replacing(partition(view, as_of))) for view in views]
-        with pq.ParquetFile(source) as sequences, ExitStack() as open_writers:
-            writers = [
-                open_writers.enter_context(
-                    _writer(file, model, sequences.schema_arrow, config.rules)
-                )
-                for file, model in zip(files, models, strict=True)
-            ]
-            # One batch is written while the next is computed; at most one waits.
-            writing = open_writers.enter_context(ThreadPoolExecutor(1))
-            written = writing.submit(lambda: None)
-            for rows in sequences.iter_batches(ROWS_AT_ONCE):
-                padded = pad(rows, items, config.rules, as_of)
-                results = graph.vectors(padded, table)
-                written.result()
-                written = writing.submit(_write, writers, rows, results, created_timestamp)
-                members += rows.num_rows
-                actions += padded.n_actions
-                without_vector += padded.n_without_vector
-                if progress is not None:
-                    progress(rows.num_rows)
-            written.result()
-        for file, model in zip(files, models, strict=True):
-            _check(con, file, source, model, as_of)
-    rows_written = {model.aggregator.view: members for model in models}
+    for first in range(0, len(ordered), SNAPSHOTS_AT_ONCE):
+        several = ordered[first : first + SNAPSHOTS_AT_ONCE]
+        for padded in _embed_several(config, con, several, graph, items, table, progress):
+            members += len(padded.rows)
+            actions += padded.n_actions
+            without_vector += padded.n_without_vector
+    rows_written = {model.aggregator.view: members for model in graph.models}
     return EmbedReport(members, actions, without_vector, len(items), rows_written)
+
+
+def _embed_several(
+    config: Config,
+    con: duckdb.DuckDBPyConnection,
+    snapshots: Sequence[Snapshot],
+    graph: Graph,
+    items: ItemVersions,
+    table: Any,
+    progress: Callable[[int], object] | None,
+) -> Iterator[Padded]:
+    """Write every view's partitions of these snapshots; yield what went into the vectors."""
+    sources = [partition(config.layout.sequences, snapshot.as_of) for snapshot in snapshots]
+    views = [config.layout.embeddings(model.aggregator.view) for model in graph.models]
+    with ExitStack() as stack:
+        files = [
+            [stack.enter_context(replacing(partition(view, snapshot.as_of))) for view in views]
+            for snapshot in snapshots
+        ]
+        writers = _Writers(snapshots, files, graph.models, config.rules)
+        with closing(writers), ThreadPoolExecutor(1) as writing:
+            # One group is written while the next one is computed; never more than one waits.
+            written = writing.submit(lambda: 0)
+            for group in _groups(sources):
+                padded = _pad(group, snapshots, items, config.rules)
+                results = graph.vectors(padded, table)
+                _tell(progress, written.result())
+                written = writing.submit(writers.write, group, results)
+                yield padded
+            _tell(progress, written.result())
+        as_ofs = [snapshot.as_of for snapshot in snapshots]
+        view_of_partitions(con, "member_sequences", sources, as_ofs)
+        for model, *of_view in zip(graph.models, *files, strict=True):
+            _check(con, of_view, as_ofs, model)
+        con.execute("drop view member_sequences")
+
+
+def _tell(progress: Callable[[int], object] | None, members: int) -> None:
+    if progress is not None and members:
+        progress(members)
+
+
+# Rows of one or more snapshots: each one's index, and some of its rows in their order.
+Group = list[tuple[int, pa.RecordBatch]]
+
+
+def _groups(sources: Sequence[Path]) -> Iterator[Group]:
+    """Read partitions one after the other, about ROWS_AT_ONCE rows at a time."""
+    group: Group = []
+    rows = 0
+    for index, source in enumerate(sources):
+        with pq.ParquetFile(source) as file:
+            # One that is empty comes too: its views' partitions have to be there.
+            empty = pa.RecordBatch.from_pylist([], file.schema_arrow)
+            for batch in (empty, *file.iter_batches(ROWS_AT_ONCE)):
+                if rows + batch.num_rows > ROWS_AT_ONCE:
+                    yield group
+                    group, rows = [], 0
+                group.append((index, batch))
+                rows += batch.num_rows
+    yield group
+
+
+def _pad(group: Group, snapshots: Sequence[Snapshot], items: ItemVersions, rules: Rules) -> Padded:
+    """Turn rows of several snapshots into arrays, each with the item vectors of its as_of."""
+    rows = pa.concat_batches([batch for _, batch in group])
+    as_ofs = np.repeat(
+        [microseconds(snapshots[index].as_of) for index, _ in group],
+        [batch.num_rows for _, batch in group],
+    )
+    lengths = pc.list_value_length(rows["item_ids"]).to_numpy()
+    return pad(rows, items.at(as_ofs.repeat(lengths)), rules, pa.array(as_ofs))
 
 
 def load_graph(aggregators: Sequence[Aggregator], config: Config) -> Graph:
@@ -196,6 +275,49 @@ def view_schema(model: Loaded, sequences: pa.Schema, rules: Rules) -> pa.Schema:
     ).append(pa.field("model_version", pa.string()))
 
 
+class _Writers:
+    """The files of every view, of one snapshot after the other."""
+
+    def __init__(
+        self,
+        snapshots: Sequence[Snapshot],
+        files: Sequence[Sequence[Path]],
+        models: Sequence[Loaded],
+        rules: Rules,
+    ) -> None:
+        """Take the files to write [snapshots, models]."""
+        self._snapshots, self._files = snapshots, files
+        self._models, self._rules = models, rules
+        self._index = -1
+        self._open: list[pq.ParquetWriter] = []
+
+    def write(self, group: Group, results: Sequence[Vectors]) -> int:
+        """Write rows and the vectors made of them; return how many rows."""
+        done = 0
+        for index, rows in group:
+            if index != self._index:
+                self._move(index, rows.schema)
+            of_rows = slice(done, done + rows.num_rows)
+            created = self._snapshots[index].created_timestamp
+            for writer, vectors in zip(self._open, results, strict=True):
+                if rows.num_rows:
+                    own = {field: values[of_rows] for field, values in vectors.items()}
+                    writer.write_batch(view_rows(rows, own, created, writer.schema))
+            done += rows.num_rows
+        return done
+
+    def _move(self, index: int, sequences: pa.Schema) -> None:
+        self.close()
+        for file, model in zip(self._files[index], self._models, strict=True):
+            self._open.append(_writer(file, model, sequences, self._rules))
+        self._index = index
+
+    def close(self) -> None:
+        """Close the files of the present snapshot."""
+        while self._open:
+            self._open.pop().close()
+
+
 def _writer(file: Path, model: Loaded, sequences: pa.Schema, rules: Rules) -> pq.ParquetWriter:
     schema = view_schema(model, sequences, rules)
     others = [name for name in schema.names if name not in model.vectors]
@@ -204,16 +326,6 @@ def _writer(file: Path, model: Loaded, sequences: pa.Schema, rules: Rules) -> pq
     return pq.ParquetWriter(
         file, schema, compression="lz4", use_dictionary=others, write_statistics=others
     )
-
-
-def _write(
-    writers: Sequence[pq.ParquetWriter],
-    sequences: pa.RecordBatch,
-    results: Sequence[Vectors],
-    created: datetime,
-) -> None:
-    for writer, vectors in zip(writers, results, strict=True):
-        writer.write_batch(view_rows(sequences, vectors, created, writer.schema))
 
 
 def view_rows(
@@ -238,15 +350,10 @@ def _lists(values: NDArray[np.float32]) -> pa.ListArray:
 
 
 def _check(
-    con: duckdb.DuckDBPyConnection, file: Path, source: Path, model: Loaded, as_of: datetime
+    con: duckdb.DuckDBPyConnection, files: list[Path], as_ofs: Sequence[datetime], model: Loaded
 ) -> None:
-    for name, path in (("member_embeddings", file), ("member_sequences", source)):
-        con.execute(f"create or replace temp view {name} as from {parquet([path])}")
-    parameters = {
-        "as_of": as_of,
-        "vectors": list(model.vectors),
-        "dims": list(model.vectors.values()),
-    }
+    """Check a view's partitions against `member_sequences`, the snapshots in the same order."""
+    view_of_partitions(con, "member_embeddings", files, as_ofs)
+    parameters = {"vectors": list(model.vectors), "dims": list(model.vectors.values())}
     check(con, "member_embeddings", parameters)
     con.execute("drop view member_embeddings")
-    con.execute("drop view member_sequences")

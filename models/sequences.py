@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from transformations.config import Config
-from transformations.duck import parquet, sql
+from transformations.duck import named_in, parquet, sql
 from transformations.errors import InputError, RunFailedError
 from transformations.layout import part_files
 from transformations.rules import Rules
@@ -53,28 +53,8 @@ class ItemTable:
             InputError: there is no item vector at all, or one is not of the configured dimension.
         """
         read_items(config, con, as_of, which)
-        encoder = config.items.encoder
-        ((items, wrong),) = con.execute(
-            f"select count(*), count(*) filter (where len(embedding) <> $dim) from {which}",
-            {"dim": config.dim},
-        ).fetchall()
-        if wrong:
-            raise InputError(
-                f"{wrong:,} of {items:,} item vectors of {encoder.name} v{encoder.version} in "
-                f"{config.items_dir} are not of dimension {config.dim}; raise "
-                "items.encoder.version with `dim`, so that vectors of two spaces never mix"
-            )
-        vectors = np.zeros((items + 1, config.dim), np.float32)
-        ids, row = [], 1
-        for batch in con.sql(f"from {which}").to_arrow_reader(50_000):
-            ids.append(batch["item_id"])
-            flat = batch["embedding"].flatten().to_numpy()
-            vectors[row : row + batch.num_rows] = flat.reshape(-1, config.dim)
-            row += batch.num_rows
-        con.execute(f"drop table {which}")
-        return cls(
-            pa.chunked_array(ids).combine_chunks() if ids else pa.array([], pa.int64()), vectors
-        )
+        columns, vectors = take_vectors(config, con, which)
+        return cls(columns["item_id"].combine_chunks(), vectors)
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -89,12 +69,17 @@ class ItemTable:
 
 
 def read_items(
-    config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime, which: str = "newest_items"
+    config: Config,
+    con: duckdb.DuckDBPyConnection,
+    as_of: datetime,
+    which: str = "newest_items",
+    first_as_of: datetime | None = None,
 ) -> None:
     """Make the temp table `which`: one vector per item of the configured encoder known at as_of.
 
     Args:
-        which: `newest_items`, the newest with available_at <= as_of; or `first_items`, the oldest.
+        which: `newest_items`, the newest with available_at <= as_of; `first_items`, the oldest; or
+            `versions_between`, all that are the newest at some moment from `first_as_of` on.
 
     Raises:
         InputError: there is no item vector at all.
@@ -108,8 +93,42 @@ def read_items(
         )
     con.execute(f"create or replace temp view items as from {parquet(parts)}")
     query = sql(which, __file__)
-    con.execute(f"create or replace temp table {which} as {query}", {"as_of": as_of})
+    moments = named_in(query, {"as_of": as_of, "first_as_of": first_as_of})
+    con.execute(f"create or replace temp table {which} as {query}", moments)
     con.execute("drop view items")
+
+
+def take_vectors(
+    config: Config, con: duckdb.DuckDBPyConnection, which: str
+) -> tuple[pa.Table, NDArray[np.float32]]:
+    """Read and drop a table of item vectors; memory holds them once.
+
+    Returns:
+        Its other columns [rows]; its vectors after a row of zeros, float32 [rows + 1, dim].
+
+    Raises:
+        InputError: a vector is not of the configured dimension.
+    """
+    encoder = config.items.encoder
+    ((items, wrong),) = con.execute(
+        f"select count(*), count(*) filter (where len(embedding) <> $dim) from {which}",
+        {"dim": config.dim},
+    ).fetchall()
+    if wrong:
+        raise InputError(
+            f"{wrong:,} of {items:,} item vectors of {encoder.name} v{encoder.version} in "
+            f"{config.items_dir} are not of dimension {config.dim}; raise "
+            "items.encoder.version with `dim`, so that vectors of two spaces never mix"
+        )
+    vectors = np.zeros((items + 1, config.dim), np.float32)
+    row = 1
+    for batch in con.sql(f"select embedding from {which}").to_arrow_reader(50_000):
+        flat = batch["embedding"].flatten().to_numpy()
+        vectors[row : row + batch.num_rows] = flat.reshape(-1, config.dim)
+        row += batch.num_rows
+    columns = con.sql(f"select * exclude (embedding) from {which}").to_arrow_table()
+    con.execute(f"drop table {which}")
+    return columns, vectors
 
 
 @dataclass(frozen=True)

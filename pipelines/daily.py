@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 from duckdb import DuckDBPyConnection as Connection
 
-from models.embed import embed_snapshot, load_graph
+from models.embed import embed_snapshot, embed_snapshots
 from models.items import build_items
 from models.lines import chosen
 from models.packaging import package, to_fetch
@@ -18,9 +18,10 @@ from transformations.config import Config
 from transformations.duck import TableReport, connect
 from transformations.errors import InputError, RunFailedError
 from transformations.files import sweep
+from transformations.last_actions import Snapshot
 from transformations.layout import partition_files, span
 from transformations.sources import stage_activity, stage_items
-from transformations.tables import build_sequences
+from transformations.tables import build_sequences, build_sequences_of
 
 DAY = timedelta(days=1)
 
@@ -84,6 +85,7 @@ def run_backfill(
     stages: Stages,
     aggregators: Sequence[Aggregator] | None = None,
     staged: bool = False,
+    step: timedelta = DAY,
 ) -> list[datetime]:
     """Build the snapshots of past timestamps for training joins; nothing goes online.
 
@@ -92,6 +94,7 @@ def run_backfill(
 
     Args:
         staged: A run just before has read the sources and packaged the aggregators.
+        step: Time between two snapshots: members of the one before get a row too.
     """
     aggregators = chosen(config, aggregators)
     kept = stages.ledger.published_as_ofs()
@@ -105,16 +108,15 @@ def run_backfill(
             stage_events(config, con, newest, stages)
             encode_items(config, con, newest, stages, first=wanted[0])
             package_all(config, con, wanted[0], stages, aggregators)
-        members, graph = 0, load_graph(aggregators, config)
-        with stages.stage("backfill", total=len(wanted)) as stage:
-            for as_of in wanted:
-                created = as_of + config.publish_delay
-                table = build_sequences(config, con, as_of, as_of - DAY, created)
-                embed_snapshot(config, con, as_of, created, aggregators, graph=graph)
-                members += table.rows_out
-                stage.advance(1)
-            stage.rows_out = members
+        snapshots = [Snapshot(at, at - step, at + config.publish_delay) for at in wanted]
+        with stages.stage("member_sequences", total=len(wanted)) as stage:
+            table = build_sequences_of(config, con, snapshots, stage.advance)
+            _fill(stage, table)
             stage.note = f"{len(wanted)} snapshots, {wanted[0]:%Y-%m-%d} to {wanted[-1]:%Y-%m-%d}"
+        with stages.stage("member_embeddings", total=table.rows_out) as stage:
+            report = embed_snapshots(config, con, snapshots, aggregators, stage.advance)
+            stage.rows_in, stage.rows_out = table.rows_out, report.members * len(aggregators)
+            stage.note = f"{report.share_without_vector:.1%} of actions on items without a vector"
     return wanted
 
 

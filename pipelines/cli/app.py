@@ -10,7 +10,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from pipelines.cli import evaluate, init, models, reset, serve, stream
-from pipelines.cli.options import ConfigOption, DebugOption, read_timestamp, settings_of
+from pipelines.cli.options import (
+    ConfigOption,
+    DebugOption,
+    read_duration,
+    read_timestamp,
+    settings_of,
+)
 from pipelines.cli.quick_feast import import_feast
 from pipelines.progress import Stages, bar, number, short
 from transformations.config import Config
@@ -156,6 +162,9 @@ def backfill_command(
         str | None,
         typer.Option("--to", help="The last day; default: the day before the last run's."),
     ] = None,
+    every: Annotated[
+        str, typer.Option(help="The time between two snapshots, as 7d or 12h.")
+    ] = "1d",
     config: ConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
@@ -173,10 +182,11 @@ def backfill_command(
         raise InputError(f"expected --from before --to, got {start:%Y-%m-%d} to {end:%Y-%m-%d}")
     if end > datetime.now(UTC):
         raise InputError(f"--to {end:%Y-%m-%d} lies in the future; it is not over yet")
-    days = [start + timedelta(days=day) for day in range((end - start).days + 1)]
+    step = read_duration(every)
+    days = [start + number * step for number in range((end - start) // step + 1)]
     with ledger.lock(), ledger.run("backfill", days[-1]) as run_id:
         stages = Stages(console, ledger, run_id)
-        built = run_backfill(settings, days, stages)
+        built = run_backfill(settings, days, stages, step=step)
     console.print()
     console.print(stages.table())
     kept = len(days) - len(built)

@@ -1,15 +1,16 @@
 """What the commands have in common: the configuration they read, times, paths as they are shown."""
 
 import os
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
 from pipelines.progress import short
-from transformations.config import CONFIG_VARIABLE, ROOT, Config, load_config
+from transformations.config import CONFIG_VARIABLE, ROOT, Config, Duration, load_config
 from transformations.errors import InputError
 from transformations.timestamps import as_utc
 
@@ -52,3 +53,15 @@ def read_timestamp(text: str) -> datetime:
             f"expected a date (2026-01-31) or a time (2026-01-31T06:00), got {text!r}"
         ) from None
     return as_utc(timestamp)
+
+
+def read_duration(text: str) -> timedelta:
+    """Read a duration such as 7d or 12h.
+
+    Raises:
+        InputError: it is not one.
+    """
+    try:
+        return TypeAdapter(Duration).validate_python(text)
+    except ValidationError as error:
+        raise InputError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None

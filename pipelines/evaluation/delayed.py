@@ -24,12 +24,12 @@ from models.embed import together
 from models.evaluation.history import Rows, events_before, padded_rows
 from models.evaluation.ranker import RankerFeatures
 from models.evaluation.scoring import random_items
+from models.item_versions import ItemVersions
 from models.packaging import load
 from models.sequences import pad
 from models.spec import Aggregator
 from pipelines.evaluation.features import EvaluationData, Period, member_features, stacked
 from pipelines.evaluation.world import World
-from serving.request.item_table import ItemVersions
 from transformations.config import Config
 from transformations.duck import sql
 from transformations.layout import partition_files

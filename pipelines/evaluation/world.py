@@ -11,7 +11,7 @@ import yaml
 from duckdb import DuckDBPyConnection as Connection
 from feast import FeatureStore
 
-from models.embed import Graph, embed_snapshot, load_graph, model_version_of
+from models.embed import Graph, embed_snapshots, load_graph, model_version_of
 from models.evaluation.promises import assert_trained_before
 from models.packaging import package
 from models.spec import Aggregator, Learned
@@ -24,8 +24,9 @@ from serving import publish
 from transformations.config import Config
 from transformations.duck import connect
 from transformations.errors import InputError
+from transformations.last_actions import Snapshot
 from transformations.layout import partition, partition_files
-from transformations.tables import activity_query, build_sequences
+from transformations.tables import activity_query, build_sequences_of
 
 FOLDER = "evaluation"
 
@@ -110,27 +111,28 @@ def train_lines(
 
 def build_snapshots(world: World, stages: Stages, aggregators: Sequence[Aggregator]) -> None:
     """Build every snapshot that a label may use; those of the same weights are kept."""
-    config, snapshots = world.config, world.split.snapshots
-    with (
-        connect(config) as con,
-        stages.stage("snapshots", total=len(snapshots)) as stage,
-    ):
-        graphs = {line.view: load_graph([line], config) for line in aggregators}
-        everything = load_graph(aggregators, config)
-        for as_of in snapshots:
-            created = as_of + config.publish_delay
-            if not partition(config.layout.sequences, as_of).exists():
-                build_sequences(config, con, as_of, as_of - DAY, created)
-            missing = [
-                line for line in aggregators if not _is_built(config, as_of, graphs[line.view])
-            ]
-            if len(missing) == len(aggregators):
-                embed_snapshot(config, con, as_of, created, missing, graph=everything)
-            else:
-                for line in missing:
-                    embed_snapshot(config, con, as_of, created, [line], graph=graphs[line.view])
-            stage.advance(1)
-        stage.note = f"{len(snapshots)}, {snapshots[0]:%Y-%m-%d} to {snapshots[-1]:%Y-%m-%d}"
+    config, as_ofs = world.config, world.split.snapshots
+    snapshots = [Snapshot(at, at - DAY, at + config.publish_delay) for at in as_ofs]
+    new = [s for s in snapshots if not partition(config.layout.sequences, s.as_of).exists()]
+    with connect(config) as con:
+        with stages.stage("sequences", total=len(new)) as stage:
+            build_sequences_of(config, con, new, stage.advance)
+            stage.note = f"{len(as_ofs)}, {as_ofs[0]:%Y-%m-%d} to {as_ofs[-1]:%Y-%m-%d}"
+        with stages.stage("snapshots", total=len(as_ofs)) as stage:
+            # By the lines that a snapshot lacks: mostly all of them, or none.
+            lacking: dict[tuple[str, ...], list[Snapshot]] = {}
+            graphs = {line.view: load_graph([line], config) for line in aggregators}
+            for snapshot in snapshots:
+                views = [
+                    v for v, graph in graphs.items() if not _is_built(config, snapshot.as_of, graph)
+                ]
+                lacking.setdefault(tuple(views), []).append(snapshot)
+            for missing, several in lacking.items():
+                lines = [line for line in aggregators if line.view in missing]
+                if lines:
+                    embed_snapshots(config, con, several, lines)
+                stage.advance(len(several))
+            stage.note = f"{len(as_ofs)}, {as_ofs[0]:%Y-%m-%d} to {as_ofs[-1]:%Y-%m-%d}"
 
 
 def _is_built(config: Config, as_of: datetime, graph: Graph) -> bool:

@@ -11,96 +11,25 @@ identifies the parts: a new part means a new table, and an existing table never 
 It holds every version of an item, so one table answers for any as_of.
 """
 
-import copy
 import fcntl
 import hashlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
-from typing import Self
 
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
 
-from models.sequences import ItemTable
+from models.item_versions import ALWAYS, ItemVersions, first_rows
 from transformations.config import Config
 from transformations.duck import connect, parquet, sql
 from transformations.errors import InputError
 from transformations.files import replacing_folder
 from transformations.layout import part_files
-from transformations.timestamps import microseconds
 
 ROWS_AT_ONCE = 50_000
-ALWAYS = np.iinfo(np.int64).min  # the available_at of PAD
-NEWEST = np.iinfo(np.int64).max
-
-
-class ItemVersions(ItemTable):
-    """All versions of all items, looked up as of one timestamp; the newest ones by default.
-
-    Attributes:
-        key: Identifies the item parts that it was made from.
-        vectors: float32 [versions + 1, dim], mapped from a file. Row 0 holds zeros and stands for
-            PAD and for items without a vector as of that timestamp.
-    """
-
-    def __init__(
-        self,
-        key: str,
-        ids: pa.Array,
-        vectors: NDArray[np.float32],
-        first: NDArray[np.int64],
-        available_at: NDArray[np.int64],
-    ) -> None:
-        super().__init__(ids, vectors)
-        self.key = key
-        self._first = first
-        self._available_at = available_at
-        self._as_of: int | NDArray[np.int64] = NEWEST
-        # Steps of the binary search among the versions of one item, at most.
-        self._halvings = int(np.diff(first).max()).bit_length()
-        # Arrow's look-up of text rebuilds its hash table each time. That is negligible for a
-        # snapshot, but costs 5 ms per request with 100,000 items.
-        self._numbers = (
-            None
-            if pa.types.is_integer(ids.type)
-            else {item: number for number, item in enumerate(ids.to_pylist(), start=1)}
-        )
-        self.rows(ids[:1])  # pandas builds its hash table at the first look-up: before any thread
-
-    def at(self, as_of: datetime | NDArray[np.int64]) -> Self:
-        """Return the table as of a timestamp: an item's vector is the newest one available by then.
-
-        Args:
-            as_of: One timestamp for all, or one per id looked up (microseconds since 1970).
-        """
-        table = copy.copy(self)
-        table._as_of = microseconds(as_of) if isinstance(as_of, datetime) else as_of
-        return table
-
-    def rows(self, item_ids: pa.Array) -> NDArray[np.int32]:
-        """Return the row of each item's vector as of the timestamp, 0 without one; int32 [ids]."""
-        items = self._items(item_ids)
-        first = self._first[items]
-        # `low` is the last version found available so far, or the row before the item's first.
-        low, high = first - 1, self._first[items + 1] - 1
-        for _ in range(self._halvings):
-            middle = (low + high + 1) // 2
-            available = self._available_at[middle] <= self._as_of
-            low = np.where(available, np.maximum(middle, low), low)
-            high = np.where(available, high, np.maximum(middle - 1, low))
-        return np.where(low < first, 0, low).astype(np.int32)
-
-    def _items(self, item_ids: pa.Array) -> NDArray[np.int32]:
-        """Return each item's number, from 1 on; 0 for an item that is not in the table."""
-        if self._numbers is None:
-            return super().rows(item_ids)
-        return np.array([self._numbers.get(item, 0) for item in item_ids.to_pylist()], np.int32)
 
 
 def open_item_table(config: Config) -> ItemVersions:
@@ -184,12 +113,10 @@ def _build(config: Config, con: duckdb.DuckDBPyConnection, folder: Path) -> None
             available_at.append(batch["available_at"].to_numpy())
             row += batch.num_rows
         vectors.flush()
-        # The versions of an item are adjacent: where one id ends, the next item's versions begin.
-        ends = pc.run_end_encode(pa.chunked_array(ids).combine_chunks(), run_end_type=pa.int64())
-        starts = np.concatenate([[0, 1], ends.run_ends.to_numpy() + 1])
-        np.save(temporary / "first.npy", starts)
+        items, first = first_rows(pa.chunked_array(ids).combine_chunks())
+        np.save(temporary / "first.npy", first)
         np.save(temporary / "available_at.npy", np.concatenate(available_at))
-        table = pa.table({"item_id": ends.values})
+        table = pa.table({"item_id": items})
         with pa.ipc.new_file(temporary / "ids.arrow", table.schema) as writer:
             writer.write_table(table)
 

@@ -15,10 +15,11 @@ import pyarrow as pa
 from feast import FeatureStore
 from numpy.typing import NDArray
 
+from models.item_versions import ItemVersions
 from models.lines import lines_of
 from models.sequences import pad
 from models.spec import Aggregator
-from serving.request.item_table import ItemVersions, open_item_table, table_key
+from serving.request.item_table import open_item_table, table_key
 from serving.request.models import CompiledModels, packaged_of, weights_of
 from serving.request.sequences import FIELDS, Event, Id, check_ids, stored_states, unseen
 from stores.read import Reader

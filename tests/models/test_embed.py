@@ -32,6 +32,7 @@ from transformations.config import ROOT, Config
 from transformations.duck import connect
 from transformations.errors import InputError, RunFailedError
 from transformations.layout import partition
+from transformations.tables import view_of_partitions
 
 HALF = GeometricDecay(version=1, decay=0.5)
 BOTH = (Average(version=1), HALF)
@@ -325,11 +326,12 @@ def check_rows(config: Config, **columns: Any) -> list[tuple[str, Any]]:
     query = (ROOT / "transformations/checks/member_embeddings.sql").read_text()
     vectors = HALF.vectors(config)
     with connect(config) as con:
-        con.execute(f"create view member_embeddings as from '{file}'")
         source = partition(config.layout.sequences, AS_OF)
-        con.execute(f"create view member_sequences as from '{source}'")
-        parameters = {"as_of": AS_OF, "vectors": list(vectors), "dims": list(vectors.values())}
-        return con.execute(query, parameters).fetchall()
+        view_of_partitions(con, "member_embeddings", [file], [AS_OF])
+        view_of_partitions(con, "member_sequences", [source], [AS_OF])
+        parameters = {"vectors": list(vectors), "dims": list(vectors.values())}
+        rows = con.execute(query, parameters).fetchall()
+    return [(rule, member) for rule, _, member in rows]
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,7 @@ def test_help(command):
         (["run", "--as-of", "2999-01-01"], "lies in the future"),
         (["backfill", "--from", "2026-01-05", "--to", "2026-01-01"], "--from before --to"),
         (["backfill", "--from", "2026-01-05", "--to", "2999-01-01"], "lies in the future"),
+        (["backfill", "--from", "2026-01-05", "--every", "week"], "expected a duration such as"),
         (["import", "movietweetings", "nowhere", "out"], "expected ratings.dat or ratings.dat.gz"),
         (["simulate"], "the configuration reads its events from data/simulated/events"),
         (["run", "--config", "nowhere.yaml"], "no configuration at nowhere.yaml"),

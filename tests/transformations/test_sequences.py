@@ -352,14 +352,16 @@ def test_the_check_finds(tmp_path: Path, rule: str) -> None:
     config = configure(tmp_path)
     sequences(config, many(3))
     parameters: dict[str, object] = {
-        "as_of": AS_OF,
         "window_length": config.window,
         "length": 32,
         "actions": list(config.actions),
     }
     with connect(config) as con:
         good = partition(config.layout.sequences, AS_OF)
-        con.execute(f"create view good as from read_parquet('{good}', hive_partitioning = false)")
+        con.execute(
+            f"create view good as select *, timestamptz '{AS_OF}' as as_of "
+            f"from read_parquet('{good}', hive_partitioning = false)"
+        )
         con.execute("create view member_sequences as from good")
         check(con, "member_sequences", parameters)
         con.execute(f"create or replace view member_sequences as {BREAKS[rule]}")

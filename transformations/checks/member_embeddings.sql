@@ -1,6 +1,7 @@
 -- every rule that a row of member_embeddings breaks, one row each
 -- $vectors names the vector columns, $dims their dimensions. Also reads member_sequences, the
--- snapshot that the vectors were made from.
+-- snapshots that the vectors were made from, in the same order. The column as_of is that of the
+-- partition that a row lies in.
 with
 gathered as (
     select
@@ -36,6 +37,7 @@ embedded as (
 rows_of_view as (
     select
         embedded.*,
+        snapshot.as_of,
         snapshot.member_id as snapshot_member_id,
         snapshot.n_actions as snapshot_n_actions,
         snapshot.last_action_at as snapshot_last_action_at,
@@ -48,8 +50,8 @@ broken as (
         case
             when not coalesce(member_id = snapshot_member_id, false)
                 then 'members are those of the snapshot, in its order'
-            when not coalesce(event_timestamp = $as_of, false) then 'event_timestamp is as_of'
-            when not coalesce(created_timestamp >= $as_of, false)
+            when not coalesce(event_timestamp = as_of, false) then 'event_timestamp is as_of'
+            when not coalesce(created_timestamp >= as_of, false)
                 then 'created_timestamp is not before as_of'
             when dims <> $dims then 'vectors have their dimensions'
             when is_not_finite then 'vectors are finite'
@@ -60,6 +62,7 @@ broken as (
                 then 'last_action_at is that of the snapshot'
             when coalesce(model_version, '') = '' then 'model_version is not empty'
         end as rule,
+        as_of,
         coalesce(member_id, snapshot_member_id) as member_id,
     from rows_of_view
 ),
@@ -67,9 +70,11 @@ broken as (
 repeated as (
     select
         'member_id is unique' as rule,
+        as_of,
         member_id,
-    from member_embeddings
-    group by member_id
+    from rows_of_view
+    where member_id is not null
+    group by as_of, member_id
     having count(*) > 1
 ),
 

@@ -1,4 +1,5 @@
 -- every rule that a row of member_sequences breaks, one row each
+-- The column as_of is that of the partition that a row lies in; there may be several.
 with
 rows_of_snapshot as (
     select
@@ -10,17 +11,36 @@ rows_of_snapshot as (
 repeated as (
     select
         'member_id is unique' as rule,
+        as_of,
         member_id,
     from member_sequences
-    group by member_id
+    group by as_of, member_id
     having count(*) > 1
+),
+
+neighbours as (
+    select
+        as_of,
+        member_id,
+        unnest(event_timestamps[:-2]) as earlier,
+        unnest(event_timestamps[2:]) as later,
+    from member_sequences
+),
+
+disordered as (
+    select distinct
+        'event_timestamps ascend' as rule,
+        as_of,
+        member_id,
+    from neighbours
+    where later < earlier or later is null or earlier is null
 ),
 
 broken as (
     select
         case
             when member_id is null then 'member_id is not null'
-            when coalesce(event_timestamp <> $as_of, true) then 'event_timestamp is as_of'
+            when coalesce(event_timestamp <> as_of, true) then 'event_timestamp is as_of'
             when created_timestamp < event_timestamp then 'created_timestamp is not before as_of'
             when len(item_ids) not between 0 and $length then 'length is 1 to the maximum, or 0'
             when
@@ -34,8 +54,8 @@ broken as (
                 then 'event_timestamps ascend'
             when
                 -- They ascend, so the first and the last are enough.
-                event_timestamps[1] < $as_of - $window_length
-                or event_timestamps[-1] >= $as_of
+                event_timestamps[1] < as_of - $window_length
+                or event_timestamps[-1] >= as_of
                 then 'event_timestamps lie in the window'
             when
                 n_actions > 0
@@ -43,19 +63,22 @@ broken as (
                 then 'last_action_at is the last time'
             when
                 n_actions = 0
-                and (last_action_at is null or last_action_at >= $as_of - $window_length)
+                and (last_action_at is null or last_action_at >= as_of - $window_length)
                 then 'a lapsed member''s last_action_at lies before the window'
             when list_count(item_ids) < len(item_ids) then 'item_ids hold no null'
             when
                 len(list_filter(actions, lambda a: not list_contains($actions, a))) > 0
                 then 'actions are configured'
         end as rule,
+        as_of,
         member_id,
     from rows_of_snapshot
 ),
 
 offending as (
     select * from repeated
+    union all
+    select * from disordered
     union all
     select * from broken
     where rule is not null
