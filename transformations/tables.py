@@ -1,8 +1,9 @@
 """The tables: each has a file in sql/ and one in checks/, and is written whole or not at all."""
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ EVENTS_AT_ONCE = 3_000_000
 EVENTS_PER_SAMPLE = 1_024
 # Snapshots of one pass: each has a file open, until all of them are written and checked.
 SNAPSHOTS_AT_ONCE = 128
+WRITERS = 2
 
 
 def build_sequences(
@@ -103,7 +105,7 @@ def build_sequences_of(
     """Write the member_sequences partitions of many snapshots as `build_sequences` would each.
 
     The activity of SNAPSHOTS_AT_ONCE of them is read and put in order once. Memory holds, beside
-    DuckDB's, about 70 bytes per action for EVENTS_AT_ONCE actions, and the rows of two snapshots.
+    DuckDB's, about 70 bytes per action for EVENTS_AT_ONCE actions, and the rows of three snapshots.
     A partition appears when those of its pass are written and checked.
 
     Args:
@@ -150,9 +152,11 @@ def _build_several(
         files = [stack.enter_context(replacing(partition(folder, as_of))) for as_of in as_ofs]
         with ExitStack() as under_way:
             writers = [under_way.enter_context(sequences_writer(f, config.rules)) for f in files]
-            # One snapshot is written while the next one is computed; never more than one waits.
-            writing = under_way.enter_context(ThreadPoolExecutor(1))
-            written = writing.submit(lambda: None)
+            # To write takes longer than to compute. A file's next rows come when those of every
+            # other one have been handed over, so that no two threads write to the same.
+            threads = min(WRITERS, len(snapshots))
+            pool = under_way.enter_context(ThreadPoolExecutor(threads))
+            writing: deque[Future[None]] = deque()
             ranges = _member_ranges(con, activity)
             for condition in ranges:
                 con.execute(
@@ -165,12 +169,14 @@ def _build_several(
                 )
                 for writer, snapshot in zip(writers, snapshots, strict=True):
                     rows, visible = actions.rows(snapshot)
-                    written.result()
-                    written = writing.submit(writer.write_batch, rows)
+                    if len(writing) == threads:
+                        writing.popleft().result()
+                    writing.append(pool.submit(writer.write_batch, rows))
                     rows_in, rows_out = rows_in + visible, rows_out + rows.num_rows
                     if progress is not None and condition == ranges[-1]:
                         progress(1)
-            written.result()
+            for written in writing:
+                written.result()
         view_of_partitions(con, "member_sequences", files, as_ofs)
         check(
             con,

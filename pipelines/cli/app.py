@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from pipelines.cli import evaluate, init, models, reset, serve, stream
+from pipelines.cli import check, evaluate, init, models, reset, serve, stream
 from pipelines.cli.options import (
     ConfigOption,
     DebugOption,
@@ -33,7 +33,7 @@ app = typer.Typer(
 )
 imports = typer.Typer(no_args_is_help=True, help="Read a public data set.")
 app.add_typer(imports, name="import")
-for part in (init, reset, models, evaluate, serve, stream):
+for part in (init, check, reset, models, evaluate, serve, stream):
     app.add_typer(part.app)
 
 console = Console()
@@ -163,8 +163,9 @@ def backfill_command(
         typer.Option("--to", help="The last day; default: the day before the last run's."),
     ] = None,
     every: Annotated[
-        str, typer.Option(help="The time between two snapshots, as 7d or 12h.")
-    ] = "1d",
+        str | None,
+        typer.Option(help="The time between two snapshots, as 7d; default: step, as configured."),
+    ] = None,
     config: ConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
@@ -182,7 +183,7 @@ def backfill_command(
         raise InputError(f"expected --from before --to, got {start:%Y-%m-%d} to {end:%Y-%m-%d}")
     if end > datetime.now(UTC):
         raise InputError(f"--to {end:%Y-%m-%d} lies in the future; it is not over yet")
-    step = read_duration(every)
+    step = read_duration(every) if every else settings.step
     days = [start + number * step for number in range((end - start) // step + 1)]
     with ledger.lock(), ledger.run("backfill", days[-1]) as run_id:
         stages = Stages(console, ledger, run_id)

@@ -1,7 +1,9 @@
 """The command line: help with examples, exit codes, no traceback unless asked."""
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -14,11 +16,13 @@ from typer.testing import CliRunner
 from operations.ledger import Ledger
 from pipelines.cli import app as cli
 from pipelines.cli.status import verdict
+from tests.test_house import ROOMS, files
 from tests.worlds.events import Event, write_activity
 from transformations.config import CONFIG_VARIABLE, ROOT, Config, load_config
 
 COMMANDS = [
     ["init"],
+    ["check"],
     ["reset"],
     ["rebuild"],
     ["simulate"],
@@ -262,3 +266,39 @@ def test_make_run_works_from_another_folder():
         check=True,
     ).stdout
     assert "activity run --config activity.yaml --as-of last --backfill 14 --tour" in printed
+
+
+def every_command() -> dict[str, typer.core.TyperCommand]:
+    found = {}
+
+    def walk(command, path):
+        for name, sub in getattr(command, "commands", {}).items():
+            found[" ".join([*path, name])] = sub
+            walk(sub, [*path, name])
+
+    walk(typer.main.get_command(cli.app), [])
+    return found
+
+
+# Options of other programs that our code calls or tells of, and a colour of a style sheet.
+OTHERS = {"--port", "--bind", "--save", "--good"}
+
+
+def test_every_command_and_option_that_a_text_names_is_there():
+    """A message that names a way on which does not exist is a dead end."""
+    commands = every_command()
+    options = {option for command in commands.values() for p in command.params for option in p.opts}
+    options |= {"--help", "--debug"} | OTHERS
+    wrong = []
+    for room in ROOMS:
+        for file in files(room):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
+                    continue
+                said = " ".join(node.value.split())
+                named = re.findall(r"(?:^|[`:(>] ?|\$ )activity ([a-z]+)\b", said)
+                wrong += [f"{file.name}: activity {name}" for name in named if name not in commands]
+                if room != "benchmarks":
+                    named = re.findall(r"(?:^|[\s`(\[])(--[a-z][a-z-]+)", said)
+                    wrong += [f"{file.name}: {name}" for name in named if name not in options]
+    assert wrong == []

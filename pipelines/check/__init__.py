@@ -1,0 +1,1 @@
+"""`activity check`: what a run would make of the sources, found in seconds, nothing written."""
