@@ -83,10 +83,13 @@ PRIVATE = [
     (CONNECTIONS, "_get_conninfo", "config", "stores/reading/sql.py"),
     (CONNECTIONS, "_get_conn_kwargs", "config", "serving/stream/states/postgres.py"),
     (CONNECTIONS, "_get_conninfo", "config", "serving/stream/states/postgres.py"),
+    (CONNECTIONS, "_get_conn_kwargs", "config", "serving/publish/marks.py"),
+    (CONNECTIONS, "_get_conninfo", "config", "serving/publish/marks.py"),
     (HELPERS, "_mmh3", "key", "stores/redis.py"),
     (HELPERS, "_mmh3", "key", "stores/reading/redis.py"),
     (HELPERS, "_redis_key_prefix", "entity_keys", "stores/redis.py"),
     (REDIS, "_versioned_fv_name", "table config", "stores/redis.py"),
+    (REDIS, "_versioned_fv_name", "table config", "serving/publish/online_rows.py"),
 ]
 
 WRITE = "self config table data progress"
@@ -122,6 +125,7 @@ OVERRIDDEN: list[tuple[str, str, dict[str, str | None]]] = [
             "teardown": "self config tables entities",
             "close": "self",
             "_get_conn": "self config",
+            "plan": "self config desired_registry_proto",
         },
     ),
     (
@@ -216,6 +220,16 @@ USED: list[tuple[str, str, str | None, str]] = [
         "stores/postgres.py",
     ),
     ("feast.FeatureStore", "_get_provider", "self", "stores/read.py"),
+    *(
+        (feasts, name, parameters, f"serving/publish/{file}.py")
+        for file in ("marks", "online_rows")
+        for feasts, name, parameters in (
+            ("feast.FeatureStore", "_get_provider", "self"),
+            (f"{SQLITE}.SqliteOnlineStore", "_get_db_path", "config"),
+            (f"{SQLITE}.SqliteOnlineStore", "_get_conn", "self config"),
+            (f"{REDIS}.RedisOnlineStore", "_get_client", "self online_store_config"),
+        )
+    ),
 ]
 
 
