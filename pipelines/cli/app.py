@@ -198,6 +198,7 @@ def backfill_command(
 @app.command("show", epilog="Example: activity show 42")
 def show_command(
     member_id: Annotated[str, typer.Argument(help="A member's id, as in the events.")],
+    full: Annotated[bool, typer.Option("--full", help="Whole texts of the items.")] = False,
     config: ConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
@@ -208,7 +209,7 @@ def show_command(
     import_feast()
     from pipelines.cli import show
 
-    show.show_member(console, settings, show.parse_id(settings, member_id))
+    show.show_member(console, settings, show.parse_id(settings, member_id), full=full)
 
 
 @app.command("status", epilog="Example: activity status")

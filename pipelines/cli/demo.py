@@ -19,6 +19,7 @@ from rich.table import Table
 from models.embed import embed_snapshot
 from models.lines import lines_of
 from models.spec import Aggregator
+from pipelines.cli.nearest import DescribedItems
 from pipelines.private_redis import private_redis, write_store
 from pipelines.progress import number
 from serving import publish
@@ -28,9 +29,9 @@ from serving.stream.snapshot import last_snapshot, prepare
 from serving.stream.updater import open_updater
 from serving.stream.worker import Pace, Worker
 from transformations.config import Config
-from transformations.duck import connect, parquet, sql
+from transformations.duck import connect, sql
 from transformations.errors import InputError, RunFailedError
-from transformations.layout import files_between, part_files
+from transformations.layout import files_between
 from transformations.tables import activity_query, build_sequences
 
 DAY = timedelta(days=1)
@@ -214,7 +215,7 @@ class _Replay:
 
 
 def _compared(
-    row: Row, before: dict[str, np.ndarray], after: dict[str, np.ndarray], items: Any
+    row: Row, before: dict[str, np.ndarray], after: dict[str, np.ndarray], items: DescribedItems
 ) -> Table:
     """Show the vector that the member's last action changed most, and its nearest items."""
     member, item, action, timestamp = row
@@ -226,22 +227,16 @@ def _compared(
     )
     for column in ("", "vector", "nearest items"):
         table.add_column(column)
-    vectors = np.array(items["embedding"].to_pylist(), np.float32)
-    lengths = np.linalg.norm(vectors, axis=1)
-    ids, texts = items["item_id"].to_pylist(), items["text"].to_pylist()
     for when, found in (("before", before[name]), ("after", after[name])):
         head = " ".join(f"{value:+.3f}" for value in found[:4])
-        length = float(np.linalg.norm(found))
-        scores = vectors @ found / np.maximum(lengths * length, 1e-9)
-        nearest = [] if length == 0 else np.argsort(-scores, kind="stable")[:TOP].tolist()
-        lines = [f"{scores[n]:+.3f}  {ids[n]} {escape(texts[n])}".rstrip() for n in nearest]
-        table.add_row(when, f"[{head} …", "\n".join(lines) or "none: no such action so far")
+        lines = escape("\n".join(items.nearest(found, TOP)))
+        table.add_row(when, f"[{head} …", lines or "none: no such action so far")
     return table
 
 
 def _world(
     config: Config, end: datetime, aggregators: Sequence[Aggregator]
-) -> tuple[list[Row], Any]:
+) -> tuple[list[Row], DescribedItems]:
     """Build the snapshot of the day before `end`; return the events since then, and the items."""
     start = end - DAY
     with connect(config) as con:
@@ -256,14 +251,7 @@ def _world(
                 f"expected events between {start:%Y-%m-%d %H:%M} and {end:%Y-%m-%d %H:%M}, "
                 "got none; first: activity run"
             )
-        parts = part_files(config.items_dir)
-        con.execute(f"create temp view items as from {parquet(parts)}")
-        texts = "select null as item_id, null as text, null as available_at where false"
-        if not config.items.embedding:
-            texts = f"from {parquet([config.layout.staged_items])}"
-        con.execute(f"create temp view texts as {texts}")
-        query = sql("demo_items", __file__)
-        return events, con.sql(query, params={"as_of": end}).to_arrow_table()
+        return events, DescribedItems(config, con, end)
 
 
 def _private_config(config: Config, folder: Path, port: int) -> Config:

@@ -12,6 +12,8 @@ from rich.table import Table
 
 from models.lines import lines_of
 from operations.ledger import Ledger
+from pipelines.cli.nearest import DescribedItems
+from pipelines.progress import plain_table
 from serving.publish import open_store
 from transformations import names
 from transformations.config import Config
@@ -20,10 +22,14 @@ from transformations.errors import InputError
 from transformations.layout import partition, partitions
 
 SHOWN_ACTIONS = 8
+NEAREST = 3
 
 
-def show_member(console: Console, config: Config, member: int | str) -> None:
+def show_member(console: Console, config: Config, member: int | str, *, full: bool = False) -> None:
     """Show a member's last actions and its vectors as the online store returns them.
+
+    Args:
+        full: Whole texts of the items, not the beginning that fits a line.
 
     Raises:
         InputError: no snapshot was built, or the newest one has no such member.
@@ -35,20 +41,27 @@ def show_member(console: Console, config: Config, member: int | str) -> None:
     with connect(config) as con:
         actions = _last_actions(config, con, newest, member)
         example = someone(config, con, newest)
+        items = DescribedItems(config, con, newest)
     if actions is None:
         raise InputError(
             f"member {member} is not in the snapshot of {newest:%Y-%m-%d}: no action in the "
             f"{config.window.days} days before it; one that is: {example}"
         )
-    table = Table(title=f"Member {member}: last actions", title_justify="left", header_style="bold")
-    for name in ("when (UTC)", "action", "item", "what"):
-        table.add_column(name)
+    table = plain_table(f"Member {member}: last actions")
+    table.expand = True
+    for name in ("when (UTC)", "action", "item"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("what", ratio=1, no_wrap=not full, overflow="fold" if full else "ellipsis")
     for moment, action, acted_on, what in actions:
-        table.add_row(f"{moment:%Y-%m-%d %H:%M}", action, str(acted_on), escape(what or ""))
+        what = " ".join((what or "").split())
+        table.add_row(f"{moment:%Y-%m-%d %H:%M}", action, str(acted_on), escape(what))
     console.print(table)
     console.print()
     item = actions[0][2] if actions else None
-    console.print(_vectors_table(config, member, item))
+    values = _online_values(config, member, item)
+    console.print(_vectors_table(values, member, item))
+    console.print()
+    console.print(_nearest_table(config, values, member, items))
 
 
 def parse_id(config: Config, text: str) -> int | str:
@@ -106,29 +119,53 @@ def _last_actions(
     ).fetchall()
 
 
-def _vectors_table(config: Config, member: int | str, item: int | str | None) -> Table:
-    title = f"Member {member}: as the online store returns it"
-    table = Table(
-        title=title + (f", matched with item {item}" if item is not None else ""),
-        title_justify="left",
-        header_style="bold",
-    )
-    for name in ("service", "feature", "value"):
-        table.add_column(name)
+def _online_values(
+    config: Config, member: int | str, item: int | str | None
+) -> dict[str, dict[str, Any]]:
+    """Return service → feature → value, as the online store answers."""
     store = open_store(config)
     absent: int | str = "" if config.item_id_type == "string" else -1
+    found = {}
     for aggregator in lines_of(config):
         answer = store.get_online_features(
             features=store.get_feature_service(aggregator.service),
             entity_rows=[{"member_id": member, "item_id": absent if item is None else item}],
         ).to_dict()
-        service: str = aggregator.service
-        for name, (value,) in sorted(answer.items(), key=lambda pair: _rank(pair[0])):
-            if name in ("member_id", "item_id"):
-                continue
-            table.add_row(service, name, show_value(value))
-            service = ""
-        table.add_section()
+        found[aggregator.service] = {
+            name: value
+            for name, (value,) in sorted(answer.items(), key=lambda pair: _rank(pair[0]))
+            if name not in ("member_id", "item_id")
+        }
+    return found
+
+
+def _vectors_table(
+    values: dict[str, dict[str, Any]], member: int | str, item: int | str | None
+) -> Table:
+    title = f"Member {member}: as the online store returns it"
+    table = plain_table(title + (f", matched with item {item}" if item is not None else ""))
+    for name in ("feature", "value"):
+        table.add_column(name, no_wrap=True)
+    for service, features in values.items():
+        table.add_row(f"[bold]{service}[/]", "")
+        for name, value in features.items():
+            table.add_row(f"  {name}", show_value(value))
+    return table
+
+
+def _nearest_table(
+    config: Config, values: dict[str, dict[str, Any]], member: int | str, items: DescribedItems
+) -> Table:
+    table = plain_table(f"Member {member}: the items nearest to each vector, by cosine")
+    table.expand = True
+    table.add_column("vector", no_wrap=True)
+    table.add_column("nearest items", ratio=1, no_wrap=True, overflow="ellipsis")
+    for aggregator in lines_of(config):
+        table.add_row(f"[bold]{aggregator.service}[/]", "")
+        for name in aggregator.vectors(config):
+            value = values[aggregator.service].get(name)
+            found = [] if value is None else items.nearest(np.asarray(value, np.float32), NEAREST)
+            table.add_row(f"  {name}", escape("\n".join(found)) or "none: no such action")
     return table
 
 

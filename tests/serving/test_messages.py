@@ -155,5 +155,7 @@ def test_other_rules_have_other_states() -> None:
         configure(Path("unused"), window=timedelta(days=27)),
         configure(Path("unused"), actions={"SAVE": "positive", "APPLY": "positive"}),
     ]
-    assert len({digest(one) for one in (base, *others)}) == 5
-    assert digest(base) == digest(configure(Path("elsewhere"), publish_delay=timedelta(0)))
+    assert len({digest(one.rules) for one in (base, *others)}) == 5
+    assert digest(base.rules) == digest(
+        configure(Path("elsewhere"), publish_delay=timedelta(0)).rules
+    )

@@ -49,7 +49,7 @@ def test_every_kind_is_tested() -> None:
 @pytest.mark.parametrize("id_type", ["int64", "string"])
 def test_of_two_writers_at_once_each_member_has_one(live: Live, id_type: str) -> None:
     """Eight writers replace the same members, each in its own order, until all have counted."""
-    config = live.config.model_copy(update={"id_type": id_type})
+    config = live.config.model_copy(update={"member_id_type": id_type, "item_id_type": id_type})
     store = live.store()
     members: list[Any] = [n if id_type == "int64" else f"é{n}" for n in range(20)]
     first = opened.open_states(config, store)

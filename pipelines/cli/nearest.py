@@ -1,0 +1,47 @@
+"""The items nearest to a vector, with the beginning of their texts, for people to look at."""
+
+from datetime import datetime
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from transformations.config import Config
+from transformations.duck import parquet, sql
+from transformations.layout import part_files
+
+
+class DescribedItems:
+    """The items known by a timestamp, each with its newest vector and its text, if it has one."""
+
+    def __init__(self, config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime) -> None:
+        con.execute(f"create temp view items as from {parquet(part_files(config.items_dir))}")
+        texts = "select null as item_id, null as text, null as available_at where false"
+        if not config.items.embedding:
+            texts = f"from {parquet([config.layout.staged_items])}"
+        con.execute(f"create temp view texts as {texts}")
+        query = sql("described_items", __file__)
+        items: pa.Table = con.sql(query, params={"as_of": as_of}).to_arrow_table()
+        con.execute("drop view items")
+        con.execute("drop view texts")
+        self._ids = items["item_id"].to_pylist()
+        self._texts = items["text"].to_pylist()
+        self._vectors = np.array(items["embedding"].to_pylist(), np.float32)
+        self._lengths = np.linalg.norm(self._vectors, axis=1)
+
+    def nearest(self, vector: NDArray[np.float32], count: int) -> list[str]:
+        """Return a line per item of the largest cosine; none for zeros, or for another dimension.
+
+        Args:
+            vector: float32 [dim].
+        """
+        length = float(np.linalg.norm(vector))
+        if length == 0 or self._vectors.ndim < 2 or vector.size != self._vectors.shape[1]:
+            return []
+        scores = self._vectors @ vector / np.maximum(self._lengths * length, 1e-9)
+        found = np.argsort(-scores, kind="stable")[:count].tolist()
+        return [
+            f"{scores[n]:+.3f}  {self._ids[n]} {' '.join(self._texts[n].split())}".rstrip()
+            for n in found
+        ]
