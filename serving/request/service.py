@@ -176,7 +176,7 @@ def application(
 def _settle() -> None:
     """Exclude what is loaded from the garbage collector's full collections.
 
-    TensorFlow alone has so many objects that a full collection would delay every request.
+    TensorFlow's objects alone make a full collection long enough to delay every request.
     """
     gc.unfreeze()
     gc.collect()
