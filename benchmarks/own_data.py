@@ -85,7 +85,7 @@ def _simulated(folder: Path) -> Config:
 
 def backfill(folder: Path) -> dict[str, float]:
     """Backfill a snapshot a week in one pass, over all the time of IFDB."""
-    from pipelines.daily import run_backfill
+    from pipelines.backfill import run_backfill
 
     config, stages, lines = _ifdb(folder)
     as_ofs = _weeks(config)
@@ -127,7 +127,8 @@ def _ifdb(folder: Path) -> tuple[Config, Any, Any]:
     """Stage the events, the items and two formulas, unless they are there."""
     from models.spec import Average, GeometricDecay
     from operations.ledger import Ledger
-    from pipelines.daily import encode_items, last_midnight, package_all, stage_events
+    from pipelines.daily import last_midnight, stage_events, stage_the_items
+    from pipelines.fitting import fit_items, prepare
     from pipelines.progress import Stages
 
     config = Config.model_validate(
@@ -156,8 +157,9 @@ def _ifdb(folder: Path) -> tuple[Config, Any, Any]:
         pq.write_table(items.set_column(1, "embedding", vectors), folder / "items.parquet")
         with connect(config) as con:
             stage_events(config, con, last_midnight(), stages)
-            encode_items(config, con, last_midnight(), stages)
-            package_all(config, con, last_midnight(), stages, lines)
+            stage_the_items(config, con, last_midnight(), stages)
+            fit_items(config, con, last_midnight(), last_midnight(), lines, stages)
+            prepare(config, last_midnight(), lines, stages)
     return config, stages, lines
 
 

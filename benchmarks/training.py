@@ -46,7 +46,7 @@ def run(source: Path) -> dict[str, Any]:
             stage_activity(config, con, last_midnight())
             until = end_of_last_day(config)
             stage_items(config, con, until)
-            build_items(config, con, until)
+            build_items(config, con, until, until - config.window)
             began = time.perf_counter()
             data = gather(line, config, con, until)
             examples_seconds = time.perf_counter() - began

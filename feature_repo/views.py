@@ -13,7 +13,8 @@ from feast.value_type import ValueType
 
 from feature_repo.match import activity_match
 from feature_repo.source import declared_source
-from models.lines import Aggregator, lines_of
+from models.lines import Aggregator, by_space
+from operations.fits import chosen
 from transformations import names
 from transformations.config import Config
 
@@ -26,14 +27,21 @@ FOREVER = timedelta(0)
 
 
 def declare(config: Config, aggregators: Sequence[Aggregator] | None = None) -> list[Any]:
-    """Return every Feast object: entities, views, on-demand views and services."""
-    if aggregators is None:
-        aggregators = lines_of(config)
+    """Return every Feast object: entities, views, on-demand views and services.
+
+    Args:
+        aggregators: As the fits that they are; default: all that the workspace serves.
+    """
+    aggregators = chosen(config, aggregators)
     member = _entity(config, "member", "Who acted.")
     item = _entity(config, "item", "What was acted on: a job, a course, a film.")
-    item_view = _item_view(config, item)
-    objects: list[Any] = [member, item, item_view, _sequence_view(config, member)]
+    item_views = {
+        own.space: _item_view(own, item, lines[0].item_dim(own) if lines else own.dim)
+        for own, lines in by_space(config, aggregators)
+    }
+    objects: list[Any] = [member, item, *item_views.values(), _sequence_view(config, member)]
     for aggregator in aggregators:
+        item_view = item_views[aggregator.config_of(config).space]
         tags = aggregator.identity(config)
         view = _aggregator_view(config, member, aggregator, tags)
         match = _match_view(config, aggregator, view, item_view)
@@ -72,14 +80,13 @@ def _source(name: str, folder: Path, renamed: Mapping[str, str] | None = None) -
     )
 
 
-def _item_view(config: Config, item: Entity) -> FeatureView:
-    encoder = config.items.encoder
-    name = config.item_view
+def _item_view(config: Config, item: Entity, dim: int) -> FeatureView:
+    space, name = config.space, config.item_view
     return FeatureView(
         name=name,
         entities=[item],
         ttl=FOREVER,
-        schema=[_vector("embedding", config.dim, f"The item's vector by {encoder.name}.")],
+        schema=[_vector("embedding", dim, f"The item's vector by {space.encoder}.")],
         source=declared_source(
             name=name,
             path=str(config.items_dir),
@@ -87,8 +94,12 @@ def _item_view(config: Config, item: Entity) -> FeatureView:
             timestamp_field="available_at",
             owner=OWNER,
         ),
-        description=f"Item vectors by {encoder.name}, version {encoder.version}.",
-        tags={"item_encoder": encoder.name, "item_encoder_version": str(encoder.version)},
+        description=f"Item vectors by {space.encoder}, version {space.version}, fit {space.fit}.",
+        tags={
+            "item_encoder": space.encoder,
+            "item_encoder_version": str(space.version),
+            "item_encoder_fit": str(space.fit),
+        },
         owner=OWNER,
     )
 
@@ -117,7 +128,8 @@ def _aggregator_view(
 ) -> FeatureView:
     # Feast's historical join returns an on-demand view's inputs beside its outputs, so they cannot
     # share a name. n_actions is the output, which is 0, not null, for an unknown member.
-    renamed = {name: f"stored_{name}" for name in config.rules.count_columns}
+    counts = _counts(config, aggregator)
+    renamed = {name: f"stored_{name}" for name in counts}
     about = "as the snapshot holds it: null where there is no such member."
     return FeatureView(
         name=aggregator.view,
@@ -134,7 +146,7 @@ def _aggregator_view(
         ],
         source=_source(aggregator.view, config.layout.embeddings(aggregator.view), renamed),
         description=f"A member's last {config.length} actions in {config.window.days} days as "
-        f"vectors, by {aggregator.name} version {aggregator.version}.",
+        f"vectors, by {aggregator.name} version {aggregator.version}, fit {aggregator.fit}.",
         tags=tags,
         owner=OWNER,
     )
@@ -147,7 +159,7 @@ def _match_view(
     item_view: FeatureView,
 ) -> OnDemandFeatureView:
     vectors = aggregator.vectors(config)
-    counts = config.rules.count_columns
+    counts = _counts(config, aggregator)
     stems = [names.stem(name) for name in vectors]
     return OnDemandFeatureView(
         name=aggregator.match,
@@ -169,9 +181,17 @@ def _match_view(
         "product with each of the member's vectors, 0.0 where either is not there; and the "
         "member's counts, 0 where there is no such member.",
         # No hash of the weights: Feast does not notice a change of only an on-demand view's tags.
-        tags={"aggregator": aggregator.name, "aggregator_version": str(aggregator.version)},
+        tags={
+            "aggregator": aggregator.name,
+            "aggregator_version": str(aggregator.version),
+            "aggregator_fit": str(aggregator.fit),
+        },
         owner=OWNER,
     )
+
+
+def _counts(config: Config, aggregator: Aggregator) -> list[str]:
+    return ["n_actions", *map(names.count_column, aggregator.actions(config))]
 
 
 def _field(name: str, dtype: Any, description: str) -> Field:

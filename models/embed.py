@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from models.backend import tf
 from models.item_versions import ItemVersions
-from models.lines import chosen
+from models.lines import by_space
 from models.packaging import Loaded, load
 from models.sequences import ItemTable, Padded, pad
 from models.spec import Aggregator
@@ -112,7 +112,7 @@ def embed_snapshot(
     con: duckdb.DuckDBPyConnection,
     as_of: datetime,
     created_timestamp: datetime,
-    aggregators: Sequence[Aggregator] | None = None,
+    aggregators: Sequence[Aggregator],
     progress: Callable[[int], object] | None = None,
     graph: Graph | None = None,
 ) -> EmbedReport:
@@ -129,7 +129,7 @@ def embed_snapshots(
     config: Config,
     con: duckdb.DuckDBPyConnection,
     snapshots: Sequence[Snapshot],
-    aggregators: Sequence[Aggregator] | None = None,
+    aggregators: Sequence[Aggregator],
     progress: Callable[[int], object] | None = None,
     graph: Graph | None = None,
 ) -> EmbedReport:
@@ -142,24 +142,41 @@ def embed_snapshots(
 
     Args:
         snapshots: In any order, at least one.
-        progress: Called with the number of members that were embedded since its last call.
-        graph: The aggregators, loaded; whoever calls this often loads and traces them once.
+        aggregators: They may read several item spaces; those of one space share a pass.
+        progress: Called with the number of members that were embedded since its last call, once for
+            each item space.
+        graph: The aggregators, loaded, of one space; whoever calls this often loads and traces
+            them once.
 
     Returns:
-        What all of them saw and wrote, added up.
+        What all of them wrote, added up; what was seen is that of the first aggregator's space.
 
     Raises:
         InputError: an aggregator is not packaged, or differs from the catalogue or configuration;
             there is no snapshot or no item vector to embed.
         RunFailedError: a result breaks a rule of checks/member_embeddings.sql.
     """
-    aggregators = chosen(config, aggregators)
     ordered = sorted(snapshots, key=lambda snapshot: snapshot.as_of)
     for as_of in (snapshot.as_of for snapshot in ordered):
         source = partition(config.layout.sequences, as_of)
         if not source.exists():
             raise InputError(f"expected the sequences of {as_of} in {source}, found none")
-    graph = graph or load_graph(aggregators, config)
+    reports = [
+        _embed_space(own, con, ordered, graph or load_graph(lines, own), progress)
+        for own, lines in by_space(config, aggregators)
+    ]
+    rows = {view: count for report in reports for view, count in report.rows.items()}
+    return replace(reports[0], rows=rows)
+
+
+def _embed_space(
+    config: Config,
+    con: duckdb.DuckDBPyConnection,
+    ordered: Sequence[Snapshot],
+    graph: Graph,
+    progress: Callable[[int], object] | None,
+) -> EmbedReport:
+    """Write every snapshot of the aggregators of one item space."""
     items = ItemVersions.read_between(config, con, ordered[0].as_of, ordered[-1].as_of)
     table = tf.constant(items.vectors)
     members = actions = without_vector = 0

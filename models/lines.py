@@ -1,20 +1,22 @@
 """The lines of a workspace: what its catalogue file says now, loaded by path."""
 
 import runpy
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 
 from models.spec import Aggregator
 from transformations.config import Config
 from transformations.errors import InputError
+from transformations.names import Space
 
-__all__ = ["Aggregator", "chosen", "lines_of"]
+__all__ = ["Aggregator", "by_space", "catalogue_lines"]
 
 
-def lines_of(config: Config) -> tuple[Aggregator, ...]:
+def catalogue_lines(config: Config) -> tuple[Aggregator, ...]:
     """Return the AGGREGATORS of the workspace's catalogue, as the file is now.
 
-    It is run each time and never imported: each workspace has its own, and a long-running service
-    sees a changed file.
+    They are definitions, each as its first fit; `operations.fits.lines_of` knows what is served.
+    The file is run each time and never imported: each workspace has its own, and a long-running
+    service sees a changed one.
 
     Raises:
         InputError: the file fails, or has no AGGREGATORS that are all aggregators.
@@ -37,6 +39,17 @@ def lines_of(config: Config) -> tuple[Aggregator, ...]:
     return tuple(lines)
 
 
-def chosen(config: Config, lines: Sequence[Aggregator] | None) -> Sequence[Aggregator]:
-    """Return the lines that a caller gave, or the workspace's own where it gave none."""
-    return lines_of(config) if lines is None else lines
+def by_space(
+    config: Config, lines: Iterable[Aggregator]
+) -> Iterator[tuple[Config, list[Aggregator]]]:
+    """Yield each item space's configuration with the lines that read it, in order of appearance.
+
+    Without a line, the configuration's own space.
+    """
+    together: dict[Space, list[Aggregator]] = {}
+    for line in lines:
+        together.setdefault(line.config_of(config).space, []).append(line)
+    if not together:
+        yield config, []
+    for space, of_space in together.items():
+        yield config.in_space(space), of_space

@@ -11,6 +11,7 @@ MANIFEST = "manifest.json"
 KEYS = (
     "name",
     "version",
+    "fit",
     "dim",
     "window",
     "length",
@@ -59,6 +60,9 @@ def read(folder: Path, whose: str) -> dict[str, Any]:
     if ADDRESS in manifest and "kind" not in manifest:
         # A user's own layer is not in KINDS; its address serves as its kind.
         manifest["kind"] = KINDS.get(manifest[ADDRESS], manifest[ADDRESS])
+    # Packaged before there were fits.
+    for fitted in (manifest, manifest.get("item_encoder", {})):
+        fitted.setdefault("fit", 1)
     missing = [key for key in KEYS if key not in manifest]
     if missing:
         raise InputError(f"{file}: expected the keys {', '.join(missing)}, which are missing")

@@ -72,15 +72,15 @@ def package(
     registered = to_fetch(aggregator, config)
     if registered is not None:
         registry.fetch(config, *registered, folder)
-    packaged = (folder / MANIFEST).exists()
+    packaged = aggregator.is_packaged(config)
     if aggregator.layer is None or (packaged and trained is None):
         _refuse_other_settings(aggregator, config, aggregator.manifest(config))
         return folder
     model = trained if trained is not None else build(aggregator, config)
     if trained is None and model.trainable_weights:
         raise InputError(
-            f"{aggregator.name} v{aggregator.version} has weights that are not trained and is not "
-            f"packaged at {folder}; train it first: activity train {aggregator.name}"
+            f"{aggregator} has weights that are not trained and is not packaged at {folder}; "
+            f"train it first: activity train {aggregator.name}"
         )
     if folder.exists() and not packaged:
         raise InputError(f"{folder} exists but holds no {MANIFEST}; move it out of the way")
@@ -149,14 +149,11 @@ def load(aggregator: Aggregator, config: Config) -> Loaded:
     saved = tf.saved_model.load(str(folder))
     vectors = aggregator.vectors(config)
     _refuse_other_signature(folder, saved, config, vectors)
-    encoder = config.items.encoder
+    space = aggregator.config_of(config).space
     return Loaded(
         aggregator=aggregator,
         vectors=vectors,
-        model_version=(
-            f"{aggregator.name}_v{aggregator.version}"
-            f"/{manifest['weights_sha256'][:12]}/{encoder.name}_v{encoder.version}"
-        ),
+        model_version=f"{aggregator}/{manifest['weights_sha256'][:12]}/{space}",
         embed=saved.signatures[SIGNATURE],
         saved=saved,
     )
@@ -181,11 +178,12 @@ def _save(model: Any, folder: Path, config: Config) -> None:
 
 def _settings(aggregator: Aggregator, config: Config, vectors: Mapping[str, int]) -> dict[str, Any]:
     """Return what the vectors depend on besides the weights, as JSON values."""
-    encoder = config.items.encoder
+    space = aggregator.config_of(config).space
     recipe = {"recipe": described(aggregator.recipe)} if isinstance(aggregator, Learned) else {}
     return {
         "name": aggregator.name,
         "version": aggregator.version,
+        "fit": aggregator.fit,
         "dim": config.dim,
         "window": _duration(config.window),
         "length": config.length,
@@ -193,7 +191,7 @@ def _settings(aggregator: Aggregator, config: Config, vectors: Mapping[str, int]
         "vectors": dict(vectors),
         "kind": aggregator.kind,
         "parameters": aggregator.parameters(),
-        "item_encoder": {"name": encoder.name, "version": encoder.version},
+        "item_encoder": {"name": space.encoder, "version": space.version, "fit": space.fit},
         **recipe,
     }
 
@@ -253,9 +251,17 @@ def _remedy(aggregator: Aggregator) -> str:
     return "remove the folder and package it again (a learned one: train it again)"
 
 
-def _refuse_other_settings(
-    aggregator: Aggregator, config: Config, manifest: Mapping[str, Any]
-) -> None:
+def differences(
+    aggregator: Aggregator, config: Config, manifest: Mapping[str, Any] | None = None
+) -> list[str]:
+    """Return in what a package's settings differ from the catalogue and the configuration.
+
+    One line per setting, with both values; nothing where it is not packaged.
+    """
+    if manifest is None:
+        if not aggregator.is_packaged(config):
+            return []
+        manifest = aggregator.manifest(config)
     expected = _settings(aggregator, config, aggregator.vectors(config))
     if manifest["kind"] == aggregator.layer:
         expected["kind"] = aggregator.layer  # packaged before layers had a kind
@@ -264,19 +270,24 @@ def _refuse_other_settings(
         del expected["kind"], expected["parameters"]
     if isinstance(aggregator, Packaged) and aggregator.registered is not None:
         # The registry has its own numbers; the hash identifies the weights.
-        del expected["name"], expected["version"]
+        del expected["name"], expected["version"], expected["fit"]
     # As JSON text, because the order of actions and vectors counts and JSON has no tuples.
-    differing = [
+    return [
         f"  {key}: packaged {json.dumps(manifest.get(key))}, expected {json.dumps(value)}"
         for key, value in expected.items()
         if json.dumps(manifest.get(key)) != json.dumps(value)
     ]
+
+
+def _refuse_other_settings(
+    aggregator: Aggregator, config: Config, manifest: Mapping[str, Any]
+) -> None:
+    differing = differences(aggregator, config, manifest)
     if differing:
         raise InputError(
-            f"{aggregator.name} v{aggregator.version} is packaged at "
-            f"{aggregator.artifact(config)} with other settings than the catalogue and "
-            f"activity.yaml:\n" + "\n".join(differing) + "\nVectors of the two must not "
-            "mix: raise its version in models/catalog.py, or undo the change"
+            f"{aggregator} is packaged at {aggregator.artifact(config)} with other settings than "
+            f"{config.catalogue} and {config.file}:\n" + "\n".join(differing) + "\nVectors of the "
+            "two must not mix: raise its version in the catalogue, or undo the change"
         )
 
 
@@ -288,8 +299,8 @@ def _refuse_other_weights(aggregator: Aggregator, config: Config, model: Any) ->
         got = _hash_weights(Path(scratch), manifest, {})
     if got != manifest["weights_sha256"]:
         raise InputError(
-            f"{aggregator.name} v{aggregator.version} is packaged at {folder} with the weights "
-            f"{manifest['weights_sha256']}, got {got}; raise its version in models/catalog.py"
+            f"{aggregator} is packaged at {folder} with the weights "
+            f"{manifest['weights_sha256']}, got {got}; raise its version in {config.catalogue}"
         )
 
 

@@ -198,7 +198,7 @@ def _plain(name: str) -> str:
 
 
 def _view(manifest: Mapping[str, Any]) -> str:
-    return names.view(manifest["name"], manifest["version"])
+    return names.view(manifest["name"], manifest["version"], manifest["fit"])
 
 
 def _exists(client: Any, name: str) -> bool:

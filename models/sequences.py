@@ -85,11 +85,10 @@ def read_items(
         InputError: there is no item vector at all.
     """
     parts = part_files(config.items_dir)
-    encoder = config.items.encoder
     if not parts:
         raise InputError(
-            f"expected item vectors of {encoder.name} v{encoder.version} in "
-            f"{config.items_dir}, found none; `activity run` builds them"
+            f"expected item vectors of {config.space} in {config.items_dir}, found none; "
+            "`activity run` builds them"
         )
     con.execute(f"create or replace temp view items as from {parquet(parts)}")
     query = sql(which, __file__)
@@ -109,16 +108,15 @@ def take_vectors(
     Raises:
         InputError: a vector is not of the configured dimension.
     """
-    encoder = config.items.encoder
     ((items, wrong),) = con.execute(
         f"select count(*), count(*) filter (where len(embedding) <> $dim) from {which}",
         {"dim": config.dim},
     ).fetchall()
     if wrong:
         raise InputError(
-            f"{wrong:,} of {items:,} item vectors of {encoder.name} v{encoder.version} in "
-            f"{config.items_dir} are not of dimension {config.dim}; raise "
-            "items.encoder.version with `dim`, so that vectors of two spaces never mix"
+            f"{wrong:,} of {items:,} item vectors of {config.space} in {config.items_dir} are "
+            f"not of dimension {config.dim}; raise items.encoder.version with `dim`, so that "
+            "vectors of two spaces never mix"
         )
     vectors = np.zeros((items + 1, config.dim), np.float32)
     row = 1

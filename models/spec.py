@@ -1,10 +1,11 @@
 """What a line of the catalogue says, in plain Python; Feast declares views from it."""
 
+import copy
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from models import manifest
 from models.manifest import MANIFEST
@@ -25,9 +26,11 @@ class Aggregator:
     Attributes:
         name: Part of the view's name. Another name than the default lets two settings of one kind
             live side by side.
-        version: Part of the view's name. Raise it whenever the vectors change; versions live side
-            by side.
+        version: Part of the view's name. Raise it whenever the definition changes; versions live
+            side by side.
         stream: Whether the stream keeps its vectors fresh between two daily runs.
+        fit: What the line became from data, counted from 1; `of_fit` sets it, no catalogue does.
+        space: The item space that this fit reads; None for the configuration's.
     """
 
     kind: ClassVar[str | None] = None
@@ -43,6 +46,8 @@ class Aggregator:
     name: str
     version: int
     stream: bool = False
+    fit: int = field(default=1, init=False)
+    space: names.Space | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
@@ -58,20 +63,34 @@ class Aggregator:
         if self.version < 1:
             raise InputError(f"{self.name}: expected a version of 1 or more, got {self.version}")
 
+    def __str__(self) -> str:
+        return names.fitted(self.name, self.version, self.fit)
+
+    def of_fit(self, fit: int, space: names.Space) -> Self:
+        """Return this line as one of its fits, which reads one item space."""
+        own = copy.copy(self)
+        object.__setattr__(own, "fit", fit)
+        object.__setattr__(own, "space", space)
+        return own
+
+    def config_of(self, config: Config) -> Config:
+        """Return the configuration in the item space that this line reads."""
+        return config if self.space is None else config.in_space(self.space)
+
     @property
     def view(self) -> str:
         """Name of the Feast view and of the folder of its embeddings."""
-        return names.view(self.name, self.version)
+        return names.view(self.name, self.version, self.fit)
 
     @property
     def service(self) -> str:
         """Name of the Feast feature service that a ranker reads."""
-        return names.service(self.name, self.version)
+        return names.service(self.name, self.version, self.fit)
 
     @property
     def match(self) -> str:
         """Name of the on-demand view that compares the member's vectors with an item's."""
-        return names.match_view(self.name, self.version)
+        return names.match_view(self.name, self.version, self.fit)
 
     def vectors(self, config: Config) -> dict[str, int]:
         """Return the vector fields, in order, with their dimensions.
@@ -89,20 +108,26 @@ class Aggregator:
 
     def artifact(self, config: Config) -> Path:
         """Folder of this aggregator's SavedModel and manifest."""
-        return config.layout.artifact(self.name, self.version)
+        return config.layout.artifact(self.name, self.version, self.fit)
 
     def identity(self, config: Config) -> dict[str, str]:
         """Return what made these vectors, as tags; with the hash of the weights once packaged."""
-        encoder = config.items.encoder
+        space = self.config_of(config).space
         tags = {
             "aggregator": self.name,
             "aggregator_version": str(self.version),
-            "item_encoder": encoder.name,
-            "item_encoder_version": str(encoder.version),
+            "aggregator_fit": str(self.fit),
+            "item_encoder": space.encoder,
+            "item_encoder_version": str(space.version),
+            "item_encoder_fit": str(space.fit),
         }
-        if (self.artifact(config) / MANIFEST).exists():
+        if self.is_packaged(config):
             tags["weights_sha256"] = str(self.manifest(config)["weights_sha256"])
         return tags
+
+    def is_packaged(self, config: Config) -> bool:
+        """Whether its folder holds a whole package."""
+        return (self.artifact(config) / MANIFEST).exists()
 
     def manifest(self, config: Config) -> dict[str, Any]:
         """Return the packaged aggregator's manifest.
@@ -110,7 +135,15 @@ class Aggregator:
         Raises:
             InputError: it is missing, or not what packaging writes.
         """
-        return manifest.read(self.artifact(config), f"{self.name} v{self.version}")
+        return manifest.read(self.artifact(config), str(self))
+
+    def item_dim(self, config: Config) -> int:
+        """Return the dimension of the item vectors that it reads."""
+        return config.dim
+
+    def actions(self, config: Config) -> list[str]:
+        """Return the actions whose counts stand beside the vectors, in order."""
+        return list(config.actions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +242,14 @@ class Packaged(Aggregator):
     def vectors(self, config: Config) -> dict[str, int]:
         """Return the manifest's vector fields with their dimensions."""
         return {field: int(dim) for field, dim in self.manifest(config)["vectors"].items()}
+
+    def item_dim(self, config: Config) -> int:
+        """Return the manifest's dimension: that of a kept line may be another one."""
+        return int(self.manifest(config)["dim"])
+
+    def actions(self, config: Config) -> list[str]:
+        """Return the manifest's actions: a kept line's rows have no count of a later one."""
+        return list(self.manifest(config)["actions"])
 
     def parameters(self) -> dict[str, Any]:
         """Return nothing: the settings are inside the SavedModel."""

@@ -65,7 +65,7 @@ class Ledger:
                 .values(
                     command=command,
                     as_of=None if as_of is None else _text(as_of),
-                    started_at=_now(),
+                    started_at=now_text(),
                     status="running",
                 )
                 .returning(RUNS.c.run_id)
@@ -108,7 +108,7 @@ class Ledger:
         """Note how a run ended."""
         status = "done" if error is None else "failed"
         message = None if error is None else f"{type(error).__name__}: {error}"
-        self._update(run_id, status=status, error=message, finished_at=_now())
+        self._update(run_id, status=status, error=message, finished_at=now_text())
 
     def newest_published(self, before: datetime | None = None) -> datetime | None:
         """Return the newest as_of that is online, or the newest one before a timestamp."""
@@ -207,5 +207,6 @@ def _text(timestamp: datetime) -> str:
     return timestamp.astimezone(UTC).isoformat(timespec="microseconds")
 
 
-def _now() -> str:
+def now_text() -> str:
+    """Return the present time as the ledger writes it."""
     return _text(datetime.now(UTC))

@@ -3,25 +3,25 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
+import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection as Connection
 
-from models.embed import embed_snapshot, embed_snapshots
-from models.items import build_items
-from models.lines import chosen
-from models.packaging import package, to_fetch
-from models.spec import Aggregator, Learned
+from models.embed import EmbedReport, embed_snapshot
+from models.lines import by_space
+from models.spec import Aggregator
+from operations.fits import Fits, note_fits
 from operations.sources import note_sources
+from pipelines.fitting import fit_items, fit_until, lines_to_serve, prepare, refuse_future
 from pipelines.progress import Stage, Stages
-from pipelines.training import first_until, train_line, trains
+from pipelines.training import train_line
 from serving import publish
 from transformations.config import Config
 from transformations.duck import TableReport, connect
 from transformations.errors import InputError, RunFailedError
 from transformations.files import sweep
-from transformations.last_actions import Snapshot
-from transformations.layout import partition_files, span
+from transformations.layout import partition, partition_files, span
 from transformations.sources import stage_activity, stage_items
-from transformations.tables import build_sequences, build_sequences_of
+from transformations.tables import build_sequences
 
 DAY = timedelta(days=1)
 
@@ -31,21 +31,24 @@ def run_daily(
     as_of: datetime | None,
     stages: Stages,
     aggregators: Sequence[Aggregator] | None = None,
+    backfilled: timedelta = timedelta(0),
 ) -> datetime:
     """Build the snapshot of `as_of`, publish it, and read it back from the online store.
 
+    What needs no training goes online first; what learns is trained after that, and follows.
     Running it again for the same `as_of` replaces that snapshot and nothing else. Returns as_of.
 
     Args:
         as_of: None stands for the end of the last day that has events (a data set that ended
             long ago has its last snapshot there), at most the last midnight.
+        backfilled: A backfill of this time before as_of follows; what is fitted now sees nothing
+            of it.
 
     Raises:
-        InputError: a snapshot newer than `as_of` is already online.
+        InputError: a snapshot newer than `as_of` is already online, or a fit in use saw more.
         RunFailedError: too many rows were refused, a check failed, or what the online store
             returns is not what was published.
     """
-    aggregators = chosen(config, aggregators)
     ledger = stages.ledger
     if as_of is not None:
         _refuse_older(as_of, ledger.newest_published())
@@ -56,68 +59,26 @@ def run_daily(
             as_of = end_of_last_day(config)
             _refuse_older(as_of, ledger.newest_published())
         ledger.resolve(stages.run_id, as_of)
-        encode_items(config, con, as_of, stages)
-        package_all(config, con, as_of, stages, aggregators)
+        stage_the_items(config, con, as_of, stages)
+        until = fit_until(config, as_of, backfilled)
+        served, still = lines_to_serve(config, aggregators, stages)
+        config = config.in_space(Fits(config).space)
+        refuse_future(config, served, as_of)
+        fit_items(config, con, as_of, until, served, stages)
+        untrained = prepare(config, as_of, served, stages)
+        if as_of in ledger.published_as_ofs():
+            publish.set_aside(config, as_of, served)
         previous = ledger.newest_published(before=as_of) or as_of - DAY
-        # Not readable yet: until it is published, a row claims the latest time that it could be.
-        created = datetime.now(UTC) + config.publish_delay
-        snapshot(config, con, as_of, previous, created, stages, aggregators)
+        build_snapshot(config, con, as_of, previous, stages)
 
-    store = publish.open_store(config)
-    with stages.stage("feast apply") as stage:
-        stage.note = f"{publish.apply(config, store, aggregators)} objects"
-    with stages.stage("publish") as stage:
-        stage.rows_out = publish.publish(config, store, as_of, aggregators, stage.advance)
-        published_at = datetime.now(UTC)
-    with stages.stage("read back") as stage:
-        stage.rows_out = publish.read_back(config, store, as_of, aggregators)
-        stage.note = "what the online store returns is what was published"
-    with stages.stage("created_timestamp") as stage:
-        stage.rows_out = publish.restamp(config, as_of, published_at, aggregators)
-        stage.note = f"readable since {published_at:%Y-%m-%d %H:%M:%S} UTC"
-    ledger.published(stages.run_id, published_at)
+    ready = [line for line in served if not any(line is other for other in untrained)]
+    serve(config, as_of, ready, still, stages)
+    if untrained:
+        with connect(config) as con:
+            for line in untrained:
+                train_line(config, con, line, until, stages)
+        serve(config, as_of, untrained, [*ready, *still], stages, with_sequences=False)
     return as_of
-
-
-def run_backfill(
-    config: Config,
-    as_ofs: Sequence[datetime],
-    stages: Stages,
-    aggregators: Sequence[Aggregator] | None = None,
-    staged: bool = False,
-    step: timedelta = DAY,
-) -> list[datetime]:
-    """Build the snapshots of past timestamps for training joins; nothing goes online.
-
-    A snapshot that a live run published is kept as it is: its created_timestamp is a fact, not
-    an assumption. Returns the timestamps that were built.
-
-    Args:
-        staged: A run just before has read the sources and packaged the aggregators.
-        step: Time between two snapshots: members of the one before get a row too.
-    """
-    aggregators = chosen(config, aggregators)
-    kept = stages.ledger.published_as_ofs()
-    wanted = [as_of for as_of in sorted(as_ofs) if as_of not in kept]
-    if not wanted:
-        return []
-    with connect(config) as con:
-        if not staged:
-            # A row is "from the future" against the newest as_of that anything here was run for.
-            newest = max(wanted[-1], stages.ledger.newest_as_of() or wanted[-1])
-            stage_events(config, con, newest, stages)
-            encode_items(config, con, newest, stages, first=wanted[0])
-            package_all(config, con, wanted[0], stages, aggregators)
-        snapshots = [Snapshot(at, at - step, at + config.publish_delay) for at in wanted]
-        with stages.stage("member_sequences", total=len(wanted)) as stage:
-            table = build_sequences_of(config, con, snapshots, stage.advance)
-            _fill(stage, table)
-            stage.note = f"{len(wanted)} snapshots, {wanted[0]:%Y-%m-%d} to {wanted[-1]:%Y-%m-%d}"
-        with stages.stage("member_embeddings", total=table.rows_out) as stage:
-            report = embed_snapshots(config, con, snapshots, aggregators, stage.advance)
-            stage.rows_in, stage.rows_out = table.rows_out, report.members * len(aggregators)
-            stage.note = f"{report.share_without_vector:.1%} of actions on items without a vector"
-    return wanted
 
 
 def stage_events(config: Config, con: Connection, as_of: datetime, stages: Stages) -> None:
@@ -125,76 +86,77 @@ def stage_events(config: Config, con: Connection, as_of: datetime, stages: Stage
     note_sources(config)
     sweep(config.data)
     with stages.stage("stg_activity") as stage:
-        _fill(stage, stage_activity(config, con, as_of), "periods rewritten")
+        fill(stage, stage_activity(config, con, as_of), "periods rewritten")
 
 
-def encode_items(
-    config: Config,
-    con: Connection,
-    as_of: datetime,
-    stages: Stages,
-    first: datetime | None = None,
-) -> None:
-    """Read the items source and encode the items that are new.
-
-    Args:
-        as_of: The newest timestamp that is built now.
-        first: The oldest one, when there are several: the item encoder must not have seen more.
-    """
+def stage_the_items(config: Config, con: Connection, as_of: datetime, stages: Stages) -> None:
+    """Read the items source."""
     with stages.stage("stg_items") as stage:
-        _fill(stage, stage_items(config, con, as_of))
-    with stages.stage("items") as stage:
-        _fill(stage, build_items(config, con, first or as_of))
-        stage.note = f"{config.items.encoder.name} v{config.items.encoder.version}"
+        fill(stage, stage_items(config, con, as_of))
 
 
-def package_all(
-    config: Config,
-    con: Connection,
-    as_of: datetime,
-    stages: Stages,
-    aggregators: Sequence[Aggregator],
+def build_snapshot(
+    config: Config, con: Connection, as_of: datetime, previous: datetime, stages: Stages
 ) -> None:
-    """Make the SavedModels of the aggregators that have none yet; train those that learn.
+    """Compute the sequences of one timestamp."""
+    with stages.stage("member_sequences") as stage:
+        fill(stage, build_sequences(config, con, as_of, previous, _not_yet(config)))
+        stage.note = f"as of {as_of:%Y-%m-%d %H:%M} UTC"
+
+
+def serve(
+    config: Config,
+    as_of: datetime,
+    lines: Sequence[Aggregator],
+    others: Sequence[Aggregator],
+    stages: Stages,
+    with_sequences: bool = True,
+) -> None:
+    """Embed a snapshot by these lines, publish it, read it back, and note since when it is online.
 
     Args:
-        as_of: The oldest timestamp that is built now.
+        others: What stays registered as it is.
+        with_sequences: Publish the view of sequences too.
     """
-    for aggregator in aggregators:
-        if isinstance(aggregator, Learned) and trains(aggregator, config):
-            until = first_until(config, as_of, aggregator.recipe.validation)
-            train_line(config, con, aggregator, until, stages)
-    for aggregator in aggregators:
-        registered = to_fetch(aggregator, config)
-        if registered is not None:
-            with stages.stage("copy model") as stage:
-                package(aggregator, config)
-                stage.note = "{} version {} from the model registry".format(*registered)
-    with stages.stage("package", total=len(aggregators)) as stage:
-        for aggregator in aggregators:
-            package(aggregator, config)
-            stage.advance(1)
-        stage.note = ", ".join(f"{a.name} v{a.version}" for a in aggregators)
+    members = pq.read_metadata(partition(config.layout.sequences, as_of)).num_rows
+    passes = sum(1 for _ in by_space(config, lines))
+    with (
+        connect(config) as con,
+        stages.stage("member_embeddings", total=members * passes) as stage,
+    ):
+        report = embed_snapshot(config, con, as_of, _not_yet(config), lines, stage.advance)
+        stage.rows_in, stage.rows_out = report.members, sum(report.rows.values())
+        stage.note = without_vector(report)
+    store = publish.open_store(config)
+    with stages.stage("feast apply") as stage:
+        stage.note = f"{publish.apply(config, store, [*lines, *others])} objects"
+    # From here on rows made by them may be online: their names never stand for anything else.
+    note_fits(config, lines, used=True)
+    with stages.stage("publish") as stage:
+        stage.rows_out = publish.publish(
+            config, store, as_of, lines, stage.advance, with_sequences=with_sequences
+        )
+        published_at = datetime.now(UTC)
+    with stages.stage("read back") as stage:
+        stage.rows_out = publish.read_back(
+            config, store, as_of, lines, with_sequences=with_sequences
+        )
+        stage.note = "what the online store returns is what was published"
+    with stages.stage("created_timestamp") as stage:
+        stage.rows_out = publish.restamp(config, as_of, published_at, lines, with_sequences)
+        stage.note = f"readable since {published_at:%Y-%m-%d %H:%M:%S} UTC"
+    if with_sequences:
+        stages.ledger.published(stages.run_id, published_at)
 
 
-def snapshot(
-    config: Config,
-    con: Connection,
-    as_of: datetime,
-    previous: datetime,
-    created: datetime,
-    stages: Stages,
-    aggregators: Sequence[Aggregator],
-) -> None:
-    """Compute the sequences of one timestamp and every aggregator's vectors from them."""
-    with stages.stage("member_sequences") as stage:
-        table = build_sequences(config, con, as_of, previous, created)
-        _fill(stage, table)
-        stage.note = f"as of {as_of:%Y-%m-%d %H:%M} UTC"
-    with stages.stage("member_embeddings", total=table.rows_out) as stage:
-        report = embed_snapshot(config, con, as_of, created, aggregators, stage.advance)
-        stage.rows_in, stage.rows_out = table.rows_out, report.members * len(aggregators)
-        stage.note = f"{report.share_without_vector:.1%} of actions on items without a vector"
+def without_vector(report: EmbedReport) -> str:
+    """Say how many actions were on items that have no vector."""
+    return f"{report.share_without_vector:.1%} of actions on items without a vector"
+
+
+def _not_yet(config: Config) -> datetime:
+    """Return the created_timestamp of rows that are not published: the latest that it could be."""
+    return datetime.now(UTC) + config.publish_delay
 
 
 def last_midnight() -> datetime:
@@ -225,7 +187,8 @@ def _refuse_older(as_of: datetime, newest: datetime | None) -> None:
         )
 
 
-def _fill(stage: Stage, table: TableReport, written: str = "") -> None:
+def fill(stage: Stage, table: TableReport, written: str = "") -> None:
+    """Show what a table took, gave and refused."""
     stage.rows_in, stage.rows_out, stage.refused = table.rows_in, table.rows_out, table.refused
     if written:
         stage.note = f"{len(table.written)} {written}"

@@ -1,8 +1,8 @@
 """Training as stages: figures of the data, epochs with loss and metric, SavedModel, registry."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields, replace
-from datetime import datetime, timedelta
+from dataclasses import MISSING, fields
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ from duckdb import DuckDBPyConnection as Connection
 from rich.console import Console
 from rich.table import Table
 
-from models.manifest import MANIFEST
 from models.packaging import package
 from models.registry import Registered, register
 from models.spec import Aggregator, Learned
@@ -20,10 +19,7 @@ from models.training.recipe import Recipe
 from models.training.train import Trained, gather, train_on
 from pipelines.progress import Stage, Stages, number
 from transformations.config import Config
-from transformations.errors import InputError
 from transformations.example_settings import ExampleSettings
-from transformations.layout import files_between, span
-from transformations.timestamps import EPOCH
 
 
 def train_line(
@@ -31,19 +27,14 @@ def train_line(
 ) -> tuple[Path, Registered]:
     """Train a line of the catalogue, package it, register it; return its folder and version.
 
+    Args:
+        aggregator: As the fit that is to be made; it is not packaged yet.
+
     Raises:
-        InputError: this version is packaged already, or there is nothing to train on.
+        InputError: there is nothing to train on.
         RunFailedError: the training went wrong.
     """
-    folder = aggregator.artifact(config)
-    if (folder / MANIFEST).exists():
-        raise InputError(
-            f"{aggregator.name} v{aggregator.version} is trained and packaged at {folder}, and its "
-            "vectors are served under that version. Raise it: put this line into "
-            f"models/catalog.py, beside the old one, and train it:\n"
-            f"    {line_of(replace(aggregator, version=aggregator.version + 1))},"
-        )
-    name = f"{aggregator.name} v{aggregator.version}"
+    config, name = aggregator.config_of(config), str(aggregator)
     with stages.stage("training_examples") as stage:
         data = gather(aggregator, config, con, until)
         stage.rows_out = data.figures["examples"]
@@ -64,21 +55,7 @@ def train_line(
 
 def trains(aggregator: Aggregator, config: Config) -> bool:
     """Whether a line has weights that are not trained yet."""
-    return isinstance(aggregator, Learned) and not (aggregator.artifact(config) / MANIFEST).exists()
-
-
-def first_until(config: Config, as_of: datetime, validation: timedelta) -> datetime:
-    """Return the time before which a first run at `as_of` trains.
-
-    One window before it, as for the item encoder, so the snapshots of that window can be backfilled
-    for training joins with weights that saw nothing of them. Where all activity is younger than
-    that, all of it is used.
-    """
-    until = as_of - config.window
-    files = files_between(config.layout.activity, EPOCH, as_of)
-    ends = span(files)
-    enough = ends is not None and ends[0] < until - validation
-    return until if enough else as_of
+    return isinstance(aggregator, Learned) and not aggregator.is_packaged(config)
 
 
 def show_figures(console: Console, figures: Mapping[str, Any]) -> None:
@@ -122,6 +99,8 @@ def line_of(aggregator: Aggregator | Recipe | ExampleSettings) -> str:
     """
     given = []
     for f in fields(aggregator):
+        if not f.init:
+            continue  # a fit is not part of the definition
         value = getattr(aggregator, f.name)
         default = f.default if f.default_factory is MISSING else f.default_factory()
         if value != default:

@@ -12,7 +12,7 @@ from duckdb import DuckDBPyConnection as Connection
 from rich.console import Console
 from rich.table import Table
 
-from models.lines import lines_of
+from models.lines import catalogue_lines
 from models.spec import Aggregator, GeometricDecay, Learned
 from models.training.fitting import Step
 from models.training.recipe import Recipe
@@ -185,7 +185,7 @@ def _imported(text: str, wanted: dict[str, set[str]]) -> str:
 
 
 def _free_version(config: Config, name: str) -> int:
-    return max((a.version for a in lines_of(config) if a.name == name), default=0) + 1
+    return max((a.version for a in catalogue_lines(config) if a.name == name), default=0) + 1
 
 
 def say(console: Console, file: Path, best: Aggregator, apply: bool) -> None:

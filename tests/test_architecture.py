@@ -95,7 +95,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
     with connect(config) as con:
         stage_activity(config, con, AS_OF)
         stage_items(config, con, AS_OF)
-        build_items(config, con, AS_OF)
+        build_items(config, con, AS_OF, AS_OF - config.window)
         build_sequences(config, con, AS_OF, AS_OF - DAY, AS_OF)
         package(LINE, config)
         embed_snapshot(config, con, AS_OF, AS_OF, [LINE])

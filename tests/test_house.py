@@ -28,9 +28,10 @@ ROOMS = (
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "transformations": (),
     "models": ("transformations",),
-    "operations": ("transformations",),
+    "operations": ("models", "transformations"),
     "feature_repo": (
         "models.lines",
+        "operations.fits",
         "operations.workspace",
         "transformations.config",
         "transformations.errors",
@@ -41,12 +42,13 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "serving.publish": (
         "feature_repo",
         "models",
+        "operations.fits",
         "operations.workspace",
         "serving.stream.states",
         "stores.kinds",
         "transformations",
     ),
-    "serving.request": ("models", "serving.outage", "stores", "transformations"),
+    "serving.request": ("models", "operations.fits", "serving.outage", "stores", "transformations"),
     "serving.stream": (
         "models",
         "operations",

@@ -2,7 +2,7 @@
 
 import os
 import re
-from datetime import date, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -22,7 +22,6 @@ from transformations import names
 from transformations.errors import InputError
 from transformations.layout import Layout
 from transformations.rules import IdType, Rules, Sign
-from transformations.timestamps import as_utc
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG_VARIABLE = "ACTIVITY_CONFIG"
@@ -49,19 +48,6 @@ def _positive(value: timedelta) -> timedelta:
     return value
 
 
-def _utc(value: Any) -> datetime:
-    if isinstance(value, date) and not isinstance(value, datetime):
-        value = datetime(value.year, value.month, value.day)
-    if not isinstance(value, datetime):
-        try:
-            value = datetime.fromisoformat(str(value))
-        except ValueError:
-            raise ValueError(
-                f"expected a date (2026-01-31) or a time (2026-01-31T06:00:00Z), got {value!r}"
-            ) from None
-    return as_utc(value)
-
-
 def _action(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
         raise ValueError(
@@ -78,7 +64,6 @@ def _action(name: str) -> str:
 
 Duration = Annotated[timedelta, BeforeValidator(_duration), AfterValidator(_positive)]
 Delay = Annotated[timedelta, BeforeValidator(_duration)]
-Timestamp = Annotated[datetime, BeforeValidator(_utc)]
 ActionName = Annotated[str, AfterValidator(_action)]
 
 
@@ -135,12 +120,10 @@ class Events(_Strict):
 
 
 class ItemEncoderSettings(_Strict):
-    """What made the item vectors; for text, also how the encoder is fitted."""
+    """What made the item vectors."""
 
     name: str = Field(default="tfidf_svd", pattern=r"^[a-z][a-z0-9_]*$")
     version: int = Field(default=1, ge=1)
-    fit_before: Timestamp | None = None
-    """Fit on items known before this time. Default: the first run's as_of minus the window."""
 
 
 class Items(_Strict):
@@ -220,10 +203,15 @@ class Config(_Strict):
     items: Items
     dim: int = Field(default=64, ge=2, le=4096)
     publish_delay: Delay = timedelta(hours=6)
+    fit_holdback: Duration | None = None
+    """What a run fits (item encoder, weights) sees nothing of this time before its as_of, so that
+    training joins have days of their own. Default: 28 days, or a tenth of the data's span where
+    that is shorter."""
     duckdb: DuckDB = DuckDB()
 
     _root: Path = PrivateAttr(default=ROOT)
     _file: Path = PrivateAttr(default=ROOT / "activity.yaml")
+    _space: names.Space | None = PrivateAttr(default=None)
 
     @model_validator(mode="before")
     @classmethod
@@ -287,14 +275,25 @@ class Config(_Strict):
         return Layout(self.data)
 
     @property
+    def space(self) -> names.Space:
+        """The item space to work in: that of `in_space`, else the encoder version's first fit."""
+        return self._space or names.Space(self.items.encoder.name, self.items.encoder.version)
+
+    def in_space(self, space: names.Space) -> Self:
+        """Return this configuration with another item space to work in."""
+        own = self.model_copy()
+        own._space = space
+        return own
+
+    @property
     def item_view(self) -> str:
-        """Name of the view of the configured encoder's item vectors."""
-        return names.item_view(self.items.encoder.name, self.items.encoder.version)
+        """Name of the view of the space's item vectors."""
+        return self.space.view
 
     @property
     def items_dir(self) -> Path:
-        """Folder of the item vectors of the configured encoder version."""
-        return self.layout.items(self.items.encoder.name, self.items.encoder.version)
+        """Folder of the space's item vectors."""
+        return self.layout.items(self.space)
 
 
 def load_config(path: str | Path | None = None) -> Config:

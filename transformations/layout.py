@@ -67,17 +67,18 @@ class Layout:
         """Folder of a member view's snapshots, whichever view it is."""
         return self.sequences if view == names.SEQUENCE_VIEW else self.embeddings(view)
 
-    def items(self, encoder: str, version: int) -> Path:
-        """Folder of the item vectors of an encoder's version."""
-        return self.root / "items" / f"encoder={encoder}" / f"version={version}"
+    def items(self, space: names.Space) -> Path:
+        """Folder of the item vectors of a space."""
+        return self.root / "items" / _of_space(space)
 
-    def item_encoder(self, encoder: str, version: int) -> Path:
+    def item_encoder(self, space: names.Space) -> Path:
         """Folder of a fitted item encoder and its manifest."""
-        return self.root / "item_encoders" / encoder / f"v{version}"
+        number = names.number(space.version, space.fit)
+        return self.root / "item_encoders" / space.encoder / number
 
-    def item_table(self, encoder: str, version: int) -> Path:
+    def item_table(self, space: names.Space) -> Path:
         """Folder of the item vectors as one memory-mapped array, for request time."""
-        return self.root / "item_tables" / f"encoder={encoder}" / f"version={version}"
+        return self.root / "item_tables" / _of_space(space)
 
     def training_examples(self, name: str) -> Path:
         """File of the examples that one training reads."""
@@ -90,12 +91,12 @@ class Layout:
 
     @property
     def artifacts(self) -> Path:
-        """Folder of `artifacts/<aggregator>/v<version>/`."""
+        """Folder of `artifacts/<aggregator>/v<version>/`, or `v<version>_f<fit>/`."""
         return self.root / "artifacts"
 
-    def artifact(self, aggregator: str, version: int) -> Path:
+    def artifact(self, aggregator: str, version: int, fit: int = 1) -> Path:
         """Folder of a packaged aggregator: its SavedModel and manifest."""
-        return self.artifacts / aggregator / f"v{version}"
+        return self.artifacts / aggregator / names.number(version, fit)
 
     def registered(self, aggregator: str, version: int) -> Path:
         """Folder of a package that was copied from the model registry."""
@@ -157,6 +158,12 @@ class Layout:
     def workspace(self) -> Path:
         """The id and name of this data folder's workspace, made once."""
         return self.state / "workspace.json"
+
+
+def _of_space(space: names.Space) -> Path:
+    # Two folders beside each other: plain Feast reads a folder with all that lies below it.
+    number = names.number(space.version, space.fit).removeprefix("v")
+    return Path(f"encoder={space.encoder}") / f"version={number}"
 
 
 def part_files(folder: Path) -> list[Path]:

@@ -1,35 +1,64 @@
 """What a view, a service, a column is called: every name that more than one room uses.
 
-Feast, files and rows all carry the version in the name, so that two versions live side by side.
+Feast, files and rows all carry version and fit in the name, so that two of them live side by side.
+A version is a definition, raised by a person; a fit is what it became from data until a moment.
 """
+
+from dataclasses import dataclass
 
 SEQUENCE_VIEW = "member_activity_sequence"
 SINGLE_VECTOR = "activity_embedding"
 """The vector field of an aggregator that has one for all actions."""
 
 
-def view(aggregator: str, version: int) -> str:
+@dataclass(frozen=True, order=True)
+class Space:
+    """What made item vectors: one fit of one version of an item encoder. Spaces never mix."""
+
+    encoder: str
+    version: int
+    fit: int = 1
+
+    def __str__(self) -> str:
+        return fitted(self.encoder, self.version, self.fit)
+
+    @property
+    def view(self) -> str:
+        """Name of the Feast view of its item vectors."""
+        return f"item_embedding_{self}"
+
+
+def number(version: int, fit: int = 1) -> str:
+    """Name a version and its fit; the first fit is the version's own name.
+
+    >>> number(1), number(1, fit=2)
+    ('v1', 'v1_f2')
+    """
+    return f"v{version}" if fit == 1 else f"v{version}_f{fit}"
+
+
+def fitted(name: str, version: int, fit: int = 1) -> str:
+    """Name a fit of a line or of an item encoder: decay_v1, decay_v1_f2."""
+    return f"{name}_{number(version, fit)}"
+
+
+def view(aggregator: str, version: int, fit: int = 1) -> str:
     """Name the Feast view of an aggregator, and the folder of its embeddings.
 
-    >>> view("decay", 1)
-    'member_activity_decay_v1'
+    >>> view("decay", 1), view("decay", 1, fit=2)
+    ('member_activity_decay_v1', 'member_activity_decay_v1_f2')
     """
-    return f"member_activity_{aggregator}_v{version}"
+    return f"member_activity_{fitted(aggregator, version, fit)}"
 
 
-def service(aggregator: str, version: int) -> str:
+def service(aggregator: str, version: int, fit: int = 1) -> str:
     """Name the feature service that a ranker reads."""
-    return f"ranker_{aggregator}_v{version}"
+    return f"ranker_{fitted(aggregator, version, fit)}"
 
 
-def match_view(aggregator: str, version: int) -> str:
+def match_view(aggregator: str, version: int, fit: int = 1) -> str:
     """Name the on-demand view that compares the member's vectors with an item's."""
-    return f"activity_match_{aggregator}_v{version}"
-
-
-def item_view(encoder: str, version: int) -> str:
-    """Name the view of the item vectors of an encoder's version."""
-    return f"item_embedding_{encoder}_v{version}"
+    return f"activity_match_{fitted(aggregator, version, fit)}"
 
 
 def count_column(action: str) -> str:

@@ -1,4 +1,4 @@
-"""`items`: the vectors of the configured item encoder; each row is encoded once per version."""
+"""`items`: the vectors of an item space; each row is encoded once per space."""
 
 import itertools
 from collections.abc import Iterator
@@ -20,37 +20,39 @@ ROWS_AT_ONCE = 20_000
 NO_TOKEN = "no known token"
 
 
-def build_items(config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime) -> TableReport:
-    """Encode the rows of `stg_items` that have no vector yet; append them as one part file.
+def build_items(
+    config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime, fit_before: datetime
+) -> TableReport:
+    """Encode the rows of `stg_items` that have no vector in the space; append them as a part file.
 
-    Columns: item_id, embedding (a list of dim float32), available_at, encoder, encoder_version. A
-    vector is available when its item is, but not before `fit_before`, the end of the encoder's
+    Columns: item_id, embedding (a list of dim float32), available_at, encoder, encoder_version,
+    encoder_fit. A vector is available when its item is, but not before the end of its encoder's
     data. An item whose text changed has a row per available_at; a changed text with the same
     available_at keeps its vector.
 
     Args:
-        as_of: The oldest snapshot that is built now. The first build fits the encoder on items
-            known before `items.encoder.fit_before`, by default one window before as_of.
+        as_of: The snapshot that is built now: it names the part.
+        fit_before: A space without an encoder gets one, fitted on items known before this time.
 
     Returns:
         rows_in counts the rows without a vector, rows_out those that got one.
 
     Raises:
-        InputError: the encoder was fitted on items known at or after as_of, or with other
-            settings under the same version; or there are too few items to fit it on.
+        InputError: the space's encoder was fitted with other settings, or there are too few items
+            to fit it on.
         RunFailedError: the saved encoder is damaged, or a row breaks a rule of checks/items.sql.
     """
     staged = config.layout.staged_items
     con.execute(f"create or replace temp view stg_items as from {parquet([staged])}")
-    encoder = fit_before = None
+    encoder = available_from = None
     if config.items.embedding is None:
-        encoder, fit_before = fitted(config, con, as_of)
+        encoder, available_from = fitted(config, con, fit_before)
     parts = part_files(config.items_dir)
     items = f"from {parquet(parts)}" if parts else "from stg_items limit 0"
     con.execute(f"create or replace temp view items as {items}")
     con.execute(
         f"create or replace temp table items_to_encode as {sql('items_to_encode', __file__)}",
-        {"fit_before": fit_before},
+        {"fit_before": available_from},
     )
     ((rows_in,),) = con.execute("select count(*) from items_to_encode").fetchall()
     rows_out = 0
@@ -63,7 +65,8 @@ def build_items(config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime)
                 for batch in itertools.chain([first], batches):
                     writer.write_batch(batch)
                     rows_out += batch.num_rows
-            everything = parquet([*parts, file])
+            # Parts of before there were fits have no encoder_fit.
+            everything = parquet([*parts, file], "union_by_name = true")
             con.execute(f"create or replace temp view items as from {everything}")
             check(con, "items", {"dim": config.dim, **_identity(config)})
         written = (path.name,)
@@ -75,8 +78,12 @@ def build_items(config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime)
 
 
 def _identity(config: Config) -> dict[str, str | int]:
-    encoder = config.items.encoder
-    return {"encoder": encoder.name, "encoder_version": encoder.version}
+    space = config.space
+    return {
+        "encoder": space.encoder,
+        "encoder_version": space.version,
+        "encoder_fit": space.fit,
+    }
 
 
 def _new_part(folder: Path, as_of: datetime) -> Path:

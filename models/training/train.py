@@ -185,8 +185,8 @@ def recipe_of(aggregator: Aggregator) -> Recipe:
     """
     if not isinstance(aggregator, Learned):
         raise InputError(
-            f"{aggregator.name} v{aggregator.version} has nothing to train: expected a line of "
-            f"models/catalog.py with a recipe, such as LearnedDecay(version=1)"
+            f"{aggregator} has nothing to train: expected a line of the catalogue "
+            f"with a recipe, such as LearnedDecay(version=1)"
         )
     return aggregator.recipe
 
@@ -346,6 +346,4 @@ def _saved(aggregator: Aggregator, config: Config, data: Data) -> Path:
         "items": hashlib.sha256(data.items.vectors.tobytes()).hexdigest(),
     }
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()
-    return (
-        config.layout.state / "training" / f"{aggregator.name}_v{aggregator.version}.{digest[:16]}"
-    )
+    return config.layout.state / "training" / f"{aggregator}.{digest[:16]}"

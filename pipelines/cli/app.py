@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from pipelines.cli import check, evaluate, init, models, reset, serve, stream
+from pipelines.cli import check, evaluate, fits, init, models, reset, serve, stream
 from pipelines.cli.options import (
     ConfigOption,
     DebugOption,
@@ -33,7 +33,7 @@ app = typer.Typer(
 )
 imports = typer.Typer(no_args_is_help=True, help="Read a public data set.")
 app.add_typer(imports, name="import")
-for part in (init, check, reset, models, evaluate, serve, stream):
+for part in (init, check, reset, fits, models, evaluate, serve, stream):
     app.add_typer(part.app)
 
 console = Console()
@@ -137,14 +137,15 @@ def run_command(
 
     import_feast()
     from operations.ledger import Ledger
-    from pipelines.daily import last_midnight, run_backfill, run_daily
+    from pipelines.backfill import run_backfill
+    from pipelines.daily import last_midnight, run_daily
 
     asked = last_midnight() if as_of is None else given
     ledger = Ledger(settings)
     with ledger.lock():
         with ledger.run("run", asked) as run_id:
             stages = Stages(console, ledger, run_id)
-            built = run_daily(settings, asked, stages)
+            built = run_daily(settings, asked, stages, backfilled=timedelta(days=backfill))
         if backfill:
             days = [built - timedelta(days=back) for back in range(backfill, 0, -1)]
             with ledger.run("backfill", days[-1]) as run_id:
@@ -179,7 +180,8 @@ def backfill_command(
 
     import_feast()
     from operations.ledger import Ledger
-    from pipelines.daily import last_midnight, run_backfill
+    from pipelines.backfill import run_backfill
+    from pipelines.daily import last_midnight
 
     ledger = Ledger(settings)
     end = given or (ledger.newest_published() or last_midnight()) - timedelta(days=1)
@@ -194,7 +196,7 @@ def backfill_command(
         built = run_backfill(settings, days, stages, step=step)
     console.print()
     console.print(stages.table())
-    kept = len(days) - len(built)
+    kept = len(ledger.published_as_ofs() & set(days) - set(built))
     if kept:
         console.print(f"{kept} of the {len(days)} days were published live and are kept.")
 

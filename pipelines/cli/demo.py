@@ -17,8 +17,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from models.embed import embed_snapshot
-from models.lines import lines_of
 from models.spec import Aggregator
+from operations.fits import current_lines
 from pipelines.cli.nearest import DescribedItems
 from pipelines.private_redis import private_redis, write_store
 from pipelines.progress import number
@@ -57,7 +57,8 @@ def run_demo(console: Console, config: Config, speed: float) -> None:
 
 def _run(console: Console, config: Config, speed: float) -> None:
     end = last_snapshot(config)
-    streamed = [a for a in lines_of(config) if a.stream] or list(lines_of(config))
+    lines = current_lines(config)
+    streamed = [line for line in lines if line.stream] or lines
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         port = stack.enter_context(private_redis(folder))
@@ -251,7 +252,7 @@ def _world(
                 f"expected events between {start:%Y-%m-%d %H:%M} and {end:%Y-%m-%d %H:%M}, "
                 "got none; first: activity run"
             )
-        return events, DescribedItems(config, con, end)
+        return events, DescribedItems(aggregators[0].config_of(config), con, end)
 
 
 def _private_config(config: Config, folder: Path, port: int) -> Config:

@@ -40,14 +40,14 @@ def evaluate_command(
     settings = settings_of(config)
 
     import_feast()
-    from models.lines import lines_of
+    from models.lines import catalogue_lines
     from operations.ledger import Ledger
     from pipelines.daily import last_midnight, stage_events
     from pipelines.evaluation.evaluate import chosen_lines, evaluate
     from pipelines.evaluation.protocol import Protocol
     from transformations.duck import connect
 
-    lines = chosen_lines(lines_of(settings), also or [])
+    lines = chosen_lines(catalogue_lines(settings), also or [])
     command = " ".join(
         ["activity evaluate", *(f"--also {name}" for name in also or []), f"--seeds {seeds}"]
         + ([f"--max-labels {max_labels}"] if max_labels else [])

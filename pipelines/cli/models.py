@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from models import registry
-from models.lines import lines_of
+from models.lines import catalogue_lines
 from models.spec import Aggregator, Learned
 from pipelines.cli.options import ConfigOption, DebugOption, read_timestamp, settings_of
 from pipelines.cli.quick_feast import import_feast
@@ -45,19 +45,30 @@ def train_command(
     config: ConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
-    """Train an aggregator, package it and register it; goes on where a killed one stopped."""
+    """Train an aggregator, package it and register it; goes on where a killed one stopped.
+
+    Where vectors of its fit are in use, a new fit is made beside it.
+    """
     settings = settings_of(config)
     line = line_named(settings, name, version)
     if not isinstance(line, Learned):
         raise InputError(f"{name} is a formula or made elsewhere: it has nothing to train")
 
     import_feast()
+    from operations.fits import Fits, note_fits
+    from pipelines.fitting import forget
     from pipelines.training import line_of, train_line
 
-    with _read(settings, "train", until) as (con, timestamp, stages):
-        folder, registered = train_line(settings, con, line, timestamp, stages)
+    with _read(settings, "train", until) as (settings, con, timestamp, stages):
+        fits = Fits(settings)
+        (fit,) = fits.bind([line], anew=fits.is_used(*fits.bind([line])))
+        forget(settings, fit)
+        folder, registered = train_line(settings, con, fit, timestamp, stages)
+        note_fits(settings, [fit], used=False)
     console.print(f"\n{short(folder)} is {registered.uri}.", highlight=False, soft_wrap=True)
-    if line not in lines_of(settings):
+    if line in catalogue_lines(settings):
+        console.print(f"{fit.view} goes online with the next run.", highlight=False, soft_wrap=True)
+    else:
         console.print(
             f"To serve it, put this line into {short(settings.catalogue)}:\n    {line_of(line)},",
             highlight=False,
@@ -88,8 +99,8 @@ def tune_command(
     import_feast()
     from pipelines.tuning import tune_line
 
-    with _read(settings, "tune", until) as (con, timestamp, stages):
-        tune_line(settings, con, line, timestamp, stages, trials, sampler, apply)
+    with _read(settings, "tune", until) as (own, con, timestamp, stages):
+        tune_line(own, con, line, timestamp, stages, trials, sampler, apply)
 
 
 @app.command("models", epilog="Example: activity models")
@@ -125,7 +136,7 @@ def line_named(settings: Config, name: str, version: int | None = None) -> Aggre
     Raises:
         InputError: the catalogue has no such name.
     """
-    known = lines_of(settings)
+    known = catalogue_lines(settings)
     lines = sorted((a for a in known if a.name == name), key=lambda line: line.version)
     if not lines:
         there = ", ".join(sorted({line.name for line in known}))
@@ -139,12 +150,22 @@ def line_named(settings: Config, name: str, version: int | None = None) -> Aggre
 @contextmanager
 def _read(
     settings: Config, command: str, until: str | None
-) -> Iterator[tuple["Connection", datetime, Stages]]:
-    """Read what is new in the sources, as the daily run does; yield what a training needs."""
+) -> Iterator[tuple[Config, "Connection", datetime, Stages]]:
+    """Read what is new in the sources, as the daily run does; yield what a training needs.
+
+    The configuration comes in the present item space.
+    """
     given = read_timestamp(until) if until else None
 
+    from operations.fits import Fits
     from operations.ledger import Ledger
-    from pipelines.daily import encode_items, end_of_last_day, last_midnight, stage_events
+    from pipelines.daily import (
+        end_of_last_day,
+        last_midnight,
+        stage_events,
+        stage_the_items,
+    )
+    from pipelines.fitting import fit_items, fit_until
     from transformations.duck import connect
 
     ledger = Ledger(settings)
@@ -153,5 +174,7 @@ def _read(
         now = max(last_midnight(), ledger.newest_as_of() or last_midnight())
         stage_events(settings, con, now, stages)
         timestamp = given or end_of_last_day(settings)
-        encode_items(settings, con, timestamp, stages)
-        yield con, timestamp, stages
+        stage_the_items(settings, con, timestamp, stages)
+        lines = Fits(settings).bind(catalogue_lines(settings))
+        fit_items(settings, con, timestamp, fit_until(settings, timestamp), lines, stages)
+        yield settings.in_space(Fits(settings).space), con, timestamp, stages

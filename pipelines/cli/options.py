@@ -1,6 +1,7 @@
 """What the commands have in common: the configuration they read, times, paths as they are shown."""
 
 import os
+import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -38,6 +39,19 @@ def settings_of(path: Path | None) -> Config:
     if config.root != ROOT:
         Console(stderr=True).print(f"[dim]workspace {short(config.root)}[/]", highlight=False)
     return config
+
+
+def confirm(yes: bool, command: str) -> None:
+    """Ask whether to remove what was shown.
+
+    Raises:
+        InputError: nobody is there to ask.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise InputError(f"nothing was removed; to remove this: {command} --yes")
+    typer.confirm("Remove this?", abort=True)
 
 
 def read_timestamp(text: str) -> datetime:

@@ -1,18 +1,16 @@
 """`activity reset`: start again. `activity rebuild`: write the activity in other periods."""
 
 import shutil
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from pipelines.cli.options import ConfigOption, DebugOption, settings_of
+from pipelines.cli.options import ConfigOption, DebugOption, confirm, settings_of
 from pipelines.cli.quick_feast import import_feast
-from pipelines.progress import number, plain_table, short
+from pipelines.progress import megabytes, number, plain_table, short
 from transformations.config import Config
-from transformations.errors import InputError
 from transformations.layout import Period
 
 app = typer.Typer()
@@ -42,10 +40,10 @@ def reset_command(
         for what, count in online.items():
             table.add_row(what, number(count))
         for folder in folders:
-            table.add_row(short(folder), f"{_megabytes(folder):,.1f} MB")
+            table.add_row(short(folder), f"{megabytes(folder):,.1f} MB")
         table.add_row("ledger and notes of runs", "")
         console.print(table)
-        _confirm(yes)
+        confirm(yes, "activity reset")
         publish.remove_online(settings, store)
         for folder in folders:
             # A link (the evaluation's to the activity) goes; what it points to is not followed.
@@ -76,19 +74,6 @@ def rebuild_command(
         f"[green]✓[/] {number(rows)} actions in {number(files)} files, one per {chosen}",
         highlight=False,
     )
-
-
-def _confirm(yes: bool) -> None:
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise InputError("nothing was removed; to remove this: activity reset --yes")
-    typer.confirm("Remove this?", abort=True)
-
-
-def _megabytes(folder: Path) -> float:
-    files = (file for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
-    return sum(file.stat().st_size for file in files) / 1e6
 
 
 def _notes(settings: Config) -> list[Path]:

@@ -58,7 +58,7 @@ def serve_command(
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
         address = f"http://{host}:{listening.getsockname()[1]}"
-        views = ", ".join(model.aggregator.view for model in requests.models.loaded)
+        views = ", ".join(model.aggregator.view for model in requests.loaded)
         console.print(f"[green]✓[/] serving {views} on {address}/embed", soft_wrap=True)
         server.run(sockets=[listening])
 
@@ -84,13 +84,18 @@ def freshness_command(
     settings = settings_of(config)
     now = datetime.now(UTC) if at is None else read_timestamp(at)
 
-    from models.lines import lines_of
+    from operations.fits import embedded_lines
     from serving.freshness import freshness, write_metrics
     from serving.publish.feast_store import open_store
 
     bound = timedelta(hours=older_than)
     figures = freshness(
-        settings, open_store(settings), lines_of(settings), now, bound, now - timedelta(days=days)
+        settings,
+        open_store(settings),
+        embedded_lines(settings),
+        now,
+        bound,
+        now - timedelta(days=days),
     )
     if prometheus is not None:
         write_metrics(figures, bound, prometheus)

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from models.lines import lines_of
+from models.lines import by_space
+from operations.fits import current_lines
 from operations.ledger import Ledger
 from pipelines.cli.nearest import DescribedItems
 from pipelines.progress import plain_table
@@ -20,6 +21,7 @@ from transformations.config import Config
 from transformations.duck import connect
 from transformations.errors import InputError
 from transformations.layout import partition, partitions
+from transformations.names import Space
 
 SHOWN_ACTIONS = 8
 NEAREST = 3
@@ -41,7 +43,8 @@ def show_member(console: Console, config: Config, member: int | str, *, full: bo
     with connect(config) as con:
         actions = _last_actions(config, con, newest, member)
         example = someone(config, con, newest)
-        items = DescribedItems(config, con, newest)
+        lines = current_lines(config)
+        items = {own.space: DescribedItems(own, con, newest) for own, _ in by_space(config, lines)}
     if actions is None:
         raise InputError(
             f"member {member} is not in the snapshot of {newest:%Y-%m-%d}: no action in the "
@@ -126,7 +129,7 @@ def _online_values(
     store = open_store(config)
     absent: int | str = "" if config.item_id_type == "string" else -1
     found = {}
-    for aggregator in lines_of(config):
+    for aggregator in current_lines(config):
         answer = store.get_online_features(
             features=store.get_feature_service(aggregator.service),
             entity_rows=[{"member_id": member, "item_id": absent if item is None else item}],
@@ -154,17 +157,22 @@ def _vectors_table(
 
 
 def _nearest_table(
-    config: Config, values: dict[str, dict[str, Any]], member: int | str, items: DescribedItems
+    config: Config,
+    values: dict[str, dict[str, Any]],
+    member: int | str,
+    items: dict[Space, DescribedItems],
 ) -> Table:
     table = plain_table(f"Member {member}: the items nearest to each vector, by cosine")
     table.expand = True
     table.add_column("vector", no_wrap=True)
     table.add_column("nearest items", ratio=1, no_wrap=True, overflow="ellipsis")
-    for aggregator in lines_of(config):
+    for aggregator in current_lines(config):
         table.add_row(f"[bold]{aggregator.service}[/]", "")
         for name in aggregator.vectors(config):
             value = values[aggregator.service].get(name)
-            found = [] if value is None else items.nearest(np.asarray(value, np.float32), NEAREST)
+            of_space = items[aggregator.config_of(config).space]
+            vector = np.zeros(0, np.float32) if value is None else np.asarray(value, np.float32)
+            found = of_space.nearest(vector, NEAREST)
             table.add_row(f"  {name}", escape("\n".join(found)) or "none: no such action")
     return table
 

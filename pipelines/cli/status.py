@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from models.lines import lines_of
+from models.lines import by_space
+from operations.fits import Fits, current_lines, lines_of, say_kept
 from operations.ledger import Ledger
 from pipelines.progress import number, plain_table, stage_table
 from transformations import names
@@ -50,6 +51,8 @@ def status(console: Console, config: Config) -> None:
     if refused.row_count:
         console.print()
         console.print(refused)
+    for said in say_kept(Fits(config).kept(current_lines(config))):
+        console.print(said, highlight=False, soft_wrap=True)
 
 
 def verdict(
@@ -99,15 +102,17 @@ def _tables(config: Config, con: duckdb.DuckDBPyConnection) -> Table:
         table.add_column(name, no_wrap=True)
     layout = config.layout
     folders = {"activity": layout.activity, "quarantine": layout.quarantine}
-    views = (names.SEQUENCE_VIEW, *(aggregator.view for aggregator in lines_of(config)))
+    lines = lines_of(config)
+    views = (names.SEQUENCE_VIEW, *(aggregator.view for aggregator in lines))
     folders |= {view: layout.table(view) for view in views}
     for name, folder in folders.items():
         files = partition_files(folder)
         keys = [file.parent.name.split("=", 1)[1] for file in files]
         ends = (keys[0], keys[-1]) if keys else ("", "")
         table.add_row(name, number(len(keys)), number(_rows(con, files)), *ends)
-    files = part_files(config.items_dir)
-    table.add_row(config.item_view, number(len(files)), number(_rows(con, files)), "", "")
+    for own, _ in by_space(config, lines):
+        files = part_files(own.items_dir)
+        table.add_row(own.item_view, number(len(files)), number(_rows(con, files)), "", "")
     return table
 
 

@@ -77,7 +77,7 @@ def _work(
     """Run one worker until SIGTERM or Ctrl-C."""
     from prometheus_client import start_http_server
 
-    from models.lines import lines_of
+    from operations.fits import embedded_lines
     from serving.publish.feast_store import open_store
     from serving.stream.bus.open import open_bus
     from serving.stream.snapshot import last_snapshot, prepare
@@ -85,7 +85,7 @@ def _work(
     from serving.stream.worker import Pace, Worker
 
     last_snapshot(settings)
-    streamed = [aggregator for aggregator in lines_of(settings) if aggregator.stream]
+    streamed = [aggregator for aggregator in embedded_lines(settings) if aggregator.stream]
     name = f"{socket.gethostname()}-{os.getpid()}"
     source = open_bus(url, name)
     store = open_store(settings)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from models.evaluation.bootstrap import Resamples
 from models.evaluation.ranker import RankerFeatures
-from models.lines import chosen
+from models.lines import catalogue_lines
 from models.packaging import package
 from models.spec import Aggregator, GeometricDecay, Learned, learned_kinds
 from pipelines.evaluation.controls import controls
@@ -56,7 +56,7 @@ def evaluate(
         InputError: there is too little to evaluate on, or no learned aggregator.
         RunFailedError: a feature is from its label's future.
     """
-    aggregators = chosen(config, aggregators)
+    aggregators = catalogue_lines(config) if aggregators is None else aggregators
     learned = [line for line in aggregators if isinstance(line, Learned)]
     if not learned:
         raise InputError(

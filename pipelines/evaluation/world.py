@@ -13,10 +13,11 @@ from feast import FeatureStore
 
 from models.embed import Graph, embed_snapshots, load_graph, model_version_of
 from models.evaluation.promises import assert_trained_before
+from models.items import build_items
 from models.packaging import package
 from models.spec import Aggregator, Learned
 from models.training.train import train
-from pipelines.daily import encode_items
+from pipelines.daily import fill, stage_the_items
 from pipelines.evaluation.protocol import DAY, Protocol, Split
 from pipelines.progress import Stages
 from pipelines.training import summary, trains
@@ -62,15 +63,8 @@ def open_world(config: Config, con: Connection, protocol: Protocol) -> World:
     first, last = _ends(config, con)
     split = Split.of(first, last, protocol)
     folder = config.data / FOLDER
-    encoder = config.items.encoder
-    fit_before = min(encoder.fit_before or split.weights_until, split.weights_until)
-    fitted = encoder.model_copy(update={"fit_before": fit_before})
     own = config.model_copy(
-        update={
-            "data_dir": str(folder),
-            "feature_store": str(folder / "feature_store.yaml"),
-            "items": config.items.model_copy(update={"encoder": fitted}),
-        }
+        update={"data_dir": str(folder), "feature_store": str(folder / "feature_store.yaml")}
     )
     _clear_if_changed(folder, own, split)
     link = folder / "activity"
@@ -92,7 +86,9 @@ def train_lines(
     """
     config, split = world.config, world.split
     with connect(config) as con:
-        encode_items(config, con, split.test_until, stages, first=split.weights_until)
+        stage_the_items(config, con, split.test_until, stages)
+        with stages.stage("items") as stage:
+            fill(stage, build_items(config, con, split.test_until, split.weights_until))
         for line in aggregators:
             if isinstance(line, Learned) and trains(line, config):
                 with stages.stage(f"train {line.name}") as stage:

@@ -191,7 +191,7 @@ def _read_vectors(
     file = partition(config.layout.embeddings(aggregator.view), as_of)
     if not file.exists():
         raise InputError(
-            f"expected the vectors of {aggregator.name} v{aggregator.version} at {as_of} in "
+            f"expected the vectors of {aggregator} at {as_of} in "
             f"{file}, found none; `activity run` or `activity backfill` makes them"
         )
     con.execute(

@@ -4,7 +4,9 @@ from serving.publish.feast_store import apply, open_store
 from serving.publish.items import ItemsOnline
 from serving.publish.read_back import read_back
 from serving.publish.reset import remove_online, what_online
-from serving.publish.snapshots import publish, restamp
+from serving.publish.retire import retire_views, what_retires
+from serving.publish.snapshots import publish
+from serving.publish.stamps import restamp, set_aside
 
 __all__ = [
     "ItemsOnline",
@@ -14,5 +16,8 @@ __all__ = [
     "read_back",
     "remove_online",
     "restamp",
+    "retire_views",
+    "set_aside",
     "what_online",
+    "what_retires",
 ]

@@ -23,8 +23,8 @@ from feast.repo_operations import apply_total_with_repo_instance
 
 from feature_repo.project import marked_project
 from feature_repo.views import declare
-from models.lines import chosen
 from models.spec import Aggregator
+from operations.fits import chosen
 from operations.workspace import workspace_of
 from serving.publish.history import remove_orphans
 from serving.publish.owner import claim

@@ -29,7 +29,7 @@ class ItemsOnline:
         self.config = config
         self.store = store
         self.view = config.item_view
-        self.note = config.layout.state / "items_online.json"
+        self.note = config.layout.state / "items_online" / f"{config.space}.json"
         self.files = {
             str(file): [file.stat().st_size, file.stat().st_mtime_ns]
             for file in part_files(config.items_dir)
@@ -58,6 +58,7 @@ class ItemsOnline:
 
     def published(self, as_of: datetime) -> None:
         """Note that every vector available at `as_of` is online."""
+        self.note.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self.note) as temporary:
             temporary.write_text(
                 json.dumps(

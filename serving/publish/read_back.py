@@ -8,8 +8,9 @@ from typing import Any
 import duckdb
 from feast import FeatureStore
 
-from models.lines import chosen
+from models.lines import by_space
 from models.spec import Aggregator
+from operations.fits import chosen
 from serving.publish.snapshots import views
 from transformations.config import Config
 from transformations.duck import connect, sql
@@ -26,6 +27,7 @@ def read_back(
     aggregators: Sequence[Aggregator] | None = None,
     members: int = 200,
     seed: int | None = None,
+    with_sequences: bool = True,
 ) -> int:
     """Compare what the online store returns with the tables, for members drawn at random.
 
@@ -45,15 +47,16 @@ def read_back(
     compared = 0
     with connect(config) as con:
         query = sql("read_back_members", __file__)
-        for view in views(aggregators):
+        for view in views(aggregators, with_sequences):
             file = partition(config.layout.table(view), as_of)
             cursor = con.execute(query, drawn | {"file": str(file)})
             compared += _compare(store, view, cursor, as_of)
-        files = [str(file) for file in part_files(config.items_dir)]
-        if files:
-            query = sql("read_back_items", __file__)
-            cursor = con.execute(query, drawn | {"files": files, "as_of": as_of})
-            compared += _compare(store, config.item_view, cursor)
+        query = sql("read_back_items", __file__)
+        for own, _ in by_space(config, aggregators):
+            files = [str(file) for file in part_files(own.items_dir)]
+            if files:
+                cursor = con.execute(query, drawn | {"files": files, "as_of": as_of})
+                compared += _compare(store, own.item_view, cursor)
     return compared
 
 

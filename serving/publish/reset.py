@@ -9,7 +9,8 @@ from feast.feature_view import DUMMY_ENTITY_NAME
 from feast.types import from_value_type
 
 from feature_repo.views import declare
-from models.lines import Aggregator, chosen
+from models.lines import Aggregator
+from operations.fits import chosen
 from operations.workspace import workspace_of
 from serving.publish.history import history_rows, remove_history
 from serving.publish.marks import ONLINE, REGISTRY, marks_of, online_kind

@@ -1,4 +1,4 @@
-"""Materialize snapshots, and record since when their rows can be read online."""
+"""Materialize snapshots: write the rows of one timestamp to the online store."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -6,14 +6,13 @@ from datetime import datetime
 import pyarrow.parquet as pq
 from feast import FeatureStore
 
-from models.lines import chosen
+from models.lines import by_space
 from models.spec import Aggregator
+from operations.fits import chosen
 from serving.publish.feast_store import quiet
 from serving.publish.items import ItemsOnline
 from transformations.config import Config
-from transformations.duck import connect, copy
 from transformations.errors import RunFailedError
-from transformations.files import replacing
 from transformations.layout import partition
 from transformations.names import SEQUENCE_VIEW
 
@@ -24,12 +23,14 @@ def publish(
     as_of: datetime,
     aggregators: Sequence[Aggregator] | None = None,
     progress: Callable[[int], object] | None = None,
+    with_sequences: bool = True,
 ) -> int:
     """Write the snapshot of `as_of`, and the item vectors available by then, to the online store.
 
     Only the snapshot's rows are written: all of them carry event_timestamp = as_of.
 
     Args:
+        with_sequences: The view of sequences too; a run writes it once.
         progress: Called with a number of rows once they are written.
 
     Returns the number of written rows.
@@ -38,7 +39,8 @@ def publish(
         RunFailedError: a partition of this snapshot is missing.
     """
     aggregators = chosen(config, aggregators)
-    files = {view: partition(config.layout.table(view), as_of) for view in views(aggregators)}
+    names = views(aggregators, with_sequences)
+    files = {view: partition(config.layout.table(view), as_of) for view in names}
     for view, file in files.items():
         if not file.exists():
             raise RunFailedError(
@@ -52,47 +54,21 @@ def publish(
         written += rows
         if progress is not None:
             progress(rows)
-    items = ItemsOnline(config, store)
-    first, rows = items.missing(as_of)
-    if first is not None:
-        materialize(store, config.item_view, first, as_of)
-        written += rows
-        if progress is not None:
-            progress(rows)
-    items.published(as_of)
+    for own, _ in by_space(config, aggregators):
+        items = ItemsOnline(own, store)
+        first, rows = items.missing(as_of)
+        if first is not None:
+            materialize(store, own.item_view, first, as_of)
+            written += rows
+            if progress is not None:
+                progress(rows)
+        items.published(as_of)
     return written
 
 
-def restamp(
-    config: Config,
-    as_of: datetime,
-    created_timestamp: datetime,
-    aggregators: Sequence[Aggregator] | None = None,
-) -> int:
-    """Set the created_timestamp of a snapshot's rows: since when they can be read online.
-
-    Each partition is replaced in one step. Returns the number of rows.
-    """
-    aggregators = chosen(config, aggregators)
-    rows = 0
-    with connect(config) as con:
-        for view in views(aggregators):
-            file = partition(config.layout.table(view), as_of)
-            with replacing(file) as temporary:
-                copy(
-                    con,
-                    "select * replace ($created::timestamptz as created_timestamp) from "
-                    "read_parquet($file, hive_partitioning = false)",
-                    temporary,
-                    {"created": created_timestamp, "file": str(file)},
-                )
-            rows += pq.read_metadata(file).num_rows
-    return rows
-
-
-def views(aggregators: Sequence[Aggregator]) -> list[str]:
+def views(aggregators: Sequence[Aggregator], with_sequences: bool = True) -> list[str]:
     """Return the names of the member views, each of which has one snapshot per day."""
-    return [SEQUENCE_VIEW, *(aggregator.view for aggregator in aggregators)]
+    return [SEQUENCE_VIEW] * with_sequences + [aggregator.view for aggregator in aggregators]
 
 
 def materialize(store: FeatureStore, view: str, first: datetime, last: datetime) -> None:

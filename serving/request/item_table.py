@@ -61,10 +61,9 @@ def table_key(config: Config) -> str:
     """
     parts = _parts(config)
     if not parts:
-        encoder = config.items.encoder
         raise InputError(
-            f"expected item vectors of {encoder.name} v{encoder.version} in "
-            f"{config.items_dir}, got none; `activity run` builds them"
+            f"expected item vectors of {config.space} in {config.items_dir}, got none; "
+            "`activity run` builds them"
         )
     marks = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in parts]
     return hashlib.sha256(repr(marks).encode()).hexdigest()[:16]
@@ -75,7 +74,7 @@ def _parts(config: Config) -> list[Path]:
 
 
 def _folder(config: Config) -> Path:
-    return config.layout.item_table(config.items.encoder.name, config.items.encoder.version)
+    return config.layout.item_table(config.space)
 
 
 @contextmanager

@@ -66,7 +66,7 @@ class RequestMetrics:
     def serving(self, requests: RequestTime) -> None:
         """Note which items and models are served now."""
         self.items.set(len(requests.items))
-        loaded = requests.models.loaded
+        loaded = requests.loaded
         served = {(model.aggregator.view, model.model_version) for model in loaded}
         for labels in served | self._served:
             self.models.labels(*labels).set(labels in served)

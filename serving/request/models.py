@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.backend import tf
-from models.manifest import MANIFEST
 from models.packaging import Loaded, load
 from models.sequences import Padded
 from models.spec import Aggregator
@@ -105,7 +104,7 @@ class CompiledModels:
 
 def packaged_of(config: Config, lines: Sequence[Aggregator]) -> list[Aggregator]:
     """Return the lines whose aggregator is packaged."""
-    return [line for line in lines if (line.artifact(config) / MANIFEST).exists()]
+    return [line for line in lines if line.is_packaged(config)]
 
 
 def weights_of(config: Config, aggregator: Aggregator) -> str:

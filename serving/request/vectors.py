@@ -5,7 +5,7 @@ padding, and the packaged aggregator computes the vector.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Self
@@ -16,9 +16,11 @@ from feast import FeatureStore
 from numpy.typing import NDArray
 
 from models.item_versions import ItemVersions
-from models.lines import lines_of
+from models.lines import by_space
+from models.packaging import Loaded
 from models.sequences import pad
 from models.spec import Aggregator
+from operations.fits import embedded_lines
 from serving.request.item_table import open_item_table, table_key
 from serving.request.models import CompiledModels, packaged_of, weights_of
 from serving.request.sequences import FIELDS, Event, Id, check_ids, stored_states, unseen
@@ -77,7 +79,7 @@ class RequestTime:
         catalogue: Callable[[], Sequence[Aggregator]] | None = None,
     ) -> None:
         self._config = config
-        self._catalogue = catalogue or partial(lines_of, config)
+        self._catalogue = catalogue or partial(embedded_lines, config)
         fields = [f"{SEQUENCE_VIEW}:{name}" for name in FIELDS]
         self._reader = Reader(store, fields, event_timestamps=True)
         packaged = packaged_of(config, self._catalogue())
@@ -86,8 +88,11 @@ class RequestTime:
                 f"expected at least one packaged aggregator in {config.layout.artifacts}, got "
                 "none; first: activity run"
             )
-        # One tuple, so that both change together: a request reads it once.
-        self._state = (open_item_table(config), CompiledModels(config, packaged))
+        # One tuple, so that all change together: a request reads it once.
+        self._spaces = tuple(
+            _InSpace(own, open_item_table(own), CompiledModels(own, lines))
+            for own, lines in by_space(config, packaged)
+        )
 
     def embed(
         self,
@@ -112,7 +117,7 @@ class RequestTime:
                 action, or an as_of before a stored row.
             stores.read.ReadError: the store holds no such table.
         """
-        items, models = self._state
+        spaces = self._spaces
         timestamp = datetime.now(UTC) if as_of is None else as_of.astimezone(UTC)
         if not member_ids:
             raise InputError("expected at least one member, got none")
@@ -128,14 +133,21 @@ class RequestTime:
         now = microseconds(timestamp)
         folded = fold(self._config.rules, states, arrived, now)
         rows = to_sequences(self._config.rules, ids, folded.states, now, timestamp)
-        padded = pad(rows, items.at(timestamp), self._config.rules, timestamp)
+        vectors: dict[str, dict[str, NDArray[np.float32]]] = {}
+        for space in spaces:
+            padded = pad(rows, space.items.at(timestamp), self._config.rules, timestamp)
+            vectors |= space.models.embed(space.items.vectors, padded)
         embedded = Embedded(
             as_of=timestamp,
-            vectors=models.embed(items.vectors, padded),
+            vectors=vectors,
             counts={name: rows[name].to_numpy() for name in self._config.rules.count_columns},
             last_action_at=folded.states.last.view("M8[us]"),  # NO_TIME is NaT's number
             sequence_at=sequence_at,
-            model_versions={m.aggregator.view: m.model_version for m in models.loaded},
+            model_versions={
+                model.aggregator.view: model.model_version
+                for space in spaces
+                for model in space.models.loaded
+            },
             held_back=folded.held,
         )
         if len(index) == len(member_ids):
@@ -152,29 +164,36 @@ class RequestTime:
         Requests use the old ones until the new ones are loaded and compiled. After a failure the
         old ones stay.
         """
-        items, models = self._state
+        before = {space.config.space: space for space in self._spaces}
         lines = self._catalogue()
         packaged = packaged_of(self._config, lines)
-        # A line whose package is missing for a moment, while it is made again, is served on.
         gone = {line.view for line in lines} - {line.view for line in packaged}
-        weights = {line.view: weights_of(self._config, line) for line in packaged}
-        if weights != models.weights and not gone & models.weights.keys():
-            models = CompiledModels(self._config, packaged)
-        if table_key(self._config) != items.key:
-            items = open_item_table(self._config)
-        changed = (items, models) != self._state
-        self._state = (items, models)
+        if gone & {model.aggregator.view for model in self.loaded}:
+            # A line whose package is missing for a moment, while it is made again, is served on.
+            after = {space: old.with_new_items() for space, old in before.items()}
+        else:
+            after = {
+                own.space: _refreshed(before.get(own.space), own, of_space)
+                for own, of_space in by_space(self._config, packaged)
+            }
+        changed = after != before
+        self._spaces = tuple(after.values())
         return changed
 
     @property
     def items(self) -> ItemVersions:
-        """The item table that requests use now."""
-        return self._state[0]
+        """The item table of the first space, the newest fit's."""
+        return self._spaces[0].items
 
     @property
-    def models(self) -> CompiledModels:
-        """The models that requests use now."""
-        return self._state[1]
+    def loaded(self) -> list[Loaded]:
+        """The aggregators that requests use now."""
+        return [model for space in self._spaces for model in space.models.loaded]
+
+    @property
+    def traces(self) -> int:
+        """How many graphs were built."""
+        return sum(space.models.traces for space in self._spaces)
 
     def close(self) -> None:
         """Close the connections to the online store."""
@@ -185,6 +204,30 @@ class RequestTime:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@dataclass(frozen=True)
+class _InSpace:
+    """The items of one space, and the aggregators that read it."""
+
+    config: Config
+    items: ItemVersions
+    models: CompiledModels
+
+    def with_new_items(self) -> "_InSpace":
+        """Return it with the present item parts; itself where there are no new ones."""
+        if table_key(self.config) == self.items.key:
+            return self
+        return replace(self, items=open_item_table(self.config))
+
+
+def _refreshed(old: _InSpace | None, config: Config, lines: Sequence[Aggregator]) -> _InSpace:
+    weights = {line.view: weights_of(config, line) for line in lines}
+    if old is None:
+        return _InSpace(config, open_item_table(config), CompiledModels(config, lines))
+    if old.models.weights != weights:
+        old = replace(old, models=CompiledModels(config, lines))
+    return old.with_new_items()
 
 
 def _refuse_past(ids: pa.Array, sequence_at: NDArray[np.datetime64], as_of: datetime) -> None:

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from feast import FeatureStore
 
-from models.lines import chosen
 from models.spec import Aggregator
+from operations.fits import chosen
 from operations.ledger import Ledger, ledger_exists
 from serving import publish
 from serving.stream.bus.messages import StreamEvent

@@ -68,8 +68,10 @@ def test_everything_says_what_it_is_and_whose(config):
     assert view.tags == {
         "aggregator": "decay",
         "aggregator_version": "1",
+        "aggregator_fit": "1",
         "item_encoder": "tfidf_svd",
         "item_encoder_version": "1",
+        "item_encoder_fit": "1",
     }
 
 

@@ -206,7 +206,7 @@ def test_an_encoder_version_never_reads_the_vectors_of_another(tmp_path: Path) -
     write_items(config, ITEMS)
     write_sequences(config, MEMBERS)
     encoder = {"text": ["title"], "encoder": {"version": 2}}
-    with pytest.raises(InputError, match="expected item vectors of tfidf_svd v2"):
+    with pytest.raises(InputError, match="expected item vectors of tfidf_svd_v2"):
         embed(tiny_config(tmp_path / "other", data_dir=config.data_dir, items=encoder), ())
 
 

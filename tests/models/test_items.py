@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pytest
 from models.items import build_items
 from models.items.kinds import ENCODERS
 from models.items.protocol import Document, ItemEncoder
+from models.items.saved import fitted_until
 from models.items.tfidf_svd import TfidfSvd, tokens
 from tests.worlds.tiny_models import UTC_US, tiny_config
 from transformations.config import ROOT, Config
@@ -63,9 +65,11 @@ def write_staged(config: Config, columns: dict[str, pa.Array]) -> None:
     pq.write_table(pa.table(columns), folder / "part-0.parquet")
 
 
-def build(config: Config, as_of: datetime = AS_OF) -> TableReport:
+def build(
+    config: Config, as_of: datetime = AS_OF, fit_before: datetime = FIT_BEFORE
+) -> TableReport:
     with connect(config) as con:
-        return build_items(config, con, as_of)
+        return build_items(config, con, as_of, fit_before)
 
 
 def items(config: Config) -> dict[tuple[Any, datetime], list[float]]:
@@ -216,6 +220,7 @@ def test_the_columns_of_items(config: Config) -> None:
         "available_at timestamp[us, tz=UTC]",
         "encoder string",
         "encoder_version int64",
+        "encoder_fit int64",
     ]
     assert {*table["encoder"].to_pylist()} == {"tfidf_svd"}
     assert {*table["encoder_version"].to_pylist()} == {1}
@@ -244,14 +249,39 @@ def test_a_vector_is_not_available_before_its_fit(config: Config) -> None:
     assert (100, FIT_BEFORE + timedelta(days=1)) in items(config)
 
 
-def test_fit_before_comes_from_the_configuration(tmp_path: Path) -> None:
+def test_the_first_build_alone_says_what_the_fit_sees(config: Config) -> None:
     limit = FIT_BEFORE - timedelta(hours=1)
-    encoder = {"fit_before": limit.isoformat()}
-    config = tiny_config(tmp_path, dim=2, items={"text": ["title"], "encoder": encoder})
+    stage(config, OLD)
+    assert fitted_until(config) is None
+    build(config, fit_before=limit)
+    assert fitted_until(config) == limit
+    assert {available for _, available in items(config)} == {limit}
+    stage(config, [*OLD, (200, AS_OF, "Nurse", None)])
+    build(config, AS_OF + timedelta(days=1), fit_before=AS_OF)
+    assert fitted_until(config) == limit
+
+
+def test_a_part_of_before_there_were_fits_is_of_the_first(config: Config) -> None:
     stage(config, OLD)
     build(config)
-    assert manifest(config)["fit_before"] == limit.isoformat()
-    assert {available for _, available in items(config)} == {limit}
+    (part,) = part_files(config.items_dir)
+    pq.write_table(pq.ParquetFile(part).read().drop_columns(["encoder_fit"]), part)
+    stage(config, [*OLD, (200, AS_OF, "Nurse", None)])
+    assert build(config).rows_out == 1
+    assert len(items(config)) == len(OLD) + 1
+
+
+def test_another_fit_is_another_space_beside_the_first(config: Config) -> None:
+    stage(config, OLD)
+    build(config)
+    before = items(config)
+    second = config.in_space(replace(config.space, fit=2))
+    build(second, fit_before=FIT_BEFORE - timedelta(days=4))
+    assert items(config) == before
+    assert second.items_dir.name == "version=1_f2"
+    rows = pq.ParquetFile(part_files(second.items_dir)[0]).read()
+    assert {*rows["encoder_fit"].to_pylist()} == {2}
+    assert {available for _, available in items(second)} == {FIT_BEFORE - timedelta(days=4)}
 
 
 def test_a_later_build_encodes_only_what_is_new_with_the_same_fit(config: Config) -> None:
@@ -321,17 +351,6 @@ def test_text_ids(tmp_path: Path) -> None:
 # What is refused.
 
 
-def test_a_snapshot_before_the_fit_is_refused(config: Config) -> None:
-    stage(config, OLD)
-    build(config)
-    build(config, FIT_BEFORE)
-    early = FIT_BEFORE - timedelta(microseconds=1)
-    with pytest.raises(InputError, match="would see the future") as error:
-        build(config, early)
-    for part in ("tfidf_svd v1", "2026-02-01 00:00", "2026-01-31 23:59", "encoder.fit_before"):
-        assert part in str(error.value)
-
-
 @pytest.mark.parametrize(
     ("changes", "values"),
     [
@@ -344,18 +363,8 @@ def test_a_snapshot_before_the_fit_is_refused(config: Config) -> None:
             {"items": {"text": ["title"]}},
             r'categories: fitted with \["field"\], activity.yaml says \[\]',
         ),
-        (
-            {
-                "items": {
-                    "text": ["title"],
-                    "categories": ["field"],
-                    "encoder": {"fit_before": "2026-01-15"},
-                }
-            },
-            'fit_before: fitted with "2026-02-01T00:00:00.00:00", activity.yaml says "2026-01-15',
-        ),
     ],
-    ids=["dim", "text", "categories", "fit_before"],
+    ids=["dim", "text", "categories"],
 )
 def test_other_settings_under_the_same_version_are_refused(
     config: Config, changes: dict[str, Any], values: str

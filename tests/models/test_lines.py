@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from models import catalog
-from models.lines import chosen, lines_of
+from models.lines import by_space, catalogue_lines
 from models.spec import Average
 from transformations.config import Config, load_config
 from transformations.errors import InputError
+from transformations.names import Space
 
 
 @pytest.fixture
@@ -20,11 +21,9 @@ def config(tmp_path: Path) -> Config:
 
 
 def test_the_file_is_read_each_time(config: Config) -> None:
-    assert lines_of(config) == catalog.AGGREGATORS
+    assert catalogue_lines(config) == catalog.AGGREGATORS
     config.catalogue.write_text("AGGREGATORS = ()\n")
-    assert lines_of(config) == ()
-    assert chosen(config, [Average(version=7)]) == [Average(version=7)]
-    assert chosen(config, None) == ()
+    assert catalogue_lines(config) == ()
 
 
 @pytest.mark.parametrize(
@@ -39,5 +38,16 @@ def test_the_file_is_read_each_time(config: Config) -> None:
 def test_a_file_that_is_no_catalogue_is_named(config: Config, text: str, message: str) -> None:
     config.catalogue.write_text(text)
     with pytest.raises(InputError, match=message) as error:
-        lines_of(config)
+        catalogue_lines(config)
     assert str(config.catalogue) in str(error.value)
+
+
+def test_lines_come_together_by_the_space_that_they_read(config: Config) -> None:
+    second, own = Space("tfidf_svd", 1, fit=2), config.space
+    first, fitted, third = (Average(version=number) for number in (1, 2, 3))
+    found = [
+        (bound.space, [line.version for line in lines])
+        for bound, lines in by_space(config, [first, fitted.of_fit(2, second), third])
+    ]
+    assert found == [(own, [1, 3]), (second, [2])]
+    assert [(bound.space, lines) for bound, lines in by_space(config, [])] == [(own, [])]

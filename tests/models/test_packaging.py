@@ -58,6 +58,7 @@ def test_the_manifest_says_what_the_numbers_depend_on(tmp_path: Path) -> None:
     hashes = {key: manifest.pop(key) for key in ("weights_sha256", "files", "libraries")}
     assert manifest == {
         "name": "decay",
+        "fit": 1,
         "version": 1,
         "dim": 2,
         "window": "36h",
@@ -66,7 +67,7 @@ def test_the_manifest_says_what_the_numbers_depend_on(tmp_path: Path) -> None:
         "vectors": {"apply_embedding": 2, "save_embedding": 2, "dismiss_embedding": 2},
         "kind": "geometric_decay",
         "parameters": {"decay": 0.8},
-        "item_encoder": {"name": "tfidf_svd", "version": 1},
+        "item_encoder": {"name": "tfidf_svd", "version": 1, "fit": 1},
         "trained_until": None,
         "metrics": {},
     }
@@ -108,8 +109,10 @@ def test_the_identity_is_in_the_tags_and_in_the_model_version(tmp_path: Path) ->
     assert DECAY.identity(config) == {
         "aggregator": "decay",
         "aggregator_version": "1",
+        "aggregator_fit": "1",
         "item_encoder": "tfidf_svd",
         "item_encoder_version": "1",
+        "item_encoder_fit": "1",
         "weights_sha256": weights,
     }
     assert load(DECAY, config).model_version == f"decay_v1/{weights[:12]}/tfidf_svd_v1"
@@ -213,8 +216,8 @@ def test_other_weights_under_the_same_version_are_refused(tmp_path: Path) -> Non
         ),
         (
             {"items": {"text": ["title"], "encoder": {"version": 2}}},
-            '{"name": "tfidf_svd", "version": 1}',
-            '{"name": "tfidf_svd", "version": 2}',
+            '{"name": "tfidf_svd", "version": 1, "fit": 1}',
+            '{"name": "tfidf_svd", "version": 2, "fit": 1}',
         ),
     ],
     ids=["dim", "length", "window", "actions", "item_encoder"],

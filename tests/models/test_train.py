@@ -33,9 +33,9 @@ from models.training.train import (
     train_on,
 )
 from operations.ledger import Ledger
-from pipelines.daily import package_all
+from pipelines.fitting import fit_until, prepare
 from pipelines.progress import Stages
-from pipelines.training import first_until, line_of, train_line
+from pipelines.training import line_of, train_line
 from tests.worlds.taste import RECIPE, START, UNTIL, Taste, taste_world, write_day
 from transformations.config import ROOT, Config
 from transformations.duck import connect
@@ -290,22 +290,16 @@ def test_a_line_is_trained_packaged_and_registered(tmp_path: Path) -> None:
 
 
 def test_a_new_line_is_trained_by_the_daily_run(tmp_path: Path) -> None:
-    """On what lies a window before, so that the days since can be backfilled."""
-    config = taste_world(tmp_path, window="10d")
+    """On what lies before what is held back, so that the days since can be backfilled."""
+    config = taste_world(tmp_path, fit_holdback="10d")
+    until, shown = fit_until(config, UNTIL), stages(config)
+    formula = GeometricDecay(version=1, decay=0.5)
+    assert prepare(config, UNTIL, [formula, TASTE], shown) == [TASTE]
+    assert formula.is_packaged(config)
     with connect(config) as con:
-        package_all(
-            config, con, UNTIL, stages(config), [GeometricDecay(version=1, decay=0.5), TASTE]
-        )
-    assert TASTE.manifest(config)["trained_until"] == (UNTIL - config.window).isoformat()
-
-
-def test_where_all_activity_is_young_all_of_it_is_used(tmp_path: Path) -> None:
-    validation = timedelta(days=5)
-    config = taste_world(tmp_path, window="10d")
-    assert first_until(config, UNTIL, validation) == UNTIL - timedelta(days=10)
-    young = START + timedelta(days=12)
-    assert first_until(config, young, validation) == young
-    assert first_until(taste_world(tmp_path / "empty"), START, validation) == START
+        train_line(config, con, TASTE, until, shown)
+    assert TASTE.manifest(config)["trained_until"] == (UNTIL - timedelta(days=10)).isoformat()
+    assert prepare(config, UNTIL, [formula, TASTE], shown) == []
 
 
 def test_a_line_is_written_as_in_the_catalogue() -> None:

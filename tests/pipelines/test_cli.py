@@ -39,6 +39,8 @@ COMMANDS = [
     ["serve"],
     ["freshness"],
     ["stream"],
+    ["fit"],
+    ["retire"],
 ]
 
 

@@ -207,12 +207,12 @@ def test_what_cannot_be_answered_is_named(whole: RequestWorld) -> None:
 def test_nothing_is_traced_after_the_first_request_could_come(whole: RequestWorld) -> None:
     """One graph per size, made when it was opened, whatever sizes are asked for."""
     requests = whole.open()
-    assert requests.models.traces == len(SIZES)
+    assert requests.traces == len(SIZES)
     for members in (1, 2, 8, 9, 64, 65, 130):
         got = requests.embed(whole.members(members))
         shapes = {v.shape for fields in got.vectors.values() for v in fields.values()}
         assert shapes == {(members, 4)}
-    assert requests.models.traces == len(SIZES)
+    assert requests.traces == len(SIZES)
     requests.close()
 
 
@@ -271,7 +271,7 @@ def test_new_item_parts_and_new_lines_are_taken_between_two_requests(busy: Reque
     assert apply_vector(busy.requests) == vector(1)
     assert busy.requests.refresh()
     assert apply_vector(busy.requests) == vector("newer")
-    assert busy.requests.models.traces == len(SIZES)  # new items need no new graph
+    assert busy.requests.traces == len(SIZES)  # new items need no new graph
 
     busy.lines = (*PLAIN[:1], HALF)
     assert not busy.requests.refresh()  # not packaged yet

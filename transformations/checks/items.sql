@@ -20,8 +20,14 @@ broken as (
                 then 'embedding has the configured dimension'
             when not isfinite(list_sum(embedding)) then 'embedding is finite'
             when list_count(embedding) < $dim then 'embedding holds no null'
-            when not coalesce(encoder = $encoder and encoder_version = $encoder_version, false)
-                then 'encoder and version are the configured ones'
+            when
+                not coalesce(
+                    encoder = $encoder
+                    and encoder_version = $encoder_version
+                    and coalesce(encoder_fit, 1) = $encoder_fit,
+                    false
+                )
+                then 'encoder, version and fit are those of the space'
         end as rule,
         item_id,
         available_at,

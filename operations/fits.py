@@ -1,0 +1,266 @@
+"""Which fits there are: what each version became from data, which are served, which are retired.
+
+A version is a definition, raised by a person; a fit is a number that the ledger counts. The first
+fit of a version bears its name alone (decay_v1), later ones add theirs (decay_v1_f2). A new fit of
+an item space makes a new fit of every line that reads it. A fit freezes when something made by it
+was published or backfilled; from then on its name never stands for anything else, and it is served
+until it is retired, also when its line leaves the catalogue.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+
+from models.lines import Aggregator, catalogue_lines
+from models.manifest import MANIFEST
+from models.spec import Packaged
+from operations.ledger import METADATA, RUNS, Ledger, ledger_exists, now_text
+from transformations.config import Config
+from transformations.names import Space
+
+LINE, SPACE = "line", "space"
+Line = TypeVar("Line", bound=Aggregator)
+
+FITS = sa.Table(
+    "fit",
+    METADATA,
+    sa.Column("kind", sa.String, primary_key=True),
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("fit", sa.Integer, primary_key=True),
+    # Of a line: the item space that it reads, the path of a package made elsewhere, the stream.
+    sa.Column("encoder", sa.String),
+    sa.Column("encoder_version", sa.Integer),
+    sa.Column("encoder_fit", sa.Integer),
+    sa.Column("path", sa.String),
+    sa.Column("stream", sa.Boolean),
+    sa.Column("made_at", sa.String, nullable=False),
+    sa.Column("used_at", sa.String),
+    sa.Column("retired_at", sa.String),
+)
+
+
+class Fits:
+    """The fits of one workspace, as the ledger has them; without a ledger, none."""
+
+    def __init__(self, config: Config) -> None:
+        """Read the ledger; it is not made here."""
+        self.config = config
+        self._rows: list[dict[str, Any]] = []
+        if ledger_exists(config):
+            with Ledger(config).engine.connect() as connection:
+                rows = connection.execute(sa.select(FITS).order_by(*FITS.primary_key.columns))
+                self._rows = [dict(row) for row in rows.mappings()]
+
+    @property
+    def space(self) -> Space:
+        """The configured encoder version's newest fit; the next one where it has none."""
+        encoder = self.config.items.encoder
+        fits = self._served(SPACE, encoder.name, encoder.version)
+        newest = max((row["fit"] for row in fits), default=None)
+        if newest is None:
+            newest = self.next_fit(SPACE, encoder.name, encoder.version)
+        return Space(encoder.name, encoder.version, newest)
+
+    def next_fit(self, kind: str, name: str, version: int) -> int:
+        """Return the number after every fit that there ever was: a name never moves."""
+        return 1 + max((row["fit"] for row in self._of(kind, name, version)), default=0)
+
+    def bind(
+        self, lines: Iterable[Line], space: Space | None = None, anew: bool = False
+    ) -> list[Line]:
+        """Return lines of the catalogue, each as its newest fit in the present item space.
+
+        Args:
+            space: Another item space than the present one.
+            anew: Each as its next fit, which is to be made.
+        """
+        return [self._bind(line, space or self.space, anew) for line in lines]
+
+    def kept(self, current: Iterable[Aggregator]) -> list[Aggregator]:
+        """Return the fits that were used, are not retired, and are not among the current lines.
+
+        They are packages by now: the class and settings of their line may be gone.
+        """
+        return [line for line in self.other_fits(current) if self.is_kept(line)]
+
+    def other_fits(self, current: Iterable[Aggregator]) -> list[Aggregator]:
+        """Return every fit that there ever was, retired ones too, but the current lines'."""
+        present = {str(line) for line in current}
+        made = [self._package(row) for row in self._rows if row["kind"] == LINE]
+        return [line for line in made if str(line) not in present]
+
+    def is_used(self, made: Aggregator | Space) -> bool:
+        """Whether something made by this fit was published or backfilled: it is frozen."""
+        key = _key(made)
+        return any(row["used_at"] for row in self._rows if _of_row(row) == key)
+
+    def is_kept(self, line: Aggregator) -> bool:
+        """Whether a fit was used and is not retired."""
+        return any(
+            row["used_at"] is not None and row["retired_at"] is None
+            for row in self._rows
+            if _of_row(row) == _key(line)
+        )
+
+    def _served(self, kind: str, name: str, version: int) -> list[dict[str, Any]]:
+        return [row for row in self._of(kind, name, version) if row["retired_at"] is None]
+
+    def _of(self, kind: str, name: str, version: int) -> list[dict[str, Any]]:
+        key = (kind, name, version)
+        return [row for row in self._rows if (row["kind"], row["name"], row["version"]) == key]
+
+    def _bind(self, line: Line, space: Space, anew: bool) -> Line:
+        if isinstance(line, Packaged):
+            # Made elsewhere: it is what it is, in the fit of the space that its manifest names.
+            made = _space_of_package(self.config, line, space)
+            is_ours = (made.encoder, made.version) == (space.encoder, space.version)
+            return line.of_fit(1, made if is_ours else space)
+        fits = [
+            row["fit"]
+            for row in self._served(LINE, line.name, line.version)
+            if _space_of(row) == space
+        ]
+        if anew or not fits:
+            fits = [self.next_fit(LINE, line.name, line.version)]
+        return line.of_fit(max(fits), space)
+
+    def _package(self, row: dict[str, Any]) -> Aggregator:
+        key = row["name"], row["version"], row["fit"]
+        path = row["path"] or str(self.config.layout.artifact(*key))
+        package = Packaged(path, name=row["name"], version=row["version"], stream=row["stream"])
+        return package.of_fit(row["fit"], _space_of(row))
+
+
+def current_lines(config: Config) -> list[Aggregator]:
+    """Return the catalogue's lines, each as the fit that is served."""
+    return Fits(config).bind(catalogue_lines(config))
+
+
+def lines_of(config: Config) -> list[Aggregator]:
+    """Return all that is served: the catalogue's lines, then the fits that are kept."""
+    fits = Fits(config)
+    current = fits.bind(catalogue_lines(config))
+    return [*current, *fits.kept(current)]
+
+
+def embedded_lines(config: Config) -> list[Aggregator]:
+    """Return the fits that get new rows: all that is served but those that stand still."""
+    fits = Fits(config)
+    current = fits.bind(catalogue_lines(config))
+    return [*current, *(line for line in fits.kept(current) if not stands_still(line, config))]
+
+
+def stands_still(line: Aggregator, config: Config) -> list[str]:
+    """Return in what a kept fit differs from the configuration, so that it can make no new rows."""
+    from models.packaging import differences  # TensorFlow, where rows are made anyway
+
+    return differences(line, config)
+
+
+def say_kept(kept: Sequence[Aggregator], still: Sequence[Aggregator] = ()) -> list[str]:
+    """Say which fits are served beside the current ones, and how that ends."""
+    how = "activity retire NAME VERSION --fit FIT takes one down"
+    said = []
+    if kept:
+        said.append(f"kept beside the catalogue's newest: {', '.join(map(str, kept))}; {how}")
+    if still:
+        names = ", ".join(map(str, still))
+        said.append(
+            f"kept as they are, made with other settings, so without new rows: {names}; {how}"
+        )
+    return said
+
+
+def chosen(config: Config, lines: Sequence[Aggregator] | None) -> Sequence[Aggregator]:
+    """Return the lines that a caller gave, or all that is served where it gave none."""
+    return lines_of(config) if lines is None else lines
+
+
+def note_fits(config: Config, lines: Iterable[Aggregator], used: bool) -> None:
+    """Note that these fits, and the item spaces that they read, were made; or that they are used.
+
+    In one transaction: a new space and the lines that read it become current together.
+    """
+    lines = list(lines)
+    spaces = {line.config_of(config).space for line in lines} or {config.space}
+    fits: list[Aggregator | Space] = [*sorted(spaces), *lines]
+    now = now_text()
+    with Ledger(config).engine.begin() as connection:
+        for made in fits:
+            kind, name, version, fit = _key(made)
+            key = {"kind": kind, "name": name, "version": version, "fit": fit}
+            where = sa.and_(*(FITS.c[column] == value for column, value in key.items()))
+            if connection.execute(sa.select(FITS.c.fit).where(where)).first() is None:
+                values = key | _details(config, made) | {"made_at": now}
+                connection.execute(sa.insert(FITS).values(values))
+            if used:
+                unused = sa.and_(where, FITS.c.used_at.is_(None))
+                connection.execute(sa.update(FITS).where(unused).values(used_at=now))
+
+
+def retire_fit(config: Config, made: Aggregator | Space) -> None:
+    """Note that a fit is no longer served; its number is never given again."""
+    kind, name, version, fit = _key(made)
+    key = {"kind": kind, "name": name, "version": version, "fit": fit}
+    where = [FITS.c[column] == value for column, value in key.items()]
+    unretired = sa.and_(*where, FITS.c.retired_at.is_(None))
+    with Ledger(config).engine.begin() as connection:
+        connection.execute(sa.update(FITS).where(unretired).values(retired_at=now_text()))
+
+
+def adopt(config: Config) -> None:
+    """Note the packages of a workspace that published before there were fits, as first fits."""
+    with Ledger(config).engine.connect() as connection:
+        known = connection.execute(sa.select(sa.func.count()).select_from(FITS)).scalar_one()
+        published = sa.select(RUNS.c.run_id).where(RUNS.c.published_at.is_not(None)).limit(1)
+        if known or connection.execute(published).first() is None:
+            return
+    found: list[Aggregator] = []
+    for manifest in sorted(config.layout.artifacts.glob(f"*/v*/{MANIFEST}")):
+        number = manifest.parent.name.removeprefix("v")
+        if number.isdigit():
+            path, name = str(manifest.parent), manifest.parent.parent.name
+            package = Packaged(path, name=name, version=int(number))
+            space = _space_of_package(config, package, config.space)
+            found.append(package.of_fit(1, space))
+    note_fits(config, found, used=True)
+
+
+def _key(made: Aggregator | Space) -> tuple[str, str, int, int]:
+    if isinstance(made, Space):
+        return SPACE, made.encoder, made.version, made.fit
+    return LINE, made.name, made.version, made.fit
+
+
+def _of_row(row: dict[str, Any]) -> tuple[str, str, int, int]:
+    return row["kind"], row["name"], row["version"], row["fit"]
+
+
+def _details(config: Config, made: Aggregator | Space) -> dict[str, Any]:
+    if isinstance(made, Space):
+        return {}
+    space = made.config_of(config).space
+    own = isinstance(made, Packaged) and not config.path(made.path).is_relative_to(
+        config.layout.artifacts
+    )
+    return {
+        "encoder": space.encoder,
+        "encoder_version": space.version,
+        "encoder_fit": space.fit,
+        "path": made.path if own and isinstance(made, Packaged) else None,
+        "stream": made.stream,
+    }
+
+
+def _space_of(row: dict[str, Any]) -> Space:
+    return Space(row["encoder"], row["encoder_version"], row["encoder_fit"])
+
+
+def _space_of_package(config: Config, line: Packaged, present: Space) -> Space:
+    """Return the space that a package's manifest names; the present one where it is not there."""
+    if not line.is_packaged(config):
+        return present
+    made = line.manifest(config)["item_encoder"]
+    return Space(made["name"], made["version"], made["fit"])

@@ -1,0 +1,133 @@
+"""Snapshots of past timestamps, for training joins."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+
+import pyarrow.parquet as pq
+
+from models.embed import embed_snapshots
+from models.spec import Aggregator
+from operations.fits import Fits, note_fits
+from pipelines.daily import DAY, fill, stage_events, stage_the_items, without_vector
+from pipelines.fitting import fit_items, fit_until, lines_to_serve, prepare, seen_until
+from pipelines.progress import Stages
+from pipelines.training import train_line
+from transformations.config import Config
+from transformations.duck import connect
+from transformations.errors import InputError
+from transformations.last_actions import Snapshot
+from transformations.layout import partition
+from transformations.tables import build_sequences_of
+
+
+def run_backfill(
+    config: Config,
+    as_ofs: Sequence[datetime],
+    stages: Stages,
+    aggregators: Sequence[Aggregator] | None = None,
+    staged: bool = False,
+    step: timedelta = DAY,
+) -> list[datetime]:
+    """Build the snapshots of past timestamps for training joins; nothing goes online.
+
+    A snapshot that a live run published is kept as it is: its created_timestamp is a fact, not
+    an assumption. A fit makes no row before the moment that it saw last; what is left out for that
+    is said, with the command that makes an earlier fit. Returns the timestamps that were built.
+
+    Args:
+        staged: A run just before has read the sources and packaged the aggregators.
+        step: Time between two snapshots: members of the one before get a row too.
+
+    Raises:
+        InputError: no line was fitted on what was known before any of the timestamps.
+    """
+    kept = stages.ledger.published_as_ofs()
+    wanted = sorted(as_ofs)
+    with connect(config) as con:
+        if not staged:
+            # A row is "from the future" against the newest as_of that anything here was run for.
+            newest = max(wanted[-1], stages.ledger.newest_as_of() or wanted[-1])
+            stage_events(config, con, newest, stages)
+            stage_the_items(config, con, newest, stages)
+        served, _ = lines_to_serve(config, aggregators, stages)
+        config = config.in_space(Fits(config).space)
+        if not staged:
+            # What is fitted for the first time sees nothing of what is built.
+            until = min(fit_until(config, newest), wanted[0])
+            fit_items(config, con, wanted[0], until, served, stages)
+            for line in prepare(config, wanted[0], served, stages):
+                train_line(config, con, line, until, stages)
+        seen = {line.view: seen_until(line, config) or wanted[0] for line in served}
+        _say_too_early(served, seen, wanted, stages)
+        # A line may be newer than what was published: it gets its rows beside the others'.
+        lacking = {
+            at: [
+                line
+                for line in served
+                if at >= seen[line.view] and not (at in kept and _is_built(config, line, at))
+            ]
+            for at in wanted
+        }
+        built = [at for at in wanted if lacking[at]]
+        if not built:
+            return []
+        views = {line.view for at in built for line in lacking[at]}
+        note_fits(config, [line for line in served if line.view in views], used=True)
+        snapshots = {at: Snapshot(at, at - step, at + config.publish_delay) for at in built}
+        sequences = [snapshot for at, snapshot in snapshots.items() if at not in kept]
+        if sequences:
+            with stages.stage("member_sequences", total=len(sequences)) as stage:
+                fill(stage, build_sequences_of(config, con, sequences, stage.advance))
+                stage.note = _span([snapshot.as_of for snapshot in sequences])
+        for at_once in _together(lacking):
+            lines = lacking[at_once[0]]
+            with stages.stage("member_embeddings", total=_rows(config, at_once)) as stage:
+                some = [snapshots[at] for at in at_once]
+                report = embed_snapshots(config, con, some, lines, stage.advance)
+                stage.rows_in, stage.rows_out = report.members, sum(report.rows.values())
+                stage.note = without_vector(report)
+    return built
+
+
+def _is_built(config: Config, line: Aggregator, as_of: datetime) -> bool:
+    return partition(config.layout.embeddings(line.view), as_of).exists()
+
+
+def _together(lacking: Mapping[datetime, Sequence[Aggregator]]) -> list[list[datetime]]:
+    """Return the timestamps that the same lines are built for, together."""
+    groups: dict[tuple[str, ...], list[datetime]] = {}
+    for at, lines in lacking.items():
+        if lines:
+            groups.setdefault(tuple(line.view for line in lines), []).append(at)
+    return list(groups.values())
+
+
+def _rows(config: Config, as_ofs: Sequence[datetime]) -> int:
+    files = [partition(config.layout.sequences, at) for at in as_ofs]
+    return sum(pq.read_metadata(file).num_rows for file in files)
+
+
+def _span(as_ofs: Sequence[datetime]) -> str:
+    return f"{len(as_ofs)} snapshots, {as_ofs[0]:%Y-%m-%d} to {as_ofs[-1]:%Y-%m-%d}"
+
+
+def _say_too_early(
+    lines: Sequence[Aggregator],
+    seen: Mapping[str, datetime],
+    wanted: Sequence[datetime],
+    stages: Stages,
+) -> None:
+    """Say which rows are left out because their fit saw what came later; refuse if all are."""
+    early = [
+        f"{line} was fitted on what was known before {seen[line.view]:%Y-%m-%d %H:%M} UTC: "
+        f"{sum(at < seen[line.view] for at in wanted)} of {len(wanted)} snapshots are left out"
+        for line in lines
+        if wanted[0] < seen[line.view]
+    ]
+    if not early:
+        return
+    mend = f"For an earlier fit beside it: activity fit --until {wanted[0]:%Y-%m-%d}"
+    message = "\n".join([*early, mend])
+    if all(wanted[-1] < seen[line.view] for line in lines):
+        raise InputError(message)
+    stages.console.print(message, highlight=False, markup=False, soft_wrap=True)

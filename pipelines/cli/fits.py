@@ -1,0 +1,124 @@
+"""`activity fit`: fit the item space and the lines anew. `activity retire`: take a fit down."""
+
+import shutil
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from pipelines.cli.options import ConfigOption, DebugOption, confirm, read_timestamp, settings_of
+from pipelines.cli.quick_feast import import_feast
+from pipelines.progress import Stages, megabytes, number, plain_table, short
+from transformations.errors import InputError
+
+app = typer.Typer()
+console = Console()
+
+
+@app.command("fit", epilog="Example: activity fit --until 2026-01-31")
+def fit_command(
+    until: Annotated[
+        str | None,
+        typer.Option(
+            help="See nothing at or after this timestamp (UTC); default: fit_holdback before the "
+            "end of the last day that has events."
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Fit the item space anew, and all that learns in it, beside the fits that are in use."""
+    settings = settings_of(config)
+    given = read_timestamp(until) if until else None
+
+    import_feast()
+    from operations.fits import Fits, say_kept
+    from operations.ledger import Ledger
+    from pipelines.daily import end_of_last_day, last_midnight, stage_events, stage_the_items
+    from pipelines.fitting import fit_anew, fit_until
+    from transformations.duck import connect
+
+    ledger = Ledger(settings)
+    with ledger.lock(), ledger.run("fit", None) as run_id:
+        stages = Stages(console, ledger, run_id)
+        with connect(settings) as con:
+            now = max(last_midnight(), ledger.newest_as_of() or last_midnight())
+            stage_events(settings, con, now, stages)
+            stage_the_items(settings, con, now, stages)
+            timestamp = given or fit_until(settings, end_of_last_day(settings))
+            made = fit_anew(settings, con, now, timestamp, stages)
+    console.print()
+    console.print(stages.table())
+    fits = ", ".join(map(str, made))
+    console.print(f"{fits}: fitted on what was known before {timestamp:%Y-%m-%d %H:%M} UTC")
+    console.print("The next run and backfill make rows by them.")
+    for said in say_kept(Fits(settings).kept(made)):
+        console.print(said, highlight=False, soft_wrap=True)
+
+
+@app.command("retire", epilog="Example: activity retire decay 1 --fit 1 --yes")
+def retire_command(
+    name: Annotated[str, typer.Argument(help="A line's name.")],
+    version: Annotated[int, typer.Argument(min=1, help="Its version.")],
+    fit: Annotated[
+        int | None, typer.Option(min=1, help="One of its fits; default: all that are kept.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    config: ConfigOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Take down a line that left the catalogue, or a fit that has a newer one."""
+    settings = settings_of(config)
+
+    import_feast()
+    from models.lines import by_space
+    from operations.fits import Fits, current_lines, retire_fit
+    from operations.ledger import Ledger
+    from serving import publish
+
+    with Ledger(settings).lock():
+        current = current_lines(settings)
+        fits = Fits(settings)
+        # A retired one too: what a killed retire left of it goes now.
+        named = [
+            line
+            for line in fits.other_fits(current)
+            if (line.name, line.version) == (name, version) and fit in (None, line.fit)
+        ]
+        chosen = [line for line in named if fits.is_kept(line)] or named
+        if not chosen:
+            there = ", ".join(f"{x.name} {x.version} --fit {x.fit}" for x in fits.kept(current))
+            raise InputError(
+                f"expected a fit that is kept, got {name} {version}"
+                + (f" --fit {fit}" if fit else "")
+                + f". Kept are: {there or 'none'}. What {settings.catalogue} names is served: "
+                "take the line out first"
+            )
+        goes_on = [line for line in [*current, *fits.kept(current)] if line not in chosen]
+        spaces = {own.space for own, _ in by_space(settings, goes_on)} | {fits.space}
+        gone = {own.space for own, _ in by_space(settings, chosen)} - spaces
+        store = publish.open_store(settings)
+        views = {line.view for line in chosen} | {space.view for space in gone}
+        folders = [settings.layout.embeddings(line.view) for line in chosen]
+        folders += [settings.layout.items(space) for space in gone]
+        table = plain_table("To be removed")
+        table.add_column("what")
+        table.add_column("how much", justify="right")
+        for view, rows in publish.what_retires(store, views).items():
+            table.add_row(f"{view}, online rows", number(rows))
+        for folder in filter(lambda folder: folder.exists(), folders):
+            table.add_row(short(folder), f"{megabytes(folder):,.1f} MB")
+        for line in chosen:
+            table.add_row(f"{line.service}, which rankers read", "")
+        console.print(table)
+        confirm(yes, f"activity retire {name} {version}" + (f" --fit {fit}" if fit else ""))
+        # First: from here on nothing publishes them, and a killed retire can be run again.
+        for line in chosen:
+            retire_fit(settings, line)
+        for space in gone:
+            retire_fit(settings, space)
+        publish.retire_views(settings, store, views)
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+    kept = ", ".join(short(line.artifact(settings)) for line in chosen)
+    console.print(f"[green]✓[/] removed; the packages stay: {kept}", soft_wrap=True)

@@ -1,0 +1,242 @@
+"""What a run fits before it embeds: the item space, packages, weights; and what of it may change.
+
+A fit that nothing was published or backfilled from is made again when a setting changed or when it
+saw more than the as_of. One that was used is frozen, and refused instead (`operations.fits`).
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from duckdb import DuckDBPyConnection as Connection
+
+from models import packaging
+from models.items import build_items
+from models.items.saved import differences, fitted_until, folder_of
+from models.lines import by_space, catalogue_lines
+from models.spec import Aggregator, Learned, Packaged
+from operations.fits import SPACE, Fits, adopt, note_fits, say_kept, stands_still
+from pipelines.progress import Stages
+from pipelines.training import train_line
+from transformations.config import Config
+from transformations.errors import InputError
+from transformations.layout import files_between, span
+from transformations.timestamps import EPOCH
+
+HOLDBACK, SHARE = timedelta(days=28), 10
+"""What is held back of the newest data by default: 28 days, or a tenth of the span if shorter."""
+
+
+def lines_to_serve(
+    config: Config, aggregators: Sequence[Aggregator] | None, stages: Stages
+) -> tuple[list[Aggregator], list[Aggregator]]:
+    """Return the fits that get new rows, and those that only stay as they are.
+
+    The catalogue's lines come first, then the kept fits; lines that a caller gave come alone. What
+    is kept, and until when, is said.
+    """
+    adopt(config)
+    fits = Fits(config)
+    current = fits.bind(catalogue_lines(config) if aggregators is None else aggregators)
+    kept = fits.kept(current) if aggregators is None else []
+    still = [line for line in kept if stands_still(line, config)]
+    moving = [line for line in kept if line not in still]
+    for said in say_kept(moving, still):
+        stages.console.print(said, highlight=False, soft_wrap=True)
+    return [*current, *moving], still
+
+
+def fit_until(config: Config, as_of: datetime, at_least: timedelta = timedelta(0)) -> datetime:
+    """Return the time before which a run at `as_of` fits: as_of minus fit_holdback.
+
+    Args:
+        at_least: Hold back this much in any case: what is backfilled in the same run.
+    """
+    held_back = config.fit_holdback
+    if held_back is None:
+        ends = span(files_between(config.layout.activity, EPOCH, as_of))
+        held_back = min(HOLDBACK, (as_of - ends[0]) / SHARE) if ends else HOLDBACK
+    return (as_of - max(held_back, at_least)).replace(minute=0, second=0, microsecond=0)
+
+
+def seen_until(line: Aggregator, config: Config) -> datetime | None:
+    """Return the moment that a fit saw last, its space's included; None if it saw nothing.
+
+    Nothing that it makes may stand in a row before that moment.
+    """
+    own = line.config_of(config)
+    trained = line.manifest(own)["trained_until"]
+    moments = [fitted_until(own), datetime.fromisoformat(trained) if trained else None]
+    return max((moment.astimezone(UTC) for moment in moments if moment), default=None)
+
+
+def fit_items(
+    config: Config,
+    con: Connection,
+    as_of: datetime,
+    until: datetime,
+    lines: Sequence[Aggregator],
+    stages: Stages,
+) -> None:
+    """Encode the new items of every space that these lines read; fit a space that has no encoder.
+
+    Args:
+        as_of: The oldest timestamp that is built now; a fit that saw more and was never used is
+            made again.
+        until: A new fit sees nothing at or after it.
+
+    Raises:
+        InputError: a space in use was fitted with other settings.
+    """
+    fits = Fits(config)
+    for own, of_space in by_space(config, lines):
+        if own.items.embedding is None and not fits.is_used(own.space):
+            _fit_again(own, as_of, of_space, fits, stages)
+        elif own.space != fits.space and differences(own):
+            continue  # other text or categories are staged by now: its new items have no vector
+        with stages.stage("items") as stage:
+            table = build_items(own, con, as_of, until)
+            stage.rows_in, stage.rows_out = table.rows_in, table.rows_out
+            stage.refused, stage.note = table.refused, str(own.space)
+
+
+def prepare(
+    config: Config, as_of: datetime, lines: Sequence[Aggregator], stages: Stages
+) -> list[Learned]:
+    """Package the lines that need no training; return those that are to be trained.
+
+    A package that was never used and differs from the catalogue is made again.
+
+    Raises:
+        InputError: a package in use differs from the catalogue.
+    """
+    fits = Fits(config)
+    for line in lines:
+        if isinstance(line, Packaged):
+            continue
+        why = packaging.differences(line, config)
+        if line.is_packaged(config):
+            seen = line.manifest(config)["trained_until"]
+            if seen is not None and datetime.fromisoformat(seen) > as_of:
+                why.append(f"  trained_until: {seen}, after {as_of:%Y-%m-%d}")
+        if why and not fits.is_used(line):
+            _say_again(stages, str(line), why)
+            forget(config, line)
+    untrained = [
+        line for line in lines if isinstance(line, Learned) and not line.is_packaged(config)
+    ]
+    for line in lines:
+        registered = packaging.to_fetch(line, config)
+        if registered is not None:
+            with stages.stage("copy model") as stage:
+                packaging.package(line, config)
+                stage.note = "{} version {} from the model registry".format(*registered)
+    ready = [line for line in lines if line not in untrained]
+    if ready:
+        with stages.stage("package", total=len(ready)) as stage:
+            for line in ready:
+                packaging.package(line, config)
+                stage.advance(1)
+            stage.note = ", ".join(map(str, ready))
+    return untrained
+
+
+def fit_anew(
+    config: Config, con: Connection, as_of: datetime, until: datetime, stages: Stages
+) -> list[Aggregator]:
+    """Make a new fit of the item space and of every line, beside those that are in use.
+
+    It becomes the present one when all of it is made. Vectors that a table holds are fitted
+    elsewhere: then the lines get a new fit in the same space. Where the present fit was never used,
+    it is made again in its place.
+
+    Args:
+        as_of: Names the part of the item vectors.
+        until: The fit sees nothing at or after it.
+
+    Returns the lines as their new fits.
+    """
+    adopt(config)
+    fits = Fits(config)
+    space, lines = fits.space, catalogue_lines(config)
+    if config.items.embedding is None and fits.is_used(space):
+        space = replace(space, fit=fits.next_fit(SPACE, space.encoder, space.version))
+    made = [
+        fits.bind([line], space, anew=True)[0] if fits.is_used(present) else present
+        for line, present in zip(lines, fits.bind(lines, space), strict=True)
+        # A formula in the same space would be the same numbers under another name.
+        if isinstance(line, Learned) or (space != fits.space and not isinstance(line, Packaged))
+    ]
+    own = config.in_space(space)
+    if config.items.embedding is None:
+        forget_space(own, made)  # what a killed fit left
+    fit_items(own, con, as_of, until, made, stages)
+    for line in made:
+        forget(own, line)
+    for line in prepare(own, as_of, made, stages):
+        train_line(own, con, line, until, stages)
+    note_fits(own, made, used=False)
+    return made
+
+
+def forget(config: Config, line: Aggregator) -> None:
+    """Remove a fit that was never used: its package, and rows that no run published."""
+    shutil.rmtree(line.artifact(config), ignore_errors=True)
+    shutil.rmtree(config.layout.embeddings(line.view), ignore_errors=True)
+
+
+def forget_space(config: Config, lines: Sequence[Aggregator]) -> None:
+    """Remove the space of `config`, never used, and the fits of lines that learned in it."""
+    for line in lines:
+        if not isinstance(line, Packaged):
+            forget(config, line)
+    for folder in (
+        config.items_dir,
+        config.layout.item_table(config.space),
+        folder_of(config),  # last: while it is there, a killed run begins here again
+    ):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def refuse_future(config: Config, lines: Sequence[Aggregator], as_of: datetime) -> None:
+    """Raise InputError where a fit in use saw what happened at or after `as_of`."""
+    fits = Fits(config)
+    frozen = {
+        str(line): seen_until(line, config)
+        for line in lines
+        if line.is_packaged(config) and (isinstance(line, Packaged) or fits.is_used(line))
+    }
+    if fits.is_used(config.space):
+        frozen[f"the item encoder {config.space}"] = fitted_until(config)
+    for what, seen in frozen.items():
+        if seen is not None and as_of < seen:
+            raise InputError(
+                f"{what} was fitted on what was known before {seen:%Y-%m-%d %H:%M} UTC, so a "
+                f"snapshot of {as_of:%Y-%m-%d %H:%M} would see the future, and rows made by it are "
+                f"in use. For an earlier fit beside it: activity fit --until {as_of:%Y-%m-%d}. To "
+                "start again without it: activity reset"
+            )
+
+
+def _fit_again(
+    config: Config, as_of: datetime, lines: Sequence[Aggregator], fits: Fits, stages: Stages
+) -> None:
+    """Remove an unused fit of a space that no longer is what the configuration asks for."""
+    seen = fitted_until(config)
+    why = differences(config)
+    if seen is not None and seen > as_of:
+        why.append(f"  fitted on what was known before {seen:%Y-%m-%d}, after {as_of:%Y-%m-%d}")
+    if why:
+        _say_again(stages, str(config.space), why)
+        forget_space(config, [line for line in lines if not fits.is_used(line)])
+
+
+def _say_again(stages: Stages, what: str, why: Sequence[str]) -> None:
+    reasons = "\n".join(why)
+    stages.console.print(
+        f"{what} is made again; nothing made by it was used, and it differs:\n{reasons}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,97 @@
+"""Record since when a snapshot's rows can be read online: their created_timestamp.
+
+A row that is published again unchanged keeps its stamp: it could be read since then. So a rerun
+puts the published partitions aside before it builds them anew, and compares afterwards.
+"""
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from models.spec import Aggregator
+from operations.fits import chosen
+from serving.publish.snapshots import views
+from transformations.config import Config
+from transformations.duck import connect, copy, identifier
+from transformations.files import replacing
+from transformations.layout import as_of_name, partition
+
+STAMP = "created_timestamp"
+
+
+def set_aside(config: Config, as_of: datetime, aggregators: Sequence[Aggregator]) -> None:
+    """Keep the published partitions of a snapshot that is about to be built again.
+
+    What a killed rerun set aside is kept: it was published, and the partitions since were not.
+    """
+    folder = _aside(config, as_of)
+    for view in views(aggregators):
+        file, kept = partition(config.layout.table(view), as_of), folder / f"{view}.parquet"
+        if file.exists() and not kept.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            os.link(file, kept)  # no copy: a partition is replaced, never changed
+
+
+def restamp(
+    config: Config,
+    as_of: datetime,
+    created_timestamp: datetime,
+    aggregators: Sequence[Aggregator] | None = None,
+    with_sequences: bool = True,
+) -> int:
+    """Set the created_timestamp of a snapshot's rows: since when they can be read online.
+
+    A row that equals the one that was set aside keeps that one's. Each partition is replaced in one
+    step. Returns the number of rows.
+    """
+    aggregators = chosen(config, aggregators)
+    rows = 0
+    with connect(config) as con:
+        for view in views(aggregators, with_sequences):
+            file = partition(config.layout.table(view), as_of)
+            kept = _aside(config, as_of) / f"{view}.parquet"
+            parameters = {"created": created_timestamp, "file": str(file)}
+            query = STAMPED
+            columns = [name for name in pq.read_schema(file).names if name != STAMP]
+            if kept.exists() and {*columns, STAMP} == set(pq.read_schema(kept).names):
+                query = KEPT_WHERE_EQUAL.format(
+                    ours=_struct("new", columns), theirs=_struct("old", columns)
+                )
+                parameters["kept"] = str(kept)
+            with replacing(file) as temporary:
+                copy(con, query, temporary, parameters)
+            kept.unlink(missing_ok=True)
+            rows += pq.read_metadata(file).num_rows
+    with suppress(OSError):  # not there, or it holds the views of a later step
+        _aside(config, as_of).rmdir()
+    return rows
+
+
+STAMPED = """
+select * replace ($created::timestamptz as created_timestamp)
+from read_parquet($file, hive_partitioning = false)
+"""
+KEPT_WHERE_EQUAL = """
+select new.* replace (
+    case
+        when {ours} is not distinct from {theirs}
+            then least(old.created_timestamp, $created::timestamptz)
+        else $created::timestamptz
+    end as created_timestamp
+)
+from read_parquet($file, hive_partitioning = false) as new
+left join read_parquet($kept, hive_partitioning = false) as old on new.member_id = old.member_id
+order by new.member_id
+"""
+
+
+def _struct(table: str, columns: Sequence[str]) -> str:
+    return f"row({', '.join(f'{table}.{identifier(name)}' for name in columns)})"
+
+
+def _aside(config: Config, as_of: datetime) -> Path:
+    return config.layout.state / "aside" / as_of_name(as_of)
