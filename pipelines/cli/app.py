@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from pipelines.cli import check, evaluate, init, models, reset, serve, stream
+from pipelines.cli import check, evaluate, export, init, models, reset, serve, stream
 from pipelines.cli.options import (
     ConfigOption,
     DebugOption,
@@ -33,7 +33,7 @@ app = typer.Typer(
 )
 imports = typer.Typer(no_args_is_help=True, help="Read a public data set.")
 app.add_typer(imports, name="import")
-for part in (init, check, reset, models, evaluate, serve, stream):
+for part in (init, check, reset, export, models, evaluate, serve, stream):
     app.add_typer(part.app)
 
 console = Console()

@@ -31,6 +31,7 @@ COMMANDS = [
     ["backfill"],
     ["show"],
     ["status"],
+    ["export"],
     ["train"],
     ["tune"],
     ["models"],
@@ -106,6 +107,8 @@ def test_help(command):
         (["backfill", "--from", "2026-01-05", "--every", "week"], "expected a duration such as"),
         (["import", "movietweetings", "nowhere", "out"], "expected ratings.dat or ratings.dat.gz"),
         (["simulate"], "the configuration reads its events from data/simulated/events"),
+        (["export", "decay", "--to", "decay.csv"], "expected a file that ends in .parquet or .npz"),
+        (["export", "decay", "--to", "decay.npz"], "has no snapshot yet; first: activity run"),
         (["run", "--config", "nowhere.yaml"], "no configuration at nowhere.yaml"),
     ],
 )

@@ -1,0 +1,264 @@
+"""A workspace from Python: print what lies in it, take its tables as Arrow and its FeatureStore.
+
+>>> from pipelines import workspace
+>>> ws = workspace.open("ifdb")  # doctest: +SKIP
+>>> print(ws)  # doctest: +SKIP
+>>> ws.vectors("decay").to_pandas()  # doctest: +SKIP
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from models.lines import lines_of
+from operations.ledger import Ledger, ledger_exists
+from pipelines.progress import number, plain_table
+from transformations import names
+from transformations.config import Config, load_config
+from transformations.duck import connect, count, parquet
+from transformations.errors import InputError
+from transformations.layout import (
+    parse_as_of_name,
+    part_files,
+    partition,
+    partition_files,
+    partitions,
+    span,
+)
+from transformations.timestamps import as_utc
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from duckdb import DuckDBPyConnection
+    from feast import FeatureStore
+
+WIDTH = 100
+FIRST = "first: activity run"
+LISTED = 6
+"""How many snapshots an error lists one by one."""
+
+
+def open(path: str | Path | None = None) -> "OpenWorkspace":  # noqa: A001 - workspace.open
+    """Open a workspace; nothing is read yet, and nothing is ever written.
+
+    Args:
+        path: As for `--config`: a bare name in workspaces/, a folder, or a configuration file.
+            Default: $ACTIVITY_CONFIG, else the workspace that the process stands in.
+
+    Raises:
+        InputError: there is no such workspace, or its configuration is wrong.
+    """
+    return OpenWorkspace(load_config(path))
+
+
+@dataclass(frozen=True)
+class Held:
+    """What lies in one table.
+
+    Attributes:
+        name: The table, or the view whose rows it holds.
+        parts: How many files.
+        rows: In all of them.
+        first, last: The oldest and the newest event, or snapshot; None where there is none, and for
+            item vectors.
+    """
+
+    name: str
+    parts: int
+    rows: int
+    first: datetime | None = None
+    last: datetime | None = None
+
+
+@dataclass(frozen=True)
+class OpenWorkspace:
+    """What a workspace holds. Printed: its last run, its tables and views, their sizes and spans.
+
+    Attributes:
+        config: Its configuration.
+    """
+
+    config: Config
+
+    @cached_property
+    def store(self) -> "FeatureStore":
+        """Feast's store of this workspace, whatever folder the process stands in."""
+        from serving.publish import open_store  # Feast: seconds
+
+        return open_store(self.config)
+
+    def activity(self) -> "pa.Table":
+        """Return every action: member_id, item_id, action, event_timestamp, ingested_at.
+
+        Raises:
+            InputError: none was staged yet.
+        """
+        files = partition_files(self.config.layout.activity)
+        if not files:
+            raise InputError(f"no action was staged yet into {self.config.data}; {FIRST}")
+        return _read(files)
+
+    def sequences(self, as_of: datetime | None = None) -> "pa.Table":
+        """Return each member's last actions, as of a snapshot: `rows` of that view."""
+        return self.rows(names.SEQUENCE_VIEW, as_of)
+
+    def vectors(self, name: str, as_of: datetime | None = None) -> "pa.Table":
+        """Return each member's vectors by an aggregator, as of a snapshot: `rows` of its view."""
+        return self.rows(name, as_of)
+
+    def items(self, as_of: datetime | None = None) -> "pa.Table":
+        """Return each item's newest vector by a timestamp: `rows` of the item view."""
+        return self.rows(self.config.item_view, as_of)
+
+    def rows(self, name: str, as_of: datetime | None = None) -> "pa.Table":
+        """Return the rows of one view's snapshot, in the columns of docs/architecture.md.
+
+        Args:
+            name: A view, or an aggregator's name, which stands for its newest line.
+            as_of: The snapshot; without a zone it is UTC. Default: the newest. The item view has no
+                snapshots: it takes any timestamp, by default that of the newest sequences.
+
+        Raises:
+            InputError: there is no such view or snapshot; the message lists those that are there.
+        """
+        wanted = None if as_of is None else as_utc(as_of)
+        lines = sorted(lines_of(self.config), key=lambda line: line.version)
+        view = {line.name: line.view for line in lines}.get(name, name)
+        if view not in self.views():
+            raise InputError(
+                f"expected a view of {self.config.file} ({', '.join(self.views())}) or an "
+                f"aggregator's name, got {name!r}"
+            )
+        if view == self.config.item_view:
+            return self._items(wanted or self._snapshot(names.SEQUENCE_VIEW, None))
+        return _read([partition(self.config.layout.table(view), self._snapshot(view, wanted))])
+
+    def views(self) -> list[str]:
+        """Name the views: the sequences, the catalogue's, others that have snapshots, the items."""
+        embeddings = self.config.layout.all_embeddings
+        there = sorted(path.name for path in embeddings.glob("*") if partitions(path))
+        declared = [line.view for line in lines_of(self.config)]
+        return list(dict.fromkeys([names.SEQUENCE_VIEW, *declared, *there, self.config.item_view]))
+
+    def snapshots(self, view: str) -> list[datetime]:
+        """Return the as_of of each snapshot of a member view, oldest first."""
+        return partitions(self.config.layout.table(view))
+
+    def tables(self) -> list[Held]:
+        """Return what lies in each table: the actions, the refused rows, the views."""
+        layout = self.config.layout
+        folders = {"activity": layout.activity, "quarantine": layout.quarantine}
+        folders |= {view: layout.table(view) for view in self.views()[:-1]}
+        held = []
+        with connect(self.config) as con:
+            for name, folder in folders.items():
+                files = partition_files(folder)
+                ends = span(files) if name == "activity" else _ends(files)
+                held.append(Held(name, len(files), _count(con, files), *(ends or ())))
+            files = part_files(self.config.items_dir)
+            held.append(Held(self.config.item_view, len(files), _count(con, files)))
+        return held
+
+    def __str__(self) -> str:
+        text = StringIO()
+        console = Console(file=text, width=WIDTH, highlight=False)
+        console.print(f"workspace {self.config.root.name}, {self.config.root}", soft_wrap=True)
+        console.print(self._last_run(), soft_wrap=True)
+        console.print()
+        console.print(table_of(self.tables()))
+        return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())
+
+    def _last_run(self) -> str:
+        runs = Ledger(self.config).last_runs(1) if ledger_exists(self.config) else []
+        if not runs:
+            return f"nothing was run yet; {FIRST}"
+        (run,) = runs
+        of = f" as of {run['as_of'][:10]}" if run["as_of"] else ""
+        online = ", online" if run["published_at"] else ""
+        started = run["started_at"][:16].replace("T", " ")
+        return f"last run: {run['command']}{of}, {run['status']}{online}; started {started} UTC"
+
+    def _snapshot(self, view: str, as_of: datetime | None) -> datetime:
+        there = self.snapshots(view)
+        if not there:
+            raise InputError(f"{view} has no snapshot yet; {FIRST}")
+        if as_of is None:
+            return there[-1]
+        if as_of not in there:
+            asked = day(as_of)
+            typed = asked.replace(" ", "T")
+            raise InputError(
+                f"expected the as_of of a snapshot of {view} ({_listed(there)}), got {asked}; to "
+                f"build it: activity backfill --from {typed} --to {typed}"
+            )
+        return as_of
+
+    def _items(self, as_of: datetime) -> "pa.Table":
+        import pyarrow as pa
+
+        from models.sequences import read_items
+
+        encoder = self.config.items.encoder
+        with connect(self.config) as con:
+            read_items(self.config, con, as_of)
+            items: pa.Table = con.sql("from newest_items order by item_id").to_arrow_table()
+        if not items.num_rows:
+            raise InputError(f"no item had a vector by {day(as_of)}; name a later as_of")
+        for name, value in (("encoder", encoder.name), ("encoder_version", encoder.version)):
+            items = items.append_column(name, pa.repeat(pa.scalar(value), items.num_rows))
+        return items
+
+
+def table_of(held: Iterable[Held]) -> Table:
+    """Lay out what lies in each table; dates stay whole where a long name has to be folded."""
+    table = plain_table("Tables")
+    table.add_column("table", overflow="fold")
+    for name in ("parts", "rows"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("first", "last"):
+        table.add_column(name, no_wrap=True)
+    for one in held:
+        ends = ("" if end is None else day(end) for end in (one.first, one.last))
+        table.add_row(one.name, number(one.parts), number(one.rows), *ends)
+    return table
+
+
+def day(timestamp: datetime) -> str:
+    """Write a timestamp in UTC, its time only where it is not midnight.
+
+    >>> from datetime import UTC
+    >>> day(datetime(2026, 1, 31, tzinfo=UTC)), day(datetime(2026, 1, 31, 6, 30, tzinfo=UTC))
+    ('2026-01-31', '2026-01-31 06:30')
+    """
+    utc = as_utc(timestamp)
+    return f"{utc:%Y-%m-%d}" if utc.time() == datetime.min.time() else f"{utc:%Y-%m-%d %H:%M}"
+
+
+def _count(con: "DuckDBPyConnection", files: list[Path]) -> int:
+    return count(con, f"select count(*) from {parquet(files)}") if files else 0
+
+
+def _ends(files: Sequence[Path]) -> tuple[datetime, datetime] | None:
+    """Return the first and the last of the periods or snapshots that files are named after."""
+    keys = [parse_as_of_name(file.parent.name.partition("=")[2]) for file in files]
+    return (min(keys), max(keys)) if keys else None
+
+
+def _listed(there: Sequence[datetime]) -> str:
+    if len(there) <= LISTED:
+        return ", ".join(map(day, there))
+    return f"{len(there)} from {day(there[0])} to {day(there[-1])}"
+
+
+def _read(files: Sequence[Path]) -> "pa.Table":
+    import pyarrow.parquet as pq
+
+    # No columns of the folders' names: as_of is a row's event_timestamp.
+    return pq.read_table(files, partitioning=None)
