@@ -185,8 +185,8 @@ def recipe_of(aggregator: Aggregator) -> Recipe:
     """
     if not isinstance(aggregator, Learned):
         raise InputError(
-            f"{aggregator.name} v{aggregator.version} has nothing to train: expected a line of "
-            f"models/catalog.py with a recipe, such as LearnedDecay(version=1)"
+            f"{aggregator.name} v{aggregator.version} has nothing to train: expected a line of the "
+            "catalogue with a recipe, such as LearnedDecay(version=1)"
         )
     return aggregator.recipe
 

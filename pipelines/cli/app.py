@@ -3,6 +3,7 @@
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -89,7 +90,7 @@ def simulate_command(
 
 @imports.command(
     "movietweetings",
-    epilog="Example: activity import movietweetings ~/movietweetings data/movietweetings/source",
+    epilog="Example: activity import movietweetings ~/movietweetings data/movietweetings",
 )
 def import_movietweetings_command(
     source: Annotated[Path, typer.Argument(help="Folder with ratings.dat[.gz], movies.dat[.gz].")],
@@ -105,6 +106,13 @@ def import_movietweetings_command(
         f"[green]✓[/] {number(report.events)} events and {number(report.items)} items in "
         f"{short(destination)}; {number(report.refused)} lines refused"
         + (f" (see {short(destination / 'refused.txt')})" if report.refused else ""),
+        soft_wrap=True,
+    )
+    console.print(
+        "To make a workspace of them: activity init movietweetings "
+        f"--events {quote(short(destination / 'events.parquet'))} "
+        f"--items {quote(short(destination / 'items.parquet'))}",
+        highlight=False,
         soft_wrap=True,
     )
 

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipelines.init import actions, database, events, items, look, write
-from pipelines.init.guess import Guess, rows, step, window
+from pipelines.init.guess import Guess, fit_before, rows, step, window
 from pipelines.init.look import Connection, Source
 from pipelines.init.settings import activity_yaml
 from pipelines.progress import short
@@ -133,14 +133,18 @@ def _guess(console: Console, con: Connection, seen: Mapping[str, Source], asked:
             guessed_actions.of("positive"),
             guessed_actions.of("negative"),
         )
+    length = window(reach)
+    # Items that are always known, and vectors made elsewhere, need no time before which to fit.
+    fits = guessed_items and guessed_items.embedding is None and guessed_items.available_at
     return Guess(
         guessed_events,
         guessed_items,
         member_type,
         item_type,
         guessed_actions,
-        window(reach),
+        length,
         step(reach),
+        fit_before(reach, length.value) if fits else None,
     )
 
 
@@ -166,7 +170,7 @@ def _refuse_lone_options(asked: Asked) -> None:
 
 
 def _say(console: Console, guess: Guess, place: Path) -> None:
-    name = shlex.quote(short(place))
+    name, file = shlex.quote(short(place)), short(place / "activity.yaml")
     console.print(f"[green]✓[/] {escape(name)} is a workspace", soft_wrap=True, highlight=False)
     for source in (guess.events, guess.items):
         if source is not None:
@@ -177,15 +181,16 @@ def _say(console: Console, guess: Guess, place: Path) -> None:
         console.print(table(lines))
     else:
         console.print(
-            f"Nothing was looked at: fill in events.source and items.source in "
-            f"{escape(short(place / 'activity.yaml'))}",
+            f"Nothing was looked at: fill in events.source and items.source in {escape(file)}",
             soft_wrap=True,
             highlight=False,
         )
     missing = [key for key in ("events", "items") if getattr(guess, key) is None]
     if lines and missing:
-        console.print(f"\nStill to fill in, in its activity.yaml: {missing[0]}.source")
-    console.print("\nA wrong guess: change it in activity.yaml. Then:", highlight=False)
+        console.print(f"\nStill to fill in, in {escape(file)}: {missing[0]}.source", soft_wrap=True)
+    console.print(
+        f"\nA wrong guess: change it in {escape(file)}. Then:", soft_wrap=True, highlight=False
+    )
     for command in ("check", "run"):
         console.print(
             f"  activity {command} --config {escape(name)}", soft_wrap=True, highlight=False

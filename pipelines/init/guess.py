@@ -26,6 +26,7 @@ class Guess:
     actions: ActionsGuess | None = None
     window: Choice | None = None
     step: Choice | None = None
+    fit_before: Choice | None = None
 
 
 def days(duration: timedelta) -> str:
@@ -72,6 +73,28 @@ def step(reach: Reach) -> Choice:
     return Choice(length, f"{per_day:,.0f} actions per day on average")
 
 
+def fit_before(reach: Reach, window: timedelta) -> Choice | None:
+    """Return until when items are seen to fit their encoder; None where the default will do.
+
+    The default is a window before the first run. Where that leaves less than half of the time that
+    there is, the encoder would see few items or none: then three quarters of that time.
+
+    >>> from datetime import UTC, datetime
+    >>> first, last = datetime(2025, 1, 1, tzinfo=UTC), datetime(2025, 4, 11, tzinfo=UTC)
+    >>> fit_before(Reach(1000, first, last, 100, ()), timedelta(days=365)).value
+    datetime.date(2025, 3, 17)
+    """
+    if reach.first is None or reach.last is None:
+        return None
+    span = reach.last - reach.first
+    if span - window >= span / 2:
+        return None
+    return Choice(
+        (reach.first + 0.75 * span).date(),
+        f"three quarters of all {span.days} days; a window before the end leaves too few",
+    )
+
+
 def rows(guess: Guess) -> Iterator[tuple[str, str, str]]:
     """Yield (what, guess, from what) for each choice."""
     events, items, actions = guess.events, guess.items, guess.actions
@@ -98,6 +121,8 @@ def rows(guess: Guess) -> Iterator[tuple[str, str, str]]:
             yield key, days(duration.value), duration.why
     if items is not None:
         yield from _item_rows(items)
+    if guess.fit_before is not None:
+        yield "items fit_before", f"{guess.fit_before.value}", guess.fit_before.why
 
 
 def _item_rows(items: ItemsGuess) -> Iterator[tuple[str, str, str]]:

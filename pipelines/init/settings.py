@@ -68,7 +68,7 @@ def activity_yaml(guess: Guess) -> str:
         parts.append(_text(_actions(guess.actions, guess.window, guess.step)))
     else:
         parts.append(NO_ACTIONS.rstrip())
-    parts.append(_text(_items(guess.items)) if guess.items else NO_ITEMS.rstrip())
+    parts.append(_text(_items(guess.items, guess.fit_before)) if guess.items else NO_ITEMS.rstrip())
     return "\n\n".join(parts) + "\n"
 
 
@@ -161,7 +161,7 @@ def _actions(actions: ActionsGuess, window: Choice, step: Choice) -> Iterator[st
     yield from _line("step", days(step.value), f"between snapshots; {step.why}")
 
 
-def _items(items: ItemsGuess) -> Iterator[str]:
+def _items(items: ItemsGuess, fit_before: Choice | None) -> Iterator[str]:
     yield "items:"
     yield from _line("source", items.source.written, indent="  ")
     if items.source.table is not None:
@@ -177,6 +177,9 @@ def _items(items: ItemsGuess) -> Iterator[str]:
             yield from _line(key, choice.value, choice.why, "  ")
     if items.unread:
         yield from _comment(f"Not read: {', '.join(items.unread)}.", "  ")
+    if fit_before is not None:
+        yield "  encoder:"
+        yield from _line("fit_before", fit_before.value, fit_before.why, "    ")
     if items.encoder is not None and items.dim is not None:
         yield "  encoder:"
         yield from _line("name", items.encoder.value, items.encoder.why, "    ")

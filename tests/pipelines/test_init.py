@@ -2,7 +2,7 @@
 
 import re
 import runpy
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from io import StringIO
 from pathlib import Path
 
@@ -490,6 +490,14 @@ def test_text_categories_and_times_of_items(guessed):
     assert items.embedding is None
 
 
+def test_a_window_before_all_items_leaves_a_time_to_fit_them_before(guessed):
+    """Eleven days of events: a window before their end no item would be known."""
+    guess = guessed(events_table(), items_table(posted_at=[START] * 4))
+    assert guess.fit_before.value == date(2025, 1, 9)
+    assert "    fit_before: 2025-01-09  # three quarters of all 11 days;" in activity_yaml(guess)
+    assert guessed(events_table(), items_table()).fit_before is None
+
+
 @pytest.mark.parametrize(
     "vectors",
     [
@@ -859,15 +867,18 @@ def test_the_command_has_help_and_an_example():
 
 
 @pytest.mark.parametrize(
-    ("folder", "window", "step", "item_id_type"),
+    ("folder", "window", "step", "item_id_type", "encoder"),
     [
-        pytest.param(IFDB, "28d", "7d", "string", marks=needs_ifdb),
-        pytest.param(XWINES, "730d", "7d", "int64", marks=needs_xwines),
-        pytest.param(MOVIETWEETINGS, "365d", "1d", "int64", marks=needs_movietweetings),
+        pytest.param(IFDB, "28d", "7d", "string", None, marks=needs_ifdb),
+        pytest.param(XWINES, "730d", "7d", "int64", None, marks=needs_xwines),
+        pytest.param(
+            *(MOVIETWEETINGS, "365d", "1d", "int64", {"fit_before": date(2013, 9, 4)}),
+            marks=needs_movietweetings,
+        ),
     ],
     ids=["ifdb", "xwines", "movietweetings"],
 )
-def test_what_is_guessed_of_real_data(tmp_path, folder, window, step, item_id_type):
+def test_what_is_guessed_of_real_data(tmp_path, folder, window, step, item_id_type, encoder):
     if folder == MOVIETWEETINGS:
         import_movietweetings(folder, tmp_path / "read")
         folder = tmp_path / "read"
@@ -879,4 +890,5 @@ def test_what_is_guessed_of_real_data(tmp_path, folder, window, step, item_id_ty
     assert raw["actions"] == {"APPLY": "positive", "SAVE": "positive", "DISMISS": "negative"}
     assert raw["items"]["text"][0] == "title"
     assert raw["items"]["available_at"] == "available_at"
+    assert raw["items"].get("encoder") == encoder
     accepted(made)
