@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from models.lines import lines_of
+from models.lines import Aggregator, lines_of
 from operations.ledger import Ledger, ledger_exists
 from pipelines.progress import number, plain_table
 from transformations import names
@@ -37,7 +37,7 @@ from transformations.timestamps import as_utc
 if TYPE_CHECKING:
     import pyarrow as pa
     from duckdb import DuckDBPyConnection
-    from feast import FeatureStore
+    from feast import FeatureService, FeatureStore
 
 WIDTH = 100
 FIRST = "first: activity run"
@@ -94,6 +94,25 @@ class OpenWorkspace:
 
         return open_store(self.config)
 
+    def service(self, name: str) -> "FeatureService":
+        """Return the service that a ranker reads, of an aggregator's newest line.
+
+        Raises:
+            InputError: the catalogue has no such name, or it was not published yet.
+        """
+        line = self._newest_lines().get(name)
+        if line is None:
+            raise InputError(
+                f"expected an aggregator of {self.config.catalogue} "
+                f"({', '.join(self._newest_lines())}), got {name!r}"
+            )
+        from feast.errors import FeatureServiceNotFoundException
+
+        try:
+            return self.store.get_feature_service(line.service)
+        except FeatureServiceNotFoundException:
+            raise InputError(f"{line.service} was not published yet; {FIRST}") from None
+
     def activity(self) -> "pa.Table":
         """Return every action: member_id, item_id, action, event_timestamp, ingested_at.
 
@@ -129,8 +148,8 @@ class OpenWorkspace:
             InputError: there is no such view or snapshot; the message lists those that are there.
         """
         wanted = None if as_of is None else as_utc(as_of)
-        lines = sorted(lines_of(self.config), key=lambda line: line.version)
-        view = {line.name: line.view for line in lines}.get(name, name)
+        line = self._newest_lines().get(name)
+        view = name if line is None else line.view
         if view not in self.views():
             raise InputError(
                 f"expected a view of {self.config.file} ({', '.join(self.views())}) or an "
@@ -174,6 +193,10 @@ class OpenWorkspace:
         console.print()
         console.print(table_of(self.tables()))
         return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())
+
+    def _newest_lines(self) -> dict[str, Aggregator]:
+        lines = sorted(lines_of(self.config), key=lambda line: line.version)
+        return {line.name: line for line in lines}
 
     def _last_run(self) -> str:
         runs = Ledger(self.config).last_runs(1) if ledger_exists(self.config) else []

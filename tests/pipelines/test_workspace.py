@@ -16,6 +16,7 @@ from pipelines import export as files
 from pipelines import workspace
 from pipelines.cli.app import app
 from pipelines.workspace import OpenWorkspace
+from serving import publish
 from tests.worlds.applied import DIM, World, utc, vector
 from tests.worlds.events import DAY, Event, write_activity
 from transformations.config import CONFIG_VARIABLE
@@ -80,6 +81,15 @@ def test_what_is_not_there_is_told_with_what_is(
 ) -> None:
     with pytest.raises(InputError, match=said):
         ws.rows(name, as_of)
+
+
+def test_a_service_is_asked_for_by_its_aggregators_name(world: World, ws: OpenWorkspace) -> None:
+    with pytest.raises(InputError, match=r"catalog.py \(average, decay, .*\), got 'decoy'"):
+        ws.service("decoy")
+    with pytest.raises(InputError, match=f"{DECAY.service} was not published yet; first:"):
+        ws.service("decay")
+    publish.apply(world.config, ws.store)
+    assert ws.service("decay").name == DECAY.service
 
 
 def test_of_many_snapshots_an_error_tells_the_ends(world: World, ws: OpenWorkspace) -> None:
