@@ -32,13 +32,14 @@ from transformations.layout import (
     partitions,
     span,
 )
-from transformations.timestamps import as_utc
+from transformations.timestamps import as_utc, read_timestamp
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from duckdb import DuckDBPyConnection
     from feast import FeatureService, FeatureStore
 
+When = datetime | str | None
 WIDTH = 100
 FIRST = "first: activity run"
 LISTED = 6
@@ -46,7 +47,7 @@ LISTED = 6
 
 
 def open(path: str | Path | None = None) -> "OpenWorkspace":  # noqa: A001 - workspace.open
-    """Open a workspace; nothing is read yet, and nothing is ever written.
+    """Open a workspace; nothing is read yet, and reading changes no table.
 
     Args:
         path: As for `--config`: a bare name in workspaces/, a folder, or a configuration file.
@@ -124,29 +125,33 @@ class OpenWorkspace:
             raise InputError(f"no action was staged yet into {self.config.data}; {FIRST}")
         return _read(files)
 
-    def sequences(self, as_of: datetime | None = None) -> "pa.Table":
+    def sequences(self, as_of: When = None) -> "pa.Table":
         """Return each member's last actions, as of a snapshot: `rows` of that view."""
         return self.rows(names.SEQUENCE_VIEW, as_of)
 
-    def vectors(self, name: str, as_of: datetime | None = None) -> "pa.Table":
+    def vectors(self, name: str, as_of: When = None) -> "pa.Table":
         """Return each member's vectors by an aggregator, as of a snapshot: `rows` of its view."""
         return self.rows(name, as_of)
 
-    def items(self, as_of: datetime | None = None) -> "pa.Table":
+    def items(self, as_of: When = None) -> "pa.Table":
         """Return each item's newest vector by a timestamp: `rows` of the item view."""
         return self.rows(self.config.item_view, as_of)
 
-    def rows(self, name: str, as_of: datetime | None = None) -> "pa.Table":
+    def rows(self, name: str, as_of: When = None) -> "pa.Table":
         """Return the rows of one view's snapshot, in the columns of docs/architecture.md.
 
         Args:
             name: A view, or an aggregator's name, which stands for its newest line.
-            as_of: The snapshot; without a zone it is UTC. Default: the newest. The item view has no
-                snapshots: it takes any timestamp, by default that of the newest sequences.
+            as_of: The snapshot, as a datetime or as "2026-01-31"; without a zone it is UTC.
+                Default: the newest. The item view has no snapshots: it takes any timestamp, by
+                default that of the newest sequences.
 
         Raises:
-            InputError: there is no such view or snapshot; the message lists those that are there.
+            InputError: there is no such view or snapshot: the message lists those that are there;
+                or as_of is neither a date nor a time.
         """
+        if isinstance(as_of, str):
+            as_of = read_timestamp(as_of)
         wanted = None if as_of is None else as_utc(as_of)
         line = self._newest_lines().get(name)
         view = name if line is None else line.view
@@ -248,7 +253,9 @@ def table_of(held: Iterable[Held]) -> Table:
     for name in ("first", "last"):
         table.add_column(name, no_wrap=True)
     for one in held:
-        ends = ("" if end is None else day(end) for end in (one.first, one.last))
+        # Of an event its day is enough, which leaves names their room; a snapshot has a time.
+        shown = "{:%Y-%m-%d}".format if one.name == "activity" else day
+        ends = ("" if end is None else shown(end) for end in (one.first, one.last))
         table.add_row(one.name, number(one.parts), number(one.rows), *ends)
     return table
 

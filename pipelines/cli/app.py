@@ -15,13 +15,13 @@ from pipelines.cli.options import (
     ConfigOption,
     DebugOption,
     read_duration,
-    read_timestamp,
     settings_of,
 )
 from pipelines.cli.quick_feast import import_feast
 from pipelines.progress import Stages, bar, number, short
 from transformations.config import Config
 from transformations.errors import ActivityError, InputError
+from transformations.timestamps import read_timestamp
 
 # Commands import what they need inside: `--help`, a wrong option and `status` answer at once.
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pipelines.cli.options import ConfigOption, DebugOption, read_timestamp, settings_of
+from pipelines.cli.options import ConfigOption, DebugOption, settings_of
 from pipelines.progress import number, short
 from transformations.errors import InputError
 
@@ -31,7 +31,6 @@ def export_command(
 ) -> None:
     """Write the rows of one view's snapshot (vectors, sequences or items) to one file."""
     settings = settings_of(config)
-    timestamp = read_timestamp(as_of) if as_of else None
 
     from pipelines.export import export, refuse
     from pipelines.workspace import OpenWorkspace
@@ -43,7 +42,7 @@ def export_command(
             f"expected a file outside {settings.data}, which belongs to the runs, got {file}"
         )
     with console.status(f"reading {view}"):
-        rows = OpenWorkspace(settings).rows(view, timestamp)
+        rows = OpenWorkspace(settings).rows(view, as_of)
     export(rows, file, replace=force)
     console.print(
         f"[green]✓[/] {number(rows.num_rows)} rows of {view} in {short(file)} "

@@ -13,11 +13,12 @@ from rich.table import Table
 from models import registry
 from models.lines import lines_of
 from models.spec import Aggregator, Learned
-from pipelines.cli.options import ConfigOption, DebugOption, read_timestamp, settings_of
+from pipelines.cli.options import ConfigOption, DebugOption, settings_of
 from pipelines.cli.quick_feast import import_feast
 from pipelines.progress import Stages, plain_table, short
 from transformations.config import Config
 from transformations.errors import InputError
+from transformations.timestamps import read_timestamp
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection

@@ -1,7 +1,7 @@
 """What the commands have in common: the configuration they read, times, paths as they are shown."""
 
 import os
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +12,6 @@ from rich.console import Console
 from pipelines.progress import short
 from transformations.config import CONFIG_VARIABLE, ROOT, Config, Duration, load_config
 from transformations.errors import InputError
-from transformations.timestamps import as_utc
 
 ConfigOption = Annotated[
     Path | None,
@@ -38,21 +37,6 @@ def settings_of(path: Path | None) -> Config:
     if config.root != ROOT:
         Console(stderr=True).print(f"[dim]workspace {short(config.root)}[/]", highlight=False)
     return config
-
-
-def read_timestamp(text: str) -> datetime:
-    """Read a date or a time; one without a zone is UTC.
-
-    Raises:
-        InputError: it is neither.
-    """
-    try:
-        timestamp = datetime.fromisoformat(text)
-    except ValueError:
-        raise InputError(
-            f"expected a date (2026-01-31) or a time (2026-01-31T06:00), got {text!r}"
-        ) from None
-    return as_utc(timestamp)
 
 
 def read_duration(text: str) -> timedelta:

@@ -51,6 +51,9 @@ def test_the_newest_snapshot_is_the_default_and_an_older_one_is_asked_for(
     assert ws.vectors("decay").to_pylist() == newest
     assert ws.vectors(DECAY.view, utc(2)).to_pylist() == older
     assert ws.vectors("decay", utc(2).replace(tzinfo=None)).to_pylist() == older
+    assert ws.vectors("decay", "2026-03-02").to_pylist() == older
+    with pytest.raises(InputError, match=r"expected a date \(2026-01-31\) or a time"):
+        ws.vectors("decay", "yesterday")
     assert ws.sequences()["item_ids"].to_pylist() == [[1, 2], []]
     assert ws.activity()["action"].to_pylist() == ["APPLY", "SAVE"]
 
@@ -116,7 +119,7 @@ def test_it_can_be_printed(world: World, ws: OpenWorkspace) -> None:
     told = str(ws).splitlines()
     assert told[1].startswith("last run: run as of 2026-03-03, done, online; started 20")
     cells = {line.split()[0]: line.split()[1:] for line in told[5:] if line.strip()}
-    assert cells["activity"] == ["2", "2", "2026-03-01", "2026-03-02", "01:00"]
+    assert cells["activity"] == ["2", "2", "2026-03-01", "2026-03-02"]
     assert cells[DECAY.view] == ["2", "4", "2026-03-02", "2026-03-03", "06:00"]
     assert cells["item_embedding_tfidf_svd_v1"] == ["2", "3"]
 
