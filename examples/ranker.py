@@ -40,6 +40,11 @@ def activity(*arguments: object) -> None:
 
 folder = home / "ranker"
 activity("init", folder, "--events", events, "--items", items)
+# The workspace's aggregators, one line each: here one is enough, a formula that trains nothing.
+(folder / "catalog.py").write_text(
+    "from models.spec import GeometricDecay\n\n"
+    "AGGREGATORS = (GeometricDecay(version=1, decay=0.8),)\n"
+)
 activity("run", "--config", folder, "--as-of", "last", "--backfill", 27)
 ws = workspace.open(folder)
 print(ws)
