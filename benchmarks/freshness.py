@@ -6,7 +6,7 @@ midnight before), labels, the ranker's settings and the seeds are the same for e
 ranker is fitted for each delay, on the train period's labels with the same delay. Nothing is chosen
 here.
 
-    python -m benchmarks.freshness --config examples/movietweetings.yaml
+    python -m benchmarks.freshness --config movietweetings
     python -m benchmarks.freshness page      # only the page and the plot, from the JSON
 """
 
@@ -291,7 +291,7 @@ def main() -> None:
     parser.add_argument(
         "what", nargs="?", choices=["page"], help="only write the page, from the JSON"
     )
-    parser.add_argument("--config", default="examples/movietweetings.yaml")
+    parser.add_argument("--config", default="movietweetings")
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--max-labels", type=int, help="a quick run that keeps no result")
     options = parser.parse_args()
@@ -299,11 +299,13 @@ def main() -> None:
         write_page(json.loads(RESULTS.read_text()))
         return
     from transformations.config import load_config
+    from transformations.errors import InputError
 
-    config = load_config(options.config)
-    if not config.events.is_sql and not config.path(config.events.source).exists():
+    try:
+        config = load_config(options.config)
+    except InputError as error:
         # `make bench` goes on: the data are not in the repository.
-        print(f"skipped: no events at {config.events.source}; see the top of {options.config}")
+        print(f"skipped: {error}; CONTRIBUTING.md says how to make it")
         return
     console = Console(width=200)
     result = measure(config, options.seeds, options.max_labels, console)

@@ -30,16 +30,16 @@ def run(source: Path) -> dict[str, Any]:
     from models.training.train import gather, train_on
     from pipelines.daily import end_of_last_day, last_midnight
     from pipelines.datasets.movietweetings import import_movietweetings
+    from pipelines.init.command import Asked, run_init
     from transformations.duck import connect
     from transformations.sources import stage_activity, stage_items
 
     line = LearnedDecay(version=1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        text = (ROOT / "examples" / "movietweetings.yaml").read_text()
-        (folder / "activity.yaml").write_text(text.replace("data/movietweetings", f"{folder}/data"))
-        config = load_config(folder / "activity.yaml")
-        import_movietweetings(source, config.data / "source")
+        import_movietweetings(source, folder)
+        asked = Asked(str(folder / "events.parquet"), str(folder / "items.parquet"))
+        config = load_config(run_init(Console(quiet=True), str(folder / "workspace"), asked))
         with connect(config) as con:
             from models.items import build_items
 

@@ -171,8 +171,8 @@ def pad(
     members, length = len(lengths), rules.length
     if members and lengths.max() > length:
         raise RunFailedError(
-            f"expected sequences of at most {length} actions (length in activity.yaml), got one "
-            f"of {lengths.max()}; build the snapshot again"
+            f"expected sequences of at most {length} actions (the configured length), got one of "
+            f"{lengths.max()}; build the snapshot again"
         )
     ends = np.cumsum(lengths)
     # The i-th list's last action goes to the last slot of the i-th row.
@@ -206,7 +206,7 @@ def _codes(actions: pa.Array, names: Sequence[str]) -> NDArray[np.int32]:
         unknown = actions.filter(indices.is_null())[0].as_py()
         raise RunFailedError(
             f"expected actions among {', '.join(names)}, got {unknown!r} in a sequence; "
-            "build the snapshot again with the present activity.yaml"
+            "build the snapshot again with the present configuration"
         )
     return indices.to_numpy() + np.int32(1)
 

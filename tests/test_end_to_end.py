@@ -352,30 +352,32 @@ def test_a_full_disk_fails_the_run_and_keeps_what_was(world, newest):
 @needs_movietweetings
 def test_movietweetings(tmp_path):
     clone = Clone(tmp_path)
-    source = "data/movietweetings/source"
-    clone.activity("import", "movietweetings", str(MOVIETWEETINGS), source)
-    config = ("--config", "examples/movietweetings.yaml")
+    read = tmp_path / "read"
+    clone.activity("import", "movietweetings", str(MOVIETWEETINGS), str(read))
+    sources = ("--events", str(read / "events.parquet"), "--items", str(read / "items.parquet"))
+    assert "365d" in clone.activity("init", "movietweetings", *sources)
+    config = ("--config", "movietweetings")
     clone.activity("run", *config, "--as-of", "2013-11-01")
-    clone.activity("backfill", *config, "--from", "2013-09-01")
-    data = "data/movietweetings"
+    clone.activity("backfill", *config, "--from", "2013-10-01")
+    data = "workspaces/movietweetings/data"
     days = clone.rows(
         "select event_timestamp, count(*) from '{data}/member_sequences/*/*.parquet' "
         "group by 1 order by 1",
         data,
     )
-    assert len(days) == 62
+    assert len(days) == 32
     # The plain count of members with a rating in the window, plus those who just left it.
     for as_of, rows in (days[0], days[-1]):
         (expected,) = clone.rows(
             "with acted as (select member_id, max(event_timestamp) as last from "
-            f"'{{data}}/source/events.parquet' where event_timestamp < '{as_of}' group by 1) "
-            f"select count(*) from acted where last >= '{as_of - timedelta(days=366)}'",
-            data,
+            f"'{read}/events.parquet' where event_timestamp < '{as_of}' group by 1) "
+            f"select count(*) from acted where last >= '{as_of - timedelta(days=366)}'"
         )
         assert rows == expected[0]
     # What happened after the as_of is no fault of the rows: they wait for a later run.
     distinct = "count(distinct (member_id, item_id, action, event_timestamp))"
-    (source_rows,) = clone.rows(f"select {distinct} from '{{data}}/source/events.parquet'", data)
+    (source_rows,) = clone.rows(f"select {distinct} from '{read}/events.parquet'")
     assert clone.rows("select count(*) from '{data}/activity/*/*.parquet'", data) == [source_rows]
     assert not (clone.root / data / "quarantine").exists()
-    assert "Online: the snapshot of 2013-11-01" in clone.activity("status", *config)
+    clone.activity("run", *config, "--as-of", "last")
+    assert "Online: the snapshot of 2013-11-07" in clone.activity("status", *config)

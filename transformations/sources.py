@@ -369,7 +369,7 @@ def stage_items(config: Config, con: Connection, as_of: datetime) -> TableReport
             listed = ", ".join(f"{reason}: {rows:,}" for reason, rows in refused.items())
             raise RunFailedError(
                 f"none of the {rows_in:,} items of {items.source} can be used ({listed}); "
-                "correct the source, or `items`, `item_id_type` and `dim` in activity.yaml"
+                f"correct the source, or `items`, `item_id_type` and `dim` in {config.file}"
             )
         with replacing(config.layout.staged_items) as path:
             copy(con, sql("stg_items"), path)

@@ -265,7 +265,7 @@ def from_sequences(rules: Rules, rows: pa.RecordBatch) -> States:
         raise RunFailedError(
             f"expected actions among {', '.join(rules.actions)}, got "
             f"{names.filter(codes.is_null())[0].as_py()!r} in a snapshot; build it again with the "
-            "present activity.yaml"
+            "present configuration"
         )
     nothing = Actions.of(rules, [], [], [], [])
     last = pc.fill_null(rows["last_action_at"].cast(pa.int64()), int(NO_TIME))

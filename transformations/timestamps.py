@@ -2,6 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
+from transformations.errors import InputError
+
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 DAY_US = 86_400_000_000
@@ -25,3 +27,18 @@ def timestamp_of(us: int) -> datetime:
 def as_utc(timestamp: datetime) -> datetime:
     """Return a timestamp in UTC; one without a zone is UTC, as everywhere in this project."""
     return timestamp.replace(tzinfo=UTC) if timestamp.tzinfo is None else timestamp.astimezone(UTC)
+
+
+def read_timestamp(text: str) -> datetime:
+    """Read a date or a time; one without a zone is UTC.
+
+    Raises:
+        InputError: it is neither.
+    """
+    try:
+        timestamp = datetime.fromisoformat(text)
+    except ValueError:
+        raise InputError(
+            f"expected a date (2026-01-31) or a time (2026-01-31T06:00), got {text!r}"
+        ) from None
+    return as_utc(timestamp)

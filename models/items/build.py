@@ -68,7 +68,7 @@ def build_items(
             # Parts of before there were fits have no encoder_fit.
             everything = parquet([*parts, file], "union_by_name = true")
             con.execute(f"create or replace temp view items as from {everything}")
-            check(con, "items", {"dim": config.dim, **_identity(config)})
+            check(con, "items", {"dim": config.dim, **identity(config)})
         written = (path.name,)
     for view in ("items", "stg_items"):
         con.execute(f"drop view {view}")
@@ -77,7 +77,8 @@ def build_items(
     return TableReport("items", rows_in, rows_out, refused, written)
 
 
-def _identity(config: Config) -> dict[str, str | int]:
+def identity(config: Config) -> dict[str, str | int]:
+    """Return the columns that say what made the vectors of the configuration's space."""
     space = config.space
     return {
         "encoder": space.encoder,
@@ -119,6 +120,6 @@ def _batches(
         }
         columns |= {
             name: pa.repeat(pa.scalar(value), batch.num_rows)
-            for name, value in _identity(config).items()
+            for name, value in identity(config).items()
         }
         yield pa.RecordBatch.from_pydict(columns)

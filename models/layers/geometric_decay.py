@@ -30,8 +30,8 @@ class GeometricDecay(Average):
         each = decay if isinstance(decay, tuple) else (decay,) * n_actions
         if len(each) != n_actions:
             raise InputError(
-                f"decay: expected one number, or one for each of the {n_actions} actions of "
-                f"activity.yaml, got {decay}"
+                f"decay: expected one number, or one for each of the {n_actions} configured "
+                f"actions, got {decay}"
             )
         self.logs = [[math.log(r)] for r in each]
 

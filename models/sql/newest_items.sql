@@ -11,9 +11,7 @@ available as (
 ),
 
 newest_items as (
-    select
-        item_id,
-        embedding,
+    select *
     from available
     qualify row_number() over (partition by item_id order by available_at desc) = 1
 )

@@ -3,24 +3,25 @@
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from pipelines.cli import check, evaluate, fits, init, models, reset, serve, stream
+from pipelines.cli import check, evaluate, export, fits, init, models, reset, serve, stream
 from pipelines.cli.options import (
     ConfigOption,
     DebugOption,
     read_duration,
-    read_timestamp,
     settings_of,
 )
 from pipelines.cli.quick_feast import import_feast
 from pipelines.progress import Stages, bar, number, short
 from transformations.config import Config
 from transformations.errors import ActivityError, InputError
+from transformations.timestamps import read_timestamp
 
 # Commands import what they need inside: `--help`, a wrong option and `status` answer at once.
 
@@ -33,7 +34,7 @@ app = typer.Typer(
 )
 imports = typer.Typer(no_args_is_help=True, help="Read a public data set.")
 app.add_typer(imports, name="import")
-for part in (init, check, reset, fits, models, evaluate, serve, stream):
+for part in (init, check, reset, fits, export, models, evaluate, serve, stream):
     app.add_typer(part.app)
 
 console = Console()
@@ -89,7 +90,7 @@ def simulate_command(
 
 @imports.command(
     "movietweetings",
-    epilog="Example: activity import movietweetings ~/movietweetings data/movietweetings/source",
+    epilog="Example: activity import movietweetings ~/movietweetings data/movietweetings",
 )
 def import_movietweetings_command(
     source: Annotated[Path, typer.Argument(help="Folder with ratings.dat[.gz], movies.dat[.gz].")],
@@ -105,6 +106,13 @@ def import_movietweetings_command(
         f"[green]✓[/] {number(report.events)} events and {number(report.items)} items in "
         f"{short(destination)}; {number(report.refused)} lines refused"
         + (f" (see {short(destination / 'refused.txt')})" if report.refused else ""),
+        soft_wrap=True,
+    )
+    console.print(
+        "To make a workspace of them: activity init movietweetings "
+        f"--events {quote(short(destination / 'events.parquet'))} "
+        f"--items {quote(short(destination / 'items.parquet'))}",
+        highlight=False,
         soft_wrap=True,
     )
 

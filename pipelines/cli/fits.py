@@ -6,10 +6,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pipelines.cli.options import ConfigOption, DebugOption, confirm, read_timestamp, settings_of
+from pipelines.cli.options import ConfigOption, DebugOption, confirm, settings_of
 from pipelines.cli.quick_feast import import_feast
 from pipelines.progress import Stages, megabytes, number, plain_table, short
 from transformations.errors import InputError
+from transformations.timestamps import read_timestamp
 
 app = typer.Typer()
 console = Console()

@@ -1,6 +1,6 @@
 """`activity train`, `tune`, `models`: aggregators that learn."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from models import registry
 from models.lines import catalogue_lines
 from models.spec import Aggregator, Learned
-from pipelines.cli.options import ConfigOption, DebugOption, read_timestamp, settings_of
+from pipelines.cli.options import ConfigOption, DebugOption, settings_of
 from pipelines.cli.quick_feast import import_feast
 from pipelines.progress import Stages, plain_table, short
 from transformations.config import Config
 from transformations.errors import InputError
+from transformations.timestamps import read_timestamp
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
@@ -111,23 +113,28 @@ def models_command(config: ConfigOption = None, debug: DebugOption = False) -> N
     if not known:
         console.print("nothing is registered yet; first: activity train NAME")
         return
+    console.print(table_of(known))
+    console.print(
+        f'In {short(settings.catalogue)}: Packaged("models:/NAME/NUMBER")', highlight=False
+    )
+
+
+def table_of(known: Iterable[registry.Registered]) -> Table:
+    """Lay out registered versions; in 80 columns a long name is folded, numbers stay whole."""
     table = plain_table("Registered aggregators")
-    for column in ("name", "number", "line", "trained until", "weights"):
+    table.add_column("name", overflow="fold")
+    for column in ("number", "line", "trained until", "weights", "on validation"):
         table.add_column(column, no_wrap=True)
-    table.add_column("on validation")
     for version in known:
         table.add_row(
             version.name,
             str(version.version),
-            version.view.rpartition("_")[2],
+            version.view.rpartition(f"{version.name}_")[2],
             version.trained_until[:10],
             version.weights_sha256[:8],
-            ", ".join(f"{key} {value:.4g}" for key, value in version.metrics.items()),
+            "\n".join(f"{key} {value:.4g}" for key, value in version.metrics.items()),
         )
-    console.print(table)
-    console.print(
-        f'In {short(settings.catalogue)}: Packaged("models:/NAME/NUMBER")', highlight=False
-    )
+    return table
 
 
 def line_named(settings: Config, name: str, version: int | None = None) -> Aggregator:

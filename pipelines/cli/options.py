@@ -2,7 +2,7 @@
 
 import os
 import sys
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +13,6 @@ from rich.console import Console
 from pipelines.progress import short
 from transformations.config import CONFIG_VARIABLE, ROOT, Config, Duration, load_config
 from transformations.errors import InputError
-from transformations.timestamps import as_utc
 
 ConfigOption = Annotated[
     Path | None,
@@ -52,21 +51,6 @@ def confirm(yes: bool, command: str) -> None:
     if not sys.stdin.isatty():
         raise InputError(f"nothing was removed; to remove this: {command} --yes")
     typer.confirm("Remove this?", abort=True)
-
-
-def read_timestamp(text: str) -> datetime:
-    """Read a date or a time; one without a zone is UTC.
-
-    Raises:
-        InputError: it is neither.
-    """
-    try:
-        timestamp = datetime.fromisoformat(text)
-    except ValueError:
-        raise InputError(
-            f"expected a date (2026-01-31) or a time (2026-01-31T06:00), got {text!r}"
-        ) from None
-    return as_utc(timestamp)
 
 
 def read_duration(text: str) -> timedelta:

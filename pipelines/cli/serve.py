@@ -10,8 +10,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.cli.options import ConfigOption, DebugOption, read_timestamp, settings_of
+from pipelines.cli.options import ConfigOption, DebugOption, settings_of
 from transformations.errors import InputError
+from transformations.timestamps import read_timestamp
 
 app = typer.Typer()
 console = Console()

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -10,14 +9,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from models.lines import by_space
-from operations.fits import Fits, current_lines, lines_of, say_kept
+from operations.fits import Fits, current_lines, say_kept
 from operations.ledger import Ledger
 from pipelines.progress import number, plain_table, stage_table
-from transformations import names
+from pipelines.workspace import OpenWorkspace, table_of
 from transformations.config import Config
 from transformations.duck import connect, parquet
-from transformations.layout import part_files, partition_files, span
+from transformations.layout import partition_files, span
 
 LATE = timedelta(hours=36)
 """A snapshot older than this is late, unless it covers the newest staged event."""
@@ -45,8 +43,8 @@ def status(console: Console, config: Config) -> None:
             )
         )
     console.print()
+    console.print(table_of(OpenWorkspace(config).tables()))
     with connect(config) as con:
-        console.print(_tables(config, con))
         refused = _refused(config, con)
     if refused.row_count:
         console.print()
@@ -93,29 +91,6 @@ def _runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _tables(config: Config, con: duckdb.DuckDBPyConnection) -> Table:
-    table = plain_table("Tables")
-    table.add_column("table", overflow="fold")
-    for name in ("parts", "rows"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for name in ("first", "last"):
-        table.add_column(name, no_wrap=True)
-    layout = config.layout
-    folders = {"activity": layout.activity, "quarantine": layout.quarantine}
-    lines = lines_of(config)
-    views = (names.SEQUENCE_VIEW, *(aggregator.view for aggregator in lines))
-    folders |= {view: layout.table(view) for view in views}
-    for name, folder in folders.items():
-        files = partition_files(folder)
-        keys = [file.parent.name.split("=", 1)[1] for file in files]
-        ends = (keys[0], keys[-1]) if keys else ("", "")
-        table.add_row(name, number(len(keys)), number(_rows(con, files)), *ends)
-    for own, _ in by_space(config, lines):
-        files = part_files(own.items_dir)
-        table.add_row(own.item_view, number(len(files)), number(_rows(con, files)), "", "")
-    return table
-
-
 def _refused(config: Config, con: duckdb.DuckDBPyConnection) -> Table:
     table = plain_table("Refused rows (quarantine)")
     table.add_column("reason", overflow="fold")
@@ -128,10 +103,3 @@ def _refused(config: Config, con: duckdb.DuckDBPyConnection) -> Table:
         for reason, count in counts:
             table.add_row(escape(reason), number(count))
     return table
-
-
-def _rows(con: duckdb.DuckDBPyConnection, files: list[Path]) -> int:
-    if not files:
-        return 0
-    ((rows,),) = con.execute(f"select count(*) from {parquet(files)}").fetchall()
-    return int(rows)

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from pipelines.cli.options import ConfigOption, DebugOption, settings_of
+from pipelines.progress import short
 from transformations.config import Config
 from transformations.errors import InputError
 
@@ -103,10 +104,12 @@ def _work(
     try:
         with console.status("preparing the states"):
             prepare(settings, store, updater, source, again=again)
-        views = ", ".join(a.view for a in streamed) or "no vectors: no line of models/catalog.py "
+        views = ", ".join(a.view for a in streamed) or (
+            f"no vectors: no line of {short(settings.catalogue)} says stream=True"
+        )
         console.print(
             f"[green]✓[/] {name} reads events from {url.split('@')[-1]} into the sequences and "
-            + (views if streamed else views + "says stream=True"),
+            + views,
             soft_wrap=True,
         )
         worker.run(stop)

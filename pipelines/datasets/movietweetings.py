@@ -1,4 +1,4 @@
-"""MovieTweetings as events.parquet and items.parquet for `activity.yaml`."""
+"""MovieTweetings as events.parquet and items.parquet, for `activity init`."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -27,7 +27,7 @@ from pipelines.evaluation.variants import (
     without_activity,
 )
 from pipelines.evaluation.world import World, build_snapshots, open_world, train_lines
-from pipelines.progress import Stages
+from pipelines.progress import Stages, short
 from transformations.config import Config
 from transformations.duck import connect
 from transformations.errors import InputError
@@ -60,8 +60,8 @@ def evaluate(
     learned = [line for line in aggregators if isinstance(line, Learned)]
     if not learned:
         raise InputError(
-            "expected a learned aggregator in models/catalog.py to compare with the decayed "
-            "vectors, found none"
+            f"expected a learned aggregator in {short(config.catalogue)} to compare with the "
+            "decayed vectors, found none"
         )
     _refuse_equal_names(aggregators)
     with connect(config) as con:

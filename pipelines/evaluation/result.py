@@ -135,7 +135,7 @@ def _data(comparison: Comparison) -> dict[str, Any]:
 def data_name(config: Config) -> str:
     """Return the last telling part of the events' source.
 
-    data/movietweetings/source/events.parquet is movietweetings.
+    data/movietweetings/events.parquet is movietweetings.
     """
     source = config.events.source
     telling = [part for part in Path(source).parts if part not in GENERIC]

@@ -166,7 +166,7 @@ def _refuse_lone_options(asked: Asked) -> None:
 
 
 def _say(console: Console, guess: Guess, place: Path) -> None:
-    name = shlex.quote(short(place))
+    name, file = shlex.quote(short(place)), short(place / "activity.yaml")
     console.print(f"[green]✓[/] {escape(name)} is a workspace", soft_wrap=True, highlight=False)
     for source in (guess.events, guess.items):
         if source is not None:
@@ -177,15 +177,16 @@ def _say(console: Console, guess: Guess, place: Path) -> None:
         console.print(table(lines))
     else:
         console.print(
-            f"Nothing was looked at: fill in events.source and items.source in "
-            f"{escape(short(place / 'activity.yaml'))}",
+            f"Nothing was looked at: fill in events.source and items.source in {escape(file)}",
             soft_wrap=True,
             highlight=False,
         )
     missing = [key for key in ("events", "items") if getattr(guess, key) is None]
     if lines and missing:
-        console.print(f"\nStill to fill in, in its activity.yaml: {missing[0]}.source")
-    console.print("\nA wrong guess: change it in activity.yaml. Then:", highlight=False)
+        console.print(f"\nStill to fill in, in {escape(file)}: {missing[0]}.source", soft_wrap=True)
+    console.print(
+        f"\nA wrong guess: change it in {escape(file)}. Then:", soft_wrap=True, highlight=False
+    )
     for command in ("check", "run"):
         console.print(
             f"  activity {command} --config {escape(name)}", soft_wrap=True, highlight=False

@@ -115,7 +115,7 @@ def _action(source: Source, columns: Sequence[Column]) -> Choice:
         raise InputError(
             f"--action: expected a column with each event's action (APPLY, click, …) in "
             f"{source.name}, got none. Where all events are one action, add a column that says "
-            "which (activity.yaml has no key for that yet); where a number rates the item, one "
+            "which (there is no key for that yet); where a number rates the item, one "
             "that says LIKE or DISLIKE. Then name it with --action "
             f"COLUMN. The columns are: {source.names}"
         )

@@ -7,18 +7,28 @@ import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 
 import pytest
 import typer
+from rich.console import Console
 from rich.text import Text
 from typer.testing import CliRunner
 
+from models.registry import Registered
 from operations.ledger import Ledger
 from pipelines.cli import app as cli
+from pipelines.cli import models
 from pipelines.cli.status import verdict
+from pipelines.evaluation.evaluate import evaluate
+from pipelines.evaluation.protocol import Protocol
+from pipelines.workspace import Held, table_of
 from tests.test_house import ROOMS, files
 from tests.worlds.events import Event, write_activity
 from transformations.config import CONFIG_VARIABLE, ROOT, Config, load_config
+from transformations.duck import connect
+from transformations.errors import InputError, RunFailedError
+from transformations.sources import stage_items
 
 COMMANDS = [
     ["init"],
@@ -31,6 +41,7 @@ COMMANDS = [
     ["backfill"],
     ["show"],
     ["status"],
+    ["export"],
     ["train"],
     ["tune"],
     ["models"],
@@ -108,6 +119,8 @@ def test_help(command):
         (["backfill", "--from", "2026-01-05", "--every", "week"], "expected a duration such as"),
         (["import", "movietweetings", "nowhere", "out"], "expected ratings.dat or ratings.dat.gz"),
         (["simulate"], "the configuration reads its events from data/simulated/events"),
+        (["export", "decay", "--to", "decay.csv"], "expected a file that ends in .parquet or .npz"),
+        (["export", "decay", "--to", "decay.npz"], "has no snapshot yet; first: activity run"),
         (["run", "--config", "nowhere.yaml"], "no configuration at nowhere.yaml"),
     ],
 )
@@ -259,6 +272,37 @@ def test_status_says_first_whether_all_is_well(tmp_path, runs, published, staged
     assert said.startswith(sentence)
 
 
+AT = datetime(2026, 1, 31, 6, 30, tzinfo=UTC)
+
+
+def in_80_columns(table):
+    text = StringIO()
+    Console(file=text, width=80).print(table)
+    lines = text.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in text.getvalue()
+    return lines
+
+
+def test_status_shows_whole_dates_and_counts_beside_a_long_name():
+    view = "member_activity_learned_decay_by_category_v12_f3"
+    shown = in_80_columns(table_of([Held(view, 1_000, 100_116_521, AT, AT)]))
+    (row,) = (line for line in shown if "100,116,521" in line)
+    assert row.split()[1:] == ["1,000", "100,116,521", *["2026-01-31", "06:30"] * 2]
+
+
+def test_models_shows_whole_numbers_beside_a_long_name():
+    name = "attention_pool_by_category"
+    metrics = {"val_loss": 1.7703, "recall_at_10": 0.05612, "epochs": 12.0}
+    known = Registered(name, 1234, f"member_activity_{name}_v12_f3", f"{AT}", "abcdef1234", metrics)
+    shown = in_80_columns(models.table_of([known]))
+    (row,) = (line for line in shown if "1234" in line)
+    assert row.split()[1:] == ["1234", "v12_f3", "2026-01-31", "abcdef12", "val_loss", "1.77"]
+    assert [line.split()[-2:] for line in shown if "recall" in line] == [
+        ["recall_at_10", "0.05612"]
+    ]
+
+
 def test_make_run_works_from_another_folder():
     printed = subprocess.run(
         ["make", "-n", "-C", str(ROOT), "run"],
@@ -304,3 +348,39 @@ def test_every_command_and_option_that_a_text_names_is_there():
                     named = re.findall(r"(?:^|[\s`(\[])(--[a-z][a-z-]+)", said)
                     wrong += [f"{file.name}: {name}" for name in named if name not in options]
     assert wrong == []
+
+
+# They speak of the file that `activity init` will write, and of one that is not there.
+SPEAK_OF_NO_WORKSPACE = {"pipelines/init/database.py", "pipelines/init/settings.py"}
+SPEAK_OF_NO_WORKSPACE |= {"transformations/config.py"}
+
+
+def test_a_message_names_the_file_that_was_read():
+    """`--config` may have named another workspace than the repository, or another file's name."""
+    naming = set()
+    for file in (file for room in ROOMS for file in files(room)):
+        nodes = list(ast.walk(ast.parse(file.read_text())))
+        docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        for node in nodes:
+            if isinstance(node, ast.Constant) and id(node) not in docstrings:
+                said = str(node.value)
+                if said != "activity.yaml" and re.search(
+                    r"activity\.yaml|models/catalog\.py", said
+                ):
+                    naming.add(file.relative_to(ROOT).as_posix())
+    assert naming <= SPEAK_OF_NO_WORKSPACE
+
+
+def test_a_message_of_a_workspace_elsewhere_names_its_files(tmp_path):
+    (tmp_path / "activity.yaml").write_text("items: {source: items.csv, text: [title]}\n")
+    (tmp_path / "feature_store.yaml").touch()
+    (tmp_path / "catalog.py").write_text("AGGREGATORS = ()\n")
+    (tmp_path / "items.csv").write_text("item_id,title\nx,Cook\n")
+    config = load_config(tmp_path)
+    with pytest.raises(InputError, match=f"learned aggregator in {tmp_path}/catalog.py to"):
+        evaluate(config, None, Protocol(), "")
+    with (
+        connect(config) as con,
+        pytest.raises(RunFailedError, match=f"and `dim` in {tmp_path}/activity.yaml$"),
+    ):
+        stage_items(config, con, AT)

@@ -61,7 +61,7 @@ def realistic_result() -> dict[str, Any]:
     return {
         "title": "One learned vector against three decayed averages",
         "created": "2026-11-25T17:02:00Z",
-        "command": "activity evaluate --config examples/movietweetings.yaml --seeds 6",
+        "command": "activity evaluate --config movietweetings --seeds 6",
         "data": {
             "name": "MovieTweetings",
             "members": 71_707,
