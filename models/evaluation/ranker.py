@@ -57,7 +57,7 @@ class RankerLabels:
     Attributes:
         members: Code of the member, for resampling.
         items: Index of the item.
-        days: The day (since 1970) whose midnight snapshot the features are of.
+        days: The day (since 1970) at whose midnight the item features are taken.
         times: Microseconds since 1970.
         positive: Whether the action is a positive one.
     """

@@ -26,7 +26,13 @@ from pipelines.evaluation.variants import (
     variant_of,
     without_activity,
 )
-from pipelines.evaluation.world import World, build_snapshots, open_world, train_lines
+from pipelines.evaluation.world import (
+    World,
+    build_sequences_read,
+    embed_sequences_read,
+    open_world,
+    train_lines,
+)
 from pipelines.progress import Stages
 from transformations.config import Config
 from transformations.duck import connect
@@ -67,18 +73,19 @@ def evaluate(
     with connect(config) as con:
         world = open_world(config, con, protocol)
         manifests = train_lines(world, stages, aggregators)
-        build_snapshots(world, stages, aggregators)
         with stages.stage("labels") as stage:
             data = read_data(world, con, protocol)
             counts = {name: len(period.frame) for name, period in data.periods.items()}
             stage.rows_out = sum(counts.values())
             stage.note = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    build_sequences_read(world, stages, data.readings)
+    embed_sequences_read(world, stages, aggregators)
     sequences = _join_sequences(world, aggregators, data, stages)
     grid = _decay_grid(world, data, sequences, protocol, stages)
     baseline, lines = _with_baseline(aggregators, max(grid, key=lambda r: grid[r]))
     if len(lines) > len(aggregators):
         train_lines(world, stages, [baseline])
-        build_snapshots(world, stages, [baseline])
+        embed_sequences_read(world, stages, [baseline])
     variants = _variants(world, lines, data, stages)
     _fit(variants, data, protocol, stages)
     by_name = {variant.name: variant for variant in variants}

@@ -28,7 +28,7 @@ from transformations.errors import InputError
 from transformations.layout import partition_files
 from transformations.names import SEQUENCE_VIEW
 from transformations.tables import activity_query
-from transformations.timestamps import DAY_US
+from transformations.timestamps import DAY_US, MICROSECOND
 
 Floats = NDArray[np.float32]
 
@@ -38,7 +38,8 @@ class Period:
     """The labels of one period: train, validation or test.
 
     Attributes:
-        frame: label, member_id, item_id, action, event_timestamp, as_of; one row per label.
+        frame: label, member_id, item_id, action, event_timestamp, midnight (of what is known of
+            items), as_of (of the newest snapshot of members); one row per label.
         task: The labels as arrays, and the items that they are ranked among.
         first_seen: When each label's member first acted, as pandas timestamps; null where the
             label itself is the first.
@@ -82,6 +83,12 @@ class EvaluationData:
     events: EventArrays
     member_codes: pd.Index
     periods: dict[str, Period] = field(default_factory=dict)
+
+    @property
+    def readings(self) -> pa.Table:
+        """Whose row each label reads, and as of when: member_id, as_of."""
+        frames = [period.frame[["member_id", "as_of"]] for period in self.periods.values()]
+        return pa.Table.from_pandas(pd.concat(frames), preserve_index=False)
 
 
 def read_data(
@@ -150,10 +157,13 @@ def _read_period(
             f"expected labels in the {name} period, {since:%Y-%m-%d} to {until:%Y-%m-%d}, on items "
             "that had a vector by then; found none"
         )
+    readable = _microseconds(frame["event_timestamp"]) - config.publish_delay // MICROSECOND
+    as_of = pd.to_datetime(world.series.newest(readable), unit="us", utc=True)
+    frame["as_of"] = as_of.as_unit("us")
     labels = RankerLabels(
         members=data.member_codes.get_indexer(pd.Index(frame["member_id"])).astype(np.int64),
         items=data.items.rows(pa.array(frame["item_id"])).astype(np.int64) - 1,
-        days=_microseconds(frame["as_of"]) // DAY_US,
+        days=_microseconds(frame["midnight"]) // DAY_US,
         times=_microseconds(frame["event_timestamp"]),
         positive=frame["action"].map(config.actions).eq("positive").to_numpy(),
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from pipelines.report.data import distributions, member_map, shown_members
 from transformations.config import Config
 from transformations.duck import connect
 
+HOUR = timedelta(hours=1)
 COHORT_METRICS = (CHOSEN_BY, "auc_random")
 MUST_GAIN = ("hr10_recent", "auc_random")
 """Metrics on which the challenger must be clearly better than the baseline; on the others it must
@@ -96,7 +97,7 @@ def result_of(
 
 def _snapshot(comparison: Comparison) -> dict[str, Any]:
     """Return what the report shows of the last snapshot."""
-    config, as_of = comparison.world.config, comparison.world.split.snapshots[-1]
+    config, as_of = comparison.world.config, comparison.world.shown.as_of
     lines = list(comparison.lines.values())
     with connect(config) as con:
         return {
@@ -154,12 +155,12 @@ def _protocol(comparison: Comparison, protocol: Protocol) -> Iterator[str]:
     )
     yield (
         "Each label's features are fetched with get_historical_features through the variant's "
-        "feature service, filter_by_created_timestamp=True. They are those of the newest daily "
-        "snapshot readable at the label's time, "
-        f"{config.publish_delay.total_seconds() / 3600:g} hours after its midnight."
+        "feature service, filter_by_created_timestamp=True. They are those of the newest snapshot "
+        f"readable at the label's time: one is taken every {config.step / HOUR:g} hours, and can "
+        f"be read {config.publish_delay / HOUR:g} hours later."
     )
     yield (
-        f"Labels are actions on items that had a vector by that midnight: {counts}. The "
+        f"Labels are actions on items that had a vector by the midnight before: {counts}. The "
         f"{positive:,} positive test labels are ranked among all items known then, or among those "
         "with an action in the 7 days before; items that the member had acted on are left out."
     )
