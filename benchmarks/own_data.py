@@ -123,6 +123,7 @@ def evaluation(folder: Path) -> dict[str, float]:
     from pipelines.evaluation.world import (
         build_sequences_read,
         embed_sequences_read,
+        encode,
         open_world,
         train_lines,
     )
@@ -131,6 +132,7 @@ def evaluation(folder: Path) -> dict[str, float]:
     protocol = Protocol(max_labels=LABELS // 3)
     with connect(config) as con:
         world = open_world(config, con, protocol)
+        encode(world, con, stages)
     train_lines(world, stages, lines)
     before = len(stages.done)
 
@@ -157,11 +159,12 @@ def all_snapshots(folder: Path) -> dict[str, float]:
     """Build some of these snapshots as a whole, as the evaluation did with all of them before."""
     from models.embed import embed_snapshots
     from pipelines.evaluation.protocol import Protocol
-    from pipelines.evaluation.world import open_world, train_lines
+    from pipelines.evaluation.world import encode, open_world, train_lines
 
     config, stages, lines = _ifdb(folder)
     with connect(config) as con:
         world = open_world(config, con, Protocol())
+        encode(world, con, stages)
     train_lines(world, stages, lines)
     snapshots = world.series.snapshots(world.split.test_until)
     some = snapshots[:: len(snapshots) // SNAPSHOTS_AT_ONCE][:SNAPSHOTS_AT_ONCE]

@@ -220,6 +220,8 @@ class Config(_Strict):
     items: Items
     dim: int = Field(default=64, ge=2, le=4096)
     publish_delay: Delay = timedelta(hours=6)
+    min_positives: int = Field(default=1_000, ge=1)
+    """Nothing is trained or evaluated on fewer positive labels."""
     duckdb: DuckDB = DuckDB()
 
     _root: Path = PrivateAttr(default=ROOT)

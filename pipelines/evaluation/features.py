@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from models.evaluation.cohorts import count_between
 from models.evaluation.item_days import ACTIVE_DAYS, ItemDays
 from models.evaluation.promises import assert_nothing_from_the_future
-from models.evaluation.ranker import MAX_VECTORS, RankerFeatures, RankerLabels
+from models.evaluation.ranker import RankerFeatures, RankerLabels
 from models.evaluation.scoring import Task, random_items, seen_items
 from models.sequences import ItemTable, Padded, pad, read_items
 from models.spec import Aggregator
@@ -186,26 +186,25 @@ def join(
 
     Raises:
         RunFailedError: a feature is from after its label.
-        InputError: the aggregator has more vectors than the ranker takes, or vectors of another
-            dimension than the items'.
+        InputError: the aggregator has vectors of another dimension than the items'.
     """
     fields = aggregator.vectors(config)
-    if len(fields) > MAX_VECTORS or set(fields.values()) != {config.dim}:
+    if set(fields.values()) != {config.dim}:
         raise InputError(
-            f"{aggregator.name}: expected at most {MAX_VECTORS} vectors of dimension {config.dim}, "
-            f"which the ranker multiplies with the items', got {fields}"
+            f"{aggregator.name}: expected vectors of dimension {config.dim}, which the ranker "
+            f"multiplies with the items', got {fields}"
         )
     joined = _fetch(store, period, store.get_feature_service(aggregator.service))
     frame = joined.select(["event_timestamp", "last_action_at"]).to_pandas()
     assert_nothing_from_the_future(frame, ["last_action_at"])
-    vectors = stacked([_matrix(joined[name], config.dim) for name in fields])
+    vectors = stacked([_matrix(joined[name], config.dim) for name in fields], config)
     counts = {name: joined[name].to_numpy() for name in config.rules.count_columns}
     return RankerFeatures(vectors, member_features(config, counts, frame))
 
 
-def stacked(fields: Sequence[Floats]) -> Floats:
-    """Stack a variant's vectors, zeros for those it lacks: float32 [rows, MAX_VECTORS, dim]."""
-    vectors = np.zeros((len(fields[0]), MAX_VECTORS, fields[0].shape[1]), np.float32)
+def stacked(fields: Sequence[Floats], config: Config) -> Floats:
+    """Stack a variant's vectors, zeros for those it lacks: float32 [rows, actions, dim]."""
+    vectors = np.zeros((len(fields[0]), len(config.actions), config.dim), np.float32)
     for index, values in enumerate(fields):
         vectors[:, index] = values
     return vectors

@@ -18,6 +18,7 @@ from models.quantization import bytes_per_member
 from models.spec import Learned
 from pipelines.evaluation.controls import too_good
 from pipelines.evaluation.features import cohort_columns
+from pipelines.evaluation.gaps import figures, gaps, measured
 from pipelines.evaluation.protocol import Protocol
 from pipelines.evaluation.variants import CHOSEN_BY, Comparison
 from pipelines.report.data import distributions, member_map, shown_members
@@ -76,6 +77,7 @@ def result_of(
         "protocol": list(_protocol(comparison, protocol)),
         "metrics": [{"key": key, "label": metric.label} for key, metric in METRICS.items()],
         "variants": [_variant(name, comparison, found, costs) for name in found],
+        "gaps": list(gaps(comparison, found[challenger])),
         "promises": list(_promises(comparison, found)),
         "cohorts": list(_cohorts(comparison)),
         "controls": [*controlled, spotted],
@@ -146,7 +148,7 @@ def data_name(config: Config) -> str:
 def _protocol(comparison: Comparison, protocol: Protocol) -> Iterator[str]:
     config, split = comparison.world.config, comparison.world.split
     periods = comparison.data.periods
-    counts = ", ".join(f"{len(period.frame):,} in {name}" for name, period in periods.items())
+    counts = "; ".join(f"{name} {figures(period)}" for name, period in periods.items())
     positive = int(periods["test"].task.labels.positive.sum())
     yield (
         f"Aggregators and item encoder are trained on data before {split.weights_until:%Y-%m-%d}, "
@@ -213,6 +215,8 @@ def _promises(
     config, lines = comparison.world.config, comparison.lines
     ours, theirs = comparison.challenger.name, comparison.baseline.name
     for key, metric in METRICS.items():
+        if not measured(found[ours], key):
+            continue
         difference = (found[ours][key] - found[theirs][key]).interval()
         require = clear_gain if key in MUST_GAIN else no_clear_loss
         yield require(key, f"{metric.label}, {ours} minus {theirs}", difference)
@@ -220,7 +224,9 @@ def _promises(
         bytes_per_member(len(lines[name].vectors(config)), config.dim, "float32")
         for name in (ours, theirs)
     )
-    yield at_most("bytes", "Bytes per member", challenger, of=baseline, share=1 / 3)
+    # One vector instead of one per action.
+    parts = len(config.actions)
+    yield at_most("bytes", "Bytes per member", challenger, of=baseline, parts=parts)
     difference = (found[ours][CHOSEN_BY] - found["cooccurrence"][CHOSEN_BY]).interval()
     label = METRICS[CHOSEN_BY].label
     yield no_clear_loss("cooccurrence", f"{label}, {ours} minus co-occurrence", difference)

@@ -91,19 +91,24 @@ def open_world(config: Config, con: Connection, protocol: Protocol) -> World:
     return World(own, split)
 
 
+def encode(world: World, con: Connection, stages: Stages) -> None:
+    """Encode the items, which labels are on and aggregators are trained with."""
+    encode_items(world.config, con, world.split.test_until, stages, first=world.split.weights_until)
+
+
 def train_lines(
     world: World, stages: Stages, aggregators: Sequence[Aggregator]
 ) -> dict[str, dict[str, Any]]:
-    """Encode the items, train and package the aggregators; return each one's manifest by name.
+    """Train and package the aggregators; return each one's manifest by name.
 
     Existing packages are kept.
 
     Raises:
-        InputError: weights were trained on events after `weights_until`.
+        InputError: weights were trained on events after `weights_until`, or would be trained on
+            too few.
     """
     config, split = world.config, world.split
     with connect(config) as con:
-        encode_items(config, con, split.test_until, stages, first=split.weights_until)
         for line in aggregators:
             if isinstance(line, Learned) and trains(line, config):
                 with stages.stage(f"train {line.name}") as stage:
@@ -169,7 +174,9 @@ def _clear_if_changed(folder: Path, config: Config, split: Split) -> None:
         "test_until": split.test_until.isoformat(),
         # An older version built all snapshots, and a join would still find them.
         "rows": "those that a label reads",
-        "settings": config.model_dump_json(exclude={"data_dir", "feature_store", "events"}),
+        "settings": config.model_dump_json(
+            exclude={"data_dir", "feature_store", "events", "min_positives"}
+        ),
     }
     if note.exists() and yaml.safe_load(note.read_text()) == wanted:
         return

@@ -34,6 +34,7 @@ from pipelines.evaluation.world import (
     _store_settings,
     build_sequences_read,
     embed_sequences_read,
+    encode,
     open_world,
     train_lines,
 )
@@ -117,8 +118,9 @@ def market(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     with connect(config) as con:
         stage_events(config, con, END, stages)
         world = open_world(config, con, PROTOCOL)
-        train_lines(world, stages, LINES)
+        encode(world, con, stages)
         data = read_data(world, con, PROTOCOL, ("train", "test"))
+    train_lines(world, stages, LINES)
     build_sequences_read(world, stages, data.readings)
     embed_sequences_read(world, stages, LINES)
     return Market(world, data, world.store(LINES), stages)
