@@ -52,7 +52,7 @@ def measure(config: Any, seeds: int, max_labels: int | None, console: Console) -
     from operations.ledger import Ledger
     from pipelines.daily import last_midnight, stage_events
     from pipelines.evaluation.protocol import Protocol
-    from pipelines.evaluation.world import open_world, train_lines
+    from pipelines.evaluation.world import encode, open_world, train_lines
     from pipelines.progress import Stages
     from transformations.duck import connect
 
@@ -64,6 +64,7 @@ def measure(config: Any, seeds: int, max_labels: int | None, console: Console) -
         with connect(config) as con:
             stage_events(config, con, last_midnight(), stages)
             world = open_world(config, con, protocol)
+            encode(world, con, stages)
         train_lines(world, stages, lines)
         with stages.stage("rankers") as stage:
             tasks = [(config, isinstance(line, Learned), protocol) for line in lines]

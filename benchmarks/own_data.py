@@ -1,6 +1,6 @@
-"""Snapshots of many as_ofs: a backfill of somebody's 18 years, and 30 days of 100,000 members.
+"""Somebody's 18 years: a backfill, an evaluation's rows; and 30 days of 100,000 members at once.
 
-Each measure runs in a process of its own. The backfill reads IFDB's votes and lists
+Each measure runs in a process of its own. Backfill and evaluation read IFDB's votes and lists
 (https://ifdb.org) from the folder that ACTIVITY_IFDB names: events.parquet (member_id, item_id,
 action, event_timestamp) and items.parquet (item_id, text, available_at). Staging the events and
 packaging the formulas come before the clock starts; the item space is given. CPU seconds say what
@@ -33,7 +33,7 @@ from transformations.config import ROOT, Config
 from transformations.duck import connect, copy
 from transformations.last_actions import Snapshot
 from transformations.layout import note_period, partition_files, period_file, span
-from transformations.tables import build_sequences, build_sequences_of
+from transformations.tables import SNAPSHOTS_AT_ONCE, build_sequences, build_sequences_of
 
 RESULTS = Path(__file__).parent / "results" / "own_data.json"
 FOLDER = "ACTIVITY_IFDB"
@@ -43,6 +43,7 @@ AS_OFS = 30
 ROUNDS = 3
 DIM = 64
 ONE_BY_ONE = 40
+LABELS = 20_000
 
 
 def simulate(folder: Path) -> None:
@@ -115,6 +116,72 @@ def one_by_one(folder: Path) -> dict[str, float]:
     return result | {"seconds_for_all": round(result["seconds"] / len(some) * len(as_ofs), 1)}
 
 
+def evaluation(folder: Path) -> dict[str, float]:
+    """Build what LABELS labels read of an evaluation's daily snapshots, and fetch it for them."""
+    from pipelines.evaluation.features import join, join_sequences, read_data
+    from pipelines.evaluation.protocol import Protocol
+    from pipelines.evaluation.world import (
+        build_sequences_read,
+        embed_sequences_read,
+        encode,
+        open_world,
+        train_lines,
+    )
+
+    config, stages, lines = _ifdb(folder)
+    protocol = Protocol(max_labels=LABELS // 3)
+    with connect(config) as con:
+        world = open_world(config, con, protocol)
+        encode(world, con, stages)
+    train_lines(world, stages, lines)
+    before = len(stages.done)
+
+    def make() -> int:
+        with stages.stage("labels"), connect(config) as con:
+            data = read_data(world, con, protocol)
+        build_sequences_read(world, stages, data.readings)
+        embed_sequences_read(world, stages, lines)
+        store = world.store(lines)
+        with stages.stage("joins"):
+            for period in data.periods.values():
+                join_sequences(store, world.config, data, period)
+                for line in lines:
+                    join(store, world.config, line, period)
+        return sum(len(period.frame) for period in data.periods.values())
+
+    result = _timed(make)
+    snapshots = len(world.series.snapshots(world.split.test_until))
+    seconds = {f"{one.name}_seconds": round(one.seconds, 2) for one in stages.done[before:]}
+    return result | seconds | {"rows": stages.done[before + 1].rows_out, "snapshots": snapshots}
+
+
+def all_snapshots(folder: Path) -> dict[str, float]:
+    """Build some of these snapshots as a whole, as the evaluation did with all of them before."""
+    from models.embed import embed_snapshots
+    from pipelines.evaluation.protocol import Protocol
+    from pipelines.evaluation.world import encode, open_world, train_lines
+
+    config, stages, lines = _ifdb(folder)
+    with connect(config) as con:
+        world = open_world(config, con, Protocol())
+        encode(world, con, stages)
+    train_lines(world, stages, lines)
+    snapshots = world.series.snapshots(world.split.test_until)
+    some = snapshots[:: len(snapshots) // SNAPSHOTS_AT_ONCE][:SNAPSHOTS_AT_ONCE]
+    with connect(config) as con, tempfile.TemporaryDirectory(dir=folder) as name:
+        place = world.config.model_copy(update={"data_dir": name})
+        for part in ("activity", "items", "artifacts"):
+            (Path(name) / part).symlink_to(world.config.data / part, target_is_directory=True)
+
+        def build() -> int:
+            build_sequences_of(place, con, some)
+            return embed_snapshots(place, con, some, lines).members
+
+        result = _timed(build)
+    every = result["seconds"] / len(some) * len(snapshots)
+    return result | {"snapshots": len(some), "seconds_for_all": round(every, 1)}
+
+
 def _weeks(config: Config) -> list[datetime]:
     """Return a midnight a week, from the first week with events on."""
     ends = span(partition_files(config.layout.activity))
@@ -185,7 +252,10 @@ def _timed(work: Callable[[], int]) -> dict[str, float]:
     }
 
 
-MEASURES = {f.__name__: f for f in (one_as_of, thirty_as_ofs, backfill, one_by_one)}
+MEASURES = {
+    measure.__name__: measure
+    for measure in (one_as_of, thirty_as_ofs, backfill, one_by_one, evaluation, all_snapshots)
+}
 
 
 def _measure(name: str, folder: Path) -> dict[str, Any]:
@@ -202,7 +272,7 @@ def _measure(name: str, folder: Path) -> dict[str, Any]:
 
 
 def run(rounds: int = ROUNDS) -> dict[str, Any]:
-    """Measure everything; the backfill only where its data are."""
+    """Measure everything; backfill and evaluation only where their data are."""
     results: dict[str, Any] = {"machine": f"{platform.machine()}, {os.cpu_count()} cores"}
     # Beside the results: /tmp may be memory.
     with tempfile.TemporaryDirectory(dir=ROOT / "benchmarks") as name:
@@ -223,7 +293,7 @@ def run(rounds: int = ROUNDS) -> dict[str, Any]:
             "times_one_as_of": round(best[1]["seconds"] / best[0]["seconds"], 1),
         }
     if FOLDER not in os.environ:
-        print(f"{FOLDER} names no folder: the backfill is left out", file=sys.stderr)
+        print(f"{FOLDER} names no folder: backfill and evaluation are left out", file=sys.stderr)
         return results
     with tempfile.TemporaryDirectory(dir=ROOT / "benchmarks") as name:
         folder = Path(name)
@@ -235,6 +305,15 @@ def run(rounds: int = ROUNDS) -> dict[str, Any]:
             "load_average": round(os.getloadavg()[0], 1),
             "one_by_one": before,
             "one_pass": after,
+        }
+        before = _measure("all_snapshots", folder)
+        after = min((_measure("evaluation", folder) for _ in range(rounds)), key=_seconds)
+        results["evaluation"] = {
+            "data": "IFDB: 18 years, daily snapshots, two formulas",
+            "rounds": rounds,
+            "load_average": round(os.getloadavg()[0], 1),
+            "all_snapshots": before,
+            "rows_read": after,
         }
     return results
 

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,9 @@ from transformations.duck import check
 from transformations.errors import InputError
 from transformations.files import replacing
 from transformations.last_actions import Snapshot
-from transformations.layout import partition
+from transformations.layout import partition, rows_read
 from transformations.rules import Rules
 from transformations.tables import SNAPSHOTS_AT_ONCE, view_of_partitions
-from transformations.timestamps import microseconds
 
 # Members that are read and written at once; and members per call of the models, whose item vectors
 # (length * dim floats each) should fit into the processor's cache.
@@ -161,27 +161,78 @@ def embed_snapshots(
         source = partition(config.layout.sequences, as_of)
         if not source.exists():
             raise InputError(f"expected the sequences of {as_of} in {source}, found none")
+    parts = [
+        _Part(partial(partition, as_of=snapshot.as_of), snapshot.as_of, snapshot.created_timestamp)
+        for snapshot in ordered
+    ]
+    between = ordered[0].as_of, ordered[-1].as_of
+    return _embed_all(config, con, parts, between, aggregators, progress, graph)
+
+
+def embed_rows_read(
+    config: Config,
+    con: duckdb.DuckDBPyConnection,
+    between: tuple[datetime, datetime],
+    aggregators: Sequence[Aggregator],
+    progress: Callable[[int], object] | None = None,
+) -> EmbedReport:
+    """Write every aggregator's vectors of the rows that `build_rows_read` wrote.
+
+    As `embed_snapshots`, into the file of each view that `transformations.layout.rows_read` names;
+    each row has its own as_of.
+
+    Args:
+        between: Timestamps around the rows' as_ofs.
+    """
+    return _embed_all(config, con, [_Part(rows_read, None, None)], between, aggregators, progress)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One file of every member view.
+
+    Attributes:
+        file: Folder of a view → the file in it.
+        as_of: Of all its rows; None: each has its own.
+        created: Their created_timestamp; None: that of each one's sequence.
+    """
+
+    file: Callable[[Path], Path]
+    as_of: datetime | None
+    created: datetime | None
+
+
+def _embed_all(
+    config: Config,
+    con: duckdb.DuckDBPyConnection,
+    parts: Sequence[_Part],
+    between: tuple[datetime, datetime],
+    aggregators: Sequence[Aggregator],
+    progress: Callable[[int], object] | None,
+    graph: Graph | None = None,
+) -> EmbedReport:
+    """Write the parts of every aggregator, those of one item space together."""
     reports = [
-        _embed_space(own, con, ordered, graph or load_graph(lines, own), progress)
+        _embed(own, con, parts, graph or load_graph(lines, own), between, progress)
         for own, lines in by_space(config, aggregators)
     ]
     rows = {view: count for report in reports for view, count in report.rows.items()}
     return replace(reports[0], rows=rows)
 
 
-def _embed_space(
+def _embed(
     config: Config,
     con: duckdb.DuckDBPyConnection,
-    ordered: Sequence[Snapshot],
+    parts: Sequence[_Part],
     graph: Graph,
+    between: tuple[datetime, datetime],
     progress: Callable[[int], object] | None,
 ) -> EmbedReport:
-    """Write every snapshot of the aggregators of one item space."""
-    items = ItemVersions.read_between(config, con, ordered[0].as_of, ordered[-1].as_of)
+    items = ItemVersions.read_between(config, con, *between)
     table = tf.constant(items.vectors)
     members = actions = without_vector = 0
-    for first in range(0, len(ordered), SNAPSHOTS_AT_ONCE):
-        several = ordered[first : first + SNAPSHOTS_AT_ONCE]
+    for first in range(0, len(parts), SNAPSHOTS_AT_ONCE):
+        several = parts[first : first + SNAPSHOTS_AT_ONCE]
         for padded in _embed_several(config, con, several, graph, items, table, progress):
             members += len(padded.rows)
             actions += padded.n_actions
@@ -193,32 +244,31 @@ def _embed_space(
 def _embed_several(
     config: Config,
     con: duckdb.DuckDBPyConnection,
-    snapshots: Sequence[Snapshot],
+    parts: Sequence[_Part],
     graph: Graph,
     items: ItemVersions,
     table: Any,
     progress: Callable[[int], object] | None,
 ) -> Iterator[Padded]:
-    """Write every view's partitions of these snapshots; yield what went into the vectors."""
-    sources = [partition(config.layout.sequences, snapshot.as_of) for snapshot in snapshots]
+    """Write these files of every view; yield what went into the vectors."""
+    sources = [part.file(config.layout.sequences) for part in parts]
     views = [config.layout.embeddings(model.aggregator.view) for model in graph.models]
     with ExitStack() as stack:
         files = [
-            [stack.enter_context(replacing(partition(view, snapshot.as_of))) for view in views]
-            for snapshot in snapshots
+            [stack.enter_context(replacing(part.file(view))) for view in views] for part in parts
         ]
-        writers = _Writers(snapshots, files, graph.models, config.rules)
+        writers = _Writers([part.created for part in parts], files, graph.models, config.rules)
         with closing(writers), ThreadPoolExecutor(1) as writing:
             # One group is written while the next one is computed; never more than one waits.
             written = writing.submit(lambda: 0)
             for group in _groups(sources):
-                padded = _pad(group, snapshots, items, config.rules)
+                padded = _pad(group, items, config.rules)
                 results = graph.vectors(padded, table)
                 _tell(progress, written.result())
                 written = writing.submit(writers.write, group, results)
                 yield padded
             _tell(progress, written.result())
-        as_ofs = [snapshot.as_of for snapshot in snapshots]
+        as_ofs = [part.as_of for part in parts]
         view_of_partitions(con, "member_sequences", sources, as_ofs)
         for model, *of_view in zip(graph.models, *files, strict=True):
             _check(con, of_view, as_ofs, model)
@@ -230,7 +280,7 @@ def _tell(progress: Callable[[int], object] | None, members: int) -> None:
         progress(members)
 
 
-# Rows of one or more snapshots: each one's index, and some of its rows in their order.
+# Rows of one or more files: each one's index, and some of its rows in their order.
 Group = list[tuple[int, pa.RecordBatch]]
 
 
@@ -251,15 +301,12 @@ def _groups(sources: Sequence[Path]) -> Iterator[Group]:
     yield group
 
 
-def _pad(group: Group, snapshots: Sequence[Snapshot], items: ItemVersions, rules: Rules) -> Padded:
-    """Turn rows of several snapshots into arrays, each with the item vectors of its as_of."""
+def _pad(group: Group, items: ItemVersions, rules: Rules) -> Padded:
+    """Turn rows of several files into arrays, each with the item vectors of its as_of."""
     rows = pa.concat_batches([batch for _, batch in group])
-    as_ofs = np.repeat(
-        [microseconds(snapshots[index].as_of) for index, _ in group],
-        [batch.num_rows for _, batch in group],
-    )
+    as_ofs = rows["event_timestamp"].cast(pa.int64())
     lengths = pc.list_value_length(rows["item_ids"]).to_numpy()
-    return pad(rows, items.at(as_ofs.repeat(lengths)), rules, pa.array(as_ofs))
+    return pad(rows, items.at(as_ofs.to_numpy().repeat(lengths)), rules, as_ofs)
 
 
 def load_graph(aggregators: Sequence[Aggregator], config: Config) -> Graph:
@@ -275,11 +322,6 @@ def together(
     return lambda padded: graph.vectors(padded, table)
 
 
-def model_version_of(file: Path) -> str:
-    """Return the model_version of a partition's vectors."""
-    return str(pq.read_schema(file).metadata[b"model_version"].decode())
-
-
 def view_schema(model: Loaded, sequences: pa.Schema, rules: Rules) -> pa.Schema:
     """Return the columns of a view: the snapshot's, the vectors, their model_version."""
     counts = rules.count_columns
@@ -293,17 +335,17 @@ def view_schema(model: Loaded, sequences: pa.Schema, rules: Rules) -> pa.Schema:
 
 
 class _Writers:
-    """The files of every view, of one snapshot after the other."""
+    """The files of every view, one after the other."""
 
     def __init__(
         self,
-        snapshots: Sequence[Snapshot],
+        created: Sequence[datetime | None],
         files: Sequence[Sequence[Path]],
         models: Sequence[Loaded],
         rules: Rules,
     ) -> None:
-        """Take the files to write [snapshots, models]."""
-        self._snapshots, self._files = snapshots, files
+        """Take the files to write [parts, models], and the created_timestamp in them [parts]."""
+        self._created, self._files = created, files
         self._models, self._rules = models, rules
         self._index = -1
         self._open: list[pq.ParquetWriter] = []
@@ -315,7 +357,7 @@ class _Writers:
             if index != self._index:
                 self._move(index, rows.schema)
             of_rows = slice(done, done + rows.num_rows)
-            created = self._snapshots[index].created_timestamp
+            created = self._created[index]
             for writer, vectors in zip(self._open, results, strict=True):
                 if rows.num_rows:
                     own = {field: values[of_rows] for field, values in vectors.items()}
@@ -330,7 +372,7 @@ class _Writers:
         self._index = index
 
     def close(self) -> None:
-        """Close the files of the present snapshot."""
+        """Close the files of the present part."""
         while self._open:
             self._open.pop().close()
 
@@ -346,15 +388,19 @@ def _writer(file: Path, model: Loaded, sequences: pa.Schema, rules: Rules) -> pq
 
 
 def view_rows(
-    sequences: pa.RecordBatch, vectors: Vectors, created: datetime, schema: pa.Schema
+    sequences: pa.RecordBatch, vectors: Vectors, created: datetime | None, schema: pa.Schema
 ) -> pa.RecordBatch:
-    """Return a view's rows: the snapshot's rows with their vectors."""
+    """Return a view's rows: the snapshot's rows with their vectors.
+
+    Args:
+        created: The created_timestamp of all; None: that of each sequence.
+    """
     made = {field: _lists(values) for field, values in vectors.items()} | {
-        "created_timestamp": pa.repeat(
-            pa.scalar(created, schema.field("created_timestamp").type), sequences.num_rows
-        ),
         "model_version": pa.repeat(schema.metadata[b"model_version"].decode(), sequences.num_rows),
     }
+    if created is not None:
+        kind = schema.field("created_timestamp").type
+        made["created_timestamp"] = pa.repeat(pa.scalar(created, kind), sequences.num_rows)
     columns = [made[name] if name in made else sequences[name] for name in schema.names]
     return pa.record_batch(columns, schema=schema)
 
@@ -367,9 +413,12 @@ def _lists(values: NDArray[np.float32]) -> pa.ListArray:
 
 
 def _check(
-    con: duckdb.DuckDBPyConnection, files: list[Path], as_ofs: Sequence[datetime], model: Loaded
+    con: duckdb.DuckDBPyConnection,
+    files: list[Path],
+    as_ofs: Sequence[datetime | None],
+    model: Loaded,
 ) -> None:
-    """Check a view's partitions against `member_sequences`, the snapshots in the same order."""
+    """Check a view's files against `member_sequences`, in the same order."""
     view_of_partitions(con, "member_embeddings", files, as_ofs)
     parameters = {"vectors": list(model.vectors), "dims": list(model.vectors.values())}
     check(con, "member_embeddings", parameters)

@@ -138,6 +138,11 @@ def current_lines(config: Config) -> list[Aggregator]:
     return Fits(config).bind(catalogue_lines(config))
 
 
+def made_lines(config: Config) -> list[Aggregator]:
+    """Return the catalogue's lines as the fits that are served, without those that are not made."""
+    return [line for line in current_lines(config) if line.is_packaged(config)]
+
+
 def lines_of(config: Config) -> list[Aggregator]:
     """Return all that is served: the catalogue's lines, then the fits that are kept."""
     fits = Fits(config)

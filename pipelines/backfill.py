@@ -8,10 +8,16 @@ import pyarrow.parquet as pq
 from models.embed import embed_snapshots
 from models.spec import Aggregator
 from operations.fits import Fits, note_fits
-from pipelines.daily import DAY, fill, stage_events, stage_the_items, without_vector
+from pipelines.daily import (
+    DAY,
+    fill,
+    stage_events,
+    stage_the_items,
+    train_lines,
+    without_vector,
+)
 from pipelines.fitting import fit_items, fit_until, lines_to_serve, prepare, seen_until
 from pipelines.progress import Stages
-from pipelines.training import train_line
 from transformations.config import Config
 from transformations.duck import connect
 from transformations.errors import InputError
@@ -55,8 +61,8 @@ def run_backfill(
             # What is fitted for the first time sees nothing of what is built.
             until = min(fit_until(config, newest), wanted[0])
             fit_items(config, con, wanted[0], until, served, stages)
-            for line in prepare(config, wanted[0], served, stages):
-                train_line(config, con, line, until, stages)
+            train_lines(config, prepare(config, wanted[0], served, stages), until, stages)
+        served = [line for line in served if line.is_packaged(config)]
         seen = {line.view: seen_until(line, config) or wanted[0] for line in served}
         _say_too_early(served, seen, wanted, stages)
         # A line may be newer than what was published: it gets its rows beside the others'.

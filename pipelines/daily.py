@@ -5,10 +5,11 @@ from datetime import UTC, datetime, timedelta
 
 import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection as Connection
+from rich.markup import escape
 
 from models.embed import EmbedReport, embed_snapshot
 from models.lines import by_space
-from models.spec import Aggregator
+from models.spec import Aggregator, Learned
 from operations.fits import Fits, note_fits
 from operations.sources import note_sources
 from pipelines.fitting import fit_items, fit_until, lines_to_serve, prepare, refuse_future
@@ -17,7 +18,7 @@ from pipelines.training import train_line
 from serving import publish
 from transformations.config import Config
 from transformations.duck import TableReport, connect
-from transformations.errors import InputError, RunFailedError
+from transformations.errors import InputError, RunFailedError, TooFewError
 from transformations.files import sweep
 from transformations.layout import partition, partition_files, span
 from transformations.sources import stage_activity, stage_items
@@ -73,11 +74,9 @@ def run_daily(
 
     ready = [line for line in served if not any(line is other for other in untrained)]
     serve(config, as_of, ready, still, stages)
-    if untrained:
-        with connect(config) as con:
-            for line in untrained:
-                train_line(config, con, line, until, stages)
-        serve(config, as_of, untrained, [*ready, *still], stages, with_sequences=False)
+    trained = train_lines(config, untrained, until, stages)
+    if trained:
+        serve(config, as_of, trained, [*ready, *still], stages, with_sequences=False)
     return as_of
 
 
@@ -102,6 +101,23 @@ def build_snapshot(
     with stages.stage("member_sequences") as stage:
         fill(stage, build_sequences(config, con, as_of, previous, _not_yet(config)))
         stage.note = f"as of {as_of:%Y-%m-%d %H:%M} UTC"
+
+
+def train_lines(
+    config: Config, lines: Sequence[Learned], until: datetime, stages: Stages
+) -> list[Learned]:
+    """Train these lines; return those that had enough to learn from. The others are named."""
+    trained = []
+    with connect(config) as con:
+        for line in lines:
+            try:
+                train_line(config, con, line, until, stages)
+            except TooFewError as error:
+                said = f"[yellow]•[/] {line} is not trained, and not served: {escape(str(error))}"
+                stages.console.print(said, highlight=False, soft_wrap=True)
+            else:
+                trained.append(line)
+    return trained
 
 
 def serve(

@@ -82,9 +82,10 @@ def show_figures(console: Console, figures: Mapping[str, Any]) -> None:
 
 
 def summary(aggregator: Learned, trained: Trained) -> str:
-    """Say in one line how good the chosen epoch was on the validation period."""
-    metric = OBJECTIVES[aggregator.recipe.objective].metric
+    """Say in one line what it learned from, and how good the chosen epoch was on validation."""
+    metric, figures = OBJECTIVES[aggregator.recipe.objective].metric, trained.figures
     return (
+        f"{figures['positives']:,} positives of {figures['members']:,} members, "
         f"{trained.metrics['epochs']:.0f} epochs, validation loss "
         f"{trained.metrics['val_loss']:.4f}, {metric} {trained.metrics[metric]:.4f}"
     )

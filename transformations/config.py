@@ -198,7 +198,7 @@ class Config(_Strict):
     }
     window: Duration = timedelta(days=28)
     step: Duration = timedelta(days=1)
-    """Time between two snapshots of a backfill."""
+    """Time between two snapshots of a backfill, and of those that an evaluation supposes."""
     length: int = Field(default=32, ge=1, le=1024)
     items: Items
     dim: int = Field(default=64, ge=2, le=4096)
@@ -207,6 +207,8 @@ class Config(_Strict):
     """What a run fits (item encoder, weights) sees nothing of this time before its as_of, so that
     training joins have days of their own. Default: 28 days, or a tenth of the data's span where
     that is shorter."""
+    min_positives: int = Field(default=1_000, ge=1)
+    """Nothing is trained or evaluated on fewer positive labels."""
     duckdb: DuckDB = DuckDB()
 
     _root: Path = PrivateAttr(default=ROOT)

@@ -9,5 +9,9 @@ class InputError(ActivityError):
     """The user's configuration, arguments or source is wrong. Exit code 2."""
 
 
+class TooFewError(InputError):
+    """There is too little to learn from."""
+
+
 class RunFailedError(ActivityError):
     """The input was usable, but the run must stop, say at a failed check. Exit code 1."""

@@ -290,6 +290,14 @@ def partition(folder: Path, as_of: datetime) -> Path:
     return folder / f"as_of={as_of_name(as_of)}" / PART
 
 
+def rows_read(folder: Path) -> Path:
+    """Return the file of single rows of a member view: those that somebody's labels read.
+
+    It lies beside the partitions, so that a training join reads it; it is none of them.
+    """
+    return folder / "as_of=read" / "rows.parquet"
+
+
 def partitions(folder: Path) -> list[datetime]:
     """Return the timestamps for which `folder` holds a whole partition, oldest first."""
     return sorted(

@@ -9,6 +9,9 @@ from datetime import datetime
 from pathlib import Path
 
 import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from transformations import names
@@ -16,8 +19,9 @@ from transformations.config import Config
 from transformations.duck import SQL_ID_TYPES, TableReport, check, copy, count, parquet, quoted, sql
 from transformations.errors import InputError
 from transformations.files import replacing
-from transformations.last_actions import LastActions, Snapshot, sequences_writer
-from transformations.layout import as_of_name, files_between, partition
+from transformations.last_actions import LastActions, Series, Snapshot, sequences_writer
+from transformations.layout import as_of_name, files_between, partition, partitions, rows_read
+from transformations.timestamps import microseconds, timestamp_of
 
 # DuckDB cannot spill unfinished lists to disk: about 110 bytes of memory per event. So members are
 # read in ranges of about this many events; larger ranges are not faster.
@@ -26,6 +30,8 @@ EVENTS_PER_SAMPLE = 1_024
 # Snapshots of one pass: each has a file open, until all of them are written and checked.
 SNAPSHOTS_AT_ONCE = 128
 WRITERS = 2
+# Single rows that are built at once.
+ROWS_AT_ONCE = 16_384
 
 
 def build_sequences(
@@ -140,11 +146,6 @@ def _build_several(
     """Write the partitions of a few snapshots, oldest first; return actions seen and members."""
     folder, as_ofs = config.layout.sequences, [snapshot.as_of for snapshot in snapshots]
     start = min(snapshot.previous_as_of for snapshot in snapshots) - config.window
-    parameters = {
-        "first_timestamp": start,
-        "last_timestamp": as_ofs[-1],
-        "actions": list(config.actions),
-    }
     activity = files_between(config.layout.activity, start, as_ofs[-1])
     events = activity_query(config, con, activity)
     rows_in = rows_out = 0
@@ -163,10 +164,7 @@ def _build_several(
                     "create or replace temp view activity as "
                     f"select * from ({events}) where {condition}"
                 )
-                actions = LastActions(
-                    con.sql(sql("ordered_actions"), params=parameters).to_arrow_table(),
-                    config.rules,
-                )
+                actions = _ordered(config, con, start, as_ofs[-1])
                 for writer, snapshot in zip(writers, snapshots, strict=True):
                     rows, visible = actions.rows(snapshot)
                     if len(writing) == threads:
@@ -178,28 +176,113 @@ def _build_several(
             for written in writing:
                 written.result()
         view_of_partitions(con, "member_sequences", files, as_ofs)
-        check(
-            con,
-            "member_sequences",
-            {
-                "window_length": config.window,
-                "length": config.length,
-                "actions": list(config.actions),
-            },
-        )
-        con.execute("drop view member_sequences")
+        _check_sequences(config, con)
     con.execute("drop view if exists activity")
     return rows_in, rows_out
 
 
-def view_of_partitions(
-    con: duckdb.DuckDBPyConnection, name: str, files: list[Path], as_ofs: Sequence[datetime]
-) -> None:
-    """Make a view of partitions in this order, with the column as_of: that of each row's file."""
-    timestamps = ", ".join(f"timestamptz {quoted(as_of.isoformat())}" for as_of in as_ofs)
+def build_rows_read(
+    config: Config, con: duckdb.DuckDBPyConnection, wanted: pa.Table, series: Series
+) -> TableReport:
+    """Write the rows of member_sequences that somebody reads who looks up members as of timestamps.
+
+    What is read is the member's newest row in the snapshots of `series` up to that time: the very
+    row that `build_sequences` would write, in a snapshot or as of any timestamp (a series with a
+    step of a microsecond). All rows lie in one file, `transformations.layout.rows_read`, which is
+    replaced. Those of snapshots that are there as partitions are left out.
+
+    Args:
+        wanted: member_id, and as_of as a timestamp in microseconds, each one of the series.
+
+    Returns:
+        rows_in counts the distinct rows of `wanted`, rows_out the rows.
+
+    Raises:
+        ValueError: an as_of is not one of the series.
+        RunFailedError: the result breaks a rule of checks/member_sequences.sql.
+    """
+    wanted = wanted.group_by(["member_id", "as_of"]).aggregate([])
+    as_ofs = wanted["as_of"].cast(pa.int64()).to_numpy()
+    if (series.newest(as_ofs) != as_ofs).any():
+        raise ValueError(f"expected each as_of among those of {series}, got others")
+    last = int(as_ofs.max(initial=microseconds(series.first)))
+    start, until = series.first - series.step - config.window, timestamp_of(last)
+    built = np.array([microseconds(at) for at in partitions(config.layout.sequences)], np.int64)
+    activity = files_between(config.layout.activity, start, until)
+    events = activity_query(config, con, activity)
+    con.register("wanted", wanted)
     con.execute(
-        f"create or replace temp view {name} as "
-        f"select *, [{timestamps}][(file_index + 1)::bigint] as as_of from {parquet(files)}"
+        "create or replace temp table wanted_members as select distinct member_id from wanted"
+    )
+    con.unregister("wanted")
+    rows_out = 0
+    with replacing(rows_read(config.layout.sequences)) as file:
+        with sequences_writer(file, config.rules) as writer:
+            for condition in _member_ranges(con, activity):
+                con.execute(
+                    f"create or replace temp view activity as select * from ({events}) "
+                    f"where {condition} and member_id in (from wanted_members)"
+                )
+                actions = _ordered(config, con, start, until)
+                members = pc.index_in(wanted["member_id"], value_set=actions.member_ids)
+                there = members.is_valid().to_numpy()
+                ids = members.drop_null().to_numpy().astype(np.int64)
+                newest = actions.newest_rows(ids, as_ofs[there], series)
+                asked = (newest >= microseconds(series.first)) & ~np.isin(newest, built)
+                # In the order of as_of and member, as in partitions.
+                pairs = np.unique(np.stack([newest[asked], ids[asked]]), axis=1)
+                for at in range(0, pairs.shape[1], ROWS_AT_ONCE):
+                    newest, ids = pairs[:, at : at + ROWS_AT_ONCE]
+                    writer.write_batch(actions.rows_at(ids, newest, series))
+                rows_out += pairs.shape[1]
+        view_of_partitions(con, "member_sequences", [file], [None])
+        _check_sequences(config, con)
+    con.execute("drop view if exists activity")
+    con.execute("drop table wanted_members")
+    return TableReport("member_sequences", len(as_ofs), rows_out)
+
+
+def _ordered(
+    config: Config, con: duckdb.DuckDBPyConnection, start: datetime, until: datetime
+) -> LastActions:
+    """Read and order the actions of the view `activity` from `start` up to `until`."""
+    parameters = {
+        "first_timestamp": start,
+        "last_timestamp": until,
+        "actions": list(config.actions),
+    }
+    table = con.sql(sql("ordered_actions"), params=parameters).to_arrow_table()
+    return LastActions(table, config.rules)
+
+
+def _check_sequences(config: Config, con: duckdb.DuckDBPyConnection) -> None:
+    """Check the view `member_sequences`, and drop it."""
+    parameters = {
+        "window_length": config.window,
+        "length": config.length,
+        "actions": list(config.actions),
+    }
+    check(con, "member_sequences", parameters)
+    con.execute("drop view member_sequences")
+
+
+def view_of_partitions(
+    con: duckdb.DuckDBPyConnection,
+    name: str,
+    files: list[Path],
+    as_ofs: Sequence[datetime | None],
+) -> None:
+    """Make a view of files in this order, with the column as_of: what that of a file's rows is.
+
+    None stands for a file that is not a partition: each of its rows has its own as_of.
+    """
+    timestamps = ", ".join(
+        f"timestamptz {quoted(at.isoformat())}" if at else "null" for at in as_ofs
+    )
+    con.execute(
+        f"create or replace temp view {name} as select *, coalesce("
+        f"[{timestamps}][(file_index + 1)::bigint]::timestamptz, event_timestamp) as as_of "
+        f"from {parquet(files)}"
     )
 
 

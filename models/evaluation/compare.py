@@ -74,9 +74,12 @@ class JudgementAuc:
         resamples: Resamples,
         mask: NDArray[np.bool_],
     ) -> Estimate | None:
-        """Estimate it on the labels in `mask`; None for a recommender that does not judge."""
+        """Estimate it on the labels in `mask`.
+
+        None for a recommender that does not judge, and without both kinds of labels.
+        """
         judged = [one.judged for one in scores if one.judged is not None]
-        if not judged:
+        if not judged or len(np.unique(labels.positive[mask])) < 2:
             return None
         return resamples.auc(np.stack(judged), labels.positive, labels.members, mask)
 

@@ -42,7 +42,9 @@ class ItemDays:
         first = int(days.min())
         counts = np.zeros((int(days.max()) - first + 2, len(available_at), 2), np.int32)
         np.add.at(counts, (days - first + 1, items, (~positive).astype(int)), 1)
-        return cls(first, np.cumsum(counts, axis=0, dtype=np.int32), available_at)
+        for day in range(1, len(counts)):  # in place: years of days times items are large
+            counts[day] += counts[day - 1]
+        return cls(first, counts, available_at)
 
     def _index(self, day: int) -> int:
         return min(max(day - self.first, 0), len(self.before) - 1)

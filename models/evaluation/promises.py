@@ -54,14 +54,14 @@ def no_clear_loss(name: str, what: str, difference: Interval) -> Promise:
     return Promise(name, text, difference.high > 0)
 
 
-def at_most(name: str, what: str, got: float, of: float, share: float) -> Promise:
-    """Require that a number is at most a share of another, such as the bytes per member.
+def at_most(name: str, what: str, got: float, of: float, parts: int) -> Promise:
+    """Require that a number is at most one of equal parts of another, such as the bytes per member.
 
-    >>> at_most("bytes", "Bytes per member", 256, of=768, share=1 / 3).sentence
-    'Bytes per member: required at most 0.333 of 768, got 256 (0.333).'
+    >>> at_most("bytes", "Bytes per member", 256, of=768, parts=3).sentence
+    'Bytes per member: required at most 1/3 of 768, got 256 (0.333).'
     """
-    text = f"{what}: required at most {share:.3f} of {of:g}, got {got:g} ({got / of:.3f})."
-    return Promise(name, text, got <= of * share)
+    text = f"{what}: required at most 1/{parts} of {of:g}, got {got:g} ({got / of:.3f})."
+    return Promise(name, text, got * parts <= of)
 
 
 def with_bounds(difference: Interval) -> str:

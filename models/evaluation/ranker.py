@@ -24,9 +24,6 @@ from transformations.timestamps import DAY_US
 ops = keras.ops
 Floats = NDArray[np.float32]
 
-MAX_VECTORS = 3
-"""Vectors per member that a ranker takes. A variant with fewer is padded with zeros, so every
-variant's ranker has the same capacity."""
 TOWER = 4
 """Dimensions in which a head multiplies its item features with its member features."""
 RANK, JUDGE = 0, 1
@@ -57,7 +54,7 @@ class RankerLabels:
     Attributes:
         members: Code of the member, for resampling.
         items: Index of the item.
-        days: The day (since 1970) whose midnight snapshot the features are of.
+        days: The day (since 1970) at whose midnight the item features are taken.
         times: Microseconds since 1970.
         positive: Whether the action is a positive one.
     """
@@ -87,7 +84,8 @@ class RankerFeatures:
     """A variant's features for the labels of one period.
 
     Attributes:
-        vectors: The members' vectors, float32 [labels, MAX_VECTORS, dim].
+        vectors: The members' vectors, float32 [labels, vectors, dim]. A variant with fewer than
+            others is padded with zeros, so every variant's ranker has the same capacity.
         member_features: The other features of the members, float32 [labels, n].
     """
 
@@ -99,12 +97,13 @@ class Ranker(keras.Model):
     """Scores = member side · item side, for each head.
 
     Args:
+        vectors: Vectors per member.
         dim: Of the vectors.
         settings: Only l2 is used.
         seed: Of the initial weights.
     """
 
-    def __init__(self, dim: int, settings: RankerSettings, seed: int) -> None:
+    def __init__(self, vectors: int, dim: int, settings: RankerSettings, seed: int) -> None:
         super().__init__()
         seeds = iter(range(100 * seed, 100 * seed + 100))
 
@@ -116,11 +115,11 @@ class Ranker(keras.Model):
         near_one = keras.initializers.RandomNormal(1.0, 0.1, seed=next(seeds))
         # Per head: a weight for each vector, and an offset to it for each of its dimensions.
         self.by_vector = [
-            self.add_weight((MAX_VECTORS,), initializer=near_one, name="rank_vectors"),
-            self.add_weight((MAX_VECTORS,), initializer="zeros", name="judge_vectors"),
+            self.add_weight((vectors,), initializer=near_one, name="rank_vectors"),
+            self.add_weight((vectors,), initializer="zeros", name="judge_vectors"),
         ]
         self.by_dimension = [
-            self.add_weight((MAX_VECTORS, dim), initializer="zeros", name=name)
+            self.add_weight((vectors, dim), initializer="zeros", name=name)
             for name in ("rank_dimensions", "judge_dimensions")
         ]
         self.item_hidden, self.item_out = dense(32, "relu"), dense(2 * TOWER)
@@ -171,7 +170,7 @@ def fit_ranker(
     if not (item_days.available_at[labels.items] <= labels.days * DAY_US).all():
         raise InputError("expected labels on items known at their midnight, got others; drop them")
     rng = np.random.default_rng(seed)
-    ranker = Ranker(embeddings.shape[1], settings, seed)
+    ranker = Ranker(features.vectors.shape[1], embeddings.shape[1], settings, seed)
     batches = _batches(labels.days, settings.batch_size)
     rate = keras.optimizers.schedules.CosineDecay(
         settings.learning_rate, settings.epochs * len(batches)

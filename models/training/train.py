@@ -25,7 +25,7 @@ from models.training.objectives import OBJECTIVES, Objective
 from models.training.popularity import RecentPopularity
 from models.training.recipe import Recipe
 from transformations.config import Config
-from transformations.errors import InputError
+from transformations.errors import InputError, TooFewError
 from transformations.examples import build_training_examples
 from transformations.timestamps import EPOCH
 
@@ -96,7 +96,7 @@ def train(
     the same line and `until`, training resumes after its last whole epoch.
 
     Raises:
-        InputError: the line has no recipe, or there is nothing to train or to validate on.
+        InputError: the line has no recipe, or there is too little to train or to validate on.
         RunFailedError: the loss is no longer a number.
     """
     return train_on(aggregator, config, gather(aggregator, config, con, until), progress)
@@ -134,7 +134,7 @@ def train_on(
         resume: Save each epoch, and resume if an earlier call was killed.
 
     Raises:
-        InputError: there is nothing to train or to validate on.
+        InputError: there is too little to train or to validate on.
         RunFailedError: the loss is no longer a number.
     """
     recipe = recipe_of(aggregator)
@@ -257,16 +257,23 @@ def epoch_batches(
 def popularity_of(
     data: Data, config: Config, recipe: Recipe, between: tuple[datetime, datetime]
 ) -> tuple[NDArray[np.float32], int]:
-    """Return how often each item is a positive label, float32 [items + 1], and how many batches."""
+    """Return how often each item is a positive label, float32 [items + 1], and how many batches.
+
+    Raises:
+        TooFewError: there are fewer positive labels than `min_positives`.
+    """
     counts, steps = np.zeros(len(data.items.vectors), np.int64), 0
     for batch in epoch_batches(data, config, recipe, between, seed=0).as_numpy_iterator():
         counts += np.bincount(batch["label_rows"][batch["positive"]], minlength=len(counts))
         steps += 1
-    if not counts.any():
-        raise InputError(
-            f"expected positive labels from {between[0]:%Y-%m-%d} to {between[1]:%Y-%m-%d} to "
-            f"train on, found none; choose a later --until, or a recipe with fewer min_actions "
-            f"or a shorter validation"
+    if counts.sum() < config.min_positives:
+        raise TooFewError(
+            f"expected at least {config.min_positives:,} positive labels before "
+            f"{between[1]:%Y-%m-%d} to train on, on items with a vector, got {counts.sum():,} (in "
+            f"all {data.figures['positives']:,}, of {data.figures['members']:,} members); choose a "
+            "later --until, or a recipe with fewer min_actions or a shorter validation; leave the "
+            f"line out of the catalogue; or lower min_positives in {config.file.name}, if so few "
+            "are enough for you"
         )
     return counts.astype(np.float32), steps
 

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from models.embed import embed_snapshot
 from models.spec import Aggregator
-from operations.fits import current_lines
+from operations.fits import made_lines
 from pipelines.cli.nearest import DescribedItems
 from pipelines.private_redis import private_redis, write_store
 from pipelines.progress import number
@@ -57,7 +57,7 @@ def run_demo(console: Console, config: Config, speed: float) -> None:
 
 def _run(console: Console, config: Config, speed: float) -> None:
     end = last_snapshot(config)
-    lines = current_lines(config)
+    lines = made_lines(config)
     streamed = [line for line in lines if line.stream] or lines
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))

@@ -85,6 +85,8 @@ def _show(settings: Config) -> None:
     for promise in result.promises:
         mark = "[green]✓[/]" if promise.passed else "[red]✗[/]"
         console.print(f"{mark} {promise.sentence}", highlight=False)
+    for gap in result.gaps:
+        console.print(f"[yellow]![/] {gap}", highlight=False)
     failed = [control for control in result.controls if not control.passed]
     for control in failed:
         console.print(

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from models.lines import by_space
-from operations.fits import current_lines
+from operations.fits import made_lines
 from operations.ledger import Ledger
 from pipelines.cli.nearest import DescribedItems
 from pipelines.progress import plain_table
@@ -43,7 +43,7 @@ def show_member(console: Console, config: Config, member: int | str, *, full: bo
     with connect(config) as con:
         actions = _last_actions(config, con, newest, member)
         example = someone(config, con, newest)
-        lines = current_lines(config)
+        lines = made_lines(config)
         items = {own.space: DescribedItems(own, con, newest) for own, _ in by_space(config, lines)}
     if actions is None:
         raise InputError(
@@ -129,7 +129,7 @@ def _online_values(
     store = open_store(config)
     absent: int | str = "" if config.item_id_type == "string" else -1
     found = {}
-    for aggregator in current_lines(config):
+    for aggregator in made_lines(config):
         answer = store.get_online_features(
             features=store.get_feature_service(aggregator.service),
             entity_rows=[{"member_id": member, "item_id": absent if item is None else item}],
@@ -166,7 +166,7 @@ def _nearest_table(
     table.expand = True
     table.add_column("vector", no_wrap=True)
     table.add_column("nearest items", ratio=1, no_wrap=True, overflow="ellipsis")
-    for aggregator in current_lines(config):
+    for aggregator in made_lines(config):
         table.add_row(f"[bold]{aggregator.service}[/]", "")
         for name in aggregator.vectors(config):
             value = values[aggregator.service].get(name)

@@ -86,7 +86,8 @@ def _work(
     from serving.stream.worker import Pace, Worker
 
     last_snapshot(settings)
-    streamed = [aggregator for aggregator in embedded_lines(settings) if aggregator.stream]
+    lines = embedded_lines(settings)
+    streamed = [line for line in lines if line.stream and line.is_packaged(settings)]
     name = f"{socket.gethostname()}-{os.getpid()}"
     source = open_bus(url, name)
     store = open_store(settings)

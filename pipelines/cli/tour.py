@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from operations.fits import current_lines
+from operations.fits import made_lines
 from pipelines.cli.show import show_member, show_value, someone
 from serving.publish import open_store
 from transformations.config import ROOT, Config
@@ -42,7 +42,7 @@ def _show_join(console: Console, config: Config, as_of: datetime) -> None:
     if labels.empty:
         console.print("No action lies in the last days, so there is no label to join.")
         return
-    aggregator = current_lines(config)[-1]
+    aggregator = made_lines(config)[-1]
     store = open_store(config)
     joined = store.get_historical_features(
         entity_df=labels,
@@ -90,7 +90,7 @@ def _show_places(console: Console, config: Config) -> None:
     places: Mapping[str, Path] = {
         "typed events, a partition a day": config.layout.activity,
         "refused rows, with the reason": config.layout.quarantine,
-        "item vectors": current_lines(config)[-1].config_of(config).items_dir,
+        "item vectors": made_lines(config)[-1].config_of(config).items_dir,
         "sequences, a partition a snapshot": config.layout.sequences,
         "vectors, a folder a view": config.layout.all_embeddings,
         "SavedModels and manifests": config.layout.artifacts,
@@ -102,7 +102,7 @@ def _show_places(console: Console, config: Config) -> None:
 
 
 def _show_next(console: Console, config: Config, member: int | str | None) -> None:
-    service = current_lines(config)[-1].service
+    service = made_lines(config)[-1].service
     console.print("[bold]What to type next[/]")
     for command, what in (
         (f"activity show {'MEMBER_ID' if member is None else member}", "any member's vectors"),

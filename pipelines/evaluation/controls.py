@@ -108,7 +108,8 @@ def controls(comparison: Comparison) -> Iterator[Control]:
         # It takes as long as the test itself, so the challenger is the only learned one.
         if variant is comparison.challenger or not isinstance(variant.line, Learned):
             yield shuffled(variant, config, data, padded, comparison.resamples)
-    yield permuted(comparison.challenger, data)
+    if len(np.unique(data.periods["test"].task.labels.positive)) == 2:
+        yield permuted(comparison.challenger, data)
 
 
 def _shuffle(padded: Padded, seed: int = 0) -> Padded:

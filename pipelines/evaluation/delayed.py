@@ -157,7 +157,9 @@ def features_as_of(
     counts = {name: rows[name].to_numpy() for name in config.rules.count_columns}
     others = member_features(config, counts, frame)
     run = together([load(line, config) for line in lines], table, config.rules)
-    return [RankerFeatures(stacked(list(fields.values())), others) for fields in run(padded)]
+    return [
+        RankerFeatures(stacked(list(fields.values()), config), others) for fields in run(padded)
+    ]
 
 
 def without_repeats(period: Period, data: EvaluationData, log: Log) -> Period:

@@ -11,6 +11,7 @@ from models.packaging import package
 from models.spec import Aggregator, GeometricDecay, Learned, learned_kinds
 from pipelines.evaluation.controls import controls
 from pipelines.evaluation.features import EvaluationData, Sequences, join_sequences, read_data
+from pipelines.evaluation.gaps import figures, refuse_too_little
 from pipelines.evaluation.protocol import Protocol
 from pipelines.evaluation.result import result_of
 from pipelines.evaluation.serving_costs import serving_costs
@@ -26,7 +27,14 @@ from pipelines.evaluation.variants import (
     variant_of,
     without_activity,
 )
-from pipelines.evaluation.world import World, build_snapshots, open_world, train_lines
+from pipelines.evaluation.world import (
+    World,
+    build_sequences_read,
+    embed_sequences_read,
+    encode,
+    open_world,
+    train_lines,
+)
 from pipelines.progress import Stages, short
 from transformations.config import Config
 from transformations.duck import connect
@@ -66,19 +74,22 @@ def evaluate(
     _refuse_equal_names(aggregators)
     with connect(config) as con:
         world = open_world(config, con, protocol)
-        manifests = train_lines(world, stages, aggregators)
-        build_snapshots(world, stages, aggregators)
+        encode(world, con, stages)
         with stages.stage("labels") as stage:
             data = read_data(world, con, protocol)
-            counts = {name: len(period.frame) for name, period in data.periods.items()}
-            stage.rows_out = sum(counts.values())
-            stage.note = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+            stage.rows_out = sum(len(period.frame) for period in data.periods.values())
+            stage.note = "; ".join(f"{n} {figures(one)}" for n, one in data.periods.items())
+    for period in data.periods.values():
+        refuse_too_little(period, world.config)
+    manifests = train_lines(world, stages, aggregators)
+    build_sequences_read(world, stages, data.readings)
+    embed_sequences_read(world, stages, aggregators)
     sequences = _join_sequences(world, aggregators, data, stages)
     grid = _decay_grid(world, data, sequences, protocol, stages)
     baseline, lines = _with_baseline(aggregators, max(grid, key=lambda r: grid[r]))
     if len(lines) > len(aggregators):
         train_lines(world, stages, [baseline])
-        build_snapshots(world, stages, [baseline])
+        embed_sequences_read(world, stages, [baseline])
     variants = _variants(world, lines, data, stages)
     _fit(variants, data, protocol, stages)
     by_name = {variant.name: variant for variant in variants}

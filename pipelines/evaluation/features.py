@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from models.evaluation.cohorts import count_between
 from models.evaluation.item_days import ACTIVE_DAYS, ItemDays
 from models.evaluation.promises import assert_nothing_from_the_future
-from models.evaluation.ranker import MAX_VECTORS, RankerFeatures, RankerLabels
+from models.evaluation.ranker import RankerFeatures, RankerLabels
 from models.evaluation.scoring import Task, random_items, seen_items
 from models.sequences import ItemTable, Padded, pad, read_items
 from models.spec import Aggregator
@@ -28,7 +28,7 @@ from transformations.errors import InputError
 from transformations.layout import partition_files
 from transformations.names import SEQUENCE_VIEW
 from transformations.tables import activity_query
-from transformations.timestamps import DAY_US
+from transformations.timestamps import DAY_US, MICROSECOND
 
 Floats = NDArray[np.float32]
 
@@ -38,7 +38,8 @@ class Period:
     """The labels of one period: train, validation or test.
 
     Attributes:
-        frame: label, member_id, item_id, action, event_timestamp, as_of; one row per label.
+        frame: label, member_id, item_id, action, event_timestamp, midnight (of what is known of
+            items), as_of (of the newest snapshot of members); one row per label.
         task: The labels as arrays, and the items that they are ranked among.
         first_seen: When each label's member first acted, as pandas timestamps; null where the
             label itself is the first.
@@ -82,6 +83,12 @@ class EvaluationData:
     events: EventArrays
     member_codes: pd.Index
     periods: dict[str, Period] = field(default_factory=dict)
+
+    @property
+    def readings(self) -> pa.Table:
+        """Whose row each label reads, and as of when: member_id, as_of."""
+        frames = [period.frame[["member_id", "as_of"]] for period in self.periods.values()]
+        return pa.Table.from_pandas(pd.concat(frames), preserve_index=False)
 
 
 def read_data(
@@ -150,10 +157,13 @@ def _read_period(
             f"expected labels in the {name} period, {since:%Y-%m-%d} to {until:%Y-%m-%d}, on items "
             "that had a vector by then; found none"
         )
+    readable = _microseconds(frame["event_timestamp"]) - config.publish_delay // MICROSECOND
+    as_of = pd.to_datetime(world.series.newest(readable), unit="us", utc=True)
+    frame["as_of"] = as_of.as_unit("us")
     labels = RankerLabels(
         members=data.member_codes.get_indexer(pd.Index(frame["member_id"])).astype(np.int64),
         items=data.items.rows(pa.array(frame["item_id"])).astype(np.int64) - 1,
-        days=_microseconds(frame["as_of"]) // DAY_US,
+        days=_microseconds(frame["midnight"]) // DAY_US,
         times=_microseconds(frame["event_timestamp"]),
         positive=frame["action"].map(config.actions).eq("positive").to_numpy(),
     )
@@ -176,26 +186,25 @@ def join(
 
     Raises:
         RunFailedError: a feature is from after its label.
-        InputError: the aggregator has more vectors than the ranker takes, or vectors of another
-            dimension than the items'.
+        InputError: the aggregator has vectors of another dimension than the items'.
     """
     fields = aggregator.vectors(config)
-    if len(fields) > MAX_VECTORS or set(fields.values()) != {config.dim}:
+    if set(fields.values()) != {config.dim}:
         raise InputError(
-            f"{aggregator.name}: expected at most {MAX_VECTORS} vectors of dimension {config.dim}, "
-            f"which the ranker multiplies with the items', got {fields}"
+            f"{aggregator.name}: expected vectors of dimension {config.dim}, which the ranker "
+            f"multiplies with the items', got {fields}"
         )
     joined = _fetch(store, period, store.get_feature_service(aggregator.service))
     frame = joined.select(["event_timestamp", "last_action_at"]).to_pandas()
     assert_nothing_from_the_future(frame, ["last_action_at"])
-    vectors = stacked([_matrix(joined[name], config.dim) for name in fields])
+    vectors = stacked([_matrix(joined[name], config.dim) for name in fields], config)
     counts = {name: joined[name].to_numpy() for name in config.rules.count_columns}
     return RankerFeatures(vectors, member_features(config, counts, frame))
 
 
-def stacked(fields: Sequence[Floats]) -> Floats:
-    """Stack a variant's vectors, zeros for those it lacks: float32 [rows, MAX_VECTORS, dim]."""
-    vectors = np.zeros((len(fields[0]), MAX_VECTORS, fields[0].shape[1]), np.float32)
+def stacked(fields: Sequence[Floats], config: Config) -> Floats:
+    """Stack a variant's vectors, zeros for those it lacks: float32 [rows, actions, dim]."""
+    vectors = np.zeros((len(fields[0]), len(config.actions), config.dim), np.float32)
     for index, values in enumerate(fields):
         vectors[:, index] = values
     return vectors

@@ -84,12 +84,6 @@ class Split:
             "test": (self.validation_until, self.test_until),
         }
 
-    @property
-    def snapshots(self) -> list[datetime]:
-        """The midnights whose snapshots a label may use, oldest first."""
-        days = (self.test_until - self.weights_until).days
-        return [self.weights_until + day * DAY for day in range(days)]
-
 
 def _midnight(timestamp: datetime) -> datetime:
     return timestamp.replace(hour=0, minute=0, second=0, microsecond=0)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,14 @@ from models.quantization import bytes_per_member
 from models.spec import Learned
 from pipelines.evaluation.controls import too_good
 from pipelines.evaluation.features import cohort_columns
+from pipelines.evaluation.gaps import figures, gaps, measured
 from pipelines.evaluation.protocol import Protocol
 from pipelines.evaluation.variants import CHOSEN_BY, Comparison
 from pipelines.report.data import distributions, member_map, shown_members
 from transformations.config import Config
 from transformations.duck import connect
 
+HOUR = timedelta(hours=1)
 COHORT_METRICS = (CHOSEN_BY, "auc_random")
 MUST_GAIN = ("hr10_recent", "auc_random")
 """Metrics on which the challenger must be clearly better than the baseline; on the others it must
@@ -75,6 +77,7 @@ def result_of(
         "protocol": list(_protocol(comparison, protocol)),
         "metrics": [{"key": key, "label": metric.label} for key, metric in METRICS.items()],
         "variants": [_variant(name, comparison, found, costs) for name in found],
+        "gaps": list(gaps(comparison, found[challenger])),
         "promises": list(_promises(comparison, found)),
         "cohorts": list(_cohorts(comparison)),
         "controls": [*controlled, spotted],
@@ -96,7 +99,7 @@ def result_of(
 
 def _snapshot(comparison: Comparison) -> dict[str, Any]:
     """Return what the report shows of the last snapshot."""
-    config, as_of = comparison.world.config, comparison.world.split.snapshots[-1]
+    config, as_of = comparison.world.config, comparison.world.shown.as_of
     lines = list(comparison.lines.values())
     with connect(config) as con:
         return {
@@ -145,7 +148,7 @@ def data_name(config: Config) -> str:
 def _protocol(comparison: Comparison, protocol: Protocol) -> Iterator[str]:
     config, split = comparison.world.config, comparison.world.split
     periods = comparison.data.periods
-    counts = ", ".join(f"{len(period.frame):,} in {name}" for name, period in periods.items())
+    counts = "; ".join(f"{name} {figures(period)}" for name, period in periods.items())
     positive = int(periods["test"].task.labels.positive.sum())
     yield (
         f"Aggregators and item encoder are trained on data before {split.weights_until:%Y-%m-%d}, "
@@ -154,12 +157,12 @@ def _protocol(comparison: Comparison, protocol: Protocol) -> Iterator[str]:
     )
     yield (
         "Each label's features are fetched with get_historical_features through the variant's "
-        "feature service, filter_by_created_timestamp=True. They are those of the newest daily "
-        "snapshot readable at the label's time, "
-        f"{config.publish_delay.total_seconds() / 3600:g} hours after its midnight."
+        "feature service, filter_by_created_timestamp=True. They are those of the newest snapshot "
+        f"readable at the label's time: one is taken every {config.step / HOUR:g} hours, and can "
+        f"be read {config.publish_delay / HOUR:g} hours later."
     )
     yield (
-        f"Labels are actions on items that had a vector by that midnight: {counts}. The "
+        f"Labels are actions on items that had a vector by the midnight before: {counts}. The "
         f"{positive:,} positive test labels are ranked among all items known then, or among those "
         "with an action in the 7 days before; items that the member had acted on are left out."
     )
@@ -212,6 +215,8 @@ def _promises(
     config, lines = comparison.world.config, comparison.lines
     ours, theirs = comparison.challenger.name, comparison.baseline.name
     for key, metric in METRICS.items():
+        if not measured(found[ours], key):
+            continue
         difference = (found[ours][key] - found[theirs][key]).interval()
         require = clear_gain if key in MUST_GAIN else no_clear_loss
         yield require(key, f"{metric.label}, {ours} minus {theirs}", difference)
@@ -219,7 +224,9 @@ def _promises(
         bytes_per_member(len(lines[name].vectors(config)), config.dim, "float32")
         for name in (ours, theirs)
     )
-    yield at_most("bytes", "Bytes per member", challenger, of=baseline, share=1 / 3)
+    # One vector instead of one per action.
+    parts = len(config.actions)
+    yield at_most("bytes", "Bytes per member", challenger, of=baseline, parts=parts)
     difference = (found[ours][CHOSEN_BY] - found["cooccurrence"][CHOSEN_BY]).interval()
     label = METRICS[CHOSEN_BY].label
     yield no_clear_loss("cooccurrence", f"{label}, {ours} minus co-occurrence", difference)

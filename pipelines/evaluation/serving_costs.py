@@ -1,7 +1,7 @@
 """What a variant's vectors cost: bytes per member by dtype, members per second, cold start."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -45,15 +45,18 @@ def _storage(variant: Variant, comparison: Comparison) -> Iterator[dict[str, Any
     config = comparison.world.config
     features, fields = variant.features["test"], variant.line.vectors(config)
     float32 = _chosen_by(variant.scores, comparison)
+    scales = _scales(variant, config)
     for dtype in DTYPES:
+        if dtype == "int8" and without_scale(variant, config):
+            continue
         vectors = features.vectors.copy()
         for index, name in enumerate(fields):
-            known = variant.features["train"].vectors[:, index]
-            scales = _quantization(variant.line, config, name, known) if dtype == "int8" else None
             before = features.vectors[:, index]
             # Zeros stand for null, which stays null in any dtype.
             there = before.any(axis=1, keepdims=True)
-            vectors[:, index] = np.where(there, stored(before, dtype, scales), 0.0)
+            if there.any():
+                kept = stored(before, dtype, scales.get(name))
+                vectors[:, index] = np.where(there, kept, 0.0)
         got = _chosen_by(_with_vectors(variant, comparison, vectors), comparison)
         yield {
             "variant": variant.name,
@@ -69,12 +72,31 @@ def _chosen_by(scores: Sequence[LabelScores], comparison: Comparison) -> Any:
     return estimates(scores, labels, comparison.resamples, metrics=[CHOSEN_BY])[CHOSEN_BY]
 
 
-def _quantization(line: Aggregator, config: Config, field: str, known: Floats) -> Quantization:
-    """Return the scales of the manifest, or those of the train period for a formula."""
-    kept = line.manifest(config).get("quantization") or {}
-    if field in kept:
-        return Quantization.from_json(kept[field])
-    return Quantization.fit(known[known.any(axis=1)])
+def _scales(variant: Variant, config: Config) -> Mapping[str, Quantization]:
+    """Return the scales of each field: the manifest's, or a formula's from the train period.
+
+    A field that no member has in the train period has none.
+    """
+    assert variant.line is not None
+    kept = variant.line.manifest(config).get("quantization") or {}
+    scales = {name: Quantization.from_json(saved) for name, saved in kept.items()}
+    for index, name in enumerate(variant.line.vectors(config)):
+        known = variant.features["train"].vectors[:, index]
+        known = known[known.any(axis=1)]
+        if name not in scales and len(known):
+            scales[name] = Quantization.fit(known)
+    return scales
+
+
+def without_scale(variant: Variant, config: Config) -> list[str]:
+    """Return the fields that members have in the test period, but none had in the train period."""
+    assert variant.line is not None
+    scales, vectors = _scales(variant, config), variant.features["test"].vectors
+    return [
+        name
+        for index, name in enumerate(variant.line.vectors(config))
+        if name not in scales and vectors[:, index].any()
+    ]
 
 
 def _members_per_second(

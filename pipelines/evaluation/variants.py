@@ -163,9 +163,9 @@ def measure_all(variant: Variant, data: EvaluationData, seeds: Sequence[int]) ->
 
 
 def in_process(line: Aggregator, config: Config, data: EvaluationData, padded: Padded) -> Floats:
-    """Embed sequences without Feast; float32 [rows, MAX_VECTORS, dim]."""
+    """Embed sequences without Feast; float32 [rows, actions, dim]."""
     run = together([load(line, config)], data.items, config.rules)
-    return stacked(list(run(padded)[0].values()))
+    return stacked(list(run(padded)[0].values()), config)
 
 
 def references(data: EvaluationData, period: Period) -> dict[str, LabelScores]:

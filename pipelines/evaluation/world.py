@@ -1,4 +1,4 @@
-"""The evaluation's world: a separate data folder with every snapshot of the past."""
+"""The evaluation's world: a separate data folder with the rows that its labels read."""
 
 import shutil
 from collections.abc import Sequence
@@ -7,27 +7,28 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import yaml
 from duckdb import DuckDBPyConnection as Connection
 from feast import FeatureStore
 
-from models.embed import Graph, embed_snapshots, load_graph, model_version_of
+from models.embed import embed_rows_read, embed_snapshots
 from models.evaluation.promises import assert_trained_before
 from models.items import build_items
 from models.packaging import package
 from models.spec import Aggregator, Learned
 from models.training.train import train
 from pipelines.daily import fill, stage_the_items
-from pipelines.evaluation.protocol import DAY, Protocol, Split
+from pipelines.evaluation.protocol import Protocol, Split
 from pipelines.progress import Stages
 from pipelines.training import summary, trains
 from serving import publish
 from transformations.config import Config
 from transformations.duck import connect
 from transformations.errors import InputError
-from transformations.last_actions import Snapshot
-from transformations.layout import partition, partition_files
-from transformations.tables import activity_query, build_sequences_of
+from transformations.last_actions import Series, Snapshot
+from transformations.layout import partition_files
+from transformations.tables import activity_query, build_rows_read, build_sequences_of
 
 FOLDER = "evaluation"
 
@@ -43,6 +44,16 @@ class World:
 
     config: Config
     split: Split
+
+    @property
+    def series(self) -> Series:
+        """The snapshots that a label may read, as a backfill of them all would build them."""
+        return Series(self.split.weights_until, self.config.step, self.config.publish_delay)
+
+    @property
+    def shown(self) -> Snapshot:
+        """The last snapshot, which the report shows."""
+        return self.series.snapshots(self.split.test_until)[-1]
 
     def store(self, aggregators: Sequence[Aggregator]) -> FeatureStore:
         """Register these aggregators' views and services; return the feature store."""
@@ -74,21 +85,27 @@ def open_world(config: Config, con: Connection, protocol: Protocol) -> World:
     return World(own, split)
 
 
+def encode(world: World, con: Connection, stages: Stages) -> None:
+    """Encode the items, which labels are on and aggregators are trained with."""
+    config, split = world.config, world.split
+    stage_the_items(config, con, split.test_until, stages)
+    with stages.stage("items") as stage:
+        fill(stage, build_items(config, con, split.test_until, split.weights_until))
+
+
 def train_lines(
     world: World, stages: Stages, aggregators: Sequence[Aggregator]
 ) -> dict[str, dict[str, Any]]:
-    """Encode the items, train and package the aggregators; return each one's manifest by name.
+    """Train and package the aggregators; return each one's manifest by name.
 
     Existing packages are kept.
 
     Raises:
-        InputError: weights were trained on events after `weights_until`.
+        InputError: weights were trained on events after `weights_until`, or would be trained on
+            too few.
     """
     config, split = world.config, world.split
     with connect(config) as con:
-        stage_the_items(config, con, split.test_until, stages)
-        with stages.stage("items") as stage:
-            fill(stage, build_items(config, con, split.test_until, split.weights_until))
         for line in aggregators:
             if isinstance(line, Learned) and trains(line, config):
                 with stages.stage(f"train {line.name}") as stage:
@@ -105,37 +122,30 @@ def train_lines(
     return manifests
 
 
-def build_snapshots(world: World, stages: Stages, aggregators: Sequence[Aggregator]) -> None:
-    """Build every snapshot that a label may use; those of the same weights are kept."""
-    config, as_ofs = world.config, world.split.snapshots
-    snapshots = [Snapshot(at, at - DAY, at + config.publish_delay) for at in as_ofs]
-    new = [s for s in snapshots if not partition(config.layout.sequences, s.as_of).exists()]
-    with connect(config) as con:
-        with stages.stage("sequences", total=len(new)) as stage:
-            build_sequences_of(config, con, new, stage.advance)
-            stage.note = f"{len(as_ofs)}, {as_ofs[0]:%Y-%m-%d} to {as_ofs[-1]:%Y-%m-%d}"
-        with stages.stage("snapshots", total=len(as_ofs)) as stage:
-            # By the lines that a snapshot lacks: mostly all of them, or none.
-            lacking: dict[tuple[str, ...], list[Snapshot]] = {}
-            graphs = {line.view: load_graph([line], config) for line in aggregators}
-            for snapshot in snapshots:
-                views = [
-                    v for v, graph in graphs.items() if not _is_built(config, snapshot.as_of, graph)
-                ]
-                lacking.setdefault(tuple(views), []).append(snapshot)
-            for missing, several in lacking.items():
-                lines = [line for line in aggregators if line.view in missing]
-                if lines:
-                    embed_snapshots(config, con, several, lines)
-                stage.advance(len(several))
-            stage.note = f"{len(as_ofs)}, {as_ofs[0]:%Y-%m-%d} to {as_ofs[-1]:%Y-%m-%d}"
+def build_sequences_read(world: World, stages: Stages, labels: pa.Table) -> None:
+    """Build the rows of member_sequences that labels read, and the last snapshot as a whole.
+
+    Args:
+        labels: member_id, and as_of of the newest snapshot that is readable at the label's time.
+    """
+    config = world.config
+    with connect(config) as con, stages.stage("sequences") as stage:
+        shown = build_sequences_of(config, con, [world.shown])
+        read = build_rows_read(config, con, labels, world.series)
+        stage.rows_in, stage.rows_out = labels.num_rows, shown.rows_out + read.rows_out
+        stage.note = (
+            f"those that a label reads, and the last snapshot, {world.shown.as_of:%Y-%m-%d}"
+        )
 
 
-def _is_built(config: Config, as_of: datetime, graph: Graph) -> bool:
-    """Whether a snapshot of these weights exists."""
-    (model,) = graph.models
-    file = partition(config.layout.embeddings(model.aggregator.view), as_of)
-    return file.exists() and model_version_of(file) == model.model_version
+def embed_sequences_read(world: World, stages: Stages, aggregators: Sequence[Aggregator]) -> None:
+    """Make the vectors of those rows."""
+    config, between = world.config, (world.split.weights_until, world.split.test_until)
+    with connect(config) as con, stages.stage("vectors") as stage:
+        shown = embed_snapshots(config, con, [world.shown], aggregators)
+        read = embed_rows_read(config, con, between, aggregators)
+        stage.rows_in = shown.members + read.members
+        stage.rows_out = sum(shown.rows.values()) + sum(read.rows.values())
 
 
 def _ends(config: Config, con: Connection) -> tuple[datetime, datetime]:
@@ -159,7 +169,11 @@ def _clear_if_changed(folder: Path, config: Config, split: Split) -> None:
     wanted = {
         "weights_until": split.weights_until.isoformat(),
         "test_until": split.test_until.isoformat(),
-        "settings": config.model_dump_json(exclude={"data_dir", "feature_store", "events"}),
+        # An older version built all snapshots, and a join would still find them.
+        "rows": "those that a label reads",
+        "settings": config.model_dump_json(
+            exclude={"data_dir", "feature_store", "events", "min_positives"}
+        ),
     }
     if note.exists() and yaml.safe_load(note.read_text()) == wanted:
         return

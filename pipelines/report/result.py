@@ -272,6 +272,8 @@ class Result(_Strict):
     """Number of variants and settings tried on validation before the test."""
     protocol: list[str] = []
     """How it was done, one item each."""
+    gaps: list[str] = []
+    """What was left out because there was nothing to learn it from or to measure it on."""
     metrics: list[Metric]
     variants: list[VariantRow]
     promises: list[PromiseRow] = []

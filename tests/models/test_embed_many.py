@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -14,12 +15,19 @@ from models.layers.build import build
 from models.packaging import load, package
 from models.sequences import ItemTable, pad
 from models.spec import Average, GeometricDecay
-from tests.worlds.tiny_models import AS_OF, Learned, tiny_config, write_items, write_sequences
+from tests.worlds.tiny_models import (
+    AS_OF,
+    UTC_US,
+    Learned,
+    tiny_config,
+    write_items,
+    write_sequences,
+)
 from transformations.config import Config
 from transformations.duck import connect
 from transformations.errors import InputError, RunFailedError
 from transformations.last_actions import Snapshot
-from transformations.layout import partition
+from transformations.layout import partition, rows_read
 
 DAY = timedelta(days=1)
 LINES = (Average(version=1), GeometricDecay(version=1, decay=0.5), Learned(version=1))
@@ -113,3 +121,24 @@ def test_a_snapshot_without_sequences_is_named(config: Config) -> None:
     far = Snapshot(AS_OF + 90 * DAY, AS_OF, AS_OF + 90 * DAY)
     with connect(config) as con, pytest.raises(InputError, match="expected the sequences of 2026"):
         embed.embed_snapshots(config, con, [*SNAPSHOTS, far], LINES)
+
+
+def test_single_rows_have_the_vectors_of_their_snapshots(config: Config) -> None:
+    """Each row with the item vectors of its own as_of, and with its own created_timestamp."""
+    as_ofs = [snapshot.as_of for snapshot in SNAPSHOTS]
+    parts = []
+    for snapshot in SNAPSHOTS:
+        part = pq.ParquetFile(partition(config.layout.sequences, snapshot.as_of)).read()
+        created = pa.array([snapshot.created_timestamp] * len(part), UTC_US)
+        parts.append(part.set_column(2, "created_timestamp", created))
+    rows = rows_read(config.layout.sequences)
+    rows.parent.mkdir()
+    pq.write_table(pa.concat_tables(parts), rows)
+    with connect(config) as con:
+        embed.embed_snapshots(config, con, SNAPSHOTS, LINES)
+        report = embed.embed_rows_read(config, con, (as_ofs[0], as_ofs[-1]), LINES)
+    assert report.members == sum(map(len, parts))
+    for line in LINES:
+        folder = config.layout.embeddings(line.view)
+        snapshots = [pq.ParquetFile(partition(folder, at)).read() for at in as_ofs]
+        assert pq.ParquetFile(rows_read(folder)).read().equals(pa.concat_tables(snapshots))

@@ -44,9 +44,13 @@ def test_promises_on_a_difference(difference, gains, holds):
     assert json.loads(json.dumps(dataclasses.asdict(gain)))["name"] == "hr10"
 
 
-def test_a_promise_on_bytes():
-    assert at_most("bytes", "Bytes per member", 256, of=768, share=1 / 3).passed
-    assert not at_most("bytes", "Bytes per member", 260, of=768, share=1 / 3).passed
+@pytest.mark.parametrize("actions", [1, 2, 3, 7, 49])
+def test_a_promise_on_bytes(actions):
+    of_all = 256 * actions
+    kept = at_most("bytes", "Bytes per member", 256, of=of_all, parts=actions)
+    assert kept.passed
+    assert kept.sentence.startswith(f"Bytes per member: required at most 1/{actions} of {of_all}")
+    assert not at_most("bytes", "Bytes per member", 260, of=of_all, parts=actions).passed
 
 
 def test_permuted_labels_show_no_skill_and_real_ones_do():

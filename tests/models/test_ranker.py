@@ -6,7 +6,6 @@ import pytest
 from models.evaluation.item_days import ItemDays
 from models.evaluation.metrics import hit_rate
 from models.evaluation.ranker import (
-    MAX_VECTORS,
     RankerFeatures,
     RankerLabels,
     RankerSettings,
@@ -31,7 +30,7 @@ def world(seed: int = 0) -> tuple[RankerLabels, RankerFeatures, np.ndarray, Item
     labels = RankerLabels(
         np.arange(COUNT), items, days, days * DAY_US + 1, embeddings[items, 0] > -0.2
     )
-    vectors = np.zeros((COUNT, MAX_VECTORS, DIM), np.float32)
+    vectors = np.zeros((COUNT, 3, DIM), np.float32)
     vectors[:, 0] = taste
     item_days = ItemDays.count(items, days * DAY_US, labels.positive, np.zeros(ITEMS, np.int64))
     features = RankerFeatures(vectors, np.zeros((COUNT, 2), np.float32))

@@ -217,7 +217,7 @@ def test_another_line_does_not_go_on_from_a_stopped_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "until", "error", "message"),
     [
-        ({}, START, InputError, "expected positive labels from 1970-01-01"),
+        ({}, START, InputError, "expected at least 1 positive labels before 2025-12-24"),
         ({}, UNTIL + timedelta(days=30), InputError, "to validate on .* found no positive one"),
         ({"learning_rate": 1e38}, UNTIL, RunFailedError, "the loss was no longer a number"),
     ],
@@ -229,6 +229,19 @@ def test_what_cannot_be_trained_is_said(
     line = replace(TASTE, version=9, recipe=replace(RECIPE, **changes))
     with connect(world) as con, pytest.raises(error, match=message):
         train(line, world, con, until)
+
+
+def test_too_little_to_learn_from_is_refused(world: Config) -> None:
+    wanted = world.model_copy(update={"min_positives": 10_000})
+    with (
+        connect(wanted) as con,
+        pytest.raises(
+            InputError,
+            match=r"at least 10,000 positive labels before 2026-02-02 to train on, on items with a "
+            r"vector, got \d+ \(in all \d+, of \d+ members\); .*lower min_positives in activity",
+        ),
+    ):
+        train(replace(TASTE, version=9), wanted, con, UNTIL)
 
 
 def test_a_formula_has_nothing_to_train(world: Config) -> None:

@@ -10,10 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from feast import FeatureStore
 from rich.console import Console
 
 from models.catalog import AGGREGATORS
+from models.embed import embed_snapshots
 from models.evaluation.bootstrap import Resamples
 from models.evaluation.promises import assert_trained_before
 from models.packaging import MANIFEST
@@ -27,13 +29,21 @@ from pipelines.evaluation.evaluate import chosen_lines
 from pipelines.evaluation.features import EvaluationData, join, join_sequences, read_data
 from pipelines.evaluation.protocol import DAY, Protocol, Split
 from pipelines.evaluation.variants import measure_all, variant_of
-from pipelines.evaluation.world import World, build_snapshots, open_world, train_lines
+from pipelines.evaluation.world import (
+    World,
+    _store_settings,
+    build_sequences_read,
+    embed_sequences_read,
+    encode,
+    open_world,
+    train_lines,
+)
 from pipelines.progress import Stages
 from transformations.config import Config
 from transformations.duck import connect
 from transformations.errors import InputError, RunFailedError
-from transformations.layout import partition
-from transformations.stream import UTC_US
+from transformations.layout import partition, partition_files, partitions, rows_read
+from transformations.tables import build_sequences_of
 
 END = datetime(2026, 3, 1, tzinfo=UTC)
 LINES = (Average(version=1), GeometricDecay(version=1, decay=0.8))
@@ -46,8 +56,6 @@ def test_the_time_is_split_at_midnights() -> None:
     assert [until.day for until in (split.weights_until, split.train_until)] == [10, 13]
     assert split.validation_until == datetime(2026, 1, 17, tzinfo=UTC)
     assert split.test_until == datetime(2026, 1, 21, tzinfo=UTC)
-    assert split.snapshots[0] == split.weights_until
-    assert split.snapshots[-1] == split.test_until - DAY
 
 
 def test_too_few_days_cannot_be_split() -> None:
@@ -75,7 +83,7 @@ def test_the_newest_version_of_each_name_is_compared() -> None:
 
 @dataclass(frozen=True)
 class Market:
-    """A simulated market, with every snapshot that a label may use."""
+    """A simulated market, with the rows that its labels read."""
 
     world: World
     data: EvaluationData
@@ -83,8 +91,8 @@ class Market:
     stages: Stages
 
 
-@pytest.fixture(scope="module")
-def market(tmp_path_factory: pytest.TempPathFactory) -> Market:
+@pytest.fixture(scope="module", params=["1d", "60h"])
+def market(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Market:
     folder = tmp_path_factory.mktemp("market")
     simulate(folder / "simulated", Size(members=300, jobs=200, days=40), end=END)
     config = Config.model_validate(
@@ -92,6 +100,7 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Market:
             "data_dir": str(folder / "data"),
             "dim": 8,
             "length": 6,
+            "step": request.param,
             "events": {
                 "source": str(folder / "simulated" / "events"),
                 "columns": {"ingested_at": "ingested_at"},
@@ -109,9 +118,11 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Market:
     with connect(config) as con:
         stage_events(config, con, END, stages)
         world = open_world(config, con, PROTOCOL)
-        train_lines(world, stages, LINES)
-        build_snapshots(world, stages, LINES)
+        encode(world, con, stages)
         data = read_data(world, con, PROTOCOL, ("train", "test"))
+    train_lines(world, stages, LINES)
+    build_sequences_read(world, stages, data.readings)
+    embed_sequences_read(world, stages, LINES)
     return Market(world, data, world.store(LINES), stages)
 
 
@@ -131,8 +142,8 @@ def test_labels_are_the_actions_of_their_time_on_items_known_at_their_midnight(
     events = activity(market.world)
     when = events["event_timestamp"]
     events = events[(when >= split.validation_until) & (when < split.test_until)]
-    as_of = (events["event_timestamp"] - delay).dt.floor("D")
-    expected = events[events["item_id"].map(known) <= as_of]
+    midnight = (events["event_timestamp"] - delay).dt.floor("D")
+    expected = events[events["item_id"].map(known) <= midnight]
     frame = market.data.periods["test"].frame
     keys = ["event_timestamp", "member_id", "item_id", "action"]
     pd.testing.assert_frame_equal(
@@ -140,22 +151,40 @@ def test_labels_are_the_actions_of_their_time_on_items_known_at_their_midnight(
         expected[keys].sort_values(keys).reset_index(drop=True),
         check_dtype=False,
     )
-    assert (frame["as_of"] == (frame["event_timestamp"] - delay).dt.floor("D")).all()
+    since = frame["event_timestamp"] - delay - split.weights_until
+    assert (frame["as_of"] == split.weights_until + since.dt.floor(market.world.config.step)).all()
+    assert (frame["midnight"] == (frame["event_timestamp"] - delay).dt.floor("D")).all()
     assert len(frame) > 200
 
 
-def test_features_are_those_of_the_newest_readable_snapshot(market: Market) -> None:
-    """Against the partitions themselves, label by label."""
+@pytest.fixture(scope="module")
+def whole(market: Market) -> World:
+    """The same world with every snapshot that a label might read, each as a whole."""
+    config, folder = market.world.config, market.world.config.data.parent / "whole"
+    folder.mkdir()
+    for name in ("activity", "items", "artifacts"):
+        (folder / name).symlink_to(config.data / name, target_is_directory=True)
+    (folder / "feature_store.yaml").write_text(yaml.safe_dump(_store_settings(folder)))
+    own = {"data_dir": str(folder), "feature_store": str(folder / "feature_store.yaml")}
+    world = World(config.model_copy(update=own), market.world.split)
+    snapshots = world.series.snapshots(world.split.test_until)
+    with connect(world.config) as con:
+        build_sequences_of(world.config, con, snapshots)
+        embed_snapshots(world.config, con, snapshots, LINES)
+    return world
+
+
+def test_features_are_those_of_the_newest_readable_snapshot(market: Market, whole: World) -> None:
+    """Against the partitions of all snapshots, label by label."""
     config, period = market.world.config, market.data.periods["test"]
     features = join(market.store, config, LINES[1], period)
     fields = list(LINES[1].vectors(config))
+    folder = whole.config.layout.embeddings(LINES[1].view)
     snapshots = {
-        as_of: pq.read_table(
-            partition(config.layout.embeddings(LINES[1].view), as_of), partitioning=None
-        )
+        as_of: pq.read_table(partition(folder, as_of), partitioning=None)
         .to_pandas()
         .set_index("member_id")
-        for as_of in market.world.split.snapshots
+        for as_of in partitions(folder)
     }
     there = 0
     for row, label in enumerate(period.frame.itertuples()):
@@ -163,7 +192,8 @@ def test_features_are_those_of_the_newest_readable_snapshot(market: Market) -> N
         rows = [
             one.loc[label.member_id]
             for as_of, one in snapshots.items()
-            if as_of <= label.as_of and label.member_id in one.index
+            if as_of + config.publish_delay <= label.event_timestamp
+            and label.member_id in one.index
         ]
         expected = np.stack([rows[-1][name] for name in fields]) if rows else np.zeros((3, 8))
         np.testing.assert_allclose(features.vectors[row], expected, atol=1e-6)
@@ -173,14 +203,32 @@ def test_features_are_those_of_the_newest_readable_snapshot(market: Market) -> N
     assert there > 100
 
 
+def test_a_join_finds_what_it_finds_in_all_snapshots(market: Market, whole: World) -> None:
+    store, config, data = whole.store(LINES), market.world.config, market.data
+    for period in data.periods.values():
+        for line in LINES:
+            got, expected = (join(one, config, line, period) for one in (market.store, store))
+            np.testing.assert_array_equal(got.member_features, expected.member_features)
+            np.testing.assert_allclose(got.vectors, expected.vectors, atol=1e-6)
+        read, held = (join_sequences(one, config, data, period) for one in (market.store, store))
+        pd.testing.assert_frame_equal(read.history, held.history)
+        for name in ("rows", "actions", "ages"):
+            np.testing.assert_array_equal(getattr(read.padded, name), getattr(held.padded, name))
+    rows = [pq.read_metadata(file).num_rows for file in config.layout.sequences.rglob("*.parquet")]
+    of_all = [
+        pq.read_metadata(file).num_rows for file in partition_files(whole.config.layout.sequences)
+    ]
+    assert sum(rows) < sum(of_all) / 2
+
+
 def test_the_world_is_separate_and_is_kept(market: Market) -> None:
     config = market.world.config
     assert config.data.name == "evaluation"
     assert (config.data / "activity").is_symlink()
-    before = partition(config.layout.sequences, market.world.split.snapshots[0]).stat().st_mtime_ns
-    build_snapshots(market.world, market.stages, LINES)
-    after = partition(config.layout.sequences, market.world.split.snapshots[0]).stat().st_mtime_ns
-    assert before == after
+    artifact = LINES[1].artifact(config) / MANIFEST
+    before = artifact.stat().st_mtime_ns
+    train_lines(market.world, market.stages, LINES)
+    assert artifact.stat().st_mtime_ns == before
 
 
 def test_one_definition_and_what_order_is_worth(market: Market) -> None:
@@ -213,25 +261,20 @@ def test_shuffling_keeps_the_pairs_and_their_timestamps() -> None:
 
 
 def test_a_planted_leak_of_events_is_caught(market: Market) -> None:
-    """A snapshot that has the next days' actions, under its own as_of."""
+    """Rows that have the next days' actions, under their own as_of."""
     config, line = market.world.config, LINES[1]
-    snapshots = market.world.split.snapshots
-    honest, later = (
-        partition(config.layout.embeddings(line.view), as_of)
-        for as_of in (snapshots[-4], snapshots[-1])
-    )
-    kept = honest.read_bytes()
-    leaky = pq.read_table(later, partitioning=None)
-    leaky = leaky.set_column(1, "event_timestamp", pa.array([snapshots[-4]] * len(leaky), UTC_US))
-    created = snapshots[-4] + config.publish_delay
-    leaky = leaky.set_column(2, "created_timestamp", pa.array([created] * len(leaky), UTC_US))
-    assert pc.max(leaky["last_action_at"]).as_py() > snapshots[-4]
+    file = rows_read(config.layout.embeddings(line.view))
+    kept = file.read_bytes()
+    leaky = pq.ParquetFile(file).read()
+    for name in ("event_timestamp", "created_timestamp"):
+        earlier = pc.subtract(leaky[name], pa.scalar(3 * DAY))
+        leaky = leaky.set_column(leaky.schema.get_field_index(name), name, earlier)
     try:
-        pq.write_table(leaky, honest)
+        pq.write_table(leaky, file)
         with pytest.raises(RunFailedError, match=r"from its future; .*last_action_at"):
             join(market.store, config, line, market.data.periods["test"])
     finally:
-        honest.write_bytes(kept)
+        file.write_bytes(kept)
 
 
 def test_a_planted_leak_of_weights_is_caught(market: Market) -> None:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from feast import FeatureStore
 from rich.console import Console
 
-from operations.fits import Fits, current_lines, lines_of, retire_fit
+from operations.fits import Fits, current_lines, lines_of, made_lines, retire_fit
 from operations.ledger import Ledger
 from pipelines.backfill import run_backfill
 from pipelines.daily import run_daily, stage_events, stage_the_items
@@ -249,12 +249,24 @@ def test_a_failed_first_run_blocks_no_earlier_one(workspace: Workspace) -> None:
 
 
 def test_formulas_are_online_before_what_learns_is_trained(workspace: Workspace) -> None:
-    nothing_left = "Recipe(validation=timedelta(days=400))"
-    workspace.lines(AVERAGE, f"LearnedDecay(version=1, recipe={nothing_left})")
-    with pytest.raises(InputError, match="to train on"):
+    workspace.setting("dim: 2", "dim: 2\nmin_positives: 1")
+    none_there = "Recipe(validation=timedelta(seconds=1))"
+    workspace.lines(AVERAGE, f"LearnedDecay(version=1, recipe={none_there})")
+    with pytest.raises(InputError, match="to validate on"):
         workspace.run(END)
     assert workspace.services() == ["ranker_average_v1"]
     assert workspace.online("ranker_average_v1")["n_actions"] == 13
+
+
+def test_what_has_too_little_to_learn_from_is_left_out_and_named(workspace: Workspace) -> None:
+    workspace.lines(AVERAGE, "LearnedDecay(version=1)")
+    workspace.run(END)
+    assert "learned_decay_v1 is not trained" in workspace.said
+    assert "min_positives" in workspace.said
+    assert workspace.services() == ["ranker_average_v1"]
+    assert [str(line) for line in made_lines(workspace.config)] == ["average_v1"]
+    workspace.backfill(END - DAY)
+    assert partitions(workspace.config.layout.embeddings("member_activity_learned_decay_v1")) == []
 
 
 def test_an_unchanged_rerun_keeps_since_when_rows_can_be_read(workspace: Workspace) -> None:

@@ -88,6 +88,7 @@ def tiny_config(folder: Path, **changes: Any) -> Config:
         "items": {"text": ["title"]},
         "dim": 2,
         "length": 4,
+        "min_positives": 1,
     }
     return Config.model_validate(settings | changes)
 

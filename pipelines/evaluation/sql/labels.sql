@@ -1,5 +1,5 @@
--- one row per action in [$since, $before) of a sampled member, on an item that had a vector by the
--- midnight of the newest snapshot readable at its time
+-- one row per action in [$since, $before) of a sampled member, on an item that had a vector by its
+-- midnight: the newest one of which something could be read at its time
 -- Reads `activity`, and `first_items`, each item's first vector.
 with
 actions as (
@@ -8,7 +8,7 @@ actions as (
         item_id,
         action,
         event_timestamp,
-        date_trunc('day', event_timestamp - $publish_delay) as as_of,
+        date_trunc('day', event_timestamp - $publish_delay) as midnight,
     from activity
     where
         event_timestamp >= $since
@@ -24,16 +24,16 @@ labels as (
         item_id,
         action,
         event_timestamp,
-        as_of,
+        midnight,
     from actions
     where
-        as_of >= $first_snapshot
+        midnight >= $first_snapshot
         and exists (
             select 1
             from first_items
             where
                 actions.item_id = first_items.item_id
-                and first_items.available_at <= actions.as_of
+                and first_items.available_at <= actions.midnight
         )
     order by label
 )
