@@ -4,7 +4,7 @@ Pure functions over flat arrays, vectorised over the members of a micro-batch. T
 depend on event order: last-k(A | B) = last-k(last-k(A) | B), and expired events never re-enter. The
 same events in any order, batches and repetitions end in the same state, if as_of never goes back.
 
-The rule stands in three places: `fold` here, sql/packed_sequences.sql and sql/example_windows.sql.
+The rule stands in three places: `fold` here, last_actions.py and sql/example_windows.sql.
 tests/transformations/test_stream_properties.py, test_sequence_properties.py and
 test_example_properties.py prove them equal.
 """
@@ -19,13 +19,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from transformations.errors import RunFailedError
-from transformations.names import count_column
+from transformations.member_columns import UTC_US, MemberRows, member_columns
 from transformations.rules import Rules
-from transformations.timestamps import MICROSECOND
-
-UTC_US = pa.timestamp("us", tz="UTC")
-NO_TIME = np.iinfo(np.int64).min
-"""The timestamp of what never happened; NaT to numpy."""
+from transformations.timestamps import MICROSECOND, NO_TIME
 
 
 @dataclass(frozen=True)
@@ -232,7 +228,7 @@ def to_sequences(
     offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
     ids = pa.int64() if rules.item_id_type == "int64" else pa.string()
     names = pa.array(["", *rules.actions]).take(pa.array(actions.code))
-    columns = {
+    columns: dict[str, pa.Array] = {
         "member_id": member_ids,
         "event_timestamp": pa.repeat(pa.scalar(as_of, pa.int64()), members).cast(UTC_US),
         "created_timestamp": pa.repeat(pa.scalar(created, UTC_US), members),
@@ -241,13 +237,12 @@ def to_sequences(
         "event_timestamps": pa.ListArray.from_arrays(
             offsets, pa.array(actions.timestamp).cast(UTC_US)
         ),
-        "n_actions": pa.array(counts, pa.int64()),
     }
-    for name in rules.actions:
-        chosen = actions.code == rules.action_code(name)
-        counted = np.bincount(actions.member[chosen], minlength=members)
-        columns[count_column(name)] = pa.array(counted, pa.int64())
-    columns["last_action_at"] = pa.array(states.last, mask=states.last == NO_TIME).cast(UTC_US)
+    kinds = len(rules.actions) + 1
+    each = np.bincount(actions.member * kinds + actions.code, minlength=members * kinds)
+    of_kind = list(each.reshape(members, kinds).T[1:])
+    rows = MemberRows(counts, of_kind, np.full(members, as_of), states.last, lambda: actions)
+    columns |= {column.name: column.array(rows) for column in member_columns(rules)}
     return pa.RecordBatch.from_pydict(columns)
 
 

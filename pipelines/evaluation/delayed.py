@@ -33,9 +33,9 @@ from pipelines.evaluation.world import World
 from transformations.config import Config
 from transformations.duck import sql
 from transformations.layout import partition_files
-from transformations.stream import NO_TIME, Actions, States, fold, to_sequences
+from transformations.stream import Actions, States, fold, to_sequences
 from transformations.tables import activity_query
-from transformations.timestamps import EPOCH, MICROSECOND
+from transformations.timestamps import EPOCH, MICROSECOND, NO_TIME
 
 Times = NDArray[np.int64]
 """Microseconds since 1970, one per label."""

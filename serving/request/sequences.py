@@ -14,8 +14,8 @@ import numpy as np
 from stores.read import Features
 from transformations.errors import ActivityError, InputError, RunFailedError
 from transformations.rules import Rules
-from transformations.stream import NO_TIME, Actions, States
-from transformations.timestamps import microseconds
+from transformations.stream import Actions, States
+from transformations.timestamps import NO_TIME, microseconds
 
 FIELDS = ("item_ids", "actions", "event_timestamps", "last_action_at")
 SECOND = 1_000_000  # microseconds

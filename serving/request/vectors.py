@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,7 @@ from serving.request.sequences import FIELDS, Event, Id, check_ids, stored_state
 from stores.read import Reader
 from transformations.config import Config
 from transformations.errors import InputError
+from transformations.member_columns import member_columns
 from transformations.names import SEQUENCE_VIEW
 from transformations.stream import fold, to_sequences
 from transformations.timestamps import microseconds
@@ -41,8 +42,8 @@ class Embedded:
     Attributes:
         as_of: The timestamp of the vectors.
         vectors: View → field → float32 [members, dim].
-        counts: n_actions and n_<action> → int64 [members], as in the views.
-        last_action_at: datetime64[us] [members] in UTC, NaT where no action is known.
+        columns: Member column (transformations/member_columns.py) → its values [members], as in
+            the views; timestamps as datetime64[us] in UTC, NaT where there is none.
         sequence_at: datetime64[us] [members] in UTC: the online row's timestamp (its whole
             second), NaT where the store has none.
         model_versions: View → version of the model that made its vectors.
@@ -51,8 +52,7 @@ class Embedded:
 
     as_of: datetime
     vectors: dict[str, dict[str, NDArray[np.float32]]]
-    counts: dict[str, NDArray[np.int64]]
-    last_action_at: NDArray[np.datetime64]
+    columns: dict[str, NDArray[Any]]
     sequence_at: NDArray[np.datetime64]
     model_versions: dict[str, str]
     held_back: int
@@ -140,8 +140,10 @@ class RequestTime:
         embedded = Embedded(
             as_of=timestamp,
             vectors=vectors,
-            counts={name: rows[name].to_numpy() for name in self._config.rules.count_columns},
-            last_action_at=folded.states.last.view("M8[us]"),  # NO_TIME is NaT's number
+            columns={
+                column.name: rows[column.name].to_numpy(zero_copy_only=False)
+                for column in member_columns(self._config.rules)
+            },
             sequence_at=sequence_at,
             model_versions={
                 model.aggregator.view: model.model_version
@@ -249,8 +251,7 @@ def _spread(embedded: Embedded, rows: NDArray[np.int64]) -> Embedded:
             view: {field: vectors[rows] for field, vectors in fields.items()}
             for view, fields in embedded.vectors.items()
         },
-        counts={name: counts[rows] for name, counts in embedded.counts.items()},
-        last_action_at=embedded.last_action_at[rows],
+        columns={name: values[rows] for name, values in embedded.columns.items()},
         sequence_at=embedded.sequence_at[rows],
         model_versions=embedded.model_versions,
         held_back=embedded.held_back,

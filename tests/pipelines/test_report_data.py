@@ -21,7 +21,7 @@ from transformations.config import Config
 from transformations.duck import connect
 from transformations.errors import InputError
 from transformations.layout import partition
-from transformations.stream import UTC_US
+from transformations.member_columns import UTC_US
 
 AS_OF = datetime(2026, 3, 20, tzinfo=UTC)
 DECAY = GeometricDecay(version=1, decay=0.8)
