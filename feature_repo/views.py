@@ -1,7 +1,7 @@
 """Makes the Feast objects of a configuration and a catalogue; binds none of them."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +19,7 @@ from operations.fits import chosen
 from transformations import names
 from transformations.config import Config
 from transformations.member_columns import MemberColumn, member_columns
-from transformations.rules import Sign
+from transformations.rules import MISSING, Sign
 
 OWNER = "member-activity-embeddings"
 TYPES = {"int64": Int64, "float64": Float64, "timestamp": UnixTimestamp}
@@ -123,6 +123,7 @@ def _sequence_view(config: Config, member: Entity) -> FeatureView:
             _field("item_ids", Array(ids), "What the member acted on, oldest first."),
             _field("actions", Array(String), "The action on each item."),
             _field("event_timestamps", Array(UnixTimestamp), "When; online in whole seconds."),
+            *_attributes(config),
             *(_field(c.name, TYPES[c.kind], c.about) for c in member_columns(config.rules)),
         ],
         source=_source(names.SEQUENCE_VIEW, config.layout.sequences),
@@ -203,6 +204,19 @@ def _match_view(
         },
         owner=OWNER,
     )
+
+
+def _attributes(config: Config) -> Iterator[Field]:
+    """Yield the lists of what each action carries; a tag says what stands for a missing value."""
+    for name, attribute in config.rules.attributes.items():
+        unit = config.events.attributes[name].unit
+        is_number = attribute.kind == "number"
+        yield Field(
+            name=name,
+            dtype=Array(Float64 if is_number else String),
+            description=f"The {attribute.kind} that each action carries{unit and f', in {unit}'}.",
+            tags={"missing": "nan" if is_number else MISSING},
+        )
 
 
 def _columns(config: Config, aggregator: Aggregator) -> tuple[MemberColumn, ...]:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from transformations.attributes import ARROW_TYPES, arrow_of, as_values
 from transformations.member_columns import UTC_US, MemberRows, member_columns
 from transformations.rules import Rules
 from transformations.stream import Actions
@@ -127,6 +128,10 @@ class LastActions:
         self._actions = ordered["action_place"].to_numpy()
         self._timestamps = _integers(ordered["event_timestamp"])
         self._known_at = _integers(ordered["known_at"])
+        self._attributes = {
+            name: as_values(attribute, pc.struct_field(ordered["attributes"], name))
+            for name, attribute in rules.attributes.items()
+        }
         # How many of each action lie before a position.
         is_action = [self._actions == place for place in range(len(self._action_names))]
         self._n_before = [np.concatenate([[0], mask.cumsum(dtype=np.int32)]) for mask in is_action]
@@ -271,6 +276,10 @@ class LastActions:
             _lists(offsets, self._items_at(positions)),
             _lists(offsets, self._names(positions)),
             _lists(offsets, _timestamps(self._timestamps.take(positions))),
+            *(
+                _lists(offsets, arrow_of(attribute, self._attributes[name].take(positions)))
+                for name, attribute in self._rules.attributes.items()
+            ),
             *(column.array(of_rows) for column in member_columns(self._rules)),
         ]
         return pa.record_batch(columns, schema=self._schema)
@@ -327,6 +336,7 @@ class LastActions:
             self._items_at(positions).to_numpy(zero_copy_only=False),
             codes[self._actions[positions]],
             self._timestamps[positions],
+            {name: values[positions] for name, values in self._attributes.items()},
         )
 
     def _items_at(self, positions: NDArray[np.int64]) -> pa.Array:
@@ -351,6 +361,10 @@ def sequences_schema(rules: Rules) -> pa.Schema:
             pa.field("item_ids", pa.list_(item_ids)),
             pa.field("actions", pa.list_(pa.dictionary(pa.int8(), pa.string()))),
             pa.field("event_timestamps", pa.list_(UTC_US)),
+            *(
+                pa.field(name, pa.list_(ARROW_TYPES[attribute.kind]))
+                for name, attribute in rules.attributes.items()
+            ),
             *(column.field for column in member_columns(rules)),
         ]
     )

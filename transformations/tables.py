@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import datetime
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from transformations.attributes import SQL_TYPES, struct_of
 from transformations.config import Config
 from transformations.duck import SQL_ID_TYPES, TableReport, check, identifier, parquet, quoted, sql
 from transformations.errors import InputError
@@ -234,6 +235,11 @@ def _wrong_column(rules: Rules) -> str:
         for c in member_columns(rules)
         if c.check is not None
     ]
+    cases += [
+        f"when len({identifier(name)}) is distinct from len(item_ids) "
+        f"or list_count({identifier(name)}) < len(item_ids) then {quoted(name)}"
+        for name in rules.attributes
+    ]
     return f"case {' '.join(cases)} end as wrong_column" if cases else "null as wrong_column"
 
 
@@ -268,17 +274,39 @@ def activity_query(config: Config, con: duckdb.DuckDBPyConnection, files: list[P
         return (
             f"select * from (select {ids}, "
             "null::varchar as action, null::timestamptz as event_timestamp, "
-            "null::timestamptz as ingested_at) where false"
+            f"null::timestamptz as ingested_at, {_attributes(config.rules, {})}) where false"
         )
-    query = f"select * from {parquet(files)}"
+    # Periods of before an attribute was configured lack its column.
+    options = ["union_by_name = true"] if config.rules.attributes else []
+    query = f"select * from {parquet(files, *options)}"
     described = con.execute(f"describe {query}").fetchall()
-    got = {name: kind for name, kind, *_ in described if name in wanted}
+    kinds = {name: kind for name, kind, *_ in described}
+    got = {name: kinds[name] for name in wanted}
     if got != wanted:
         raise InputError(
             f"{config.file.name} expects ids of the types {wanted}, but {config.layout.activity} "
             f"was written with {got}; `activity reset` starts again with other types"
         )
-    return query
+    columns = "member_id, item_id, action, event_timestamp, ingested_at"
+    return f"select {columns}, {_attributes(config.rules, kinds)} from ({query})"
+
+
+def _attributes(rules: Rules, kinds: Mapping[str, str]) -> str:
+    """Return the column `attributes` of activity whose files have columns of these types.
+
+    Raises:
+        InputError: an attribute was written with another type.
+    """
+    columns = {}
+    for name, attribute in rules.attributes.items():
+        kind = SQL_TYPES[attribute.kind]
+        if kinds.get(name, kind.upper()) != kind.upper():
+            raise InputError(
+                f"the attribute {name} is configured as a {attribute.kind}, but activity was "
+                f"written with {kinds[name]}; choose another name, or begin again: activity reset"
+            )
+        columns[name] = f"{identifier(name) if name in kinds else 'null'}::{kind}"
+    return struct_of(rules.attributes, columns)
 
 
 def _member_ranges(con: duckdb.DuckDBPyConnection, files: list[Path]) -> list[str]:

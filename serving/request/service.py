@@ -58,6 +58,7 @@ class NewEvent(_Strict):
     item_id: Id
     action: Annotated[StrictStr, Field(max_length=100)]
     event_timestamp: Timestamp
+    attributes: Annotated[dict[Text, float | StrictStr | None], Field(max_length=100)] = {}
 
 
 class Question(_Strict):
@@ -142,7 +143,13 @@ def application(
     def _answer(question: Question) -> bytes:
         with metrics.embed_seconds.time():
             events = [
-                Event(event.member_id, event.item_id, event.action, event.event_timestamp)
+                Event(
+                    event.member_id,
+                    event.item_id,
+                    event.action,
+                    event.event_timestamp,
+                    event.attributes,
+                )
                 for event in question.events
             ]
             embedded = requests.embed(question.member_ids, events, question.as_of)

@@ -80,7 +80,7 @@ class RequestTime:
     ) -> None:
         self._config = config
         self._catalogue = catalogue or partial(embedded_lines, config)
-        fields = [f"{SEQUENCE_VIEW}:{name}" for name in FIELDS]
+        fields = [f"{SEQUENCE_VIEW}:{name}" for name in (*FIELDS, *config.rules.attributes)]
         self._reader = Reader(store, fields, event_timestamps=True)
         packaged = packaged_of(config, self._catalogue())
         if not packaged:

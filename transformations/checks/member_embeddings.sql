@@ -46,7 +46,7 @@ broken as (
                 then 'created_timestamp is not before as_of'
             when dims <> $dims then 'vectors have their dimensions'
             when is_not_finite then 'vectors are finite'
-            when of_member is distinct from snapshot_of_member
+            when not coalesce(of_member = snapshot_of_member, false)
                 then 'member columns are those of the snapshot'
             when coalesce(model_version, '') = '' then 'model_version is not empty'
         end as rule,
