@@ -119,6 +119,7 @@ def _sequence_view(config: Config, member: Entity) -> FeatureView:
         ],
         source=_source(names.SEQUENCE_VIEW, config.layout.sequences),
         description=f"A member's last {config.length} actions in {config.window.days} days.",
+        tags=_ages(config),
         owner=OWNER,
     )
 
@@ -147,7 +148,7 @@ def _aggregator_view(
         source=_source(aggregator.view, config.layout.embeddings(aggregator.view), renamed),
         description=f"A member's last {config.length} actions in {config.window.days} days as "
         f"vectors, by {aggregator.name} version {aggregator.version}, fit {aggregator.fit}.",
-        tags=tags,
+        tags=tags | _ages(config),
         owner=OWNER,
     )
 
@@ -204,6 +205,15 @@ def _vector(name: str, dim: int, description: str) -> Field:
 
 def _last_action() -> Field:
     return _field("last_action_at", UnixTimestamp, "The newest action; online in whole seconds.")
+
+
+def _ages(config: Config) -> dict[str, str]:
+    """Say from which age on a row is old: a newer snapshot could be read (stores/asof/coverage.py).
+
+    Only a training join counts by it; it changes no row.
+    """
+    max_age = config.step + config.publish_delay
+    return {"max_age_seconds": f"{max_age.total_seconds():.0f}"}
 
 
 def _count(config: Config, name: str) -> str:
