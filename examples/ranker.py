@@ -84,14 +84,11 @@ train, test = labels(begin, split, 1_000), labels(split, end, 300)
 train = train[train.label | (np.random.default_rng(0).random(len(train)) < 0.1)]  # enough of others
 
 # %% Features: what could be read from the feature store at each label's time
-service = ws.service("decay")
 
 
 def features(of: pd.DataFrame) -> pd.DataFrame:
     """Join labels with what was known then; leave out items without a vector, wanted ones too."""
-    joined = ws.store.get_historical_features(
-        entity_df=of, features=service, filter_by_created_timestamp=True
-    ).to_df()
+    joined = ws.join(of, "decay").to_pandas()  # says which labels got nothing, and what mends it
     joined = joined[joined.embedding.notna()]
     return joined[joined.groupby("label_id").label.transform("any")]
 
@@ -126,7 +123,8 @@ member = sequences.member_id[sequences.n_actions.idxmax()]
 known = actions.item_id[actions.member_id == member]
 offered = active[(active.day == end) & ~active.item_id.isin(known)].set_index("item_id")
 online = ws.store.get_online_features(
-    features=service, entity_rows=[{"member_id": member, "item_id": item} for item in offered.index]
+    features=ws.service("decay"),
+    entity_rows=[{"member_id": member, "item_id": item} for item in offered.index],
 ).to_df()
 online = online.join(offered.popularity, on="item_id").dropna(subset="embedding")
 online["score"] = rankers["both"].decision_function(online[columns["both"]])

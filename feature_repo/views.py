@@ -128,6 +128,7 @@ def _sequence_view(config: Config, member: Entity) -> FeatureView:
         ],
         source=_source(names.SEQUENCE_VIEW, config.layout.sequences),
         description=f"A member's last {config.length} actions in {config.window.days} days.",
+        tags=_ages(config),
         owner=OWNER,
     )
 
@@ -162,7 +163,7 @@ def _aggregator_view(
         source=_source(aggregator.view, config.layout.embeddings(aggregator.view), renamed),
         description=f"A member's last {config.length} actions in {config.window.days} days as "
         f"vectors, by {aggregator.name} version {aggregator.version}, fit {aggregator.fit}.",
-        tags=tags,
+        tags=tags | _ages(config),
         owner=OWNER,
     )
 
@@ -241,3 +242,12 @@ def _field(name: str, dtype: Any, description: str) -> Field:
 
 def _vector(name: str, dim: int, description: str) -> Field:
     return Field(name=name, dtype=Array(Float32), description=description, vector_length=dim)
+
+
+def _ages(config: Config) -> dict[str, str]:
+    """Say from which age on a row is old: a newer snapshot could be read (stores/asof/coverage.py).
+
+    Only a training join counts by it; it changes no row.
+    """
+    max_age = config.step + config.publish_delay
+    return {"max_age_seconds": f"{max_age.total_seconds():.0f}"}

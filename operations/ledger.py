@@ -121,11 +121,17 @@ class Ledger:
         """Return the newest as_of of all runs, however they ended."""
         return self._timestamp(sa.select(sa.func.max(RUNS.c.as_of)))
 
+    def first_published(self) -> dict[datetime, datetime]:
+        """Return every as_of that a live run published → since when it could be read."""
+        published = sa.func.min(RUNS.c.published_at)
+        query = sa.select(RUNS.c.as_of, published).where(RUNS.c.published_at.is_not(None))
+        with self.engine.connect() as connection:
+            rows = connection.execute(query.group_by(RUNS.c.as_of)).all()
+        return {datetime.fromisoformat(of): datetime.fromisoformat(at) for of, at in rows}
+
     def published_as_ofs(self) -> set[datetime]:
         """Return every as_of that a live run published."""
-        query = sa.select(RUNS.c.as_of).where(RUNS.c.published_at.is_not(None)).distinct()
-        with self.engine.connect() as connection:
-            return {datetime.fromisoformat(text) for text in connection.execute(query).scalars()}
+        return set(self.first_published())
 
     def last_runs(self, count: int = 10) -> list[dict[str, Any]]:
         """Return the newest runs, newest first, each with its stages under `stages`."""

@@ -6,7 +6,7 @@
 >>> ws.vectors("decay").to_pandas()  # doctest: +SKIP
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -33,9 +33,10 @@ from transformations.layout import (
     partitions,
     span,
 )
-from transformations.timestamps import as_utc, read_timestamp
+from transformations.timestamps import as_utc, day, read_timestamp
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
     from duckdb import DuckDBPyConnection
     from feast import FeatureService, FeatureStore
@@ -114,6 +115,54 @@ class OpenWorkspace:
             return self.store.get_feature_service(line.service)
         except FeatureServiceNotFoundException:
             raise InputError(f"{line.service} was not published yet; {FIRST}") from None
+
+    def join(
+        self,
+        labels: "pd.DataFrame | str | Path",
+        service: str,
+        say: Callable[[str], object] = print,
+    ) -> "pa.Table":
+        """Join labels with what could be read of a service's views at their time.
+
+        As `get_historical_features` with filter_by_created_timestamp, and it says what it could not
+        give: labels without a row, rows that were old by then, which snapshots are missing and
+        what builds them.
+
+        Args:
+            labels: member_id, item_id, event_timestamp and any other columns; a DataFrame, or what
+                docs/stores-offline.md names.
+            service: An aggregator's name, which stands for its newest line.
+            say: Is given each sentence; none where every label got a fresh row.
+
+        Returns:
+            One row per label, in their order: their columns, and the features.
+
+        Raises:
+            InputError: there is no such aggregator, or it was not published yet; or the labels have
+                no event_timestamp.
+        """
+        import pandas as pd
+
+        from pipelines.coverage import sayings
+        from serving.publish.feast_store import quiet
+
+        job = self.store.get_historical_features(
+            entity_df=labels,
+            features=self.service(service),
+            filter_by_created_timestamp=True,
+        )
+        with quiet():  # the store logs the same, without what would mend it
+            table = job.to_arrow()
+        if "event_timestamp" not in table.column_names:
+            raise InputError(
+                "expected the labels' time in a column event_timestamp, got "
+                f"{', '.join(table.column_names)}"
+            )
+        times = pd.to_datetime(table["event_timestamp"].to_pandas(), utc=True).dropna()
+        found = getattr(job, "coverage", ())  # Feast's own stores count nothing
+        for said in sayings(self.config, found, times.dt.as_unit("us").astype("int64").to_numpy()):
+            say(said)
+        return table
 
     def activity(self) -> "pa.Table":
         """Return every action: member_id, item_id, action, event_timestamp, ingested_at.
@@ -270,17 +319,6 @@ def table_of(held: Iterable[Held]) -> Table:
         ends = ("" if end is None else shown(end) for end in (one.first, one.last))
         table.add_row(one.name, number(one.parts), number(one.rows), *ends)
     return table
-
-
-def day(timestamp: datetime) -> str:
-    """Write a timestamp in UTC, its time only where it is not midnight.
-
-    >>> from datetime import UTC
-    >>> day(datetime(2026, 1, 31, tzinfo=UTC)), day(datetime(2026, 1, 31, 6, 30, tzinfo=UTC))
-    ('2026-01-31', '2026-01-31 06:30')
-    """
-    utc = as_utc(timestamp)
-    return f"{utc:%Y-%m-%d}" if utc.time() == datetime.min.time() else f"{utc:%Y-%m-%d %H:%M}"
 
 
 def _count(con: "DuckDBPyConnection", files: list[Path]) -> int:

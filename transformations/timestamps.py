@@ -44,3 +44,13 @@ def read_timestamp(text: str) -> datetime:
             f"expected a date (2026-01-31) or a time (2026-01-31T06:00), got {text!r}"
         ) from None
     return as_utc(timestamp)
+
+
+def day(timestamp: datetime) -> str:
+    """Write a timestamp in UTC, its time only where it is not midnight.
+
+    >>> day(datetime(2026, 1, 31, tzinfo=UTC)), day(datetime(2026, 1, 31, 6, 30, tzinfo=UTC))
+    ('2026-01-31', '2026-01-31 06:30')
+    """
+    utc = as_utc(timestamp)
+    return f"{utc:%Y-%m-%d}" if utc.time() == datetime.min.time() else f"{utc:%Y-%m-%d %H:%M}"

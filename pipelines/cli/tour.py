@@ -7,11 +7,12 @@ from pathlib import Path
 import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from operations.fits import made_lines
 from pipelines.cli.show import show_member, show_value, someone
-from serving.publish import open_store
+from pipelines.workspace import OpenWorkspace
 from transformations.config import ROOT, Config
 from transformations.duck import connect, parquet
 from transformations.layout import files_between
@@ -43,12 +44,8 @@ def _show_join(console: Console, config: Config, as_of: datetime) -> None:
         console.print("No action lies in the last days, so there is no label to join.")
         return
     aggregator = made_lines(config)[-1]
-    store = open_store(config)
-    joined = store.get_historical_features(
-        entity_df=labels,
-        features=store.get_feature_service(aggregator.service),
-        filter_by_created_timestamp=True,
-    ).to_df()
+    said: list[str] = []
+    joined = OpenWorkspace(config).join(labels, aggregator.name, said.append).to_pandas()
     joined = joined.sort_values(["event_timestamp", "member_id"])
     vector = next(iter(aggregator.vectors(config)))
     match = next(name for name in joined.columns if name.startswith("cosine"))
@@ -68,6 +65,8 @@ def _show_join(console: Console, config: Config, as_of: datetime) -> None:
         when = f"{at:%m-%d %H:%M}"
         table.add_row(str(member), str(item), when, action, str(count), head, show_value(fit))
     console.print(table)
+    for sentence in said:
+        console.print(f"[yellow]•[/] {escape(sentence)}", highlight=False)
 
 
 def _labels(config: Config, as_of: datetime) -> pd.DataFrame:

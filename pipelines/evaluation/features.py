@@ -21,6 +21,7 @@ from models.sequences import ItemTable, Padded, pad, read_items
 from models.spec import Aggregator
 from pipelines.evaluation.protocol import Protocol
 from pipelines.evaluation.world import World
+from serving.publish.feast_store import quiet
 from transformations import names
 from transformations.config import Config
 from transformations.duck import sql
@@ -43,12 +44,15 @@ class Period:
         task: The labels as arrays, and the items that they are ranked among.
         first_seen: When each label's member first acted, as pandas timestamps; null where the
             label itself is the first.
+        coverage: Member view → what its join counted of rows that are missing or old (`coverage` of
+            the job of stores.duckdb_asof); filled as the views are joined.
     """
 
     name: str
     frame: pd.DataFrame
     task: Task
     first_seen: pd.Series
+    coverage: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -291,9 +295,12 @@ def cohort_columns(period: Period, data: EvaluationData) -> pd.DataFrame:
 def _fetch(store: FeatureStore, period: Period, features: Any) -> pa.Table:
     """Join the labels with features as of their time; rows in the order of the labels."""
     entities = period.frame[["label", "member_id", "item_id", "event_timestamp"]]
-    table = store.get_historical_features(
+    job: Any = store.get_historical_features(
         entity_df=entities, features=features, filter_by_created_timestamp=True
-    ).to_arrow()
+    )
+    with quiet():  # the report says what had no row
+        table = job.to_arrow()
+    period.coverage.update((one.view, one) for one in job.coverage if one.max_age is not None)
     return table.sort_by("label")
 
 

@@ -78,6 +78,7 @@ def result_of(
         "metrics": [{"key": key, "label": metric.label} for key, metric in METRICS.items()],
         "variants": [_variant(name, comparison, found, costs) for name in found],
         "gaps": list(gaps(comparison, found[challenger])),
+        "rows_read": list(_rows_read(comparison)),
         "promises": list(_promises(comparison, found)),
         "cohorts": list(_cohorts(comparison)),
         "controls": [*controlled, spotted],
@@ -176,6 +177,23 @@ def _protocol(comparison: Comparison, protocol: Protocol) -> Iterator[str]:
         f"Intervals are 95 % percentiles of {protocol.resamples:,} paired resamples of members and "
         "seeds."
     )
+
+
+def _rows_read(comparison: Comparison) -> Iterator[dict[str, Any]]:
+    """Yield what the labels of each period got; views that gave the same stand together."""
+    for name, period in comparison.data.periods.items():
+        alike: dict[Any, list[str]] = {}
+        for view, one in period.coverage.items():
+            alike.setdefault((one.labels, one.without_row, one.old, one.max_age), []).append(view)
+        for (labels, without, old, max_age), views in alike.items():
+            yield {
+                "period": name,
+                "views": views,
+                "labels": labels,
+                "without_row": without,
+                "old": old,
+                "max_age_hours": max_age / HOUR,
+            }
 
 
 def _variant(

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from pipelines.report import plots, words
 from pipelines.report.result import Cohort, ColdStart, Interval, Metric, Result, read_result
 from transformations.files import replacing
+from transformations.timestamps import day
 
 FOLDER = Path(__file__).parent
 TEMPLATE = "report.html.j2"
@@ -52,7 +53,7 @@ def _environment() -> Environment:
         "number": words.number,
         "signed": words.signed,
         "shown_by": words.shown_by,
-        "day": words.day,
+        "day": day,
         "listed": words.listed,
     }
     return environment

@@ -110,6 +110,20 @@ class ControlRow(_Strict):
     passed: bool
 
 
+class RowsRead(_Strict):
+    """What the labels of one period got of some views, which all gave the same."""
+
+    period: str
+    views: list[str]
+    labels: int
+    without_row: int
+    """Labels whose member had no row by then."""
+    old: int
+    """Labels whose row had an age of max_age_hours or more."""
+    max_age_hours: float
+    """One step and the delay of publishing."""
+
+
 class Storage(_Strict):
     """A variant's vectors in one dtype, and what that costs."""
 
@@ -279,6 +293,7 @@ class Result(_Strict):
     promises: list[PromiseRow] = []
     cohorts: list[Cohort] = []
     controls: list[ControlRow] = []
+    rows_read: list[RowsRead] = []
     storage: list[Storage] = []
     cold_start: list[ColdStart] = []
     decay_grid: list[DecayPoint] = []

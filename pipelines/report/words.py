@@ -2,10 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from datetime import datetime
 
 from pipelines.report.result import Interval, Metric, Result, VariantRow
-from transformations.timestamps import as_utc
 
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
@@ -55,12 +53,6 @@ def shown_by(difference: Interval, higher_is_better: bool = True) -> str:
     if not above and not below:
         return "open"
     return "better" if above == higher_is_better else "worse"
-
-
-def day(timestamp: datetime) -> str:
-    """Write a timestamp as its day if it is a midnight, else to the minute; UTC."""
-    utc = as_utc(timestamp)
-    return f"{utc:%Y-%m-%d}" if (utc.hour, utc.minute) == (0, 0) else f"{utc:%Y-%m-%d %H:%M}"
 
 
 def listed(words: Sequence[str]) -> str:

@@ -14,7 +14,8 @@ Relations of a join, for view number n; the last two are Arrow tables that live 
     narrow_<n>  useful row: keys, times, position      narrow_sql          event_times_sql,
                                                                            at_event_time_sql,
                                                                            asof_sql
-    pick_<n>    label that sees a row: its position    _look_up, asof_sql  left_sql, Fetch
+    pick_<n>    label that sees a row: its position,   _look_up, asof_sql  left_sql, Fetch,
+                and its age at the label's time                            measure
     left_<n>    label not in pick_<n>: as in labels    left_sql            narrow_sql, asof_sql
     asked       label: keys, label_time, event_time    _at_event_times     at_event_time_sql
     picked      label that sees a row: its position    at_event_time_sql   _look_up
@@ -186,7 +187,7 @@ def _look_up(
     if once.sum() < len(picked):
         picked = con.sql(at_event_time_sql(view, number, cutoff, decide=True)).to_arrow_table()
     con.register("picked", picked)
-    con.execute(f"insert into pick_{number} select label_row, position from picked")
+    con.execute(f"insert into pick_{number} select label_row, position, age_us from picked")
     con.unregister("picked")
     con.unregister("asked")
     return len(picked)

@@ -22,6 +22,7 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.saved_dataset import SavedDatasetStorage
 from feast.types import from_feast_to_pyarrow_type
 
+from stores.asof.coverage import Coverage, measure, report
 from stores.asof.fetch import Fetch, TooLargeError
 from stores.asof.find import find, first_positions
 from stores.asof.labels import AsofLabels
@@ -53,6 +54,7 @@ class Joined:
     span: LabelRange
     schema: pa.Schema
     tables: Iterator[pa.Table]
+    coverage: tuple[Coverage, ...]
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,13 @@ class Join:
         with session(self.limits) as con:
             self.labels.load(con)
             span = _span(con, self.labels)
-            fetches = []
+            fetches, coverage = [], []
             before: dict[str, tuple[int, int, int] | None] = {}
             for number, view in enumerate(self.views):
                 files = rows_per_file(con, view.path)
                 before |= {file: fingerprint(file) for file in files}
                 find(con, view, number, files, self.labels, span, self.known_at)
+                coverage.append(measure(con, view, number, span.count))
                 fetches.append(Fetch(con, view, number, first_positions(files)))
             schema = self.labels.part(con, 0, 0).schema
             for fetch in fetches:
@@ -100,7 +103,8 @@ class Join:
             tables = self._chunks(con, span.count, fetches, schema, before, most_bytes)
             if rows_per_batch is not None:
                 tables = _cut(tables, rows_per_batch)
-            yield Joined(span, schema, tables)
+            report(coverage)
+            yield Joined(span, schema, tables, tuple(coverage))
 
     def _chunks(
         self,
@@ -139,7 +143,12 @@ class Join:
 
 
 class AsofRetrievalJob(RetrievalJob):
-    """A checked training join; every read runs it again."""
+    """A checked training join; every read runs it again.
+
+    Attributes:
+        coverage: Per view, which labels got no row and how old the others' rows were, in the last
+            read; empty before the first.
+    """
 
     def __init__(
         self,
@@ -157,6 +166,7 @@ class AsofRetrievalJob(RetrievalJob):
         self._staging_location = staging_location
         self._staging_location_endpoint_override = staging_location_endpoint_override
         self._span: LabelRange | None = None
+        self.coverage: tuple[Coverage, ...] = ()
 
     @property
     def full_feature_names(self) -> bool:
@@ -183,7 +193,7 @@ class AsofRetrievalJob(RetrievalJob):
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:  # noqa: ARG002
         with self._join.run() as joined:
-            self._span = joined.span
+            self._span, self.coverage = joined.span, joined.coverage
             return pa.concat_tables([joined.schema.empty_table(), *joined.tables])
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
@@ -270,7 +280,7 @@ class AsofRetrievalJob(RetrievalJob):
     @contextmanager
     def _stream(self, rows_per_batch: int) -> Iterator[tuple[pa.Schema, Iterator[pa.Table]]]:
         with self._join.run(rows_per_batch) as joined:
-            self._span = joined.span
+            self._span, self.coverage = joined.span, joined.coverage
             if not self._on_demand_feature_views:
                 yield joined.schema, joined.tables
                 return

@@ -44,6 +44,8 @@ class AsofView:
     ttl: timedelta | None
     features: Mapping[str, str]
     """Name in the result → source column."""
+    max_age: timedelta | None = None
+    """From which age on a row counts as old (stores/asof/coverage.py)."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,9 @@ def files_sql(number: int, positions: Mapping[str, int]) -> str:
 create or replace temp table file_{number} as
 select * from (values {rows}) as file(filename, first_position);
 
-create or replace temp table pick_{number} (label_row bigint, position bigint);
+create or replace temp table pick_{number} (
+    label_row bigint, position bigint, age_us bigint
+);
 """
 
 
@@ -155,7 +159,10 @@ qualify row_number() over (
     partition by asked.label_row order by narrow.created_time desc nulls last, narrow.position desc
 ) = 1"""
     return f"""
-select asked.label_row, {_unless_expired(view, "asked", "narrow")} as position,
+select
+    asked.label_row,
+    {_unless_expired(view, "asked", "narrow")} as position,
+    {_age("asked", "narrow")} as age_us,
 from asked
 inner join narrow_{number} as narrow on asked.event_time = narrow.event_time{keys}{seen}
 {best if decide else ""}
@@ -207,7 +214,10 @@ label as (
 ),
 
 picked as (
-    select label.label_row, {_unless_expired(view, "label", "useful")} as position,
+    select
+        label.label_row,
+        {_unless_expired(view, "label", "useful")} as position,
+        {_age("label", "useful")} as age_us,
     from label
     asof inner join useful
         on {same_key}label.label_time >= useful.seen_at
@@ -265,6 +275,10 @@ def _unless_expired(view: AsofView, label: str, row: str) -> str:
         return f"{row}.position"
     ttl = f"to_microseconds({view.ttl // timedelta(microseconds=1)})"
     return f"case when {row}.event_time + {ttl} >= {label}.label_time then {row}.position end"
+
+
+def _age(label: str, row: str) -> str:
+    return f"epoch_us({label}.label_time) - epoch_us({row}.event_time)"
 
 
 def _listed(files: Sequence[str]) -> str:

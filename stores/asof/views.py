@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 
 import duckdb
 from feast.feature_view import DUMMY_ENTITY_ID, FeatureView
 from feast.infra.offline_stores.file_source import FileSource
 
+from stores.asof.coverage import MAX_AGE_TAG
 from stores.asof.query import AsofView
 from stores.asof.session import literal
 
@@ -23,7 +25,8 @@ def read_view(
     """Resolve a feature view against the columns of its files.
 
     Raises:
-        ValueError: a key, time or feature that the files do not have.
+        ValueError: a key, time or feature that the files do not have, or a tag max_age_seconds
+            that is not a number.
         duckdb.Error: no file at the path, or one that is not Parquet.
     """
     source = view.batch_source
@@ -66,4 +69,18 @@ def read_view(
             f"{base_name}__{name}" if full_feature_names else name: find(name, "the feature")
             for name in wanted
         },
+        max_age=_max_age(view),
     )
+
+
+def _max_age(view: FeatureView) -> timedelta | None:
+    text = (view.tags or {}).get(MAX_AGE_TAG)
+    if text is None:
+        return None
+    try:
+        return timedelta(seconds=float(text))
+    except ValueError:
+        raise ValueError(
+            f"expected the tag {MAX_AGE_TAG} of feature view {view.name} to be a number of "
+            f"seconds, such as 108000; got {text!r}"
+        ) from None

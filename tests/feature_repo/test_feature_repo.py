@@ -20,6 +20,7 @@ from feature_repo.match import activity_match
 from feature_repo.views import declare
 from models.catalog import AGGREGATORS
 from models.spec import Average, GeometricDecay, LearnedDecay
+from stores.asof.coverage import MAX_AGE_TAG
 from tests.worlds.applied import World
 from tests.worlds.clone import Clone
 from transformations.config import Config
@@ -72,6 +73,7 @@ def test_everything_says_what_it_is_and_whose(config):
         "item_encoder": "tfidf_svd",
         "item_encoder_version": "1",
         "item_encoder_fit": "1",
+        MAX_AGE_TAG: str(30 * 3_600),  # a day, and six hours until it is published
     }
 
 

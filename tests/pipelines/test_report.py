@@ -11,10 +11,11 @@ import pytest
 
 from pipelines.report import write_report
 from pipelines.report.result import Interval, read_result
-from pipelines.report.words import day, shown_by, signed, verdict
+from pipelines.report.words import shown_by, signed, verdict
 from tests.worlds.browser import Browser, Page, running_browser
 from tests.worlds.report import CATEGORIES, METRICS, interval, realistic_result
 from transformations.errors import InputError
+from transformations.timestamps import day
 
 SECTIONS = (
     "verdict",

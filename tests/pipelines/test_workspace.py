@@ -68,6 +68,7 @@ def test_items_are_those_of_the_timestamp(ws: OpenWorkspace) -> None:
         "available_at": utc(4),
         "encoder": "tfidf_svd",
         "encoder_version": 1,
+        "encoder_fit": 1,
     }
 
 

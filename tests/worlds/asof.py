@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from feast import Entity, FeatureView, Field, FileSource, ValueType
 from feast.data_format import ParquetFormat
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore
+from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.registry.registry import Registry
 from feast.repo_config import RegistryConfig, RepoConfig
 from feast.types import (
@@ -33,10 +34,12 @@ from feast.types import (
 )
 from hypothesis import strategies as st
 
+from stores.asof.coverage import MAX_AGE_TAG
 from stores.duckdb_asof import DuckDBAsofOfflineStore
 
 START = datetime(2026, 1, 1, 22, tzinfo=UTC)
 TIMES = [START + timedelta(hours=hours) for hours in range(4)]  # on two days
+MAX_AGE = timedelta(hours=1)  # what every view declares
 PROJECT = "worlds"
 ENTITIES = {
     "member": Entity(name="member", join_keys=["member"], value_type=ValueType.INT64),
@@ -151,8 +154,15 @@ def ask(
     folder: Path, world: World, kind: type = DuckDBAsofOfflineStore, labels: Any = None
 ) -> pa.Table:
     """Join a world that `write` put into `folder`, by ours or by Feast's own store."""
+    return plan(folder, world, kind, labels).to_arrow()
+
+
+def plan(
+    folder: Path, world: World, kind: type = DuckDBAsofOfflineStore, labels: Any = None
+) -> RetrievalJob:
+    """The job of `ask`, not run yet."""
     views = [declare(folder, spec) for spec in world.views]
-    job = kind.get_historical_features(
+    return kind.get_historical_features(
         config(folder, kind),
         views,
         [
@@ -166,7 +176,6 @@ def ask(
         world.full_names,
         filter_by_created_timestamp=world.known_at,
     )
-    return job.to_arrow()
 
 
 def declare(folder: Path, spec: ViewSpec) -> FeatureView:
@@ -189,6 +198,7 @@ def declare(folder: Path, spec: ViewSpec) -> FeatureView:
             created_timestamp_column="created_time" if spec.has_created else "",
             field_mapping={f"raw_{name}": name for name in renamed},
         ),
+        tags={MAX_AGE_TAG: str(MAX_AGE.total_seconds())},
     )
     if spec.aliased:
         return view.with_join_key_map({key: spec.frame_key(key) for key in spec.keys})
@@ -231,6 +241,12 @@ def expected(world: World) -> list[dict[str, Any]]:
         }
         for label in range(len(world.times))
     ]
+
+
+def ages(world: World, spec: ViewSpec) -> list[timedelta | None]:
+    """Per label, by brute force, the age of the row that it gets; None where it gets none."""
+    seen = [(time, _seen(world, spec, label)) for label, time in enumerate(world.times)]
+    return [time - rows[-1][0] if rows else None for time, rows in seen]
 
 
 def undecided(world: World) -> list[int]:

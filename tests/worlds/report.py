@@ -143,6 +143,17 @@ def realistic_result() -> dict[str, Any]:
                 "passed": False,
             },
         ],
+        "rows_read": [
+            {
+                "period": period,
+                "views": ["member_activity_sequence", "member_activity_decay_v1"],
+                "labels": labels,
+                "without_row": labels // 8,
+                "old": labels // 3,
+                "max_age_hours": 30.0,
+            }
+            for period, labels in (("train", 60_000), ("validation", 20_000), ("test", 20_312))
+        ],
         "storage": [
             {
                 "variant": name,
