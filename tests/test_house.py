@@ -57,7 +57,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "stores",
         "transformations",
     ),
-    "pipelines": ("models", "operations", "serving", "transformations"),
+    "pipelines": ("models", "operations", "serving", "stores.ids", "transformations"),
     "benchmarks": (
         "models",
         "operations",

@@ -223,7 +223,7 @@ def show_command(
     import_feast()
     from pipelines.cli import show
 
-    show.show_member(console, settings, show.parse_id(settings, member_id), full=full)
+    show.show_member(console, settings, member_id, full=full)
 
 
 @app.command("status", epilog="Example: activity status")

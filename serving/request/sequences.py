@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from stores.ids import IdError, ids_of
 from stores.read import Features
 from transformations.attributes import problem
 from transformations.errors import ActivityError, InputError, RunFailedError
@@ -70,16 +71,15 @@ def unseen(
     Raises:
         InputError: an event of another member, an unknown action, or an id of another type.
     """
-    check_ids(rules, "item", [event.item_id for event in events])
-    for event in events:
-        if event.member_id not in index:
-            raise InputError(
-                f"expected events of the requested members, got one of {event.member_id!r}"
-            )
+    items = checked_ids(rules, "item", [event.item_id for event in events])
+    members = checked_ids(rules, "member", [event.member_id for event in events])
+    for member in members:
+        if member not in index:
+            raise InputError(f"expected events of the requested members, got one of {member!r}")
     arrived = Actions.of(
         rules,
-        [index[event.member_id] for event in events],
-        [event.item_id for event in events],
+        [index[member] for member in members],
+        items,
         _coded(rules, [event.action for event in events], InputError),
         [microseconds(event.event_timestamp) for event in events],
         given_attributes(rules, [event.attributes for event in events]),
@@ -89,13 +89,20 @@ def unseen(
     return arrived.take(np.array(new, bool))
 
 
-def check_ids(rules: Rules, what: str, ids: Sequence[Id]) -> None:
-    """Raise InputError unless these ids are of the configured type."""
+def checked_ids(rules: Rules, what: str, ids: Sequence[Any]) -> list[Id]:
+    """Return the ids of members or items as the configured type (stores/ids.py).
+
+    Args:
+        what: member or item.
+
+    Raises:
+        InputError: one of them is not an id of that type.
+    """
     id_type = rules.member_id_type if what == "member" else rules.item_id_type
-    kind = int if id_type == "int64" else str
-    for value in ids:
-        if not isinstance(value, kind):
-            raise InputError(f"expected {what} ids of type {id_type}, got {value!r}")
+    try:
+        return ids_of(list(ids), id_type, f"{what}_id")
+    except IdError as error:
+        raise InputError(str(error)) from None
 
 
 def given_attributes(rules: Rules, given: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

@@ -23,7 +23,7 @@ from models.spec import Aggregator
 from operations.fits import embedded_lines
 from serving.request.item_table import open_item_table, table_key
 from serving.request.models import CompiledModels, packaged_of, weights_of
-from serving.request.sequences import FIELDS, Event, Id, check_ids, stored_states, unseen
+from serving.request.sequences import FIELDS, Event, Id, checked_ids, stored_states, unseen
 from stores.read import Reader
 from transformations.config import Config
 from transformations.errors import InputError
@@ -105,7 +105,7 @@ class RequestTime:
         A member without a row in the store has the vector of an empty sequence.
 
         Args:
-            member_ids: Of the configured type; repetitions are allowed.
+            member_ids: Of the configured type, or converted to it; repetitions are allowed.
             events: Actions of these members that the store may not have yet. One that it has (same
                 item and action in the same second) counts once. At or after as_of it does not
                 count.
@@ -121,7 +121,7 @@ class RequestTime:
         timestamp = datetime.now(UTC) if as_of is None else as_of.astimezone(UTC)
         if not member_ids:
             raise InputError("expected at least one member, got none")
-        check_ids(self._config.rules, "member", member_ids)
+        member_ids = checked_ids(self._config.rules, "member", member_ids)
         index = {member: row for row, member in enumerate(dict.fromkeys(member_ids))}
         stored = self._reader.read({"member_id": list(index)})
         ids = pa.array(list(index), ARROW_IDS[self._config.member_id_type])

@@ -196,11 +196,11 @@ def test_what_cannot_be_answered_is_named(whole: RequestWorld) -> None:
         embed([member], [event(act(other))])
     with pytest.raises(InputError, match="among APPLY, SAVE, DISMISS, got 'LIKE'"):
         embed([member], [event(act(member, action="LIKE"))])
-    with pytest.raises(InputError, match="item ids of type int64, got '7'"):
-        embed([member], [event(act(member, "7"))])
+    with pytest.raises(InputError, match="item_id: expected int64 ids, got '07'"):
+        embed([member], [event(act(member, "07"))])
     with pytest.raises(InputError, match=r"as_of of 2026-03-04T00:00:00\.000000 UTC or later"):
         embed([member], as_of=SNAPSHOT - SECOND)
-    with pytest.raises(InputError, match="member ids of type int64, got 'member'"):
+    with pytest.raises(InputError, match="member_id: expected int64 ids, got 'member'"):
         embed(["member"])
 
 

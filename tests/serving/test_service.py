@@ -141,6 +141,17 @@ def test_an_answer(client: Client) -> None:
     assert set(answer["model_versions"]) == {AVERAGE, DECAY}
 
 
+def test_ids_as_text_are_the_same_members_and_items(client: Client) -> None:
+    def vectors(member: Any, item: Any) -> Any:
+        events = [{**new(7, 3), "member_id": member, "item_id": item}]
+        answer = client.embed(member, 7, as_of=NOW.isoformat(), events=events)
+        assert [row["member_id"] for row in answer["members"]] == [member, 7]  # as they were asked
+        return [row["vectors"] for row in answer["members"]]
+
+    (asked, same), plain = vectors("7", "3"), vectors(7, 3)
+    assert asked == same == plain[0]
+
+
 def test_only_the_views_asked_for_and_now_by_default(client: Client) -> None:
     answer = client.embed(7, views=[DECAY])
     assert list(answer["members"][0]["vectors"]) == list(answer["model_versions"]) == [DECAY]
@@ -162,7 +173,7 @@ def test_only_the_views_asked_for_and_now_by_default(client: Client) -> None:
         ({"member_ids": [7], "views": ["\ud800"]}, "body.views.0", "valid string"),
         ({"member_ids": [7], "events": [{**new(7, 1), "item_id": 1.5}]}, "item_id", "integer"),
         ({"member_ids": [7], "events": [new(7, 1)] * 513}, "body.events", "at most 512"),
-        ({"member_ids": ["7"]}, None, "member ids of type int64, got '7'"),
+        ({"member_ids": ["07"]}, None, "member_id: expected int64 ids, got '07'"),
         ({"member_ids": [7], "events": [new(8, 1)]}, None, "of the requested members"),
         ({"member_ids": [7], "events": [new(7, 1, action="LIKE")]}, None, "got 'LIKE'"),
         ({"member_ids": [7], "views": ["decay"]}, None, f"views among {AVERAGE}, {DECAY}"),
