@@ -11,11 +11,11 @@ import sqlalchemy as sa
 from feast import FeatureStore
 from rich.console import Console
 
-from operations.fits import Fits, current_lines, lines_of, made_lines, retire_fit
+from operations.fits import Fits, current_lines, fit_until, lines_of, made_lines, retire_fit
 from operations.ledger import Ledger
 from pipelines.backfill import run_backfill
 from pipelines.daily import run_daily, stage_events, stage_the_items
-from pipelines.fitting import fit_anew, fit_until, refuse_future
+from pipelines.fitting import fit_anew, refuse_future
 from pipelines.progress import Stages
 from serving import publish
 from tests.test_own_data import END, write
