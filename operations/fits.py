@@ -8,6 +8,7 @@ until it is retired, also when its line leaves the catalogue.
 """
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -17,9 +18,13 @@ from models.manifest import MANIFEST
 from models.spec import Packaged
 from operations.ledger import METADATA, RUNS, Ledger, ledger_exists, now_text
 from transformations.config import Config
+from transformations.layout import files_between, span
 from transformations.names import Space
+from transformations.timestamps import EPOCH
 
 LINE, SPACE = "line", "space"
+HOLDBACK, SHARE = timedelta(days=28), 10
+"""What is held back of the newest data by default: 28 days, or a tenth of the span if shorter."""
 Line = TypeVar("Line", bound=Aggregator)
 
 FITS = sa.Table(
@@ -181,6 +186,19 @@ def say_kept(kept: Sequence[Aggregator], still: Sequence[Aggregator] = ()) -> li
 def chosen(config: Config, lines: Sequence[Aggregator] | None) -> Sequence[Aggregator]:
     """Return the lines that a caller gave, or all that is served where it gave none."""
     return lines_of(config) if lines is None else lines
+
+
+def fit_until(config: Config, as_of: datetime, at_least: timedelta = timedelta(0)) -> datetime:
+    """Return the time before which a run at `as_of` fits: as_of minus fit_holdback.
+
+    Args:
+        at_least: Hold back this much in any case: what is backfilled in the same run.
+    """
+    held_back = config.fit_holdback
+    if held_back is None:
+        ends = span(files_between(config.layout.activity, EPOCH, as_of))
+        held_back = min(HOLDBACK, (as_of - ends[0]) / SHARE) if ends else HOLDBACK
+    return (as_of - max(held_back, at_least)).replace(minute=0, second=0, microsecond=0)
 
 
 def note_fits(config: Config, lines: Iterable[Aggregator], used: bool) -> None:

@@ -10,9 +10,10 @@ from rich.markup import escape
 from models.embed import EmbedReport, embed_snapshot
 from models.lines import by_space
 from models.spec import Aggregator, Learned
-from operations.fits import Fits, note_fits
+from operations.fits import Fits, fit_until, note_fits
 from operations.sources import note_sources
-from pipelines.fitting import fit_items, fit_until, lines_to_serve, prepare, refuse_future
+from pipelines.check.say import say_staged
+from pipelines.fitting import fit_items, lines_to_serve, prepare, refuse_future
 from pipelines.progress import Stage, Stages
 from pipelines.training import train_line
 from serving import publish
@@ -61,6 +62,7 @@ def run_daily(
             _refuse_older(as_of, ledger.newest_published())
         ledger.resolve(stages.run_id, as_of)
         stage_the_items(config, con, as_of, stages)
+        say_staged(stages.console, config, con, as_of)
         until = fit_until(config, as_of, backfilled)
         served, still = lines_to_serve(config, aggregators, stages)
         config = config.in_space(Fits(config).space)

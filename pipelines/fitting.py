@@ -7,7 +7,7 @@ saw more than the as_of. One that was used is frozen, and refused instead (`oper
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from duckdb import DuckDBPyConnection as Connection
 
@@ -21,11 +21,6 @@ from pipelines.progress import Stages
 from pipelines.training import train_line
 from transformations.config import Config
 from transformations.errors import InputError
-from transformations.layout import files_between, span
-from transformations.timestamps import EPOCH
-
-HOLDBACK, SHARE = timedelta(days=28), 10
-"""What is held back of the newest data by default: 28 days, or a tenth of the span if shorter."""
 
 
 def lines_to_serve(
@@ -45,19 +40,6 @@ def lines_to_serve(
     for said in say_kept(moving, still):
         stages.console.print(said, highlight=False, soft_wrap=True)
     return [*current, *moving], still
-
-
-def fit_until(config: Config, as_of: datetime, at_least: timedelta = timedelta(0)) -> datetime:
-    """Return the time before which a run at `as_of` fits: as_of minus fit_holdback.
-
-    Args:
-        at_least: Hold back this much in any case: what is backfilled in the same run.
-    """
-    held_back = config.fit_holdback
-    if held_back is None:
-        ends = span(files_between(config.layout.activity, EPOCH, as_of))
-        held_back = min(HOLDBACK, (as_of - ends[0]) / SHARE) if ends else HOLDBACK
-    return (as_of - max(held_back, at_least)).replace(minute=0, second=0, microsecond=0)
 
 
 def seen_until(line: Aggregator, config: Config) -> datetime | None:

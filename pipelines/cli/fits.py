@@ -33,10 +33,10 @@ def fit_command(
     given = read_timestamp(until) if until else None
 
     import_feast()
-    from operations.fits import Fits, say_kept
+    from operations.fits import Fits, fit_until, say_kept
     from operations.ledger import Ledger
     from pipelines.daily import end_of_last_day, last_midnight, stage_events, stage_the_items
-    from pipelines.fitting import fit_anew, fit_until
+    from pipelines.fitting import fit_anew
     from transformations.duck import connect
 
     ledger = Ledger(settings)

@@ -164,7 +164,7 @@ def _read(
     """
     given = read_timestamp(until) if until else None
 
-    from operations.fits import Fits
+    from operations.fits import Fits, fit_until
     from operations.ledger import Ledger
     from pipelines.daily import (
         end_of_last_day,
@@ -172,7 +172,7 @@ def _read(
         stage_events,
         stage_the_items,
     )
-    from pipelines.fitting import fit_items, fit_until
+    from pipelines.fitting import fit_items
     from transformations.duck import connect
 
     ledger = Ledger(settings)

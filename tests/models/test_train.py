@@ -32,8 +32,9 @@ from models.training.train import (
     train,
     train_on,
 )
+from operations.fits import fit_until
 from operations.ledger import Ledger
-from pipelines.fitting import fit_until, prepare
+from pipelines.fitting import prepare
 from pipelines.progress import Stages
 from pipelines.training import line_of, train_line
 from tests.worlds.taste import RECIPE, START, UNTIL, Taste, taste_world, write_day

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,10 +18,13 @@ from hypothesis import strategies as st
 from rich.console import Console
 from typer.testing import CliRunner
 
-from pipelines.check.find import Figures, Found, Usable, find, usable_members
+from pipelines.check.figures import Activity, Figures, Training, Usable, usable_members
+from pipelines.check.find import Found, find
 from pipelines.check.mend import MENDS
-from pipelines.check.say import say, warnings_of
+from pipelines.check.say import say
+from pipelines.check.sentences import warnings_of
 from pipelines.cli import check as cli
+from pipelines.coverage import Gap
 from pipelines.init.look import NEEDED
 from tests.worlds.events import (
     ACTIONS,
@@ -100,7 +104,7 @@ def test_the_figures_of_a_tiny_source(tmp_path, suffix):
     found = find(config, NOW)
     assert (found.event_rows, found.item_rows, found.duplicates) == (8, 3, 1)
     assert found.refusals == ()
-    assert found.figures == Figures(
+    assert found.activity.figures == Figures(
         n_actions=7,
         first_at=NOON - 100 * DAY,
         last_at=NOON,
@@ -116,22 +120,23 @@ def test_the_figures_of_a_tiny_source(tmp_path, suffix):
         crowd_at=NOON,
         n_crowd=2,
     )
-    assert found.actions == {"APPLY": 5, "SAVE": 1, "DISMISS": 1}
-    assert found.last_as_of == datetime(2026, 3, 10, tzinfo=UTC)
-    assert found.usable == (
+    assert found.activity.actions == {"APPLY": 5, "SAVE": 1, "DISMISS": 1}
+    assert found.activity.last_as_of == datetime(2026, 3, 10, tzinfo=UTC)
+    assert found.activity.usable == (
         Usable(28 * DAY, 1, 1),
         Usable(90 * DAY, 1, 1),
         Usable(365 * DAY, 2, 1),
         Usable(730 * DAY, 2, 1),
     )
-    assert found.active_now == 1
-    assert (found.items, found.items_acted_on, found.without_row) == (3, 3, 1)
-    assert (found.actions_without_row, found.blank_items) == (1, 1)
+    assert found.activity.active_now == 1
+    activity = found.activity
+    assert (activity.items, activity.items_acted_on, activity.without_row) == (3, 3, 1)
+    assert (found.activity.actions_without_row, found.activity.blank_items) == (1, 1)
 
 
 def test_a_sequence_holds_only_its_last_actions(tmp_path):
     found = find(configure(tmp_path, length=3, window="10d"), NOW)
-    assert found.usable[0] == Usable(10 * DAY, 1, 0)
+    assert found.activity.usable[0] == Usable(10 * DAY, 1, 0)
 
 
 @settings(max_examples=60, deadline=None)
@@ -160,7 +165,7 @@ def test_an_action_that_arrived_later_is_not_seen(tmp_path):
     write_table(table, tmp_path / "events.parquet")
     events = {"source": config.events.source, "columns": {"ingested_at": "came"}}
     config = Config.model_validate(config.model_dump() | {"events": events})
-    assert find(config, NOW).usable[0] == Usable(28 * DAY, 0, 0)
+    assert find(config, NOW).activity.usable[0] == Usable(28 * DAY, 0, 0)
 
 
 def test_nothing_is_written_into_the_workspace(tmp_path):
@@ -192,7 +197,7 @@ def test_ids_that_are_words_need_the_string_type(tmp_path):
     (refusal,) = [one for one in found.refusals if one.source == "items"]
     assert (refusal.rows, refusal.samples) == (3, ("x10", "x11", "x13"))
     assert refusal.mend.lines == ("item_id_type: string",)
-    assert found.figures.last_at is None
+    assert found.activity.figures.last_at is None
     assert [warning.split(";")[0] for warning in warnings_of(found, NOW)][:2] == [
         "none of the 7 events can be used",
         "none of the 3 items can be used",
@@ -210,7 +215,8 @@ def test_item_ids_of_type_string(tmp_path, suffix):
     rows = [(row[0], f"x{row[1]}", *row[2:]) for row in ROWS]
     items = ITEMS | {"item_id": ["x10", "x11", "x13"]}
     found = find(configure(tmp_path, rows, items, suffix, item_id_type="string"), NOW)
-    assert (found.refusals, found.figures.n_actions, found.without_row) == ((), 7, 1)
+    activity = found.activity
+    assert (found.refusals, activity.figures.n_actions, activity.without_row) == ((), 7, 1)
 
 
 def test_unknown_actions_are_named_and_the_lines_to_add(tmp_path):
@@ -301,9 +307,10 @@ def test_vectors_of_another_length(tmp_path, suffix):
     found = find(config, NOW)
     n_rows, samples, lines, _ = mend_of(found, "embedding is no list of dim finite numbers")
     assert (n_rows, samples, lines) == (3, ("[0.5, 1.0, 2.0]",), ("dim: 3",))
-    assert (found.items, found.blank_items, found.without_row) == (0, None, 3)
+    activity = found.activity
+    assert (activity.items, activity.blank_items, activity.without_row) == (0, None, 3)
     mended = find(config.model_copy(update={"dim": 3}), NOW)
-    assert (mended.refusals, mended.items) == ((), 3)
+    assert (mended.refusals, mended.activity.items) == ((), 3)
 
 
 def test_every_reason_has_its_mend():
@@ -332,25 +339,38 @@ def good() -> Found:
         crowd_at=NOW - DAY,
         n_crowd=3,
     )
-    return Found(
+    activity = Activity(
+        as_of=datetime(2026, 3, 10, tzinfo=UTC),
         window=365 * DAY,
-        max_refused_share=0.05,
-        event_rows=10_000,
-        item_rows=500,
-        refusals=(),
-        duplicates=0,
+        min_positives=1_000,
         figures=figures,
         actions=dict.fromkeys(ACTIONS, 100),
         positive=("APPLY", "SAVE"),
         last_as_of=datetime(2026, 3, 10, tzinfo=UTC),
         usable=(Usable(28 * DAY, 500, 300), Usable(365 * DAY, 2_000, 1_500)),
         active_now=2_000,
+        trainings=(Training("learned_decay_v1", 1_000, NOW - 42 * DAY, 4),),
         items=500,
         items_acted_on=400,
         without_row=0,
         actions_without_row=0,
         blank_items=0,
     )
+    return Found(
+        max_refused_share=0.05,
+        event_rows=10_000,
+        item_rows=500,
+        refusals=(),
+        duplicates=0,
+        activity=activity,
+    )
+
+
+def but(found: Found, **changed: Any) -> Found:
+    """The same with other values, of the sources or of the activity."""
+    own = {name: value for name, value in changed.items() if hasattr(found, name)}
+    rest = {name: value for name, value in changed.items() if name not in own}
+    return replace(found, **own, activity=replace(found.activity, **rest))
 
 
 def test_good_data_raise_no_warning():
@@ -360,9 +380,10 @@ def test_good_data_raise_no_warning():
 
 def test_data_that_ended_long_ago():
     now = datetime(2026, 11, 28, 12, tzinfo=UTC)
-    figures = replace(good().figures, last_at=now - 180 * DAY)
+    figures = replace(good().activity.figures, last_at=now - 180 * DAY)
     last = datetime(2026, 6, 2, tzinfo=UTC)
-    found = replace(good(), figures=figures, active_now=315, last_as_of=last)
+    at = {"as_of": now, "last_as_of": last}
+    found = but(good(), figures=figures, active_now=315, **at)
     assert warnings_of(found, now) == [
         (
             "the newest event is 180 days old: as of 2026-11-28 only 315 of 3,700 members have "
@@ -384,10 +405,12 @@ def test_data_that_ended_long_ago():
         ({"window": 28 * DAY, "usable": (Usable(28 * DAY, 90, 2), Usable(90 * DAY, 200, 80))},
          "only 2 of the 90 members with actions in 28d have 4 positive ones; with window: 90d"),
         ({"usable": (Usable(365 * DAY, 0, 0),)}, "no member has an action in the window"),
+        ({"trainings": (Training("cnn_v1", 999, NOW, 4),)}, "cnn_v1 could learn from at most 999"),
+        ({"gaps": (Gap(NOW - 9 * DAY, NOW - 3 * DAY, 7, NOW - 10 * DAY),)}, "(7 snapshots)"),
     ],
 )  # fmt: skip
 def test_a_sentence_for_what_is_poor(changed, sentence):
-    assert any(sentence in warning for warning in warnings_of(replace(good(), **changed), NOW))
+    assert any(sentence in warning for warning in warnings_of(but(good(), **changed), NOW))
 
 
 @pytest.mark.parametrize(
@@ -401,7 +424,7 @@ def test_a_sentence_for_what_is_poor(changed, sentence):
     ],
 )
 def test_a_sentence_for_suspicious_times(changed, sentence):
-    found = replace(good(), figures=replace(good().figures, **changed))
+    found = but(good(), figures=replace(good().activity.figures, **changed))
     (warning,) = warnings_of(found, NOW)
     assert sentence in warning
 

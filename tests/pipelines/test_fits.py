@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 
-from operations.fits import Fits, current_lines, lines_of, made_lines, retire_fit
+from operations.fits import Fits, current_lines, fit_until, lines_of, made_lines, retire_fit
 from operations.ledger import Ledger
-from pipelines.fitting import fit_until, refuse_future
+from pipelines.fitting import refuse_future
 from serving import publish
 from tests.worlds.workspace import AVERAGE, DAY, DECAY, END, Workspace
 from transformations.errors import InputError
