@@ -11,6 +11,7 @@ from rich.table import Table
 
 from operations.fits import made_lines
 from pipelines.cli.show import show_member, show_value, someone
+from pipelines.progress import working
 from serving.publish import open_store
 from transformations.config import ROOT, Config
 from transformations.duck import connect, parquet
@@ -44,11 +45,12 @@ def _show_join(console: Console, config: Config, as_of: datetime) -> None:
         return
     aggregator = made_lines(config)[-1]
     store = open_store(config)
-    joined = store.get_historical_features(
-        entity_df=labels,
-        features=store.get_feature_service(aggregator.service),
-        filter_by_created_timestamp=True,
-    ).to_df()
+    with working("joining labels"):
+        joined = store.get_historical_features(
+            entity_df=labels,
+            features=store.get_feature_service(aggregator.service),
+            filter_by_created_timestamp=True,
+        ).to_df()
     joined = joined.sort_values(["event_timestamp", "member_id"])
     vector = next(iter(aggregator.vectors(config)))
     match = next(name for name in joined.columns if name.startswith("cosine"))
