@@ -6,6 +6,7 @@ import typer
 from rich.console import Console
 
 from pipelines.cli.options import ConfigOption, DebugOption, settings_of
+from pipelines.progress import short, working
 
 app = typer.Typer()
 console = Console()
@@ -16,13 +17,12 @@ def check_command(config: ConfigOption = None, debug: DebugOption = False) -> No
     """Look at the sources as a run would: what is taken, refused and poor; nothing is written."""
     settings = settings_of(config)
 
-    from pipelines.check.find import find
-    from pipelines.check.say import say
-    from pipelines.progress import short
-
     now = datetime.now(UTC)
     console.print(f"checking the sources of {short(settings.file)}", soft_wrap=True)
-    with console.status("reading events and items"):
+    with working("reading events and items"):
+        from pipelines.check.find import find
+        from pipelines.check.say import say
+
         found = find(settings, now)
     console.print()
     say(console, found, now)

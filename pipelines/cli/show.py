@@ -14,7 +14,7 @@ from models.lines import by_space
 from operations.fits import made_lines
 from operations.ledger import Ledger
 from pipelines.cli.nearest import DescribedItems
-from pipelines.progress import plain_table
+from pipelines.progress import plain_table, working
 from serving.publish import open_store
 from stores.ids import IdError, ids_of
 from transformations import names
@@ -46,11 +46,14 @@ def show_member(console: Console, config: Config, member: int | str, *, full: bo
     if not built:
         raise InputError(f"no snapshot was built yet into {config.data}; first: activity run")
     newest = Ledger(config).newest_published() or built[-1]
-    with connect(config) as con:
-        actions = _last_actions(config, con, newest, member)
-        example = someone(config, con, newest)
-        lines = made_lines(config)
-        items = {own.space: DescribedItems(own, con, newest) for own, _ in by_space(config, lines)}
+    with working(f"reading member {member}"):
+        with connect(config) as con:
+            actions = _last_actions(config, con, newest, member)
+            example = someone(config, con, newest)
+            of = by_space(config, made_lines(config))
+            items = {own.space: DescribedItems(own, con, newest) for own, _ in of}
+        item = actions[0][2] if actions else None
+        values = {} if actions is None else _online_values(config, member, item)
     if actions is None:
         raise InputError(
             f"member {member} is not in the snapshot of {newest:%Y-%m-%d}: no action in the "
@@ -66,8 +69,6 @@ def show_member(console: Console, config: Config, member: int | str, *, full: bo
         table.add_row(f"{moment:%Y-%m-%d %H:%M}", action, str(acted_on), escape(what))
     console.print(table)
     console.print()
-    item = actions[0][2] if actions else None
-    values = _online_values(config, member, item)
     console.print(_vectors_table(values, member, item))
     console.print()
     console.print(_nearest_table(config, values, member, items))
