@@ -306,7 +306,7 @@ def test_missing_tables_are_named(tmp_path: Path) -> None:
             distributions(tables.config, con, AS_OF)
         tables.sequences({1: [(10, "APPLY")]})
         tables.staged([])
-        with pytest.raises(InputError, match="expected the vectors of decay v1"):
+        with pytest.raises(InputError, match="expected the vectors of decay_v1"):
             member_map(tables.config, con, AS_OF, DECAY)
         with pytest.raises(InputError, match="expected item vectors of"):
             shown_members(tables.config, con, AS_OF, [DECAY])
