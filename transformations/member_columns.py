@@ -6,7 +6,7 @@ column is one `MemberColumn` in MORE_COLUMNS (CONTRIBUTING.md shows one).
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +15,6 @@ from numpy.typing import NDArray
 from transformations import names
 from transformations.rules import Rules
 from transformations.timestamps import NO_TIME
-
-if TYPE_CHECKING:
-    from transformations.stream import Actions
 
 UTC_US = pa.timestamp("us", tz="UTC")
 ARROW = {"int64": pa.int64(), "float64": pa.float64(), "timestamp": UTC_US}
@@ -32,14 +29,15 @@ class MemberRows:
         counts: How often each row has each configured action, in their order: int64 [rows] each.
         as_of: int64 [rows], microseconds since 1970.
         last: int64 [rows], the newest action, also one that has left the window; NO_TIME for none.
-        actions: Returns the actions of all rows, flat; `member` is the row.
+        actions: Returns the actions of all rows, flat, as `transformations.stream.Actions`;
+            `member` is the row.
     """
 
     lengths: NDArray[np.int64]
     counts: list[NDArray[np.int64]]
     as_of: NDArray[np.int64]
     last: NDArray[np.int64]
-    actions: Callable[[], "Actions"]
+    actions: Callable[[], Any]
 
 
 @dataclass(frozen=True)
