@@ -133,8 +133,13 @@ def test_an_answer(client: Client) -> None:
     assert nobody["vectors"][DECAY]["save_embedding"] == [0.0] * 4
     mean = [(a + b) / 2 for a, b in zip(vector(1), vector(3), strict=True)]
     assert seven["vectors"][AVERAGE]["apply_embedding"] == pytest.approx(mean, abs=1e-6)
-    assert seven["columns"] == {"n_actions": 3, "n_apply": 2, "n_save": 1, "n_dismiss": 0}
-    assert seven["columns"]["last_action_at"] == "2026-03-05T08:00:00Z"
+    assert seven["columns"] == {
+        "n_actions": 3,
+        "n_apply": 2,
+        "n_save": 1,
+        "n_dismiss": 0,
+        "last_action_at": "2026-03-05T08:00:00Z",
+    }
     assert (eight["sequence_at"], nobody["sequence_at"]) == ("2026-03-04T00:00:00Z", None)
     assert answer["as_of"] == "2026-03-05T09:00:00Z"
     assert answer["held_back"] == 1
