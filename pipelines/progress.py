@@ -53,7 +53,7 @@ class Stage:
 
     def __post_init__(self) -> None:
         """Begin now."""
-        self.began = self.counted_since = self.clock()
+        self.began = self.counted_since = self.updated = self.clock()
 
     @property
     def seconds(self) -> float:
@@ -67,10 +67,11 @@ class Stage:
     def update(self, done: int, total: int | None = None, doing: str = "") -> None:
         """Say how much is done of how much, and what is being done now.
 
-        A count that starts again starts its estimate again.
+        A count that starts again starts its estimate again, from where the one before ended.
         """
         if done < self.done:
-            self.counted_since = self.clock()
+            self.counted_since = self.updated
+        self.updated = self.clock()
         self.done, self.total, self.doing = done, total or self.total, doing or self.doing
 
     @property

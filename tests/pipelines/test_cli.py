@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from models.registry import Registered
 from operations.ledger import Ledger
 from pipelines.cli import app as cli
-from pipelines.cli import models
+from pipelines.cli import models, options
 from pipelines.cli.status import verdict
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.protocol import Protocol
@@ -129,6 +129,14 @@ def test_a_wrong_input_ends_with_2_and_says_what_to_do(call, arguments, message)
     assert code == 2
     assert message in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("place", [ROOT, ROOT / "docs"], ids=["in it", "below it"])
+def test_the_repository_is_named_as_any_workspace(place, monkeypatch, capsys):
+    monkeypatch.delenv(CONFIG_VARIABLE, raising=False)
+    monkeypatch.chdir(place)
+    assert options.settings_of(None).root == ROOT
+    assert capsys.readouterr().err == f"workspace {ROOT}\n"
 
 
 def test_a_wrong_option_ends_with_2(call):
