@@ -1,6 +1,8 @@
 """`activity check`: what a run would make of the sources, before it is made."""
 
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -11,8 +13,14 @@ app = typer.Typer()
 console = Console()
 
 
-@app.command("check", epilog="Example: activity check --config workspaces/ifdb")
-def check_command(config: ConfigOption = None, debug: DebugOption = False) -> None:
+@app.command("check", epilog="Example: activity check --config workspaces/ifdb --html check.html")
+def check_command(
+    config: ConfigOption = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with plots, too; without it nothing.")
+    ] = None,
+    debug: DebugOption = False,
+) -> None:
     """Look at the sources as a run would: what is taken, refused and poor; nothing is written."""
     settings = settings_of(config)
 
@@ -20,9 +28,17 @@ def check_command(config: ConfigOption = None, debug: DebugOption = False) -> No
     from pipelines.check.say import say
     from pipelines.progress import short
 
+    if html is not None:
+        from pipelines.check.page import page_file, write_check
+
+        html = page_file(html)
     now = datetime.now(UTC)
-    console.print(f"checking the sources of {short(settings.file)}", soft_wrap=True)
+    name = short(settings.file)
+    console.print(f"checking the sources of {name}", soft_wrap=True)
     with console.status("reading events and items"):
-        found = find(settings, now)
+        found = find(settings, now, with_shapes=html is not None)
     console.print()
     say(console, found, now)
+    if html is not None:
+        write_check(found, name, now, html)
+        console.print(f"\n[green]✓[/] {short(html)}", highlight=False, soft_wrap=True)
