@@ -8,8 +8,8 @@ def activity_match(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
 
     For every vector `<stem>_embedding` it returns `cosine_<stem>` and `dot_<stem>` with the input
     `embedding` (`cosine` and `dot` for the single `activity_embedding`): 0.0 where the member or
-    the item is missing, and cosine 0.0 where a vector has length 0. For every input `stored_n_…` it
-    returns `n_…`, with 0 for null.
+    the item is missing, and cosine 0.0 where a vector has length 0. For every input `stored_…` it
+    returns the same without `stored_`, with 0 for null.
 
     Feast stores this text and runs it in a bare namespace, so it may use nothing outside its body.
     One text serves every aggregator. Feast passes each source feature twice: as `name` and as
@@ -35,9 +35,11 @@ def activity_match(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
     item_length = np.sqrt(np.einsum("nd,nd->n", item, item))
     results: dict[str, list[Any]] = {}
     for name in sorted(declared):
-        if name.startswith("stored_n_"):
-            counts = inputs[name]
-            results[name.removeprefix("stored_")] = [0 if n is None else int(n) for n in counts]
+        if name.startswith("stored_"):
+            # Where some are null, pandas makes floats of whole numbers.
+            numbers = [0 if n is None or n != n else n for n in inputs[name]]
+            whole = all(n == int(n) for n in numbers)
+            results[name.removeprefix("stored_")] = [int(n) if whole else n for n in numbers]
         elif name != "embedding":
             member = matrix(inputs[name])
             dot = np.zeros(len(item))

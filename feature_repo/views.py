@@ -1,7 +1,8 @@
 """Makes the Feast objects of a configuration and a catalogue; binds none of them."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,12 @@ from models.lines import Aggregator, by_space
 from operations.fits import chosen
 from transformations import names
 from transformations.config import Config
+from transformations.member_columns import MemberColumn, member_columns
+from transformations.rules import MISSING, Sign
 
 OWNER = "member-activity-embeddings"
+TYPES = {"int64": Int64, "float64": Float64, "timestamp": UnixTimestamp}
+"""Kind of a member column → its Feast type."""
 
 # A view's row is valid until the member's next one, and a member whose last action leaves the
 # window gets a next one (zeros). A ttl would later turn that row into nulls in the training join,
@@ -47,7 +52,11 @@ def declare(config: Config, aggregators: Sequence[Aggregator] | None = None) -> 
         match = _match_view(config, aggregator, view, item_view)
         service = FeatureService(
             name=aggregator.service,
-            features=[view[[*aggregator.vectors(config), "last_action_at"]], match, item_view],
+            features=[
+                view[[*aggregator.vectors(config), *_beside(_columns(config, aggregator))]],
+                match,
+                item_view,
+            ],
             description=f"For a ranker: the {aggregator.name} vectors of a member, its counts (0 "
             "where there is no such member), an item's vector, and how well they match.",
             tags=tags,
@@ -114,8 +123,8 @@ def _sequence_view(config: Config, member: Entity) -> FeatureView:
             _field("item_ids", Array(ids), "What the member acted on, oldest first."),
             _field("actions", Array(String), "The action on each item."),
             _field("event_timestamps", Array(UnixTimestamp), "When; online in whole seconds."),
-            *(_field(name, Int64, _count(config, name)) for name in config.rules.count_columns),
-            _last_action(),
+            *_attributes(config),
+            *(_field(c.name, TYPES[c.kind], c.about) for c in member_columns(config.rules)),
         ],
         source=_source(names.SEQUENCE_VIEW, config.layout.sequences),
         description=f"A member's last {config.length} actions in {config.window.days} days.",
@@ -129,9 +138,9 @@ def _aggregator_view(
 ) -> FeatureView:
     # Feast's historical join returns an on-demand view's inputs beside its outputs, so they cannot
     # share a name. n_actions is the output, which is 0, not null, for an unknown member.
-    counts = _counts(config, aggregator)
-    renamed = {name: f"stored_{name}" for name in counts}
-    about = "as the snapshot holds it: null where there is no such member."
+    columns = _columns(config, aggregator)
+    renamed = _stored(columns)
+    absent = "Null where there is no such member."
     return FeatureView(
         name=aggregator.view,
         entities=[member],
@@ -141,8 +150,14 @@ def _aggregator_view(
                 _vector(name, dim, f"Vector of what the member did, by {aggregator.name}.")
                 for name, dim in aggregator.vectors(config).items()
             ),
-            *(_field(new, Int64, f"{old}, {about}") for old, new in renamed.items()),
-            _last_action(),
+            *(
+                _field(
+                    renamed.get(column.name, column.name),
+                    TYPES[column.kind],
+                    f"{column.about} {absent}" if column.name in renamed else column.about,
+                )
+                for column in columns
+            ),
             _field("model_version", String, "What made this row: the packaged aggregator."),
         ],
         source=_source(aggregator.view, config.layout.embeddings(aggregator.view), renamed),
@@ -160,14 +175,15 @@ def _match_view(
     item_view: FeatureView,
 ) -> OnDemandFeatureView:
     vectors = aggregator.vectors(config)
-    counts = _counts(config, aggregator)
+    columns = _columns(config, aggregator)
+    stored = _stored(columns)
     stems = [names.stem(name) for name in vectors]
     return OnDemandFeatureView(
         name=aggregator.match,
-        sources=[view[[*vectors, *(f"stored_{name}" for name in counts)]], item_view],
+        sources=[view[[*vectors, *stored.values()]], item_view],
         # No descriptions: Feast compares these fields with inferred ones, which have none.
         schema=[
-            *(Field(name=name, dtype=Int64) for name in counts),
+            *(Field(name=c.name, dtype=TYPES[c.kind]) for c in columns if c.name in stored),
             *(
                 Field(name=f"{measure}{stem}", dtype=Float64)
                 for stem in stems
@@ -180,7 +196,7 @@ def _match_view(
         mode="python",
         description=f"How an item fits what a member did, by {aggregator.name}: cosine and dot "
         "product with each of the member's vectors, 0.0 where either is not there; and the "
-        "member's counts, 0 where there is no such member.",
+        "member's columns, 0 where there is no such member.",
         # No hash of the weights: Feast does not notice a change of only an on-demand view's tags.
         tags={
             "aggregator": aggregator.name,
@@ -191,8 +207,33 @@ def _match_view(
     )
 
 
-def _counts(config: Config, aggregator: Aggregator) -> list[str]:
-    return ["n_actions", *map(names.count_column, aggregator.actions(config))]
+def _attributes(config: Config) -> Iterator[Field]:
+    """Yield the lists of what each action carries; a tag says what stands for a missing value."""
+    for name, attribute in config.rules.attributes.items():
+        unit = config.events.attributes[name].unit
+        is_number = attribute.kind == "number"
+        yield Field(
+            name=name,
+            dtype=Array(Float64 if is_number else String),
+            description=f"The {attribute.kind} that each action carries{unit and f', in {unit}'}.",
+            tags={"missing": "nan" if is_number else MISSING},
+        )
+
+
+def _columns(config: Config, aggregator: Aggregator) -> tuple[MemberColumn, ...]:
+    """Return the member columns of an aggregator's rows; a kept line's have its own actions."""
+    signs: dict[str, Sign] = dict.fromkeys(aggregator.actions(config), "positive")
+    return member_columns(replace(config.rules, actions=signs))
+
+
+def _stored(columns: Sequence[MemberColumn]) -> dict[str, str]:
+    """Return what the columns that are 0 for an unknown member are called in the view."""
+    return {c.name: f"stored_{c.name}" for c in columns if c.absent == "zero"}
+
+
+def _beside(columns: Sequence[MemberColumn]) -> list[str]:
+    """Name the columns that a ranker reads from the view: they are null for an unknown member."""
+    return [column.name for column in columns if column.absent == "null"]
 
 
 def _field(name: str, dtype: Any, description: str) -> Field:
@@ -203,10 +244,6 @@ def _vector(name: str, dim: int, description: str) -> Field:
     return Field(name=name, dtype=Array(Float32), description=description, vector_length=dim)
 
 
-def _last_action() -> Field:
-    return _field("last_action_at", UnixTimestamp, "The newest action; online in whole seconds.")
-
-
 def _ages(config: Config) -> dict[str, str]:
     """Say from which age on a row is old: a newer snapshot could be read (stores/asof/coverage.py).
 
@@ -214,8 +251,3 @@ def _ages(config: Config) -> dict[str, str]:
     """
     max_age = config.step + config.publish_delay
     return {"max_age_seconds": f"{max_age.total_seconds():.0f}"}
-
-
-def _count(config: Config, name: str) -> str:
-    kind = "actions" if name == "n_actions" else name.removeprefix("n_").upper() + " actions"
-    return f"How many {kind} the sequence holds, at most {config.length}."

@@ -28,8 +28,9 @@ from transformations.errors import InputError
 from transformations.files import replacing
 from transformations.last_actions import Snapshot
 from transformations.layout import partition, rows_read
+from transformations.member_columns import member_columns
 from transformations.rules import Rules
-from transformations.tables import SNAPSHOTS_AT_ONCE, view_of_partitions
+from transformations.tables import SNAPSHOTS_AT_ONCE, of_member, view_of_partitions
 
 # Members that are read and written at once; and members per call of the models, whose item vectors
 # (length * dim floats each) should fit into the processor's cache.
@@ -269,9 +270,9 @@ def _embed_several(
                 yield padded
             _tell(progress, written.result())
         as_ofs = [part.as_of for part in parts]
-        view_of_partitions(con, "member_sequences", sources, as_ofs)
+        view_of_partitions(con, "member_sequences", sources, as_ofs, of_member(config.rules))
         for model, *of_view in zip(graph.models, *files, strict=True):
-            _check(con, of_view, as_ofs, model)
+            _check(con, of_view, as_ofs, model, config.rules)
         con.execute("drop view member_sequences")
 
 
@@ -324,12 +325,12 @@ def together(
 
 def view_schema(model: Loaded, sequences: pa.Schema, rules: Rules) -> pa.Schema:
     """Return the columns of a view: the snapshot's, the vectors, their model_version."""
-    counts = rules.count_columns
+    columns = [column.name for column in member_columns(rules)]
     vectors = [pa.field(field, pa.list_(pa.float32())) for field in model.vectors]
     return pa.schema(
         [sequences.field(name) for name in ("member_id", "event_timestamp", "created_timestamp")]
         + vectors
-        + [sequences.field(name) for name in (*counts, "last_action_at")],
+        + [sequences.field(name) for name in columns],
         metadata={"model_version": model.model_version},
     ).append(pa.field("model_version", pa.string()))
 
@@ -417,9 +418,10 @@ def _check(
     files: list[Path],
     as_ofs: Sequence[datetime | None],
     model: Loaded,
+    rules: Rules,
 ) -> None:
     """Check a view's files against `member_sequences`, in the same order."""
-    view_of_partitions(con, "member_embeddings", files, as_ofs)
+    view_of_partitions(con, "member_embeddings", files, as_ofs, of_member(rules))
     parameters = {"vectors": list(model.vectors), "dims": list(model.vectors.values())}
     check(con, "member_embeddings", parameters)
     con.execute("drop view member_embeddings")

@@ -61,7 +61,7 @@ def read(folder: Path, whose: str) -> dict[str, Any]:
         # A user's own layer is not in KINDS; its address serves as its kind.
         manifest["kind"] = KINDS.get(manifest[ADDRESS], manifest[ADDRESS])
     # Packaged before there were fits.
-    for fitted in (manifest, manifest.get("item_encoder", {})):
+    for fitted in (manifest, manifest.get("item_encoder") or {}):
         fitted.setdefault("fit", 1)
     missing = [key for key in KEYS if key not in manifest]
     if missing:

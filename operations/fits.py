@@ -299,4 +299,6 @@ def _space_of_package(config: Config, line: Packaged, present: Space) -> Space:
     if not line.is_packaged(config):
         return present
     made = line.manifest(config)["item_encoder"]
+    if made is None:  # it reads no items
+        return present
     return Space(made["name"], made["version"], made["fit"])

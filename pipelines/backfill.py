@@ -82,7 +82,7 @@ def run_backfill(
         snapshots = {at: Snapshot(at, at - step, at + config.publish_delay) for at in built}
         sequences = [snapshot for at, snapshot in snapshots.items() if at not in kept]
         if sequences:
-            with stages.stage("member_sequences", total=len(sequences)) as stage:
+            with stages.stage("member_sequences", len(sequences), "snapshots") as stage:
                 fill(stage, build_sequences_of(config, con, sequences, stage.advance))
                 stage.note = _span([snapshot.as_of for snapshot in sequences])
         for at_once in _together(lacking):

@@ -150,7 +150,7 @@ def serve(
         stage.note = f"{publish.apply(config, store, [*lines, *others])} objects"
     # From here on rows made by them may be online: their names never stand for anything else.
     note_fits(config, lines, used=True)
-    with stages.stage("publish") as stage:
+    with stages.stage("publish", total=members * (len(lines) + with_sequences)) as stage:
         stage.rows_out = publish.publish(
             config, store, as_of, lines, stage.advance, with_sequences=with_sequences
         )

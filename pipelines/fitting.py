@@ -67,7 +67,7 @@ def fit_items(
         elif own.space != fits.space and differences(own):
             continue  # other text or categories are staged by now: its new items have no vector
         with stages.stage("items") as stage:
-            table = build_items(own, con, as_of, until)
+            table = build_items(own, con, as_of, until, stage.update)
             stage.rows_in, stage.rows_out = table.rows_in, table.rows_out
             stage.refused, stage.note = table.refused, str(own.space)
 
@@ -105,7 +105,7 @@ def prepare(
                 stage.note = "{} version {} from the model registry".format(*registered)
     ready = [line for line in lines if line not in untrained]
     if ready:
-        with stages.stage("package", total=len(ready)) as stage:
+        with stages.stage("package", total=len(ready), unit="lines") as stage:
             for line in ready:
                 packaging.package(line, config)
                 stage.advance(1)

@@ -36,12 +36,14 @@ def train_line(
     """
     config, name = aggregator.config_of(config), str(aggregator)
     with stages.stage("training_examples") as stage:
+        stage.doing = f"of {name}"
         data = gather(aggregator, config, con, until)
         stage.rows_out = data.figures["examples"]
         stage.note = f"before {until:%Y-%m-%d %H:%M} UTC, for {name}"
     show_figures(stages.console, data.figures)
-    with stages.stage("train", total=aggregator.recipe.epochs) as stage:
-        trained = train_on(aggregator, config, data, lambda step: _show(stage, name, step))
+    with stages.stage("train", total=aggregator.recipe.epochs, unit="epochs") as stage:
+        stage.doing = name
+        trained = train_on(aggregator, config, data, lambda step: show_step(stage, name, step))
         stage.rows_in, stage.note = data.figures["examples"], summary(aggregator, trained)
     with stages.stage("package") as stage:
         until, metrics, notes = trained.trained_until, trained.metrics, trained.notes()
@@ -115,14 +117,14 @@ def repr_of(value: object) -> str:
     return repr(value).replace("datetime.timedelta", "timedelta")
 
 
-def _show(stage: Stage, name: str, step: Step) -> None:
-    figures = ", ".join(f"{key} {value:.4f}" for key, value in step.logs.items())
-    stage.bar.update(
-        stage.task,
-        completed=step.epoch,
-        total=step.epochs,
-        description=f"{name}, {step.phase}: {figures}",
-    )
+def show_step(stage: Stage, name: str, step: Step) -> None:
+    """Show an epoch that is done: of which line, in which phase, its losses and metrics."""
+    stage.update(step.epoch, step.epochs, f"{name}, {step.phase}, {figures_of(step)}")
+
+
+def figures_of(step: Step) -> str:
+    """Write an epoch's losses and metrics."""
+    return ", ".join(f"{key} {value:.4f}" for key, value in step.logs.items())
 
 
 def _ratio(positives: int, negatives: int) -> str:

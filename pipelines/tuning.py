@@ -19,7 +19,7 @@ from models.training.recipe import Recipe
 from models.training.tune import Study, tune
 from models.training.tune_decay import GRID, LEAST_GAIN, DecayStudy, tune_decay
 from pipelines.progress import Stage, Stages, short
-from pipelines.training import line_of, repr_of
+from pipelines.training import figures_of, line_of, repr_of
 from transformations.config import Config
 from transformations.errors import InputError
 from transformations.example_settings import ExampleSettings
@@ -49,9 +49,9 @@ def tune_line(
     """
     folder = config.layout.tuning
     remark = ""
-    with stages.stage(f"tune {aggregator.name}") as stage:
+    with stages.stage(f"tune {aggregator.name}", unit="settings") as stage:
         if isinstance(aggregator, GeometricDecay):
-            stage.total(len(GRID) * (1 + len(config.actions)))
+            stage.total = len(GRID) * (1 + len(config.actions))
             decays = tune_decay(config, con, until, progress=lambda: stage.advance(1))
             best: Aggregator = replace(
                 aggregator, version=_free_version(config, aggregator.name), decay=decays.best
@@ -59,7 +59,7 @@ def tune_line(
             rows, plot = decay_rows(decays), _plot_decay(decays)
             remark = why_common(decays)
         elif isinstance(aggregator, Learned):
-            stage.total(trials)
+            stage.total, stage.unit = trials, "trials"
             study = tune(
                 aggregator, config, con, until, trials, sampler, lambda n, s: _show(stage, n, s)
             )
@@ -229,8 +229,7 @@ def _table(rows: Rows) -> Table:
 
 
 def _show(stage: Stage, number: int, step: Step) -> None:
-    figures = ", ".join(f"{key} {value:.4f}" for key, value in step.logs.items())
-    stage.bar.update(stage.task, completed=number, description=f"trial {number}: {figures}")
+    stage.update(number, doing=f"trial {number}, epoch {step.epoch}, {figures_of(step)}")
 
 
 def _plot_decay(study: DecayStudy) -> Callable[[Path], None]:

@@ -35,6 +35,7 @@ from feast.repo_config import RepoConfig
 from pydantic import StrictInt, StrictStr
 
 from stores.asof.job import AsofRetrievalJob, Join
+from stores.asof.keys import compared
 from stores.asof.labels import ROW, AsofLabels, read_labels
 from stores.asof.query import AsofView
 from stores.asof.session import Limits, session
@@ -85,9 +86,9 @@ class DuckDBAsofOfflineStore(DuckDBOfflineStore):
             A job that has read schemas only. Its rows are in the order of the entity frame.
 
         Raises:
-            ValueError: a column that is missing or would appear twice, keys of types that do not
-                compare, or an entity frame that is not a DataFrame where Feast's own join is
-                needed.
+            ValueError: a column that is missing or would appear twice, ids of a type that does not
+                become the key's (stores/ids.py), or an entity frame that is not a DataFrame where
+                Feast's own join is needed.
         """
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         limits = _limits(config)
@@ -117,8 +118,7 @@ class DuckDBAsofOfflineStore(DuckDBOfflineStore):
                 if name not in labels.columns:
                     raise RequestDataNotFoundInEntityDfException(name, on_demand_view.name)
         _check_names(labels, views)
-        for view in views:
-            _check_keys(labels, view)
+        labels, views = compared(labels, views)
         return AsofRetrievalJob(
             Join(labels, views, filter_by_created_timestamp, limits),
             feature_refs,
@@ -227,23 +227,3 @@ def _check_names(labels: AsofLabels, views: Sequence[AsofView]) -> None:
             f"expected columns of different names in the result; {', '.join(twice)} would appear "
             "twice. Rename the entity frame's column, or ask for full_feature_names"
         )
-
-
-def _check_keys(labels: AsofLabels, view: AsofView) -> None:
-    for ours, theirs in view.keys.items():
-        if theirs not in labels.columns:
-            raise ValueError(
-                f"expected a column {theirs!r} in the entity frame, the key of {view.name}; got "
-                f"{', '.join(labels.columns)}"
-            )
-        got, expected = labels.columns[theirs], view.columns[ours]
-        if '"NULL"' not in got and _family(got) != _family(expected):
-            raise ValueError(
-                f"expected {theirs!r} in the entity frame to compare with {view.name}'s key "
-                f"{ours!r}, which is {expected}; got {got}. Convert the column"
-            )
-
-
-def _family(kind: str) -> str:
-    numeric = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "FLOAT", "DOUBLE", "DECIMAL")
-    return "number" if kind.removeprefix("U").startswith(numeric) else kind

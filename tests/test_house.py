@@ -35,7 +35,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "operations.workspace",
         "transformations.config",
         "transformations.errors",
+        "transformations.member_columns",
         "transformations.names",
+        "transformations.rules",
     ),
     "stores": (),
     "serving": ("feature_repo", "models", "operations", "stores", "transformations"),
@@ -57,7 +59,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "stores",
         "transformations",
     ),
-    "pipelines": ("models", "operations", "serving", "transformations"),
+    "pipelines": ("models", "operations", "serving", "stores.ids", "transformations"),
     "benchmarks": (
         "models",
         "operations",

@@ -3,14 +3,12 @@
 import json
 import subprocess
 import sys
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
 from tests.worlds.clone import Clone
+from tests.worlds.workspace import write
 
-END = datetime(2026, 3, 10, tzinfo=UTC)
 LINES = (
     "from models.spec import Aggregator, Average\n\n"
     "AGGREGATORS: tuple[Aggregator, ...] = (Average(version=1),)\n"
@@ -27,20 +25,6 @@ answer = store.get_online_features(
 ).to_dict()
 print(json.dumps({name: values[0] for name, values in answer.items() if name.startswith("n_")}))
 """
-
-
-def write(folder: Path, member: str, item: str, first: str) -> None:
-    """Write events and items as somebody might have them: other names, CSV."""
-    words = [f"{color} {kind}" for color in ("red", "blue", "green") for kind in ("fish", "bird")]
-    rows = [
-        f"{member.format(n % 7)},{item.format(n % 6)},{('play', 'dismiss')[n % 5 == 0]},"
-        f"{END - timedelta(hours=5 * n + 1):%Y-%m-%d %H:%M:%S}"
-        for n in range(90)
-    ]
-    folder.mkdir()
-    (folder / "events.csv").write_text("\n".join([f"{first},product,event_type,ts", *rows]) + "\n")
-    items = [f"{item.format(n)},{word}" for n, word in enumerate(words)]
-    (folder / "items.csv").write_text("\n".join(["product,title", *items]) + "\n")
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from pydantic import (
 from transformations import names
 from transformations.errors import InputError
 from transformations.layout import Layout
-from transformations.rules import IdType, Rules, Sign
+from transformations.rules import Attribute, IdType, Rules, Sign
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG_VARIABLE = "ACTIVITY_CONFIG"
@@ -62,9 +62,39 @@ def _action(name: str) -> str:
     return name
 
 
+def _attribute(name: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise ValueError(
+            f"expected an attribute's name of lower-case letters, digits and _, got {name!r}; it "
+            "becomes the name of a column"
+        )
+    if name in TAKEN or name.startswith(("n_", "stored_", "raw_")) or name.endswith(TAKEN_ENDS):
+        raise ValueError(
+            f"the attribute {name!r} would be a column of that name, which is taken; choose "
+            "another name, and put the source's own into `column`"
+        )
+    return name
+
+
+TAKEN = {
+    *("member_id", "item_id", "item_ids", "action", "actions", "event_timestamp"),
+    *(
+        "event_timestamps",
+        "created_timestamp",
+        "ingested_at",
+        "last_action_at",
+        "known_at",
+        "as_of",
+    ),
+    *("attributes", "day", "reason", "line", "source", "model_version", "action_place", "period"),
+    *("bucket", "copies", "wrong_column", "of_member"),
+}
+TAKEN_ENDS = ("_embedding", "_is_blank", "_y")
+
 Duration = Annotated[timedelta, BeforeValidator(_duration), AfterValidator(_positive)]
 Delay = Annotated[timedelta, BeforeValidator(_duration)]
 ActionName = Annotated[str, AfterValidator(_action)]
+AttributeName = Annotated[str, AfterValidator(_attribute)]
 
 
 class _Strict(BaseModel):
@@ -89,6 +119,28 @@ class EventColumns(_Strict):
     """When the event reached the source; without it a backfill cannot recognize late events."""
 
 
+class AttributeSettings(_Strict):
+    """What each action carries beside member, item, name and time."""
+
+    type: Literal["number", "category", "text"]
+    column: str | None = None
+    """The source's name for it. Default: its own."""
+    unit: str = ""
+    """Of a number, for people: s, EUR, stars."""
+    min: float | None = None
+    max: float | None = None
+    max_length: int = Field(default=200, ge=1, le=10_000)
+    """Of a category or a text, in characters."""
+
+    @model_validator(mode="after")
+    def _bounds_of_numbers(self) -> Self:
+        if self.type != "number" and (self.min is not None or self.max is not None):
+            raise ValueError(f"`min` and `max` belong to a number; this one is a {self.type}")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"expected min at most max, got {self.min} and {self.max}")
+        return self
+
+
 class Events(_Strict):
     """Where the events are and how to read them."""
 
@@ -99,6 +151,8 @@ class Events(_Strict):
     incremental_column: str | None = None
     """A column of the table that only grows; a later run starts at the last value read."""
     columns: EventColumns = EventColumns()
+    attributes: dict[AttributeName, AttributeSettings] = {}
+    """What each action carries: how long a page was read, the rating, where it was seen."""
     time_unit: Literal["timestamp", "s", "ms", "us", "ns"] = "timestamp"
     """`timestamp` for timestamps and ISO text, else the unit of integers since 1970."""
     max_refused_share: float = Field(default=0.05, ge=0, le=1)
@@ -269,6 +323,10 @@ class Config(_Strict):
             self.window,
             self.length,
             self.dim,
+            {
+                name: Attribute(given.type, given.min, given.max, given.max_length)
+                for name, given in self.events.attributes.items()
+            },
         )
 
     @property

@@ -1,4 +1,4 @@
-"""The rule of sql/packed_sequences.sql for many as_ofs, over actions that were put in order once.
+"""The rule of a sequence for one as_of or many, over actions that were put in order once.
 
 Of whole snapshots, or of some members, each as of its own timestamps. Both are held equal to the
 SQL: by test_many_snapshots.py and test_rows_read.py in tests/transformations/.
@@ -15,10 +15,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from transformations.attributes import ARROW_TYPES, arrow_of, as_values
+from transformations.member_columns import UTC_US, MemberRows, member_columns
 from transformations.rules import Rules
+from transformations.stream import Actions
 from transformations.timestamps import MICROSECOND, microseconds
 
-TIMESTAMP = pa.timestamp("us", tz="UTC")
 Integers = NDArray[np.int64]
 
 
@@ -126,6 +128,10 @@ class LastActions:
         self._actions = ordered["action_place"].to_numpy()
         self._timestamps = _integers(ordered["event_timestamp"])
         self._known_at = _integers(ordered["known_at"])
+        self._attributes = {
+            name: as_values(attribute, pc.struct_field(ordered["attributes"], name))
+            for name, attribute in rules.attributes.items()
+        }
         # How many of each action lie before a position.
         is_action = [self._actions == place for place in range(len(self._action_names))]
         self._n_before = [np.concatenate([[0], mask.cumsum(dtype=np.int32)]) for mask in is_action]
@@ -254,17 +260,27 @@ class LastActions:
 
         shown = np.flatnonzero(acted | lapsed)
         offsets = pa.array(np.concatenate([[0], ends[shown]]).astype(np.int32))
-        counts = self._counts(positions, lengths, reach.end, late)
+        as_ofs, last_action_at = as_ofs[shown], last_action_at[shown]
+        counts = [n[shown] for n in self._counts(positions, lengths, reach.end, late)]
+        of_rows = MemberRows(
+            lengths[shown],
+            counts,
+            as_ofs,
+            last_action_at,
+            lambda: self._flat(positions, lengths[shown]),
+        )
         columns = [
             self.member_ids.take(pa.array(members[shown])),
-            _timestamps(as_ofs[shown]),
+            _timestamps(as_ofs),
             _timestamps(created[shown]),
             _lists(offsets, self._items_at(positions)),
             _lists(offsets, self._names(positions)),
             _lists(offsets, _timestamps(self._timestamps.take(positions))),
-            pa.array(lengths[shown]),
-            *(pa.array(n[shown]) for n in counts),
-            _timestamps(last_action_at[shown]),
+            *(
+                _lists(offsets, arrow_of(attribute, self._attributes[name].take(positions)))
+                for name, attribute in self._rules.attributes.items()
+            ),
+            *(column.array(of_rows) for column in member_columns(self._rules)),
         ]
         return pa.record_batch(columns, schema=self._schema)
 
@@ -311,6 +327,18 @@ class LastActions:
             counted.append(counts)
         return counted
 
+    def _flat(self, positions: Integers, lengths: Integers) -> Actions:
+        """Return the actions at these positions; each row has that many of them."""
+        codes = np.array([self._rules.action_code(name) for name in self._action_names], np.int64)
+        return Actions.of(
+            self._rules,
+            np.arange(len(lengths)).repeat(lengths),
+            self._items_at(positions).to_numpy(zero_copy_only=False),
+            codes[self._actions[positions]],
+            self._timestamps[positions],
+            {name: values[positions] for name, values in self._attributes.items()},
+        )
+
     def _items_at(self, positions: NDArray[np.int64]) -> pa.Array:
         if self._rules.item_id_type == "int64":  # NumPy takes numbers in a third of Arrow's time
             return pa.array(self._items.to_numpy().take(positions))
@@ -328,13 +356,16 @@ def sequences_schema(rules: Rules) -> pa.Schema:
     return pa.schema(
         [
             pa.field("member_id", member_ids, nullable=False),
-            pa.field("event_timestamp", TIMESTAMP, nullable=False),
-            pa.field("created_timestamp", TIMESTAMP, nullable=False),
+            pa.field("event_timestamp", UTC_US, nullable=False),
+            pa.field("created_timestamp", UTC_US, nullable=False),
             pa.field("item_ids", pa.list_(item_ids)),
             pa.field("actions", pa.list_(pa.dictionary(pa.int8(), pa.string()))),
-            pa.field("event_timestamps", pa.list_(TIMESTAMP)),
-            *(pa.field(name, pa.int64()) for name in rules.count_columns),
-            pa.field("last_action_at", TIMESTAMP, nullable=False),
+            pa.field("event_timestamps", pa.list_(UTC_US)),
+            *(
+                pa.field(name, pa.list_(ARROW_TYPES[attribute.kind]))
+                for name, attribute in rules.attributes.items()
+            ),
+            *(column.field for column in member_columns(rules)),
         ]
     )
 
@@ -342,7 +373,8 @@ def sequences_schema(rules: Rules) -> pa.Schema:
 def sequences_writer(file: Path, rules: Rules) -> pq.ParquetWriter:
     """Open a file for rows of member_sequences, encoded as `transformations.duck.copy` does it."""
     schema = sequences_schema(rules)
-    varied = {"event_timestamps.list.element", "last_action_at"}
+    varied = {"event_timestamps.list.element"}
+    varied |= {column.name for column in member_columns(rules) if column.kind == "timestamp"}
     for column, kind in (
         ("member_id", rules.member_id_type),
         ("item_ids.list.element", rules.item_id_type),
@@ -382,7 +414,7 @@ def _integers(timestamps: pa.ChunkedArray) -> NDArray[np.int64]:
 
 
 def _timestamps(integers: NDArray[np.int64]) -> pa.Array:
-    return pa.array(integers).view(TIMESTAMP)
+    return pa.array(integers).view(UTC_US)
 
 
 def _lists(offsets: pa.Array, values: pa.Array) -> pa.ListArray:

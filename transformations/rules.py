@@ -1,7 +1,7 @@
 """The rules of a sequence: which actions count, for how long, how many."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal
 
@@ -9,6 +9,27 @@ from transformations import names
 
 IdType = Literal["int64", "string"]
 Sign = Literal["positive", "negative"]
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """What an action carries beside member, item, name and time.
+
+    Attributes:
+        kind: A number (float64), one of a few categories, or a text.
+        minimum, maximum: Bounds of a number, both included; None for none.
+        max_length: Of a category or a text, in characters.
+    """
+
+    kind: Literal["number", "category", "text"]
+    minimum: float | None = None
+    maximum: float | None = None
+    max_length: int = 200
+
+
+MISSING = "\x1a"
+"""A missing category or text inside a list, which in Feast's stores holds no null; a number is NaN
+there. It is the character SUBSTITUTE, which no value may hold."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +43,7 @@ class Rules:
         window: How long an action counts: as_of - window <= event_timestamp < as_of.
         length: A sequence holds at most this many of the newest actions.
         dim: Dimension of the item vectors.
+        attributes: What each action carries, by name.
     """
 
     member_id_type: IdType
@@ -30,6 +52,7 @@ class Rules:
     window: timedelta
     length: int
     dim: int
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
 
     @property
     def id_types(self) -> dict[str, IdType]:

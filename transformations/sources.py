@@ -11,9 +11,16 @@ from duckdb import DuckDBPyConnection as Connection
 
 from transformations import read_so_far as state
 from transformations import sql_source
+from transformations.attributes import (
+    NO_ATTRIBUTES,
+    first_of_copies,
+    problem_expression,
+    struct_of,
+    value_expression,
+)
 from transformations.config import Config
 from transformations.duck import TableReport, check, copy, count, identifier, parquet, quoted, sql
-from transformations.errors import RunFailedError
+from transformations.errors import InputError, RunFailedError
 from transformations.files import replacing
 from transformations.layout import (
     Period,
@@ -105,14 +112,14 @@ def _judge_source(
     Returns:
         How many rows were read, and what counts as read once they are written.
     """
-    columns = config.events.columns.model_dump()
+    columns = config.events.columns.model_dump() | _attribute_columns(config)
     read = state.ReadSoFar()
     if config.events.is_sql:
         table = sql_source.TableSource(
             key="events",
             url=config.events.source,
             table=config.events.table or "",
-            columns={f"events.columns.{key}": name for key, name in columns.items()},
+            columns={_where(config, key): name for key, name in columns.items()},
             times=dict.fromkeys(EVENT_TIMES, config.events.time_unit),
             incremental=config.events.incremental_column,
         )
@@ -124,7 +131,7 @@ def _judge_source(
         for file in find("events.source", source):
             read.files[str(file)] = [file.stat().st_size, file.stat().st_mtime_ns]
         new = [file for file, seen in read.files.items() if before.files.get(file) != seen]
-        wanted = {f"events.columns.{key}": name for key, name in columns.items()}
+        wanted = {_where(config, key): name for key, name in columns.items()}
         groups = group(con, [Path(file) for file in new], wanted)
         base = source if source.is_dir() else source.parent
         label = f"{identifier(FILE)}[{len(str(base)) + 2}:]"
@@ -166,8 +173,10 @@ def _raw_events(
         kinds: The DuckDB types of the columns of `query`.
         source: SQL for the name of a row's file or table.
     """
-    parts = []
+    parts = _attributes(config, columns, kinds)
     for key, name in columns.items():
+        if key in config.rules.attributes:
+            continue
         where = f"events.columns.{key}"
         if name is None:
             parts.append(f"null as raw_{key}, null::timestamptz as {key}, true as {key}_is_blank")
@@ -181,6 +190,42 @@ def _raw_events(
                 f"{timestamp_expression(where, name, kind, config.events.time_unit)} as {key}"
             )
     return f"select {', '.join(parts)}, {source} as source from ({query})"
+
+
+def _attribute_columns(config: Config) -> dict[str, str]:
+    """Return each attribute's column in the source."""
+    given = config.events.attributes
+    return {name: attribute.column or name for name, attribute in given.items()}
+
+
+def _where(config: Config, key: str) -> str:
+    """Return the key of the configuration that names a column of the events."""
+    kind = "attributes" if key in config.rules.attributes else "columns"
+    return f"events.{kind}.{key}"
+
+
+def _attributes(
+    config: Config, columns: Mapping[str, str | None], kinds: Mapping[str, str]
+) -> list[str]:
+    """Return the columns of `raw_events` about attributes: their values, raw, and what is wrong."""
+    attributes = config.rules.attributes
+    if not attributes:
+        return [NO_ATTRIBUTES, "null::varchar as raw_attributes", "null as attribute_problem"]
+    names = {name: str(columns[name]) for name in attributes}
+    for name, column in names.items():
+        if kinds[column].endswith(("]", ")")) and not kinds[column].startswith("DECIMAL"):
+            raise InputError(
+                f"events.attributes.{name}: expected a {attributes[name].kind} in column "
+                f"{column!r}, got {kinds[column]}"
+            )
+    values = {name: value_expression(attributes[name], names[name]) for name in attributes}
+    raw = ", ".join(f"{quoted(name)}: {identifier(names[name])}::varchar" for name in names)
+    problems = ", ".join(problem_expression(name, attributes[name], names[name]) for name in names)
+    return [
+        struct_of(attributes, values),
+        f"to_json({{{raw}}})::varchar as raw_attributes",
+        f"coalesce({problems}) as attribute_problem",
+    ]
 
 
 def _spool_rows(
@@ -213,7 +258,12 @@ def _judge_again(
     """Judge rows refused as lying in the future once more, and keep those that no longer do."""
     quarantine = _quarantine(config)
     columns = {key: key for key in config.events.columns.model_dump()}
-    query = f"select * from ({quarantine}) where reason = {quoted(FUTURE)}"
+    columns |= {name: name for name in config.rules.attributes}
+    again = "".join(
+        f", json_extract_string(attributes, {quoted(name)}) as {identifier(name)}"
+        for name in config.rules.attributes
+    )
+    query = f"select *{again} from ({quarantine}) where reason = {quoted(FUTURE)}"
     raw = _raw_events(config, query, columns, dict.fromkeys(columns, "VARCHAR"), "source")
     con.execute(f"create or replace temp view raw_events as {raw}")
     copy(con, f"select * from ({sql('stg_activity')}) where reason is null", file, parameters)
@@ -222,9 +272,14 @@ def _judge_again(
 def _quarantine(config: Config) -> str:
     """Return a query of all rows in quarantine."""
     files = partition_files(config.layout.quarantine)
+    names = ("member_id", "item_id", "action", "event_timestamp", "ingested_at", "attributes")
     if files:
-        return f"select * from {parquet(files)}"
-    names = ("member_id", "item_id", "action", "event_timestamp", "ingested_at")
+        # Those of before there were attributes have no such column.
+        found = (
+            "select null::varchar as attributes where false union all by name "
+            f"from {parquet(files, 'union_by_name = true')}"
+        )
+        return f"select {', '.join(names)}, line, reason, source from ({found})"
     columns = ", ".join(f"null::varchar as {name}" for name in (*names, "line", "reason", "source"))
     return f"select * from (select {columns}) where false"
 
@@ -284,12 +339,22 @@ def _merge_period(config: Config, con: Connection, period: Period, start: date) 
     existing = activity_query(config, con, [file] if file.exists() else [])
     con.execute(f"create or replace temp view activity as {existing}")
     parameters = {"period": period, "start": start}
-    con.execute(f"create or replace temp table activity_of_period as {sql('activity')}", parameters)
-    # A merge only adds actions, and only lowers ingested_at or replaces a null one. So a period is
-    # unchanged exactly if these sums are.
-    sums = "select count(*), count(ingested_at), sum(epoch_us(ingested_at)::hugeint) from "
+    attributes = config.rules.attributes
+    con.execute(
+        "create or replace temp table activity_of_period as "
+        f"select * exclude (copies){first_of_copies(attributes)} from ({sql('activity')})",
+        parameters,
+    )
+    # A merge only adds actions, and only lowers ingested_at or replaces a null one or a missing
+    # attribute. So a period is unchanged exactly if these sums are.
+    sums = "select count(*), count(ingested_at), sum(epoch_us(ingested_at)::hugeint)"
+    hashed = f"bit_xor(hash({', '.join(map(identifier, attributes))}))" if attributes else "0"
+    flat = "".join(f", attributes[{quoted(name)}] as {identifier(name)}" for name in attributes)
     before, after = (
-        con.execute(sums + name).fetchone() for name in ("activity", "activity_of_period")
+        con.execute(
+            f"{sums}, {hashed} from (select * exclude (attributes){flat} from activity)"
+        ).fetchone(),
+        con.execute(f"{sums}, {hashed} from activity_of_period").fetchone(),
     )
     if before == after or before is None or after is None:
         return None

@@ -4,12 +4,13 @@ Pure functions over flat arrays, vectorised over the members of a micro-batch. T
 depend on event order: last-k(A | B) = last-k(last-k(A) | B), and expired events never re-enter. The
 same events in any order, batches and repetitions end in the same state, if as_of never goes back.
 
-The rule stands in three places: `fold` here, sql/packed_sequences.sql and sql/example_windows.sql.
+The rule stands in three places: `fold` here, last_actions.py and sql/example_windows.sql.
 tests/transformations/test_stream_properties.py, test_sequence_properties.py and
 test_example_properties.py prove them equal.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Self
 
@@ -18,14 +19,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from transformations.attributes import (
+    Values,
+    arrow_of,
+    as_values,
+    first_known,
+    is_missing,
+    missing,
+)
 from transformations.errors import RunFailedError
-from transformations.names import count_column
+from transformations.member_columns import UTC_US, MemberRows, member_columns
 from transformations.rules import Rules
-from transformations.timestamps import MICROSECOND
-
-UTC_US = pa.timestamp("us", tz="UTC")
-NO_TIME = np.iinfo(np.int64).min
-"""The timestamp of what never happened; NaT to numpy."""
+from transformations.timestamps import MICROSECOND, NO_TIME
 
 
 @dataclass(frozen=True)
@@ -37,22 +42,44 @@ class Actions:
         item: int64, or object (str) where `item_id_type` is string.
         code: int64, `rules.action_code` of the action.
         timestamp: int64, event_timestamp in microseconds since 1970.
+        attributes: Configured attribute → its values: float64 with NaN, or object with MISSING.
     """
 
     member: NDArray[np.int64]
     item: NDArray[Any]
     code: NDArray[np.int64]
     timestamp: NDArray[np.int64]
+    attributes: Mapping[str, Values]
 
     @classmethod
-    def of(cls, rules: Rules, member: Any, item: Any, code: Any, timestamp: Any) -> Self:
-        """Make arrays of the right types from anything that numpy takes."""
+    def of(
+        cls,
+        rules: Rules,
+        member: Any,
+        item: Any,
+        code: Any,
+        timestamp: Any,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Make arrays of the right types from anything that numpy takes.
+
+        Args:
+            attributes: An attribute that is not among them is missing of all.
+        """
         kind = np.int64 if rules.item_id_type == "int64" else object
+        member = np.asarray(member, np.int64)
+        given = attributes or {}
         return cls(
-            np.asarray(member, np.int64),
+            member,
             np.asarray(item, kind),
             np.asarray(code, np.int64),
             np.asarray(timestamp, np.int64),
+            {
+                name: as_values(attribute, given[name])
+                if name in given
+                else missing(attribute, len(member))
+                for name, attribute in rules.attributes.items()
+            },
         )
 
     @classmethod
@@ -63,12 +90,20 @@ class Actions:
             np.concatenate([part.item for part in parts]),
             np.concatenate([part.code for part in parts]),
             np.concatenate([part.timestamp for part in parts]),
+            {
+                name: np.concatenate([part.attributes[name] for part in parts])
+                for name in parts[0].attributes
+            },
         )
 
     def take(self, chosen: NDArray[Any]) -> "Actions":
         """Return those that a mask or an array of indices chooses."""
         return Actions(
-            self.member[chosen], self.item[chosen], self.code[chosen], self.timestamp[chosen]
+            self.member[chosen],
+            self.item[chosen],
+            self.code[chosen],
+            self.timestamp[chosen],
+            {name: values[chosen] for name, values in self.attributes.items()},
         )
 
     def counts(self, members: int) -> NDArray[np.int64]:
@@ -107,7 +142,7 @@ class States:
         parts = []
         for part in (self.actions, self.held):
             some = part.take(index[part.member] >= 0)
-            parts.append(Actions(index[some.member], some.item, some.code, some.timestamp))
+            parts.append(replace(some, member=index[some.member]))
         return States(parts[0], parts[1], self.last[chosen])
 
     @property
@@ -155,8 +190,13 @@ def fold(rules: Rules, states: States, arrived: Actions, as_of: int) -> Folded:
     was_held = ~is_new & (np.arange(len(every)) >= len(states.actions))
     order, is_first = _order(rules, every)
     duplicates = int((is_new[order] & ~is_first).sum())
+    # Of equal actions, the first copy that has an attribute decides it.
+    attributes = {
+        name: first_known(values[order], is_first) for name, values in every.attributes.items()
+    }
     order = order[is_first]
-    every, is_new, was_held = every.take(order), is_new[order], was_held[order]
+    every = replace(every.take(order), attributes=attributes)
+    is_new, was_held = is_new[order], was_held[order]
 
     future = every.timestamp >= as_of
     past = every.timestamp < as_of - rules.window // MICROSECOND
@@ -213,6 +253,9 @@ def differ(left: States, right: States) -> NDArray[np.bool_]:
     unlike = (
         (mine.timestamp != yours.timestamp) | (mine.item != yours.item) | (mine.code != yours.code)
     ).astype(bool)
+    for name, values in mine.attributes.items():
+        other = yours.attributes[name]
+        unlike |= (values != other) & ~(is_missing(values) & is_missing(other))
     differs[mine.member[unlike]] = True
     return differs
 
@@ -232,7 +275,7 @@ def to_sequences(
     offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
     ids = pa.int64() if rules.item_id_type == "int64" else pa.string()
     names = pa.array(["", *rules.actions]).take(pa.array(actions.code))
-    columns = {
+    columns: dict[str, pa.Array] = {
         "member_id": member_ids,
         "event_timestamp": pa.repeat(pa.scalar(as_of, pa.int64()), members).cast(UTC_US),
         "created_timestamp": pa.repeat(pa.scalar(created, UTC_US), members),
@@ -241,13 +284,16 @@ def to_sequences(
         "event_timestamps": pa.ListArray.from_arrays(
             offsets, pa.array(actions.timestamp).cast(UTC_US)
         ),
-        "n_actions": pa.array(counts, pa.int64()),
+        **{
+            name: pa.ListArray.from_arrays(offsets, arrow_of(attribute, actions.attributes[name]))
+            for name, attribute in rules.attributes.items()
+        },
     }
-    for name in rules.actions:
-        chosen = actions.code == rules.action_code(name)
-        counted = np.bincount(actions.member[chosen], minlength=members)
-        columns[count_column(name)] = pa.array(counted, pa.int64())
-    columns["last_action_at"] = pa.array(states.last, mask=states.last == NO_TIME).cast(UTC_US)
+    kinds = len(rules.actions) + 1
+    each = np.bincount(actions.member * kinds + actions.code, minlength=members * kinds)
+    of_kind = list(each.reshape(members, kinds).T[1:])
+    rows = MemberRows(counts, of_kind, np.full(members, as_of), states.last, lambda: actions)
+    columns |= {column.name: column.array(rows) for column in member_columns(rules)}
     return pa.RecordBatch.from_pydict(columns)
 
 
@@ -275,5 +321,7 @@ def from_sequences(rules: Rules, rows: pa.RecordBatch) -> States:
         lists.flatten().to_numpy(zero_copy_only=False),
         codes.to_numpy(zero_copy_only=False) + 1,
         rows["event_timestamps"].flatten().cast(pa.int64()).to_numpy(zero_copy_only=False),
+        # A snapshot of before an attribute was configured has no list of it.
+        {name: rows[name].flatten() for name in rules.attributes if name in rows.schema.names},
     )
     return States(actions, nothing, last.to_numpy(zero_copy_only=False).astype(np.int64))

@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import datetime
@@ -14,17 +14,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from transformations import names
+from transformations.attributes import SQL_TYPES, struct_of
 from transformations.config import Config
-from transformations.duck import SQL_ID_TYPES, TableReport, check, copy, count, parquet, quoted, sql
+from transformations.duck import SQL_ID_TYPES, TableReport, check, identifier, parquet, quoted, sql
 from transformations.errors import InputError
 from transformations.files import replacing
 from transformations.last_actions import LastActions, Series, Snapshot, sequences_writer
 from transformations.layout import as_of_name, files_between, partition, partitions, rows_read
+from transformations.member_columns import member_columns
+from transformations.rules import Rules
 from transformations.timestamps import microseconds, timestamp_of
 
-# DuckDB cannot spill unfinished lists to disk: about 110 bytes of memory per event. So members are
-# read in ranges of about this many events; larger ranges are not faster.
+# Members are read in ranges of about this many events, which memory holds; larger ranges are not
+# faster.
 EVENTS_AT_ONCE = 3_000_000
 EVENTS_PER_SAMPLE = 1_024
 # Snapshots of one pass: each has a file open, until all of them are written and checked.
@@ -41,65 +43,17 @@ def build_sequences(
     previous_as_of: datetime,
     created_timestamp: datetime,
 ) -> TableReport:
-    """Write the member_sequences partition of `as_of` from `activity`.
-
-    The rule is that of sql/packed_sequences.sql. Rows are ordered by member_id. Only the days from
-    `previous_as_of - window` to `as_of` are read.
+    """Write the member_sequences partition of `as_of` from `activity`, as `build_sequences_of`.
 
     Args:
         as_of: The snapshot's timestamp; events at or after it, or ingested then, are not visible.
         previous_as_of: The snapshot whose members get a row in this one even if they have lapsed.
         created_timestamp: When the rows can be read online.
 
-    Returns:
-        rows_in counts the events that are visible in the window, rows_out the members.
-
     Raises:
         ValueError: `previous_as_of` is not before `as_of`.
-        RunFailedError: the result breaks a rule of checks/member_sequences.sql.
     """
-    if previous_as_of >= as_of:
-        raise ValueError(f"expected a previous_as_of before {as_of}, got {previous_as_of}")
-    span = {"as_of": as_of, "window_length": config.window}
-    actions = list(config.actions)
-    rule = {
-        **span,
-        "previous_as_of": previous_as_of,
-        "length": config.length,
-        "actions": actions,
-    }
-    files = files_between(config.layout.activity, previous_as_of - config.window, as_of)
-    events = activity_query(config, con, files)
-    con.execute(f"create or replace temp view activity as {events}")
-    con.execute(f"create or replace temp table item_indexes as {sql('item_indexes')}", span)
-    query = sql("packed_sequences")
-    con.execute(
-        f"create or replace temp table packed_sequences as select * from ({query}) limit 0", rule
-    )
-    for condition in _member_ranges(con, files):
-        con.execute(
-            f"create or replace temp view activity as select * from ({events}) where {condition}"
-        )
-        con.execute(f"insert into packed_sequences {query}", rule)
-    with replacing(partition(config.layout.sequences, as_of)) as file:
-        copy(
-            con,
-            f"select {_columns(config)} from ({sql('member_sequences')})",
-            file,
-            {"as_of": as_of, "readable_from": created_timestamp, "actions": actions},
-        )
-        view_of_partitions(con, "member_sequences", [file], [as_of])
-        check(con, "member_sequences", {**span, "length": config.length, "actions": actions})
-    rows_in = count(con, "select sum(n_visible) from packed_sequences")
-    rows_out = count(con, "select count(*) from packed_sequences")
-    for kind, name in (
-        ("view", "activity"),
-        ("view", "member_sequences"),
-        ("table", "packed_sequences"),
-        ("table", "item_indexes"),
-    ):
-        con.execute(f"drop {kind} {name}")
-    return TableReport("member_sequences", rows_in, rows_out, written=(as_of_name(as_of),))
+    return build_sequences_of(config, con, [Snapshot(as_of, previous_as_of, created_timestamp)])
 
 
 def build_sequences_of(
@@ -108,11 +62,13 @@ def build_sequences_of(
     snapshots: Sequence[Snapshot],
     progress: Callable[[int], object] | None = None,
 ) -> TableReport:
-    """Write the member_sequences partitions of many snapshots as `build_sequences` would each.
+    """Write the member_sequences partitions of snapshots from `activity`.
 
-    The activity of SNAPSHOTS_AT_ONCE of them is read and put in order once. Memory holds, beside
-    DuckDB's, about 70 bytes per action for EVENTS_AT_ONCE actions, and the rows of three snapshots.
-    A partition appears when those of its pass are written and checked.
+    The rule is that of transformations/last_actions.py. Rows are ordered by member_id. Only the
+    periods from the first `previous_as_of - window` to the last `as_of` are read: those of
+    SNAPSHOTS_AT_ONCE snapshots are read and put in order once. Memory holds, beside DuckDB's, about
+    70 bytes per action for EVENTS_AT_ONCE actions, and the rows of three snapshots. A partition
+    appears when those of its pass are written and checked.
 
     Args:
         snapshots: In any order, each as_of once.
@@ -175,7 +131,7 @@ def _build_several(
                         progress(1)
             for written in writing:
                 written.result()
-        view_of_partitions(con, "member_sequences", files, as_ofs)
+        view_of_partitions(con, "member_sequences", files, as_ofs, _wrong_column(config.rules))
         _check_sequences(config, con)
     con.execute("drop view if exists activity")
     return rows_in, rows_out
@@ -235,7 +191,7 @@ def build_rows_read(
                     newest, ids = pairs[:, at : at + ROWS_AT_ONCE]
                     writer.write_batch(actions.rows_at(ids, newest, series))
                 rows_out += pairs.shape[1]
-        view_of_partitions(con, "member_sequences", [file], [None])
+        view_of_partitions(con, "member_sequences", [file], [None], _wrong_column(config.rules))
         _check_sequences(config, con)
     con.execute("drop view if exists activity")
     con.execute("drop table wanted_members")
@@ -261,9 +217,30 @@ def _check_sequences(config: Config, con: duckdb.DuckDBPyConnection) -> None:
         "window_length": config.window,
         "length": config.length,
         "actions": list(config.actions),
+        "counts": config.rules.count_columns[1:],
     }
     check(con, "member_sequences", parameters)
     con.execute("drop view member_sequences")
+
+
+def of_member(rules: Rules) -> str:
+    """Return the scalar columns of a member row as one column of SQL, `of_member`."""
+    return f"row({', '.join(identifier(c.name) for c in member_columns(rules))}) as of_member"
+
+
+def _wrong_column(rules: Rules) -> str:
+    """Return a column of SQL, `wrong_column`: a member column that is not what it declares."""
+    cases = [
+        f"when {identifier(c.name)} is distinct from ({c.check}) then {quoted(c.name)}"
+        for c in member_columns(rules)
+        if c.check is not None
+    ]
+    cases += [
+        f"when len({identifier(name)}) is distinct from len(item_ids) "
+        f"or list_count({identifier(name)}) < len(item_ids) then {quoted(name)}"
+        for name in rules.attributes
+    ]
+    return f"case {' '.join(cases)} end as wrong_column" if cases else "null as wrong_column"
 
 
 def view_of_partitions(
@@ -271,18 +248,21 @@ def view_of_partitions(
     name: str,
     files: list[Path],
     as_ofs: Sequence[datetime | None],
+    more: str = "null as more",
 ) -> None:
     """Make a view of files in this order, with the column as_of: what that of a file's rows is.
 
-    None stands for a file that is not a partition: each of its rows has its own as_of.
+    Args:
+        as_ofs: None stands for a file that is not a partition: each of its rows has its own as_of.
+        more: One more column, in SQL.
     """
     timestamps = ", ".join(
         f"timestamptz {quoted(at.isoformat())}" if at else "null" for at in as_ofs
     )
     con.execute(
         f"create or replace temp view {name} as select *, coalesce("
-        f"[{timestamps}][(file_index + 1)::bigint]::timestamptz, event_timestamp) as as_of "
-        f"from {parquet(files)}"
+        f"[{timestamps}][(file_index + 1)::bigint]::timestamptz, event_timestamp) as as_of, "
+        f"{more} from {parquet(files)}"
     )
 
 
@@ -294,26 +274,39 @@ def activity_query(config: Config, con: duckdb.DuckDBPyConnection, files: list[P
         return (
             f"select * from (select {ids}, "
             "null::varchar as action, null::timestamptz as event_timestamp, "
-            "null::timestamptz as ingested_at) where false"
+            f"null::timestamptz as ingested_at, {_attributes(config.rules, {})}) where false"
         )
-    query = f"select * from {parquet(files)}"
+    # Periods of before an attribute was configured lack its column.
+    options = ["union_by_name = true"] if config.rules.attributes else []
+    query = f"select * from {parquet(files, *options)}"
     described = con.execute(f"describe {query}").fetchall()
-    got = {name: kind for name, kind, *_ in described if name in wanted}
+    kinds = {name: kind for name, kind, *_ in described}
+    got = {name: kinds[name] for name in wanted}
     if got != wanted:
         raise InputError(
             f"{config.file.name} expects ids of the types {wanted}, but {config.layout.activity} "
             f"was written with {got}; `activity reset` starts again with other types"
         )
-    return query
+    columns = "member_id, item_id, action, event_timestamp, ingested_at"
+    return f"select {columns}, {_attributes(config.rules, kinds)} from ({query})"
 
 
-def _columns(config: Config) -> str:
-    """Return the output columns, with the list of counts spread into n_<action> columns."""
-    counts = [
-        f"n_each_action[{config.rules.action_code(action)}] as {names.count_column(action)}"
-        for action in config.actions
-    ]
-    return f"* exclude (n_each_action, last_action_at), {', '.join(counts)}, last_action_at"
+def _attributes(rules: Rules, kinds: Mapping[str, str]) -> str:
+    """Return the column `attributes` of activity whose files have columns of these types.
+
+    Raises:
+        InputError: an attribute was written with another type.
+    """
+    columns = {}
+    for name, attribute in rules.attributes.items():
+        kind = SQL_TYPES[attribute.kind]
+        if kinds.get(name, kind.upper()) != kind.upper():
+            raise InputError(
+                f"the attribute {name} is configured as a {attribute.kind}, but activity was "
+                f"written with {kinds[name]}; choose another name, or begin again: activity reset"
+            )
+        columns[name] = f"{identifier(name) if name in kinds else 'null'}::{kind}"
+    return struct_of(rules.attributes, columns)
 
 
 def _member_ranges(con: duckdb.DuckDBPyConnection, files: list[Path]) -> list[str]:

@@ -8,6 +8,8 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 DAY_US = 86_400_000_000
 """Microseconds per day."""
+NO_TIME = -(2**63)
+"""The timestamp of what never happened, in microseconds; NaT to numpy."""
 
 
 def microseconds(timestamp: datetime) -> int:

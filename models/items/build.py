@@ -1,7 +1,7 @@
 """`items`: the vectors of an item space; each row is encoded once per space."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -21,7 +21,11 @@ NO_TOKEN = "no known token"
 
 
 def build_items(
-    config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime, fit_before: datetime
+    config: Config,
+    con: duckdb.DuckDBPyConnection,
+    as_of: datetime,
+    fit_before: datetime,
+    progress: Callable[[int, int], object] | None = None,
 ) -> TableReport:
     """Encode the rows of `stg_items` that have no vector in the space; append them as a part file.
 
@@ -33,6 +37,7 @@ def build_items(
     Args:
         as_of: The snapshot that is built now: it names the part.
         fit_before: A space without an encoder gets one, fitted on items known before this time.
+        progress: Called with how many rows are done, of how many.
 
     Returns:
         rows_in counts the rows without a vector, rows_out those that got one.
@@ -56,7 +61,8 @@ def build_items(
     )
     ((rows_in,),) = con.execute("select count(*) from items_to_encode").fetchall()
     rows_out = 0
-    batches = (batch for batch in _batches(config, con, encoder) if batch.num_rows)
+    encoded = _batches(config, con, encoder, rows_in, progress)
+    batches = (batch for batch in encoded if batch.num_rows)
     written: tuple[str, ...] = ()
     for first in itertools.islice(batches, 1):
         path = _new_part(config.items_dir, as_of)
@@ -95,11 +101,16 @@ def _new_part(folder: Path, as_of: datetime) -> Path:
 
 
 def _batches(
-    config: Config, con: duckdb.DuckDBPyConnection, encoder: ItemEncoder | None
+    config: Config,
+    con: duckdb.DuckDBPyConnection,
+    encoder: ItemEncoder | None,
+    rows_in: int,
+    progress: Callable[[int, int], object] | None,
 ) -> Iterator[pa.RecordBatch]:
     """Yield the new rows of `items`; rows without a vector are left out."""
-    vectors = pa.list_(pa.float32())
+    vectors, done = pa.list_(pa.float32()), 0
     for batch in con.sql("from items_to_encode").to_arrow_reader(ROWS_AT_ONCE):
+        done += batch.num_rows
         if encoder is None:
             embeddings = batch["embedding"].cast(vectors)
         else:
@@ -122,4 +133,6 @@ def _batches(
             name: pa.repeat(pa.scalar(value), batch.num_rows)
             for name, value in identity(config).items()
         }
+        if progress is not None:
+            progress(done, rows_in)
         yield pa.RecordBatch.from_pydict(columns)

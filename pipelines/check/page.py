@@ -12,20 +12,8 @@ from pipelines.check.sentences import days, duration, of_refusal, share, warning
 from pipelines.check.shapes import UNITS, Shapes
 from pipelines.init.look import NEEDED
 from pipelines.report import plots, write_page
-from transformations.errors import InputError
 
 TEMPLATE = "check.html.j2"
-
-
-def page_file(path: Path) -> Path:
-    """Return where the page is to be written.
-
-    Raises:
-        InputError: the name is not that of a page, or a folder has it.
-    """
-    if path.suffix != ".html" or path.is_dir():
-        raise InputError(f"--html: expected a file whose name ends in .html, got {path}")
-    return path
 
 
 def write_check(found: Found, name: str, now: datetime, file: Path) -> None:

@@ -18,7 +18,7 @@ from pipelines.cli.options import (
     settings_of,
 )
 from pipelines.cli.quick_feast import import_feast
-from pipelines.progress import Stages, bar, number, short
+from pipelines.progress import Stages, loading, number, short, working
 from transformations.config import Config
 from transformations.errors import ActivityError, InputError
 from transformations.timestamps import read_timestamp
@@ -73,14 +73,13 @@ def simulate_command(
 
     from pipelines.datasets.simulate import Size, simulate
 
-    with bar(console) as progress:
-        task = progress.add_task("simulating a job market", total=days + 2)
+    with working("simulating a job market", days + 2, "steps") as stage:
         counts = simulate(
             folder,
             Size(members=members, jobs=jobs, days=days),
             seed=seed,
             end=read_timestamp(end) if end else None,
-            progress=lambda steps: progress.advance(task, steps),
+            progress=stage.advance,
         )
     figures = ", ".join(f"{number(count)} {name}" for name, count in counts.items())
     console.print(
@@ -100,7 +99,7 @@ def import_movietweetings_command(
     """Read MovieTweetings: 8 and above is APPLY, 6 and 7 SAVE, 5 and below DISMISS."""
     from pipelines.datasets.movietweetings import import_movietweetings
 
-    with console.status("reading MovieTweetings"):
+    with working("reading MovieTweetings"):
         report = import_movietweetings(source, destination)
     console.print(
         f"[green]✓[/] {number(report.events)} events and {number(report.items)} items in "
@@ -139,14 +138,16 @@ def run_command(
     settings = settings_of(config)
     given = None if as_of in (None, "last") else read_timestamp(str(as_of))
 
-    # Before Feast: after it, a run that trains leaves DuckDB's module alive at exit, and DuckDB's
-    # binding then prints a page of "leaked" names. Seen with duckdb's nanobind build, by trying.
-    import pipelines.training  # noqa: F401
+    with loading("Feast and TensorFlow"):
+        # Before Feast: after it, a run that trains leaves DuckDB's module alive at exit, and
+        # DuckDB's binding then prints a page of "leaked" names. Seen with duckdb's nanobind build,
+        # by trying.
+        import pipelines.training  # noqa: F401
 
-    import_feast()
-    from operations.ledger import Ledger
-    from pipelines.backfill import run_backfill
-    from pipelines.daily import last_midnight, run_daily
+        import_feast()
+        from operations.ledger import Ledger
+        from pipelines.backfill import run_backfill
+        from pipelines.daily import last_midnight, run_daily
 
     asked = last_midnight() if as_of is None else given
     ledger = Ledger(settings)
@@ -186,10 +187,11 @@ def backfill_command(
     settings = settings_of(config)
     start, given = read_timestamp(first), read_timestamp(last) if last else None
 
-    import_feast()
-    from operations.ledger import Ledger
-    from pipelines.backfill import run_backfill
-    from pipelines.daily import last_midnight
+    with loading("Feast and TensorFlow"):
+        import_feast()
+        from operations.ledger import Ledger
+        from pipelines.backfill import run_backfill
+        from pipelines.daily import last_midnight
 
     ledger = Ledger(settings)
     end = given or (ledger.newest_published() or last_midnight()) - timedelta(days=1)
@@ -220,10 +222,11 @@ def show_command(
     settings = settings_of(config)
     _refuse_unbuilt(settings)
 
-    import_feast()
-    from pipelines.cli import show
+    with loading("Feast"):
+        import_feast()
+        from pipelines.cli import show
 
-    show.show_member(console, settings, show.parse_id(settings, member_id), full=full)
+    show.show_member(console, settings, member_id, full=full)
 
 
 @app.command("status", epilog="Example: activity status")

@@ -8,6 +8,8 @@ import typer
 from rich.console import Console
 
 from pipelines.cli.options import ConfigOption, DebugOption, settings_of
+from pipelines.progress import short, working
+from transformations.errors import InputError
 
 app = typer.Typer()
 console = Console()
@@ -24,21 +26,20 @@ def check_command(
     """Look at the sources as a run would: what is taken, refused and poor; nothing is written."""
     settings = settings_of(config)
 
-    from pipelines.check.find import find
-    from pipelines.check.say import say
-    from pipelines.progress import short
-
-    if html is not None:
-        from pipelines.check.page import page_file, write_check
-
-        html = page_file(html)
+    if html is not None and (html.suffix != ".html" or html.is_dir()):
+        raise InputError(f"--html: expected a file whose name ends in .html, got {html}")
     now = datetime.now(UTC)
     name = short(settings.file)
     console.print(f"checking the sources of {name}", soft_wrap=True)
-    with console.status("reading events and items"):
+    with working("reading events and items"):
+        from pipelines.check.find import find
+        from pipelines.check.say import say
+
         found = find(settings, now, with_shapes=html is not None)
     console.print()
     say(console, found, now)
     if html is not None:
+        from pipelines.check.page import write_check
+
         write_check(found, name, now, html)
         console.print(f"\n[green]✓[/] {short(html)}", highlight=False, soft_wrap=True)

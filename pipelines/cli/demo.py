@@ -21,7 +21,7 @@ from models.spec import Aggregator
 from operations.fits import made_lines
 from pipelines.cli.nearest import DescribedItems
 from pipelines.private_redis import private_redis, write_store
-from pipelines.progress import number
+from pipelines.progress import number, working
 from serving import publish
 from serving.stream.bus.messages import encode
 from serving.stream.bus.redis import RedisBus
@@ -63,7 +63,7 @@ def _run(console: Console, config: Config, speed: float) -> None:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         port = stack.enter_context(private_redis(folder))
         own = _private_config(config, folder, port)
-        with console.status("a private snapshot of the day before"):
+        with working("a private snapshot of the day before"):
             events, items = _world(own, end, streamed)
             store = publish.open_store(own)
             publish.apply(own, store, streamed)
@@ -73,7 +73,7 @@ def _run(console: Console, config: Config, speed: float) -> None:
             own, RedisBus(f"redis://127.0.0.1:{port}", "activity", "demo", "demo"), updater,
             pace=Pace(linger=0.02),
         )  # fmt: skip
-        with console.status("publishing it"):
+        with working("publishing it"):
             prepare(own, store, updater, worker.bus, streamed)
         minutes = DAY.total_seconds() / speed / 60
         console.print(

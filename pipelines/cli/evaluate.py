@@ -9,7 +9,7 @@ from rich.table import Table
 
 from pipelines.cli.options import ConfigOption, DebugOption, settings_of
 from pipelines.cli.quick_feast import import_feast
-from pipelines.progress import Stages, short
+from pipelines.progress import Stages, loading, short, working
 from transformations.config import Config
 from transformations.errors import InputError
 
@@ -39,13 +39,14 @@ def evaluate_command(
     """Compare the aggregators by one small ranker on a later period, and write the report."""
     settings = settings_of(config)
 
-    import_feast()
-    from models.lines import catalogue_lines
-    from operations.ledger import Ledger
-    from pipelines.daily import last_midnight, stage_events
-    from pipelines.evaluation.evaluate import chosen_lines, evaluate
-    from pipelines.evaluation.protocol import Protocol
-    from transformations.duck import connect
+    with loading("Feast and TensorFlow"):
+        import_feast()
+        from models.lines import catalogue_lines
+        from operations.ledger import Ledger
+        from pipelines.daily import last_midnight, stage_events
+        from pipelines.evaluation.evaluate import chosen_lines, evaluate
+        from pipelines.evaluation.protocol import Protocol
+        from transformations.duck import connect
 
     lines = chosen_lines(catalogue_lines(settings), also or [])
     command = " ".join(
@@ -74,12 +75,13 @@ def _show(settings: Config) -> None:
     if not file.exists():
         raise InputError(f"expected an evaluation in {file}, found none; first: activity evaluate")
 
-    from pipelines.report import write_report
-    from pipelines.report.result import read_result
+    with working("writing the report"):
+        from pipelines.report import write_report
+        from pipelines.report.result import read_result
 
-    evaluated = json.loads(file.read_text())
-    page = write_report(evaluated, file.parent)
-    result = read_result(evaluated)
+        evaluated = json.loads(file.read_text())
+        page = write_report(evaluated, file.parent)
+        result = read_result(evaluated)
     console.print()
     console.print(_table(result))
     for promise in result.promises:

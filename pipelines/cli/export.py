@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from pipelines.cli.options import ConfigOption, DebugOption, settings_of
-from pipelines.progress import number, short
+from pipelines.progress import number, short, working
 from transformations.errors import InputError
 
 app = typer.Typer()
@@ -41,9 +41,10 @@ def export_command(
         raise InputError(
             f"expected a file outside {settings.data}, which belongs to the runs, got {file}"
         )
-    with console.status(f"reading {view}"):
+    with working(f"reading {view}"):
         rows = OpenWorkspace(settings).rows(view, as_of)
-    export(rows, file, replace=force)
+    with working(f"writing {short(file)}"):
+        export(rows, file, replace=force)
     console.print(
         f"[green]✓[/] {number(rows.num_rows)} rows of {view} in {short(file)} "
         f"({file.stat().st_size / 1e6:,.1f} MB)",

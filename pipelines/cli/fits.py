@@ -8,7 +8,7 @@ from rich.console import Console
 
 from pipelines.cli.options import ConfigOption, DebugOption, confirm, settings_of
 from pipelines.cli.quick_feast import import_feast
-from pipelines.progress import Stages, megabytes, number, plain_table, short
+from pipelines.progress import Stages, loading, megabytes, number, plain_table, short, working
 from transformations.errors import InputError
 from transformations.timestamps import read_timestamp
 
@@ -32,12 +32,13 @@ def fit_command(
     settings = settings_of(config)
     given = read_timestamp(until) if until else None
 
-    import_feast()
-    from operations.fits import Fits, fit_until, say_kept
-    from operations.ledger import Ledger
-    from pipelines.daily import end_of_last_day, last_midnight, stage_events, stage_the_items
-    from pipelines.fitting import fit_anew
-    from transformations.duck import connect
+    with loading("Feast and TensorFlow"):
+        import_feast()
+        from operations.fits import Fits, fit_until, say_kept
+        from operations.ledger import Ledger
+        from pipelines.daily import end_of_last_day, last_midnight, stage_events, stage_the_items
+        from pipelines.fitting import fit_anew
+        from transformations.duck import connect
 
     ledger = Ledger(settings)
     with ledger.lock(), ledger.run("fit", None) as run_id:
@@ -71,11 +72,12 @@ def retire_command(
     """Take down a line that left the catalogue, or a fit that has a newer one."""
     settings = settings_of(config)
 
-    import_feast()
-    from models.lines import by_space
-    from operations.fits import Fits, current_lines, retire_fit
-    from operations.ledger import Ledger
-    from serving import publish
+    with loading("Feast"):
+        import_feast()
+        from models.lines import by_space
+        from operations.fits import Fits, current_lines, retire_fit
+        from operations.ledger import Ledger
+        from serving import publish
 
     with Ledger(settings).lock():
         current = current_lines(settings)
@@ -105,21 +107,25 @@ def retire_command(
         table = plain_table("To be removed")
         table.add_column("what")
         table.add_column("how much", justify="right")
-        for view, rows in publish.what_retires(store, views).items():
+        with working("counting what goes"):
+            online = publish.what_retires(store, views)
+            sizes = {folder: megabytes(folder) for folder in folders if folder.exists()}
+        for view, rows in online.items():
             table.add_row(f"{view}, online rows", number(rows))
-        for folder in filter(lambda folder: folder.exists(), folders):
-            table.add_row(short(folder), f"{megabytes(folder):,.1f} MB")
+        for folder, size in sizes.items():
+            table.add_row(short(folder), f"{size:,.1f} MB")
         for line in chosen:
             table.add_row(f"{line.service}, which rankers read", "")
         console.print(table)
         confirm(yes, f"activity retire {name} {version}" + (f" --fit {fit}" if fit else ""))
-        # First: from here on nothing publishes them, and a killed retire can be run again.
-        for line in chosen:
-            retire_fit(settings, line)
-        for space in gone:
-            retire_fit(settings, space)
-        publish.retire_views(settings, store, views)
-        for folder in folders:
-            shutil.rmtree(folder, ignore_errors=True)
+        with working("removing it"):
+            # First: from here on nothing publishes them, and a killed retire can be run again.
+            for line in chosen:
+                retire_fit(settings, line)
+            for space in gone:
+                retire_fit(settings, space)
+            publish.retire_views(settings, store, views)
+            for folder in folders:
+                shutil.rmtree(folder, ignore_errors=True)
     kept = ", ".join(short(line.artifact(settings)) for line in chosen)
     console.print(f"[green]✓[/] removed; the packages stay: {kept}", soft_wrap=True)

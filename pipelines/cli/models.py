@@ -15,7 +15,7 @@ from models.lines import catalogue_lines
 from models.spec import Aggregator, Learned
 from pipelines.cli.options import ConfigOption, DebugOption, settings_of
 from pipelines.cli.quick_feast import import_feast
-from pipelines.progress import Stages, plain_table, short
+from pipelines.progress import Stages, loading, plain_table, short
 from transformations.config import Config
 from transformations.errors import InputError
 from transformations.timestamps import read_timestamp
@@ -56,10 +56,11 @@ def train_command(
     if not isinstance(line, Learned):
         raise InputError(f"{name} is a formula or made elsewhere: it has nothing to train")
 
-    import_feast()
-    from operations.fits import Fits, note_fits
-    from pipelines.fitting import forget
-    from pipelines.training import line_of, train_line
+    with loading("Feast and TensorFlow"):
+        import_feast()
+        from operations.fits import Fits, note_fits
+        from pipelines.fitting import forget
+        from pipelines.training import line_of, train_line
 
     with _read(settings, "train", until) as (settings, con, timestamp, stages):
         fits = Fits(settings)
@@ -98,8 +99,9 @@ def tune_command(
     settings = settings_of(config)
     line = line_named(settings, name)
 
-    import_feast()
-    from pipelines.tuning import tune_line
+    with loading("Feast and TensorFlow"):
+        import_feast()
+        from pipelines.tuning import tune_line
 
     with _read(settings, "tune", until) as (own, con, timestamp, stages):
         tune_line(own, con, line, timestamp, stages, trials, sampler, apply)

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
 from pipelines.progress import short
-from transformations.config import CONFIG_VARIABLE, ROOT, Config, Duration, load_config
+from transformations.config import CONFIG, CONFIG_VARIABLE, Config, Duration, load_config
 from transformations.errors import InputError
 
 ConfigOption = Annotated[
@@ -35,8 +35,10 @@ def settings_of(path: Path | None) -> Config:
         file = path.expanduser()
         os.environ[CONFIG_VARIABLE] = str(file.resolve() if file.exists() else file)
     config = load_config(path)
-    if config.root != ROOT:
-        Console(stderr=True).print(f"[dim]workspace {short(config.root)}[/]", highlight=False)
+    own = config.file == config.root / CONFIG
+    place = config.root if own else config.file  # another file may name other data
+    where = place if place == Path.cwd() else short(place)
+    Console(stderr=True).print(f"[dim]workspace {where}[/]", highlight=False, soft_wrap=True)
     return config
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from pipelines.cli.options import ConfigOption, DebugOption, confirm, settings_of
 from pipelines.cli.quick_feast import import_feast
-from pipelines.progress import megabytes, number, plain_table, short
+from pipelines.progress import loading, megabytes, number, plain_table, short, working
 from transformations.config import Config
 from transformations.layout import Period
 
@@ -26,31 +26,35 @@ def reset_command(
     """Remove what runs made, online rows included; sources and the model registry stay."""
     settings = settings_of(config)
 
-    import_feast()
-    from operations.ledger import Ledger
-    from serving import publish
+    with loading("Feast"):
+        import_feast()
+        from operations.ledger import Ledger
+        from serving import publish
 
-    store = publish.open_store(settings)
+        store = publish.open_store(settings)
     with Ledger(settings).lock():
-        online = publish.what_online(settings, store)
         folders = [folder for folder in settings.layout.made if folder.exists()]
+        with working("counting what is there"):
+            online = publish.what_online(settings, store)
+            sizes = [megabytes(folder) for folder in folders]
         table = plain_table("To be removed")
         table.add_column("what")
         table.add_column("how much", justify="right")
         for what, count in online.items():
             table.add_row(what, number(count))
-        for folder in folders:
-            table.add_row(short(folder), f"{megabytes(folder):,.1f} MB")
+        for folder, size in zip(folders, sizes, strict=True):
+            table.add_row(short(folder), f"{size:,.1f} MB")
         table.add_row("ledger and notes of runs", "")
         console.print(table)
         confirm(yes, "activity reset")
-        publish.remove_online(settings, store)
-        for folder in folders:
-            # A link (the evaluation's to the activity) goes; what it points to is not followed.
-            shutil.rmtree(folder)
-        # Last: a reset that was killed before here can be run again.
-        for note in _notes(settings):
-            shutil.rmtree(note) if note.is_dir() else note.unlink(missing_ok=True)
+        with working("removing it"):
+            publish.remove_online(settings, store)
+            for folder in folders:
+                # A link (the evaluation's to the activity) goes; what it points to is not followed.
+                shutil.rmtree(folder)
+            # Last: a reset that was killed before here can be run again.
+            for note in _notes(settings):
+                shutil.rmtree(note) if note.is_dir() else note.unlink(missing_ok=True)
     console.print("[green]✓[/] removed; `activity run` begins again from the sources")
 
 
@@ -68,7 +72,7 @@ def rebuild_command(
     from operations.ledger import Ledger
     from transformations.rebuild import rebuild
 
-    with Ledger(settings).lock():
+    with Ledger(settings).lock(), working("writing the activity"):
         chosen, files, rows = rebuild(settings, period)
     console.print(
         f"[green]✓[/] {number(rows)} actions in {number(files)} files, one per {chosen}",

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipelines.cli.options import ConfigOption, DebugOption, settings_of
+from pipelines.progress import loading, working
 from transformations.errors import InputError
 from transformations.timestamps import read_timestamp
 
@@ -39,14 +40,15 @@ def serve_command(
     settings = settings_of(config)
     # Opened before anything is loaded, so that a port in use fails at once.
     with _listening(host, port) as listening:
-        import uvicorn  # with the service: TensorFlow, 5 seconds
+        with loading("Feast and TensorFlow"):
+            import uvicorn
 
-        from serving.publish.feast_store import open_store
-        from serving.request.limits import Limits
-        from serving.request.service import application
-        from serving.request.vectors import RequestTime
+            from serving.publish.feast_store import open_store
+            from serving.request.limits import Limits
+            from serving.request.service import application
+            from serving.request.vectors import RequestTime
 
-        with console.status("loading models and items"):
+        with working("loading models and items"):
             requests = RequestTime(settings, open_store(settings))
         limits = Limits(threads, max_in_flight, timeout=timeout)
         service = application(requests, limits, refresh)
@@ -85,19 +87,21 @@ def freshness_command(
     settings = settings_of(config)
     now = datetime.now(UTC) if at is None else read_timestamp(at)
 
-    from operations.fits import embedded_lines
-    from serving.freshness import freshness, write_metrics
-    from serving.publish.feast_store import open_store
+    with loading("Feast"):
+        from operations.fits import embedded_lines
+        from serving.freshness import freshness, write_metrics
+        from serving.publish.feast_store import open_store
 
     bound = timedelta(hours=older_than)
-    figures = freshness(
-        settings,
-        open_store(settings),
-        embedded_lines(settings),
-        now,
-        bound,
-        now - timedelta(days=days),
-    )
+    with working("reading what is online"):
+        figures = freshness(
+            settings,
+            open_store(settings),
+            embedded_lines(settings),
+            now,
+            bound,
+            now - timedelta(days=days),
+        )
     if prometheus is not None:
         write_metrics(figures, bound, prometheus)
     ages = Table(title="Online rows", title_justify="left", header_style="bold")

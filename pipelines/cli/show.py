@@ -14,8 +14,9 @@ from models.lines import by_space
 from operations.fits import made_lines
 from operations.ledger import Ledger
 from pipelines.cli.nearest import DescribedItems
-from pipelines.progress import plain_table
+from pipelines.progress import plain_table, working
 from serving.publish import open_store
+from stores.ids import IdError, ids_of
 from transformations import names
 from transformations.config import Config
 from transformations.duck import connect
@@ -31,20 +32,28 @@ def show_member(console: Console, config: Config, member: int | str, *, full: bo
     """Show a member's last actions and its vectors as the online store returns them.
 
     Args:
+        member: An id, also as text; converted as by every other reader.
         full: Whole texts of the items, not the beginning that fits a line.
 
     Raises:
-        InputError: no snapshot was built, or the newest one has no such member.
+        InputError: not a member's id, no snapshot was built, or the newest one has no such member.
     """
+    try:
+        (member,) = ids_of([member], config.member_id_type, "member_id")
+    except IdError as error:
+        raise InputError(str(error)) from None
     built = partitions(config.layout.sequences)
     if not built:
         raise InputError(f"no snapshot was built yet into {config.data}; first: activity run")
     newest = Ledger(config).newest_published() or built[-1]
-    with connect(config) as con:
-        actions = _last_actions(config, con, newest, member)
-        example = someone(config, con, newest)
-        lines = made_lines(config)
-        items = {own.space: DescribedItems(own, con, newest) for own, _ in by_space(config, lines)}
+    with working(f"reading member {member}"):
+        with connect(config) as con:
+            actions = _last_actions(config, con, newest, member)
+            example = someone(config, con, newest)
+            of = by_space(config, made_lines(config))
+            items = {own.space: DescribedItems(own, con, newest) for own, _ in of}
+        item = actions[0][2] if actions else None
+        values = {} if actions is None else _online_values(config, member, item)
     if actions is None:
         raise InputError(
             f"member {member} is not in the snapshot of {newest:%Y-%m-%d}: no action in the "
@@ -60,27 +69,9 @@ def show_member(console: Console, config: Config, member: int | str, *, full: bo
         table.add_row(f"{moment:%Y-%m-%d %H:%M}", action, str(acted_on), escape(what))
     console.print(table)
     console.print()
-    item = actions[0][2] if actions else None
-    values = _online_values(config, member, item)
     console.print(_vectors_table(values, member, item))
     console.print()
     console.print(_nearest_table(config, values, member, items))
-
-
-def parse_id(config: Config, text: str) -> int | str:
-    """Return a member id as typed by the user in the type that the configuration says.
-
-    Raises:
-        InputError: ids are int64 and the text is not a whole number.
-    """
-    if config.member_id_type == "string":
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        raise InputError(
-            f"expected a whole number (member_id_type is int64), got {text!r}"
-        ) from None
 
 
 def someone(config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime) -> int | str | None:

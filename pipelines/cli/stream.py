@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from pipelines.cli.options import ConfigOption, DebugOption, settings_of
-from pipelines.progress import short
+from pipelines.progress import loading, short, working
 from transformations.config import Config
 from transformations.errors import InputError
 
@@ -59,7 +59,8 @@ def stream_command(
     """Read activity events from a bus and update members' sequences and vectors."""
     settings = settings_of(config)
     if demo:
-        from pipelines.cli.demo import run_demo  # TensorFlow: 5 seconds
+        with loading("Feast and TensorFlow"):
+            from pipelines.cli.demo import run_demo
 
         # Handled like Ctrl-C, so that SIGTERM does not leave the demo's Redis running.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -76,14 +77,15 @@ def _work(
     settings: Config, url: str, again: bool, max_batch: int, linger: float, metrics_port: int
 ) -> None:
     """Run one worker until SIGTERM or Ctrl-C."""
-    from prometheus_client import start_http_server
+    with loading("Feast and TensorFlow"):
+        from prometheus_client import start_http_server
 
-    from operations.fits import embedded_lines
-    from serving.publish.feast_store import open_store
-    from serving.stream.bus.open import open_bus
-    from serving.stream.snapshot import last_snapshot, prepare
-    from serving.stream.updater import open_updater
-    from serving.stream.worker import Pace, Worker
+        from operations.fits import embedded_lines
+        from serving.publish.feast_store import open_store
+        from serving.stream.bus.open import open_bus
+        from serving.stream.snapshot import last_snapshot, prepare
+        from serving.stream.updater import open_updater
+        from serving.stream.worker import Pace, Worker
 
     last_snapshot(settings)
     lines = embedded_lines(settings)
@@ -91,7 +93,7 @@ def _work(
     name = f"{socket.gethostname()}-{os.getpid()}"
     source = open_bus(url, name)
     store = open_store(settings)
-    with console.status("loading models and items"):
+    with working("loading models and items"):
         updater = open_updater(settings, store, streamed, name)
     worker = Worker(settings, source, updater, pace=Pace(max_batch=max_batch, linger=linger))
     stop = threading.Event()
@@ -103,7 +105,7 @@ def _work(
         except OSError as error:
             raise InputError(f"--metrics-port {metrics_port} cannot be used: {error}") from None
     try:
-        with console.status("preparing the states"):
+        with working("preparing the states"):
             prepare(settings, store, updater, source, again=again)
         views = ", ".join(a.view for a in streamed) or (
             f"no vectors: no line of {short(settings.catalogue)} says stream=True"

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from operations.fits import made_lines
 from pipelines.cli.show import show_member, show_value, someone
+from pipelines.progress import working
 from pipelines.workspace import OpenWorkspace
 from transformations.config import ROOT, Config
 from transformations.duck import connect, parquet
@@ -45,7 +46,8 @@ def _show_join(console: Console, config: Config, as_of: datetime) -> None:
         return
     aggregator = made_lines(config)[-1]
     said: list[str] = []
-    joined = OpenWorkspace(config).join(labels, aggregator.name, said.append).to_pandas()
+    with working("joining labels"):
+        joined = OpenWorkspace(config).join(labels, aggregator.name, said.append).to_pandas()
     joined = joined.sort_values(["event_timestamp", "member_id"])
     vector = next(iter(aggregator.vectors(config)))
     match = next(name for name in joined.columns if name.startswith("cosine"))

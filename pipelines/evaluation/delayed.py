@@ -33,9 +33,9 @@ from pipelines.evaluation.world import World
 from transformations.config import Config
 from transformations.duck import sql
 from transformations.layout import partition_files
-from transformations.stream import NO_TIME, Actions, States, fold, to_sequences
+from transformations.stream import Actions, States, fold, to_sequences
 from transformations.tables import activity_query
-from transformations.timestamps import EPOCH, MICROSECOND
+from transformations.timestamps import EPOCH, MICROSECOND, NO_TIME
 
 Times = NDArray[np.int64]
 """Microseconds since 1970, one per label."""
@@ -124,7 +124,7 @@ def sequences_as_of(
         in_time = log.ingested[chosen] <= seen.timestamp + config.window // MICROSECOND
         last[labels[in_time]] = relative[in_time]
         states = replace(States.empty(config.rules, len(last)), last=last)
-        seen = Actions(labels, seen.item, seen.code, relative)
+        seen = replace(seen, member=labels, timestamp=relative)
         folded = fold(config.rules, states, seen, 0).states
         ids = pa.array(np.arange(start, start + len(last)))
         batches.append(to_sequences(config.rules, ids, folded, 0, EPOCH))

@@ -167,7 +167,7 @@ def _decay_grid(
 ) -> dict[float, float]:
     """Return CHOSEN_BY on the validation period for each r, with vectors made in process."""
     metric: dict[float, float] = {}
-    with stages.stage("decay grid", total=len(protocol.decays)) as stage:
+    with stages.stage("decay grid", len(protocol.decays), "settings") as stage:
         for r in protocol.decays:
             line = _decay(r)
             package(line, world.config)
@@ -207,7 +207,7 @@ def _variants(
     """Join each line's features; return the ranker without activity first."""
     store = world.store(lines)
     variants: list[Variant] = []
-    with stages.stage("training joins", total=len(lines)) as stage:
+    with stages.stage("training joins", len(lines), "lines") as stage:
         for line in lines:
             variants.append(variant_of(line, store, world.config, data))
             stage.advance(1)
@@ -219,7 +219,8 @@ def _fit(
     variants: Sequence[Variant], data: EvaluationData, protocol: Protocol, stages: Stages
 ) -> None:
     """Choose each variant's settings, fit its rankers and measure them."""
-    with stages.stage("rankers", total=len(variants) * (protocol.seeds + len(protocol.l2))) as s:
+    total = len(variants) * (protocol.seeds + len(protocol.l2))
+    with stages.stage("rankers", total, "fits") as s:
         for variant in variants:
             choose_settings(variant, data, protocol)
             s.advance(len(protocol.l2))

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from models.training.train import train
 from pipelines.daily import fill, stage_the_items
 from pipelines.evaluation.protocol import Protocol, Split
 from pipelines.progress import Stages
-from pipelines.training import summary, trains
+from pipelines.training import show_step, summary, trains
 from serving import publish
 from transformations.config import Config
 from transformations.duck import connect
@@ -90,7 +91,8 @@ def encode(world: World, con: Connection, stages: Stages) -> None:
     config, split = world.config, world.split
     stage_the_items(config, con, split.test_until, stages)
     with stages.stage("items") as stage:
-        fill(stage, build_items(config, con, split.test_until, split.weights_until))
+        until = (split.test_until, split.weights_until)
+        fill(stage, build_items(config, con, *until, stage.update))
 
 
 def train_lines(
@@ -108,8 +110,10 @@ def train_lines(
     with connect(config) as con:
         for line in aggregators:
             if isinstance(line, Learned) and trains(line, config):
-                with stages.stage(f"train {line.name}") as stage:
-                    learned = train(line, config, con, split.weights_until)
+                with stages.stage(f"train {line.name}", unit="epochs") as stage:
+                    learned = train(
+                        line, config, con, split.weights_until, partial(show_step, stage, str(line))
+                    )
                     stage.rows_in = learned.figures["examples"]
                     stage.note = summary(line, learned)
                 notes = (learned.trained_until, learned.metrics, learned.notes())
@@ -142,8 +146,8 @@ def embed_sequences_read(world: World, stages: Stages, aggregators: Sequence[Agg
     """Make the vectors of those rows."""
     config, between = world.config, (world.split.weights_until, world.split.test_until)
     with connect(config) as con, stages.stage("vectors") as stage:
-        shown = embed_snapshots(config, con, [world.shown], aggregators)
-        read = embed_rows_read(config, con, between, aggregators)
+        shown = embed_snapshots(config, con, [world.shown], aggregators, stage.advance)
+        read = embed_rows_read(config, con, between, aggregators, stage.advance)
         stage.rows_in = shown.members + read.members
         stage.rows_out = sum(shown.rows.values()) + sum(read.rows.values())
 

@@ -15,7 +15,7 @@ from pipelines.init import actions, database, events, items, look, write
 from pipelines.init.guess import Guess, rows, step, window
 from pipelines.init.look import Connection, Source
 from pipelines.init.settings import activity_yaml
-from pipelines.progress import short
+from pipelines.progress import short, working
 from transformations.errors import InputError
 from transformations.rules import Sign
 
@@ -71,7 +71,7 @@ def make_guess(console: Console, asked: Asked) -> Guess:
             ("items", asked.items, asked.items_table),
         ):
             if source is not None:
-                with console.status(f"looking at the {key}"):
+                with working(f"looking at the {key}"):
                     seen[key] = _look(con, key, source, table)
         return _guess(console, con, seen, asked)
 
@@ -101,7 +101,7 @@ def _guess(console: Console, con: Connection, seen: Mapping[str, Source], asked:
     guessed_events = guessed_items = None
     shares: dict[tuple[str, str], float] = {}
     if len(seen) == 2:
-        with console.status("comparing events and items"):
+        with working("comparing events and items"):
             shares = look.overlaps(con, seen["events"], seen["items"])
     if found is not None:
         guessed_events = events.guess_events(found, asked.columns, shares)
@@ -119,11 +119,11 @@ def _guess(console: Console, con: Connection, seen: Mapping[str, Source], asked:
         return Guess(items=guessed_items, item_id_type=item_type)
 
     member_type = events.id_type("member", [guessed_events.column("member_id")])
-    with console.status("counting the actions"):
+    with working("counting the actions"):
         counted = look.actions_of(con, found, guessed_events.names["action"])
     ask = _ask if sys.stdin.isatty() and console.is_terminal else None
     guessed_actions = actions.guess_actions(counted, asked.signs, ask)
-    with console.status("trying windows"):
+    with working("trying windows"):
         reach = look.reach(
             con,
             found,

@@ -108,5 +108,7 @@ def _same(expected: Any, online: Any) -> bool:
     if isinstance(expected, datetime):
         return online is not None and expected.timestamp() // 1 == online.timestamp()
     if isinstance(expected, float):
+        if expected != expected:  # of an attribute that is missing
+            return online is not None and online != online
         return online is not None and abs(expected - online) <= TOLERANCE
     return bool(expected == online)

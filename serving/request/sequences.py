@@ -6,16 +6,19 @@ because of that. `in_order` preserves the order of the actions of one second.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from stores.ids import IdError, ids_of
 from stores.read import Features
+from transformations.attributes import problem
 from transformations.errors import ActivityError, InputError, RunFailedError
 from transformations.rules import Rules
-from transformations.stream import NO_TIME, Actions, States
-from transformations.timestamps import microseconds
+from transformations.stream import Actions, States
+from transformations.timestamps import NO_TIME, microseconds
 
 FIELDS = ("item_ids", "actions", "event_timestamps", "last_action_at")
 SECOND = 1_000_000  # microseconds
@@ -30,6 +33,7 @@ class Event(NamedTuple):
     item_id: Id
     action: str
     event_timestamp: datetime
+    attributes: Mapping[str, Any] = {}
 
 
 def stored_states(rules: Rules, stored: Features) -> States:
@@ -45,6 +49,10 @@ def stored_states(rules: Rules, stored: Features) -> States:
         [item for row in items for item in row],
         _coded(rules, [name for row in names for name in row], RunFailedError),
         [int(timestamp.timestamp()) * SECOND for row in timestamps for timestamp in row],
+        {
+            name: [value for cell in stored[name] for value in _listed(cell)]
+            for name in rules.attributes
+        },
     )
     nothing = Actions.of(rules, [], [], [], [])
     last = stored["last_action_at"].astype("M8[us]").astype(np.int64)
@@ -63,31 +71,55 @@ def unseen(
     Raises:
         InputError: an event of another member, an unknown action, or an id of another type.
     """
-    check_ids(rules, "item", [event.item_id for event in events])
-    for event in events:
-        if event.member_id not in index:
-            raise InputError(
-                f"expected events of the requested members, got one of {event.member_id!r}"
-            )
+    items = checked_ids(rules, "item", [event.item_id for event in events])
+    members = checked_ids(rules, "member", [event.member_id for event in events])
+    for member in members:
+        if member not in index:
+            raise InputError(f"expected events of the requested members, got one of {member!r}")
     arrived = Actions.of(
         rules,
-        [index[event.member_id] for event in events],
-        [event.item_id for event in events],
+        [index[member] for member in members],
+        items,
         _coded(rules, [event.action for event in events], InputError),
         [microseconds(event.event_timestamp) for event in events],
+        given_attributes(rules, [event.attributes for event in events]),
     )
     seen = set(_in_seconds(stored)) if events else set()
     new = [key not in seen for key in _in_seconds(arrived)]
     return arrived.take(np.array(new, bool))
 
 
-def check_ids(rules: Rules, what: str, ids: Sequence[Id]) -> None:
-    """Raise InputError unless these ids are of the configured type."""
+def checked_ids(rules: Rules, what: str, ids: Sequence[Any]) -> list[Id]:
+    """Return the ids of members or items as the configured type (stores/ids.py).
+
+    Args:
+        what: member or item.
+
+    Raises:
+        InputError: one of them is not an id of that type.
+    """
     id_type = rules.member_id_type if what == "member" else rules.item_id_type
-    kind = int if id_type == "int64" else str
-    for value in ids:
-        if not isinstance(value, kind):
-            raise InputError(f"expected {what} ids of type {id_type}, got {value!r}")
+    try:
+        return ids_of(list(ids), id_type, f"{what}_id")
+    except IdError as error:
+        raise InputError(str(error)) from None
+
+
+def given_attributes(rules: Rules, given: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Return each attribute's values, None where an event lacks it.
+
+    Raises:
+        InputError: an attribute that is not configured, or a value that the batch would refuse.
+    """
+    for attributes in given:
+        for name, value in attributes.items():
+            if name not in rules.attributes:
+                known = ", ".join(rules.attributes) or "none is configured"
+                raise InputError(f"expected attributes among {known}, got {name!r}")
+            wrong = None if value is None else problem(name, rules.attributes[name], value)
+            if wrong:
+                raise InputError(f"{wrong}: got {value!r}")
+    return {name: [one.get(name) for one in given] for name in rules.attributes}
 
 
 def _listed(cell: Any) -> Sequence[Any]:
@@ -119,7 +151,7 @@ def in_order(rules: Rules, actions: Actions) -> Actions:
     first_of_second = np.flatnonzero(np.concatenate([[True], ~same_second]))
     second = np.concatenate([[0], np.cumsum(~same_second)])
     before = steps[first_of_second][second]
-    return Actions(member, item, actions.code, timestamp + steps - before)
+    return replace(actions, timestamp=timestamp + steps - before)
 
 
 def _in_seconds(actions: Actions) -> Iterable[tuple[int, Id, int, int]]:

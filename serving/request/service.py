@@ -58,6 +58,7 @@ class NewEvent(_Strict):
     item_id: Id
     action: Annotated[StrictStr, Field(max_length=100)]
     event_timestamp: Timestamp
+    attributes: Annotated[dict[Text, float | StrictStr | None], Field(max_length=100)] = {}
 
 
 class Question(_Strict):
@@ -75,8 +76,8 @@ class Member(BaseModel):
     member_id: int | str
     vectors: dict[str, dict[str, list[float]]]
     """View → field → numbers."""
-    counts: dict[str, int]
-    last_action_at: datetime | None
+    columns: dict[str, int | float | datetime | None]
+    """n_actions, n_<action>, last_action_at: what a member row holds beside its vectors."""
     sequence_at: datetime | None
     """Timestamp of the stored row; null where the online store has none."""
 
@@ -142,7 +143,13 @@ def application(
     def _answer(question: Question) -> bytes:
         with metrics.embed_seconds.time():
             events = [
-                Event(event.member_id, event.item_id, event.action, event.event_timestamp)
+                Event(
+                    event.member_id,
+                    event.item_id,
+                    event.action,
+                    event.event_timestamp,
+                    event.attributes,
+                )
                 for event in question.events
             ]
             embedded = requests.embed(question.member_ids, events, question.as_of)
@@ -217,10 +224,8 @@ def _body(question: Question, embedded: Embedded) -> dict[str, Any]:
         view: {field: vectors.tolist() for field, vectors in embedded.vectors[view].items()}
         for view in views
     }
-    counts = {name: values.tolist() for name, values in embedded.counts.items()}
-    last, stored = (
-        _utc(timestamps) for timestamps in (embedded.last_action_at, embedded.sequence_at)
-    )
+    columns = {name: _listed(values) for name, values in embedded.columns.items()}
+    stored = _listed(embedded.sequence_at)
     return {
         "as_of": embedded.as_of,
         "members": [
@@ -230,8 +235,7 @@ def _body(question: Question, embedded: Embedded) -> dict[str, Any]:
                     view: {field: vectors[row] for field, vectors in fields.items()}
                     for view, fields in lists.items()
                 },
-                "counts": {name: values[row] for name, values in counts.items()},
-                "last_action_at": last[row],
+                "columns": {name: values[row] for name, values in columns.items()},
                 "sequence_at": stored[row],
             }
             for row, member in enumerate(question.member_ids)
@@ -241,8 +245,13 @@ def _body(question: Question, embedded: Embedded) -> dict[str, Any]:
     }
 
 
-def _utc(timestamps: Any) -> list[datetime | None]:
-    return [timestamp and timestamp.replace(tzinfo=UTC) for timestamp in timestamps.tolist()]
+def _listed(values: Any) -> list[Any]:
+    """Return a column as JSON takes it: null for what is missing."""
+    if values.dtype.kind == "M":
+        return [moment and moment.replace(tzinfo=UTC) for moment in values.tolist()]
+    if values.dtype.kind == "f":
+        return [None if number != number else number for number in values.tolist()]
+    return list(values.tolist())
 
 
 def _answer_errors(app: FastAPI, limits: Limits) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -23,10 +23,11 @@ from models.spec import Aggregator
 from operations.fits import embedded_lines
 from serving.request.item_table import open_item_table, table_key
 from serving.request.models import CompiledModels, packaged_of, weights_of
-from serving.request.sequences import FIELDS, Event, Id, check_ids, stored_states, unseen
+from serving.request.sequences import FIELDS, Event, Id, checked_ids, stored_states, unseen
 from stores.read import Reader
 from transformations.config import Config
 from transformations.errors import InputError
+from transformations.member_columns import member_columns
 from transformations.names import SEQUENCE_VIEW
 from transformations.stream import fold, to_sequences
 from transformations.timestamps import microseconds
@@ -41,8 +42,8 @@ class Embedded:
     Attributes:
         as_of: The timestamp of the vectors.
         vectors: View → field → float32 [members, dim].
-        counts: n_actions and n_<action> → int64 [members], as in the views.
-        last_action_at: datetime64[us] [members] in UTC, NaT where no action is known.
+        columns: Member column (transformations/member_columns.py) → its values [members], as in
+            the views; timestamps as datetime64[us] in UTC, NaT where there is none.
         sequence_at: datetime64[us] [members] in UTC: the online row's timestamp (its whole
             second), NaT where the store has none.
         model_versions: View → version of the model that made its vectors.
@@ -51,8 +52,7 @@ class Embedded:
 
     as_of: datetime
     vectors: dict[str, dict[str, NDArray[np.float32]]]
-    counts: dict[str, NDArray[np.int64]]
-    last_action_at: NDArray[np.datetime64]
+    columns: dict[str, NDArray[Any]]
     sequence_at: NDArray[np.datetime64]
     model_versions: dict[str, str]
     held_back: int
@@ -80,7 +80,7 @@ class RequestTime:
     ) -> None:
         self._config = config
         self._catalogue = catalogue or partial(embedded_lines, config)
-        fields = [f"{SEQUENCE_VIEW}:{name}" for name in FIELDS]
+        fields = [f"{SEQUENCE_VIEW}:{name}" for name in (*FIELDS, *config.rules.attributes)]
         self._reader = Reader(store, fields, event_timestamps=True)
         packaged = packaged_of(config, self._catalogue())
         if not packaged:
@@ -105,7 +105,7 @@ class RequestTime:
         A member without a row in the store has the vector of an empty sequence.
 
         Args:
-            member_ids: Of the configured type; repetitions are allowed.
+            member_ids: Of the configured type, or converted to it; repetitions are allowed.
             events: Actions of these members that the store may not have yet. One that it has (same
                 item and action in the same second) counts once. At or after as_of it does not
                 count.
@@ -121,7 +121,7 @@ class RequestTime:
         timestamp = datetime.now(UTC) if as_of is None else as_of.astimezone(UTC)
         if not member_ids:
             raise InputError("expected at least one member, got none")
-        check_ids(self._config.rules, "member", member_ids)
+        member_ids = checked_ids(self._config.rules, "member", member_ids)
         index = {member: row for row, member in enumerate(dict.fromkeys(member_ids))}
         stored = self._reader.read({"member_id": list(index)})
         ids = pa.array(list(index), ARROW_IDS[self._config.member_id_type])
@@ -140,8 +140,10 @@ class RequestTime:
         embedded = Embedded(
             as_of=timestamp,
             vectors=vectors,
-            counts={name: rows[name].to_numpy() for name in self._config.rules.count_columns},
-            last_action_at=folded.states.last.view("M8[us]"),  # NO_TIME is NaT's number
+            columns={
+                column.name: rows[column.name].to_numpy(zero_copy_only=False)
+                for column in member_columns(self._config.rules)
+            },
             sequence_at=sequence_at,
             model_versions={
                 model.aggregator.view: model.model_version
@@ -249,8 +251,7 @@ def _spread(embedded: Embedded, rows: NDArray[np.int64]) -> Embedded:
             view: {field: vectors[rows] for field, vectors in fields.items()}
             for view, fields in embedded.vectors.items()
         },
-        counts={name: counts[rows] for name, counts in embedded.counts.items()},
-        last_action_at=embedded.last_action_at[rows],
+        columns={name: values[rows] for name, values in embedded.columns.items()},
         sequence_at=embedded.sequence_at[rows],
         model_versions=embedded.model_versions,
         held_back=embedded.held_back,

@@ -151,13 +151,16 @@ def _streamed_since(config: Config, as_of: datetime) -> Iterator[list[StreamEven
 def _events(config: Config, rows: pa.RecordBatch) -> list[StreamEvent]:
     actions = from_sequences(config.rules, rows).actions
     members = rows["member_id"].to_pylist()
+    values = [values.tolist() for values in actions.attributes.values()]
+    carried = [dict(zip(actions.attributes, one, strict=True)) for one in zip(*values, strict=True)]
     return [
-        StreamEvent(members[index], item, code, timestamp)
-        for index, item, code, timestamp in zip(
+        StreamEvent(members[index], item, code, timestamp, attributes)
+        for index, item, code, timestamp, attributes in zip(
             actions.member.tolist(),
             actions.item.tolist(),
             actions.code.tolist(),
             actions.timestamp.tolist(),
+            carried or [{}] * len(actions),
             strict=True,
         )
     ]

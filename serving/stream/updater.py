@@ -265,5 +265,7 @@ def _actions(config: Config, members: Sequence[Id], events: Sequence[StreamEvent
     index = {member: index for index, member in enumerate(members)}
     if not events:
         return Actions.of(config.rules, [], [], [], [])
-    who, items, codes, timestamps = zip(*events, strict=True)
-    return Actions.of(config.rules, [index[member] for member in who], items, codes, timestamps)
+    who, items, codes, timestamps, given = zip(*events, strict=True)
+    attributes = {name: [one.get(name) for one in given] for name in config.rules.attributes}
+    members_of = [index[member] for member in who]
+    return Actions.of(config.rules, members_of, items, codes, timestamps, attributes)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import duckdb
@@ -20,6 +20,7 @@ from feast.errors import EntityTimestampInferenceException
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 
 from stores.asof.session import literal, quote, rows_per_file
+from stores.ids import given_sql
 
 ROW = "__asof_row"
 
@@ -34,9 +35,15 @@ class AsofLabels:
     """Each column and its DuckDB type, in order; without ROW."""
     timestamp: str
     """The column with the timestamp of each row."""
+    converted: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Each column that `labels` has besides: the one it is made of, and the SQL of its ids."""
 
     def load(self, con: duckdb.DuckDBPyConnection) -> None:
-        """Create `labels` in the session. This reads files and SQL once, into a table."""
+        """Create `labels` in the session. This reads files and SQL once, into a table.
+
+        Raises:
+            ValueError: a value that cannot be made an id of its key's type.
+        """
         _load(con, self.source)
         if self.columns[self.timestamp] == "VARCHAR":
             name = quote(self.timestamp)
@@ -45,6 +52,23 @@ class AsofLabels:
                 "create temp view labels as select * replace "
                 f"(cast({name} as timestamptz) as {name}) from labels_as_text"
             )
+        if self.converted:
+            self._convert(con)
+
+    def _convert(self, con: duckdb.DuckDBPyConnection) -> None:
+        made = ", ".join(f"{sql} as {name}" for name, (_, sql) in self.converted.items())
+        con.execute("alter view labels rename to labels_as_given")
+        con.execute(f"create temp view labels as select *, {made} from labels_as_given")
+        for name, (column, _) in self.converted.items():
+            given = given_sql(quote(column), self.columns[column])
+            refused = con.execute(
+                f"select {quote(column)} from labels where {name} is null and {given} limit 1"
+            ).fetchone()
+            if refused is not None:
+                raise ValueError(
+                    f"{column}: expected ids that become the key's type and back without a change, "
+                    f"got {refused[0]!r}. Convert the column"
+                )
 
     def part(self, con: duckdb.DuckDBPyConnection, first: int, end: int) -> pa.Table:
         """Return the rows from `first` up to before `end`, in order; those of a frame unchanged."""
@@ -122,9 +146,26 @@ def _arrow(frame: pd.DataFrame) -> pa.Table:
     if pd.api.types.is_string_dtype(times) or pd.api.types.is_object_dtype(times):
         times = pd.to_datetime(times, utc=True)
     frame = frame.assign(**{timestamp: times})
+    try:
+        return _table(frame)
+    except (pa.ArrowTypeError, OverflowError):
+        return _table(frame.assign(**_mixed_ids(frame)))
+
+
+def _table(frame: pd.DataFrame) -> pa.Table:
     schema = ibis.memtable(frame).schema().to_pyarrow()
     # safe=False cuts nanoseconds to microseconds; rounding up could pass a later row.
     return pa.Table.from_pandas(frame, schema=schema, preserve_index=False, safe=False)
+
+
+def _mixed_ids(frame: pd.DataFrame) -> dict[str, pd.Series]:
+    """Return the columns of texts and integers together, or of integers beyond int64, as texts."""
+    found = {}
+    for name, column in frame.select_dtypes(object).items():
+        given = column.dropna()
+        if int in set(map(type, given)) <= {int, str}:
+            found[str(name)] = given.map(str).reindex(column.index)
+    return found
 
 
 def _timestamp(columns: Mapping[str, str]) -> str:

@@ -13,6 +13,7 @@ from feast.value_type import ValueType
 from numpy.typing import NDArray
 
 from stores.bytes.encode import entity_keys
+from stores.ids import IdError, ids_of
 from stores.reading.plan import JoinKey, KeyGroup, Plan, ReadError
 
 _PLAIN = {ValueType.INT32: 4, ValueType.INT64: 8, ValueType.STRING: 0}  # bytes per id
@@ -54,7 +55,8 @@ def gather(plan: Plan, ids: Mapping[str, Any]) -> Ids:
     """Take the plan's columns from the caller's; scalars and single cells stand for all rows.
 
     Raises:
-        ReadError: a column is missing, or two columns differ in length and neither has one cell.
+        ReadError: a column is missing, holds what is no id of its key's type (stores/ids.py), or
+            two columns differ in length and neither has one cell.
     """
     missing = [column for column in plan.columns if column not in ids]
     if missing:
@@ -63,6 +65,8 @@ def gather(plan: Plan, ids: Mapping[str, Any]) -> Ids:
             f"add {', '.join(missing)}"
         )
     cells = {column: _cells(ids[column]) for column in plan.columns}
+    for key in plan.keys:
+        cells[key.column] = _checked(key, ids[key.column], cells[key.column])
     lengths = {column: len(values) for column, values in cells.items() if len(values) != 1}
     if len(set(lengths.values())) > 1:
         raise ReadError(
@@ -99,10 +103,6 @@ def _encode(group: KeyGroup, columns: Sequence[list[Any]]) -> list[bytes]:
     """
     ordered = sorted(zip(group.keys, columns, strict=True), key=lambda pair: pair[0].name)
     keys = [key for key, _ in ordered]
-    for key, cells in ordered:
-        for kind in set(map(type, cells)):
-            if not _fits(key.type, kind):
-                raise _unfit(key, kind.__name__)
     if any(key.type not in _PLAIN for key in keys):
         arrays = [pa.array(cells) for _, cells in ordered]
         return entity_keys([key.name for key in keys], arrays, [key.type for key in keys])
@@ -132,16 +132,23 @@ def _unfit(key: JoinKey, got: str) -> ReadError:
     return ReadError(f"{key.column}: expected {key.type.name.lower()} ids, got {got}")
 
 
-def _fits(declared: ValueType, kind: type) -> bool:
-    """Whether cells of this class can be ids; 1.5 and True must not pass as 1."""
-    if declared is ValueType.STRING:
-        return issubclass(kind, str)
-    if declared in _PLAIN:
-        return issubclass(kind, int | np.integer) and kind is not bool
-    return kind is not type(None)
+def _checked(key: JoinKey, given: Any, cells: list[Any]) -> list[Any]:
+    """Return ids of the key's type, by the rule of stores/ids.py."""
+    if key.type not in _PLAIN:
+        if any(cell is None for cell in cells):
+            raise _unfit(key, "None")
+        return cells
+    if getattr(given, "dtype", None) in (np.float16, np.float32):
+        raise _unfit(key, f"{given.dtype}, which does not hold every id")
+    try:
+        return ids_of(cells, key.type.name.lower(), key.column)
+    except IdError as error:
+        raise ReadError(str(error)) from None
 
 
 def _cells(ids: Any) -> list[Any]:
+    if isinstance(ids, pa.Array | pa.ChunkedArray):
+        return ids.to_pylist()
     if isinstance(ids, np.ndarray):
         return np.atleast_1d(ids).tolist()
     if isinstance(ids, str | bytes) or not hasattr(ids, "__iter__"):

@@ -81,11 +81,17 @@ class Plan:
     results: tuple[str, ...]  # in the order of the service
 
     @cached_property
+    def keys(self) -> tuple[JoinKey, ...]:
+        """The join keys that a caller gives, one per column."""
+        keys = [key for group in self.groups for key in group.keys]
+        by_column = {key.column: key for key in keys if key.column != DUMMY_ENTITY_ID}
+        return tuple(by_column.values())
+
+    @cached_property
     def columns(self) -> tuple[str, ...]:
         """The columns that a caller gives: join keys first, then request data."""
-        keys = [key.column for group in self.groups for key in group.keys]
-        wanted = dict.fromkeys(keys) | dict.fromkeys(sorted(self.request_data))
-        return tuple(column for column in wanted if column != DUMMY_ENTITY_ID)
+        keys = dict.fromkeys(key.column for key in self.keys)
+        return tuple(keys | dict.fromkeys(sorted(self.request_data)))
 
 
 def resolve(

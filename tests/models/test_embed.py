@@ -32,7 +32,7 @@ from transformations.config import ROOT, Config
 from transformations.duck import connect
 from transformations.errors import InputError, RunFailedError
 from transformations.layout import partition
-from transformations.tables import view_of_partitions
+from transformations.tables import of_member, view_of_partitions
 
 HALF = GeometricDecay(version=1, decay=0.5)
 BOTH = (Average(version=1), HALF)
@@ -327,8 +327,8 @@ def check_rows(config: Config, **columns: Any) -> list[tuple[str, Any]]:
     vectors = HALF.vectors(config)
     with connect(config) as con:
         source = partition(config.layout.sequences, AS_OF)
-        view_of_partitions(con, "member_embeddings", [file], [AS_OF])
-        view_of_partitions(con, "member_sequences", [source], [AS_OF])
+        view_of_partitions(con, "member_embeddings", [file], [AS_OF], of_member(config.rules))
+        view_of_partitions(con, "member_sequences", [source], [AS_OF], of_member(config.rules))
         parameters = {"vectors": list(vectors), "dims": list(vectors.values())}
         rows = con.execute(query, parameters).fetchall()
     return [(rule, member) for rule, _, member in rows]

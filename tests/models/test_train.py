@@ -246,7 +246,7 @@ def test_too_little_to_learn_from_is_refused(world: Config) -> None:
 
 
 def test_a_formula_has_nothing_to_train(world: Config) -> None:
-    with connect(world) as con, pytest.raises(InputError, match="decay v1 has nothing to train"):
+    with connect(world) as con, pytest.raises(InputError, match="decay_v1 has nothing to train"):
         train(GeometricDecay(version=1, decay=0.8), world, con, UNTIL)
 
 
@@ -295,8 +295,6 @@ def test_a_line_is_trained_packaged_and_registered(tmp_path: Path) -> None:
         assert re.search(r"positive : negative\W+[\d,]+ : [\d,]+", text)
         assert "random negatives per day" in text
         assert re.search(r"epochs, validation loss [\d.]+, recall_at_10 [\d.]+", text)
-        with pytest.raises(InputError, match=re.escape("Taste(version=2),")):
-            train_line(config, con, TASTE, UNTIL, shown)
     assert load(TASTE, config).model_version.startswith("taste_v1/")
     other = replace(TASTE, recipe=replace(RECIPE, learning_rate=0.1))
     with pytest.raises(InputError, match=r'recipe: packaged .*"learning_rate": 0.05.*expected'):

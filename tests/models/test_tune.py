@@ -46,7 +46,7 @@ def test_each_action_may_have_its_decay() -> None:
     got = layer(items, ops.array([[1, 2, 1, 2]]), ops.zeros((1, 4)))
     assert float(got["a"][0, 0]) == pytest.approx(2.0)  # (0 / 2 + 3) / 1.5
     assert float(got["b"][0, 0]) == pytest.approx(1.6)  # (8 / 4 + 0) / 1.25
-    with pytest.raises(InputError, match="one for each of the 3 actions"):
+    with pytest.raises(InputError, match="one for each of the 3 configured actions"):
         DecayLayer(vectors={"a": 1, "b": 1, "c": 1}, n_actions=3, decay=(0.5, 0.25))
 
 

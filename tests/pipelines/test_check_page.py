@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from typer.testing import CliRunner
 
 from pipelines.check.find import find
-from pipelines.check.page import page_file, write_check
+from pipelines.check.page import write_check
 from pipelines.check.shapes import AGES, PAUSES, shapes_of
 from pipelines.cli import check as cli
 from tests.pipelines.test_check import DAY, NOON, NOW, ROWS, but, configure, good
@@ -172,5 +172,7 @@ def test_the_command_writes_this_page_and_nothing_else(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["check.txt", "folder.html"])
 def test_a_file_that_is_no_page_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder.html").mkdir()
+    (tmp_path / "activity.yaml").write_text("items: {text: [title]}\n")
+    arguments = ["--config", str(tmp_path / "activity.yaml"), "--html", str(tmp_path / name)]
     with pytest.raises(InputError, match=r"--html: expected a file whose name ends in \.html"):
-        page_file(tmp_path / name)
+        CliRunner().invoke(cli.app, arguments, catch_exceptions=False)

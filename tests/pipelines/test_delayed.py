@@ -39,8 +39,8 @@ from tests.worlds.events import (
 )
 from transformations.config import Config
 from transformations.duck import connect
-from transformations.stream import NO_TIME, Actions
-from transformations.timestamps import DAY_US, microseconds, timestamp_of
+from transformations.stream import Actions
+from transformations.timestamps import DAY_US, NO_TIME, microseconds, timestamp_of
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 WINDOW = timedelta(days=3)

@@ -1,121 +1,20 @@
 """Versions and fits: what is frozen, what is made again, what is served until it is retired."""
 
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from io import StringIO
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
-from feast import FeatureStore
-from rich.console import Console
 
 from operations.fits import Fits, current_lines, fit_until, lines_of, made_lines, retire_fit
 from operations.ledger import Ledger
-from pipelines.backfill import run_backfill
-from pipelines.daily import run_daily, stage_events, stage_the_items
-from pipelines.fitting import fit_anew, refuse_future
-from pipelines.progress import Stages
+from pipelines.fitting import refuse_future
 from serving import publish
-from tests.test_own_data import END, write
-from transformations.config import Config, load_config
-from transformations.duck import connect
+from tests.worlds.workspace import AVERAGE, DAY, DECAY, END, Workspace
 from transformations.errors import InputError
 from transformations.layout import partition, partitions
 from transformations.names import Space
-
-DAY = timedelta(days=1)
-SETTINGS = """
-events:
-  source: source/events.csv
-  columns: {member_id: user_id, item_id: product, action: event_type, event_timestamp: ts}
-item_id_type: string
-actions: {play: positive, dismiss: negative}
-items: {source: source/items.csv, item_id: product, text: [title]}
-dim: 2
-fit_holdback: 3d
-"""
-STORE = """
-project: fits
-provider: local
-registry: {registry_type: sql, path: sqlite:///data/registry.db}
-offline_store: {type: stores.duckdb_asof.DuckDBAsofOfflineStore}
-online_store: {type: stores.sqlite.ColumnarSqliteOnlineStore, path: data/online.db}
-batch_engine: {type: stores.columnar.ColumnarComputeEngine}
-entity_key_serialization_version: 3
-"""
-
-
-def catalogue(*lines: str) -> str:
-    imports = "from datetime import timedelta\nfrom models.spec import *\n\n"
-    return f"{imports}AGGREGATORS = ({', '.join(lines)},)\n"
-
-
-AVERAGE, DECAY = "Average(version=1)", "GeometricDecay(version=1, decay=0.5, stream=True)"
-
-
-class Workspace:
-    """A folder with sources, settings and a catalogue; runs are made in this process."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        write(root / "source", "{}", "g-{}", "user_id")
-        (root / "activity.yaml").write_text(SETTINGS)
-        (root / "feature_store.yaml").write_text(STORE)
-        self.lines(AVERAGE)
-        self.said = ""
-
-    @property
-    def config(self) -> Config:
-        return load_config(self.root)
-
-    @property
-    def store(self) -> FeatureStore:
-        return publish.open_store(self.config)
-
-    def lines(self, *lines: str) -> None:
-        (self.root / "catalog.py").write_text(catalogue(*lines))
-
-    def setting(self, old: str, new: str) -> None:
-        text = (self.root / "activity.yaml").read_text()
-        assert old in text
-        (self.root / "activity.yaml").write_text(text.replace(old, new))
-
-    def _do(self, command: str, work: Callable[[Stages], object]) -> None:
-        said = StringIO()
-        ledger = Ledger(self.config)
-        try:
-            with ledger.lock(), ledger.run(command, None) as run_id:
-                work(Stages(Console(file=said, width=200), ledger, run_id))
-        finally:
-            self.said = said.getvalue()
-
-    def run(self, as_of: datetime | None = None) -> None:
-        self._do("run", lambda stages: run_daily(self.config, as_of, stages))
-
-    def backfill(self, *as_ofs: datetime) -> None:
-        self._do("backfill", lambda stages: run_backfill(self.config, as_ofs, stages))
-
-    def fit(self, until: datetime) -> None:
-        def work(stages: Stages) -> None:
-            with connect(self.config) as con:
-                stage_events(self.config, con, END, stages)
-                stage_the_items(self.config, con, END, stages)
-                fit_anew(self.config, con, END, until, stages)
-
-        self._do("fit", work)
-
-    def online(self, service: str) -> dict[str, object]:
-        store = self.store
-        answer = store.get_online_features(
-            features=store.get_feature_service(service),
-            entity_rows=[{"member_id": 3, "item_id": "g-1"}],
-        ).to_dict()
-        return {name: value for name, (value,) in answer.items()}
-
-    def services(self) -> list[str]:
-        return sorted(service.name for service in self.store.list_feature_services())
 
 
 @pytest.fixture

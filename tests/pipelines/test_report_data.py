@@ -21,7 +21,7 @@ from transformations.config import Config
 from transformations.duck import connect
 from transformations.errors import InputError
 from transformations.layout import partition
-from transformations.stream import UTC_US
+from transformations.member_columns import UTC_US
 
 AS_OF = datetime(2026, 3, 20, tzinfo=UTC)
 DECAY = GeometricDecay(version=1, decay=0.8)
@@ -306,7 +306,7 @@ def test_missing_tables_are_named(tmp_path: Path) -> None:
             distributions(tables.config, con, AS_OF)
         tables.sequences({1: [(10, "APPLY")]})
         tables.staged([])
-        with pytest.raises(InputError, match="expected the vectors of decay v1"):
+        with pytest.raises(InputError, match="expected the vectors of decay_v1"):
             member_map(tables.config, con, AS_OF, DECAY)
         with pytest.raises(InputError, match="expected item vectors of"):
             shown_members(tables.config, con, AS_OF, [DECAY])

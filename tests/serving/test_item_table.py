@@ -168,7 +168,7 @@ def test_a_daily_run_that_sweeps_leaves_a_table_that_is_being_made(
 
 
 def test_what_is_missing_or_misshapen_is_named(config: Config, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="expected item vectors of tfidf_svd v1"):
+    with pytest.raises(InputError, match="expected item vectors of tfidf_svd_v1"):
         open_item_table(tiny_config(tmp_path / "empty"))
     write_items(config, [(5, [1.0, 2.0, 3.0], AS_OF)], "part-b")
     with pytest.raises(InputError, match=r"all of dimension 2, in .*; 1 of 3 are not"):

@@ -57,17 +57,17 @@ def agree(
     for index, member in enumerate(members):
         rows = expected.get(member)
         if rows is None:
-            assert got.counts["n_actions"][index] == 0
+            assert got.columns["n_actions"][index] == 0
             continue
         for line in lines:
             row = rows[line.view]
             for field, vectors in got.vectors[line.view].items():
                 np.testing.assert_allclose(vectors[index], row[field], atol=TOLERANCE)
             assert got.model_versions[line.view] == row["model_version"]
-        for name, counts in got.counts.items():
-            assert counts[index] == row[name]
+        for name in (name for name in got.columns if name.startswith("n_")):
+            assert got.columns[name][index] == row[name]
         if row["n_actions"]:
-            last = got.last_action_at[index].item().replace(tzinfo=UTC)
+            last = got.columns["last_action_at"][index].item().replace(tzinfo=UTC)
             assert last.replace(microsecond=0) == row["last_action_at"].replace(microsecond=0)
 
 
@@ -154,10 +154,10 @@ def test_by_hand(whole: RequestWorld) -> None:
     expected = (np.array(vector(2)) + vector(4)) / 2
     np.testing.assert_allclose(average["apply_embedding"][0], expected, atol=TOLERANCE)
     np.testing.assert_allclose(average["save_embedding"], [[0] * 4, vector(3)], atol=TOLERANCE)
-    assert got.counts["n_actions"].tolist() == [2, 1]
-    assert got.counts["n_save"].tolist() == [0, 1]
+    assert got.columns["n_actions"].tolist() == [2, 1]
+    assert got.columns["n_save"].tolist() == [0, 1]
     assert got.held_back == 1
-    assert got.last_action_at.tolist()[0] == (NOW - SECOND).replace(tzinfo=None)
+    assert got.columns["last_action_at"].tolist()[0] == (NOW - SECOND).replace(tzinfo=None)
     assert got.sequence_at.tolist() == [SNAPSHOT.replace(tzinfo=None)] * 2
 
 
@@ -173,11 +173,11 @@ def test_who_is_unknown_has_the_vector_of_nothing(whole: RequestWorld) -> None:
     here, nobody, gone = whole.members(3)
     whole.publish([act(here, 2), act(gone, 2, at=SNAPSHOT - 28 * DAY - SECOND)])
     got = whole.requests.embed([nobody, here, nobody, gone])
-    assert got.counts["n_actions"].tolist() == [0, 0, 0, 0]  # as of now, long after NOW
+    assert got.columns["n_actions"].tolist() == [0, 0, 0, 0]  # as of now, long after NOW
     got = whole.requests.embed([nobody, here, nobody, gone], as_of=NOW)
-    assert got.counts["n_actions"].tolist() == [0, 1, 0, 0]
+    assert got.columns["n_actions"].tolist() == [0, 1, 0, 0]
     assert np.isnat(got.sequence_at).tolist() == [True, False, True, False]
-    assert np.isnat(got.last_action_at).tolist() == [True, False, True, False]
+    assert np.isnat(got.columns["last_action_at"]).tolist() == [True, False, True, False]
     for fields in got.vectors.values():
         for vectors in fields.values():
             np.testing.assert_array_equal(vectors[0], vectors[2])
@@ -196,11 +196,11 @@ def test_what_cannot_be_answered_is_named(whole: RequestWorld) -> None:
         embed([member], [event(act(other))])
     with pytest.raises(InputError, match="among APPLY, SAVE, DISMISS, got 'LIKE'"):
         embed([member], [event(act(member, action="LIKE"))])
-    with pytest.raises(InputError, match="item ids of type int64, got '7'"):
-        embed([member], [event(act(member, "7"))])
+    with pytest.raises(InputError, match="item_id: expected int64 ids, got '07'"):
+        embed([member], [event(act(member, "07"))])
     with pytest.raises(InputError, match=r"as_of of 2026-03-04T00:00:00\.000000 UTC or later"):
         embed([member], as_of=SNAPSHOT - SECOND)
-    with pytest.raises(InputError, match="member ids of type int64, got 'member'"):
+    with pytest.raises(InputError, match="member_id: expected int64 ids, got 'member'"):
         embed(["member"])
 
 
@@ -224,7 +224,7 @@ def test_threads_get_what_one_gets(whole: RequestWorld) -> None:
     def ask(member: Any) -> bool:
         got = whole.requests.embed([member, members[0]], [event(act(member, 2, at=utc(4)))], NOW)
         plain = whole.requests.embed([member], as_of=NOW)
-        return got.counts["n_actions"][0] == 2 and all(
+        return got.columns["n_actions"][0] == 2 and all(
             np.allclose(vectors, plain.vectors[view][field])
             for view, fields in alone[member].vectors.items()
             for field, vectors in fields.items()
@@ -246,7 +246,7 @@ def test_redis_answers_the_same(whole: RequestWorld, tmp_path: Path, redis_serve
     for view, fields in got.vectors.items():
         for name, vectors in fields.items():
             np.testing.assert_allclose(expected.vectors[view][name], vectors, atol=1e-6)
-    assert got.counts["n_actions"].tolist() == [2, 2, 1, 1, 1, 0]
+    assert got.columns["n_actions"].tolist() == [2, 2, 1, 1, 1, 0]
 
 
 # What is new is served without a restart.

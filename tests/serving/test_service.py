@@ -133,18 +133,34 @@ def test_an_answer(client: Client) -> None:
     assert nobody["vectors"][DECAY]["save_embedding"] == [0.0] * 4
     mean = [(a + b) / 2 for a, b in zip(vector(1), vector(3), strict=True)]
     assert seven["vectors"][AVERAGE]["apply_embedding"] == pytest.approx(mean, abs=1e-6)
-    assert seven["counts"] == {"n_actions": 3, "n_apply": 2, "n_save": 1, "n_dismiss": 0}
-    assert seven["last_action_at"] == "2026-03-05T08:00:00Z"
+    assert seven["columns"] == {
+        "n_actions": 3,
+        "n_apply": 2,
+        "n_save": 1,
+        "n_dismiss": 0,
+        "last_action_at": "2026-03-05T08:00:00Z",
+    }
     assert (eight["sequence_at"], nobody["sequence_at"]) == ("2026-03-04T00:00:00Z", None)
     assert answer["as_of"] == "2026-03-05T09:00:00Z"
     assert answer["held_back"] == 1
     assert set(answer["model_versions"]) == {AVERAGE, DECAY}
 
 
+def test_ids_as_text_are_the_same_members_and_items(client: Client) -> None:
+    def vectors(member: Any, item: Any) -> Any:
+        events = [{**new(7, 3), "member_id": member, "item_id": item}]
+        answer = client.embed(member, 7, as_of=NOW.isoformat(), events=events)
+        assert [row["member_id"] for row in answer["members"]] == [member, 7]  # as they were asked
+        return [row["vectors"] for row in answer["members"]]
+
+    (asked, same), plain = vectors("7", "3"), vectors(7, 3)
+    assert asked == same == plain[0]
+
+
 def test_only_the_views_asked_for_and_now_by_default(client: Client) -> None:
     answer = client.embed(7, views=[DECAY])
     assert list(answer["members"][0]["vectors"]) == list(answer["model_versions"]) == [DECAY]
-    assert answer["members"][0]["counts"]["n_actions"] == 0  # March 2026 is long ago
+    assert answer["members"][0]["columns"]["n_actions"] == 0  # March 2026 is long ago
 
 
 @pytest.mark.parametrize(
@@ -162,7 +178,7 @@ def test_only_the_views_asked_for_and_now_by_default(client: Client) -> None:
         ({"member_ids": [7], "views": ["\ud800"]}, "body.views.0", "valid string"),
         ({"member_ids": [7], "events": [{**new(7, 1), "item_id": 1.5}]}, "item_id", "integer"),
         ({"member_ids": [7], "events": [new(7, 1)] * 513}, "body.events", "at most 512"),
-        ({"member_ids": ["7"]}, None, "member ids of type int64, got '7'"),
+        ({"member_ids": ["07"]}, None, "member_id: expected int64 ids, got '07'"),
         ({"member_ids": [7], "events": [new(8, 1)]}, None, "of the requested members"),
         ({"member_ids": [7], "events": [new(7, 1, action="LIKE")]}, None, "got 'LIKE'"),
         ({"member_ids": [7], "views": ["decay"]}, None, f"views among {AVERAGE}, {DECAY}"),
@@ -277,7 +293,7 @@ def test_overload_is_refused_and_what_is_inside_is_answered(tmp_path: Path) -> N
             for waited in asked:
                 status, answer, _ = waited.result()
                 assert status == 200
-                assert answer["members"][0]["counts"]["n_apply"] == 1
+                assert answer["members"][0]["columns"]["n_apply"] == 1
             assert client.figures()["activity_embed_inside"] == 0
 
             os.kill(process, signal.SIGKILL)
@@ -322,7 +338,7 @@ def test_a_store_that_is_away_is_told_within_a_second(tmp_path: Path, how: int) 
             process.send_signal(signal.SIGCONT)
         while client.ask(body=body)[0] == 503:
             assert time.monotonic() - began < 60.0
-        assert client.embed(7, as_of=NOW.isoformat())["members"][0]["counts"]["n_apply"] == 1
+        assert client.embed(7, as_of=NOW.isoformat())["members"][0]["columns"]["n_apply"] == 1
 
 
 def write_whole(config: Config, rows: Any) -> None:
@@ -384,7 +400,7 @@ def test_the_command_serves_until_it_is_told_to_stop(world: RequestWorld) -> Non
         found = re.search(r"on http://([\d.]+):(\d+)/embed", process.stdout.readline())
         assert found is not None, process.communicate()
         client = Client((found[1], int(found[2])))
-        assert client.embed(7, as_of=NOW.isoformat())["members"][0]["counts"]["n_save"] == 1
+        assert client.embed(7, as_of=NOW.isoformat())["members"][0]["columns"]["n_save"] == 1
         taken = subprocess.run(
             [*command, "--port", found[2]], cwd=ROOT, capture_output=True, text=True, check=False
         )

@@ -104,7 +104,8 @@ class Command:
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
-        assert self.ends(0) == ""
+        said = self.ends(0)
+        assert "rror" not in said, said
 
 
 @pytest.fixture

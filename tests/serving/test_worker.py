@@ -205,7 +205,7 @@ def test_a_batch_is_one_read_one_call_of_the_models_and_one_write_a_table(live, 
         (worker.bus, "done"),
         (worker.updater.states, "read"),
         (worker.updater.states, "write"),
-        (worker.updater.vectors, "_run"),
+        (worker.updater.vectors, "rows"),
     ):
         name = f"{type(owner).__name__}.{method}"
         setattr(owner, method, noted(calls, getattr(owner, method), name))
@@ -216,7 +216,7 @@ def test_a_batch_is_one_read_one_call_of_the_models_and_one_write_a_table(live, 
         "RedisBus.read",
         "RedisStates.read",
         "RedisStates.write",
-        "Vectors._run",
+        "Vectors.rows",
         *(aggregator.view for aggregator in AGGREGATORS),
         SEQUENCE_VIEW,
         "RedisBus.done",

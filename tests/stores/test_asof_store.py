@@ -584,7 +584,7 @@ def test_labels_in_sql_cannot_be_left_to_feast(
     ("labels", "message"),
     [
         (LABELS.drop(columns="member"), "expected a column 'member' in the entity frame"),
-        (LABELS.astype({"member": "string"}), r"which is BIGINT; got VARCHAR\. Convert"),
+        (LABELS.astype({"member": bool}), r"expected BIGINT, got BOOLEAN\. Convert"),
         (LABELS.rename(columns={"label": "score"}), "score would appear twice"),
     ],
 )

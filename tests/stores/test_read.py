@@ -244,10 +244,13 @@ def test_a_value_of_another_type_than_declared_names_its_key(sqlite: FeatureStor
         ({"member_id": [1, 2], "item_id": ["a"] * 3}, "got 2 of member_id, 3 of item_id"),
         ({"member_id": [1, None], "item_id": "a"}, "member_id: expected int64 ids, got None"),
         ({"member_id": [1.5], "item_id": "a"}, "member_id: expected int64 ids"),
-        ({"member_id": [True], "item_id": "a"}, "member_id: expected int64 ids, got bool"),
-        ({"member_id": "1", "item_id": "a"}, "member_id: expected int64 ids"),
+        (
+            {"member_id": [True], "item_id": "a"},
+            "member_id: expected int64 ids, got True",
+        ),
+        ({"member_id": "01", "item_id": "a"}, "member_id: expected int64 ids"),
         ({"member_id": 2**63, "item_id": "a"}, "member_id: expected int64 ids"),
-        ({"member_id": 1, "item_id": [7]}, "item_id: expected string ids"),
+        ({"member_id": 1, "item_id": [7.0]}, "item_id: expected string ids"),
     ],
 )
 def test_wrong_ids_are_refused(sqlite: FeatureStore, ids: dict[str, Any], message: str) -> None:

@@ -355,12 +355,13 @@ def test_the_check_finds(tmp_path: Path, rule: str) -> None:
         "window_length": config.window,
         "length": 32,
         "actions": list(config.actions),
+        "counts": config.rules.count_columns[1:],
     }
     with connect(config) as con:
         good = partition(config.layout.sequences, AS_OF)
         con.execute(
-            f"create view good as select *, timestamptz '{AS_OF}' as as_of "
-            f"from read_parquet('{good}', hive_partitioning = false)"
+            f"create view good as select *, timestamptz '{AS_OF}' as as_of, "
+            f"null as wrong_column from read_parquet('{good}', hive_partitioning = false)"
         )
         con.execute("create view member_sequences as from good")
         check(con, "member_sequences", parameters)

@@ -338,7 +338,7 @@ class TestRefused:
         assert {row["source"] for row in rows} == {"source.csv"}
         assert [tuple(row.values()) for row in rows if "ingested" in row["reason"]] == [
             (
-                *("1", "2", "SAVE", "2026-03-01", "never", None),
+                *("1", "2", "SAVE", "2026-03-01", "never", None, None),
                 *("ingested_at cannot be read", "source.csv"),
             )
         ]

@@ -15,8 +15,8 @@ from transformations.config import Config
 from transformations.duck import connect
 from transformations.errors import RunFailedError
 from transformations.layout import partition
-from transformations.stream import NO_TIME, States, differ, from_sequences, to_sequences
-from transformations.timestamps import microseconds, timestamp_of
+from transformations.stream import States, differ, from_sequences, to_sequences
+from transformations.timestamps import NO_TIME, microseconds, timestamp_of
 
 WINDOW = timedelta(days=3)
 APPLY, SAVE, DISMISS = 1, 2, 3

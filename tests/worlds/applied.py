@@ -17,7 +17,7 @@ from tests.worlds import plain_feast
 from transformations import names
 from transformations.config import ROOT, Config
 from transformations.layout import partition
-from transformations.stream import UTC_US
+from transformations.member_columns import UTC_US
 
 DIM = 4
 Id = int | str

@@ -9,8 +9,8 @@ import pyarrow as pa
 
 from tests.worlds.events import Event, Id
 from transformations.config import Config
-from transformations.stream import NO_TIME, Actions, Folded, States, fold, to_sequences
-from transformations.timestamps import microseconds, timestamp_of
+from transformations.stream import Actions, Folded, States, fold, to_sequences
+from transformations.timestamps import NO_TIME, microseconds, timestamp_of
 
 
 def actions(config: Config, events: Iterable[Event], members: Sequence[Id]) -> Actions:

@@ -1,18 +1,12 @@
 -- every rule that a row of member_embeddings breaks, one row each
 -- $vectors names the vector columns, $dims their dimensions. Also reads member_sequences, the
 -- snapshots that the vectors were made from, in the same order. The column as_of is that of the
--- partition that a row lies in.
+-- partition that a row lies in, of_member holds the row's member columns.
 with
 gathered as (
     select
         *,
         [*columns(lambda c: list_contains($vectors, c))] as vectors,
-        list_sum([
-            *columns(
-                lambda c: c like 'n\_%' escape '\' and c <> 'n_actions'
-                and not list_contains($vectors, c)
-            )
-        ]) as n_counted,
     from member_embeddings
 ),
 
@@ -21,9 +15,7 @@ embedded as (
         member_id,
         event_timestamp,
         created_timestamp,
-        n_actions,
-        n_counted,
-        last_action_at,
+        of_member,
         model_version,
         list_transform(vectors, lambda v: coalesce(len(v), 0)) as dims,
         -- A sum is finite only if each term is.
@@ -39,8 +31,7 @@ rows_of_view as (
         embedded.*,
         snapshot.as_of,
         snapshot.member_id as snapshot_member_id,
-        snapshot.n_actions as snapshot_n_actions,
-        snapshot.last_action_at as snapshot_last_action_at,
+        snapshot.of_member as snapshot_of_member,
     from embedded
     positional join member_sequences as snapshot
 ),
@@ -55,11 +46,8 @@ broken as (
                 then 'created_timestamp is not before as_of'
             when dims <> $dims then 'vectors have their dimensions'
             when is_not_finite then 'vectors are finite'
-            when not coalesce(n_actions = snapshot_n_actions, false)
-                then 'n_actions is that of the snapshot'
-            when not coalesce(n_counted = n_actions, false) then 'counts add up to n_actions'
-            when not coalesce(last_action_at = snapshot_last_action_at, false)
-                then 'last_action_at is that of the snapshot'
+            when not coalesce(of_member = snapshot_of_member, false)
+                then 'member columns are those of the snapshot'
             when coalesce(model_version, '') = '' then 'model_version is not empty'
         end as rule,
         as_of,

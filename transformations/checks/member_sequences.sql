@@ -4,7 +4,7 @@ with
 rows_of_snapshot as (
     select
         *,
-        list_sum([*columns(lambda c: c like 'n\_%' escape '\' and c <> 'n_actions')]) as n_counted,
+        list_sum([*columns(lambda c: list_contains($counts, c))]) as n_counted,
     from member_sequences
 ),
 
@@ -57,6 +57,7 @@ broken as (
                 then 'lists are of equal length'
             when coalesce(n_actions <> len(item_ids), true) then 'n_actions is the length'
             when coalesce(n_counted <> n_actions, true) then 'counts add up to n_actions'
+            when wrong_column is not null then wrong_column || ' is what its check gives'
             when
                 coalesce(event_timestamps <> list_sort(event_timestamps), true)
                 then 'event_timestamps ascend'

@@ -1,7 +1,7 @@
 -- one row per window: a member's last actions before as_of, packed, oldest first
 -- (empty where there is none), and the positions of the first and last action that are its labels
 -- Reads `example_actions` and `random_negatives`. Needs macros.sql.
--- The rule of a sequence stands in three places: packed_sequences.sql, example_windows.sql and
+-- The rule of a sequence stands in three places: last_actions.py, example_windows.sql and
 -- `fold` in transformations/stream.py. tests/transformations/test_sequence_properties.py,
 -- test_example_properties.py and test_stream_properties.py prove them equal.
 -- Example: one member, inputs = 'before_label', labels = 'next', length 2, window 10 days. The

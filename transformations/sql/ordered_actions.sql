@@ -10,6 +10,7 @@ ordered_actions as (
         event_timestamp,
         -- A snapshot sees an action if both lie before its as_of; greatest() leaves nulls out.
         greatest(event_timestamp, ingested_at) as known_at,
+        attributes,
     from activity
     where
         event_timestamp >= $first_timestamp

@@ -14,6 +14,7 @@ judged as (
             when event_timestamp < timestamptz '1970-01-01' then 'event_timestamp is before 1970'
             when event_timestamp > $as_of + interval 1 day then 'event_timestamp is in the future'
             when ingested_at is null and not ingested_at_is_blank then 'ingested_at cannot be read'
+            when attribute_problem is not null then attribute_problem
         end as reason,
     from raw_events
 ),
@@ -25,12 +26,14 @@ stg_activity as (
         raw_action::varchar as action,
         event_timestamp,
         ingested_at,
+        attributes,
         case when reason is null then event_timestamp::date end as day,
         reason,
         case when reason is not null then raw_member_id::varchar end as raw_member_id,
         case when reason is not null then raw_item_id::varchar end as raw_item_id,
         case when reason is not null then raw_event_timestamp::varchar end as raw_event_timestamp,
         case when reason is not null then raw_ingested_at::varchar end as raw_ingested_at,
+        case when reason is not null then raw_attributes end as raw_attributes,
         source,
     from judged
     order by day

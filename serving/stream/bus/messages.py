@@ -3,16 +3,19 @@
     {"schema": 1, "member_id": 42, "item_id": 101, "action": "APPLY",
      "event_timestamp": "2026-03-01T12:00:00.000123Z"}
 
-`event_timestamp` is ISO 8601 with a zone, or an integer of microseconds since 1970. Other keys are
-ignored, so a producer may add its own. A change that a reader of schema 1 would get wrong needs a
-new schema number; a worker refuses unknown numbers.
+`event_timestamp` is ISO 8601 with a zone, or an integer of microseconds since 1970. What the
+action carries may stand beside it: "attributes": {"dwell": 12.5}. A message without it is an event
+without attributes, and those that are not configured are left out. Other keys are ignored: a
+producer may be ahead. A change that a reader of schema 1 would get wrong needs a new schema number;
+a worker refuses unknown numbers.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from transformations.attributes import problem
 from transformations.rules import Rules
 from transformations.timestamps import microseconds
 
@@ -24,19 +27,26 @@ Id = int | str
 
 
 class StreamEvent(NamedTuple):
-    """One action: who, on what, the action's code, microseconds since 1970."""
+    """One action: who, on what, the action's code, microseconds since 1970, what it carries."""
 
     member_id: Id
     item_id: Id
     code: int
     timestamp: int
+    attributes: Mapping[str, Any] = {}
 
 
 class MessageError(ValueError):
     """A message that no later try can read; the text is the reason, one of a fixed set."""
 
 
-def encode(member_id: Id, item_id: Id, action: str, event_timestamp: datetime) -> bytes:
+def encode(
+    member_id: Id,
+    item_id: Id,
+    action: str,
+    event_timestamp: datetime,
+    attributes: Mapping[str, Any] | None = None,
+) -> bytes:
     """Write one event as a message.
 
     >>> encode(42, 101, "APPLY", datetime.fromisoformat("1970-01-01T00:00:01.000001Z"))
@@ -48,6 +58,7 @@ def encode(member_id: Id, item_id: Id, action: str, event_timestamp: datetime) -
         "item_id": item_id,
         "action": action,
         "event_timestamp": microseconds(event_timestamp),
+        **({"attributes": attributes} if attributes else {}),
     }
     return json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
 
@@ -82,6 +93,7 @@ def decode(rules: Rules, message: bytes, now: datetime) -> StreamEvent:
         _id(rules, "item_id", event.get("item_id")),
         rules.action_code(action),
         timestamp,
+        _attributes(rules, event.get("attributes")),
     )
 
 
@@ -96,6 +108,21 @@ def decode_all(
         except MessageError as error:
             refused[index] = str(error)
     return events, refused
+
+
+def _attributes(rules: Rules, given: object) -> Mapping[str, Any]:
+    if given is None or not rules.attributes:
+        return {}
+    if not isinstance(given, dict):
+        raise MessageError("attributes are not a JSON object")
+    found = {name: given[name] for name in rules.attributes if given.get(name) is not None}
+    for name, value in found.items():
+        wrong = problem(name, rules.attributes[name], value)
+        if wrong is None and isinstance(value, str) and not _is_text(value):
+            wrong = f"attribute {name} is not a text"
+        if wrong is not None:
+            raise MessageError(wrong)
+    return found
 
 
 def _id(rules: Rules, name: str, value: object) -> Id:

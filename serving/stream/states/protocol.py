@@ -14,19 +14,21 @@ A new state store implements `StateStore` and gets a line in `open.py`.
 import hashlib
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from transformations.attributes import missing
 from transformations.errors import RunFailedError
 from transformations.rules import Rules
 from transformations.stream import Actions, States
 
 Id = int | str
 HEAD = struct.Struct("<qqHH")
+ATTRIBUTE = struct.Struct("<HcI")
 NONE = 0
 
 
@@ -102,9 +104,9 @@ def pack(states: States, as_of: int) -> list[bytes]:
     blocks = [_packed(some, len(states)) for some in (states.actions, states.held)]
     counts = [some.counts(len(states)).tolist() for some in (states.actions, states.held)]
     return [
-        HEAD.pack(as_of, last, n, n_held) + actions + held
-        for last, n, n_held, actions, held in zip(
-            states.last.tolist(), *counts, *blocks, strict=True
+        HEAD.pack(as_of, last, n, n_held) + actions + held + attributes
+        for last, n, n_held, actions, held, attributes in zip(
+            states.last.tolist(), *counts, *blocks, _packed_attributes(states), strict=True
         )
     ]
 
@@ -114,6 +116,9 @@ def unpack(rules: Rules, values: Sequence[bytes | None]) -> tuple[States, NDArra
     states = States.empty(rules, len(values))
     versions = np.full(len(values), NONE)
     blocks: tuple[list[Any], list[Any]] = ([], [])
+    carried: tuple[dict[str, list[Any]], ...] = tuple(
+        {name: [] for name in rules.attributes} for _ in blocks
+    )
     for member, value in enumerate(values):
         if value is None:
             continue
@@ -125,8 +130,55 @@ def unpack(rules: Rules, values: Sequence[bytes | None]) -> tuple[States, NDArra
                 items, end = _items(rules, value, at + size, count)
                 block.append((member, count, value[at : at + size], items))
                 at = end
-    actions, held = (_unpacked(rules, block) for block in blocks)
+        found = _unpacked_attributes(value, at, sum(counts)) if rules.attributes else {}
+        for name, attribute in rules.attributes.items():
+            each = found.get(name, missing(attribute, sum(counts)))
+            carried[0][name].extend(each[: counts[0]])
+            carried[1][name].extend(each[counts[0] :])
+    actions, held = (
+        _unpacked(rules, block, attributes)
+        for block, attributes in zip(blocks, carried, strict=True)
+    )
     return States(actions, held, states.last), versions
+
+
+def _packed_attributes(states: States) -> list[bytes]:
+    """Return each member's attributes, of its sequence and then of what is held.
+
+    Of each attribute: the size of its name, N or T, the size of its values, the name, the values. A
+    state of before it was configured has none of it, and one that is no longer configured is
+    skipped.
+    """
+    members = len(states)
+    packed = [b""] * members
+    parts = [(some, np.cumsum(some.counts(members))) for some in (states.actions, states.held)]
+    for name in states.actions.attributes:
+        for member in range(members):
+            values = np.concatenate(
+                [
+                    some.attributes[name][ends[member - 1] if member else 0 : ends[member]]
+                    for some, ends in parts
+                ]
+            )
+            is_text = values.dtype == object
+            data = json.dumps(values.tolist()).encode() if is_text else values.tobytes()
+            head = ATTRIBUTE.pack(len(name), b"T" if is_text else b"N", len(data))
+            packed[member] += head + name.encode() + data
+    return packed
+
+
+def _unpacked_attributes(value: bytes, at: int, count: int) -> dict[str, NDArray[Any]]:
+    """Return each attribute that a state holds from a position on, `count` values each."""
+    found: dict[str, NDArray[Any]] = {}
+    while at < len(value):
+        length, kind, size = ATTRIBUTE.unpack_from(value, at)
+        start = at + ATTRIBUTE.size + length
+        name, data = value[start - length : start].decode(), value[start : start + size]
+        found[name] = (
+            np.array(json.loads(data), object) if kind == b"T" else np.frombuffer(data, "<f8")
+        )
+        at = start + size
+    return {name: values for name, values in found.items() if len(values) == count}
 
 
 def _packed(actions: Actions, members: int) -> list[bytes]:
@@ -164,7 +216,11 @@ def _items(rules: Rules, value: bytes, at: int, count: int) -> tuple[Any, int]:
     return texts, at
 
 
-def _unpacked(rules: Rules, blocks: Sequence[tuple[int, int, bytes, Any]]) -> Actions:
+def _unpacked(
+    rules: Rules,
+    blocks: Sequence[tuple[int, int, bytes, Any]],
+    attributes: Mapping[str, Sequence[Any]],
+) -> Actions:
     if not blocks:
         return Actions.of(rules, [], [], [], [])
     members, counts, heads, items = zip(*blocks, strict=True)
@@ -181,4 +237,5 @@ def _unpacked(rules: Rules, blocks: Sequence[tuple[int, int, bytes, Any]]) -> Ac
         item,
         np.frombuffer(codes, "<u2"),
         np.frombuffer(timestamps, "<i8"),
+        attributes,
     )
