@@ -422,6 +422,10 @@ def _check(
 ) -> None:
     """Check a view's files against `member_sequences`, in the same order."""
     view_of_partitions(con, "member_embeddings", files, as_ofs, of_member(rules))
-    parameters = {"vectors": list(model.vectors), "dims": list(model.vectors.values())}
+    parameters = {
+        "vectors": list(model.vectors),
+        "dims": list(model.vectors.values()),
+        "counts": rules.count_columns[1:],
+    }
     check(con, "member_embeddings", parameters)
     con.execute("drop view member_embeddings")

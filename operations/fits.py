@@ -8,7 +8,7 @@ until it is retired, also when its line leaves the catalogue.
 """
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -199,6 +199,19 @@ def fit_until(config: Config, as_of: datetime, at_least: timedelta = timedelta(0
         ends = span(files_between(config.layout.activity, EPOCH, as_of))
         held_back = min(HOLDBACK, (as_of - ends[0]) / SHARE) if ends else HOLDBACK
     return (as_of - max(held_back, at_least)).replace(minute=0, second=0, microsecond=0)
+
+
+def seen_until(line: Aggregator, config: Config) -> datetime | None:
+    """Return the moment that a fit saw last, its space's included; None if it saw nothing.
+
+    Nothing that it makes may stand in a row before that moment.
+    """
+    from models.items.saved import fitted_until  # scikit-learn, and every command imports this
+
+    own = line.config_of(config)
+    trained = line.manifest(own)["trained_until"]
+    moments = [fitted_until(own), datetime.fromisoformat(trained) if trained else None]
+    return max((moment.astimezone(UTC) for moment in moments if moment), default=None)
 
 
 def note_fits(config: Config, lines: Iterable[Aggregator], used: bool) -> None:

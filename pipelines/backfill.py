@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 
 from models.embed import embed_snapshots
 from models.spec import Aggregator
-from operations.fits import Fits, fit_until, note_fits
+from operations.fits import Fits, fit_until, note_fits, seen_until
 from pipelines.daily import (
     DAY,
     fill,
@@ -16,7 +16,7 @@ from pipelines.daily import (
     train_lines,
     without_vector,
 )
-from pipelines.fitting import fit_items, lines_to_serve, prepare, seen_until
+from pipelines.fitting import fit_items, lines_to_serve, prepare
 from pipelines.progress import Stages
 from transformations.config import Config
 from transformations.duck import connect

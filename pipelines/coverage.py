@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from operations.fits import lines_of, seen_until
 from operations.ledger import Ledger, ledger_exists
 from transformations.config import Config
 from transformations.last_actions import Series
@@ -107,6 +108,22 @@ def sayings(config: Config, coverage: Sequence[Any], labels: Times) -> Iterator[
                 "action had left the window, which leaves them the default vector"
             )
         yield from say_gaps(found, "label", whose)
+        if found:
+            yield from _say_fits(config, of, found[0].first)
+
+
+def _say_fits(config: Config, views: Sequence[str], first: datetime) -> Iterator[str]:
+    """Say of which views a backfill makes no rows as of `first`: their fit saw what came later."""
+    for line in lines_of(config):
+        if line.view not in views or not line.is_packaged(config):
+            continue
+        seen = seen_until(line, config)
+        if seen is not None and first < seen:
+            yield (
+                f"{line} was fitted on what was known before {day(seen)} and makes no row before "
+                "that. For an earlier fit, with views of its own: "
+                f"activity fit --until {day(first)}"
+            )
 
 
 def say_gaps(found: Sequence[Gap], counted: str, whose: str = "") -> Iterator[str]:

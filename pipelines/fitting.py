@@ -7,7 +7,7 @@ saw more than the as_of. One that was used is frozen, and refused instead (`oper
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 
 from duckdb import DuckDBPyConnection as Connection
 
@@ -16,7 +16,7 @@ from models.items import build_items
 from models.items.saved import differences, fitted_until, folder_of
 from models.lines import by_space, catalogue_lines
 from models.spec import Aggregator, Learned, Packaged
-from operations.fits import SPACE, Fits, adopt, note_fits, say_kept, stands_still
+from operations.fits import SPACE, Fits, adopt, note_fits, say_kept, seen_until, stands_still
 from pipelines.progress import Stages
 from pipelines.training import train_line
 from transformations.config import Config
@@ -40,17 +40,6 @@ def lines_to_serve(
     for said in say_kept(moving, still):
         stages.console.print(said, highlight=False, soft_wrap=True)
     return [*current, *moving], still
-
-
-def seen_until(line: Aggregator, config: Config) -> datetime | None:
-    """Return the moment that a fit saw last, its space's included; None if it saw nothing.
-
-    Nothing that it makes may stand in a row before that moment.
-    """
-    own = line.config_of(config)
-    trained = line.manifest(own)["trained_until"]
-    moments = [fitted_until(own), datetime.fromisoformat(trained) if trained else None]
-    return max((moment.astimezone(UTC) for moment in moments if moment), default=None)
 
 
 def fit_items(

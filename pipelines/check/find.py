@@ -1,6 +1,6 @@
 """What a run would take of the sources and refuse, and what that then is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from tempfile import TemporaryDirectory
 
@@ -9,6 +9,7 @@ import duckdb
 from pipelines.check.figures import Activity, activity_of
 from pipelines.check.items import Bad, bad_values
 from pipelines.check.mend import Mend, Refused, mend_of
+from pipelines.check.shapes import Shapes, shapes_of
 from pipelines.coverage import Gap, gaps_within
 from pipelines.init.look import Column
 from transformations.config import Config
@@ -47,6 +48,7 @@ class Found:
         duplicates: Events dropped since an equal one is there.
         activity: What is taken, for a run as of the last midnight.
         gaps: Snapshots of an earlier run or backfill that are missing between others.
+        shapes: How the activity is distributed; None where nobody asked.
     """
 
     max_refused_share: float
@@ -56,14 +58,18 @@ class Found:
     duplicates: int
     activity: Activity
     gaps: tuple[Gap, ...] = ()
+    shapes: Shapes | None = None
 
     def refused(self, source: str) -> int:
         """How many rows of events or items are refused."""
         return sum(refusal.rows for refusal in self.refusals if refusal.source == source)
 
 
-def find(config: Config, now: datetime) -> Found:
+def find(config: Config, now: datetime, with_shapes: bool = False) -> Found:
     """Read both sources whole, as a first run at `now` would, into a folder that is removed.
+
+    Args:
+        with_shapes: Count what the plots of the page show, too.
 
     Raises:
         InputError: a source or one of its columns is missing, or has a wrong type.
@@ -73,7 +79,9 @@ def find(config: Config, now: datetime) -> Found:
         events = config.events.model_copy(update={"max_refused_share": 1.0})
         aside = config.model_copy(update={"data_dir": folder, "events": events})
         with connect(aside) as con:
-            return _find(config, aside, con, now)
+            found = _find(config, aside, con, now)
+            shapes = shapes_of(con, found.activity) if with_shapes else None
+            return replace(found, shapes=shapes)
 
 
 def _find(config: Config, aside: Config, con: Connection, now: datetime) -> Found:

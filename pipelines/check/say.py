@@ -11,7 +11,15 @@ from rich.table import Table
 
 from pipelines.check.figures import Activity, activity_of
 from pipelines.check.find import Found, Refusal
-from pipelines.check.sentences import days, duration, of_activity, of_newest, share, warnings_of
+from pipelines.check.sentences import (
+    days,
+    duration,
+    of_activity,
+    of_newest,
+    of_refusal,
+    share,
+    warnings_of,
+)
 from pipelines.init.look import NEEDED
 from pipelines.progress import number, plain_table
 from transformations.config import Config
@@ -21,8 +29,6 @@ from transformations.layout import partition_files, span
 Connection = duckdb.DuckDBPyConnection
 MANY_ACTIONS = 2_000_000
 """Up to that many are counted at the start of a run: about two seconds on two cores."""
-SAMPLES_SHOWN = 3
-WIDEST_SAMPLE = 40
 
 
 def say(console: Console, found: Found, now: datetime) -> None:
@@ -65,24 +71,27 @@ def say_staged(console: Console, config: Config, con: Connection, as_of: datetim
     _bullets(console, warnings)
 
 
+def rows_of(found: Found) -> list[tuple[str, int, int, int, int | None]]:
+    """Return per source: rows read, taken, refused, and duplicates of events."""
+    counts = {"events": (found.event_rows, found.duplicates), "items": (found.item_rows, None)}
+    return [
+        (source, rows, rows - found.refused(source) - (twice or 0), found.refused(source), twice)
+        for source, (rows, twice) in counts.items()
+    ]
+
+
 def _rows(found: Found) -> Table:
     table = plain_table("Rows that a first run would take")
     table.add_column("source")
     for name in ("read", "taken", "refused", "duplicates"):
         table.add_column(name, justify="right", no_wrap=True)
-    counts = {"events": (found.event_rows, found.duplicates), "items": (found.item_rows, None)}
-    for source, (rows, duplicates) in counts.items():
-        refused = found.refused(source)
-        taken = rows - refused - (duplicates or 0)
-        table.add_row(source, number(rows), number(taken), number(refused), number(duplicates))
+    for source, *counts in rows_of(found):
+        table.add_row(source, *map(number, counts))
     return table
 
 
 def _say_refusal(console: Console, refusal: Refusal) -> None:
-    samples = ", ".join(_short(sample) for sample in refusal.samples[:SAMPLES_SHOWN])
-    such_as = f", such as {samples}" if samples else ""
-    text = f"{refusal.source}: {refusal.reason}: {refusal.rows:,} rows{such_as}"
-    console.print(f"[red]•[/] {escape(text)}", highlight=False)
+    console.print(f"[red]•[/] {escape(of_refusal(refusal))}", highlight=False)
     colon = ":" if refusal.mend.lines else ""
     console.print(f"  {escape(refusal.mend.words)}{colon}", highlight=False)
     for line in refusal.mend.lines:
@@ -149,8 +158,3 @@ def _bullets(console: Console, sentences: Iterable[str]) -> None:
 def _listed(activity: Activity) -> str:
     each = ", ".join(f"{name} {rows:,}" for name, rows in activity.actions.items())
     return f"{activity.figures.n_actions:,}: {each}"
-
-
-def _short(sample: str) -> str:
-    sample = " ".join(sample.split())
-    return repr(sample if len(sample) <= WIDEST_SAMPLE else sample[: WIDEST_SAMPLE - 1] + "…")

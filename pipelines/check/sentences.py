@@ -4,11 +4,13 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from pipelines.check.figures import Activity
-from pipelines.check.find import Found
+from pipelines.check.find import Found, Refusal
 from pipelines.coverage import say_gaps
 from pipelines.init.look import NEEDED
 
 DAY = timedelta(days=1)
+SAMPLES_SHOWN = 3
+WIDEST_SAMPLE = 40
 
 FEWER_MEMBERS = 0.9
 """Worth a word: as of now fewer members than this share have actions, beside the last events."""
@@ -33,6 +35,13 @@ def warnings_of(found: Found, now: datetime) -> list[str]:
         *of_activity(found.activity, now),
         *say_gaps(found.gaps, "snapshot"),
     ]
+
+
+def of_refusal(refusal: Refusal) -> str:
+    """Say why rows are refused, with some of their values."""
+    samples = ", ".join(_short(sample) for sample in refusal.samples[:SAMPLES_SHOWN])
+    such_as = f", such as {samples}" if samples else ""
+    return f"{refusal.source}: {refusal.reason}: {refusal.rows:,} rows{such_as}"
 
 
 def of_activity(activity: Activity, now: datetime) -> Iterator[str]:
@@ -201,3 +210,8 @@ def duration(window: timedelta) -> str:
         if window % unit == timedelta(0):
             return f"{window // unit}{letter}"
     return f"{window // timedelta(seconds=1)}s"
+
+
+def _short(sample: str) -> str:
+    sample = " ".join(sample.split())
+    return repr(sample if len(sample) <= WIDEST_SAMPLE else sample[: WIDEST_SAMPLE - 1] + "…")

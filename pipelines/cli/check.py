@@ -1,28 +1,45 @@
 """`activity check`: what a run would make of the sources, before it is made."""
 
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from pipelines.cli.options import ConfigOption, DebugOption, settings_of
 from pipelines.progress import short, working
+from transformations.errors import InputError
 
 app = typer.Typer()
 console = Console()
 
 
-@app.command("check", epilog="Example: activity check --config workspaces/ifdb")
-def check_command(config: ConfigOption = None, debug: DebugOption = False) -> None:
+@app.command("check", epilog="Example: activity check --config workspaces/ifdb --html check.html")
+def check_command(
+    config: ConfigOption = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with plots, too; without it nothing.")
+    ] = None,
+    debug: DebugOption = False,
+) -> None:
     """Look at the sources as a run would: what is taken, refused and poor; nothing is written."""
     settings = settings_of(config)
 
+    if html is not None and (html.suffix != ".html" or html.is_dir()):
+        raise InputError(f"--html: expected a file whose name ends in .html, got {html}")
     now = datetime.now(UTC)
-    console.print(f"checking the sources of {short(settings.file)}", soft_wrap=True)
+    name = short(settings.file)
+    console.print(f"checking the sources of {name}", soft_wrap=True)
     with working("reading events and items"):
         from pipelines.check.find import find
         from pipelines.check.say import say
 
-        found = find(settings, now)
+        found = find(settings, now, with_shapes=html is not None)
     console.print()
     say(console, found, now)
+    if html is not None:
+        from pipelines.check.page import write_check
+
+        write_check(found, name, now, html)
+        console.print(f"\n[green]✓[/] {short(html)}", highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""One evaluation as one self-contained HTML page: no network, no other file."""
+"""Pages of one file that need no network: that of an evaluation, and the style of them all."""
 
 import base64
 import hashlib
@@ -35,10 +35,20 @@ def write_report(result: Mapping[str, Any], place: Path) -> Path:
     """
     checked = read_result(result)
     file = place if place.suffix == ".html" else place / NAME
-    page = _environment().get_template(TEMPLATE).render(_context(checked))
+    write_page(TEMPLATE, _context(checked), file)
+    return file
+
+
+def write_page(template: str, context: Mapping[str, Any], file: Path) -> None:
+    """Write a page of this folder's templates, in the report's style.
+
+    Args:
+        context: The template's variables, besides the colours of report.css.
+    """
+    colours = plots.INK | plots.SERIES
+    page = _environment().get_template(template).render(context, colours=colours)
     with replacing(file) as temporary:
         temporary.write_text(page)
-    return file
 
 
 def _environment() -> Environment:
@@ -85,7 +95,6 @@ def _context(result: Result) -> dict[str, Any]:
         "vectors": _vectors(result),
         "script": script,
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        "colours": plots.INK | plots.SERIES,
     }
 
 

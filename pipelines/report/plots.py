@@ -8,18 +8,23 @@ import io
 import re
 import textwrap
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from html import escape
+from itertools import cycle
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from pipelines.report.result import DecayPoint, Histogram, Interval, MemberMap, Training
 from pipelines.report.words import number, shown_by, tick
+from transformations.timestamps import as_utc
 
 WIDTH, WIDE = 420, 450
 INK = {
@@ -160,16 +165,71 @@ def histogram(counts: Histogram, what: str) -> str:
 @styled
 def bars(counts: Mapping[str, int], what: str) -> str:
     """Draw named counts, the largest on top, with their shares."""
-    ordered = dict(sorted(counts.items(), key=lambda pair: -pair[1]))
-    total = sum(ordered.values()) or 1
-    figure, axes, _ = _rows(list(ordered), 44, WIDE)
-    drawn = axes.barh(range(len(ordered)), list(ordered.values()), color=INK["accent"], height=0.6)
-    texts = [f"{count:,} ({count / total:.1%})" for count in ordered.values()]
-    axes.bar_label(drawn, texts, padding=5, color=INK["muted"])
-    axes.set_xlim(0, (max(ordered.values(), default=0) or 1) * 1.45)
-    axes.xaxis.set_visible(False)
-    axes.spines["bottom"].set_visible(False)
-    return _svg(figure, f"bars {what}", f"Bars: {what}")
+    return _named(dict(sorted(counts.items(), key=lambda pair: -pair[1])), what, 44)
+
+
+@styled
+def columns(counts: Mapping[str, int], what: str) -> str:
+    """Draw named counts in their order, the first on top, with their shares of all."""
+    return _named(counts, what, 28)
+
+
+@styled
+def over_time(
+    starts: Sequence[datetime], length: timedelta, counts: Mapping[str, Sequence[int]], what: str
+) -> str:
+    """Draw counts by time, one on the other, in the colours of `series_colours`.
+
+    Args:
+        starts: Where each bin begins, ascending; bins between them hold nothing.
+        length: Of a bin.
+        counts: Series → one count per bin.
+    """
+    figure, axes = _axes(260, WIDE)
+    below = np.zeros(len(starts))
+    # Wider than a bin of the calendar: the next one covers what is too much.
+    left = np.array([as_utc(start).replace(tzinfo=None) for start in starts], "datetime64[us]")
+    width = np.minimum(
+        np.diff(left, append=left[-1:] + np.timedelta64(length)), np.timedelta64(length)
+    )
+    for name, colour in series_colours(counts).items():
+        heights = np.asarray(counts[name])
+        axes.bar(left, heights, width, bottom=below, align="edge", color=SERIES[colour], lw=0)
+        below = below + heights
+    locator = AutoDateLocator(maxticks=6)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, show_offset=False))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    _finish(axes)
+    return _svg(figure, f"over time {what}", f"Over time: {what}")
+
+
+def series_colours(names: Iterable[str]) -> dict[str, str]:
+    """Give each series a colour of SERIES, in their order."""
+    return dict(zip(names, cycle(SERIES)))
+
+
+@styled
+def shares(rows: Sequence[tuple[str, float, str]], what: str, marked: str = "") -> str:
+    """Draw shares of a whole, the first on top.
+
+    Args:
+        rows: Label, share from 0 to 1, and what is written beside it.
+        marked: The label in bold.
+    """
+    figure, axes, names = _rows([label for label, *_ in rows], 36, WIDE)
+    axes.barh(range(len(rows)), [1.0] * len(rows), color=INK["line"], height=0.5, alpha=0.4)
+    drawn = axes.barh(
+        range(len(rows)), [share for _, share, _ in rows], color=INK["accent"], height=0.5
+    )
+    axes.bar_label(drawn, [text for *_, text in rows], padding=5, color=INK["ink"])
+    for (label, *_), lines in zip(rows, names, strict=True):
+        for line in lines:
+            line.set_fontweight("bold" if label == marked else "normal")
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.spines["left"].set_visible(False)
+    return _svg(figure, f"shares {what}", f"Shares: {what}")
 
 
 def category_colours(categories: Sequence[str]) -> dict[str, str]:
@@ -203,6 +263,18 @@ def member_map(members: MemberMap) -> str:
     axes.set_yticks([])
     axes.spines[["left", "bottom"]].set_visible(False)
     return _svg(figure, "map", "Map of the members' vectors, coloured by category")
+
+
+def _named(counts: Mapping[str, int], what: str, height: float) -> str:
+    total = sum(counts.values()) or 1
+    figure, axes, _ = _rows(list(counts), height, WIDE)
+    drawn = axes.barh(range(len(counts)), list(counts.values()), color=INK["accent"], height=0.6)
+    texts = [f"{count:,} ({count / total:.1%})" for count in counts.values()]
+    axes.bar_label(drawn, texts, padding=5, color=INK["muted"])
+    axes.set_xlim(0, (max(counts.values(), default=0) or 1) * 1.45)
+    axes.xaxis.set_visible(False)
+    axes.spines["bottom"].set_visible(False)
+    return _svg(figure, f"bars {what}", f"Bars: {what}")
 
 
 def _cycle(count: int) -> list[str]:

@@ -58,7 +58,7 @@ class Coverage:
         """
         parts = [f"{_counted(self.without_row, self.labels)} have no row"]
         if self.max_age is not None:
-            parts.append(f"{_counted(self.old, self.labels)} one of {_long(self.max_age)} or more")
+            parts.append(f"{_counted(self.old, self.labels)} one of {_exact(self.max_age)} or more")
         ages = ""
         if self.ages:
             ages = f" (median {_long(self.ages[0])}, oldest {_long(self.ages[-1])})"
@@ -109,6 +109,8 @@ def _counted(part: int, whole: int) -> str:
 
 
 def _long(age: timedelta) -> str:
-    if age >= 3 * DAY:
-        return f"{age // DAY:,} days"
-    return f"{age / HOUR:g} hours"
+    return _exact(age // DAY * DAY if age >= 3 * DAY else age)
+
+
+def _exact(age: timedelta) -> str:
+    return f"{age / DAY:,g} days" if age >= 3 * DAY else f"{age / HOUR:g} hours"

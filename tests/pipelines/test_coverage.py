@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.catalog import AGGREGATORS
+from models.packaging import package
 from operations.ledger import Ledger
+from pipelines import coverage
 from pipelines.coverage import Gap, gaps, gaps_within, say_gaps
 from pipelines.workspace import OpenWorkspace
 from serving import publish
@@ -161,6 +163,26 @@ def test_a_join_says_what_it_could_not_give(ws: OpenWorkspace) -> None:
         (
             "no snapshot of 2026-03-29 (1 label would read one): labels there get that of "
             "2026-03-03. To build them: activity backfill --from 2026-03-29 --to 2026-03-29"
+        ),
+    ]
+
+
+@pytest.mark.mended_trap("Feast's own stores do not count what a join could not give")
+def test_a_fit_that_saw_what_came_later_fills_no_gap(
+    ws: OpenWorkspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    package(DECAY, ws.config)
+    monkeypatch.setattr(coverage, "seen_until", lambda *_: utc(2))
+    ws.join(labels((7, utc(1, 12))), "decay", said.append)
+    assert said[1:] == [
+        (
+            "no snapshot of 2026-03-01 (1 label would read one): labels there get no row. "
+            "To build them: activity backfill --from 2026-03-01 --to 2026-03-01"
+        ),
+        (
+            "decay_v1 was fitted on what was known before 2026-03-02 and makes no row before that. "
+            "For an earlier fit, with views of its own: activity fit --until 2026-03-01"
         ),
     ]
 

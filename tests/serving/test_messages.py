@@ -128,15 +128,16 @@ def test_what_is_written_is_read(id_type: str, data: st.DataObject) -> None:
 @given(data=st.data())
 def test_states_survive_as_bytes(id_type: str, data: st.DataObject) -> None:
     window = timedelta(days=3)
-    settings_of = configure(Path("unused"), id_type=id_type, window=window, length=4)
+    config = configure(Path("unused"), id_type=id_type, window=window, length=4)
+    rules = config.rules
     members = (INTEGERS if id_type == "int64" else STRINGS)[-4:]
     log = data.draw(event_logs(id_type, [AS_OF], window))
-    states = folded(settings_of, States.empty(settings_of, 4), log, members, AS_OF).states
+    states = folded(config, States.empty(rules, 4), log, members, AS_OF).states
     values: list[bytes | None] = [*pack(states, 77)]
     gone = data.draw(st.sets(st.integers(0, 3)))
     for index in gone:
         values[index] = None
-    back, versions = unpack(settings_of, values)
+    back, versions = unpack(rules, values)
     assert versions.tolist() == [NONE if index in gone else 77 for index in range(4)]
     kept = np.array(sorted({0, 1, 2, 3} - gone), int)
     assert not differ(states.of_members(kept), back.of_members(kept)).any()

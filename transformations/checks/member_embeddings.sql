@@ -7,6 +7,7 @@ gathered as (
     select
         *,
         [*columns(lambda c: list_contains($vectors, c))] as vectors,
+        list_sum([*columns(lambda c: list_contains($counts, c))]) as n_counted,
     from member_embeddings
 ),
 
@@ -16,6 +17,8 @@ embedded as (
         event_timestamp,
         created_timestamp,
         of_member,
+        n_actions,
+        n_counted,
         model_version,
         list_transform(vectors, lambda v: coalesce(len(v), 0)) as dims,
         -- A sum is finite only if each term is.
@@ -48,6 +51,7 @@ broken as (
             when is_not_finite then 'vectors are finite'
             when not coalesce(of_member = snapshot_of_member, false)
                 then 'member columns are those of the snapshot'
+            when not coalesce(n_counted = n_actions, false) then 'counts add up to n_actions'
             when coalesce(model_version, '') = '' then 'model_version is not empty'
         end as rule,
         as_of,
