@@ -63,7 +63,7 @@ active = active[active.popularity > 0].reset_index()
 active["popularity"] = np.log1p(active.popularity)
 
 # %% Labels: among them, the item that a member then acted on well, for the first time
-good = [name for name, sign in ws.config.actions.items() if sign == "positive"]
+good = [name for name, action in ws.config.actions.items() if action.sign == "positive"]
 firsts = actions.drop_duplicates(["member_id", "item_id"])
 wanted = firsts[firsts.action.isin(good)].rename(columns={"item_id": "wanted"})
 seen_at = firsts.set_index(["member_id", "item_id"]).event_timestamp.rename("seen_at")

@@ -19,7 +19,7 @@ from operations.fits import chosen
 from transformations import names
 from transformations.config import Config
 from transformations.member_columns import MemberColumn, member_columns
-from transformations.rules import MISSING, Sign
+from transformations.rules import MISSING, Action
 
 OWNER = "member-activity-embeddings"
 TYPES = {"int64": Int64, "float64": Float64, "timestamp": UnixTimestamp}
@@ -222,8 +222,8 @@ def _attributes(config: Config) -> Iterator[Field]:
 
 def _columns(config: Config, aggregator: Aggregator) -> tuple[MemberColumn, ...]:
     """Return the member columns of an aggregator's rows; a kept line's have its own actions."""
-    signs: dict[str, Sign] = dict.fromkeys(aggregator.actions(config), "positive")
-    return member_columns(replace(config.rules, actions=signs))
+    actions = dict.fromkeys(aggregator.actions(config), Action("positive"))
+    return member_columns(replace(config.rules, actions=actions))
 
 
 def _stored(columns: Sequence[MemberColumn]) -> dict[str, str]:

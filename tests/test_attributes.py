@@ -23,7 +23,7 @@ from tests.worlds.workspace import END, Workspace
 from transformations.config import Config, load_config
 from transformations.errors import InputError
 from transformations.layout import partition, partition_files
-from transformations.rules import MISSING, Attribute, Rules
+from transformations.rules import MISSING, Action, Attribute, Rules
 from transformations.stream import Actions, States, differ, fold, from_sequences, to_sequences
 from transformations.timestamps import NO_TIME, microseconds
 
@@ -37,7 +37,7 @@ NOW = microseconds(END)
 RULES = Rules(
     "int64",
     "string",
-    {"play": "positive", "dismiss": "negative"},
+    {"play": Action("positive"), "dismiss": Action("negative")},
     timedelta(days=28),
     4,
     2,

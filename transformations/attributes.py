@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from transformations.duck import identifier, quoted
+from transformations.quoting import identifier, quoted
 from transformations.rules import MISSING, Attribute
 
 SQL_TYPES = {"number": "double", "category": "varchar", "text": "varchar"}

@@ -20,8 +20,9 @@ from pydantic import (
 
 from transformations import names
 from transformations.errors import InputError
+from transformations.expressions import Expression, Kind, parse
 from transformations.layout import Layout
-from transformations.rules import Attribute, IdType, Rules, Sign
+from transformations.rules import SEARCH, Action, Attribute, IdType, Rules, Sign
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG_VARIABLE = "ACTIVITY_CONFIG"
@@ -88,6 +89,7 @@ TAKEN = {
     ),
     *("attributes", "day", "reason", "line", "source", "model_version", "action_place", "period"),
     *("bucket", "copies", "wrong_column", "of_member"),
+    *("item_embeddings", "ages", "signs", "missing"),
 }
 TAKEN_ENDS = ("_embedding", "_is_blank", "_y")
 
@@ -195,6 +197,8 @@ class Items(_Strict):
     """Category columns: one value, a list, or values separated by |."""
     available_at: str | None = None
     """When the item became known. Without it, every item counts as known since 1970."""
+    kind: str | None = None
+    """The column with the kind of an item (job, course). Without it, all are of one kind."""
     available_until: str | None = None
     """When the item ended (a closed job). Without it, none does."""
     encoder: ItemEncoderSettings = ItemEncoderSettings()
@@ -228,6 +232,34 @@ class Items(_Strict):
         return self
 
 
+class ActionSettings(_Strict):
+    """What one kind of action says; a sign alone stands for `{sign: …}`."""
+
+    sign: Sign = "neutral"
+    """Whether the member likes the item, where neither condition below holds. A neutral action is
+    an input, never a label."""
+    positive_if: str | None = None
+    """A condition on the attributes, such as `dwell >= 30`; it goes before `negative_if`."""
+    negative_if: str | None = None
+    text: str | None = None
+    """The source's column with a text that stands in place of an item, as of a search."""
+    item_kind: str | None = None
+    """The kind of its items (`items.kind`). Default: any."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sign_alone(cls, raw: Any) -> Any:
+        return {"sign": raw} if isinstance(raw, str) else raw
+
+    @model_validator(mode="after")
+    def _a_search_has_its_kind(self) -> Self:
+        if self.text is not None and self.item_kind is not None:
+            raise ValueError(
+                f"an action with `text` is on items of the kind {SEARCH!r}; leave out `item_kind`"
+            )
+        return self
+
+
 class DuckDB(_Strict):
     """Resource limits of the queries."""
 
@@ -245,10 +277,10 @@ class Config(_Strict):
     events: Events = Events()
     member_id_type: IdType = "int64"
     item_id_type: IdType = "int64"
-    actions: dict[ActionName, Sign] = {
-        "APPLY": "positive",
-        "SAVE": "positive",
-        "DISMISS": "negative",
+    actions: dict[ActionName, ActionSettings] = {
+        "APPLY": ActionSettings(sign="positive"),
+        "SAVE": ActionSettings(sign="positive"),
+        "DISMISS": ActionSettings(sign="negative"),
     }
     window: Duration = timedelta(days=28)
     step: Duration = timedelta(days=1)
@@ -289,6 +321,36 @@ class Config(_Strict):
             raise ValueError("the action 'actions' would make the column n_actions, already taken")
         return self
 
+    @model_validator(mode="after")
+    def _conditions_hold_attributes(self) -> Self:
+        for name in self.actions:
+            self._action(name)
+        return self
+
+    def _action(self, name: str) -> Action:
+        given, kinds = self.actions[name], self._attribute_kinds()
+
+        def condition(key: str, text: str | None) -> Expression | None:
+            try:
+                return None if text is None else parse(text, kinds, "truth")
+            except ValueError as error:
+                raise ValueError(f"actions.{name}.{key}: {error}") from None
+
+        return Action(
+            given.sign,
+            condition("positive_if", given.positive_if),
+            condition("negative_if", given.negative_if),
+            text=given.text is not None,
+            item_kind=SEARCH if given.text is not None else given.item_kind,
+        )
+
+    def _attribute_kinds(self) -> dict[str, Kind]:
+        """Return each attribute's kind in an expression."""
+        return {
+            name: "number" if given.type == "number" else "text"
+            for name, given in self.events.attributes.items()
+        }
+
     @property
     def root(self) -> Path:
         """The workspace: where relative paths start. By default the repository."""
@@ -319,7 +381,7 @@ class Config(_Strict):
         return Rules(
             self.member_id_type,
             self.item_id_type,
-            self.actions,
+            {name: self._action(name) for name in self.actions},
             self.window,
             self.length,
             self.dim,
@@ -418,6 +480,8 @@ def _explain(problem: Any) -> str:
         message = f"unknown key; expected one of: {', '.join(_siblings(problem['loc']))}"
     elif problem["type"] == "missing":
         message = "missing; this key has no default"
+    elif problem["type"] == "value_error" and not problem["loc"] and message.startswith("actions."):
+        return f"  {message}"  # it names its key
     elif problem["type"] != "value_error":
         message = f"{message}, got {problem['input']!r}"
     return f"  {path}: {message}"

@@ -9,6 +9,7 @@ import duckdb
 
 from transformations.config import Config
 from transformations.errors import RunFailedError
+from transformations.quoting import quoted
 
 SQL_ID_TYPES = {"int64": "BIGINT", "string": "VARCHAR"}
 
@@ -51,16 +52,6 @@ def sql(name: str, beside: str = __file__) -> str:
 def named_in(query: str, parameters: Mapping[str, object]) -> dict[str, object]:
     """Return the parameters that a query names, since DuckDB refuses others."""
     return {name: parameters[name] for name in set(re.findall(r"\$(\w+)", query))}
-
-
-def quoted(text: object) -> str:
-    """Return a SQL string literal."""
-    return "'" + str(text).replace("'", "''") + "'"
-
-
-def identifier(name: str) -> str:
-    """Return a quoted SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def parquet(files: list[Path], *options: str) -> str:

@@ -121,7 +121,8 @@ def examples_file(
         "since": since and since.astimezone(UTC),
         "window": config.window,
         "length": config.length,
-        "actions": dict(config.actions),
+        "actions": {name: given.model_dump() for name, given in config.actions.items()},
+        "attributes": [given.model_dump() for given in config.events.attributes.values()],
         "publish_delay": config.publish_delay,
     }
     text = json.dumps(made_of, default=str)
@@ -194,7 +195,7 @@ def build_training_examples(
 
 
 def _positives(config: Config) -> list[str]:
-    return [action for action, kind in config.actions.items() if kind == "positive"]
+    return [name for name, action in config.rules.actions.items() if action.can_be_positive]
 
 
 def _figures(con: duckdb.DuckDBPyConnection, settings: ExampleSettings) -> dict[str, Any]:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import duckdb
 
-from transformations.duck import SQL_ID_TYPES, identifier, quoted
+from transformations.duck import SQL_ID_TYPES
 from transformations.errors import InputError
+from transformations.quoting import identifier, quoted
 
 SUFFIXES = (".parquet", ".csv", ".csv.gz")
 DELIMITERS = (",", ";", "\t", "|")

@@ -6,9 +6,11 @@ from datetime import timedelta
 from typing import Literal
 
 from transformations import names
+from transformations.expressions import Expression
 
 IdType = Literal["int64", "string"]
-Sign = Literal["positive", "negative"]
+Sign = Literal["positive", "negative", "neutral"]
+SIGNS: Mapping[Sign, int] = {"positive": 1, "negative": -1, "neutral": 0}
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,32 @@ class Attribute:
     max_length: int = 200
 
 
+@dataclass(frozen=True)
+class Action:
+    """What one kind of action says.
+
+    Attributes:
+        sign: Whether the member likes the item, where no condition below holds.
+        positive_if, negative_if: Conditions on the attributes; the first that holds decides.
+        text: Whether it carries a text instead of an item.
+        item_kind: The kind of its items; None for any.
+    """
+
+    sign: Sign
+    positive_if: Expression | None = None
+    negative_if: Expression | None = None
+    text: bool = False
+    item_kind: str | None = None
+
+    @property
+    def can_be_positive(self) -> bool:
+        """Whether some such action may be positive."""
+        return self.sign == "positive" or self.positive_if is not None
+
+
+SEARCH = "search"
+"""The kind of the items that stand for a text."""
+
 MISSING = "\x1a"
 """A missing category or text inside a list, which in Feast's stores holds no null; a number is NaN
 there. It is the character SUBSTITUTE, which no value may hold."""
@@ -39,7 +67,7 @@ class Rules:
     Attributes:
         member_id_type: The type of member_id.
         item_id_type: The type of item_id.
-        actions: Each action's name → its sign, in the order of the aggregators' codes.
+        actions: Each action's name → what it says, in the order of the aggregators' codes.
         window: How long an action counts: as_of - window <= event_timestamp < as_of.
         length: A sequence holds at most this many of the newest actions.
         dim: Dimension of the item vectors.
@@ -48,7 +76,7 @@ class Rules:
 
     member_id_type: IdType
     item_id_type: IdType
-    actions: Mapping[str, Sign]
+    actions: Mapping[str, Action]
     window: timedelta
     length: int
     dim: int

@@ -19,7 +19,7 @@ from transformations.attributes import (
     value_expression,
 )
 from transformations.config import Config
-from transformations.duck import TableReport, check, copy, count, identifier, parquet, quoted, sql
+from transformations.duck import TableReport, check, copy, count, parquet, sql
 from transformations.errors import InputError, RunFailedError
 from transformations.files import replacing
 from transformations.layout import (
@@ -31,6 +31,7 @@ from transformations.layout import (
     period_of,
     period_start,
 )
+from transformations.quoting import identifier, quoted
 from transformations.readers import (
     FILE,
     Files,

@@ -16,13 +16,15 @@ import pyarrow.parquet as pq
 
 from transformations.attributes import SQL_TYPES, struct_of
 from transformations.config import Config
-from transformations.duck import SQL_ID_TYPES, TableReport, check, identifier, parquet, quoted, sql
+from transformations.duck import SQL_ID_TYPES, TableReport, check, parquet, sql
 from transformations.errors import InputError
 from transformations.files import replacing
 from transformations.last_actions import LastActions, Series, Snapshot, sequences_writer
 from transformations.layout import as_of_name, files_between, partition, partitions, rows_read
 from transformations.member_columns import member_columns
+from transformations.quoting import identifier, quoted
 from transformations.rules import Rules
+from transformations.signs import sign_expression
 from transformations.timestamps import microseconds, timestamp_of
 
 # Members are read in ranges of about this many events, which memory holds; larger ranges are not
@@ -274,7 +276,8 @@ def activity_query(config: Config, con: duckdb.DuckDBPyConnection, files: list[P
         return (
             f"select * from (select {ids}, "
             "null::varchar as action, null::timestamptz as event_timestamp, "
-            f"null::timestamptz as ingested_at, {_attributes(config.rules, {})}) where false"
+            f"null::timestamptz as ingested_at, {_attributes(config.rules, {})}, "
+            "null::tinyint as sign) where false"
         )
     # Periods of before an attribute was configured lack its column.
     options = ["union_by_name = true"] if config.rules.attributes else []
@@ -288,7 +291,15 @@ def activity_query(config: Config, con: duckdb.DuckDBPyConnection, files: list[P
             f"was written with {got}; `activity reset` starts again with other types"
         )
     columns = "member_id, item_id, action, event_timestamp, ingested_at"
-    return f"select {columns}, {_attributes(config.rules, kinds)} from ({query})"
+    absent = "".join(
+        f", null::{SQL_TYPES[attribute.kind]} as {identifier(name)}"
+        for name, attribute in config.rules.attributes.items()
+        if name not in kinds
+    )
+    return (
+        f"select {columns}, {_attributes(config.rules, kinds)}, {sign_expression(config.rules)} "
+        f"as sign from (select *{absent} from ({query}))"
+    )
 
 
 def _attributes(rules: Rules, kinds: Mapping[str, str]) -> str:

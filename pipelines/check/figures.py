@@ -170,7 +170,6 @@ def usable_members(
         sql("usable", __file__),
         {
             "as_of": as_of,
-            "positive": list(_positive(config)),
             "length": config.length,
             "windows": [window // MICROSECOND for window in sorted(windows)],
             "needed": NEEDED,
@@ -192,7 +191,6 @@ def _trainings(config: Config, con: Connection, as_of: datetime) -> tuple[Traini
             "until": until,
             "before": before,
             "min_actions": least,
-            "positive": list(_positive(config)),
         }
         n_positive = count(con, sql("possible_labels", __file__), parameters)
         found.append(Training(str(line), n_positive, before, least))
@@ -200,4 +198,4 @@ def _trainings(config: Config, con: Connection, as_of: datetime) -> tuple[Traini
 
 
 def _positive(config: Config) -> tuple[str, ...]:
-    return tuple(name for name, sign in config.actions.items() if sign == "positive")
+    return tuple(name for name, action in config.rules.actions.items() if action.can_be_positive)

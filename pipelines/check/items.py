@@ -8,7 +8,7 @@ import duckdb
 
 from transformations import sql_source
 from transformations.config import Config
-from transformations.duck import identifier
+from transformations.quoting import identifier
 from transformations.readers import (
     Files,
     blank,

@@ -180,7 +180,7 @@ class _Replay:
         fitting = [
             index
             for member, index in last.items()
-            if self._config.actions[self._events[index][2]] == "positive"
+            if self._config.rules.actions[self._events[index][2]].can_be_positive
             and (member, self._events[index][2]) in done
         ]
         return max(fitting or last.values())

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import duckdb
 
-from transformations.duck import quoted, sql
+from transformations.duck import sql
 from transformations.errors import InputError
 from transformations.files import replacing
+from transformations.quoting import quoted
 
 
 @dataclass(frozen=True)

@@ -115,10 +115,9 @@ def _read_events(world: World, con: Connection) -> EvaluationData:
     config, split = world.config, world.split
     items = ItemTable.read(config, con, split.test_until, which="first_items")
     con.execute(f"create or replace temp view activity as {_activity(config, con)}")
-    positive = [name for name, kind in config.actions.items() if kind == "positive"]
     table: pa.Table = con.sql(
         sql("events", __file__),
-        params={"positive": positive, "actions": list(config.actions), "until": split.test_until},
+        params={"actions": list(config.actions), "until": split.test_until},
     ).to_arrow_table()
     member_codes = pd.Index(table["member_id"].unique().to_pandas())
     rows = items.rows(table["item_id"].combine_chunks())
@@ -169,7 +168,7 @@ def _read_period(
         items=data.items.rows(pa.array(frame["item_id"])).astype(np.int64) - 1,
         days=_microseconds(frame["midnight"]) // DAY_US,
         times=_microseconds(frame["event_timestamp"]),
-        positive=frame["action"].map(config.actions).eq("positive").to_numpy(),
+        positive=frame["positive"].to_numpy(),
     )
     events = data.events
     task = Task(
@@ -264,8 +263,8 @@ def member_features(config: Config, counts: dict[str, NDArray[Any]], frame: pd.D
     total = counts["n_actions"].astype(np.float64)
     negative = sum(
         counts[names.count_column(action)]
-        for action, kind in config.actions.items()
-        if kind == "negative"
+        for action, given in config.actions.items()
+        if given.sign == "negative"
     )
     since = (frame["event_timestamp"] - frame["last_action_at"]).dt.total_seconds() / 86_400
     days = since.fillna(2 * config.window.days).to_numpy()

@@ -175,6 +175,7 @@ def _clear_if_changed(folder: Path, config: Config, split: Split) -> None:
         "test_until": split.test_until.isoformat(),
         # An older version built all snapshots, and a join would still find them.
         "rows": "those that a label reads",
+        "attributes": config.model_dump(mode="json")["events"]["attributes"],
         "settings": config.model_dump_json(
             exclude={"data_dir", "feature_store", "events", "min_positives"}
         ),

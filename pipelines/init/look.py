@@ -9,7 +9,8 @@ from tempfile import TemporaryDirectory
 
 import duckdb
 
-from transformations.duck import count, identifier, quoted, sql
+from transformations.duck import count, sql
+from transformations.quoting import identifier, quoted
 from transformations.readers import (
     FILE,
     find,

@@ -25,9 +25,10 @@ from pipelines.report.result import (
     NearItem,
 )
 from transformations.config import Config
-from transformations.duck import identifier, parquet, sql
+from transformations.duck import parquet, sql
 from transformations.errors import InputError
 from transformations.layout import partition
+from transformations.quoting import identifier
 
 CATEGORIES = 9  # the number of colours on the map; rarer categories are `other`
 BINS = 64

@@ -16,9 +16,10 @@ from models.spec import Aggregator
 from operations.fits import chosen
 from serving.publish.snapshots import views
 from transformations.config import Config
-from transformations.duck import connect, copy, identifier
+from transformations.duck import connect, copy
 from transformations.files import replacing
 from transformations.layout import as_of_name, partition
+from transformations.quoting import identifier
 
 STAMP = "created_timestamp"
 

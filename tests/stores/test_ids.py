@@ -23,7 +23,7 @@ from serving.request.sequences import checked_ids
 from stores.ids import IdError, converted_sql, ids_of
 from stores.read import Reader, ReadError
 from transformations.errors import InputError
-from transformations.rules import Rules
+from transformations.rules import Action, Rules
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
 REFUSED = object()
@@ -166,7 +166,7 @@ def test_ids_of_the_right_type_are_not_even_copied() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_reader_takes_the_same_ids_for_the_same_row(rooms: Rooms, kind: str) -> None:
-    rules = Rules(kind, kind, {"APPLY": "positive"}, timedelta(days=1), 1, 1)  # type: ignore[arg-type]
+    rules = Rules(kind, kind, {"APPLY": Action("positive")}, timedelta(days=1), 1, 1)  # type: ignore[arg-type]
     for value, *ids in TABLE:
         id_ = ids[KINDS.index(kind)]
         if id_ is REFUSED:

@@ -25,7 +25,11 @@ def test_defaults_are_the_designs(tmp_path: Path) -> None:
     config = load(tmp_path, LEAST)
 
     assert config.member_id_type == "int64"
-    assert config.actions == {"APPLY": "positive", "SAVE": "positive", "DISMISS": "negative"}
+    assert {name: action.sign for name, action in config.actions.items()} == {
+        "APPLY": "positive",
+        "SAVE": "positive",
+        "DISMISS": "negative",
+    }
     assert (config.window, config.length, config.dim) == (timedelta(days=28), 32, 64)
     assert config.publish_delay == timedelta(hours=6)
     assert config.events.max_refused_share == 0.05
@@ -128,7 +132,18 @@ REFUSED = [
         "member_id_type: Input should be 'int64' or 'string', got 'int32'",
     ),
     ({"actions": {}}, "expected at least one action, got none"),
-    ({"actions": {"APPLY": "good"}}, "actions.APPLY: Input should be 'positive' or 'negative'"),
+    (
+        {"actions": {"APPLY": "good"}},
+        "actions.APPLY.sign: Input should be 'positive', 'negative' or 'neutral'",
+    ),
+    (
+        {"actions": {"VIEW": {"positive_if": "dwell >= 30"}}},
+        "  actions.VIEW.positive_if: at character 1 of 'dwell >= 30': unknown name 'dwell'",
+    ),
+    (
+        {"actions": {"SEARCH": {"text": "query", "item_kind": "job"}}},
+        "actions.SEARCH: an action with `text` is on items of the kind 'search'",
+    ),
     (
         {"actions": {"not a name": "positive"}},
         "actions.not a name: expected an action name of letters, digits and _, got 'not a name'",

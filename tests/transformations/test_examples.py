@@ -287,7 +287,7 @@ PLANTED = {
     "if(is_random, 70, label_item_id) as label_item_id": (
         "the item of a random negative was acted on that day"
     ),
-    "not is_positive as is_positive": "a label is positive as its action is",
+    "not is_positive as is_positive": "a positive label is of a positive action",
     "null::float as weight": "nothing but",
 }
 

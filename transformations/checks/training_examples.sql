@@ -88,8 +88,9 @@ broken as (
             when
                 is_random and (is_positive or not starts_with(label_action, 'RANDOM_NEGATIVE_FOR_'))
                 then 'a random negative is a negative of its own name'
-            when not is_random and is_positive <> list_contains($positives, label_action)
-                then 'a label is positive as its action is'
+            when
+                not is_random and is_positive and not list_contains($positives, label_action)
+                then 'a positive label is of a positive action'
             when
                 not is_random and not list_contains($actions, label_action)
                 then 'labels are configured actions'

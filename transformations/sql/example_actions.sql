@@ -14,7 +14,8 @@ visible as (
         member_id,
         item_index,
         list_position(list_sort($names), action) as action_index,
-        list_contains($positives, action) as is_positive,
+        sign > 0 as is_positive,
+        sign <> 0 as is_label,
         epoch_us(event_timestamp) as event_us,
         coalesce(epoch_us(ingested_at), 0) as known_at,
         -- Seed of the draws: independent of other rows and of their order.

@@ -25,7 +25,7 @@ ends as (
             else midnight_of(event_us - $publish_delay_us) + $publish_delay_us
         end as labels_from,
         -- Counted from the newest action, so that it is always a label.
-        (n_actions - position) % $stride = 0 as is_picked,
+        is_label and (n_actions - position) % $stride = 0 as is_picked,
     from example_actions
     where n_actions >= $min_actions
 ),

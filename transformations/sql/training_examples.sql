@@ -44,7 +44,8 @@ labels as (
         unnest(range(0, 1 + case when is_positive then $random_negatives else 0 end)) as draw,
     from followed_by
     where
-        event_us >= $since_us
+        is_label
+        and event_us >= $since_us
         and event_us < labels_until
         and (
             not $skip_own_session

@@ -5,9 +5,9 @@ per_member as (
     select
         count(*) as n_actions,
         count(*) filter (
-            where event_timestamp < $before and list_contains($positive, action)
+            where event_timestamp < $before and sign > 0
         ) as n_positive,
-        arg_min(list_contains($positive, action), event_timestamp) as first_is_positive,
+        arg_min(sign > 0, event_timestamp) as first_is_positive,
     from activity
     where event_timestamp < $until
     group by member_id

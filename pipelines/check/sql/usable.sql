@@ -6,7 +6,7 @@ last_actions as (
     select
         member_id,
         event_timestamp,
-        list_contains($positive, action) as is_positive,
+        sign > 0 as is_positive,
     from activity
     where event_timestamp < $as_of and (ingested_at is null or ingested_at < $as_of)
     qualify

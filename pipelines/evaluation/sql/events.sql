@@ -4,7 +4,7 @@ events as (
     select
         member_id,
         item_id,
-        list_contains($positive, action) as positive,
+        sign > 0 as positive,
         epoch_us(event_timestamp) as timestamp_us,
     from activity
     where

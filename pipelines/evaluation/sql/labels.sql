@@ -1,5 +1,5 @@
--- one row per action in [$since, $before) of a sampled member, on an item that had a vector by its
--- midnight: the newest one of which something could be read at its time
+-- one row per action with a sign in [$since, $before) of a sampled member, on an item that had a
+-- vector by its midnight: the newest one of which something could be read at its time
 -- Reads `activity`, and `first_items`, each item's first vector.
 with
 actions as (
@@ -8,12 +8,14 @@ actions as (
         item_id,
         action,
         event_timestamp,
+        sign > 0 as positive,
         date_trunc('day', event_timestamp - $publish_delay) as midnight,
     from activity
     where
         event_timestamp >= $since
         and event_timestamp < $before
         and list_contains($actions, action)
+        and sign <> 0
         and hash(member_id, $seed) % 1000000 < $share * 1000000
 ),
 
@@ -24,6 +26,7 @@ labels as (
         item_id,
         action,
         event_timestamp,
+        positive,
         midnight,
     from actions
     where

@@ -1,0 +1,68 @@
+"""What an action says of its item: one rule in SQL and NumPy."""
+
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+
+from tests.worlds.events import configure
+from transformations.rules import MISSING
+from transformations.signs import read_by_signs, sign_expression, signs_of
+
+VIEW = {"positive_if": "dwell >= 30", "negative_if": "dwell < 5 or source == 'mail'"}
+
+
+@pytest.mark.parametrize(
+    ("action", "dwell", "source", "expected"),
+    [
+        ("APPLY", None, None, 1),
+        ("DISMISS", 100.0, None, -1),
+        ("VIEW", 30.0, None, 1),
+        ("VIEW", 4.9, None, -1),
+        ("VIEW", 10.0, None, 0),
+        ("VIEW", None, None, 0),
+        ("VIEW", None, "mail", -1),
+        ("VIEW", 30.0, "mail", 1),
+        ("SKIP", None, None, -1),
+        ("SKIP", 60.0, None, 0),
+    ],
+)
+def test_the_sign_of_an_action(
+    tmp_path: Path, action: str, dwell: float | None, source: str | None, expected: int
+) -> None:
+    config = configure(
+        tmp_path,
+        actions={
+            "APPLY": "positive",
+            "DISMISS": "negative",
+            "VIEW": VIEW,
+            "SKIP": {"negative_if": "not dwell > 50", "sign": "negative"}
+            if dwell is None
+            else {"negative_if": "not dwell > 50"},
+        },
+        events={"attributes": {"dwell": {"type": "number"}, "source": {"type": "category"}}},
+    )
+    rules = config.rules
+    assert read_by_signs(rules) == {"dwell", "source"}
+
+    with duckdb.connect() as con:
+        row = con.execute(
+            f"select {sign_expression(rules)} from "
+            "(select $action as action, $dwell::double as dwell, $source::varchar as source)",
+            {"action": action, "dwell": dwell, "source": source},
+        ).fetchone()
+    assert row == (expected,)
+
+    attributes = {
+        "dwell": np.array([np.nan if dwell is None else dwell]),
+        "source": np.array([source or MISSING], object),
+    }
+    got = signs_of(rules, np.array([rules.action_code(action)]), attributes)
+    assert got.tolist() == [expected]
+    assert got.dtype == np.int32
+
+
+def test_what_is_no_action_has_no_sign(tmp_path: Path) -> None:
+    rules = configure(tmp_path).rules
+    assert signs_of(rules, np.array([0, 9]), {}).tolist() == [0, 0]
