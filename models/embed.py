@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from models.backend import tf
+from models.inputs import Inputs
 from models.item_versions import ItemVersions
 from models.lines import by_space
 from models.packaging import Loaded, load
@@ -65,6 +66,14 @@ class EmbedReport:
 Vectors = dict[str, NDArray[np.float32]]
 
 
+def specs(further: Inputs, length: int) -> dict[str, Any]:
+    """Return the TensorSpecs of a line's further inputs, by name."""
+    return {
+        name: tf.TensorSpec((None, *shape), dtype)
+        for name, (dtype, shape) in further.shapes(length).items()
+    }
+
+
 class Graph:
     """Packaged aggregators in one graph, so item vectors are gathered once for all of them.
 
@@ -76,12 +85,16 @@ class Graph:
         shape = (None, rules.length)
         signature = [tf.TensorSpec((None, rules.dim), "float32")]
         signature += [tf.TensorSpec(shape, dtype) for dtype in ("int32", "int32", "float32")]
+        more = [specs(model.further, rules.length) for model in models]
 
-        @tf.function(input_signature=signature)
-        def embed(table: Any, rows: Any, actions: Any, ages: Any) -> list[dict[str, Any]]:
+        @tf.function(input_signature=[*signature, more])
+        def embed(
+            table: Any, rows: Any, actions: Any, ages: Any, further: list[dict[str, Any]]
+        ) -> list[dict[str, Any]]:
             vectors = tf.gather(table, rows)
             return [
-                model.embed(item_embeddings=vectors, actions=actions, ages=ages) for model in models
+                model.embed(item_embeddings=vectors, actions=actions, ages=ages, **own)
+                for model, own in zip(models, further, strict=True)
             ]
 
         self._embed = embed
@@ -97,10 +110,12 @@ class Graph:
             {field: np.empty((members, dim), np.float32) for field, dim in model.vectors.items()}
             for model in self.models
         ]
+        further = [model.further.arrays(padded) for model in self.models]
         for start in range(0, members, BATCH):
             batch = slice(start, start + BATCH)
+            own = [{name: values[batch] for name, values in each.items()} for each in further]
             outputs = self._embed(
-                table, padded.rows[batch], padded.actions[batch], padded.ages[batch]
+                table, padded.rows[batch], padded.actions[batch], padded.ages[batch], own
             )
             for result, output in zip(results, outputs, strict=True):
                 for field, vectors in result.items():

@@ -25,6 +25,8 @@ KEYS = (
     "metrics",
     "files",
 )
+ASKED = ("reads", "inputs")
+"""Keys of a line that asks for them."""
 ADDRESS = "layer"
 """Older manifests hold the address of a Python class under this key, which their hash includes."""
 KINDS = {
@@ -76,4 +78,5 @@ def identity_keys(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """
     made_by = ADDRESS if ADDRESS in manifest else "kind"
     named = ("vectors", "actions", "dim", "length", made_by, "parameters")
-    return {key: manifest[key] for key in named}
+    asked = [key for key in ASKED if key in manifest]
+    return {key: manifest[key] for key in (*named, *asked)}

@@ -16,6 +16,7 @@ from typing import Any
 
 from models import registry
 from models.backend import keras, tf
+from models.inputs import Inputs, Number
 from models.layers.build import build, input_shapes
 from models.manifest import MANIFEST, identity_keys
 from models.spec import Aggregator, Learned, Packaged
@@ -25,6 +26,8 @@ from transformations.errors import InputError, RunFailedError
 from transformations.files import replacing_folder
 
 SIGNATURE = "embed"
+ASKED_SETTINGS = ("reads", "predicts", "attributes", "signs")
+"""Settings that only the manifest of a line that asks for them has."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +37,15 @@ class Loaded:
     Attributes:
         vectors: Field → dimension, in the order of the view.
         model_version: Aggregator, weights and item encoder, as one text.
-        embed: The SavedModel's signature: item_embeddings, actions and ages (shapes as in
-            models/layers/build.py) as keyword arguments → {field: float32 [batch, dimension]}.
+        further: What `embed` reads beside items, actions and ages.
+        embed: The SavedModel's signature: the inputs of models/layers/build.py as keyword
+            arguments → {field: float32 [batch, dimension]}.
     """
 
     aggregator: Aggregator
     vectors: dict[str, int]
     model_version: str
+    further: Inputs
     embed: Callable[..., dict[str, Any]]
     saved: Any
     """Keeps alive the variables that the signature reads."""
@@ -90,7 +95,10 @@ def package(
         return folder
     with replacing_folder(folder) as temporary:
         _save(model, temporary, config)
-        write_manifest(temporary, aggregator, config, trained_until, metrics, notes=notes)
+        more = {"inputs": model.further.to_json()} if model.further else {}
+        write_manifest(
+            temporary, aggregator, config, trained_until, metrics, notes={**(notes or {}), **more}
+        )
     return folder
 
 
@@ -118,7 +126,7 @@ def write_manifest(
     files = _hash_files(folder)
     settings = _settings(aggregator, config, vectors or aggregator.vectors(config))
     manifest = settings | {
-        "weights_sha256": _hash_weights(folder, settings, files),
+        "weights_sha256": _hash_weights(folder, settings | dict(notes or {}), files),
         "trained_until": trained_until.isoformat() if trained_until else None,
         "metrics": dict(metrics or {}),
         "files": files,
@@ -147,13 +155,15 @@ def load(aggregator: Aggregator, config: Config) -> Loaded:
             f"{MANIFEST} says, got {weights}; {_remedy(aggregator)}"
         )
     saved = tf.saved_model.load(str(folder))
-    vectors = aggregator.vectors(config)
-    _refuse_other_signature(folder, saved, config, vectors)
+    vectors, further = aggregator.vectors(config), Inputs.of_manifest(manifest)
+    _refuse_unknown_attributes(folder, further, config)
+    _refuse_other_signature(folder, saved, config, vectors, further)
     space = aggregator.config_of(config).space
     return Loaded(
         aggregator=aggregator,
         vectors=vectors,
         model_version=f"{aggregator}/{manifest['weights_sha256'][:12]}/{space}",
+        further=further,
         embed=saved.signatures[SIGNATURE],
         saved=saved,
     )
@@ -170,7 +180,7 @@ def _save(model: Any, folder: Path, config: Config) -> None:
 
     specs = {
         name: tf.TensorSpec((None, *shape), dtype, name)
-        for name, (dtype, shape) in input_shapes(config.length, config.dim).items()
+        for name, (dtype, shape) in input_shapes(config.length, config.dim, model.further).items()
     }
     signatures = {SIGNATURE: embed.get_concrete_function(**specs)}
     tf.saved_model.save(module, str(folder), signatures=signatures)
@@ -179,7 +189,9 @@ def _save(model: Any, folder: Path, config: Config) -> None:
 def _settings(aggregator: Aggregator, config: Config, vectors: Mapping[str, int]) -> dict[str, Any]:
     """Return what the vectors depend on besides the weights, as JSON values."""
     space = aggregator.config_of(config).space
-    recipe = {"recipe": described(aggregator.recipe)} if isinstance(aggregator, Learned) else {}
+    more: dict[str, Any] = {"reads": list(aggregator.reads)} if aggregator.reads else {}
+    if isinstance(aggregator, Learned):
+        more |= {"recipe": described(aggregator.recipe)} | _asked(aggregator, config)
     return {
         "name": aggregator.name,
         "version": aggregator.version,
@@ -192,7 +204,30 @@ def _settings(aggregator: Aggregator, config: Config, vectors: Mapping[str, int]
         "kind": aggregator.kind,
         "parameters": aggregator.parameters(),
         "item_encoder": {"name": space.encoder, "version": space.version, "fit": space.fit},
-        **recipe,
+        **more,
+    }
+
+
+def _asked(aggregator: Learned, config: Config) -> dict[str, Any]:
+    """Return what a line asks for beyond items, actions and ages, and what that depends on."""
+    asked: dict[str, Any] = {}
+    if aggregator.predicts:
+        asked["predicts"] = list(aggregator.predicts)
+    if aggregator.attributes:
+        asked["attributes"] = {
+            name: config.rules.attributes[name].kind
+            for name in aggregator.attributes
+            if name in config.rules.attributes
+        }
+    if aggregator.signs:
+        asked["signs"] = _signs(config)
+    return asked
+
+
+def _signs(config: Config) -> dict[str, Any]:
+    return {
+        name: action.model_dump(include={"sign", "positive_if", "negative_if"})
+        for name, action in config.actions.items()
     }
 
 
@@ -271,6 +306,11 @@ def differences(
     if isinstance(aggregator, Packaged) and aggregator.registered is not None:
         # The registry has its own numbers; the hash identifies the weights.
         del expected["name"], expected["version"], expected["fit"]
+    of_signs = manifest.get("signs")
+    if of_signs is not None:  # whoever made it, it reads what the configuration says of an action
+        expected["signs"] = _signs(config)
+    # What the line no longer asks for.
+    expected |= {key: None for key in ASKED_SETTINGS if key in manifest and key not in expected}
     # As JSON text, because the order of actions and vectors counts and JSON has no tuples.
     return [
         f"  {key}: packaged {json.dumps(manifest.get(key))}, expected {json.dumps(value)}"
@@ -319,8 +359,20 @@ def _refuse_other_files(folder: Path, manifest: Mapping[str, Any]) -> None:
         )
 
 
+def _refuse_unknown_attributes(folder: Path, further: Inputs, config: Config) -> None:
+    for name, kept in further.attributes.items():
+        wanted = "number" if isinstance(kept, Number) else "category"
+        configured = config.rules.attributes.get(name)
+        if configured is None or configured.kind != wanted:
+            raise InputError(
+                f"{folder} reads the attribute {name!r}, a {wanted}; expected it in "
+                f"events.attributes of {config.file.name}, got "
+                f"{'none' if configured is None else 'a ' + configured.kind}"
+            )
+
+
 def _refuse_other_signature(
-    folder: Path, saved: Any, config: Config, vectors: Mapping[str, int]
+    folder: Path, saved: Any, config: Config, vectors: Mapping[str, int], further: Inputs
 ) -> None:
     if SIGNATURE not in saved.signatures:
         raise InputError(
@@ -329,7 +381,7 @@ def _refuse_other_signature(
     signature = saved.signatures[SIGNATURE]
     expected = {
         name: f"{dtype} {[None, *shape]}"
-        for name, (dtype, shape) in input_shapes(config.length, config.dim).items()
+        for name, (dtype, shape) in input_shapes(config.length, config.dim, further).items()
     } | {field: f"float32 {[None, dim]}" for field, dim in vectors.items()}
     got = {
         name: f"{spec.dtype.name} {spec.shape.as_list() if spec.shape.rank is not None else '?'}"

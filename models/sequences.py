@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -11,11 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from transformations.attributes import Values, as_values, missing
 from transformations.config import Config
 from transformations.duck import named_in, parquet, sql
 from transformations.errors import InputError, RunFailedError
 from transformations.layout import part_files
-from transformations.rules import Rules
+from transformations.rules import MISSING, Rules
+from transformations.signs import read_by_signs, signs_of
 from transformations.timestamps import DAY_US, microseconds
 
 PAD = 0
@@ -139,6 +142,7 @@ class Padded:
         ages: Days before as_of, float32 [members, length]; 0 in a PAD slot.
         n_actions: Actions in all sequences.
         n_without_vector: Actions that became PAD because their item has no vector.
+        carried: What the actions carry, read when it is asked for; None where that is unknown.
     """
 
     rows: NDArray[np.int32]
@@ -146,6 +150,74 @@ class Padded:
     ages: NDArray[np.float32]
     n_actions: int
     n_without_vector: int
+    carried: "Carried | None" = None
+
+    def signs(self) -> NDArray[np.int32]:
+        """Return the actions' signs, int32 [members, length]; 0 in a PAD slot."""
+        return self._carried.spread(self._carried.signs())
+
+    def numbers(self, name: str) -> NDArray[np.float32]:
+        """Return a number that the actions carry, float32 [members, length].
+
+        NaN where it is missing; 0 in a PAD slot.
+        """
+        return self._carried.spread(self._carried.attribute(name).astype(np.float32))
+
+    def categories(self, name: str) -> tuple[NDArray[np.int32], list[str]]:
+        """Return codes, int32 [members, length], and what the codes 1, 2, … stand for.
+
+        0 where it is missing, and in a PAD slot.
+        """
+        values = self._carried.attribute(name)
+        found, codes = np.unique(values.astype(str), return_inverse=True)
+        listed = [value for value in found.tolist() if value != MISSING]
+        own = np.array([0 if value == MISSING else listed.index(value) + 1 for value in found])
+        codes = own[codes].astype(np.int32) if len(found) else np.zeros(0, np.int32)
+        return self._carried.spread(codes), listed
+
+    @property
+    def _carried(self) -> "Carried":
+        if self.carried is None:
+            raise ValueError("expected sequences that know what their actions carry")
+        return self.carried
+
+
+@dataclass(frozen=True, eq=False)
+class Carried:
+    """What the actions of padded sequences carry, flat: one value per action that has a slot.
+
+    Attributes:
+        rows: The sequences; a list per attribute, none of it where it was not configured yet.
+        has_vector: Which actions have a slot, bool [actions].
+        codes: `Rules.action_code` of each, int32 [actions].
+        slots: Each action's slot in the flattened arrays, int64 [actions].
+        shape: Members and length.
+    """
+
+    rules: Rules
+    rows: pa.RecordBatch
+    has_vector: NDArray[np.bool_]
+    codes: NDArray[np.int32]
+    slots: NDArray[np.int64]
+    shape: tuple[int, int]
+
+    def attribute(self, name: str) -> Values:
+        """Return an attribute of every action; NaN or MISSING where it is missing."""
+        attribute = self.rules.attributes[name]
+        if name not in self.rows.schema.names:
+            return missing(attribute, len(self.codes))
+        return as_values(attribute, self.rows[name].flatten())
+
+    def signs(self) -> NDArray[np.int32]:
+        """Return the sign of every action."""
+        read = {name: self.attribute(name) for name in read_by_signs(self.rules)}
+        return signs_of(self.rules, self.codes, read)
+
+    def spread(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Put each action's value into its slot, if it has one: [members, length]."""
+        filled = np.zeros(self.shape, values.dtype)
+        filled.ravel()[self.slots[self.has_vector]] = values[self.has_vector]
+        return filled
 
 
 def pad(
@@ -188,6 +260,7 @@ def pad(
         ends_at = as_of.cast(pa.int64()).to_numpy().repeat(lengths)
         ages = ((ends_at - timestamps) / DAY_US).astype(np.float32)
     has_vector = rows != 0
+    carried = Carried(rules, sequences, has_vector, codes.copy(), slots, (members, length))
     codes[~has_vector] = PAD
     ages[~has_vector] = 0.0
     return Padded(
@@ -196,6 +269,7 @@ def pad(
         ages=_spread(ages, slots, (members, length)),
         n_actions=len(rows),
         n_without_vector=int(len(rows) - has_vector.sum()),
+        carried=carried,
     )
 
 

@@ -29,6 +29,7 @@ class Aggregator:
         version: Part of the view's name. Raise it whenever the definition changes; versions live
             side by side.
         stream: Whether the stream keeps its vectors fresh between two daily runs.
+        reads: The actions that it sees; others are PAD to it. Default: all.
         fit: What the line became from data, counted from 1; `of_fit` sets it, no catalogue does.
         space: The item space that this fit reads; None for the configuration's.
     """
@@ -46,6 +47,7 @@ class Aggregator:
     name: str
     version: int
     stream: bool = False
+    reads: tuple[str, ...] = ()
     fit: int = field(default=1, init=False)
     space: names.Space | None = field(default=None, init=False)
 
@@ -98,12 +100,12 @@ class Aggregator:
         One field `<action>_embedding` per action, or the single `activity_embedding`.
         """
         if self.per_action:
-            return {names.vector_field(action): config.dim for action in config.actions}
+            return {names.vector_field(a): config.dim for a in self.reads or config.actions}
         return {names.SINGLE_VECTOR: config.dim}
 
     def parameters(self) -> dict[str, Any]:
         """Return the subclass's own settings, for the Keras layer and the manifest."""
-        base = {f.name for f in fields(Aggregator)} | {"recipe"}
+        base = {f.name for kind in (Aggregator, Learned) for f in fields(kind)}
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in base}
 
     def artifact(self, config: Config) -> Path:
@@ -188,9 +190,16 @@ class Learned(Aggregator):
 
     Attributes:
         recipe: How it is trained. Any layer can be trained with any objective.
+        predicts: The actions that are its positive labels; negatives are items of their kinds.
+            Default: every positive action.
+        signs: Whether it reads each action's sign.
+        attributes: The attributes of an action that it reads: numbers and categories.
     """
 
     recipe: Recipe = field(default_factory=Recipe)
+    predicts: tuple[str, ...] = ()
+    signs: bool = False
+    attributes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -97,6 +97,16 @@ def first_of_copies(attributes: Mapping[str, Attribute]) -> str:
     )
 
 
+def lists_of(attributes: Mapping[str, Attribute], structs: str) -> str:
+    """Return SQL for a list of each attribute, from a list of structs; NaN or MISSING for null."""
+    nothing = {"number": "'nan'::double", "category": "chr(26)", "text": "chr(26)"}
+    return "".join(
+        f", list_transform({structs}, lambda c: coalesce(c[{quoted(name)}], "
+        f"{nothing[attribute.kind]})) as {identifier(name)}"
+        for name, attribute in attributes.items()
+    )
+
+
 def as_values(attribute: Attribute, values: Sequence[Any] | pa.Array | Values) -> Values:
     """Return an attribute's values as an array; None and null are missing."""
     if isinstance(values, pa.ChunkedArray):

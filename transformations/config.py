@@ -260,6 +260,38 @@ class ActionSettings(_Strict):
         return self
 
 
+class TrainSettings(_Strict):
+    """What training weighs."""
+
+    weight: str | None = None
+    """A factor of each label's weight, over `member_actions` (of the label's member, in all) and
+    `action_share` (of its kind among all actions): `min(1, member_actions / 10)` lets members with
+    few actions count less, `1 / action_share` lets rare actions count more."""
+    weight_bounds: tuple[float, float] = (0.1, 10.0)
+    """Smaller and larger factors are cut to these."""
+
+    @model_validator(mode="after")
+    def _a_factor(self) -> Self:
+        low, high = self.weight_bounds
+        if not 0 < low <= high < float("inf"):
+            raise ValueError(f"expected bounds above 0, the lower one first, got {low} and {high}")
+        if self.weight is not None:
+            parse(self.weight, WEIGHT_NAMES, "number")
+        return self
+
+    @property
+    def expression(self) -> str:
+        """The factor as SQL; 1 where it is unknown."""
+        if self.weight is None:
+            return "1.0"
+        low, high = self.weight_bounds
+        factor = parse(self.weight, WEIGHT_NAMES, "number").sql
+        return f"greatest({low}, least({high}, coalesce({factor}, 1.0)))"
+
+
+WEIGHT_NAMES: dict[str, Kind] = {"member_actions": "number", "action_share": "number"}
+
+
 class DuckDB(_Strict):
     """Resource limits of the queries."""
 
@@ -295,6 +327,7 @@ class Config(_Strict):
     that is shorter."""
     min_positives: int = Field(default=1_000, ge=1)
     """Nothing is trained or evaluated on fewer positive labels."""
+    train: TrainSettings = TrainSettings()
     duckdb: DuckDB = DuckDB()
 
     _root: Path = PrivateAttr(default=ROOT)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import Any
 
 import duckdb
 
+from transformations.attributes import lists_of
 from transformations.config import Config
 from transformations.duck import check, copy, named_in, parquet, sql
 from transformations.example_settings import ExampleSettings
 from transformations.files import replacing
+from transformations.item_kinds import item_kinds, predicted_kinds
 from transformations.layout import files_between
 from transformations.tables import activity_query
 from transformations.timestamps import EPOCH, MICROSECOND, microseconds
@@ -112,7 +115,11 @@ def input_actions(config: Config, random_negatives: bool) -> tuple[str, ...]:
 
 
 def examples_file(
-    config: Config, settings: ExampleSettings, until: datetime, since: datetime | None = None
+    config: Config,
+    settings: ExampleSettings,
+    until: datetime,
+    since: datetime | None = None,
+    predicts: Sequence[str] = (),
 ) -> Path:
     """Return the file of these examples; other settings have another file."""
     made_of = {
@@ -124,6 +131,8 @@ def examples_file(
         "actions": {name: given.model_dump() for name, given in config.actions.items()},
         "attributes": [given.model_dump() for given in config.events.attributes.values()],
         "publish_delay": config.publish_delay,
+        "predicts": list(predicts),
+        "weight": config.train.model_dump(),
     }
     text = json.dumps(made_of, default=str)
     name = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -136,6 +145,7 @@ def build_training_examples(
     settings: ExampleSettings,
     until: datetime,
     since: datetime | None = None,
+    predicts: Sequence[str] = (),
 ) -> ExampleReport:
     """Write training_examples from `activity`, shuffled; ExampleSettings defines the rows.
 
@@ -148,11 +158,13 @@ def build_training_examples(
     Args:
         until: Nothing at or after it is read, in inputs or labels.
         since: Labels before it are left out, which changes no other row.
+        predicts: The actions that may be positive labels; labels and random negatives are on items
+            of their kinds. Default: every positive action, and items of every kind but searches.
 
     Raises:
         RunFailedError: the result breaks a rule of checks/training_examples.sql.
     """
-    file = examples_file(config, settings, until, since)
+    file = examples_file(config, settings, until, since, predicts)
     names = [*input_actions(config, random_negatives=True)]
     parameters: dict[str, object] = {
         "until": until,
@@ -167,6 +179,8 @@ def build_training_examples(
         "shift_us": settings.random_negative_shift // MICROSECOND,
         "length": config.length,
         "actions": list(config.actions),
+        "predicted": list(predicts or config.actions),
+        "kinds": predicted_kinds(config, predicts),
         "positives": _positives(config),
         "names": names,
         "input_names": [*input_actions(config, settings.random_negatives_in_inputs)],
@@ -178,17 +192,24 @@ def build_training_examples(
         f"create or replace temp table item_indexes as {sql('item_indexes')}",
         {"as_of": until, "window_length": until - EPOCH},
     )
+    con.execute(f"create or replace temp table item_kinds as {item_kinds(config, con)}")
+    con.execute(
+        "create or replace temp macro weight_of(member_actions, action_share) as "
+        f"{config.train.expression}"
+    )
     for step in STEPS:
         query = sql(step)
         con.execute(f"create or replace temp table {step} as {query}", named_in(query, parameters))
     with replacing(file) as temporary:
         query = sql("training_examples")
-        copy(con, query, temporary, named_in(query, parameters))
+        carried = lists_of(config.rules.attributes, "carried")
+        columns = f"select * exclude (carried){carried} from ({query})"
+        copy(con, columns, temporary, named_in(query, parameters))
         con.execute(f"create or replace temp view training_examples as from {parquet([temporary])}")
         check(con, "training_examples", parameters)
         figures = _figures(con, settings)
     con.execute("drop view training_examples")
-    for step in (*reversed(STEPS), "item_indexes"):
+    for step in (*reversed(STEPS), "item_kinds", "item_indexes"):
         con.execute(f"drop table {step}")
     con.execute("drop view activity")
     return ExampleReport(file=file, **figures)

@@ -39,9 +39,11 @@ class AttentionPool(Slotwise):
         self.scores.build((None, None, self.keys.units))
         self.projection.build((None, self.queries * self.n_actions, item_dim))
 
-    def summarize(self, item_embeddings: Any, actions: Any, ages: Any, used: Any) -> Any:
+    def summarize(
+        self, item_embeddings: Any, actions: Any, ages: Any, used: Any, further: Any
+    ) -> Any:
         """Return [batch, dim]."""
-        features = self.features(item_embeddings, actions, ages, used)
+        features = self.features(item_embeddings, actions, ages, used, further)
         inputs = self.dropout(ops.concatenate([features, slots.rank_features(used)], axis=2))
         scores = ops.cast(self.scores(self.keys(inputs)), "float32")
         shares = ops.softmax(ops.where(used[:, :, None], scores, NO_SCORE), axis=1)

@@ -49,7 +49,9 @@ class Cnn(Slotwise):
             width = convolution.filters
         self.to_items.build((None, width))
 
-    def summarize(self, item_embeddings: Any, actions: Any, ages: Any, used: Any) -> Any:
+    def summarize(
+        self, item_embeddings: Any, actions: Any, ages: Any, used: Any, further: Any
+    ) -> Any:
         """Return [batch, dim]."""
         # One row more: on some processors oneDNN's convolution of an empty batch has a wrong shape.
         before = ((0, 1), (self.reach, 0))
@@ -58,6 +60,7 @@ class Cnn(Slotwise):
             ops.pad(actions, before),
             ops.pad(ages, before),
             ops.pad(used, before),
+            None if further is None else ops.pad(further, (*before, (0, 0))),
         )
         for convolution in self.convolutions:
             seen = ops.cast(convolution(seen)[:-1], "float32")

@@ -32,7 +32,9 @@ class Gru(Slotwise):
         self.gru.build((None, None, self.width(item_dim)))
         self.to_items.build((None, self.gru.units))
 
-    def summarize(self, item_embeddings: Any, actions: Any, ages: Any, used: Any) -> Any:
+    def summarize(
+        self, item_embeddings: Any, actions: Any, ages: Any, used: Any, further: Any
+    ) -> Any:
         """Return [batch, dim]."""
-        features = self.dropout(self.features(item_embeddings, actions, ages, used))
+        features = self.dropout(self.features(item_embeddings, actions, ages, used, further))
         return self.to_items(self.dropout(self.gru(features, mask=used)))

@@ -25,7 +25,9 @@ class LearnedDecay(OneVector):
     all actions; with "action" it is over each action's own, and s_a scales its mean. kind_j and
     rank_j count the later actions of the same kind and of all kinds; with use_sessions, the later
     sessions that hold one. k, r, t >= 0. All weights are offsets from a start (s = 1, identity,
-    r = 0.8 by kind, slow by rank and age) and begin at zero. So a new layer needs no seed, and
+    r = 0.8 by kind, slow by rank and age) and begin at zero. With signs or attributes, w_j also has
+    the factor 1 + g_a f_j, g_a learned from zero and f_j the slot's features: so a long look counts
+    more than a short one, and a bad one against. So a new layer needs no seed, and
     weight decay pulls it back to that start.
 
     >>> from models.spec import LearnedDecay as Line
@@ -62,6 +64,10 @@ class LearnedDecay(OneVector):
                 shape=(self.n_actions, self.decays), initializer="zeros", name=name
             )
             setattr(self, name, weight)
+        if self.further:
+            self.gate = self.add_weight(
+                shape=(self.n_actions, self.further), initializer="zeros", name="gate"
+            )
         self.projection.build((None, groups, item_dim))
         if self.hidden:
             self.inner.build((None, groups * (item_dim + 1) + self.n_actions))
@@ -86,7 +92,9 @@ class LearnedDecay(OneVector):
         newer = ops.cumsum(has_kind, axis=2) - has_kind
         return ops.matmul(newer, ops.transpose(in_session, (0, 2, 1))), rank
 
-    def summarize(self, item_embeddings: Any, actions: Any, ages: Any, used: Any) -> Any:
+    def summarize(
+        self, item_embeddings: Any, actions: Any, ages: Any, used: Any, further: Any
+    ) -> Any:
         """Return [batch, dim]."""
         of_kind = self.of_kinds(actions)
         within, rank = self.positions(of_kind, ages, used)
@@ -109,6 +117,10 @@ class LearnedDecay(OneVector):
             weights *= scale
         total = ops.sum(ops.abs(weights), axis=axes, keepdims=True)
         weights /= ops.maximum(total, 1e-6)
+        if further is not None:
+            # After the sum, or a kind's only action would lose what they say.
+            gates = 1.0 + ops.matmul(self.gate, ops.transpose(further, (0, 2, 1)))
+            weights *= gates[:, :, None]
         means = self.means(weights, item_embeddings, used)
         if self.share == "action":
             means *= ops.reshape(scale, (-1, 1))

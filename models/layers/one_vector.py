@@ -35,6 +35,7 @@ class OneVector(keras.layers.Layer):
         learned_default: bool,
         use_sessions: bool,
         session_gap: float,
+        further: int = 0,
     ) -> None:
         super().__init__(dtype="float32")
         ((self.field, self.dim),) = vectors.items()
@@ -43,8 +44,15 @@ class OneVector(keras.layers.Layer):
         self.learned_default = learned_default
         self.use_sessions = use_sessions
         self.session_gap = session_gap
+        self.further = further
 
-    def build(self, item_embeddings_shape: Any, actions_shape: Any, ages_shape: Any) -> None:  # noqa: ARG002
+    def build(
+        self,
+        item_embeddings_shape: Any,
+        actions_shape: Any,  # noqa: ARG002
+        ages_shape: Any,  # noqa: ARG002
+        further_shape: Any = None,  # noqa: ARG002
+    ) -> None:
         """Make the weights; shapes as in models/layers/build.py."""
         if self.learned_default:
             self.default = self.add_weight(shape=(self.dim,), initializer="zeros", name="default")
@@ -54,14 +62,23 @@ class OneVector(keras.layers.Layer):
         """Make the subclass's weights."""
         raise NotImplementedError
 
-    def summarize(self, item_embeddings: Any, actions: Any, ages: Any, used: Any) -> Any:
-        """Return the members' vectors [batch, dim]; used: where a slot is not PAD."""
+    def summarize(
+        self, item_embeddings: Any, actions: Any, ages: Any, used: Any, further: Any
+    ) -> Any:
+        """Return the members' vectors [batch, dim].
+
+        Args:
+            used: Where a slot is not PAD.
+            further: Its further features, or None for a line that asks for none.
+        """
         raise NotImplementedError
 
-    def call(self, item_embeddings: Any, actions: Any, ages: Any) -> dict[str, Any]:
+    def call(
+        self, item_embeddings: Any, actions: Any, ages: Any, further: Any = None
+    ) -> dict[str, Any]:
         """Return {field: [batch, dim]}; shapes as in models/layers/build.py."""
         used = slots.is_used(actions)
-        vector = ops.cast(self.summarize(item_embeddings, actions, ages, used), "float32")
+        vector = ops.cast(self.summarize(item_embeddings, actions, ages, used, further), "float32")
         if self.normalize:
             squares = ops.sum(ops.square(vector), axis=1, keepdims=True)
             vector *= ops.rsqrt(ops.maximum(squares, 1e-12))

@@ -50,9 +50,11 @@ class Transformer(Slotwise):
         self.norm.build((None, 1, self.units))
         self.to_items.build((None, self.units))
 
-    def summarize(self, item_embeddings: Any, actions: Any, ages: Any, used: Any) -> Any:
+    def summarize(
+        self, item_embeddings: Any, actions: Any, ages: Any, used: Any, further: Any
+    ) -> Any:
         """Return [batch, dim]."""
-        features = self.features(item_embeddings, actions, ages, used)
+        features = self.features(item_embeddings, actions, ages, used, further)
         rank = ops.cast(slots.ranks(used), "int32")
         states = self.states(features, rank, used)
         newest = ops.cast(used & ops.equal(rank, 0), states.dtype)[:, None]

@@ -4,8 +4,8 @@ A file's rows are shuffled, so a row group is a random sample. An epoch that rea
 new order and shuffles each one needs no more memory than one group.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from models.backend import tf
+from models.inputs import NOTHING, Inputs
 from models.sequences import PAD, ItemTable, pad
 from transformations.config import Config
 from transformations.examples import RANDOM_NEGATIVE, input_actions
@@ -63,6 +64,7 @@ class ExampleArrays:
         weight: float32 [examples].
         label_timestamps: Microseconds since 1970, int64 [examples].
         happened_at: The same, but a random negative has its positive's.
+        further: What the line reads besides, by name [examples, length] (models/inputs.py).
         n_without_vector: Examples dropped because the label's item has no vector.
     """
 
@@ -76,6 +78,7 @@ class ExampleArrays:
     weight: NDArray[np.float32]
     label_timestamps: NDArray[np.int64]
     happened_at: NDArray[np.int64]
+    further: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     n_without_vector: int = 0
 
     def __len__(self) -> int:
@@ -83,19 +86,28 @@ class ExampleArrays:
 
     def take(self, chosen: Any) -> "ExampleArrays":
         """Return the chosen examples: indices, a mask or a slice."""
-        return ExampleArrays(*(getattr(self, name)[chosen] for name in _ARRAYS))
+        further = {name: values[chosen] for name, values in self.further.items()}
+        arrays = {name: getattr(self, name)[chosen] for name in _ARRAYS}
+        return ExampleArrays(**arrays, further=further)
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """Return the inputs of a training step."""
-        return {name: getattr(self, name) for name in _TENSORS}
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        return tensors | ({"further": dict(self.further)} if self.further else {})
 
 
-_ARRAYS = tuple(f.name for f in fields(ExampleArrays) if f.name != "n_without_vector")
+_ARRAYS = tuple(
+    f.name for f in fields(ExampleArrays) if f.name not in ("further", "n_without_vector")
+)
 _TENSORS = tuple(name for name in _ARRAYS if name != "label_timestamps")
 
 
 def read(
-    file: Path, items: ItemTable, config: Config, where: Between | None = None
+    file: Path,
+    items: ItemTable,
+    config: Config,
+    where: Between | None = None,
+    further: Inputs = NOTHING,
 ) -> ExampleArrays:
     """Read the examples whose label happened in [from, until), all of them into memory.
 
@@ -107,10 +119,10 @@ def read(
     """
     with pq.ParquetFile(file) as examples:
         parts = [
-            _arrays(batch, items, config)
-            for batch in examples.iter_batches(ROWS_AT_ONCE, columns=COLUMNS)
+            _arrays(batch, items, config, further)
+            for batch in examples.iter_batches(ROWS_AT_ONCE, columns=_columns(examples, config))
         ]
-    whole = _joined(parts, config)
+    whole = _joined(parts, config, further)
     return whole if where is None else whole.take(_inside(whole, where))
 
 
@@ -124,6 +136,7 @@ def dataset(
     only_positive: bool = False,
     with_random: bool = True,
     shuffle_within_sessions: timedelta | None = None,
+    further: Inputs = NOTHING,
 ) -> Any:
     """Return a tf.data.Dataset of batches: dicts of ExampleArrays' arrays, by name.
 
@@ -139,6 +152,7 @@ def dataset(
         shuffle_within_sessions: Actions of an input less than this apart share a session and are
             shuffled in it, since a list of jobs is seen at once; ages stay in their slots. None
             keeps the order.
+        further: What the line reads besides; the batches hold it by name under `further`.
     """
 
     def wanted(examples: ExampleArrays) -> NDArray[np.bool_]:
@@ -151,15 +165,16 @@ def dataset(
         nonlocal epoch
         rng = np.random.default_rng([seed, epoch])
         epoch += 1
-        chunks = _chunks(file, items, config, rng)
-        for examples in _shuffled(chunks, wanted, batch_size * BATCHES_AHEAD, config, rng):
+        chunks = _chunks(file, items, config, rng, further)
+        left = _joined([], config, further)
+        for examples in _shuffled(chunks, wanted, batch_size * BATCHES_AHEAD, left, rng):
             if shuffle_within_sessions is not None:
                 examples = shuffled_within_sessions(examples, shuffle_within_sessions, rng)
             for start in range(0, len(examples), batch_size):
                 yield examples.take(slice(start, start + batch_size)).tensors()
 
     matrix, column = (None, config.length), (None,)
-    signature = {
+    signature: dict[str, Any] = {
         "rows": tf.TensorSpec(matrix, tf.int32),
         "actions": tf.TensorSpec(matrix, tf.int32),
         "ages": tf.TensorSpec(matrix, tf.float32),
@@ -170,6 +185,11 @@ def dataset(
         "weight": tf.TensorSpec(column, tf.float32),
         "happened_at": tf.TensorSpec(column, tf.int64),
     }
+    if further:
+        signature["further"] = {
+            name: tf.TensorSpec((None, *shape), dtype)
+            for name, (dtype, shape) in further.shapes(config.length).items()
+        }
     stream = tf.data.Dataset.from_generator(batches, output_signature=signature)
     return stream.prefetch(BATCHES_AHEAD)
 
@@ -204,26 +224,34 @@ def shuffled_within_sessions(
     # is [1, 0, 2, 3].
     source = np.argsort(sessions + rng.random(sessions.shape, np.float32) * (sessions > 0), axis=1)
     target = np.argsort(sessions > 0, axis=1, kind="stable")
-    moved = {}
-    for name in ("rows", "actions"):
-        values = getattr(examples, name)
-        moved[name] = np.empty_like(values)
-        np.put_along_axis(moved[name], target, np.take_along_axis(values, source, 1), 1)
-    return replace(examples, **moved)
+
+    def moved(values: NDArray[Any]) -> NDArray[Any]:
+        result = np.empty_like(values)
+        np.put_along_axis(result, target, np.take_along_axis(values, source, 1), 1)
+        return result
+
+    return replace(
+        examples,
+        rows=moved(examples.rows),
+        actions=moved(examples.actions),
+        further={name: moved(values) for name, values in examples.further.items()},
+    )
 
 
 def _shuffled(
     chunks: Iterator[ExampleArrays],
     wanted: Callable[[ExampleArrays], NDArray[np.bool_]],
     size: int,
-    config: Config,
+    left: ExampleArrays,
     rng: np.random.Generator,
 ) -> Iterator[ExampleArrays]:
-    """Yield each chunk's wanted examples in random order, `size` at once; fewer only at the end."""
-    left = _joined([], config)
+    """Yield each chunk's wanted examples in random order, `size` at once; fewer only at the end.
+
+    `left` is empty at first.
+    """
     for chunk in chunks:
         if len(left):
-            chunk = _joined([left, chunk.take(wanted(chunk))], config)
+            chunk = _concatenated([left, chunk.take(wanted(chunk))])
             order = rng.permutation(len(chunk))
         else:
             order = np.flatnonzero(wanted(chunk))
@@ -241,28 +269,39 @@ _KEPT: WeakKeyDictionary[ItemTable, tuple[Any, ExampleArrays]] = WeakKeyDictiona
 
 
 def _chunks(
-    file: Path, items: ItemTable, config: Config, rng: np.random.Generator
+    file: Path, items: ItemTable, config: Config, rng: np.random.Generator, further: Inputs
 ) -> Iterator[ExampleArrays]:
     """Yield a file's examples: all at once if they may be kept, else row group by row group."""
     with pq.ParquetFile(file) as examples:
-        if examples.metadata.num_rows * _bytes_of_one(config) > KEPT_BYTES:
+        if examples.metadata.num_rows * _bytes_of_one(config, further) > KEPT_BYTES:
             for number in rng.permutation(examples.num_row_groups):
-                yield _group(examples, int(number), items, config)
+                yield _group(examples, int(number), items, config, further)
             return
     state = file.stat()
-    key = (file, state.st_mtime_ns, state.st_size, config.length, tuple(config.actions))
+    made_of = (config.length, tuple(config.actions), repr(further))
+    key = (file, state.st_mtime_ns, state.st_size, *made_of)
     if items not in _KEPT or _KEPT[items][0] != key:
-        _KEPT[items] = (key, read(file, items, config))
+        _KEPT[items] = (key, read(file, items, config, further=further))
     yield _KEPT[items][1]
 
 
-def _bytes_of_one(config: Config) -> int:
-    return 12 * config.length + 32
+def _bytes_of_one(config: Config, further: Inputs) -> int:
+    return (12 + 4 * len(further.shapes(config.length))) * config.length + 32
 
 
-def _group(file: pq.ParquetFile, number: int, items: ItemTable, config: Config) -> ExampleArrays:
-    batches = file.iter_batches(ROWS_AT_ONCE, row_groups=[number], columns=COLUMNS)
-    return _joined([_arrays(batch, items, config) for batch in batches], config)
+def _columns(file: pq.ParquetFile, config: Config) -> list[str]:
+    return [
+        *COLUMNS,
+        *(name for name in config.rules.attributes if name in file.schema_arrow.names),
+    ]
+
+
+def _group(
+    file: pq.ParquetFile, number: int, items: ItemTable, config: Config, further: Inputs
+) -> ExampleArrays:
+    batches = file.iter_batches(ROWS_AT_ONCE, row_groups=[number], columns=_columns(file, config))
+    arrays = [_arrays(batch, items, config, further) for batch in batches]
+    return _joined(arrays, config, further)
 
 
 def _inside(examples: ExampleArrays, where: Between) -> NDArray[np.bool_]:
@@ -270,7 +309,9 @@ def _inside(examples: ExampleArrays, where: Between) -> NDArray[np.bool_]:
     return (examples.happened_at >= start) & (examples.happened_at < end)
 
 
-def _arrays(batch: pa.RecordBatch, items: ItemTable, config: Config) -> ExampleArrays:
+def _arrays(
+    batch: pa.RecordBatch, items: ItemTable, config: Config, further: Inputs
+) -> ExampleArrays:
     label_rows = items.rows(batch["label_item_id"])
     has_vector = label_rows != 0
     if not has_vector.all():
@@ -290,6 +331,7 @@ def _arrays(batch: pa.RecordBatch, items: ItemTable, config: Config) -> ExampleA
         weight=batch["weight"].to_numpy(),
         label_timestamps=batch["label_timestamp"].cast(pa.int64()).to_numpy(),
         happened_at=batch["happened_at"].cast(pa.int64()).to_numpy(),
+        further=further.arrays(padded),
         n_without_vector=int(len(has_vector) - has_vector.sum()),
     )
 
@@ -298,7 +340,7 @@ def _booleans(values: pa.Array) -> NDArray[np.bool_]:
     return values.to_numpy(zero_copy_only=False)
 
 
-def _joined(parts: Sequence[ExampleArrays], config: Config) -> ExampleArrays:
+def _joined(parts: Sequence[ExampleArrays], config: Config, further: Inputs) -> ExampleArrays:
     """Concatenate examples; without any, return empty ones."""
     if not parts:
         matrix, column = (0, config.length), (0,)
@@ -313,6 +355,19 @@ def _joined(parts: Sequence[ExampleArrays], config: Config) -> ExampleArrays:
             weight=np.zeros(column, np.float32),
             label_timestamps=np.zeros(column, np.int64),
             happened_at=np.zeros(column, np.int64),
+            further={
+                name: np.zeros((0, *shape), dtype)
+                for name, (dtype, shape) in further.shapes(config.length).items()
+            },
         )
+    return _concatenated(parts)
+
+
+def _concatenated(parts: Sequence[ExampleArrays]) -> ExampleArrays:
     arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS}
-    return ExampleArrays(**arrays, n_without_vector=sum(part.n_without_vector for part in parts))
+    further = {
+        name: np.concatenate([part.further[name] for part in parts]) for name in parts[0].further
+    }
+    return ExampleArrays(
+        **arrays, further=further, n_without_vector=sum(part.n_without_vector for part in parts)
+    )

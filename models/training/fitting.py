@@ -82,10 +82,12 @@ class Fitting(keras.Model):
         table: NDArray[np.float32],
         popularity: NDArray[np.float32],
         recent: RecentPopularity | None = None,
+        candidates: NDArray[np.int32] | None = None,
     ) -> None:
         super().__init__()
         self.aggregator = aggregator
-        self.head = objective.head(recipe, len(aggregator.outputs), popularity, recent)
+        fields = len(aggregator.outputs)
+        self.head = objective.head(recipe, fields, popularity, recent, candidates)
         self.negatives = recipe.negatives
         self.blanked = recipe.blanked
         self.seed = recipe.seed
@@ -109,6 +111,7 @@ class Fitting(keras.Model):
                 "item_embeddings": tf.gather(self.table, rows),
                 "actions": actions,
                 "ages": batch["ages"],
+                **batch.get("further", {}),
             },
             training=training,
         )

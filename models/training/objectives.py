@@ -75,6 +75,7 @@ class NextAction(keras.layers.Layer):
         fields: int,  # noqa: ARG002
         popularity: NDArray[np.float32],  # noqa: ARG002
         recent: RecentPopularity | None = None,  # noqa: ARG002
+        candidates: NDArray[np.int32] | None = None,  # noqa: ARG002
     ) -> None:
         super().__init__(dtype="float32")
         self.dense = keras.layers.Dense(2, dtype="float32")
@@ -112,9 +113,10 @@ class NextItem(keras.layers.Layer):
     The denominator of the softmax is estimated without bias (Bengio & Senécal, "Adaptive
     importance sampling", 2008; for retrieval Yi et al., "Sampling-bias-corrected neural modeling",
     2019): a drawn item counts 1/(expected number of its draws), so the log of that number is
-    subtracted from its score. The rows of a batch share a sample of two parts of fixed size, one by
-    popularity and one uniform. The expected number is over both parts (the balance heuristic of
-    Veach & Guibas, 1995). The positive is in the sum already, so draws of it are removed.
+    subtracted from its score. Only items of the predicted kinds are drawn. The rows of a batch
+    share a sample of two parts of fixed size, one by popularity and one uniform. The expected
+    number is over both parts (the balance heuristic of Veach & Guibas, 1995). The positive is in
+    the sum already, so draws of it are removed.
 
     Dismissed labels enter with `dismissed_weight`: every positive of the batch should score above
     every dismissed one, each at its own window (Burges et al., "Learning to rank using gradient
@@ -127,12 +129,15 @@ class NextItem(keras.layers.Layer):
         fields: int,
         popularity: NDArray[np.float32],
         recent: RecentPopularity | None = None,
+        candidates: NDArray[np.int32] | None = None,
     ) -> None:
         super().__init__(dtype="float32")
         self.temperature = recipe.temperature
         self.popular_share = recipe.popular_share
         self.dismissed_weight = recipe.dismissed_weight
         self.items = len(popularity) - 1
+        # The items that may be predicted: rows of the item table.
+        self.candidates = np.arange(1, self.items + 1) if candidates is None else candidates
         counts = popularity[1:].astype(np.float64)
         share = counts / counts.sum() if counts.any() else np.full(self.items, 1 / self.items)
         self.share = np.concatenate([[0.0], share]).astype(np.float32)
@@ -169,11 +174,11 @@ class NextItem(keras.layers.Layer):
         by_popularity = tf.searchsorted(tf.constant(self.cumulated), quantiles, side="right") + 1
         # By rounding, the shares may sum to less than 1.
         by_popularity = tf.minimum(by_popularity, self.items)
-        uniform = tf.random.stateless_uniform(
-            (negatives - popular,), seed + 1, 1, self.items + 1, dtype=tf.int32
-        )
+        count = len(self.candidates)
+        places = tf.random.stateless_uniform((negatives - popular,), seed + 1, 0, count, tf.int32)
+        uniform = tf.gather(tf.constant(self.candidates, tf.int32), places)
         rows = tf.concat([by_popularity, uniform], axis=0)
-        expected = popular * tf.gather(self.share, rows) + (negatives - popular) / self.items
+        expected = popular * tf.gather(self.share, rows) + (negatives - popular) / count
         return rows, expected
 
     def call(
@@ -255,7 +260,7 @@ class Objective:
     """One row of OBJECTIVES.
 
     Attributes:
-        head: Layer (recipe, fields, popularity, recent) that returns a batch's Outcome.
+        head: Layer (recipe, fields, popularity, recent, candidates) that returns a batch's Outcome.
         labels: What a window's labels are (`ExampleSettings.labels`).
         metric: Name of its metric; more is better.
         reads_random: Whether its examples include random negatives.

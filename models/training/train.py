@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.backend import keras, tf
+from models.inputs import NOTHING, Inputs, measured
+from models.kinds import candidate_rows
 from models.layers.build import build
 from models.packaging import described
 from models.quantization import Quantization
@@ -27,6 +29,8 @@ from models.training.recipe import Recipe
 from transformations.config import Config
 from transformations.errors import InputError, TooFewError
 from transformations.examples import build_training_examples
+from transformations.layout import files_between
+from transformations.tables import activity_query
 from transformations.timestamps import EPOCH
 
 # Members' vectors that the scale of 8-bit numbers is taken from, and the share of each dimension's
@@ -44,12 +48,16 @@ class Data:
         figures: Figures of the examples, shown before training and kept in the manifest.
         items: The item vectors as of `until`.
         until: All events are before it.
+        further: What the line reads beside items, actions and ages, with these events' statistics.
+        candidates: Rows of the items that may be predicted, int32; None for all.
     """
 
     file: Path
     figures: dict[str, Any]
     items: ItemTable
     until: datetime
+    further: Inputs = NOTHING
+    candidates: NDArray[np.int32] | None = None
 
 
 @dataclass(frozen=True)
@@ -112,9 +120,18 @@ def gather(
     """
     recipe = recipe_of(aggregator)
     settings = replace(recipe.examples, labels=_objective(recipe).labels)
-    report = build_training_examples(config, con, settings, until)
+    predicts = aggregator.predicts if isinstance(aggregator, Learned) else ()
+    report = build_training_examples(config, con, settings, until, predicts=predicts)
     items = ItemTable.read(config, con, until)
-    return Data(report.file, report.figures(), items, until)
+    activity = activity_query(config, con, files_between(config.layout.activity, EPOCH, until))
+    # Isoformat: a parameter would have to travel through both queries.
+    seen = (
+        f"select * from ({activity}) where event_timestamp < timestamptz '{until.isoformat()}' "
+        f"and coalesce(ingested_at < timestamptz '{until.isoformat()}', true)"
+    )
+    further = measured(aggregator, config, con, seen)
+    candidates = candidate_rows(config, con, items, predicts)
+    return Data(report.file, report.figures(), items, until, further, candidates)
 
 
 def train_on(
@@ -155,7 +172,7 @@ def train_on(
                 epochs=chosen.best_epoch,
             )
             history["refit"] = again.history
-    whole = build(aggregator, config)
+    whole = build(aggregator, config, data.further)
     whole.set_weights(model.get_weights())
     if saved is not None:
         for file in saved.parent.glob(f"{saved.stem}.*"):
@@ -210,12 +227,14 @@ def _phase(
     objective = _objective(recipe)
     popularity, steps = popularity_of(data, config, recipe, between)
     keras.utils.set_random_seed(recipe.seed)
-    model = build(aggregator, config)
+    model = build(aggregator, config, data.further)
     for layer in model.layers:
         # Half precision would lose the minutes of ages; layers that multiply matrices cast inside.
         layer.autocast = False
     recent = _recent(data, config)
-    fitting = Fitting(model, objective, recipe, data.items.vectors, popularity, recent)
+    fitting = Fitting(
+        model, objective, recipe, data.items.vectors, popularity, recent, data.candidates
+    )
     after = (between[1], data.until)
     validation = None
     if epochs is None:
@@ -251,6 +270,7 @@ def epoch_batches(
         only_positive=not (objective.reads_random or recipe.dismissed_weight),
         with_random=objective.reads_random,
         shuffle_within_sessions=recipe.examples.session_gap if recipe.shuffle_sessions else None,
+        further=data.further,
     )
 
 
@@ -320,6 +340,7 @@ def _quantization(
             "item_embeddings": data.items.vectors[batch["rows"]],
             "actions": batch["actions"],
             "ages": batch["ages"],
+            **batch.get("further", {}),
         }
         for field, vectors in model(inputs, training=False).items():
             seen[field].append(np.asarray(vectors))
@@ -349,6 +370,8 @@ def _saved(aggregator: Aggregator, config: Config, data: Data) -> Path:
         "recipe": described(recipe_of(aggregator)),
         "settings": [config.dim, config.length, list(config.actions)],
         "until": data.until.isoformat(),
+        "reads": aggregator.reads,
+        "further": repr(data.further),
         "figures": data.figures,
         "items": hashlib.sha256(data.items.vectors.tobytes()).hexdigest(),
     }

@@ -39,11 +39,16 @@ class CompiledModels:
 
     def _compiled(self, config: Config, size: int) -> Callable[..., Any]:
         @tf.function(autograph=False)
-        def embed(item_embeddings: Any, actions: Any, ages: Any) -> Any:
+        def embed(
+            item_embeddings: Any, actions: Any, ages: Any, further: list[dict[str, Any]]
+        ) -> Any:
             self.traces += 1
             inputs = {"item_embeddings": item_embeddings, "actions": actions, "ages": ages}
             # One output, because fetching one costs as much as the arithmetic of a small model.
-            results = [model.embed(**inputs) for model in self.loaded]
+            results = [
+                model.embed(**inputs, **own)
+                for model, own in zip(self.loaded, further, strict=True)
+            ]
             return tf.concat(
                 [
                     outputs[field]
@@ -54,15 +59,22 @@ class CompiledModels:
             )
 
         shape = (size, config.length)
-        compiled = embed.get_concrete_function(
+        further = [
+            {
+                name: tf.TensorSpec((size, *own), dtype)
+                for name, (dtype, own) in model.further.shapes(config.length).items()
+            }
+            for model in self.loaded
+        ]
+        specs = (
             tf.TensorSpec((*shape, config.dim), "float32"),
             tf.TensorSpec(shape, "int32"),
             tf.TensorSpec(shape, "float32"),
+            further,
         )
+        compiled = embed.get_concrete_function(*specs)
         # The first call is the slowest: make it now.
-        compiled(
-            tf.zeros((*shape, config.dim)), tf.zeros(shape, "int32"), tf.zeros(shape, "float32")
-        )
+        compiled(*tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), specs))
         return compiled
 
     def embed(self, vectors: NDArray[np.float32], padded: Padded) -> Vectors:
@@ -72,8 +84,9 @@ class CompiledModels:
             vectors: The item table, float32 [rows, dim]; gathered once for all models.
         """
         members = len(padded.rows)
+        further = [model.further.arrays(padded) for model in self.loaded]
         pieces = [
-            self._call(vectors, padded, slice(start, start + SIZES[-1]))
+            self._call(vectors, padded, further, slice(start, start + SIZES[-1]))
             for start in range(0, members, SIZES[-1])
         ]
         together = np.concatenate(pieces) if len(pieces) != 1 else pieces[0]
@@ -87,7 +100,11 @@ class CompiledModels:
         return named
 
     def _call(
-        self, vectors: NDArray[np.float32], padded: Padded, piece: slice
+        self,
+        vectors: NDArray[np.float32],
+        padded: Padded,
+        further: list[dict[str, NDArray[Any]]],
+        piece: slice,
     ) -> NDArray[np.float32]:
         rows, actions, ages = padded.rows[piece], padded.actions[piece], padded.ages[piece]
         members = len(rows)
@@ -98,7 +115,11 @@ class CompiledModels:
             tf.constant(values)
             for values in (vectors[np.pad(rows, fill)], np.pad(actions, fill), np.pad(ages, fill))
         )
-        result: NDArray[np.float32] = self._calls[size](*inputs).numpy()
+        more = [
+            {name: tf.constant(np.pad(values[piece], fill)) for name, values in own.items()}
+            for own in further
+        ]
+        result: NDArray[np.float32] = self._calls[size](*inputs, more).numpy()
         return result[:members]
 
 

@@ -10,11 +10,11 @@ from tests.worlds.events import configure
 from transformations.rules import MISSING
 from transformations.signs import read_by_signs, sign_expression, signs_of
 
-VIEW = {"positive_if": "dwell >= 30", "negative_if": "dwell < 5 or source == 'mail'"}
+VIEW = {"positive_if": "dwell >= 30", "negative_if": "dwell < 5 or seen_on == 'mail'"}
 
 
 @pytest.mark.parametrize(
-    ("action", "dwell", "source", "expected"),
+    ("action", "dwell", "seen_on", "expected"),
     [
         ("APPLY", None, None, 1),
         ("DISMISS", 100.0, None, -1),
@@ -29,7 +29,7 @@ VIEW = {"positive_if": "dwell >= 30", "negative_if": "dwell < 5 or source == 'ma
     ],
 )
 def test_the_sign_of_an_action(
-    tmp_path: Path, action: str, dwell: float | None, source: str | None, expected: int
+    tmp_path: Path, action: str, dwell: float | None, seen_on: str | None, expected: int
 ) -> None:
     config = configure(
         tmp_path,
@@ -41,22 +41,22 @@ def test_the_sign_of_an_action(
             if dwell is None
             else {"negative_if": "not dwell > 50"},
         },
-        events={"attributes": {"dwell": {"type": "number"}, "source": {"type": "category"}}},
+        events={"attributes": {"dwell": {"type": "number"}, "seen_on": {"type": "category"}}},
     )
     rules = config.rules
-    assert read_by_signs(rules) == {"dwell", "source"}
+    assert read_by_signs(rules) == {"dwell", "seen_on"}
 
     with duckdb.connect() as con:
         row = con.execute(
             f"select {sign_expression(rules)} from "
-            "(select $action as action, $dwell::double as dwell, $source::varchar as source)",
-            {"action": action, "dwell": dwell, "source": source},
+            "(select $action as action, $dwell::double as dwell, $seen_on::varchar as source)",
+            {"action": action, "dwell": dwell, "seen_on": seen_on},
         ).fetchone()
     assert row == (expected,)
 
     attributes = {
         "dwell": np.array([np.nan if dwell is None else dwell]),
-        "source": np.array([source or MISSING], object),
+        "seen_on": np.array([seen_on or MISSING], object),
     }
     got = signs_of(rules, np.array([rules.action_code(action)]), attributes)
     assert got.tolist() == [expected]

@@ -1,4 +1,5 @@
--- one row per UTC day (since 1970) and item that any member acted on that day: its index
+-- one row per UTC day (since 1970) and item of a predicted kind that any member acted on that
+-- day: its index
 -- Reads `example_actions`. Needs macros.sql.
 with
 acted_on as (
@@ -6,6 +7,7 @@ acted_on as (
         day_of(event_us) as day,
         item_index,
     from example_actions
+    where is_candidate
 ),
 
 day_items as (

@@ -1,12 +1,17 @@
 -- one row per action visible at `until`, with its position among the member's actions
--- Reads `activity` and `item_indexes`. Times are microseconds since 1970, durations microseconds.
+-- Reads `activity`, `item_indexes` and `item_kinds`. Times are microseconds since 1970, durations microseconds.
 with
 with_indexes as (
     select
         activity.*,
         item_indexes.item_index,
+        case
+            when $kinds::varchar[] is null then item_kinds.kind is distinct from 'search'
+            else list_contains($kinds::varchar[], item_kinds.kind) is true
+        end as is_candidate,
     from activity
     inner join item_indexes on activity.item_id = item_indexes.item_id
+    left join item_kinds on activity.item_id = item_kinds.item_id
 ),
 
 visible as (
@@ -14,8 +19,10 @@ visible as (
         member_id,
         item_index,
         list_position(list_sort($names), action) as action_index,
-        sign > 0 as is_positive,
-        sign <> 0 as is_label,
+        is_candidate,
+        is_candidate and sign > 0 and list_contains($predicted, action) as is_positive,
+        is_candidate and sign < 0 as is_negative,
+        attributes,
         epoch_us(event_timestamp) as event_us,
         coalesce(epoch_us(ingested_at), 0) as known_at,
         -- Seed of the draws: independent of other rows and of their order.
@@ -31,7 +38,9 @@ numbered as (
     select
         *,
         row_number() over in_order as position,
+        is_positive or is_negative as is_label,
         count(*) over (partition by member_id) as n_actions,
+        count(*) over (partition by action_index) / count(*) over () as action_share,
         event_us - lag(event_us) over in_order as gap,
     from visible
     window in_order as (partition by member_id order by event_us, item_index, action_index)

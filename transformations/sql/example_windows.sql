@@ -78,6 +78,7 @@ inputs as (
         item_index,
         action_index,
         known_at,
+        attributes,
         position,
         as_of,
         labels_from,
@@ -92,6 +93,7 @@ inputs as (
         item_index,
         action_index,
         known_at,
+        null as attributes,
         null as position,
         event_us as as_of,
         event_us as labels_from,
@@ -157,6 +159,7 @@ listed as (
         *,
         list(packed_action) over before_as_of as candidates,
         list(known_at) over before_as_of as candidates_known_at,
+        list(attributes) over before_as_of as candidates_carry,
     from bounded
     window before_as_of as (
         partition by member_id
@@ -172,21 +175,26 @@ chosen as (
         labels_from,
         first_label,
         last_label,
-        list_transform(
-            list_filter(
-                list_zip(candidates, candidates_known_at), lambda a: a[2] < as_of
-            )[-$length:],
-            lambda a: a[1]
-        ) as packed_actions,
+        list_filter(
+            list_zip(candidates, candidates_known_at, candidates_carry), lambda a: a[2] < as_of
+        )[-$length:] as last_actions,
     from listed
     where is_chosen
+),
+
+unzipped as (
+    select
+        * exclude (last_actions),
+        list_transform(last_actions, lambda a: a[1]) as packed_actions,
+        list_transform(last_actions, lambda a: a[3]) as carried,
+    from chosen
 ),
 
 example_windows as (
     select
         *,
         coalesce(len(packed_actions), 0) as n_inputs,
-    from chosen
+    from unzipped
 )
 
 select * from example_windows

@@ -30,7 +30,7 @@ windows as (
 followed_by as (
     select
         windows.*,
-        actions.* exclude (actions.member_id),
+        actions.* exclude (actions.member_id, actions.attributes),
     from windows
     inner join
         example_actions as actions
@@ -58,6 +58,8 @@ drawn as (
         labels.member_id,
         labels.as_of,
         labels.packed_actions,
+        labels.carried,
+        weight_of(labels.n_actions, labels.action_share) as factor,
         labels.event_us as happened_at,
         coalesce(random_negatives.event_us, labels.event_us) as event_us,
         coalesce(random_negatives.item_index, labels.item_index) as item_index,
@@ -114,11 +116,14 @@ training_examples as (
         make_timestamptz(happened_at) as happened_at,
         is_positive,
         is_random,
-        case
-            when is_random then $random_negative_weight
-            when is_positive then 1.0
-            else $negative_weight
-        end::float as weight,
+        (
+            factor * case
+                when is_random then $random_negative_weight
+                when is_positive then 1.0
+                else $negative_weight
+            end
+        )::float as weight,
+        carried,
     from named
 )
 
