@@ -309,8 +309,8 @@ def differences(
     of_signs = manifest.get("signs")
     if of_signs is not None:  # whoever made it, it reads what the configuration says of an action
         expected["signs"] = _signs(config)
-    # What the line no longer asks for.
-    expected |= {key: None for key in ASKED_SETTINGS if key in manifest and key not in expected}
+    if aggregator.layer is not None:  # what the line no longer asks for
+        expected |= {key: None for key in ASKED_SETTINGS if key in manifest and key not in expected}
     # As JSON text, because the order of actions and vectors counts and JSON has no tuples.
     return [
         f"  {key}: packaged {json.dumps(manifest.get(key))}, expected {json.dumps(value)}"

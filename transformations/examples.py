@@ -15,7 +15,7 @@ from transformations.config import Config
 from transformations.duck import check, copy, named_in, parquet, sql
 from transformations.example_settings import ExampleSettings
 from transformations.files import replacing
-from transformations.item_kinds import item_kinds, predicted_kinds
+from transformations.item_kinds import other_items
 from transformations.layout import files_between
 from transformations.tables import activity_query
 from transformations.timestamps import EPOCH, MICROSECOND, microseconds
@@ -180,7 +180,6 @@ def build_training_examples(
         "length": config.length,
         "actions": list(config.actions),
         "predicted": list(predicts or config.actions),
-        "kinds": predicted_kinds(config, predicts),
         "positives": _positives(config),
         "names": names,
         "input_names": [*input_actions(config, settings.random_negatives_in_inputs)],
@@ -192,7 +191,7 @@ def build_training_examples(
         f"create or replace temp table item_indexes as {sql('item_indexes')}",
         {"as_of": until, "window_length": until - EPOCH},
     )
-    con.execute(f"create or replace temp table item_kinds as {item_kinds(config, con)}")
+    con.execute(f"create or replace temp table other_items as {other_items(config, con, predicts)}")
     con.execute(
         "create or replace temp macro weight_of(member_actions, action_share) as "
         f"{config.train.expression}"
@@ -209,7 +208,7 @@ def build_training_examples(
         check(con, "training_examples", parameters)
         figures = _figures(con, settings)
     con.execute("drop view training_examples")
-    for step in (*reversed(STEPS), "item_kinds", "item_indexes"):
+    for step in (*reversed(STEPS), "other_items", "item_indexes"):
         con.execute(f"drop table {step}")
     con.execute("drop view activity")
     return ExampleReport(file=file, **figures)

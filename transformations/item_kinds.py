@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import duckdb
 
 from transformations.config import Config
-from transformations.duck import parquet
+from transformations.duck import SQL_ID_TYPES, parquet
 from transformations.errors import InputError
+from transformations.quoting import quoted
+from transformations.rules import SEARCH
 
 
 def predicted_kinds(config: Config, predicts: Sequence[str]) -> list[str] | None:
@@ -28,17 +30,25 @@ def predicted_kinds(config: Config, predicts: Sequence[str]) -> list[str] | None
     return sorted(kind for kind in kinds if kind is not None)
 
 
-def item_kinds(config: Config, con: duckdb.DuckDBPyConnection) -> str:
-    """Return the query of each item's kind: item_id and kind, null where the source names none."""
-    kind = "bigint" if config.item_id_type == "int64" else "varchar"
-    staged = config.layout.staged_items
-    nothing = f"select null::{kind} as item_id, null::varchar as kind where false"
-    if not staged.exists():
-        return nothing
-    described = con.execute(f"describe from {parquet([staged])}").fetchall()
-    if "kind" not in {name for name, *_ in described}:
-        return nothing
-    return (
-        f"select item_id, arg_max(kind, available_at) as kind from {parquet([staged])} "
-        "group by item_id"
+def other_items(config: Config, con: duckdb.DuckDBPyConnection, predicts: Sequence[str]) -> str:
+    """Return the query of the items that are not predicted: item_id.
+
+    They are those of other kinds than `predicted_kinds`; else searches, which nobody recommends.
+
+    Raises:
+        InputError: as `predicted_kinds`; or kinds are predicted and no item has one.
+    """
+    kinds, staged = predicted_kinds(config, predicts), config.layout.staged_items
+    described = (
+        con.execute(f"describe from {parquet([staged])}").fetchall() if staged.exists() else []
     )
+    if "kind" not in {name for name, *_ in described}:
+        if kinds is not None:
+            raise InputError(
+                f"expected items of the kind {' or '.join(kinds)}, but no item has a kind; name "
+                f"its column as items.kind in {config.file.name}"
+            )
+        return f"select null::{SQL_ID_TYPES[config.item_id_type]} as item_id where false"
+    listed = ", ".join(quoted(kind) for kind in kinds or [SEARCH])
+    which = f"kind is null or kind not in ({listed})" if kinds else f"kind in ({listed})"
+    return f"select distinct item_id from {parquet([staged])} where {which}"

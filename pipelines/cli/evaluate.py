@@ -33,6 +33,13 @@ def evaluate_command(
         int | None,
         typer.Option(min=1, help="About that many labels per period at most; default: all."),
     ] = None,
+    predicts: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Evaluate the lines that predict these actions; repeatable. Default: the lines "
+            "without `predicts`, by every positive action."
+        ),
+    ] = None,
     config: ConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
@@ -48,10 +55,11 @@ def evaluate_command(
         from pipelines.evaluation.protocol import Protocol
         from transformations.duck import connect
 
-    lines = chosen_lines(catalogue_lines(settings), also or [])
+    lines = chosen_lines(catalogue_lines(settings), also or [], predicts or [])
     command = " ".join(
         ["activity evaluate", *(f"--also {name}" for name in also or []), f"--seeds {seeds}"]
         + ([f"--max-labels {max_labels}"] if max_labels else [])
+        + [f"--predicts {action}" for action in predicts or []]
     )
     ledger = Ledger(settings)
     with ledger.lock(), ledger.run("evaluate", None) as run_id:
@@ -59,7 +67,7 @@ def evaluate_command(
         with connect(settings) as con:
             now = max(last_midnight(), ledger.newest_as_of() or last_midnight())
             stage_events(settings, con, now, stages)
-        protocol = Protocol(seeds=seeds, max_labels=max_labels)
+        protocol = Protocol(seeds=seeds, max_labels=max_labels, predicts=tuple(predicts or ()))
         evaluate(settings, stages, protocol, command, lines)
     _show(settings)
 

@@ -70,7 +70,11 @@ class Log:
         # Codes need not be in the order of the ids.
         order = np.lexsort((times, members))
         items = table["item_id"].to_numpy()
-        actions = Actions.of(config.rules, members, items, codes + 1, times).take(order)
+        carried = {
+            name: pc.struct_field(table["attributes"].combine_chunks(), name)
+            for name in config.rules.attributes
+        }
+        actions = Actions.of(config.rules, members, items, codes + 1, times, carried).take(order)
         return cls(actions, pc.fill_null(table["ingested_us"], int(NO_TIME)).to_numpy()[order])
 
     def before(self, members: NDArray[np.int64], until: Times) -> tuple[Rows, Rows]:

@@ -67,9 +67,10 @@ def evaluate(
     aggregators = catalogue_lines(config) if aggregators is None else aggregators
     learned = [line for line in aggregators if isinstance(line, Learned)]
     if not learned:
+        what = f" that predicts {', '.join(protocol.predicts)}" if protocol.predicts else ""
         raise InputError(
-            f"expected a learned aggregator in {short(config.catalogue)} to compare with the "
-            "decayed vectors, found none"
+            f"expected a learned aggregator{what} in {short(config.catalogue)} to compare with "
+            "the decayed vectors, found none"
         )
     _refuse_equal_names(aggregators)
     with connect(config) as con:
@@ -127,17 +128,24 @@ def _refuse_equal_names(aggregators: Sequence[Aggregator]) -> None:
         )
 
 
-def chosen_lines(aggregators: Sequence[Aggregator], also: Sequence[str]) -> list[Aggregator]:
+def chosen_lines(
+    aggregators: Sequence[Aggregator], also: Sequence[str], predicts: Sequence[str] = ()
+) -> list[Aggregator]:
     """Return the newest version of each name, and the learned layers named in `also`.
+
+    Of the learned lines, those that predict these actions.
 
     Raises:
         InputError: `also` has an unknown name.
     """
     best: dict[str, Aggregator] = {}
     for line in aggregators:
+        if isinstance(line, Learned) and set(line.predicts) != set(predicts):
+            continue
         if line.name not in best or line.version > best[line.name].version:
             best[line.name] = line
-    known = {line.name: line for line in (kind(version=1) for kind in learned_kinds().values())}
+    made = (kind(version=1, predicts=tuple(predicts)) for kind in learned_kinds().values())
+    known = {line.name: line for line in made}
     for name in also:
         if name not in known:
             raise InputError(f"--also: expected one of {', '.join(known)}, got {name!r}")

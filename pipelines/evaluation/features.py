@@ -17,6 +17,7 @@ from models.evaluation.item_days import ACTIVE_DAYS, ItemDays
 from models.evaluation.promises import assert_nothing_from_the_future
 from models.evaluation.ranker import RankerFeatures, RankerLabels
 from models.evaluation.scoring import Task, random_items, seen_items
+from models.kinds import candidate_rows
 from models.sequences import ItemTable, Padded, pad, read_items
 from models.spec import Aggregator
 from pipelines.evaluation.protocol import Protocol
@@ -26,12 +27,16 @@ from transformations import names
 from transformations.config import Config
 from transformations.duck import sql
 from transformations.errors import InputError
+from transformations.item_kinds import other_items
 from transformations.layout import partition_files
 from transformations.names import SEQUENCE_VIEW
 from transformations.tables import activity_query
 from transformations.timestamps import DAY_US, MICROSECOND
 
 Floats = NDArray[np.float32]
+
+NEVER = 2**62
+"""When an item that is not predicted becomes available."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,18 +111,20 @@ def read_data(
     Raises:
         InputError: there is no item vector, or a period has no label.
     """
-    data = _read_events(world, con)
+    data = _read_events(world, con, protocol)
     labels = {name: _read_period(name, world, con, data, protocol) for name in periods}
     return replace(data, periods=labels)
 
 
-def _read_events(world: World, con: Connection) -> EvaluationData:
+def _read_events(world: World, con: Connection, protocol: Protocol) -> EvaluationData:
     config, split = world.config, world.split
     items = ItemTable.read(config, con, split.test_until, which="first_items")
     con.execute(f"create or replace temp view activity as {_activity(config, con)}")
+    query = other_items(config, con, protocol.predicts)
+    con.execute(f"create or replace temp table other_items as {query}")
     table: pa.Table = con.sql(
         sql("events", __file__),
-        params={"actions": list(config.actions), "until": split.test_until},
+        params={**_predicted(config, protocol), "until": split.test_until},
     ).to_arrow_table()
     member_codes = pd.Index(table["member_id"].unique().to_pandas())
     rows = items.rows(table["item_id"].combine_chunks())
@@ -133,8 +140,24 @@ def _read_events(world: World, con: Connection) -> EvaluationData:
     available_at = np.zeros(len(items), np.int64)
     index = items.rows(available["item_id"].combine_chunks()) - 1
     available_at[index] = available["available_at"].cast(pa.int64()).to_numpy()
-    item_days = ItemDays.count(events.items, events.times, events.positive, available_at)
+    candidates = candidate_rows(config, con, items, protocol.predicts)
+    if candidates is not None:
+        others = np.ones(len(items), bool)
+        others[candidates - 1] = False
+        available_at[others] = NEVER
+    signed = events.positive | table["negative"].to_numpy()[known]
+    item_days = ItemDays.count(
+        events.items[signed], events.times[signed], events.positive[signed], available_at
+    )
     return EvaluationData(items, item_days, events, member_codes)
+
+
+def _predicted(config: Config, protocol: Protocol) -> dict[str, object]:
+    """Return the parameters of the SQL that say what is predicted."""
+    return {
+        "actions": list(config.actions),
+        "predicted": list(protocol.predicts or config.actions),
+    }
 
 
 def _read_period(
@@ -145,7 +168,7 @@ def _read_period(
         "since": since,
         "before": until,
         "publish_delay": config.publish_delay,
-        "actions": list(config.actions),
+        **_predicted(config, protocol),
         "seed": name,
         "share": 1.0,
         "first_snapshot": world.split.weights_until,
@@ -236,7 +259,7 @@ def join_sequences(
     Raises:
         RunFailedError: a sequence has an action from after its label.
     """
-    lists = ["item_ids", "actions", "event_timestamps"]
+    lists = ["item_ids", "actions", "event_timestamps", *config.rules.attributes]
     wanted = [*lists, "last_action_at", *config.rules.count_columns]
     joined = _fetch(store, period, [f"{SEQUENCE_VIEW}:{name}" for name in wanted])
     frame = joined.select(["event_timestamp", "last_action_at", "n_actions"]).to_pandas()

@@ -21,6 +21,8 @@ class Protocol:
         seeds: Rankers per variant.
         resamples: Number of resamples of members and seeds, for the intervals.
         max_labels: About that many labels per period at most, by sampling members. None: all.
+        predicts: The actions whose labels are positive; only items of their kinds are ranked.
+            Empty: every positive action, on items of any kind but searches.
         l2: Penalties of the ranker to choose from, for each variant.
         decays: Grid of r for the decayed vectors of the baseline.
     """
@@ -31,6 +33,7 @@ class Protocol:
     seeds: int = 6
     resamples: int = 2000
     max_labels: int | None = None
+    predicts: tuple[str, ...] = ()
     l2: tuple[float, ...] = (1e-4, 1e-3)
     decays: tuple[float, ...] = (0.5, 0.65, 0.8, 0.9, 0.95)
 

@@ -1,17 +1,14 @@
 -- one row per action visible at `until`, with its position among the member's actions
--- Reads `activity`, `item_indexes` and `item_kinds`. Times are microseconds since 1970, durations microseconds.
+-- Reads `activity`, `item_indexes`, `other_items`. Times and durations are microseconds.
 with
 with_indexes as (
     select
         activity.*,
         item_indexes.item_index,
-        case
-            when $kinds::varchar[] is null then item_kinds.kind is distinct from 'search'
-            else list_contains($kinds::varchar[], item_kinds.kind) is true
-        end as is_candidate,
+        other_items.item_id is null as is_candidate,
     from activity
     inner join item_indexes on activity.item_id = item_indexes.item_id
-    left join item_kinds on activity.item_id = item_kinds.item_id
+    left join other_items on activity.item_id = other_items.item_id
 ),
 
 visible as (

@@ -5,6 +5,7 @@ delayed_events as (
         member_id,
         item_id,
         action,
+        attributes,
         epoch_us(event_timestamp) as timestamp_us,
         epoch_us(ingested_at) as ingested_us,
     from activity

@@ -1,7 +1,13 @@
 -- one row per action with a sign in [$since, $before) of a sampled member, on an item that had a
 -- vector by its midnight: the newest one of which something could be read at its time
--- Reads `activity`, and `first_items`, each item's first vector.
+-- Reads `activity`, `other_items`, and `first_items`, each item's first vector.
 with
+candidates as (
+    select activity.*
+    from activity
+    anti join other_items on activity.item_id = other_items.item_id
+),
+
 actions as (
     select
         member_id,
@@ -10,12 +16,12 @@ actions as (
         event_timestamp,
         sign > 0 as positive,
         date_trunc('day', event_timestamp - $publish_delay) as midnight,
-    from activity
+    from candidates
     where
         event_timestamp >= $since
         and event_timestamp < $before
         and list_contains($actions, action)
-        and sign <> 0
+        and (sign < 0 or (sign > 0 and list_contains($predicted, action)))
         and hash(member_id, $seed) % 1000000 < $share * 1000000
 ),
 
