@@ -171,7 +171,7 @@ def test_what_does_not_fit_is_refused_with_what_it_was(workspace: Workspace) -> 
 
 def test_an_attribute_that_comes_later_is_missing_of_what_was_before(workspace: Workspace) -> None:
     workspace.setting(ATTRIBUTES.strip("\n"), "")
-    workspace.run(END)
+    workspace.run(END - timedelta(days=1))
     workspace.setting("item_id_type: string", ATTRIBUTES.strip("\n") + "\nitem_id_type: string")
     with (workspace.root / "source" / "events.csv").open("a") as file:
         file.write(f"3,g-9,play,{END - timedelta(minutes=1):%Y-%m-%d %H:%M:%S},7,ad,\n")
@@ -179,6 +179,21 @@ def test_an_attribute_that_comes_later_is_missing_of_what_was_before(workspace: 
     file = partition(workspace.config.layout.sequences, END)
     (row,) = pq.read_table(file, filters=[("member_id", "=", 3)]).to_pylist()
     assert last_two(row)[-1] == (7.0, "ad", None)
+    # The source is read again, and what it still holds is filled in.
+    assert (12.25, "feed", "quite good") in zip(*(row[name] for name in NAMES_OF_ALL), strict=True)
+    # The snapshot of before has no such list.
+    labels = pd.DataFrame(
+        {
+            "member_id": [3, 3],
+            "event_timestamp": [END - timedelta(hours=1), END + timedelta(hours=1)],
+        }
+    )
+    joined = workspace.store.get_historical_features(
+        entity_df=labels, features=["member_activity_sequence:dwell"]
+    ).to_df()
+    before, after = joined.sort_values("event_timestamp")["dwell"]
+    assert before is None
+    assert after[-1] == 7.0
 
 
 @pytest.mark.parametrize(
