@@ -319,7 +319,11 @@ def _groups(sources: Sequence[Path]) -> Iterator[Group]:
 
 def _pad(group: Group, items: ItemVersions, rules: Rules) -> Padded:
     """Turn rows of several files into arrays, each with the item vectors of its as_of."""
-    rows = pa.concat_batches([batch for _, batch in group])
+    # Only what `pad` reads: snapshots of other times may have other columns beside it.
+    names = ("event_timestamp", "item_ids", "actions", "event_timestamps")
+    rows = pa.record_batch(
+        {name: pa.concat_arrays([batch[name] for _, batch in group]) for name in names}
+    )
     as_ofs = rows["event_timestamp"].cast(pa.int64())
     lengths = pc.list_value_length(rows["item_ids"]).to_numpy()
     return pad(rows, items.at(as_ofs.to_numpy().repeat(lengths)), rules, as_ofs)

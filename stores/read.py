@@ -147,9 +147,12 @@ class Reader:
                     out.event_timestamps[view.label] = _rows(stored.event_timestamps, key)
                 for feature, raws in zip(view.features, stored.columns, strict=True):
                     values, present = self._column(ids, group, key, view, feature, raws)
-                    out.arrays[feature.result] = _rows(values, key)
+                    nulled = values
+                    if feature.missing is not None:
+                        nulled = decode.with_nulls(values, feature.missing)
+                    out.arrays[feature.result] = _rows(nulled, key)
                     out.present[feature.result] = _rows(present, key)
-                    if self._plan.on_demand:
+                    if self._plan.on_demand:  # their functions see what Feast shows them: no null
                         cells = decode.pythonic(values, present)
                         inputs[feature.result] = (
                             cells if key.rows is None else [cells[row] for row in key.rows]
@@ -179,6 +182,8 @@ class Reader:
         raws: Sequence[bytes | None],
     ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Decode one feature of the distinct keys; an error names the ids of the key."""
+        if feature.missing is not None:
+            return decode.lists(feature.type, raws)
         vector = decode.is_vector(feature.type)
         dim = feature.dim or self._learned_dims.get(feature.result, 0)
         try:
@@ -244,6 +249,8 @@ class Features:
     Attributes:
         arrays: contiguous, by feature name: `[n, dim]` for lists of floats, `[n]` for the
             rest (stores.bytes.decode.column gives the types). Zero, NaT or None where not present.
+            A field with the tag `missing` is `[n]` lists of any length, with None for its elements
+            that are missing.
         present: `[n]` masks, by feature name: False where the key has no row, its value is null, or
             its row is older than the view's ttl.
         event_timestamps: `[n]` datetime64[us] in UTC, by view, NaT where the key has no row; empty
@@ -258,7 +265,10 @@ class Features:
         return self.arrays[name]
 
     def to_dict(self) -> dict[str, list[Any]]:
-        """The features as `get_online_features(...).to_dict()` has them, without the ids."""
+        """The features as `get_online_features(...).to_dict()` has them, without the ids.
+
+        But for missing elements: None here, what the field's tag `missing` names there.
+        """
         return {
             name: decode.pythonic(values, self.present[name])
             for name, values in self.arrays.items()

@@ -15,10 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serving import publish
 from serving.request.sequences import Event
 from serving.request.vectors import RequestTime
 from serving.stream.bus.messages import MessageError, decode, encode
 from serving.stream.states.protocol import pack, unpack
+from stores.read import Reader
 from tests.worlds.workspace import END, Workspace
 from transformations.config import Config, load_config
 from transformations.errors import InputError
@@ -76,10 +78,10 @@ def last_two(lists: dict[str, Sequence[Any]]) -> list[tuple[Any, ...]]:
     def plain(value: Any) -> Any:
         return None if value is None or value != value or value == MISSING else value
 
-    names = ("dwell", "seen_on", "comment")
-    return [tuple(plain(lists[name][at]) for name in names) for at in (-2, -1)]
+    return [tuple(plain(lists[name][at]) for name in NAMES_OF_ALL) for at in (-2, -1)]
 
 
+NAMES_OF_ALL = ("dwell", "seen_on", "comment")
 CARRIED = [(12.25, "feed", "quite good"), (None, None, None)]
 
 
@@ -115,6 +117,42 @@ def test_it_is_the_same_everywhere(workspace: Workspace) -> None:
             requests.embed([3], [new._replace(attributes={"dwel": 1})], at)
 
 
+def test_requests_read_sequences_of_any_length_and_null_where_it_is_missing(
+    workspace: Workspace,
+) -> None:
+    """Of members with more and fewer actions, and of one that nobody knows, in one request."""
+    with (workspace.root / "source" / "events.csv").open("a") as file:
+        file.write(f"77,g-1,play,{END - timedelta(hours=1):%Y-%m-%d %H:%M:%S},0.1,ad,fine\n")
+    workspace.run(END)
+    store = workspace.store
+    fields = [f"member_activity_sequence:{name}" for name in ("dwell", "seen_on", "comment")]
+    with Reader(store, fields) as reader:
+        got = reader.read({"member_id": [3, 99, 77]})
+    assert [tuple(got[name][0][at] for name in NAMES_OF_ALL) for at in (-2, -1)] == CARRIED
+    assert [got[name][1] for name in NAMES_OF_ALL] == [None] * 3
+    assert [got[name][2] for name in NAMES_OF_ALL] == [[0.1], ["ad"], ["fine"]]
+    with RequestTime(workspace.config, store) as requests:
+        apart = [requests.embed([member], as_of=END).columns["n_actions"][0] for member in (3, 77)]
+        both = requests.embed([3, 99, 77], as_of=END).columns["n_actions"].tolist()
+    assert both == [apart[0], 0, 1]
+
+
+def test_what_was_online_before_an_attribute_was_configured_is_read_without_it(
+    workspace: Workspace,
+) -> None:
+    settings = workspace.root / "activity.yaml"
+    configured = settings.read_text()
+    workspace.setting(ATTRIBUTES.strip("\n"), "")
+    workspace.run(END)
+    settings.write_text(configured)
+    publish.apply(workspace.config, workspace.store)  # nothing was published since
+    with RequestTime(workspace.config, workspace.store) as requests:
+        new = Event(3, "g-new", "play", END, {"dwell": 0.5})
+        got = requests.embed([3, 99], [new], END + timedelta(minutes=5))
+    before = workspace.online("ranker_average_v1")
+    assert got.columns["n_actions"].tolist() == [before["n_actions"] + 1, 0]
+
+
 def test_what_does_not_fit_is_refused_with_what_it_was(workspace: Workspace) -> None:
     workspace.run(END)
     rows = [
@@ -133,7 +171,7 @@ def test_what_does_not_fit_is_refused_with_what_it_was(workspace: Workspace) -> 
 
 def test_an_attribute_that_comes_later_is_missing_of_what_was_before(workspace: Workspace) -> None:
     workspace.setting(ATTRIBUTES.strip("\n"), "")
-    workspace.run(END)
+    workspace.run(END - timedelta(days=1))
     workspace.setting("item_id_type: string", ATTRIBUTES.strip("\n") + "\nitem_id_type: string")
     with (workspace.root / "source" / "events.csv").open("a") as file:
         file.write(f"3,g-9,play,{END - timedelta(minutes=1):%Y-%m-%d %H:%M:%S},7,ad,\n")
@@ -141,6 +179,21 @@ def test_an_attribute_that_comes_later_is_missing_of_what_was_before(workspace: 
     file = partition(workspace.config.layout.sequences, END)
     (row,) = pq.read_table(file, filters=[("member_id", "=", 3)]).to_pylist()
     assert last_two(row)[-1] == (7.0, "ad", None)
+    # The source is read again, and what it still holds is filled in.
+    assert (12.25, "feed", "quite good") in zip(*(row[name] for name in NAMES_OF_ALL), strict=True)
+    # The snapshot of before has no such list.
+    labels = pd.DataFrame(
+        {
+            "member_id": [3, 3],
+            "event_timestamp": [END - timedelta(hours=1), END + timedelta(hours=1)],
+        }
+    )
+    joined = workspace.store.get_historical_features(
+        entity_df=labels, features=["member_activity_sequence:dwell"]
+    ).to_df()
+    before, after = joined.sort_values("event_timestamp")["dwell"]
+    assert before is None
+    assert after[-1] == 7.0
 
 
 @pytest.mark.parametrize(

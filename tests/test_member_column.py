@@ -2,25 +2,22 @@
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from numpy.typing import NDArray
 
 from serving.request.sequences import Event
 from serving.request.vectors import RequestTime
 from tests.worlds.workspace import END, Workspace
 from transformations import member_columns
+from transformations.config import ROOT
 from transformations.errors import RunFailedError
 from transformations.layout import partition
 from transformations.member_columns import MemberColumn, MemberRows
-
-
-def distinct_items(rows: MemberRows) -> np.ndarray:
-    actions = rows.actions()
-    pairs = pd.DataFrame({"row": actions.member, "item": actions.item}).drop_duplicates()
-    return np.bincount(pairs["row"], minlength=len(rows.lengths)).astype(np.int64)
 
 
 def days_active(rows: MemberRows) -> np.ndarray:
@@ -31,14 +28,16 @@ def days_active(rows: MemberRows) -> np.ndarray:
     return (rows.as_of - first) // 86_400_000_000
 
 
-N_ITEMS = MemberColumn(
-    "distinct_items",
-    "int64",
-    "zero",
-    "How many items the sequence holds.",
-    distinct_items,
-    "len(list_distinct(item_ids))",
+# The worked example of CONTRIBUTING.md.
+EXAMPLE: dict[str, Any] = {"np": np, "NDArray": NDArray, **vars(member_columns)}
+exec(
+    (ROOT / "CONTRIBUTING.md")
+    .read_text()
+    .split("<!-- test: column -->\n```python\n")[1]
+    .split("```")[0],
+    EXAMPLE,
 )
+N_ITEMS: MemberColumn = EXAMPLE["DISTINCT_ITEMS"]
 DAYS = MemberColumn(
     "days_active",
     "float64",
@@ -51,7 +50,7 @@ DAYS = MemberColumn(
 
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    monkeypatch.setattr(member_columns, "MORE_COLUMNS", (N_ITEMS, DAYS))
+    monkeypatch.setattr(member_columns, "MORE_COLUMNS", (*EXAMPLE["MORE_COLUMNS"], DAYS))
     return Workspace(tmp_path)
 
 
@@ -104,3 +103,26 @@ def test_a_column_that_is_not_what_its_check_gives_stops_the_run(
     monkeypatch.setattr(member_columns, "MORE_COLUMNS", (wrong,))
     with pytest.raises(RunFailedError, match="distinct_items is what its check gives"):
         workspace.run(END)
+
+
+def test_rows_of_before_it_have_null_in_a_training_join(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as before:
+        before.setattr(member_columns, "MORE_COLUMNS", ())
+        workspace.run(END - timedelta(days=1))
+    workspace.run(END)
+    labels = pd.DataFrame(
+        {
+            "member_id": [3, 3],
+            "item_id": ["g-1", "g-1"],
+            "event_timestamp": [END - timedelta(hours=1), END + timedelta(hours=1)],
+        }
+    )
+    service = workspace.store.get_feature_service("ranker_average_v1")
+    joined = workspace.store.get_historical_features(entity_df=labels, features=service).to_df()
+    joined = joined.sort_values("event_timestamp")
+    items, days = expected(workspace, 3)
+    assert joined["days_active"].fillna(-1).tolist() == [-1, days]
+    assert joined["distinct_items"].tolist() == [0, items]
+    assert joined["n_actions"].min() > 0

@@ -1,30 +1,9 @@
 """Two people's data in one clone: two workspaces that know nothing of each other."""
 
-import json
-import subprocess
-import sys
-
 import pytest
 
-from tests.worlds.clone import Clone
+from tests.worlds.clone import AVERAGE_ONLY, Clone
 from tests.worlds.workspace import write
-
-LINES = (
-    "from models.spec import Aggregator, Average\n\n"
-    "AGGREGATORS: tuple[Aggregator, ...] = (Average(version=1),)\n"
-)
-READ = """
-import json, sys, warnings
-warnings.filterwarnings("ignore")
-from feast import FeatureStore
-store = FeatureStore(".")
-member, item = json.loads(sys.argv[1])
-answer = store.get_online_features(
-    features=store.get_feature_service("ranker_average_v1"),
-    entity_rows=[{"member_id": member, "item_id": item}],
-).to_dict()
-print(json.dumps({name: values[0] for name, values in answer.items() if name.startswith("n_")}))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -39,31 +18,23 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
         sources = ("--events", str(source / "events.csv"), "--items", str(source / "items.csv"))
         clone.activity("init", name, *sources)
         folder = clone.root / "workspaces" / name
-        (folder / "catalog.py").write_text(LINES)
+        (folder / "catalog.py").write_text(AVERAGE_ONLY)
         settings = (folder / "activity.yaml").read_text()
         (folder / "activity.yaml").write_text(settings + "\ndim: 2\n")
         clone.activity("run", "--as-of", "last", "--config", f"workspaces/{name}")
     return clone
 
 
-def read(clone: Clone, name: str, member: object, item: object) -> dict[str, int]:
-    done = subprocess.run(
-        [sys.executable, "-c", READ, json.dumps([member, item])],
-        cwd=clone.root / "workspaces" / name,
-        env=clone.environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    counts: dict[str, int] = json.loads(done.stdout)
-    return counts
+def counts(clone: Clone, name: str, member: object, item: object) -> dict[str, int]:
+    answer = clone.ranker(name, member, item)
+    return {name: value for name, value in answer.items() if name.startswith("n_")}
 
 
 def test_each_serves_its_own(clone: Clone) -> None:
-    games, wines = (read(clone, *asked) for asked in (("games", 3, "g-1"), ("wines", "w3", 1)))
+    games, wines = (counts(clone, *asked) for asked in (("games", 3, "g-1"), ("wines", "w3", 1)))
     assert games["n_play"] + games["n_dismiss"] == games["n_actions"] == 13
     assert wines == games
-    assert read(clone, "games", 99, "g-1")["n_actions"] == 0
+    assert counts(clone, "games", 99, "g-1")["n_actions"] == 0
 
 
 def test_nothing_of_one_lies_in_the_other_or_in_the_root(clone: Clone) -> None:
@@ -85,7 +56,7 @@ def test_other_sources_under_one_roof_are_refused(clone: Clone) -> None:
     assert "activity reset" in said
     assert sorted((folder / "data").rglob("*.parquet")) == before
     (folder / "activity.yaml").write_text(settings)
-    assert read(clone, "games", 3, "g-1")["n_actions"] == 13
+    assert counts(clone, "games", 3, "g-1")["n_actions"] == 13
 
 
 def test_a_reset_begins_again_and_leaves_the_other_alone(clone: Clone) -> None:
@@ -97,5 +68,5 @@ def test_a_reset_begins_again_and_leaves_the_other_alone(clone: Clone) -> None:
     assert "nothing was run yet" in " ".join(clone.activity("status", *config, fails=2).split())
     # Going back in time is no wall any more.
     clone.activity("run", "--as-of", "2026-03-05", *config)
-    assert 0 < read(clone, "games", 3, "g-1")["n_actions"] < 13
-    assert read(clone, "wines", "w3", 1)["n_actions"] == 13
+    assert 0 < counts(clone, "games", 3, "g-1")["n_actions"] < 13
+    assert counts(clone, "wines", "w3", 1)["n_actions"] == 13

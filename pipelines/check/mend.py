@@ -46,6 +46,9 @@ class Refused:
 
 def mend_of(refused: Refused) -> Mend:
     """Say what mends the rows that a reason refused."""
+    if refused.reason.startswith("attribute "):
+        _, name, problem = refused.reason.split(" ", 2)
+        return Mend(ATTRIBUTE_MENDS[problem].format(f"events.attributes.{name}"))
     mend = MENDS[refused.reason]
     return mend if isinstance(mend, Mend) else mend(refused)
 
@@ -115,3 +118,11 @@ MENDS: dict[str, Mend | Callable[[Refused], Mend]] = {
     "embedding is no list of dim finite numbers": _dim,
 }
 """Reason → what mends it; the reasons of stg_activity.sql and judged_items.sql."""
+
+ATTRIBUTE_MENDS = {
+    "is not a number": "correct the source, or the type of {}: category or text",
+    "is out of range": "correct the source, or min and max of {}",
+    "is too long": "correct the source, or raise max_length of {}",
+    "holds U+001A": "correct the source: this character stands for a missing value",
+}
+"""What is wrong with an attribute's value → what mends it, for the key of the attribute."""

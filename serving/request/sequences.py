@@ -50,7 +50,12 @@ def stored_states(rules: Rules, stored: Features) -> States:
         _coded(rules, [name for row in names for name in row], RunFailedError),
         [int(timestamp.timestamp()) * SECOND for row in timestamps for timestamp in row],
         {
-            name: [value for cell in stored[name] for value in _listed(cell)]
+            # A row of before the attribute was configured has no list of it.
+            name: [
+                value
+                for cell, row in zip(stored[name], timestamps, strict=True)
+                for value in ([None] * len(row) if cell is None else cell)
+            ]
             for name in rules.attributes
         },
     )

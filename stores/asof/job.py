@@ -36,7 +36,15 @@ from stores.asof.query import (
     read_sql,
     sample_sql,
 )
-from stores.asof.session import Limits, fingerprint, memory_limit, rows_per_file, session
+from stores.asof.session import (
+    Limits,
+    columns_of,
+    fingerprint,
+    literal,
+    memory_limit,
+    rows_per_file,
+    session,
+)
 
 ROWS_PER_BATCH = 65_536
 # The size of a chunk, as a share of DuckDB's own limit (session.DUCKDB_SHARE). Two chunks may be
@@ -138,7 +146,9 @@ class Join:
     def _bytes_per_row(self, con: duckdb.DuckDBPyConnection, fetches: Sequence[Fetch]) -> float:
         samples = [self.labels.part(con, 0, 1000)]
         for view, fetch in zip(self.views, fetches, strict=True):
-            samples.append(con.sql(sample_sql(view, fetch.sample_file())).to_arrow_table())
+            file = fetch.sample_file()
+            held = columns_of(con, literal(file))
+            samples.append(con.sql(sample_sql(view, file, held)).to_arrow_table())
         return OVERHEAD_PER_ROW + sum(sample.nbytes / max(len(sample), 1) for sample in samples)
 
 

@@ -17,7 +17,7 @@ Why rows are dropped before the ASOF join
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -92,7 +92,7 @@ select
     max(try_cast(stats_max_value as timestamptz)) filter (where {event}) as last,
     max(try_cast(stats_max_value as timestamptz)) as seen,
     bool_and(stats_min_value is not null and stats_max_value is not null) as told,
-from parquet_metadata([{_listed(files)}])
+from parquet_metadata([{listed(files)}])
 where path_in_schema in ({columns})
 group by file_name
 """
@@ -128,7 +128,7 @@ select
     {created_time} as created_time,
     {f"greatest({event_time}, {created_time})" if cutoff else event_time} as seen_at,
     file.first_position + read.file_row_number as position,
-from read_parquet([{_listed(files)}]) as read
+from read_parquet([{listed(files)}]) as read
 inner join file_{number} as file on read.filename = file.filename
 {f"semi join {only} as label on {same_key}" if only else ""}
 where {" and ".join(kept)};
@@ -227,27 +227,38 @@ select * from picked;
 """
 
 
-def read_sql(view: AsofView, number: int, files: Sequence[str]) -> str:
+def read_sql(
+    view: AsofView, number: int, files: Sequence[str], held: Collection[str] | None = None
+) -> str:
     """Select position and features of every row of some files.
 
     A feature is cast to its type in the whole source, because a single file may have another.
+
+    Args:
+        held: The columns that any of the files has; a feature that is not among them is null. None
+            where every file has every feature, which reads fewer footers.
     """
     wide = "".join(
-        f"\n    cast(read.{quote(source)} as {view.columns[source]}) as feature_{index},"
+        f"\n    cast({_value(source, held)} as {view.columns[source]}) as feature_{index},"
         for index, source in enumerate(view.features.values())
     )
+    by_name = "" if held is None else ", union_by_name = true"
     return f"""
 select
     file.first_position + read.file_row_number as position,{wide}
-from read_parquet([{_listed(files)}]) as read
+from read_parquet([{listed(files)}]{by_name}) as read
 inner join file_{number} as file on read.filename = file.filename
 """
 
 
-def sample_sql(view: AsofView, file: str) -> str:
-    """Select the features of some rows of one file, to estimate their size."""
-    features = ", ".join(quote(source) for source in view.features.values())
-    return f"select {features} from read_parquet([{literal(file)}]) limit 1000"
+def sample_sql(view: AsofView, file: str, held: Collection[str]) -> str:
+    """Select the features of some rows of one file with these columns, to estimate their size."""
+    features = ", ".join(_value(source, held) for source in view.features.values())
+    return f"select {features} from read_parquet([{literal(file)}]) as read limit 1000"
+
+
+def _value(source: str, held: Collection[str] | None) -> str:
+    return f"read.{quote(source)}" if held is None or source in held else "null"
 
 
 def _can_matter(view: AsofView, span: LabelRange, cutoff: bool) -> list[str]:
@@ -281,5 +292,6 @@ def _age(label: str, row: str) -> str:
     return f"epoch_us({label}.label_time) - epoch_us({row}.event_time)"
 
 
-def _listed(files: Sequence[str]) -> str:
+def listed(files: Sequence[str]) -> str:
+    """Write paths as the items of a SQL list."""
     return ", ".join(literal(file) for file in files)

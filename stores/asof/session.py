@@ -73,6 +73,19 @@ def timestamp_literal(value: datetime, kind: str) -> str:
     return f"timestamp '{utc}'" if kind == "TIMESTAMP" else f"timestamptz '{utc}+00'"
 
 
+def columns_of(con: duckdb.DuckDBPyConnection, paths: str, by_name: bool = False) -> dict[str, str]:
+    """Return the columns of Parquet files and their DuckDB types.
+
+    Args:
+        paths: SQL for a path or a list of paths.
+        by_name: Of all files, rather than of the first.
+    """
+    described = con.execute(
+        f"describe select * from read_parquet({paths}, union_by_name = {by_name})"
+    ).fetchall()
+    return {name: kind for name, kind, *_ in described}
+
+
 def rows_per_file(con: duckdb.DuckDBPyConnection, path: str) -> dict[str, int]:
     """Return the number of rows per file that `read_parquet(path)` reads, sorted by file name."""
     found = con.execute(

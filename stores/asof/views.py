@@ -12,7 +12,7 @@ from feast.infra.offline_stores.file_source import FileSource
 
 from stores.asof.coverage import MAX_AGE_TAG
 from stores.asof.query import AsofView
-from stores.asof.session import literal
+from stores.asof.session import columns_of, literal
 
 
 def read_view(
@@ -25,15 +25,21 @@ def read_view(
     """Resolve a feature view against the columns of its files.
 
     Raises:
-        ValueError: a key, time or feature that the files do not have, or a tag max_age_seconds
-            that is not a number.
+        ValueError: a key or time that the files do not have, a feature that none of them has, or
+            a tag max_age_seconds that is not a number.
         duckdb.Error: no file at the path, or one that is not Parquet.
     """
     source = view.batch_source
     path = FileSource.get_uri_for_file_path(repo_path, source.path.removeprefix("file://"))
-    described = con.execute(f"describe select * from read_parquet({literal(path)})").fetchall()
-    columns = {name: kind for name, kind, *_ in described}
-    original = {new: old for old, new in source.field_mapping.items() if old in columns}
+    projection = view.projection
+    prefix = f"{projection.name_to_use()}:"
+    wanted = [ref.removeprefix(prefix) for ref in feature_refs if ref.startswith(prefix)]
+    renamed = {new: old for old, new in source.field_mapping.items()}
+    columns = columns_of(con, literal(path))
+    if any(not {name, renamed.get(name)} & columns.keys() for name in wanted):
+        # The first file may be of before a feature was added; all footers take longer.
+        columns = columns_of(con, literal(path), by_name=True)
+    original = {new: old for new, old in renamed.items() if old in columns}
 
     def find(name: str, role: str) -> str:
         found = original.get(name, name)
@@ -44,9 +50,6 @@ def read_view(
             )
         return found
 
-    projection = view.projection
-    prefix = f"{projection.name_to_use()}:"
-    wanted = [ref.removeprefix(prefix) for ref in feature_refs if ref.startswith(prefix)]
     base_name = projection.name_alias or view.name
     aliases: Mapping[str, str] = projection.join_key_map
     return AsofView(

@@ -86,6 +86,33 @@ def column(value_type: ValueType, raws: Sequence[bytes | None], dim: int = 0) ->
     return _objects(value_type, raws)
 
 
+def lists(value_type: ValueType, raws: Sequence[bytes | None]) -> tuple[Array, Mask]:
+    """Decode lists of any length, of floats too: an object array [n], None where there is none.
+
+    Returns:
+        As `column`.
+    """
+    return _objects(value_type, raws)
+
+
+def with_nulls(values: Array, missing: float | str) -> Array:
+    """Return lists [n] with None for the elements that stand for a missing one; NaN stands for NaN.
+
+    >>> cells = np.array([[1.5, float("nan")], None], object)
+    >>> with_nulls(cells, float("nan")).tolist()
+    [[1.5, None], None]
+    """
+    nulled = np.empty(len(values), object)
+    is_nan = missing != missing
+    for row, cell in enumerate(values):
+        if cell is not None:
+            nulled[row] = [
+                None if (value != value if is_nan else value == missing) else value
+                for value in cell
+            ]
+    return nulled
+
+
 def pythonic(values: Array, present: Mask) -> list[Any]:
     """Return the column as Feast's `to_dict()` has it: lists, numbers, aware datetimes, None."""
     cells: list[Any] = values.tolist()

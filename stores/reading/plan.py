@@ -25,6 +25,7 @@ class Feature:
     result: str
     type: ValueType
     dim: int  # numbers in each vector; 0 where not declared or not a vector
+    missing: float | str | None = None  # what stands for null in its lists; None where nothing does
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,16 @@ def resolve(
 
 def _feature(field: Field, result: str, dims: Mapping[str, int]) -> Feature:
     dim = dims.get(result) or field.vector_length
-    return Feature(field.name, result, field.dtype.to_value_type(), dim)
+    value_type = field.dtype.to_value_type()
+    return Feature(field.name, result, value_type, dim, _missing(field, value_type, dim))
+
+
+def _missing(field: Field, value_type: ValueType, dim: int) -> float | str | None:
+    """Return what the tag `missing` says: nan in a list of numbers, a text in one of texts."""
+    tag = field.tags.get("missing")
+    if value_type in (ValueType.FLOAT_LIST, ValueType.DOUBLE_LIST):
+        return float("nan") if tag == "nan" and not dim else None
+    return tag if value_type == ValueType.STRING_LIST else None
 
 
 def _join_keys(table: FeatureView, types: Mapping[str, ValueType]) -> tuple[JoinKey, ...]:

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from pipelines.check.figures import Activity, Figures, Training, Usable, usable_members
 from pipelines.check.find import Found, find
-from pipelines.check.mend import MENDS
+from pipelines.check.mend import ATTRIBUTE_MENDS, MENDS
 from pipelines.check.say import say
 from pipelines.check.sentences import warnings_of
 from pipelines.cli import check as cli
@@ -284,6 +284,27 @@ def test_missing_values_and_lines_that_do_not_split(tmp_path):
     assert "correct the source" in printed(found)
 
 
+def test_attributes_that_do_not_fit(tmp_path):
+    carried = [("-1", "feed"), ("long", ""), ("", "a" * 11), ("5", "a\x1ab"), ("", "")]
+    rows = [(*row[:3], row[3].isoformat()) for row in ROWS]
+    attributes = {
+        "dwell": {"type": "number", "column": "seconds", "min": 0},
+        "seen_on": {"type": "category", "max_length": 10},
+    }
+    config = configure(tmp_path, rows, suffix="csv", events={"attributes": attributes})
+    lines = [",".join(map(str, (*row, *more))) for row, more in zip(rows, carried, strict=False)]
+    header = ",".join((*COLUMNS, "seconds", "seen_on"))
+    (tmp_path / "events.csv").write_text("\n".join([header, *lines]) + "\n")
+    found = find(config, NOW)
+    assert {one.reason: (one.rows, one.samples) for one in found.refusals} == {
+        "attribute dwell is out of range": (1, ("-1",)),
+        "attribute dwell is not a number": (1, ("long",)),
+        "attribute seen_on is too long": (1, ("a" * 11,)),
+        "attribute seen_on holds U+001A": (1, ("a\x1ab",)),
+    }
+    assert "min and max of events.attributes.dwell" in " ".join(printed(found).split())
+
+
 def test_items_are_refused_with_their_values(tmp_path):
     items = {"item_id": ["10", "eleven", "12"], "title": ["a", "b", "c"]}
     items["since"] = ["2025-01-01", "2025-01-01", "some day"]
@@ -319,6 +340,9 @@ def test_every_reason_has_its_mend():
         text = (ROOT / "transformations" / "sql" / f"{name}.sql").read_text()
         written |= set(re.findall(r"then '([^']+)'|'([^']+)' as reason", text))
     assert {first or second for first, second in written} == set(MENDS)
+    text = (ROOT / "transformations" / "attributes.py").read_text()
+    problems = set(re.findall(r"quoted\(f'attribute \{name\} ([^']+)'\)", text))
+    assert problems == set(ATTRIBUTE_MENDS)
 
 
 def good() -> Found:

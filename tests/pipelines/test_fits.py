@@ -93,6 +93,18 @@ def test_an_earlier_fit_is_served_beside_the_first_until_that_is_retired(
     assert [str(line) for line in current_lines(config)] == ["average_v1_f3"]
 
 
+def test_a_backfill_embeds_published_and_new_snapshots_together(workspace: Workspace) -> None:
+    """They were written by different queries: the new fit has rows of neither yet."""
+    workspace.run(END)
+    workspace.fit(END - 10 * DAY)
+    days = (END - 8 * DAY, END)
+    workspace.backfill(*days)
+    layout = workspace.config.layout
+    for day in days:
+        of_fit = pq.read_table(partition(layout.embeddings("member_activity_average_v1_f2"), day))
+        assert of_fit["member_id"] == pq.read_table(partition(layout.sequences, day))["member_id"]
+
+
 def test_a_line_that_leaves_the_catalogue_goes_on(workspace: Workspace) -> None:
     workspace.lines(AVERAGE, DECAY)
     workspace.run(END - DAY)

@@ -607,6 +607,35 @@ def test_a_feature_that_the_files_lack_is_named(tmp_path: Path) -> None:
         join(tmp_path, view, LABELS)
 
 
+def test_a_feature_that_some_files_lack_is_null_in_their_rows(tmp_path: Path) -> None:
+    """It came on the second day, and went, and a backfill made the fourth day again."""
+    folder = tmp_path / "data/snapshots"
+    snapshots(folder)
+    for day, length in ((2, 1), (4, 2)):
+        file = folder / f"as_of=2026-01-0{day}" / "part-0.parquet"
+        rows = pq.read_table(file)
+        carried = pa.array([[day + 0.5] * length] * len(rows), pa.list_(pa.float64()))
+        level = pa.array([day] * len(rows), pa.int64())
+        pq.write_table(rows.append_column("carried", carried).append_column("level", level), file)
+    added = [Field(name="carried", dtype=Array(Float64)), Field(name="level", dtype=Int64)]
+    view = FeatureView(
+        name="snapshot",
+        entities=[member],
+        schema=[*snapshot_view.schema, *added],
+        source=snapshot_source,
+    )
+    labels = frame((1, 0.5), (1, 1.5), (1, 2.5), (1, 3.5))
+    joined = join(tmp_path, view, labels).to_arrow()
+    assert joined["carried"].to_pylist() == [None, [2.5], None, [4.5, 4.5]]
+    assert joined["level"].to_pylist() == [None, 2, None, 4]
+    assert joined["score"].to_pylist() == [1, 101, 201, 301]
+    for only in (0.5, 1.5):  # no file that is read has it, and every one
+        one = join(tmp_path, view, frame((1, only))).to_arrow()
+        assert one["level"].to_pylist() == [None if only < 1 else 2]
+    batches = list(join(tmp_path, view, labels).to_arrow_batches(2))
+    assert [row for batch in batches for row in batch["level"].to_pylist()] == [None, 2, None, 4]
+
+
 def test_feast_still_calls_a_store_as_this_one_expects() -> None:
     theirs = inspect.signature(DuckDBOfflineStore.get_historical_features)
     ours = inspect.signature(DuckDBAsofOfflineStore.get_historical_features)

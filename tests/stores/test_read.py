@@ -105,6 +105,64 @@ def test_one_id_stands_for_all_rows(sqlite: FeatureStore, items: Any) -> None:
             assert len(got["n_actions"]) == len(items)
 
 
+CARRIED = view(
+    "carried",
+    [MEMBER],
+    [
+        Field(name="dwell", dtype=Array(Float64), tags={"missing": "nan"}),
+        Field(name="stars", dtype=Array(Float32), tags={"missing": "nan"}),
+        Field(name="seen_on", dtype=Array(String), tags={"missing": "?"}),
+        # Tags that say nothing of a list's elements.
+        Field(name="codes", dtype=Array(Int64), tags={"missing": "nan"}),
+        Field(name="taste_of", dtype=Array(Float64), tags={"missing": "never"}),
+        Field(name="words", dtype=Array(String), tags={"unit": "?"}),
+    ],
+)
+
+
+@on_demand_feature_view(sources=[CARRIED], schema=[Field(name="sum", dtype=Float64)], mode="python")
+def known(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Sums what is no NaN: fails on None, which Feast never passes inside a list."""
+    return {"sum": [sum(n for n in cell or [] if n == n) * 1.0 for cell in inputs["dwell"]]}
+
+
+def test_what_a_tag_names_missing_is_null_inside_lists_of_any_length(store: FeatureStore) -> None:
+    store.apply([CARRIED, known])
+    nan = float("nan")
+    rest = {"codes": [0], "taste_of": [0.5, nan], "words": ["?"]}
+    write(
+        store,
+        CARRIED,
+        [
+            {"member_id": 1, "dwell": [2.5, nan], "stars": [nan], "seen_on": ["ad", "?"], **rest},
+            {"member_id": 2, "dwell": [nan], "stars": [0.5, 1.0], "seen_on": ["?"], **rest},
+            {"member_id": 3, "dwell": [0.1 + 0.2], "stars": [4.0], "seen_on": ["", "x"], **rest},
+        ],
+    )
+    features = [f"carried:{field.name}" for field in CARRIED.features] + ["known:sum"]
+    asked = {"member_id": [1, 2, 404, 3, 1]}
+    with Reader(store, features) as reader:
+        got = reader.read(asked)
+        # No length is learned: one read may meet only what another did not.
+        assert reader.read({"member_id": [404]})["dwell"].tolist() == [None]
+        assert reader.read({"member_id": [2]})["dwell"].tolist() == [[None]]
+    first = [2.5, None]
+    assert got["dwell"].tolist() == [first, [None], None, [0.1 + 0.2], first]
+    assert got["stars"].tolist() == [[None], [0.5, 1.0], None, [4.0], [None]]
+    assert got["seen_on"].tolist() == [["ad", None], [None], None, ["", "x"], ["ad", None]]
+    assert got.present["dwell"].tolist() == [True, True, False, True, True]
+    assert got["codes"].tolist() == [[0], [0], None, [0], [0]]
+    assert got["words"].tolist() == [["?"], ["?"], None, ["?"], ["?"]]
+    assert got["taste_of"].shape == (5, 2)  # a vector
+    assert np.isnan(got["taste_of"]).sum() == 4
+
+    # Feast's own answer keeps what was stored; the on-demand view was computed on it.
+    feast = feasts(store, features, asked)
+    assert str(feast["dwell"][:2]) == "[[2.5, nan], [nan]]"
+    assert feast["seen_on"][:2] == [["ad", "?"], ["?"]]
+    assert got["sum"].tolist() == feast["sum"] == [2.5, 0.0, 0.0, 0.1 + 0.2, 2.5]
+
+
 def test_full_names_single_features_and_aliases(sqlite: FeatureStore) -> None:
     rows = {"member_id": [1, 2], "item_id": ["c", "a"]}
     references = ["items:score", "members:n_actions"]

@@ -1,10 +1,12 @@
 """A copy of the repository in a fresh folder, used as a user would: through its commands."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -22,6 +24,23 @@ LEFT_OUT = shutil.ignore_patterns(
     "*.tmp",
     "build",
 )
+# The catalogue of a workspace whose run trains nothing.
+AVERAGE_ONLY = (
+    "from models.spec import Aggregator, Average\n\n"
+    "AGGREGATORS: tuple[Aggregator, ...] = (Average(version=1),)\n"
+)
+READ = """
+import json, sys, warnings
+warnings.filterwarnings("ignore")
+from feast import FeatureStore
+store = FeatureStore(".")
+member, item = json.loads(sys.argv[1])
+answer = store.get_online_features(
+    features=store.get_feature_service("ranker_average_v1"),
+    entity_rows=[{"member_id": member, "item_id": item}],
+).to_dict()
+print(json.dumps({name: values[0] for name, values in answer.items()}, default=str))
+"""
 
 
 class Clone:
@@ -53,11 +72,11 @@ class Clone:
         assert "Warning" not in done.stderr, done.stderr
         return done.stdout if fails == 0 else done.stderr
 
-    def python(self, code: str) -> str:
-        """Run Python code in the clone's folder; return what it printed."""
+    def python(self, code: str, *arguments: str, folder: str = ".") -> str:
+        """Run Python code in a folder of the clone; return what it printed."""
         done = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=self.root,
+            [sys.executable, "-c", code, *arguments],
+            cwd=self.root / folder,
             env=self.environment,
             capture_output=True,
             text=True,
@@ -65,6 +84,14 @@ class Clone:
         )
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
         return done.stdout
+
+    def ranker(self, workspace: str, member: object, item: object) -> dict[str, Any]:
+        """Return what a ranker reads online of the average's service, in a workspace by name."""
+        asked = json.dumps([member, item])
+        answer: dict[str, Any] = json.loads(
+            self.python(READ, asked, folder=f"workspaces/{workspace}")
+        )
+        return answer
 
     def rows(self, query: str, data: str = "data") -> list[tuple]:
         """Run SQL with {data} standing for the clone's data folder."""
