@@ -45,7 +45,8 @@ def keys_in(raw: Mapping[str, Any], model: type[BaseModel], path: str = "") -> I
             if field and field.annotation is inner:
                 yield from keys_in(value, inner, f"{key}.")
             else:
-                for one in value.values():
+                # A sign alone stands for a mapping.
+                for one in (one for one in value.values() if isinstance(one, Mapping)):
                     yield from keys_in(one, inner, f"{key}.*.")
 
 

@@ -1,0 +1,83 @@
+"""A line that predicts courses from job actions, and reads signs and attributes: to serving."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.inputs import Category, Inputs, Number
+from operations.fits import current_lines
+from serving.request.vectors import RequestTime
+from tests.worlds.workspace import END, Workspace
+
+LINE = (
+    'LearnedDecay(version=1, reads=("play", "view"), predicts=("enroll",), signs=True, '
+    'attributes=("dwell", "seen_on"), recipe=Recipe(epochs=2, refit=False, negatives=8, '
+    "validation=timedelta(days=4), examples=ExampleSettings(min_actions=1)))"
+)
+IMPORTS = """
+from models.training.recipe import Recipe
+from transformations.example_settings import ExampleSettings
+"""
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    """Every third action is an enroll on a course, the others are on jobs."""
+    workspace = Workspace(tmp_path)
+    workspace.setting(
+        "actions: {play: positive, dismiss: negative}",
+        "actions:\n"
+        "  play: {sign: positive, item_kind: job}\n"
+        "  view: {positive_if: dwell >= 30, negative_if: dwell < 5}\n"
+        "  enroll: {sign: positive, item_kind: course}",
+    )
+    workspace.setting(
+        "item_id_type: string",
+        "  attributes:\n    dwell: {type: number}\n    seen_on: {type: category}\n"
+        "item_id_type: string\nmin_positives: 5",
+    )
+    workspace.setting("text: [title]", "text: [title], kind: kind")
+    source = tmp_path / "source"
+    rows = []
+    for n in range(240):
+        action, item = (("enroll", f"c-{n % 4}"), ("play", f"g-{n % 6}"), ("view", f"g-{n % 5}"))[
+            n % 3
+        ]
+        dwell = "" if n % 4 == 0 else str(n % 60)
+        at = END - timedelta(hours=3 * n + 1)
+        rows.append(f"{n % 7},{item},{action},{at:%Y-%m-%d %H:%M:%S},{dwell},{'ab'[n % 2]}")
+    head = "user_id,product,event_type,ts,dwell,seen_on"
+    (source / "events.csv").write_text("\n".join([head, *rows]) + "\n")
+    jobs = [f"g-{n},red fish number {n},job" for n in range(6)]
+    courses = [f"c-{n},blue bird course {n},course" for n in range(4)]
+    (source / "items.csv").write_text("\n".join(["product,title,kind", *jobs, *courses]) + "\n")
+    workspace.lines(LINE)
+    catalogue = tmp_path / "catalog.py"
+    catalogue.write_text(IMPORTS + catalogue.read_text())
+    return workspace
+
+
+def test_it_trains_serves_and_is_the_same_at_request_time(workspace: Workspace) -> None:
+    workspace.run(END)
+
+    (line,) = current_lines(workspace.config)
+    manifest = line.manifest(workspace.config)
+    further = Inputs.of_manifest(manifest)
+    assert further.signs
+    dwell, seen_on = further.attributes["dwell"], further.attributes["seen_on"]
+    assert isinstance(dwell, Number)
+    assert 20 < dwell.mean < 40
+    assert seen_on == Category(("a", "b"))
+    assert manifest["predicts"] == ["enroll"]
+
+    online = workspace.online(line.service)
+    served = RequestTime(workspace.config, workspace.store)
+    embedded = served.embed([3], as_of=END)
+    np.testing.assert_allclose(
+        online["activity_embedding"],
+        embedded.vectors[line.view]["activity_embedding"][0],
+        rtol=1e-5,
+        atol=1e-6,
+    )
