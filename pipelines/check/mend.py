@@ -46,7 +46,7 @@ class Refused:
 
 def mend_of(refused: Refused) -> Mend:
     """Say what mends the rows that a reason refused."""
-    mend = MENDS[refused.reason]
+    mend = MENDS.get(refused.reason, OTHERWISE)
     return mend if isinstance(mend, Mend) else mend(refused)
 
 
@@ -100,6 +100,10 @@ MENDS: dict[str, Mend | Callable[[Refused], Mend]] = {
     "member_id is not of the id type": _id_type("member_id_type"),
     "item_id is null": Mend("correct the source, or the column that the configuration names"),
     "item_id is not of the id type": _id_type("item_id_type"),
+    "item_id is reserved for texts": Mend(
+        "other ids in the source; or leave out the `text` of the actions that have one"
+    ),
+    "kind is search, which is that of texts": Mend("another name for that kind of items"),
     "action is unknown": _actions,
     "event_timestamp cannot be read": _time("write times as 2026-01-31 06:30:00+00"),
     "event_timestamp is before 1970": _time("correct the source: no event is that old"),
@@ -115,3 +119,5 @@ MENDS: dict[str, Mend | Callable[[Refused], Mend]] = {
     "embedding is no list of dim finite numbers": _dim,
 }
 """Reason → what mends it; the reasons of stg_activity.sql and judged_items.sql."""
+OTHERWISE = Mend("correct the source, or what the configuration says of that value")
+"""For reasons that name an attribute, or the action whose text is refused."""

@@ -10,6 +10,7 @@ valued as (
             when 'action' then action
             when 'event_timestamp' then event_timestamp
             when 'ingested_at' then ingested_at
+            when 'the' then text  -- the text of <ACTION>
             else line
         end as refused_value,
     from quarantine
