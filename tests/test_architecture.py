@@ -83,12 +83,16 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
             [(1, "APPLY"), (2, "SAVE"), (3, "DISMISS"), (1, "SAVE")], start=1
         )
     ]
-    write_source(folder / "events.parquet", [*events, Event(1, 1, "LIKE", AS_OF - DAY)])
+    source = folder / "events.parquet"
+    write_source(source, [*events, Event(1, 1, "LIKE", AS_OF - DAY)])
+    table = pq.read_table(source)
+    pq.write_table(table.append_column("query", pa.array(["red"] * len(table))), source)
     items = {"item_id": [1, 2, 3], "title": ["red fish", "blue fish", "red blue"]}
     pq.write_table(pa.table(items), folder / "items.parquet")
     config = configure(
         folder,
-        events={"source": str(folder / "events.parquet"), "max_refused_share": 1},
+        events={"source": str(source), "max_refused_share": 1},
+        actions={"APPLY": "positive", "SAVE": "positive", "DISMISS": {"text": "query"}},
         items={"source": str(folder / "items.parquet"), "text": ["title"]},
         dim=2,
     )
@@ -105,6 +109,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
     return {
         "activity": partition_files(layout.activity),
         "quarantine": partition_files(layout.quarantine),
+        "searches": [layout.searches],
         "stg_items": [layout.staged_items],
         "items": part_files(config.items_dir),
         "member_sequences": [partition(layout.sequences, AS_OF)],
@@ -123,6 +128,7 @@ def test_every_table_is_on_the_page(built: dict[str, list[Path]]) -> None:
     [
         "activity",
         "quarantine",
+        "searches",
         "stg_items",
         "items",
         "member_sequences",

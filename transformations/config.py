@@ -242,7 +242,8 @@ class ActionSettings(_Strict):
     """A condition on the attributes, such as `dwell >= 30`; it goes before `negative_if`."""
     negative_if: str | None = None
     text: str | None = None
-    """The source's column with a text that stands in place of an item, as of a search."""
+    """The source's column with a text that stands in place of an item, as of a search; also the
+    key that holds it in a message of the stream."""
     item_kind: str | None = None
     """The kind of its items (`items.kind`). Default: any."""
 
@@ -360,6 +361,16 @@ class Config(_Strict):
             self._action(name)
         return self
 
+    @model_validator(mode="after")
+    def _texts_have_an_encoder(self) -> Self:
+        for name, action in self.actions.items():
+            if action.text is not None and self.items.embedding is not None:
+                raise ValueError(
+                    f"actions.{name}.text: the encoder of the items makes a text's vector, so "
+                    "expected items with `text` or `categories`, got `embedding`"
+                )
+        return self
+
     def _action(self, name: str) -> Action:
         given, kinds = self.actions[name], self._attribute_kinds()
 
@@ -373,7 +384,7 @@ class Config(_Strict):
             given.sign,
             condition("positive_if", given.positive_if),
             condition("negative_if", given.negative_if),
-            text=given.text is not None,
+            text=given.text,
             item_kind=SEARCH if given.text is not None else given.item_kind,
         )
 

@@ -45,6 +45,11 @@ class Layout:
         return self.root / "quarantine"
 
     @property
+    def searches(self) -> Path:
+        """File of `searches`: the texts that members acted on, as by searching."""
+        return self.root / "searches" / PART
+
+    @property
     def staged_items(self) -> Path:
         """File of `stg_items`: what item vectors are made from."""
         return self.root / "stg_items" / PART
@@ -144,6 +149,7 @@ class Layout:
                 "items",
                 "item_encoders",
                 "stg_items",
+                "searches",
                 "activity",
                 "quarantine",
             )

@@ -17,7 +17,8 @@ class ReadSoFar:
     Attributes:
         files: Path → [bytes, mtime in ns] of each file when it was read.
         mark: Largest value so far of a table's incremental column, as text.
-        periods: The partitions of `activity`. If one is missing, nothing counts as read.
+        periods: The partitions of `activity`. If one is missing, nothing counts as read; nor if
+            `searches` is, where an action has a text.
     """
 
     files: dict[str, list[int]] = field(default_factory=dict)
@@ -32,6 +33,8 @@ def load(config: Config) -> ReadSoFar:
     except FileNotFoundError:
         return ReadSoFar()
     if saved["settings"] != _digest(config) or "periods" not in saved["read"]:
+        return ReadSoFar()
+    if config.rules.texts and not config.layout.searches.exists():
         return ReadSoFar()
     read = ReadSoFar(**saved["read"])
     return read if {*read.periods} <= {*periods(config)} else ReadSoFar()
@@ -58,5 +61,8 @@ def _digest(config: Config) -> str:
     A database URL enters as written, with ${VARIABLES} unreplaced, so no password gets in.
     """
     events = config.events.model_dump(mode="json", exclude={"max_refused_share"})
-    text = json.dumps([events, config.rules.id_key, sorted(config.actions)], sort_keys=True)
+    decisive = [events, config.rules.id_key, sorted(config.actions)]
+    if config.rules.texts:
+        decisive.append(config.rules.texts)
+    text = json.dumps(decisive, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -36,14 +36,15 @@ class Action:
     Attributes:
         sign: Whether the member likes the item, where no condition below holds.
         positive_if, negative_if: Conditions on the attributes; the first that holds decides.
-        text: Whether it carries a text instead of an item.
+        text: What holds the text that it carries instead of an item, as a search does: a column of
+            the source, a key of a message; None where it has an item.
         item_kind: The kind of its items; None for any.
     """
 
     sign: Sign
     positive_if: Expression | None = None
     negative_if: Expression | None = None
-    text: bool = False
+    text: str | None = None
     item_kind: str | None = None
 
     @property
@@ -91,6 +92,11 @@ class Rules:
     def id_key(self) -> str:
         """Both types in digests; one word where they agree, as in the digests made before."""
         return "/".join(dict.fromkeys(self.id_types.values()))
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """Each action that carries a text instead of an item → what holds the text."""
+        return {name: one.text for name, one in self.actions.items() if one.text is not None}
 
     def action_code(self, action: str) -> int:
         """Return the aggregators' number of an action: 1 for the first; 0 is PAD."""

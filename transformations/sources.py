@@ -43,6 +43,12 @@ from transformations.readers import (
     timestamp_expression,
     vector_expression,
 )
+from transformations.searches import (
+    add_search_function,
+    reserved_expression,
+    search_expression,
+    searches_query,
+)
 from transformations.tables import activity_query
 
 FUTURE = "event_timestamp is in the future"
@@ -74,6 +80,8 @@ def stage_activity(config: Config, con: Connection, as_of: datetime) -> TableRep
         _keep_refused(config, con, period, as_of)
         refused = _counted(con, "select reason from refused")
         _fail_if_too_many(config, rows_in, refused)
+        # Before the actions on them: a killed run leaves no action on an unknown text.
+        _merge_searches(config, con)
         written, gained = _merge_periods(config, con, period)
     read.periods = state.periods(config)
     state.save(config, read)
@@ -114,13 +122,18 @@ def _judge_source(
         How many rows were read, and what counts as read once they are written.
     """
     columns = config.events.columns.model_dump() | _attribute_columns(config)
+    texts = config.rules.texts
+    wanted = {_where(config, key): name for key, name in columns.items()}
+    wanted |= {f"actions.{action}.text": name for action, name in texts.items()}
+    if texts:
+        add_search_function(config.rules, con)
     read = state.ReadSoFar()
     if config.events.is_sql:
         table = sql_source.TableSource(
             key="events",
             url=config.events.source,
             table=config.events.table or "",
-            columns={_where(config, key): name for key, name in columns.items()},
+            columns=wanted,
             times=dict.fromkeys(EVENT_TIMES, config.events.time_unit),
             incremental=config.events.incremental_column,
         )
@@ -132,7 +145,6 @@ def _judge_source(
         for file in find("events.source", source):
             read.files[str(file)] = [file.stat().st_size, file.stat().st_mtime_ns]
         new = [file for file, seen in read.files.items() if before.files.get(file) != seen]
-        wanted = {_where(config, key): name for key, name in columns.items()}
         groups = group(con, [Path(file) for file in new], wanted)
         base = source if source.is_dir() else source.parent
         label = f"{identifier(FILE)}[{len(str(base)) + 2}:]"
@@ -142,7 +154,7 @@ def _judge_source(
     parts = []
     for number, files in enumerate(groups):
         parts.append(folder / f"judged-{number}.parquet")
-        raw = _raw_events(config, files.query, columns, files.columns, label)
+        raw = _raw_events(config, files.query, columns, files.columns, label, texts)
         con.execute(f"create or replace temp view raw_events as {raw}")
         _spool_rows(con, "stg_activity", parts[-1], parameters, files)
         if files.delimiter is not None:
@@ -166,6 +178,7 @@ def _raw_events(
     columns: Mapping[str, str | None],
     kinds: Mapping[str, str],
     source: str,
+    texts: Mapping[str, str],
 ) -> str:
     """Return the query of `raw_events`, which sql/stg_activity.sql judges.
 
@@ -173,8 +186,9 @@ def _raw_events(
         columns: The five columns of an event → their names in `query`.
         kinds: The DuckDB types of the columns of `query`.
         source: SQL for the name of a row's file or table.
+        texts: Action without an item → the column of `query` with its text.
     """
-    parts = _attributes(config, columns, kinds)
+    parts = [*_attributes(config, columns, kinds), *_searches(config, columns, kinds, texts)]
     for key, name in columns.items():
         if key in config.rules.attributes:
             continue
@@ -185,7 +199,11 @@ def _raw_events(
         kind = kinds[name]
         parts.append(f"{identifier(name)} as raw_{key}, {blank(name, kind)} as {key}_is_blank")
         if key in ("member_id", "item_id"):
-            parts.append(f"{id_expression(where, name, kind, config.rules.id_types[key])} as {key}")
+            typed = id_expression(where, name, kind, config.rules.id_types[key])
+            parts.append(f"{typed} as {key}")
+            if key == "item_id":
+                is_reserved = reserved_expression(config.rules, typed)
+                parts.append(f"{is_reserved} as item_id_is_reserved")
         elif key in ("event_timestamp", "ingested_at"):
             parts.append(
                 f"{timestamp_expression(where, name, kind, config.events.time_unit)} as {key}"
@@ -229,6 +247,23 @@ def _attributes(
     ]
 
 
+def _searches(
+    config: Config,
+    columns: Mapping[str, str | None],
+    kinds: Mapping[str, str],
+    texts: Mapping[str, str],
+) -> list[str]:
+    """Return the columns of `raw_events` about texts: raw, and what was read of them."""
+    for action, column in texts.items():
+        if kinds[column].endswith(("]", ")")) and not kinds[column].startswith("DECIMAL"):
+            raise InputError(
+                f"actions.{action}.text: expected a text in column {column!r}, got {kinds[column]}"
+            )
+    name = identifier(str(columns["action"]))
+    raw, search = search_expression(config.rules, name, texts)
+    return [f"{raw} as raw_text", f"{search} as search"]
+
+
 def _spool_rows(
     con: Connection, table: str, file: Path, parameters: Mapping[str, object], source: Files
 ) -> None:
@@ -265,7 +300,9 @@ def _judge_again(
         for name in config.rules.attributes
     )
     query = f"select *{again} from ({quarantine}) where reason = {quoted(FUTURE)}"
-    raw = _raw_events(config, query, columns, dict.fromkeys(columns, "VARCHAR"), "source")
+    kinds = dict.fromkeys([*columns, "text"], "VARCHAR")
+    texts = dict.fromkeys(config.rules.texts, "text")
+    raw = _raw_events(config, query, columns, kinds, "source", texts)
     con.execute(f"create or replace temp view raw_events as {raw}")
     copy(con, f"select * from ({sql('stg_activity')}) where reason is null", file, parameters)
 
@@ -273,12 +310,15 @@ def _judge_again(
 def _quarantine(config: Config) -> str:
     """Return a query of all rows in quarantine."""
     files = partition_files(config.layout.quarantine)
-    names = ("member_id", "item_id", "action", "event_timestamp", "ingested_at", "attributes")
+    names = (
+        *("member_id", "item_id", "action", "event_timestamp", "ingested_at", "attributes"),
+        "text",
+    )
     if files:
-        # Those of before there were attributes have no such column.
+        # Those of before there were attributes, and texts, have no such column.
         found = (
-            "select null::varchar as attributes where false union all by name "
-            f"from {parquet(files, 'union_by_name = true')}"
+            "select null::varchar as attributes, null::varchar as text where false "
+            f"union all by name from {parquet(files, 'union_by_name = true')}"
         )
         return f"select {', '.join(names)}, line, reason, source from ({found})"
     columns = ", ".join(f"null::varchar as {name}" for name in (*names, "line", "reason", "source"))
@@ -300,7 +340,7 @@ def _keep_refused(config: Config, con: Connection, period: Period, as_of: dateti
         kept = period
         note_period(folder, period)
     file = period_file(folder, period_start(as_of.astimezone(UTC).date(), kept))
-    existing = f"union all from {parquet([file])}" if file.exists() else ""
+    existing = f"union all by name from {parquet([file])}" if file.exists() else ""
     with replacing(file) as path:
         copy(con, f"select * from (from added {existing}) order by all", path)
         con.execute(f"create or replace temp view quarantine as from {parquet([path])}")
@@ -319,6 +359,18 @@ def _fail_if_too_many(config: Config, rows_in: int, refused: dict[str, int]) -> 
             "events.columns, events.time_unit, the id types or actions in "
             f"{config.file.name}, and run again"
         )
+
+
+def _merge_searches(config: Config, con: Connection) -> None:
+    """Add the texts of `stg_activity` to `searches`, with when each was first seen."""
+    if not config.rules.texts:
+        return
+    earlier = searches_query(config.rules, config.layout)
+    con.execute(f"create or replace temp view searches as {earlier}")
+    with replacing(config.layout.searches) as path:
+        copy(con, sql("searches"), path)
+        con.execute(f"create or replace temp view searches as from {parquet([path])}")
+        check(con, "searches", {})
 
 
 def _merge_periods(config: Config, con: Connection, period: Period) -> tuple[tuple[str, ...], int]:
@@ -385,7 +437,8 @@ def stage_items(config: Config, con: Connection, as_of: datetime) -> TableReport
     One row per item_id and available_at (1970 where the configuration names no column), with
     either `embedding` FLOAT[dim], or `text` (the text columns, joined by a space) and `categories`
     VARCHAR[] ("<column>=<value>"). Of rows that differ only in these, the smallest is kept. An item
-    available only after `as_of` is left for a later run.
+    available only after `as_of` is left for a later run. Each text of `searches` is an item of the
+    kind `search`, available since it was first seen.
 
     Returns:
         refused counts the rows without a usable id, time or vector, by reason; they are not kept.
@@ -400,6 +453,7 @@ def stage_items(config: Config, con: Connection, as_of: datetime) -> TableReport
         "items.embedding": items.embedding,
         "items.available_at": items.available_at,
         "items.available_until": items.available_until,
+        "items.kind": items.kind,
         **{f"items.text.{number}": name for number, name in enumerate(items.text)},
         **{f"items.categories.{number}": name for number, name in enumerate(items.categories)},
     }
@@ -437,6 +491,14 @@ def stage_items(config: Config, con: Connection, as_of: datetime) -> TableReport
                 f"none of the {rows_in:,} items of {items.source} can be used ({listed}); "
                 f"correct the source, or `items`, `item_id_type` and `dim` in {config.file}"
             )
+        con.execute(
+            "create or replace temp view judged_searches as select item_id, available_at, "
+            "{'text': text, 'categories': []::varchar[]} as content "
+            f"from ({searches_query(config.rules, config.layout)}) where available_at <= "
+            f"{quoted(as_of.isoformat())}::timestamptz"
+            if items.embedding is None
+            else "create or replace temp view judged_searches as from judged where false"
+        )
         with replacing(config.layout.staged_items) as path:
             copy(con, sql("stg_items"), path)
             con.execute(f"create or replace temp view stg_items as from {parquet([path])}")
@@ -459,6 +521,9 @@ def _raw_items(config: Config, files: Files) -> str:
         kind, key = kinds[items.available_until], "items.available_until"
         until = timestamp_expression(key, items.available_until, kind, "timestamp")
         until_is_blank = blank(items.available_until, kind)
+    kind_of_item = "null::varchar"
+    if items.kind is not None:
+        kind_of_item = f"nullif(trim({identifier(items.kind)}::varchar), '')"
     if items.embedding is not None:
         vector = vector_expression("items.embedding", items.embedding, kinds[items.embedding])
         content, has_content = f"{{'embedding': {vector}}}", f"len({vector}) = {config.dim}"
@@ -479,6 +544,8 @@ def _raw_items(config: Config, files: Files) -> str:
     return (
         f"select {item_id} as item_id, "
         f"{blank(items.item_id, kind)} as item_id_is_blank, "
+        f"{reserved_expression(config.rules, item_id)} as item_id_is_reserved, "
+        f"{kind_of_item} as kind, "
         f"{available_at} as available_at, {until} as available_until, "
         f"{until_is_blank} as available_until_is_blank, "
         f"{content} as content, {has_content} as has_content "

@@ -48,7 +48,11 @@ def build_items(
         RunFailedError: the saved encoder is damaged, or a row breaks a rule of checks/items.sql.
     """
     staged = config.layout.staged_items
-    con.execute(f"create or replace temp view stg_items as from {parquet([staged])}")
+    # Staged by a version that knew no kinds, it has no such column.
+    con.execute(
+        "create or replace temp view stg_items as "
+        f"select null::varchar as kind where false union all by name from {parquet([staged])}"
+    )
     encoder = available_from = None
     if config.items.embedding is None:
         encoder, available_from = fitted(config, con, fit_before)

@@ -12,6 +12,7 @@ from pipelines.init.look import NEEDED, WINDOWS
 from transformations.config import Config
 from transformations.duck import count, sql
 from transformations.layout import partition_files
+from transformations.searches import searches_query
 from transformations.tables import activity_query
 
 Connection = duckdb.DuckDBPyConnection
@@ -94,6 +95,7 @@ class Activity:
         without_row: Of those, how many have no row in the items source.
         actions_without_row: Actions on them.
         blank_items: Items without text; None where the source has vectors or categories only.
+        searches: Distinct texts that members acted on; None where no action has a text.
     """
 
     as_of: datetime
@@ -111,6 +113,7 @@ class Activity:
     without_row: int
     actions_without_row: int
     blank_items: int | None
+    searches: int | None = None
 
     @property
     def configured(self) -> Usable | None:
@@ -121,7 +124,7 @@ class Activity:
 def activity_of(config: Config, con: Connection, as_of: datetime) -> Activity:
     """Count what is staged, in a few passes over all actions.
 
-    Needs the relation `stg_items`; leaves the view `activity`.
+    Needs the relation `stg_items`; leaves the views `activity` and `searches`.
 
     Args:
         as_of: The timestamp of the run that is to come.
@@ -141,6 +144,8 @@ def activity_of(config: Config, con: Connection, as_of: datetime) -> Activity:
         trainings = _trainings(config, con, as_of)
     now = [one for one in usable if one.window == config.window and last_as_of == as_of]
     (active,) = now or usable_members(config, con, as_of, {config.window})
+    texts = searches_query(config.rules, config.layout)
+    con.execute(f"create or replace temp view searches as {texts}")
     of_events = con.execute(sql("items_of_events", __file__)).fetchone()
     acted_on, without_row, their_actions = of_events or (0, 0, 0)
     return Activity(
@@ -154,11 +159,12 @@ def activity_of(config: Config, con: Connection, as_of: datetime) -> Activity:
         usable=usable,
         active_now=active.active,
         trainings=trainings,
-        items=count(con, "select count(distinct item_id) from stg_items"),
+        items=count(con, sql("n_items", __file__)),
         items_acted_on=acted_on,
         without_row=without_row,
         actions_without_row=their_actions,
         blank_items=count(con, sql("blank_items", __file__)) if config.items.text else None,
+        searches=count(con, "select count(*) from searches") if config.rules.texts else None,
     )
 
 

@@ -133,7 +133,7 @@ def _stage_items(
             raise failed
         con.execute(
             f"create or replace temp view stg_items as select null::"
-            f"{SQL_ID_TYPES[config.item_id_type]} as item_id, '' as text where false"
+            f"{SQL_ID_TYPES[config.item_id_type]} as item_id, '' as text, '' as kind where false"
         )
     else:
         staged_file = parquet([config.layout.staged_items])

@@ -49,7 +49,7 @@ def mend_of(refused: Refused) -> Mend:
     if refused.reason.startswith("attribute "):
         _, name, problem = refused.reason.split(" ", 2)
         return Mend(ATTRIBUTE_MENDS[problem].format(f"events.attributes.{name}"))
-    mend = MENDS[refused.reason]
+    mend = MENDS.get(refused.reason, OTHERWISE)
     return mend if isinstance(mend, Mend) else mend(refused)
 
 
@@ -103,6 +103,10 @@ MENDS: dict[str, Mend | Callable[[Refused], Mend]] = {
     "member_id is not of the id type": _id_type("member_id_type"),
     "item_id is null": Mend("correct the source, or the column that the configuration names"),
     "item_id is not of the id type": _id_type("item_id_type"),
+    "item_id is reserved for texts": Mend(
+        "other ids in the source; or leave out the `text` of the actions that have one"
+    ),
+    "kind is search, which is that of texts": Mend("another name for that kind of items"),
     "action is unknown": _actions,
     "event_timestamp cannot be read": _time("write times as 2026-01-31 06:30:00+00"),
     "event_timestamp is before 1970": _time("correct the source: no event is that old"),
@@ -126,3 +130,5 @@ ATTRIBUTE_MENDS = {
     "holds U+001A": "correct the source: this character stands for a missing value",
 }
 """What is wrong with an attribute's value → what mends it, for the key of the attribute."""
+OTHERWISE = Mend("correct the source, or what the configuration says of that value")
+"""For reasons that name an attribute, or the action whose text is refused."""

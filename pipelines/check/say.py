@@ -122,6 +122,8 @@ def figures_of(activity: Activity, now: datetime) -> dict[str, str]:
             f"{activity.without_row:,} of {activity.items_acted_on:,} of the events' items "
             f"({share(activity.without_row, activity.items_acted_on)})"
         )
+    if activity.searches is not None:
+        lines["distinct texts"] = f"{activity.searches:,} that members acted on, as by searching"
     if activity.blank_items is not None:
         lines["items without text"] = f"{activity.blank_items:,} of {activity.items:,}"
     return lines

@@ -79,9 +79,12 @@ def open_world(config: Config, con: Connection, protocol: Protocol) -> World:
         update={"data_dir": str(folder), "feature_store": str(folder / "feature_store.yaml")}
     )
     _clear_if_changed(folder, own, split)
-    link = folder / "activity"
-    if not link.is_symlink():
-        link.symlink_to(config.layout.activity.resolve(), target_is_directory=True)
+    for name, target in (
+        ("activity", config.layout.activity),
+        ("searches", config.layout.searches.parent),
+    ):
+        if target.exists() and not (folder / name).is_symlink():
+            (folder / name).symlink_to(target.resolve(), target_is_directory=True)
     (folder / "feature_store.yaml").write_text(yaml.safe_dump(_store_settings(folder)))
     return World(own, split)
 

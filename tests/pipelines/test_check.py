@@ -493,3 +493,26 @@ def test_the_command_reads_a_configuration(tmp_path):
     assert done.exit_code == 0, done.output
     assert "Rows that a first run would take" in done.output
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_searches_are_counted_apart_from_the_items(tmp_path):
+    """They have no row in the items source, and need none; an empty one is refused."""
+    rows = [(1, 10, "APPLY", NOON, None)]
+    rows += [(1, None, "SEARCH", NOON, text) for text in ("Cook", "cook ", "nurse", "", "x" * 300)]
+    config = configure(tmp_path, actions={"APPLY": "positive", "SEARCH": {"text": "query"}})
+    names = (*COLUMNS, "query")
+    columns = dict(zip(names, zip(*rows, strict=True), strict=True))
+    write_table(pa.table(columns), tmp_path / "events.parquet")
+    found = find(config, NOW)
+    activity = found.activity
+    # Two of the searches are one action: the same text at the same time.
+    assert (activity.searches, activity.actions) == (2, {"APPLY": 1, "SEARCH": 2})
+    assert (activity.items, activity.items_acted_on, activity.without_row) == (3, 1, 0)
+    assert activity.blank_items == 1
+    assert {(one.reason, one.rows, one.samples) for one in found.refusals} == {
+        ("the text of SEARCH is missing", 1, ()),
+        ("the text of SEARCH is too long", 1, ("x" * 300,)),
+    }
+    text = printed(found)
+    assert re.search(r"distinct texts +2 that members acted on", text)
+    assert "events: the text of SEARCH is missing: 1 rows" in text

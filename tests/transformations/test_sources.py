@@ -338,7 +338,7 @@ class TestRefused:
         assert {row["source"] for row in rows} == {"source.csv"}
         assert [tuple(row.values()) for row in rows if "ingested" in row["reason"]] == [
             (
-                *("1", "2", "SAVE", "2026-03-01", "never", None, None),
+                *("1", "2", "SAVE", "2026-03-01", "never", None, None, None),
                 *("ingested_at cannot be read", "source.csv"),
             )
         ]
@@ -659,8 +659,9 @@ class TestItems:
         with connect(config) as con:
             report = stage_items(config, con, AS_OF)
         table = pq.read_table(config.layout.staged_items)
-        if "available_until" not in items:
-            table = table.drop_columns("available_until")
+        for name in ("available_until", "kind"):
+            if name not in items:
+                table = table.drop_columns(name)
         return report, table.to_pylist()
 
     def test_an_item_may_end(self, tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ judged as (
         case
             when item_id_is_blank then 'item_id is null'
             when item_id is null then 'item_id is not of the id type'
+            when item_id_is_reserved then 'item_id is reserved for texts'
+            when kind = 'search' then 'kind is search, which is that of texts'
             when available_at is null then 'available_at is null or cannot be read'
             when available_until is null and not available_until_is_blank
                 then 'available_until cannot be read'
@@ -20,6 +22,7 @@ judged_items as (
         item_id,
         available_at,
         available_until,
+        kind,
         content,
         reason,
     from judged

@@ -1,5 +1,6 @@
 -- one row per input row: typed, with its day; or refused, with the reason and the raw values
--- Reads `raw_events`: each column raw (raw_…) and typed (null where it cannot be read).
+-- Reads `raw_events`: each column raw (raw_…) and typed (null where it cannot be read). `search` is
+-- null where the action has an item, else the id and text that stand in its place, or the problem.
 with
 judged as (
     select
@@ -7,8 +8,10 @@ judged as (
         case
             when member_id_is_blank then 'member_id is null'
             when member_id is null then 'member_id is not of the id type'
-            when item_id_is_blank then 'item_id is null'
-            when item_id is null then 'item_id is not of the id type'
+            when search['problem'] is not null then search['problem']
+            when search is null and item_id_is_blank then 'item_id is null'
+            when search is null and item_id is null then 'item_id is not of the id type'
+            when search is null and item_id_is_reserved then 'item_id is reserved for texts'
             when list_contains($actions, raw_action::varchar) is not true then 'action is unknown'
             when event_timestamp is null then 'event_timestamp cannot be read'
             when event_timestamp < timestamptz '1970-01-01' then 'event_timestamp is before 1970'
@@ -22,11 +25,12 @@ judged as (
 stg_activity as (
     select
         member_id,
-        item_id,
+        case when search is null then item_id else search['item_id'] end as item_id,
         raw_action::varchar as action,
         event_timestamp,
         ingested_at,
         attributes,
+        search['text'] as search_text,
         case when reason is null then event_timestamp::date end as day,
         reason,
         case when reason is not null then raw_member_id::varchar end as raw_member_id,
@@ -34,6 +38,7 @@ stg_activity as (
         case when reason is not null then raw_event_timestamp::varchar end as raw_event_timestamp,
         case when reason is not null then raw_ingested_at::varchar end as raw_ingested_at,
         case when reason is not null then raw_attributes end as raw_attributes,
+        case when reason is not null then raw_text end as raw_text,
         source,
     from judged
     order by day

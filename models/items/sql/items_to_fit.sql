@@ -1,5 +1,5 @@
 -- one row per item known before $fit_before, with its last text by then
--- Reads `stg_items`.
+-- Reads `stg_items`. What members searched for is encoded; the fit is of items only.
 with
 earlier as (
     select
@@ -8,7 +8,7 @@ earlier as (
         categories,
         available_at,
     from stg_items
-    where available_at < $fit_before
+    where available_at < $fit_before and kind is distinct from 'search'
 ),
 
 items_to_fit as (

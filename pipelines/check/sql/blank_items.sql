@@ -6,6 +6,7 @@ longest as (
         item_id,
         max(length(trim(text))) as n_characters,
     from stg_items
+    where kind is distinct from 'search'
     group by item_id
 )
 

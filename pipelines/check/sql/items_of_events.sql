@@ -1,12 +1,13 @@
 -- one row: how many items the events name, how many have no row in the items source, their actions
--- Reads `activity` and `stg_items`.
+-- Reads `activity`, `stg_items` and `searches`, which are no items of the source.
 with
 acted_on as (
     select
-        item_id,
+        activity.item_id,
         count(*) as n_actions,
     from activity
-    group by item_id
+    anti join searches on activity.item_id = searches.item_id
+    group by activity.item_id
 ),
 
 without_row as (

@@ -11,6 +11,7 @@ valued as (
             when 'event_timestamp' then event_timestamp
             when 'ingested_at' then ingested_at
             when 'attribute' then attributes ->> split_part(reason, ' ', 2)
+            when 'the' then text  -- the text of <ACTION>
             else line
         end as refused_value,
     from quarantine
