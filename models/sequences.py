@@ -1,6 +1,6 @@
 """Sequences as arrays: left-padded rows of the item table, action codes and ages."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -154,32 +154,36 @@ class Padded:
 
     def signs(self) -> NDArray[np.int32]:
         """Return the actions' signs, int32 [members, length]; 0 in a PAD slot."""
-        return self._carried.spread(self._carried.signs())
+        return self._spread(lambda carried: carried.signs(), np.int32)
 
     def numbers(self, name: str) -> NDArray[np.float32]:
         """Return a number that the actions carry, float32 [members, length].
 
         NaN where it is missing; 0 in a PAD slot.
         """
-        return self._carried.spread(self._carried.attribute(name).astype(np.float32))
+        return self._spread(lambda carried: carried.attribute(name), np.float32)
 
     def categories(self, name: str) -> tuple[NDArray[np.int32], list[str]]:
         """Return codes, int32 [members, length], and what the codes 1, 2, … stand for.
 
         0 where it is missing, and in a PAD slot.
         """
-        values = self._carried.attribute(name)
-        found, codes = np.unique(values.astype(str), return_inverse=True)
-        listed = [value for value in found.tolist() if value != MISSING]
-        own = np.array([0 if value == MISSING else listed.index(value) + 1 for value in found])
-        codes = own[codes].astype(np.int32) if len(found) else np.zeros(0, np.int32)
-        return self._carried.spread(codes), listed
+        listed: list[str] = []
 
-    @property
-    def _carried(self) -> "Carried":
-        if self.carried is None:
+        def codes(carried: Carried) -> NDArray[np.int32]:
+            found, places = np.unique(carried.attribute(name).astype(str), return_inverse=True)
+            listed.extend(value for value in found.tolist() if value != MISSING)
+            code = {value: number for number, value in enumerate(listed, start=1)}
+            return np.array([code.get(value, 0) for value in found], np.int32)[places]
+
+        return self._spread(codes, np.int32), listed
+
+    def _spread(self, of: Callable[["Carried"], NDArray[Any]], dtype: Any) -> NDArray[Any]:
+        if self.carried is not None:
+            return self.carried.spread(of(self.carried).astype(dtype))
+        if self.actions.any():
             raise ValueError("expected sequences that know what their actions carry")
-        return self.carried
+        return np.zeros(self.actions.shape, dtype)
 
 
 @dataclass(frozen=True, eq=False)

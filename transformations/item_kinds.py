@@ -30,6 +30,12 @@ def predicted_kinds(config: Config, predicts: Sequence[str]) -> list[str] | None
     return sorted(kind for kind in kinds if kind is not None)
 
 
+def has_kinds(config: Config, con: duckdb.DuckDBPyConnection) -> bool:
+    """Whether the staged items say their kind; those of an older version do not."""
+    columns = con.execute(f"describe from {parquet([config.layout.staged_items])}").fetchall()
+    return "kind" in {name for name, *_ in columns}
+
+
 def other_items(config: Config, con: duckdb.DuckDBPyConnection, predicts: Sequence[str]) -> str:
     """Return the query of the items that are not predicted: item_id.
 

@@ -1,5 +1,6 @@
 """The items nearest to a vector, with the beginning of their texts, for people to look at."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 import duckdb
@@ -9,7 +10,9 @@ from numpy.typing import NDArray
 
 from transformations.config import Config
 from transformations.duck import parquet, sql
+from transformations.item_kinds import has_kinds
 from transformations.layout import part_files
+from transformations.rules import SEARCH
 
 
 class DescribedItems:
@@ -17,9 +20,15 @@ class DescribedItems:
 
     def __init__(self, config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime) -> None:
         con.execute(f"create temp view items as from {parquet(part_files(config.items_dir))}")
-        texts = "select null as item_id, null as text, null as available_at where false"
-        if not config.items.embedding:
-            texts = f"from {parquet([config.layout.staged_items])}"
+        staged = config.layout.staged_items
+        texts = "select null as item_id, null as text, null as available_at, null as kind"
+        if staged.exists():
+            text = "null" if config.items.embedding else "text"
+            kind = "kind" if has_kinds(config, con) else "null"
+            texts = (
+                f"select item_id, {text} as text, available_at, {kind} as kind "
+                f"from {parquet([staged])}"
+            )
         con.execute(f"create temp view texts as {texts}")
         query = sql("described_items", __file__)
         items: pa.Table = con.sql(query, params={"as_of": as_of}).to_arrow_table()
@@ -27,20 +36,26 @@ class DescribedItems:
         con.execute("drop view texts")
         self._ids = items["item_id"].to_pylist()
         self._texts = items["text"].to_pylist()
+        self._kinds = np.array(items["kind"].to_pylist(), object)
         self._vectors = np.array(items["embedding"].to_pylist(), np.float32)
         self._lengths = np.linalg.norm(self._vectors, axis=1)
 
-    def nearest(self, vector: NDArray[np.float32], count: int) -> list[str]:
+    def nearest(
+        self, vector: NDArray[np.float32], count: int, kinds: Sequence[str] | None = None
+    ) -> list[str]:
         """Return a line per item of the largest cosine; none for zeros, or for another dimension.
 
         Args:
             vector: float32 [dim].
+            kinds: Only items of these; None for all but searches, which nobody is shown.
         """
         length = float(np.linalg.norm(vector))
         if length == 0 or self._vectors.ndim < 2 or vector.size != self._vectors.shape[1]:
             return []
         scores = self._vectors @ vector / np.maximum(self._lengths * length, 1e-9)
-        found = np.argsort(-scores, kind="stable")[:count].tolist()
+        wanted = self._kinds != SEARCH if kinds is None else np.isin(self._kinds, list(kinds))
+        places = np.flatnonzero(wanted)
+        found = places[np.argsort(-scores[places], kind="stable")[:count]].tolist()
         return [
             f"{scores[n]:+.3f}  {self._ids[n]} {' '.join(self._texts[n].split())}".rstrip()
             for n in found

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from models.lines import by_space
+from models.spec import Learned
 from operations.fits import made_lines
 from operations.ledger import Ledger
 from pipelines.cli.nearest import DescribedItems
@@ -21,6 +22,7 @@ from transformations import names
 from transformations.config import Config
 from transformations.duck import connect
 from transformations.errors import InputError
+from transformations.item_kinds import predicted_kinds
 from transformations.layout import partition, partitions
 from transformations.names import Space
 
@@ -158,12 +160,14 @@ def _nearest_table(
     table.add_column("vector", no_wrap=True)
     table.add_column("nearest items", ratio=1, no_wrap=True, overflow="ellipsis")
     for aggregator in made_lines(config):
+        predicts = aggregator.predicts if isinstance(aggregator, Learned) else ()
+        kinds = predicted_kinds(config, predicts)
         table.add_row(f"[bold]{aggregator.service}[/]", "")
         for name in aggregator.vectors(config):
             value = values[aggregator.service].get(name)
             of_space = items[aggregator.config_of(config).space]
             vector = np.zeros(0, np.float32) if value is None else np.asarray(value, np.float32)
-            found = of_space.nearest(vector, NEAREST)
+            found = of_space.nearest(vector, NEAREST, kinds)
             table.add_row(f"  {name}", escape("\n".join(found)) or "none: no such action")
     return table
 

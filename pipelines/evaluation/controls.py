@@ -113,7 +113,7 @@ def controls(comparison: Comparison) -> Iterator[Control]:
 
 
 def _shuffle(padded: Padded, seed: int = 0) -> Padded:
-    """Shuffle each member's items and actions among its timestamps; PAD stays where it is.
+    """Shuffle each member's actions and what they carry among its timestamps; PAD stays where it is.
 
     One member with three actions; its ages stay, its items and actions move in pairs:
 
@@ -127,4 +127,10 @@ def _shuffle(padded: Padded, seed: int = 0) -> Padded:
     order = np.lexsort((keys, np.nonzero(used)[0]))  # random within each member
     rows, actions = np.zeros_like(padded.rows), np.zeros_like(padded.actions)
     rows[used], actions[used] = padded.rows[used][order], padded.actions[used][order]
-    return replace(padded, rows=rows, actions=actions)
+    carried = padded.carried
+    if carried is not None:
+        places = np.flatnonzero(used)
+        moved = np.arange(used.size)
+        moved[places[order]] = places
+        carried = replace(carried, slots=moved[carried.slots])
+    return replace(padded, rows=rows, actions=actions, carried=carried)

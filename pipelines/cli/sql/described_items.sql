@@ -1,4 +1,4 @@
--- one row per item known by $as_of: its newest vector and, where the items have any, its text
+-- one row per item known by $as_of: its newest vector and, where it has any, text and kind
 -- Reads `items` and `texts`.
 with
 vectors as (
@@ -14,6 +14,7 @@ newest_texts as (
     select
         item_id,
         arg_max(text, available_at) as text,
+        arg_max(kind, available_at) as kind,
     from texts
     group by item_id
 ),
@@ -23,6 +24,7 @@ described as (
         vectors.item_id,
         vectors.embedding,
         coalesce(newest_texts.text, '') as text,
+        newest_texts.kind,
     from vectors
     left join newest_texts on vectors.item_id = newest_texts.item_id
     order by vectors.item_id
