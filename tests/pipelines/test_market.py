@@ -1,16 +1,21 @@
 """The whole simulated market: what is recorded, and that one hidden taste explains it."""
 
 from datetime import UTC, datetime
+from shutil import copytree, ignore_patterns
 
 import duckdb
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from pipelines.cli.app import app
 from pipelines.datasets.behaviour import taste_of
 from pipelines.datasets.market import REMOTE, Items, Market, Members
 from pipelines.datasets.simulate import Parts, Size, simulate
 from pipelines.datasets.taste import REACTIONS, Taste
-from transformations.config import ROOT, Config
+from transformations.config import ROOT, Config, load_config
+from transformations.duck import connect
+from transformations.sources import stage_activity, stage_items
 
 END = datetime(2026, 3, 1, tzinfo=UTC)
 SIZE = Size(members=6000, jobs=400, days=20)
@@ -264,3 +269,28 @@ def test_profiles_have_holes(con):
 )
 def test_a_configuration_decides_what_is_simulated(settings, parts):
     assert Parts.read_by(Config.model_validate({"items": {"text": ["title"]}} | settings)) == parts
+
+
+def test_the_ready_workspace_takes_all_that_is_simulated_for_it(tmp_path):
+    here = tmp_path / "market"
+    copytree(ROOT / "examples" / "market", here, ignore=ignore_patterns("data"))
+    size = ["--members", "200", "--jobs", "60", "--days", "20", "--end", "2026-03-01"]
+    done = CliRunner().invoke(app, ["simulate", "--config", str(here), *size])
+    assert done.exit_code == 0, done.output
+    config = load_config(here)
+    with connect(config) as con:
+        taken = stage_activity(config, con, END)
+        items = stage_items(config, con, END)
+        actions = con.execute(
+            "select list(distinct action order by action), count(*), count(dwell), count(rating), "
+            f"count(source_page) from read_parquet('{config.layout.activity}/*/*.parquet')"
+        ).fetchone()
+    assert set(taken.refused) <= {
+        "member_id is null",
+        "action is unknown",
+        "event_timestamp is before 1970",
+    }
+    assert (items.rows_out, items.refused) == (96, {})
+    names, count, dwells, ratings, pages = actions
+    assert names == ["APPLY", "DISMISS", "ENROLL", "SAVE"]
+    assert count == pages > dwells > ratings > 0
