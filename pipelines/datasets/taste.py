@@ -106,9 +106,10 @@ class Taste:
         Returns:
             [..., len(REACTIONS)]; the last axis sums to 1.
         """
-        from scipy.special import ndtr  # type: ignore[import-untyped, unused-ignore]
+        from scipy.special import ndtr
 
-        member, item, seconds = np.broadcast_arrays(member, item, seconds)
+        looks = np.ones(1) if position is None else attention(position)
+        member, item, seconds, looks = np.broadcast_arrays(member, item, seconds, looks)
         mean = self.utility(member, item, seconds)[..., None]
         is_course = self.market.items.is_course[item]
         result = np.zeros((*mean.shape[:-1], len(REACTIONS)))
@@ -122,9 +123,8 @@ class Taste:
             part = np.zeros((len(below), len(REACTIONS)))
             part[:, bands] = np.diff(below, axis=-1, prepend=0.0, append=1.0)
             result[chosen] = part
-        if position is not None:
-            result *= np.broadcast_to(attention(position), member.shape)[..., None]
-            result[..., 0] += 1 - result.sum(axis=-1)
+        result *= looks[..., None]
+        result[..., 0] += 1 - looks
         return result
 
     def _cuts(self, shown: bool) -> tuple[Floats, Floats]:

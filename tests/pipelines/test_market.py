@@ -223,6 +223,9 @@ def test_a_slate_is_asked_about_at_once(taste):
     assert both.shape == (2, 3, len(REACTIONS))
     alone = taste.probabilities(np.array([5]), np.array([403]), np.array([1e6]), np.array([3]))
     assert both[1, 2].tolist() == alone[0].tolist()
+    places = taste.probabilities(np.array([5]), np.array([403]), np.array([1e6]), np.arange(1, 7))
+    assert places[2].tolist() == alone[0].tolist()
+    assert (np.diff(places[:, REACTIONS.index("none")]) > 0).all()
 
 
 def test_the_example_of_the_page_runs():
