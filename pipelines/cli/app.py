@@ -57,7 +57,10 @@ def simulate_command(
     ] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Simulate a small job market into the data folder, to try the flow on."""
+    """Simulate a small job market into the data folder, to try the flow on.
+
+    Courses, searches and a feed with its impressions are there where the configuration reads them.
+    """
     settings = settings_of(config)
     folder = settings.layout.simulated
     simulated = not settings.events.is_sql and settings.path(settings.events.source).is_relative_to(
@@ -71,7 +74,7 @@ def simulate_command(
             f"{folder}; what is simulated there would not be read"
         )
 
-    from pipelines.datasets.simulate import Size, simulate
+    from pipelines.datasets.simulate import Parts, Size, simulate
 
     with working("simulating a job market", days + 2, "steps") as stage:
         counts = simulate(
@@ -80,6 +83,7 @@ def simulate_command(
             seed=seed,
             end=read_timestamp(end) if end else None,
             progress=stage.advance,
+            parts=Parts.read_by(settings),
         )
     figures = ", ".join(f"{number(count)} {name}" for name, count in counts.items())
     console.print(

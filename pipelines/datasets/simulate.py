@@ -1,19 +1,17 @@
 """A small simulated job market, to run the whole flow before you have your own data.
 
-The assumptions; nothing is tuned so that one aggregator wins over another:
+The assumptions; nothing is tuned so that one aggregator wins over another. They stand where they
+are drawn: jobs, courses and members in `market.py`, what the members like in `taste.py`, what they
+do in `behaviour.py`, what they say of themselves in `profiles.py`. Here is how it is recorded:
 
-- A job has a category, a location, a seniority and an attractiveness (log-normal), is posted at
-  some time and stays open for 30 days.
-- A member likes three of the categories (weights from a Dirichlet), lives in one location, and is
-  active at a log-normal rate: most act a few times, few act very often. One in three changes the
-  favourite category once, at a uniformly random time. One in ten joins during the simulation.
-- Members come in sessions, more by day than by night, and act on a few jobs in each (geometric).
-- For an action, a category is drawn by the member's liking (one in ten at random), then the best
-  of three open jobs of it, by attractiveness and nearness.
-- The member applies, saves or dismisses by how well the job fits, with noise: about 97 positive
-  actions to 3 dismissals, the imbalance that LinkedIn's post of 2022 reports.
-- An event arrives minutes later; one in a hundred arrives hours to two days later.
-- About one row in a thousand is broken: no member, an unknown action, a bad timestamp.
+- A member's client tells how long a page was read (`dwell`, in seconds, log-normal, longer the
+  better the fit), except one client in five, and one action in twenty of the others.
+- One action in eight has a rating from 1 to 5, by the fit.
+- About one row in a thousand is broken, of the actions on jobs that members found: no member, an
+  unknown action, a bad timestamp.
+
+Items and members, actions on jobs that members found, and their attributes are the same whatever
+else is simulated (`Parts`).
 """
 
 from collections.abc import Callable
@@ -21,69 +19,66 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from shutil import rmtree
+from typing import Self
 from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from transformations.errors import InputError
-
-CATEGORIES = {
-    "engineering": ["software engineer", "backend developer", "platform engineer", "web developer"],
-    "data": ["data scientist", "data engineer", "machine learning engineer", "analyst"],
-    "design": ["product designer", "graphic designer", "ux researcher"],
-    "sales": ["account executive", "sales manager", "business developer"],
-    "marketing": ["content strategist", "brand manager", "growth marketer"],
-    "finance": ["accountant", "financial controller", "auditor"],
-    "health": ["registered nurse", "physician assistant", "pharmacist"],
-    "education": ["teacher", "instructional designer", "school counsellor"],
-    "operations": ["operations manager", "supply chain planner", "warehouse supervisor"],
-    "legal": ["paralegal", "contract lawyer", "compliance officer"],
-    "support": ["support specialist", "customer success manager", "technical writer"],
-    "people": ["recruiter", "people partner", "payroll specialist"],
-}
-LOCATIONS = [
-    *("amsterdam", "berlin", "bengaluru", "boston", "chicago", "dublin", "lagos", "lisbon"),
-    *("london", "madrid", "mumbai", "nairobi", "paris", "remote", "seattle", "singapore"),
-    *("sydney", "tokyo", "toronto", "warsaw"),
-]
-SENIORITIES = ("junior", "", "senior", "lead")
-OPEN_DAYS = 30.0
-SECONDS_PER_DAY = 86_400.0
-
-
-@dataclass(frozen=True)
-class Size:
-    """Size of the simulated market."""
-
-    members: int = 20_000
-    jobs: int = 5_000
-    days: int = 60
-
-    def __post_init__(self) -> None:
-        for name, least in (("members", 1), ("jobs", 50), ("days", 2)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name}: expected at least {least}, got {getattr(self, name)}")
+from pipelines.datasets.behaviour import (
+    FEED,
+    PAGES,
+    Actions,
+    Impressions,
+    Searches,
+    find_courses,
+    find_jobs,
+    search,
+    see_feed,
+)
+from pipelines.datasets.columns import named, timestamps
+from pipelines.datasets.market import (
+    CATEGORIES,
+    COURSES,
+    LEVELS,
+    LOCATIONS,
+    SENIORITIES,
+    Market,
+    Size,
+    draw_market,
+    random_for,
+)
+from pipelines.datasets.profiles import profiles
+from pipelines.datasets.taste import REACTIONS
+from transformations.config import Config
 
 
 @dataclass(frozen=True)
-class _Jobs:
-    posted: np.ndarray  # seconds after the start, ascending; negative: before it
-    category: np.ndarray
-    location: np.ndarray
-    seniority: np.ndarray
-    attractiveness: np.ndarray
+class Parts:
+    """What is simulated besides jobs, members and the jobs that members find.
 
+    Attributes:
+        courses: A second kind of items, and ENROLL.
+        searches: SEARCH, with a text in `query` and no item.
+        feed: Slates of random items, the actions on them, and impressions.
+    """
 
-@dataclass(frozen=True)
-class _Members:
-    liking: np.ndarray  # [members, 2, categories], cumulative; before and after the change
-    changes_at: np.ndarray
-    joins_at: np.ndarray
-    location: np.ndarray
-    seniority: np.ndarray
-    sessions: np.ndarray
+    courses: bool = False
+    searches: bool = False
+    feed: bool = False
+
+    @classmethod
+    def read_by(cls, config: Config) -> Self:
+        """Return the parts that a configuration reads."""
+        enroll, searched = config.actions.get("ENROLL"), config.actions.get("SEARCH")
+        return cls(
+            courses=enroll is not None and enroll.item_kind == "course",
+            searches=searched is not None and searched.text == "query",
+            feed="source_page"
+            in {given.column or name for name, given in config.events.attributes.items()},
+        )
 
 
 def simulate(
@@ -92,152 +87,132 @@ def simulate(
     seed: int = 7,
     end: datetime | None = None,
     progress: Callable[[int], object] | None = None,
+    parts: Parts | None = None,
 ) -> dict[str, int]:
-    """Write `folder`/events/<day>.parquet and `folder`/items.parquet; return how many rows.
+    """Write events, items, profiles and impressions; return how many rows.
+
+    `folder`/events/<day>.parquet, items.parquet, profiles.parquet, and with a feed
+    impressions/<day>.parquet.
 
     Args:
         folder: Replaced as a whole once everything is written; a killed call leaves it unchanged.
         size: Number of members, jobs and days.
-        seed: The same seed, size and end give the same rows.
+        seed: The same seed, size, end and parts give the same bytes.
         end: All events are before it; default: the last midnight UTC.
-        progress: Called with 1 after each written day.
+        progress: Called with 1 after each written day of events.
+        parts: What is simulated besides; default: nothing.
     """
-    size = size or Size()
+    size, parts = size or Size(), parts or Parts()
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     start = (end or midnight) - timedelta(days=size.days)
     rng = np.random.default_rng(seed)
-    jobs = _jobs(rng, size)
-    members = _members(rng, size)
-    events = _break(rng, _events(rng, size, jobs, members, start))
+    market = draw_market(rng, seed, size)
+    taste, found = find_jobs(rng, market)
+    reports = random_for(seed, 3).random(size.members) < 0.8
+    events = [_break(rng, _events(random_for(seed, 4), reports, found, start))]
+    impressions = None
+    if parts.courses:
+        enrolled = find_courses(random_for(seed, 5), taste)
+        events.append(_events(random_for(seed, 6), reports, enrolled, start))
+    if parts.feed:
+        acted, impressions = see_feed(random_for(seed, 7), taste, parts.courses)
+        events.append(_events(random_for(seed, 8), reports, acted, start, FEED))
+    if parts.searches:
+        events.append(_searches(search(random_for(seed, 9), taste, parts.courses), start))
+    table = pa.concat_tables(events, promote_options="default")
 
     temporary = folder.with_name(f"{folder.name}.{uuid4().hex}.tmp")
-    (temporary / "events").mkdir(parents=True)
-    pq.write_table(_items(jobs, start), temporary / "items.parquet")
+    temporary.mkdir(parents=True)
+    items = _items(market, start, parts.courses)
+    pq.write_table(items, temporary / "items.parquet")
+    people = profiles(random_for(seed, 10), market, start)
+    pq.write_table(people, temporary / "profiles.parquet")
     # One file per day of arrival, as a log shipper would deliver.
-    arrived = events["ingested_at"].to_numpy()
-    day = ((arrived - arrived.min()) // np.timedelta64(1, "D")).astype(int)
-    for number in range(int(day.max()) + 1):
-        chosen = np.flatnonzero(day == number)
-        name = np.datetime_as_string(arrived.min() + np.timedelta64(number, "D"), unit="D")
-        pq.write_table(events.take(chosen), temporary / "events" / f"{name}.parquet")
-        if progress is not None:
-            progress(1)
+    _write_days(temporary / "events", table, "ingested_at", progress)
+    counts = {"members": size.members, "items": items.num_rows, "events": table.num_rows}
+    if impressions is not None:
+        shown = _impressions(impressions, start)
+        _write_days(temporary / "impressions", shown, "shown_at")
+        counts["impressions"] = shown.num_rows
     if folder.exists():
         rmtree(folder)
     temporary.rename(folder)
-    return {"members": size.members, "items": size.jobs, "events": events.num_rows}
+    return counts
 
 
-def _jobs(rng: np.random.Generator, size: Size) -> _Jobs:
-    # Started early, so as many jobs are open at the start as later.
-    posted = rng.uniform(-OPEN_DAYS * SECONDS_PER_DAY, size.days * SECONDS_PER_DAY, size.jobs)
-    return _Jobs(
-        posted=np.sort(posted),
-        category=rng.integers(len(CATEGORIES), size=size.jobs),
-        location=rng.integers(len(LOCATIONS), size=size.jobs),
-        seniority=rng.choice(len(SENIORITIES), size=size.jobs, p=[0.25, 0.4, 0.25, 0.1]),
-        attractiveness=rng.normal(0.0, 1.0, size.jobs),
-    )
-
-
-def _members(rng: np.random.Generator, size: Size) -> _Members:
-    count, categories = size.members, len(CATEGORIES)
-    favourites = np.argsort(rng.random((count, categories)), axis=1)[:, :3]
-    before = np.zeros((count, categories))
-    np.put_along_axis(before, favourites, rng.dirichlet([3.0, 1.5, 0.75], count), axis=1)
-    # A change swaps the favourite with a category that the member did not like before.
-    after = before.copy()
-    changed = np.flatnonzero(rng.random(count) < 1 / 3)
-    old = favourites[changed, 0]
-    new = np.argsort(before[changed] + rng.random((changed.size, categories)) * 1e-3, axis=1)[:, 0]
-    after[changed, new], after[changed, old] = before[changed, old], before[changed, new]
-    joins = np.where(
-        rng.random(count) < 0.1, rng.uniform(0, size.days * SECONDS_PER_DAY, count), 0.0
-    )
-    rate = rng.lognormal(mean=1.3, sigma=1.0, size=count) * size.days / 60
-    return _Members(
-        liking=np.cumsum(np.stack([before, after], axis=1), axis=2),
-        changes_at=rng.uniform(0, size.days * SECONDS_PER_DAY, count),
-        joins_at=joins,
-        location=rng.integers(len(LOCATIONS), size=count),
-        seniority=rng.choice(len(SENIORITIES), size=count, p=[0.25, 0.4, 0.25, 0.1]),
-        sessions=rng.poisson(rate * (1 - joins / (size.days * SECONDS_PER_DAY))),
-    )
+def _write_days(
+    folder: Path, table: pa.Table, column: str, progress: Callable[[int], object] | None = None
+) -> None:
+    """Write one file per day of a timestamp."""
+    folder.mkdir()
+    times = table[column].to_numpy()
+    if not times.size:
+        return
+    first = times.min()
+    day = ((times - first) // np.timedelta64(1, "D")).astype(int)
+    table = table.take(np.argsort(day, kind="stable"))
+    ends = np.cumsum(np.bincount(day))
+    for number, (begin, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
+        name = np.datetime_as_string(first + np.timedelta64(number, "D"), unit="D")
+        pq.write_table(table.slice(begin, end - begin), folder / f"{name}.parquet")
+        if progress is not None:
+            progress(1)
 
 
 def _events(
-    rng: np.random.Generator, size: Size, jobs: _Jobs, members: _Members, start: datetime
+    rng: np.random.Generator,
+    reports: np.ndarray,
+    actions: Actions,
+    start: datetime,
+    page: int | None = None,
 ) -> pa.Table:
-    who = np.repeat(np.arange(size.members), members.sessions)
-    day = rng.uniform(members.joins_at[who] / SECONDS_PER_DAY, size.days)
-    hour = np.clip(rng.normal(14.0, 4.0, who.size), 0, 23.99)
-    began = np.floor(day) * SECONDS_PER_DAY + hour * 3600
-    actions = rng.geometric(1 / 3.5, who.size)
-    who, began = np.repeat(who, actions), np.repeat(began, actions)
-    within = np.arange(who.size) - np.repeat(np.cumsum(actions) - actions, actions)
-    seconds = began + within * rng.uniform(5, 90, who.size)
-    keep = (seconds >= members.joins_at[who]) & (seconds < size.days * SECONDS_PER_DAY)
-    who, seconds = who[keep], seconds[keep]
-
-    job = _choose(rng, jobs, members, who, seconds)
-    near = (jobs.location[job] == members.location[who]) | (
-        jobs.location[job] == LOCATIONS.index("remote")
-    )
-    liking = np.diff(members.liking, axis=2, prepend=0.0)
-    later = (seconds >= members.changes_at[who]).astype(int)
-    fit = (
-        2.0 * liking[who, later, jobs.category[job]]
-        + 0.8 * near
-        - 0.5 * np.abs(jobs.seniority[job] - members.seniority[who])
-        + 0.2 * jobs.attractiveness[job]
-        + rng.normal(0.0, 0.7, who.size)
-    )
-    dismiss, apply = np.quantile(fit, [0.03, 0.55])
-    action = np.where(fit < dismiss, "DISMISS", np.where(fit >= apply, "APPLY", "SAVE"))
-
-    lag = rng.exponential(180.0, who.size)
-    late = rng.random(who.size) < 0.01
-    lag[late] = rng.uniform(3600, 2 * SECONDS_PER_DAY, int(late.sum()))
-    here = seconds + lag < size.days * SECONDS_PER_DAY  # what arrives after the end has not arrived
+    """Return the rows of actions that have arrived; `page` is where all were met, if at one."""
+    count = actions.member.size
+    dwell = np.exp(3.0 + 0.3 * actions.fit + rng.normal(0.0, 0.8, count))
+    rating = np.clip(np.rint(2.0 + actions.fit + rng.normal(0.0, 0.5, count)), 1, 5)
+    told = reports[actions.member] & (rng.random(count) < 0.95)
+    rated = rng.random(count) < 1 / 8
+    drawn = np.searchsorted([0.5, 0.7], rng.random(count)) if page is None else np.full(count, page)
     return pa.table(
         {
-            "member_id": who + 1,
-            "item_id": job + 1,
-            "action": action,
-            "event_timestamp": _times(start, seconds),
-            "ingested_at": _times(start, seconds + lag),
+            "member_id": actions.member + 1,
+            "item_id": actions.item + 1,
+            "action": named(actions.reaction, REACTIONS),
+            "event_timestamp": timestamps(start, actions.seconds),
+            "ingested_at": timestamps(start, actions.seconds + actions.lag),
+            "dwell": pa.array(np.maximum(np.round(dwell, 1), 0.1), mask=~told),
+            "rating": pa.array(rating.astype(np.int32), mask=~rated),
+            "source_page": named(drawn, PAGES),
         }
-    ).filter(pa.array(here))
+    ).filter(pa.array(actions.here))
 
 
-def _choose(
-    rng: np.random.Generator, jobs: _Jobs, members: _Members, who: np.ndarray, seconds: np.ndarray
-) -> np.ndarray:
-    """Return the index of the job that each event is about."""
-    later = (seconds >= members.changes_at[who]).astype(int)
-    drawn = (rng.random((who.size, 1)) > members.liking[who, later]).sum(axis=1)
-    explored = rng.random(who.size) < 0.1
-    category = np.where(explored, rng.integers(len(CATEGORIES), size=who.size), drawn)
-    category = np.minimum(category, len(CATEGORIES) - 1)
-    chosen = np.zeros(who.size, dtype=np.int64)
-    for one in range(len(CATEGORIES)):
-        rows = np.flatnonzero(category == one)
-        listed = np.flatnonzero(jobs.category == one)
-        if listed.size == 0:  # a tiny market may have no job of this category: take any
-            listed = np.arange(jobs.posted.size)
-        # `posted` ascends, so the jobs open at one time are one range of the list.
-        last = np.searchsorted(jobs.posted[listed], seconds[rows], side="right")
-        first = np.searchsorted(
-            jobs.posted[listed], seconds[rows] - OPEN_DAYS * SECONDS_PER_DAY, side="left"
-        )
-        first = np.minimum(first, np.maximum(last - 1, 0))
-        span = np.maximum(last - first, 1)
-        drawn_jobs = first[:, None] + rng.integers(span[:, None], size=(rows.size, 3))
-        seen = listed[np.minimum(drawn_jobs, listed.size - 1)]
-        nearness = jobs.location[seen] == members.location[who[rows], None]
-        best = np.argmax(jobs.attractiveness[seen] + 1.5 * nearness, axis=1)
-        chosen[rows] = seen[np.arange(rows.size), best]
-    return chosen
+def _searches(searches: Searches, start: datetime) -> pa.Table:
+    count = searches.member.size
+    return pa.table(
+        {
+            "member_id": searches.member + 1,
+            "action": pa.repeat("SEARCH", count),
+            "event_timestamp": timestamps(start, searches.seconds),
+            "ingested_at": timestamps(start, searches.seconds + searches.lag),
+            "source_page": pa.repeat("search", count),
+            "query": searches.query,
+        }
+    ).filter(pa.array(searches.here))
+
+
+def _impressions(shown: Impressions, start: datetime) -> pa.Table:
+    return pa.table(
+        {
+            "member_id": shown.member + 1,
+            "item_id": shown.item + 1,
+            "shown_at": timestamps(start, shown.seconds),
+            "position": shown.position.astype(np.int32),
+            "source_page": pa.repeat(PAGES[FEED], shown.member.size),
+            "policy": pa.repeat("uniform", shown.member.size),
+            "action": named(shown.reaction, REACTIONS, shown.reaction == 0),
+        }
+    )
 
 
 def _break(rng: np.random.Generator, events: pa.Table) -> pa.Table:
@@ -245,33 +220,33 @@ def _break(rng: np.random.Generator, events: pa.Table) -> pa.Table:
     count = events.num_rows
     kind = rng.integers(3000, size=count)
     member = pa.array(events["member_id"].to_numpy(), mask=kind == 0)
-    action = np.where(kind == 1, "VIEW", events["action"].to_numpy(zero_copy_only=False))
+    action = pc.if_else(pa.array(kind == 1), "VIEW", events["action"])
     timestamp = events["event_timestamp"].to_numpy().astype("datetime64[us]")
     timestamp = np.where(kind == 2, np.datetime64("1901-01-01", "us"), timestamp)
     events = events.set_column(0, "member_id", member)
-    events = events.set_column(2, "action", pa.array(action))
+    events = events.set_column(2, "action", action)
     return events.set_column(
         3, "event_timestamp", pa.array(timestamp).cast(pa.timestamp("us", tz="UTC"))
     )
 
 
-def _items(jobs: _Jobs, start: datetime) -> pa.Table:
-    names = list(CATEGORIES)
+def _items(market: Market, start: datetime, courses: bool) -> pa.Table:
+    names, items = list(CATEGORIES), market.items
     titles = []
-    for number, (category, seniority) in enumerate(zip(jobs.category, jobs.seniority, strict=True)):
-        roles = CATEGORIES[names[category]]
-        titles.append(f"{SENIORITIES[seniority]} {roles[number % len(roles)]}".strip())
-    return pa.table(
+    for number, (is_course, category, seniority) in enumerate(
+        zip(items.is_course, items.category, items.seniority, strict=True)
+    ):
+        own = (COURSES if is_course else CATEGORIES)[names[category]]
+        prefix = (LEVELS if is_course else SENIORITIES)[seniority]
+        titles.append(f"{prefix} {own[number % len(own)]}".strip())
+    table = pa.table(
         {
-            "item_id": np.arange(jobs.posted.size) + 1,
+            "item_id": np.arange(items.posted.size) + 1,
+            "kind": named(items.is_course.astype(int), ("job", "course")),
             "title": titles,
-            "category": [names[category] for category in jobs.category],
-            "location": [LOCATIONS[location] for location in jobs.location],
-            "posted_at": _times(start, jobs.posted),
+            "category": named(items.category, names),
+            "location": named(items.location, LOCATIONS),
+            "posted_at": timestamps(start, items.posted),
         }
     )
-
-
-def _times(start: datetime, seconds: np.ndarray) -> pa.Array:
-    microseconds = int(start.timestamp() * 1_000_000) + np.round(seconds * 1e6).astype(np.int64)
-    return pa.array(microseconds, pa.timestamp("us", tz="UTC"))
+    return table if courses else table.slice(0, market.size.jobs)
