@@ -45,10 +45,7 @@ def other_items(config: Config, con: duckdb.DuckDBPyConnection, predicts: Sequen
         InputError: as `predicted_kinds`; or kinds are predicted and no item has one.
     """
     kinds, staged = predicted_kinds(config, predicts), config.layout.staged_items
-    described = (
-        con.execute(f"describe from {parquet([staged])}").fetchall() if staged.exists() else []
-    )
-    if "kind" not in {name for name, *_ in described}:
+    if not (staged.exists() and has_kinds(config, con)):
         if kinds is not None:
             raise InputError(
                 f"expected items of the kind {' or '.join(kinds)}, but no item has a kind; name "

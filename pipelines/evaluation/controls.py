@@ -113,7 +113,7 @@ def controls(comparison: Comparison) -> Iterator[Control]:
 
 
 def _shuffle(padded: Padded, seed: int = 0) -> Padded:
-    """Shuffle each member's actions and what they carry among its timestamps; PAD stays where it is.
+    """Shuffle each member's actions and what they carry among its timestamps; PAD stays.
 
     One member with three actions; its ages stay, its items and actions move in pairs:
 
