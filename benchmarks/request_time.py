@@ -2,7 +2,8 @@
 
 In process: `RequestTime.embed` of one random member out of `--members` in a private Redis; of one
 with a new action in the request; and of 64 members. A learned aggregator has its initial weights,
-because its duration does not depend on them. `cpu` is the mean processor time per request, which
+because its duration does not depend on them. One case more has three attributes per action, in the
+store and in the request. `cpu` is the mean processor time per request, which
 other work on the machine hardly changes.
 
 Over HTTP, the service in a separate process, one random member per request:
@@ -28,21 +29,26 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.embedding import AS_OF, write_world
+from benchmarks.sequences import ATTRIBUTES
 from models.catalog import AGGREGATORS
 from models.spec import Aggregator, AttentionPool, Cnn, GeometricDecay, Learned, Transformer
 from pipelines.private_redis import private_redis, write_store
 from serving.publish.snapshots import materialize
 from transformations.config import ROOT, Config
+from transformations.layout import partition
+from transformations.rules import MISSING
 
 RESULTS = Path(__file__).parent / "results" / "request_time.json"
 NOW = AS_OF + timedelta(hours=9)
@@ -67,6 +73,10 @@ def run(members: int, items: int, requests: int, rate: int, seconds: float) -> d
         for lines in ((DECAY,), LEARNED[:1], (DECAY, *LEARNED)):
             label = " + ".join(line.name for line in lines)
             http[label] = _over_http(folder, lines, members, rate, seconds)
+    with tempfile.TemporaryDirectory() as name, private_redis(Path(name)) as port:
+        carrying = _world(Path(name), port, members, items, ATTRIBUTES)
+        label = f"{DECAY.name}, 3 attributes"
+        in_process[label] = _in_process(carrying, (DECAY,), members, requests)
     return {
         "members": members,
         "items": items,
@@ -80,7 +90,13 @@ def run(members: int, items: int, requests: int, rate: int, seconds: float) -> d
     }
 
 
-def _world(folder: Path, port: int, members: int, items: int) -> Config:
+def _world(
+    folder: Path,
+    port: int,
+    members: int,
+    items: int,
+    attributes: Mapping[str, Any] | None = None,
+) -> Config:
     """Write a snapshot, package the aggregators, put the sequences online."""
     from models.layers.build import build
     from models.packaging import package
@@ -89,7 +105,9 @@ def _world(folder: Path, port: int, members: int, items: int) -> Config:
 
     write_world(folder / "data", members, items, dim=64, length=32)
     write_store(folder, port)
-    config = _config(folder)
+    config = _config(folder, attributes)
+    if attributes:
+        _carry(config)
     for line in (DECAY, *LEARNED):
         trained = build(line, config) if isinstance(line, Learned) else None
         package(line, config, trained=trained)
@@ -99,9 +117,25 @@ def _world(folder: Path, port: int, members: int, items: int) -> Config:
     return config
 
 
-def _config(folder: Path) -> Config:
+def _carry(config: Config) -> None:
+    """Add lists of three attributes to the snapshot; some are missing."""
+    file = partition(config.layout.sequences, AS_OF)
+    rows = pq.read_table(file).combine_chunks()
+    lists = rows["item_ids"].chunk(0)
+    rng, count = np.random.default_rng(3), len(lists.flatten())
+    share = rng.random(count)
+    words = np.array(["feed", "search", "mail", "ad"])[rng.integers(4, size=count)]
+    texts = np.where(share < 0.25, "a text of some forty letters, or so", MISSING)
+    values = {"dwell": np.where(share > 0.25, share, np.nan), "seen_on": words, "comment": texts}
+    for name, each in values.items():
+        rows = rows.append_column(name, pa.ListArray.from_arrays(lists.offsets, pa.array(each)))
+    pq.write_table(rows, file)
+
+
+def _config(folder: Path, attributes: Mapping[str, Any] | None = None) -> Config:
     return Config.model_validate(
         {
+            "events": {"attributes": attributes or {}},
             "data_dir": str(folder / "data"),
             "feature_store": str(folder / "feature_store.yaml"),
             "items": {"text": ["title"]},
@@ -122,6 +156,8 @@ def _in_process(
     from serving.request.sequences import Event
 
     rng = np.random.default_rng(1)
+    carried = {"dwell": 12.5, "seen_on": "feed", "comment": "a text of some forty letters"}
+    new = carried if config.events.attributes else {}
     with _open(config, lines) as served:
 
         def one() -> None:
@@ -129,7 +165,9 @@ def _in_process(
 
         def one_new() -> None:
             member = int(rng.integers(members))
-            event = Event(member, int(rng.integers(1_000)), "APPLY", NOW - timedelta(seconds=1))
+            event = Event(
+                member, int(rng.integers(1_000)), "APPLY", NOW - timedelta(seconds=1), new
+            )
             served.embed([member], [event], NOW)
 
         def many() -> None:

@@ -50,6 +50,7 @@ uniform as (
         hash(n, 3) / 18446744073709551616.0 as action,
         hash(n, 4) / 18446744073709551616.0 as time_of_day,
         hash(n, 5) / 18446744073709551616.0 as lag,
+        hash(n, 6) / 18446744073709551616.0 as carried,
     from numbers
 )
 
@@ -59,8 +60,23 @@ select
     case when action < 0.5 then 'APPLY' when action < 0.9 then 'SAVE' else 'DISMISS' end as action,
     $day + to_microseconds((time_of_day * 86_400_000_000)::bigint) as event_timestamp,
     event_timestamp + to_microseconds((-ln(1 - lag) * 180_000_000)::bigint) as ingested_at,
+    {carried}
 from uniform
 order by member_id, event_timestamp, item_id, action
+"""
+# A number, a category and a text. A quarter of the actions have none of the first, three quarters
+# none of the last.
+ATTRIBUTES = {
+    "dwell": {"type": "number", "unit": "s", "min": 0, "max": 3600},
+    "seen_on": {"type": "category"},
+    "comment": {"type": "text"},
+}
+CARRIED = """
+    case when carried > 0.25 then round(3600 * carried, 1) end as dwell,
+    ['feed', 'search', 'mail', 'ad'][1 + floor(4 * item)::bigint] as seen_on,
+    case
+        when carried < 0.25 then 'a text of some forty letters, the ' || floor(4000 * carried)
+    end as comment,
 """
 VISIBLE = f"""
 select * from activity
@@ -82,8 +98,13 @@ group by member_id
 SORT = f"select * from ({VISIBLE}) order by member_id, event_timestamp, item_id, action"
 
 
-def generate(folder: Path, events: int) -> None:
-    """Write DAYS + 1 day files with `events` in the window, EVENTS_PER_MEMBER for each member."""
+def generate(folder: Path, events: int, carried: str = "") -> None:
+    """Write DAYS + 1 day files with `events` in the window, EVENTS_PER_MEMBER for each member.
+
+    Args:
+        carried: SQL of further columns.
+    """
+    query = EVENTS.format(carried=carried)
     per_day = events // DAYS
     with duckdb.connect(config={"threads": THREADS, "memory_limit": "4GB"}) as con:
         con.execute("set TimeZone = 'UTC'")
@@ -93,14 +114,17 @@ def generate(folder: Path, events: int) -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
             first = number * per_day
             parameters = {"first": first, "last": first + per_day, "day": day}
-            copy(con, EVENTS, file, parameters | {"members": events // EVENTS_PER_MEMBER})
+            copy(con, query, file, parameters | {"members": events // EVENTS_PER_MEMBER})
 
 
-def ours(folder: Path, memory_limit: str) -> tuple[int, int]:
+def ours(
+    folder: Path, memory_limit: str, attributes: dict[str, Any] | None = None
+) -> tuple[int, int]:
     """Build the snapshot as the daily run does; return members and the sum of n_actions."""
     config = Config.model_validate(
         {
             "data_dir": str(folder),
+            "events": {"attributes": attributes or {}},
             "items": {"text": ["title"]},
             "duckdb": {"memory_limit": memory_limit, "threads": THREADS},
         }
@@ -109,6 +133,11 @@ def ours(folder: Path, memory_limit: str) -> tuple[int, int]:
         build_sequences(config, con, AS_OF, AS_OF - DAY, AS_OF)
         path = partition(config.layout.sequences, AS_OF)
         return _counted(con, f"select n_actions from '{path}' where n_actions > 0")
+
+
+def with_attributes(folder: Path, memory_limit: str) -> tuple[int, int]:
+    """Ours, where each action carries three attributes."""
+    return ours(folder, memory_limit, ATTRIBUTES)
 
 
 def _duckdb(query: str, folder: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
@@ -157,7 +186,7 @@ def with_pandas(folder: Path, _: str) -> tuple[int, int]:
     """Sort, then the tail of each group as lists."""
     import pandas as pd
 
-    rows = pd.read_parquet(folder / "activity").drop(columns="date")
+    rows = pd.read_parquet(folder / "activity").drop(columns="period")
     at, ingested = rows["event_timestamp"], rows["ingested_at"]
     is_visible = ingested.isna() | (ingested < AS_OF)
     inside = (at >= AS_OF - DAYS * DAY) & (at < AS_OF) & is_visible
@@ -175,18 +204,21 @@ def _counted(con: duckdb.DuckDBPyConnection, query: str) -> tuple[int, int]:
     return row[0], row[1]
 
 
+WITH_ATTRIBUTES = "ours, 3 attributes"
 WAYS: dict[str, Callable[[Path, str], tuple[int, int] | None]] = {
     "ours": ours,
     "bare sort (DuckDB)": sort,
     "obvious query (DuckDB)": obvious,
     "polars": with_polars,
     "pandas": with_pandas,
+    WITH_ATTRIBUTES: with_attributes,
 }
 AT_MOST = {
     "bare sort (DuckDB)": OTHERS_AT_MOST,
     "obvious query (DuckDB)": OTHERS_AT_MOST,
     "polars": OTHERS_AT_MOST,
     "pandas": PANDAS_AT_MOST,
+    WITH_ATTRIBUTES: OTHERS_AT_MOST,
 }
 """Events beyond which a way exhausts the memory, or takes too long."""
 
@@ -207,7 +239,9 @@ def run(events: list[int], memory_limits: dict[int, str] | None = None) -> list[
             generate(folder, size)
             counts = set()
             for way in (way for way in WAYS if size <= AT_MOST.get(way, size)):
-                limit = limits.get(size, "1300MB") if way == "ours" else ""
+                if way == WITH_ATTRIBUTES:  # the last way: the others read files without them
+                    generate(folder, size, CARRIED)
+                limit = limits.get(size, "1300MB") if way in ("ours", WITH_ATTRIBUTES) else ""
                 result = _measure(way, folder, limit)
                 counts.add(result.pop("counts", None))
                 results.append({"way": way, "events": size, "memory_limit": limit, **result})

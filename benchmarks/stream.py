@@ -26,6 +26,7 @@ import redis
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.sequences import ATTRIBUTES
 from pipelines.private_redis import private_redis, write_store
 from transformations.layout import period_file
 
@@ -36,14 +37,26 @@ LINES = {
     "average and decay": ("average", "decay"),
     "learned": ("learned",),
     "decay and learned": ("decay", "learned"),  # what the catalogue streams
+    "average and decay, 3 attributes": ("average", "decay"),
 }
+CARRYING = {"average and decay, 3 attributes"}  # each action has what ATTRIBUTES names
 RATE = 500
 TICK = 0.02
 SAMPLED = 25  # one event in SAMPLED is read back
 AWAITED = 5_000  # further items, used only by events that are read back
 PATIENCE = 60.0  # seconds after the last event; what is not visible by then is lost
 
-Event = tuple[int, int, str, datetime]
+Event = tuple[int, int, str, datetime, dict[str, Any]]
+
+
+# What past actions carry, as SQL; what new ones do, in `events_of`.
+PAST = """
+    case when random() > 0.25 then random() * 3600 end as dwell,
+    ['feed', 'search', 'mail', 'ad'][1 + (random() * 3.99)::int % 4] as seen_on,
+    case
+        when random() < 0.25 then 'a text of some forty letters, the ' || (random() * 1000)::int
+    end as comment,
+"""
 
 
 def aggregators(names: Sequence[str]) -> tuple[Any, ...]:
@@ -61,10 +74,12 @@ def aggregators(names: Sequence[str]) -> tuple[Any, ...]:
 
 
 def configured(folder: Path) -> Any:
-    """Return the configuration of a benchmark's folder."""
+    """Return the configuration of a benchmark's folder; `build_world` writes the attributes."""
     from transformations.config import Config
 
+    attributes = json.loads((folder / "attributes.json").read_text())
     settings = {
+        "events": {"attributes": attributes},
         "data_dir": str(folder / "data"),
         "feature_store": str(folder / "feature_store.yaml"),
         "items": {"text": ["title"]},
@@ -72,7 +87,9 @@ def configured(folder: Path) -> Any:
     return Config.model_validate(settings)
 
 
-def build_world(folder: Path, port: int, names: Sequence[str]) -> None:
+def build_world(
+    folder: Path, port: int, names: Sequence[str], attributes: dict[str, Any] | None = None
+) -> None:
     """Write items and half a million past actions, build their snapshot, publish it."""
     import duckdb
 
@@ -84,6 +101,7 @@ def build_world(folder: Path, port: int, names: Sequence[str]) -> None:
     from transformations.tables import build_sequences
 
     write_store(folder, port)
+    (folder / "attributes.json").write_text(json.dumps(attributes or {}))
     config, as_of, lines = configured(folder), midnight(), aggregators(names)
     config.items_dir.mkdir(parents=True)
     with duckdb.connect() as con:
@@ -102,7 +120,8 @@ def build_world(folder: Path, port: int, names: Sequence[str]) -> None:
             f"(1 + random() * {ITEMS - 1})::bigint as item_id, "
             "['APPLY', 'SAVE', 'DISMISS'][1 + (random() * 2.99)::int % 3] as action, "
             "$end - to_microseconds((1 + random() * 27 * 86400000000)::bigint) as event_timestamp, "
-            "null::timestamptz as ingested_at from range(500000)) order by all",
+            "null::timestamptz as ingested_at, "
+            f"{PAST if attributes else ''} from range(500000)) order by all",
             {"end": as_of},
         )
         for (day,) in con.execute("select distinct event_timestamp::date from activity").fetchall():
@@ -179,8 +198,8 @@ def workers(folder: Path, port: int, names: Sequence[str], count: int) -> Iterat
     started.append(totals)
 
 
-def events_of(rng: np.random.Generator, count: int) -> list[Event]:
-    """Draw events with current timestamps."""
+def events_of(rng: np.random.Generator, count: int, carrying: bool = False) -> list[Event]:
+    """Draw events with current timestamps, and with attributes where they carry some."""
     now = datetime.now(UTC)
     columns = zip(
         rng.integers(1, MEMBERS + 1, count).tolist(),
@@ -188,8 +207,20 @@ def events_of(rng: np.random.Generator, count: int) -> list[Event]:
         rng.integers(3, size=count).tolist(),
         strict=True,
     )
+    carried: Sequence[dict[str, Any]] = [{}] * count
+    if carrying:
+        carried = [
+            {
+                "dwell": 3600 * share if share > 0.25 else None,
+                "seen_on": ("feed", "search", "mail", "ad")[code],
+                "comment": f"a text of some forty letters, the {index}" if share < 0.25 else None,
+            }
+            for index, (share, code) in enumerate(
+                zip(rng.random(count).tolist(), rng.integers(4, size=count).tolist(), strict=True)
+            )
+        ]
     return [
-        (member, item, ACTIONS[code], now - timedelta(microseconds=count - index))
+        (member, item, ACTIONS[code], now - timedelta(microseconds=count - index), carried[index])
         for index, (member, item, code) in enumerate(columns)
     ]
 
@@ -211,16 +242,17 @@ def sustained(folder: Path, port: int, names: Sequence[str], count: int, events:
     """Return the events per second at which `count` workers empty a full bus."""
     from serving.stream.bus.open import open_bus
 
+    carrying = bool(configured(folder).events.attributes)
     bus, client = open_bus(f"redis://127.0.0.1:{port}", "producer"), redis.Redis(port=port)
     rng = np.random.default_rng(count)
     with workers(folder, port, names, count) as running:
         # Warm up: the first call of a model is traced.
-        send(bus, events_of(rng, 2_000))
+        send(bus, events_of(rng, 2_000, carrying))
         while left(client):
             time.sleep(TICK)
         # Sent before the measurement, so that the bus is full from the start.
         for _ in range(events // 5_000):
-            send(bus, events_of(rng, 5_000))
+            send(bus, events_of(rng, 5_000, carrying))
         began, waiting = time.perf_counter(), left(client)
         while left(client):
             time.sleep(TICK)
@@ -264,6 +296,7 @@ def latency(
     """
     from serving.stream.bus.open import open_bus
 
+    carrying = bool(configured(folder).events.attributes)
     bus, client = open_bus(f"redis://127.0.0.1:{port}", "producer"), redis.Redis(port=port)
     rng = np.random.default_rng(99)
     before, after = Reader(folder, names[-1]), Reader(folder, names[-1])
@@ -292,7 +325,7 @@ def latency(
 
     memory, descriptors = [], []
     with workers(folder, port, names, 1) as running:
-        send(bus, events_of(rng, 2_000))
+        send(bus, events_of(rng, 2_000, carrying))
         while left(client):
             time.sleep(TICK)
         process = psutil.Process(running[0].pid)
@@ -301,7 +334,7 @@ def latency(
         began, sent, awaited = time.perf_counter(), 0, 0
         while (passed := time.perf_counter() - began) < seconds:
             due = int(passed * rate) - sent
-            events = events_of(rng, due) if due else []
+            events = events_of(rng, due, carrying) if due else []
             sampled = {
                 events[index][0]: index
                 for index in range(0, len(events), SAMPLED)
@@ -349,7 +382,7 @@ def run(line: str, counts: Sequence[int], events: int, seconds: float) -> dict[s
     """Measure one set of aggregators in a new world."""
     with tempfile.TemporaryDirectory() as name, private_redis(Path(name)) as port:
         folder = Path(name)
-        build_world(folder, port, LINES[line])
+        build_world(folder, port, LINES[line], ATTRIBUTES if line in CARRYING else None)
         speeds = {
             str(count): round(sustained(folder, port, LINES[line], count, events))
             for count in counts
