@@ -5,11 +5,13 @@ from datetime import datetime
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from transformations.config import Config
 from transformations.duck import parquet, sql
 from transformations.layout import part_files
+from transformations.searches import are_searches
 
 
 class DescribedItems:
@@ -23,6 +25,8 @@ class DescribedItems:
         con.execute(f"create temp view texts as {texts}")
         query = sql("described_items", __file__)
         items: pa.Table = con.sql(query, params={"as_of": as_of}).to_arrow_table()
+        if config.rules.texts:  # who looks at a vector asks for items, not for searches
+            items = items.filter(pc.invert(are_searches(items["item_id"])))
         con.execute("drop view items")
         con.execute("drop view texts")
         self._ids = items["item_id"].to_pylist()

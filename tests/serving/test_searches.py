@@ -1,5 +1,6 @@
 """A search typed a second ago moves a member's vector: in the stream and in requests."""
 
+import json
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -161,6 +162,9 @@ def test_a_daily_run_gives_a_search_the_vector_of_its_words(live):
     row = live.vectors(midnight(), 3)
     np.testing.assert_allclose(row["search_embedding"], encoded(live, "head cook"), atol=1e-6)
     assert (row["n_search"], row["n_apply"]) == (1, 1)
+    # The encoder is fitted on items only, though the search was known by then.
+    manifest = json.loads((folder_of(live.config) / "manifest.json").read_text())
+    assert manifest["items"] == len(TITLES)
     np.testing.assert_allclose(live.row(3)["search_embedding"], row["search_embedding"])
 
 
