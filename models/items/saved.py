@@ -47,6 +47,20 @@ def differences(config: Config) -> list[str]:
     ]
 
 
+def saved(config: Config) -> ItemEncoder | None:
+    """Return the space's encoder, as it was fitted; None where nothing new is encoded with it.
+
+    Nothing is where it has no fit, or was fitted with other settings than the configuration's.
+
+    Raises:
+        RunFailedError: the saved archive is damaged.
+    """
+    manifest = _read(config)
+    if manifest is None or differences(config):
+        return None
+    return _load(config, manifest)
+
+
 def fitted(
     config: Config, con: duckdb.DuckDBPyConnection, fit_before: datetime
 ) -> tuple[ItemEncoder, datetime]:
@@ -74,6 +88,10 @@ def fitted(
             f"({folder_of(config)}):\n" + "\n".join(differing) + "\nVectors of the two must not "
             f"mix: raise items.encoder.version in {config.file}, or undo the change"
         )
+    return _load(config, manifest), datetime.fromisoformat(manifest["fit_before"])
+
+
+def _load(config: Config, manifest: dict[str, Any]) -> ItemEncoder:
     archive = (folder_of(config) / ARCHIVE).read_bytes()
     got = hashlib.sha256(archive).hexdigest()
     if got != manifest["sha256"]:
@@ -81,7 +99,7 @@ def fitted(
             f"{folder_of(config) / ARCHIVE}: expected the SHA-256 {manifest['sha256']}, as its "
             f"{MANIFEST} says, got {got}; restore it from a copy, or make a new fit: activity fit"
         )
-    return ENCODERS[name].from_bytes(archive), datetime.fromisoformat(manifest["fit_before"])
+    return ENCODERS[config.space.encoder].from_bytes(archive)
 
 
 def _read(config: Config) -> dict[str, Any] | None:

@@ -32,13 +32,15 @@ from transformations.config import Config
 from transformations.duck import connect, sql
 from transformations.errors import InputError, RunFailedError
 from transformations.layout import files_between
+from transformations.searches import searches_query
 from transformations.tables import activity_query, build_sequences
 
 DAY = timedelta(days=1)
 TICK = 0.05
 TOP = 5
 
-Row = tuple[Any, Any, str, datetime]
+# member_id, item_id, action, event_timestamp, and the text that item_id stands for
+Row = tuple[Any, Any, str, datetime, str | None]
 
 
 def run_demo(console: Console, config: Config, speed: float) -> None:
@@ -157,11 +159,18 @@ class _Replay:
                 due += 1
             if due > sent:
                 rows = events[sent:due]
-                self._producer.send([(str(row[0]), encode(*row)) for row in rows])
+                self._producer.send([(str(row[0]), self._message(row)) for row in rows])
                 self._sent += len(rows)
                 sent = due
             live.update(self._table())
             time.sleep(TICK)
+
+    def _message(self, row: Row) -> bytes:
+        member, item, action, timestamp, text = row
+        if text is None:
+            return encode(member, item, action, timestamp)
+        key = self._config.rules.texts[action]
+        return encode(member, None, action, timestamp, texts={key: text})
 
     def _is_done(self) -> bool:
         outcomes = ("applied", "duplicate", "expired", "clipped", "held")
@@ -219,7 +228,7 @@ def _compared(
     row: Row, before: dict[str, np.ndarray], after: dict[str, np.ndarray], items: DescribedItems
 ) -> Table:
     """Show the vector that the member's last action changed most, and its nearest items."""
-    member, item, action, timestamp = row
+    member, item, action, timestamp = row[:4]
     name = max(after, key=lambda key: float(np.abs(after[key] - before[key]).sum()))
     table = Table(
         title=f"Member {member}, before and after {action} on item {item} at {timestamp:%H:%M}: "
@@ -245,6 +254,8 @@ def _world(
         embed_snapshot(config, con, start, start, aggregators)
         files = files_between(config.layout.activity, start, end)
         con.execute(f"create or replace temp view activity as {activity_query(config, con, files)}")
+        texts = searches_query(config.rules, config.layout)
+        con.execute(f"create or replace temp view searches as {texts}")
         query = sql("demo_events", __file__)
         events = con.execute(query, {"first": start, "last": end}).fetchall()
         if not events:
@@ -259,7 +270,7 @@ def _private_config(config: Config, folder: Path, port: int) -> Config:
     """Return the configuration with a private data folder, which links what is only read."""
     data = folder / "data"
     data.mkdir()
-    for name in ("activity", "artifacts", "items", "stg_items"):
+    for name in ("activity", "artifacts", "item_encoders", "items", "searches", "stg_items"):
         if (config.data / name).exists():
             (data / name).symlink_to(config.data / name)
     changed = {"data_dir": str(data), "feature_store": str(write_store(folder, port))}

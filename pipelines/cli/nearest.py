@@ -6,13 +6,14 @@ from datetime import datetime
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from transformations.config import Config
 from transformations.duck import parquet, sql
 from transformations.item_kinds import has_kinds
 from transformations.layout import part_files
-from transformations.rules import SEARCH
+from transformations.searches import are_searches
 
 
 class DescribedItems:
@@ -21,7 +22,9 @@ class DescribedItems:
     def __init__(self, config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime) -> None:
         con.execute(f"create temp view items as from {parquet(part_files(config.items_dir))}")
         staged = config.layout.staged_items
-        texts = "select null as item_id, null as text, null as available_at, null as kind"
+        texts = (
+            "select null as item_id, null as text, null as available_at, null as kind where false"
+        )
         if staged.exists():
             text = "null" if config.items.embedding else "text"
             kind = "kind" if has_kinds(config, con) else "null"
@@ -32,6 +35,8 @@ class DescribedItems:
         con.execute(f"create temp view texts as {texts}")
         query = sql("described_items", __file__)
         items: pa.Table = con.sql(query, params={"as_of": as_of}).to_arrow_table()
+        if config.rules.texts:  # who looks at a vector asks for items, not for searches
+            items = items.filter(pc.invert(are_searches(items["item_id"])))
         con.execute("drop view items")
         con.execute("drop view texts")
         self._ids = items["item_id"].to_pylist()
@@ -47,14 +52,14 @@ class DescribedItems:
 
         Args:
             vector: float32 [dim].
-            kinds: Only items of these; None for all but searches, which nobody is shown.
+            kinds: Only items of these; None for all.
         """
         length = float(np.linalg.norm(vector))
         if length == 0 or self._vectors.ndim < 2 or vector.size != self._vectors.shape[1]:
             return []
         scores = self._vectors @ vector / np.maximum(self._lengths * length, 1e-9)
-        wanted = self._kinds != SEARCH if kinds is None else np.isin(self._kinds, list(kinds))
-        places = np.flatnonzero(wanted)
+        wanted = None if kinds is None else np.isin(self._kinds, list(kinds))
+        places = np.arange(len(scores)) if wanted is None else np.flatnonzero(wanted)
         found = places[np.argsort(-scores[places], kind="stable")[:count]].tolist()
         return [
             f"{scores[n]:+.3f}  {self._ids[n]} {' '.join(self._texts[n].split())}".rstrip()

@@ -17,6 +17,7 @@ from stores.read import Features
 from transformations.attributes import problem
 from transformations.errors import ActivityError, InputError, RunFailedError
 from transformations.rules import Rules
+from transformations.searches import RESERVED, is_search, read
 from transformations.stream import Actions, States
 from transformations.timestamps import NO_TIME, microseconds
 
@@ -27,13 +28,14 @@ Id = int | str
 
 
 class Event(NamedTuple):
-    """An action that the online store may not have yet."""
+    """An action that the online store may not have yet; on an item, or with a text."""
 
     member_id: Id
-    item_id: Id
+    item_id: Id | None
     action: str
     event_timestamp: datetime
     attributes: Mapping[str, Any] = {}
+    text: str | None = None
 
 
 def stored_states(rules: Rules, stored: Features) -> States:
@@ -77,6 +79,9 @@ def unseen(
         InputError: an event of another member, an unknown action, or an id of another type.
     """
     items = checked_ids(rules, "item", [event.item_id for event in events])
+    for item, event in zip(items, events, strict=True):
+        if rules.texts and event.action not in rules.texts and is_search(item):
+            raise InputError(f"{RESERVED}: got {item!r} of a {event.action}")
     members = checked_ids(rules, "member", [event.member_id for event in events])
     for member in members:
         if member not in index:
@@ -92,6 +97,31 @@ def unseen(
     seen = set(_in_seconds(stored)) if events else set()
     new = [key not in seen for key in _in_seconds(arrived)]
     return arrived.take(np.array(new, bool))
+
+
+def on_items(rules: Rules, events: Sequence[Event]) -> tuple[list[Event], dict[Id, str]]:
+    """Give each event with a text the id of that text.
+
+    Returns:
+        The events, all with an item_id; id → normalized text, of those that have one.
+
+    Raises:
+        InputError: an action that needs a text or an item has none, a text cannot be read, or an
+            item has an id that only a text may have.
+    """
+    given: list[Event] = []
+    texts: dict[Id, str] = {}
+    for event in events:
+        if event.action in rules.texts:
+            search = read(rules.item_id_type, event.action, event.text)
+            if search.item_id is None or search.text is None:
+                raise InputError(f"{search.problem}: got {event.text!r:.60}")
+            texts[search.item_id] = search.text
+            event = event._replace(item_id=search.item_id)
+        elif event.item_id is None:
+            raise InputError(f"expected an item_id of each {event.action}, got none")
+        given.append(event)
+    return given, texts
 
 
 def checked_ids(rules: Rules, what: str, ids: Sequence[Any]) -> list[Id]:

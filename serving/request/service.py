@@ -52,13 +52,14 @@ class _Strict(BaseModel):
 
 
 class NewEvent(_Strict):
-    """An action that the online store may not have yet."""
+    """An action that the online store may not have yet; on an item, or with a text."""
 
     member_id: Id
-    item_id: Id
+    item_id: Id | None = None
     action: Annotated[StrictStr, Field(max_length=100)]
     event_timestamp: Timestamp
     attributes: Annotated[dict[Text, float | StrictStr | None], Field(max_length=100)] = {}
+    text: Annotated[StrictStr, Field(max_length=1_000)] | None = None
 
 
 class Question(_Strict):
@@ -149,6 +150,7 @@ def application(
                     event.action,
                     event.event_timestamp,
                     event.attributes,
+                    event.text,
                 )
                 for event in question.events
             ]

@@ -16,6 +16,7 @@ from feast import FeatureStore
 from numpy.typing import NDArray
 
 from models.item_versions import ItemVersions
+from models.items.searches import SearchVectors, WithSearches
 from models.lines import by_space
 from models.packaging import Loaded
 from models.sequences import pad
@@ -23,7 +24,16 @@ from models.spec import Aggregator
 from operations.fits import embedded_lines
 from serving.request.item_table import open_item_table, table_key
 from serving.request.models import CompiledModels, packaged_of, weights_of
-from serving.request.sequences import FIELDS, Event, Id, checked_ids, stored_states, unseen
+from serving.request.sequences import (
+    FIELDS,
+    Event,
+    Id,
+    checked_ids,
+    on_items,
+    stored_states,
+    unseen,
+)
+from serving.searches import search_vectors
 from stores.read import Reader
 from transformations.config import Config
 from transformations.errors import InputError
@@ -89,9 +99,17 @@ class RequestTime:
                 "none; first: activity run"
             )
         # One tuple, so that all change together: a request reads it once.
+        self._store = store
         self._spaces = tuple(
-            _InSpace(own, open_item_table(own), CompiledModels(own, lines))
-            for own, lines in by_space(config, packaged)
+            self._in_space(own, lines) for own, lines in by_space(config, packaged)
+        )
+
+    def _in_space(self, config: Config, lines: Sequence[Aggregator]) -> "_InSpace":
+        return _InSpace(
+            config,
+            open_item_table(config),
+            CompiledModels(config, lines),
+            search_vectors(config, self._store),
         )
 
     def embed(
@@ -114,7 +132,7 @@ class RequestTime:
 
         Raises:
             InputError: an id of another type, an event of another member or of an unknown
-                action, or an as_of before a stored row.
+                action, a text that cannot be read, or an as_of before a stored row.
             stores.read.ReadError: the store holds no such table.
         """
         spaces = self._spaces
@@ -129,14 +147,21 @@ class RequestTime:
         if as_of is not None:
             _refuse_past(ids, sequence_at, timestamp)
         states = stored_states(self._config.rules, stored)
+        events, texts = on_items(self._config.rules, events)
         arrived = unseen(self._config.rules, states.actions, events, index)
         now = microseconds(timestamp)
         folded = fold(self._config.rules, states, arrived, now)
         rows = to_sequences(self._config.rules, ids, folded.states, now, timestamp)
         vectors: dict[str, dict[str, NDArray[np.float32]]] = {}
         for space in spaces:
-            padded = pad(rows, space.items.at(timestamp), self._config.rules, timestamp)
-            vectors |= space.models.embed(space.items.vectors, padded)
+            learned = space.searches.learn(texts)
+            items = space.searches.over(
+                space.items.at(timestamp), rows["item_ids"].flatten(), learned
+            )
+            padded, table = pad(rows, items, self._config.rules, timestamp), items.vectors
+            if isinstance(items, WithSearches):
+                padded, table = items.gathered(padded)
+            vectors |= space.models.embed(table, padded)
         embedded = Embedded(
             as_of=timestamp,
             vectors=vectors,
@@ -175,12 +200,22 @@ class RequestTime:
             after = {space: old.with_new_items() for space, old in before.items()}
         else:
             after = {
-                own.space: _refreshed(before.get(own.space), own, of_space)
+                own.space: self._refreshed(before.get(own.space), own, of_space)
                 for own, of_space in by_space(self._config, packaged)
             }
         changed = after != before
         self._spaces = tuple(after.values())
         return changed
+
+    def _refreshed(
+        self, old: "_InSpace | None", config: Config, lines: Sequence[Aggregator]
+    ) -> "_InSpace":
+        weights = {line.view: weights_of(config, line) for line in lines}
+        if old is None:
+            return self._in_space(config, lines)
+        if old.models.weights != weights:
+            old = replace(old, models=CompiledModels(config, lines))
+        return old.with_new_items()
 
     @property
     def items(self) -> ItemVersions:
@@ -215,21 +250,13 @@ class _InSpace:
     config: Config
     items: ItemVersions
     models: CompiledModels
+    searches: SearchVectors
 
     def with_new_items(self) -> "_InSpace":
         """Return it with the present item parts; itself where there are no new ones."""
         if table_key(self.config) == self.items.key:
             return self
         return replace(self, items=open_item_table(self.config))
-
-
-def _refreshed(old: _InSpace | None, config: Config, lines: Sequence[Aggregator]) -> _InSpace:
-    weights = {line.view: weights_of(config, line) for line in lines}
-    if old is None:
-        return _InSpace(config, open_item_table(config), CompiledModels(config, lines))
-    if old.models.weights != weights:
-        old = replace(old, models=CompiledModels(config, lines))
-    return old.with_new_items()
 
 
 def _refuse_past(ids: pa.Array, sequence_at: NDArray[np.datetime64], as_of: datetime) -> None:

@@ -103,6 +103,7 @@ class MemberUpdater:
             due: Further members, whose held actions are due.
         """
         done = Applied()
+        self._publish_searches(events)
         left = list(events)
         members = list(dict.fromkeys([*(event.member_id for event in events), *due]))
         while members:
@@ -112,6 +113,32 @@ class MemberUpdater:
             again = set(lost)
             left = [event for event in left if event.member_id in again]
         return done
+
+    def _publish_searches(self, events: Sequence[StreamEvent]) -> None:
+        """Write the vectors of the events' searches online, in every space.
+
+        First of all: whoever then finds one in a member's sequence, finds its vector too.
+        """
+        texts = {event.item_id: event.text for event in events if event.text is not None}
+        if not texts:
+            return
+        # Of a text that occurs twice the first time counts, as in a daily run.
+        first = {
+            event.item_id: event.timestamp
+            for event in sorted(events, key=lambda event: event.timestamp, reverse=True)
+            if event.text is not None
+        }
+        kind = pa.int64() if self.config.item_id_type == "int64" else pa.string()
+        for view, vectors in self.vectors.learn(texts):
+            if vectors:
+                columns = {
+                    "item_id": pa.array(list(vectors), kind),
+                    "embedding": pa.array(list(vectors.values()), pa.list_(pa.float32())),
+                    "available_at": pa.array(
+                        [first[item] for item in vectors], pa.timestamp("us", tz="UTC")
+                    ),
+                }
+                self.online.write(view, pa.RecordBatch.from_pydict(columns))
 
     def _apply_once(
         self, members: list[Id], events: Sequence[StreamEvent], done: Applied
@@ -255,7 +282,7 @@ def open_updater(
         config,
         open_states(config, store),
         OnlineWriter(config, store),
-        Vectors(config, aggregators, clock()),
+        Vectors(config, aggregators, clock(), store),
         OfflineLog(config, worker),
         clock,
     )
@@ -265,7 +292,7 @@ def _actions(config: Config, members: Sequence[Id], events: Sequence[StreamEvent
     index = {member: index for index, member in enumerate(members)}
     if not events:
         return Actions.of(config.rules, [], [], [], [])
-    who, items, codes, timestamps, given = zip(*events, strict=True)
+    who, items, codes, timestamps, given, _ = zip(*events, strict=True)
     attributes = {name: [one.get(name) for one in given] for name in config.rules.attributes}
     members_of = [index[member] for member in who]
     return Actions.of(config.rules, members_of, items, codes, timestamps, attributes)

@@ -5,7 +5,8 @@
 
 `event_timestamp` is ISO 8601 with a zone, or an integer of microseconds since 1970. What the
 action carries may stand beside it: "attributes": {"dwell": 12.5}. A message without it is an event
-without attributes, and those that are not configured are left out. Other keys are ignored: a
+without attributes, and those that are not configured are left out. An action with a text has the
+text under the configured key instead of item_id: "query": "night nurse". Other keys are ignored: a
 producer may be ahead. A change that a reader of schema 1 would get wrong needs a new schema number;
 a worker refuses unknown numbers.
 """
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 
 from transformations.attributes import problem
 from transformations.rules import Rules
+from transformations.searches import RESERVED, is_search, read
 from transformations.timestamps import microseconds
 
 SCHEMA = 1
@@ -27,13 +29,17 @@ Id = int | str
 
 
 class StreamEvent(NamedTuple):
-    """One action: who, on what, the action's code, microseconds since 1970, what it carries."""
+    """One action: who, on what, the action's code, microseconds since 1970, what it carries.
+
+    `text` is the normalized text that item_id stands for; None where it was not sent.
+    """
 
     member_id: Id
     item_id: Id
     code: int
     timestamp: int
     attributes: Mapping[str, Any] = {}
+    text: str | None = None
 
 
 class MessageError(ValueError):
@@ -42,12 +48,17 @@ class MessageError(ValueError):
 
 def encode(
     member_id: Id,
-    item_id: Id,
+    item_id: Id | None,
     action: str,
     event_timestamp: datetime,
     attributes: Mapping[str, Any] | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> bytes:
     """Write one event as a message.
+
+    Args:
+        item_id: None where the action has a text instead.
+        texts: Its key, and the text.
 
     >>> encode(42, 101, "APPLY", datetime.fromisoformat("1970-01-01T00:00:01.000001Z"))
     b'{"schema":1,"member_id":42,"item_id":101,"action":"APPLY","event_timestamp":1000001}'
@@ -55,10 +66,11 @@ def encode(
     event = {
         "schema": SCHEMA,
         "member_id": member_id,
-        "item_id": item_id,
+        **({} if item_id is None else {"item_id": item_id}),
         "action": action,
         "event_timestamp": microseconds(event_timestamp),
         **({"attributes": attributes} if attributes else {}),
+        **(texts or {}),
     }
     return json.dumps(event, separators=(",", ":"), ensure_ascii=False).encode()
 
@@ -88,12 +100,15 @@ def decode(rules: Rules, message: bytes, now: datetime) -> StreamEvent:
         raise MessageError("event_timestamp is before 1970")
     if timestamp > microseconds(now + FURTHEST):
         raise MessageError("event_timestamp is in the future")
+    member_id = _id(rules, "member_id", event.get("member_id"))
+    item_id, text = _item(rules, action, event)
     return StreamEvent(
-        _id(rules, "member_id", event.get("member_id")),
-        _id(rules, "item_id", event.get("item_id")),
+        member_id,
+        item_id,
         rules.action_code(action),
         timestamp,
         _attributes(rules, event.get("attributes")),
+        text,
     )
 
 
@@ -123,6 +138,20 @@ def _attributes(rules: Rules, given: object) -> Mapping[str, Any]:
         if wrong is not None:
             raise MessageError(wrong)
     return found
+
+
+def _item(rules: Rules, action: str, event: Mapping[str, Any]) -> tuple[Id, str | None]:
+    """Return an event's item_id, and the text that it stands for."""
+    key = rules.texts.get(action)
+    if key is None:
+        item_id = _id(rules, "item_id", event.get("item_id"))
+        if rules.texts and is_search(item_id):
+            raise MessageError(RESERVED)
+        return item_id, None
+    search = read(rules.item_id_type, action, event.get(key))
+    if search.item_id is None:
+        raise MessageError(search.problem)
+    return search.item_id, search.text
 
 
 def _id(rules: Rules, name: str, value: object) -> Id:
