@@ -1,5 +1,6 @@
 """A line that predicts courses from job actions, and reads signs and attributes: to serving."""
 
+import json
 from datetime import timedelta
 from pathlib import Path
 
@@ -7,9 +8,17 @@ import numpy as np
 import pytest
 
 from models.inputs import Category, Inputs, Number
+from models.lines import catalogue_lines
+from models.spec import Cnn
 from operations.fits import current_lines
+from pipelines.evaluation.evaluate import chosen_lines, evaluate
+from pipelines.evaluation.features import read_data
+from pipelines.evaluation.protocol import Protocol
+from pipelines.evaluation.world import open_world
+from pipelines.progress import Stages
 from serving.request.vectors import RequestTime
 from tests.worlds.workspace import END, Workspace
+from transformations.duck import connect
 
 LINE = (
     'LearnedDecay(version=1, reads=("play", "view"), predicts=("enroll",), signs=True, '
@@ -81,3 +90,32 @@ def test_it_trains_serves_and_is_the_same_at_request_time(workspace: Workspace) 
         rtol=1e-5,
         atol=1e-6,
     )
+
+
+def test_it_is_evaluated_on_items_of_the_kind_that_it_predicts(workspace: Workspace) -> None:
+    workspace.run(END)
+    protocol = Protocol(seeds=1, resamples=20, decays=(0.8,), l2=(1e-3,), predicts=("enroll",))
+    lines = chosen_lines(catalogue_lines(workspace.config), (), protocol.predicts)
+
+    def work(stages: Stages) -> None:
+        evaluate(workspace.config, stages, protocol, "activity evaluate", lines)
+
+    workspace.do("evaluate", work)
+    with connect(workspace.config) as con:
+        world = open_world(workspace.config, con, protocol)
+        data = read_data(world, con, protocol, ("test",))
+    period = data.periods["test"]
+    assert set(period.frame["action"]) == {"enroll"}  # views that are disliked are of jobs
+    assert period.frame.loc[period.frame["positive"], "item_id"].str.startswith("c-").all()
+    known = data.item_days.known(int(period.task.labels.days.max()))
+    assert known.sum() == 4
+    result = json.loads((workspace.config.data / "evaluation" / "result.json").read_text())
+    assert {variant["name"] for variant in result["variants"]} >= {"learned_decay"}
+
+
+def test_lines_that_predict_something_else_are_not_compared(workspace: Workspace) -> None:
+    lines = catalogue_lines(workspace.config)
+    assert chosen_lines(lines, ()) == []
+    (also,) = chosen_lines((), ("cnn",), ("enroll",))
+    assert isinstance(also, Cnn)
+    assert also.predicts == ("enroll",)

@@ -89,7 +89,7 @@ class Workspace:
         assert old in text
         (self.root / "activity.yaml").write_text(text.replace(old, new))
 
-    def _do(self, command: str, work: Callable[[Stages], object]) -> None:
+    def do(self, command: str, work: Callable[[Stages], object]) -> None:
         said = StringIO()
         ledger = Ledger(self.config)
         try:
@@ -99,10 +99,10 @@ class Workspace:
             self.said = said.getvalue()
 
     def run(self, as_of: datetime | None = None) -> None:
-        self._do("run", lambda stages: run_daily(self.config, as_of, stages))
+        self.do("run", lambda stages: run_daily(self.config, as_of, stages))
 
     def backfill(self, *as_ofs: datetime) -> None:
-        self._do("backfill", lambda stages: run_backfill(self.config, as_ofs, stages))
+        self.do("backfill", lambda stages: run_backfill(self.config, as_ofs, stages))
 
     def fit(self, until: datetime) -> None:
         def work(stages: Stages) -> None:
@@ -111,7 +111,7 @@ class Workspace:
                 stage_the_items(self.config, con, END, stages)
                 fit_anew(self.config, con, END, until, stages)
 
-        self._do("fit", work)
+        self.do("fit", work)
 
     def online(self, service: str) -> dict[str, object]:
         store = self.store
