@@ -197,6 +197,7 @@ def _trainings(config: Config, con: Connection, as_of: datetime) -> tuple[Traini
             "until": until,
             "before": before,
             "min_actions": least,
+            "predicted": list(line.predicts or config.actions),
         }
         n_positive = count(con, sql("possible_labels", __file__), parameters)
         found.append(Training(str(line), n_positive, before, least))

@@ -123,6 +123,7 @@ def test_no_training_has_more_labels_than_are_possible(
                     "until": AS_OF,
                     "before": before,
                     "min_actions": least,
+                    "predicted": ["APPLY", "SAVE"],
                 },
             )
             recipe = ExampleSettings(min_actions=least, random_negatives=0, inputs="before_label")
