@@ -80,7 +80,7 @@ def events_of(member: int, log: list[Carried]) -> list[Event]:
 def written(events: Sequence[Event]) -> str:
     """Return events as the lines of the source."""
     lines = ["user_id,product,event_type,ts,seconds,seen_on"]
-    for member, item, action, at, carried in events:
+    for member, item, action, at, carried, *_ in events:
         values = ["" if value is None else str(value) for value in carried.values()]
         lines.append(f"{member},{item},{action},{at:%Y-%m-%d %H:%M:%S},{','.join(values)}")
     return "\n".join(lines) + "\n"

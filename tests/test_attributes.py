@@ -310,6 +310,16 @@ def test_an_older_state_is_read_without_attributes() -> None:
     assert back.last.tolist() != [NO_TIME]
 
 
+def test_a_state_of_another_type_is_read_without_that_attribute() -> None:
+    """`activity reset` comes with a changed type, but a worker may be there first."""
+    log = [(0, "a", 1, 1, {"dwell": 2.0, "seen_on": "ad"})]
+    values = pack(fold(RULES, States.empty(RULES, 1), actions_of(log), NOW).states, NOW)
+    swapped = {"dwell": Attribute("text"), "seen_on": Attribute("category", max_length=10)}
+    states, _ = unpack(Rules(**{**RULES.__dict__, "attributes": swapped}), values)
+    assert states.actions.attributes["dwell"].tolist() == [MISSING]
+    assert states.actions.attributes["seen_on"].tolist() == ["ad"]
+
+
 @pytest.mark.parametrize(
     ("given", "reason"),
     [

@@ -108,7 +108,13 @@ def lists_of(attributes: Mapping[str, Attribute], structs: str) -> str:
 
 
 def as_values(attribute: Attribute, values: Sequence[Any] | pa.Array | Values) -> Values:
-    """Return an attribute's values as an array; None and null are missing."""
+    """Return an attribute's values as an array; None and null are missing.
+
+    Args:
+        values: An array is taken as it is: what this function returned before, or a part of it.
+    """
+    if isinstance(values, np.ndarray):
+        return values
     if isinstance(values, pa.ChunkedArray):
         values = values.combine_chunks()
     if isinstance(values, pa.Array):

@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from transformations.attributes import ARROW_TYPES, arrow_of, as_values
+from transformations.attributes import ARROW_TYPES
 from transformations.member_columns import UTC_US, MemberRows, member_columns
-from transformations.rules import Rules
+from transformations.rules import MISSING, Attribute, Rules
 from transformations.stream import Actions
 from transformations.timestamps import MICROSECOND, microseconds
 
@@ -129,7 +129,7 @@ class LastActions:
         self._timestamps = _integers(ordered["event_timestamp"])
         self._known_at = _integers(ordered["known_at"])
         self._attributes = {
-            name: as_values(attribute, pc.struct_field(ordered["attributes"], name))
+            name: _carried(attribute, pc.struct_field(ordered["attributes"], name))
             for name, attribute in rules.attributes.items()
         }
         # How many of each action lie before a position.
@@ -269,6 +269,7 @@ class LastActions:
             last_action_at,
             lambda: self._flat(positions, lengths[shown]),
         )
+        taken = pa.array(positions)
         columns = [
             self.member_ids.take(pa.array(members[shown])),
             _timestamps(as_ofs),
@@ -276,10 +277,7 @@ class LastActions:
             _lists(offsets, self._items_at(positions)),
             _lists(offsets, self._names(positions)),
             _lists(offsets, _timestamps(self._timestamps.take(positions))),
-            *(
-                _lists(offsets, arrow_of(attribute, self._attributes[name].take(positions)))
-                for name, attribute in self._rules.attributes.items()
-            ),
+            *(_lists(offsets, values.take(taken)) for values in self._attributes.values()),
             *(column.array(of_rows) for column in member_columns(self._rules)),
         ]
         return pa.record_batch(columns, schema=self._schema)
@@ -336,7 +334,7 @@ class LastActions:
             self._items_at(positions).to_numpy(zero_copy_only=False),
             codes[self._actions[positions]],
             self._timestamps[positions],
-            {name: values[positions] for name, values in self._attributes.items()},
+            {name: values.take(pa.array(positions)) for name, values in self._attributes.items()},
         )
 
     def _items_at(self, positions: NDArray[np.int64]) -> pa.Array:
@@ -407,6 +405,16 @@ def _ranges(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np
         steps[0] = starts[0]
         steps[lengths.cumsum()[:-1]] = starts[1:] - (starts + lengths)[:-1] + 1
     return steps.cumsum()
+
+
+def _carried(attribute: Attribute, values: pa.ChunkedArray) -> pa.Array:
+    """Return an attribute's values as they stand in lists: NaN or MISSING where missing.
+
+    Arrow moves texts in a fraction of NumPy's time for objects.
+    """
+    kind = ARROW_TYPES[attribute.kind]
+    nothing = pa.scalar(float("nan") if attribute.kind == "number" else MISSING, kind)
+    return pc.fill_null(values.combine_chunks().cast(kind), nothing)
 
 
 def _integers(timestamps: pa.ChunkedArray) -> NDArray[np.int64]:

@@ -16,6 +16,7 @@ import json
 import struct
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,12 +24,13 @@ from numpy.typing import NDArray
 
 from transformations.attributes import missing
 from transformations.errors import RunFailedError
-from transformations.rules import Rules
+from transformations.rules import Attribute, Rules
 from transformations.stream import Actions, States
 
 Id = int | str
 HEAD = struct.Struct("<qqHH")
 ATTRIBUTE = struct.Struct("<HcI")
+TEXTS = json.JSONDecoder()  # its raw_decode takes half the time of json.loads on short lists
 NONE = 0
 
 
@@ -130,13 +132,17 @@ def unpack(rules: Rules, values: Sequence[bytes | None]) -> tuple[States, NDArra
                 items, end = _items(rules, value, at + size, count)
                 block.append((member, count, value[at : at + size], items))
                 at = end
-        found = _unpacked_attributes(value, at, sum(counts)) if rules.attributes else {}
+        found = _unpacked_attributes(rules, value, at, sum(counts)) if rules.attributes else {}
         for name, attribute in rules.attributes.items():
-            each = found.get(name, missing(attribute, sum(counts)))
-            carried[0][name].extend(each[: counts[0]])
-            carried[1][name].extend(each[counts[0] :])
+            each = found[name] if name in found else missing(attribute, sum(counts))
+            carried[0][name].append(each[: counts[0]])
+            carried[1][name].append(each[counts[0] :])
     actions, held = (
-        _unpacked(rules, block, attributes)
+        _unpacked(
+            rules,
+            block,
+            {name: _joined(rules.attributes[name], each) for name, each in attributes.items()},
+        )
         for block, attributes in zip(blocks, carried, strict=True)
     )
     return States(actions, held, states.last), versions
@@ -151,34 +157,48 @@ def _packed_attributes(states: States) -> list[bytes]:
     """
     members = len(states)
     packed = [b""] * members
-    parts = [(some, np.cumsum(some.counts(members))) for some in (states.actions, states.held)]
+    parts = (states.actions, states.held)
+    # Member by member, the sequence before what is held.
+    order = np.argsort(np.concatenate([some.member for some in parts]), kind="stable")
+    ends = np.cumsum(np.sum([some.counts(members) for some in parts], axis=0)).tolist()
     for name in states.actions.attributes:
-        for member in range(members):
-            values = np.concatenate(
-                [
-                    some.attributes[name][ends[member - 1] if member else 0 : ends[member]]
-                    for some, ends in parts
-                ]
-            )
-            is_text = values.dtype == object
-            data = json.dumps(values.tolist()).encode() if is_text else values.tobytes()
+        values = np.concatenate([some.attributes[name] for some in parts])[order]
+        is_text = values.dtype == object
+        of_all: Any = values.tolist() if is_text else values.astype("<f8")
+        start = 0
+        for member, end in enumerate(ends):
+            some = of_all[start:end]
+            data = json.dumps(some).encode() if is_text else some.tobytes()
             head = ATTRIBUTE.pack(len(name), b"T" if is_text else b"N", len(data))
             packed[member] += head + name.encode() + data
+            start = end
     return packed
 
 
-def _unpacked_attributes(value: bytes, at: int, count: int) -> dict[str, NDArray[Any]]:
-    """Return each attribute that a state holds from a position on, `count` values each."""
-    found: dict[str, NDArray[Any]] = {}
+def _unpacked_attributes(rules: Rules, value: bytes, at: int, count: int) -> dict[str, Any]:
+    """Return each attribute that a state holds from a position on: an array or a list of texts.
+
+    One that has another type by now, or other than `count` values, is left out.
+    """
+    found: dict[str, Any] = {}
     while at < len(value):
         length, kind, size = ATTRIBUTE.unpack_from(value, at)
         start = at + ATTRIBUTE.size + length
         name, data = value[start - length : start].decode(), value[start : start + size]
-        found[name] = (
-            np.array(json.loads(data), object) if kind == b"T" else np.frombuffer(data, "<f8")
-        )
+        attribute = rules.attributes.get(name)
+        if attribute is not None and (attribute.kind == "number") == (kind == b"N"):
+            found[name] = (
+                TEXTS.raw_decode(data.decode())[0] if kind == b"T" else np.frombuffer(data, "<f8")
+            )
         at = start + size
     return {name: values for name, values in found.items() if len(values) == count}
+
+
+def _joined(attribute: Attribute, parts: Sequence[Any]) -> NDArray[Any]:
+    """Return the values of all members as one array."""
+    if attribute.kind == "number":
+        return np.concatenate([np.zeros(0), *parts])
+    return np.array(list(chain.from_iterable(parts)), object)
 
 
 def _packed(actions: Actions, members: int) -> list[bytes]:
@@ -219,7 +239,7 @@ def _items(rules: Rules, value: bytes, at: int, count: int) -> tuple[Any, int]:
 def _unpacked(
     rules: Rules,
     blocks: Sequence[tuple[int, int, bytes, Any]],
-    attributes: Mapping[str, Sequence[Any]],
+    attributes: Mapping[str, NDArray[Any]],
 ) -> Actions:
     if not blocks:
         return Actions.of(rules, [], [], [], [])
