@@ -49,7 +49,7 @@ def test_the_sign_of_an_action(
     with duckdb.connect() as con:
         row = con.execute(
             f"select {sign_expression(rules)} from "
-            "(select $action as action, $dwell::double as dwell, $seen_on::varchar as source)",
+            "(select $action as action, $dwell::double as dwell, $seen_on::varchar as seen_on)",
             {"action": action, "dwell": dwell, "seen_on": seen_on},
         ).fetchone()
     assert row == (expected,)

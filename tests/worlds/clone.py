@@ -116,10 +116,16 @@ class Clone:
             ):
                 for file in sorted((self.root / "data" / folder).rglob("*.parquet")):
                     name = folder if folder == "quarantine" else str(file.relative_to(self.root))
-                    found.setdefault(name, []).extend(
-                        con.execute(
-                            "select columns(lambda c: c <> 'created_timestamp') from "
-                            f"read_parquet('{file}', hive_partitioning = false) order by all"
-                        ).fetchall()
-                    )
+                    rows = con.execute(
+                        "select columns(lambda c: c <> 'created_timestamp') from "
+                        f"read_parquet('{file}', hive_partitioning = false) order by all"
+                    ).fetchall()
+                    found.setdefault(name, []).extend(tuple(map(_comparable, row)) for row in rows)
         return found
+
+
+def _comparable(value: object) -> object:
+    """Return a list with None for each NaN, which equals nothing."""
+    if not isinstance(value, list):
+        return value
+    return [None if isinstance(one, float) and one != one else one for one in value]
