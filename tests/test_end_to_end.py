@@ -8,6 +8,7 @@ import subprocess
 import sys
 from datetime import timedelta
 
+import numpy as np
 import psutil
 import pytest
 
@@ -252,7 +253,17 @@ def test_plain_feast_does_the_same(tmp_path, world, newest):
     # Another test has added to the world's quarantine.
     there = {name: rows for name, rows in clone.tables().items() if "quarantine" not in name}
     assert set(there) <= set(here)
-    assert there == {name: here[name] for name in there}
+    for name, rows in there.items():
+        assert len(rows) == len(here[name])
+        for row, other in zip(rows, here[name], strict=True):
+            for got, expected in zip(row, other, strict=True):
+                if isinstance(got, list) and got and isinstance(got[0], float):
+                    # Snapshots of another number share the batches of a product of matrices.
+                    np.testing.assert_allclose(
+                        np.array(got, float), np.array(expected, float), atol=2e-6, rtol=0
+                    )
+                else:
+                    assert got == expected, name
 
 
 def test_readme_training(world, newest):
