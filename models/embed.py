@@ -21,7 +21,7 @@ from models.inputs import Inputs
 from models.item_versions import ItemVersions
 from models.lines import by_space
 from models.packaging import Loaded, load
-from models.sequences import ItemTable, Padded, pad
+from models.sequences import ItemTable, Padded, carried_values, pad
 from models.spec import Aggregator
 from transformations.config import Config
 from transformations.duck import check
@@ -278,7 +278,7 @@ def _embed_several(
             # One group is written while the next one is computed; never more than one waits.
             written = writing.submit(lambda: 0)
             for group in _groups(sources):
-                padded = _pad(group, items, config.rules)
+                padded = _pad(group, items, config.rules, graph)
                 results = graph.vectors(padded, table)
                 _tell(progress, written.result())
                 written = writing.submit(writers.write, group, results)
@@ -317,13 +317,19 @@ def _groups(sources: Sequence[Path]) -> Iterator[Group]:
     yield group
 
 
-def _pad(group: Group, items: ItemVersions, rules: Rules) -> Padded:
+def _pad(group: Group, items: ItemVersions, rules: Rules, graph: Graph) -> Padded:
     """Turn rows of several files into arrays, each with the item vectors of its as_of."""
     # Only what `pad` reads: snapshots of other times may have other columns beside it.
     names = ("event_timestamp", "item_ids", "actions", "event_timestamps")
-    rows = pa.record_batch(
-        {name: pa.concat_arrays([batch[name] for _, batch in group]) for name in names}
-    )
+    batches = [batch for _, batch in group]
+    columns = {name: pa.concat_arrays([batch[name] for batch in batches]) for name in names}
+    if any(model.further for model in graph.models):
+        ends = np.cumsum(pc.list_value_length(columns["item_ids"]).to_numpy())
+        offsets = pa.array(np.concatenate([[0], ends]), pa.int32())
+        for name in rules.attributes:
+            values = pa.concat_arrays([carried_values(batch, name, rules) for batch in batches])
+            columns[name] = pa.ListArray.from_arrays(offsets, values)
+    rows = pa.record_batch(columns)
     as_ofs = rows["event_timestamp"].cast(pa.int64())
     lengths = pc.list_value_length(rows["item_ids"]).to_numpy()
     return pad(rows, items.at(as_ofs.to_numpy().repeat(lengths)), rules, as_ofs)

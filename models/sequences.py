@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from transformations.attributes import Values, as_values, missing
+from transformations.attributes import ARROW_TYPES, Values, arrow_of, as_values, missing
 from transformations.config import Config
 from transformations.duck import named_in, parquet, sql
 from transformations.errors import InputError, RunFailedError
@@ -207,10 +207,7 @@ class Carried:
 
     def attribute(self, name: str) -> Values:
         """Return an attribute of every action; NaN or MISSING where it is missing."""
-        attribute = self.rules.attributes[name]
-        if name not in self.rows.schema.names:
-            return missing(attribute, len(self.codes))
-        return as_values(attribute, self.rows[name].flatten())
+        return as_values(self.rules.attributes[name], carried_values(self.rows, name, self.rules))
 
     def signs(self) -> NDArray[np.int32]:
         """Return the sign of every action."""
@@ -222,6 +219,14 @@ class Carried:
         filled = np.zeros(self.shape, values.dtype)
         filled.ravel()[self.slots[self.has_vector]] = values[self.has_vector]
         return filled
+
+
+def carried_values(rows: pa.RecordBatch, name: str, rules: Rules) -> pa.Array:
+    """Return an attribute of every action of sequences; missing where they have no list of it."""
+    attribute = rules.attributes[name]
+    if name in rows.schema.names:
+        return rows[name].flatten().cast(ARROW_TYPES[attribute.kind])
+    return arrow_of(attribute, missing(attribute, len(rows["item_ids"].flatten())))
 
 
 def pad(

@@ -9,6 +9,7 @@ import pytest
 
 from models.inputs import Category, Inputs, Number
 from models.lines import catalogue_lines
+from models.packaging import load
 from models.spec import Cnn
 from operations.fits import current_lines
 from pipelines.evaluation.evaluate import chosen_lines, evaluate
@@ -23,7 +24,7 @@ from transformations.duck import connect
 LINE = (
     'LearnedDecay(version=1, reads=("play", "view"), predicts=("enroll",), signs=True, '
     'attributes=("dwell", "seen_on"), recipe=Recipe(epochs=2, refit=False, negatives=8, '
-    "validation=timedelta(days=4), examples=ExampleSettings(min_actions=1)))"
+    "learning_rate=0.1, validation=timedelta(days=4), examples=ExampleSettings(min_actions=1)))"
 )
 IMPORTS = """
 from models.training.recipe import Recipe
@@ -59,8 +60,9 @@ def workspace(tmp_path: Path) -> Workspace:
         rows.append(f"{n % 7},{item},{action},{at:%Y-%m-%d %H:%M:%S},{dwell},{'ab'[n % 2]}")
     head = "user_id,product,event_type,ts,dwell,seen_on"
     (source / "events.csv").write_text("\n".join([head, *rows]) + "\n")
-    jobs = [f"g-{n},red fish number {n},job" for n in range(6)]
-    courses = [f"c-{n},blue bird course {n},course" for n in range(4)]
+    animals = ("fish", "bird", "horse", "mouse", "snake", "whale")
+    jobs = [f"g-{n},red {animal},job" for n, animal in enumerate(animals)]
+    courses = [f"c-{n},green {animal},course" for n, animal in enumerate(animals[:4])]
     (source / "items.csv").write_text("\n".join(["product,title,kind", *jobs, *courses]) + "\n")
     workspace.lines(LINE)
     catalogue = tmp_path / "catalog.py"
@@ -83,6 +85,9 @@ def test_it_trains_serves_and_is_the_same_at_request_time(workspace: Workspace) 
 
     online = workspace.online(line.service)
     served = RequestTime(workspace.config, workspace.store)
+    # What it learned about them is not nothing, or the rest would be equal without them too.
+    (gate,) = [w for w in load(line, workspace.config).saved.weights if w.shape == (2, 8)]
+    assert (np.abs(gate.numpy()).max(axis=0) > 1e-5).sum() >= 5
     embedded = served.embed([3], as_of=END)
     np.testing.assert_allclose(
         online["activity_embedding"],

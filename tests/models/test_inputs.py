@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from models.backend import tf
-from models.embed import together
+from models.embed import _pad, load_graph, together
 from models.inputs import Category, Inputs, Number, asked_by
 from models.layers.build import build
 from models.layers.further import width
@@ -208,3 +208,25 @@ def test_a_package_that_reads_what_is_not_configured(tmp_path: Path, config: Con
     other = world(tmp_path, events={"attributes": {"dwell": {"type": "number"}}})
     with pytest.raises(InputError, match="reads the attribute 'seen_on', a category"):
         load(line, other)
+
+
+def test_a_daily_batch_reads_them_also_beside_older_snapshots(config: Config) -> None:
+    """A snapshot of before an attribute has no list of it: missing, in the same group of rows."""
+    rows = sequences([NAN, 40.0, 50.0, 3.0], ["mail", MISSING, "feed", "push"])
+    at = pa.array([AS_OF], pa.timestamp("us", tz="UTC"))
+    rows = rows.append_column("event_timestamp", at)
+    older = rows.select(["item_ids", "actions", "event_timestamps", "event_timestamp"])
+    package(LINE, config, trained=build(LINE, config, FITTED))
+    graph = load_graph([LINE], config)
+
+    class AnyTime:
+        def at(self, timestamps: Any) -> ItemTable:  # noqa: ARG002
+            return items()
+
+    padded = _pad([(0, older), (1, rows)], AnyTime(), config.rules, graph)  # type: ignore[arg-type]
+    arrays = FITTED.arrays(padded)
+    assert arrays["signs"].tolist() == [[1, 0, 0, 0], [1, 1, 0, -1]]
+    np.testing.assert_array_equal(
+        arrays["dwell"], np.float32([[NAN, NAN, 0, NAN], [NAN, 40.0, 0.0, 3.0]])
+    )
+    assert arrays["seen_on"].tolist() == [[0, 0, 0, 0], [3, 0, 0, 1]]
