@@ -17,10 +17,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from models.backend import tf
-from models.inputs import Inputs
 from models.item_versions import ItemVersions
 from models.lines import by_space
-from models.packaging import Loaded, load
+from models.packaging import Loaded, load, specs
 from models.sequences import ItemTable, Padded, carried_values, pad
 from models.spec import Aggregator
 from transformations.config import Config
@@ -66,14 +65,6 @@ class EmbedReport:
 Vectors = dict[str, NDArray[np.float32]]
 
 
-def specs(further: Inputs, length: int) -> dict[str, Any]:
-    """Return the TensorSpecs of a line's further inputs, by name."""
-    return {
-        name: tf.TensorSpec((None, *shape), dtype)
-        for name, (dtype, shape) in further.shapes(length).items()
-    }
-
-
 class Graph:
     """Packaged aggregators in one graph, so item vectors are gathered once for all of them.
 
@@ -85,7 +76,7 @@ class Graph:
         shape = (None, rules.length)
         signature = [tf.TensorSpec((None, rules.dim), "float32")]
         signature += [tf.TensorSpec(shape, dtype) for dtype in ("int32", "int32", "float32")]
-        more = [specs(model.further, rules.length) for model in models]
+        more = [specs(model.further.shapes(rules.length)) for model in models]
 
         @tf.function(input_signature=[*signature, more])
         def embed(

@@ -169,6 +169,13 @@ def load(aggregator: Aggregator, config: Config) -> Loaded:
     )
 
 
+def specs(
+    shapes: Mapping[str, tuple[str, tuple[int, ...]]], batch: int | None = None
+) -> dict[str, Any]:
+    """Return the TensorSpecs of inputs: name → (dtype, shape without the batch)."""
+    return {name: tf.TensorSpec((batch, *shape), dtype) for name, (dtype, shape) in shapes.items()}
+
+
 def _save(model: Any, folder: Path, config: Config) -> None:
     # Keras's own export adds a second signature (serving_default) and names no outputs.
     module = tf.Module()
@@ -178,11 +185,8 @@ def _save(model: Any, folder: Path, config: Config) -> None:
     def embed(**inputs: Any) -> Any:
         return model(inputs, training=False)
 
-    specs = {
-        name: tf.TensorSpec((None, *shape), dtype, name)
-        for name, (dtype, shape) in input_shapes(config.length, config.dim, model.further).items()
-    }
-    signatures = {SIGNATURE: embed.get_concrete_function(**specs)}
+    inputs = specs(input_shapes(config.length, config.dim, model.further))
+    signatures = {SIGNATURE: embed.get_concrete_function(**inputs)}
     tf.saved_model.save(module, str(folder), signatures=signatures)
 
 

@@ -69,7 +69,7 @@ def _attribute(name: str) -> str:
             f"expected an attribute's name of lower-case letters, digits and _, got {name!r}; it "
             "becomes the name of a column"
         )
-    if name in TAKEN or name.startswith(("n_", "stored_", "raw_")) or name.endswith(TAKEN_ENDS):
+    if name in TAKEN or name.startswith(TAKEN_STARTS) or name.endswith(TAKEN_ENDS):
         raise ValueError(
             f"the attribute {name!r} would be a column of that name, which is taken; choose "
             "another name, and put the source's own into `column`"
@@ -90,7 +90,9 @@ TAKEN = {
     *("attributes", "day", "reason", "line", "source", "model_version", "action_place", "period"),
     *("bucket", "copies", "wrong_column", "of_member"),
     *("item_embeddings", "ages", "signs", "missing"),
+    *("happened_at", "is_positive", "is_random", "weight"),
 }
+TAKEN_STARTS = ("n_", "stored_", "raw_", "label_")
 TAKEN_ENDS = ("_embedding", "_is_blank", "_y")
 
 Duration = Annotated[timedelta, BeforeValidator(_duration), AfterValidator(_positive)]

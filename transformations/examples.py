@@ -129,7 +129,9 @@ def examples_file(
         "window": config.window,
         "length": config.length,
         "actions": {name: given.model_dump() for name, given in config.actions.items()},
-        "attributes": [given.model_dump() for given in config.events.attributes.values()],
+        "attributes": {
+            name: given.model_dump() for name, given in config.events.attributes.items()
+        },
         "publish_delay": config.publish_delay,
         "predicts": list(predicts),
         "weight": config.train.model_dump(),

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 from duckdb.func import FunctionNullHandling, PythonUDFType
 
 from transformations.duck import SQL_ID_TYPES, parquet
@@ -90,8 +91,6 @@ def is_search(item_id: Id) -> bool:
 
 def are_searches(item_ids: pa.Array) -> pa.Array:
     """Return which ids are such that `read` gives; bool [ids]."""
-    import pyarrow.compute as pc
-
     if pa.types.is_integer(item_ids.type):
         return pc.less(item_ids, 0)
     return pc.starts_with(item_ids, PREFIX)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from models.backend import tf
 from models.inputs import NOTHING, Inputs
+from models.packaging import specs
 from models.sequences import PAD, ItemTable, pad
 from transformations.config import Config
 from transformations.examples import RANDOM_NEGATIVE, input_actions
@@ -186,10 +187,7 @@ def dataset(
         "happened_at": tf.TensorSpec(column, tf.int64),
     }
     if further:
-        signature["further"] = {
-            name: tf.TensorSpec((None, *shape), dtype)
-            for name, (dtype, shape) in further.shapes(config.length).items()
-        }
+        signature["further"] = specs(further.shapes(config.length))
     stream = tf.data.Dataset.from_generator(batches, output_signature=signature)
     return stream.prefetch(BATCHES_AHEAD)
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.backend import tf
-from models.packaging import Loaded, load
+from models.packaging import Loaded, load, specs
 from models.sequences import Padded
 from models.spec import Aggregator
 from transformations.config import Config
@@ -59,22 +59,15 @@ class CompiledModels:
             )
 
         shape = (size, config.length)
-        further = [
-            {
-                name: tf.TensorSpec((size, *own), dtype)
-                for name, (dtype, own) in model.further.shapes(config.length).items()
-            }
-            for model in self.loaded
-        ]
-        specs = (
+        inputs = (
             tf.TensorSpec((*shape, config.dim), "float32"),
             tf.TensorSpec(shape, "int32"),
             tf.TensorSpec(shape, "float32"),
-            further,
+            [specs(model.further.shapes(config.length), size) for model in self.loaded],
         )
-        compiled = embed.get_concrete_function(*specs)
+        compiled = embed.get_concrete_function(*inputs)
         # The first call is the slowest: make it now.
-        compiled(*tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), specs))
+        compiled(*tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), inputs))
         return compiled
 
     def embed(self, vectors: NDArray[np.float32], padded: Padded) -> Vectors:

@@ -217,7 +217,9 @@ def test_a_daily_batch_reads_them_also_beside_older_snapshots(config: Config) ->
     rows = rows.append_column("event_timestamp", at)
     older = rows.select(["item_ids", "actions", "event_timestamps", "event_timestamp"])
     package(LINE, config, trained=build(LINE, config, FITTED))
-    graph = load_graph([LINE], config)
+    other = Cnn(version=1, attributes=("dwell",))
+    package(other, config, trained=build(other, config))
+    graph = load_graph([LINE, other], config)
 
     class AnyTime:
         def at(self, timestamps: Any) -> ItemTable:  # noqa: ARG002
@@ -230,3 +232,5 @@ def test_a_daily_batch_reads_them_also_beside_older_snapshots(config: Config) ->
         arrays["dwell"], np.float32([[NAN, NAN, 0, NAN], [NAN, 40.0, 0.0, 3.0]])
     )
     assert arrays["seen_on"].tolist() == [[0, 0, 0, 0], [3, 0, 0, 1]]
+    _, of_cnn = graph.vectors(padded, tf.constant(items().vectors))
+    assert not np.allclose(*of_cnn["activity_embedding"])

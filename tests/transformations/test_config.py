@@ -153,6 +153,10 @@ REFUSED = [
         {"actions": {"SAVE": "positive", "Save": "negative"}},
         "two actions differ only in case: ['SAVE', 'Save']",
     ),
+    (
+        {"events": {"attributes": {"weight": {"type": "number"}}}},
+        "the attribute 'weight' would be a column of that name, which is taken",
+    ),
     ({"actions": {"Actions": "positive"}}, "would make the column n_actions, already taken"),
     ({"events": {"time_unit": "seconds"}}, "events.time_unit: Input should be 'timestamp', 's'"),
     ({"events": {"max_refused_share": 5}}, "events.max_refused_share: Input should be less than"),
