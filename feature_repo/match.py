@@ -1,6 +1,21 @@
 """The one function of the on-demand views `activity_match_…`."""
 
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from feast.transformation.udf_rehydrate import rehydrate_udf_from_source
+
+KINDS = "kinds: tuple[str, ...] = ()"
+
+
+def match_of(kinds: Sequence[str] | None) -> tuple[Callable[..., Any], str]:
+    """Return `activity_match` of items of these kinds only, and its text; None: of any item."""
+    text = inspect.getsource(activity_match)
+    if kinds is None:
+        return activity_match, text
+    text = text.replace(KINDS, f"kinds = {tuple(kinds)!r}", 1)
+    return rehydrate_udf_from_source(text), text
 
 
 def activity_match(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -8,7 +23,8 @@ def activity_match(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
 
     For every vector `<stem>_embedding` it returns `cosine_<stem>` and `dot_<stem>` with the input
     `embedding` (`cosine` and `dot` for the single `activity_embedding`): 0.0 where the member or
-    the item is missing, and cosine 0.0 where a vector has length 0. For every input `stored_…` it
+    the item is missing or the item's input `kind` is not among the kinds that the line predicts,
+    and cosine 0.0 where a vector has length 0. For every input `stored_…` it
     returns the same without `stored_`, with 0 for null.
 
     Feast stores this text and runs it in a bare namespace, so it may use nothing outside its body.
@@ -24,6 +40,9 @@ def activity_match(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
     """
     import numpy as np
 
+    # Replaced in the text of a line that predicts actions on items of some kinds.
+    kinds: tuple[str, ...] = ()
+
     def matrix(rows: list[Any]) -> Any:
         width = max((len(row) for row in rows if row is not None), default=0)
         missing = [0.0] * width
@@ -32,6 +51,8 @@ def activity_match(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
 
     declared = {name.split("__", 1)[1] for name in inputs if "__" in name} & set(inputs)
     item = matrix(inputs["embedding"])
+    if kinds:
+        item[[kind not in kinds for kind in inputs["kind"]]] = 0.0
     item_length = np.sqrt(np.einsum("nd,nd->n", item, item))
     results: dict[str, list[Any]] = {}
     for name in sorted(declared):
@@ -40,7 +61,7 @@ def activity_match(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
             numbers = [0 if n is None or n != n else n for n in inputs[name]]
             whole = all(n == int(n) for n in numbers)
             results[name.removeprefix("stored_")] = [int(n) if whole else n for n in numbers]
-        elif name != "embedding":
+        elif name not in ("embedding", "kind"):
             member = matrix(inputs[name])
             dot = np.zeros(len(item))
             if member.shape[1] and item.shape[1]:

@@ -1,6 +1,5 @@
 """Makes the Feast objects of a configuration and a catalogue; binds none of them."""
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -12,12 +11,13 @@ from feast.data_format import ParquetFormat
 from feast.types import Array, Float32, Float64, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
 
-from feature_repo.match import activity_match
+from feature_repo.match import match_of
 from feature_repo.source import declared_source
 from models.lines import Aggregator, by_space
 from operations.fits import chosen
 from transformations import names
 from transformations.config import Config
+from transformations.item_kinds import predicted_kinds
 from transformations.member_columns import MemberColumn, member_columns
 from transformations.rules import MISSING, Action
 
@@ -95,7 +95,10 @@ def _item_view(config: Config, item: Entity, dim: int) -> FeatureView:
         name=name,
         entities=[item],
         ttl=FOREVER,
-        schema=[_vector("embedding", dim, f"The item's vector by {space.encoder}.")],
+        schema=[
+            _vector("embedding", dim, f"The item's vector by {space.encoder}."),
+            *[_field("kind", String, "What kind of item it is.")][: config.knows_kinds],
+        ],
         source=declared_source(
             name=name,
             path=str(config.items_dir),
@@ -178,9 +181,12 @@ def _match_view(
     columns = _columns(config, aggregator)
     stored = _stored(columns)
     stems = [names.stem(name) for name in vectors]
+    kinds = predicted_kinds(config, aggregator.predicted(config))
+    match, text = match_of(kinds)
+    item = item_view[["embedding"] if kinds is None else ["embedding", "kind"]]
     return OnDemandFeatureView(
         name=aggregator.match,
-        sources=[view[[*vectors, *stored.values()]], item_view],
+        sources=[view[[*vectors, *stored.values()]], item],
         # No descriptions: Feast compares these fields with inferred ones, which have none.
         schema=[
             *(Field(name=c.name, dtype=TYPES[c.kind]) for c in columns if c.name in stored),
@@ -190,9 +196,9 @@ def _match_view(
                 for measure in ("cosine", "dot")
             ),
         ],
-        udf=activity_match,
+        udf=match,
         # Without the text Feast would store a pickle that only this Python version can read.
-        udf_string=inspect.getsource(activity_match),
+        udf_string=text,
         mode="python",
         description=f"How an item fits what a member did, by {aggregator.name}: cosine and dot "
         "product with each of the member's vectors, 0.0 where either is not there; and the "

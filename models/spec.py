@@ -147,6 +147,10 @@ class Aggregator:
         """Return the actions whose counts stand beside the vectors, in order."""
         return list(config.actions)
 
+    def predicted(self, config: Config) -> tuple[str, ...]:  # noqa: ARG002 - Packaged's reads it
+        """Return the actions that it was trained to predict; empty: none in particular."""
+        return ()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Average(Aggregator):
@@ -200,6 +204,10 @@ class Learned(Aggregator):
     predicts: tuple[str, ...] = ()
     signs: bool = False
     attributes: tuple[str, ...] = ()
+
+    def predicted(self, config: Config) -> tuple[str, ...]:  # noqa: ARG002 - Packaged's reads it
+        """Return what the line says."""
+        return self.predicts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,6 +267,10 @@ class Packaged(Aggregator):
     def actions(self, config: Config) -> list[str]:
         """Return the manifest's actions: a kept line's rows have no count of a later one."""
         return list(self.manifest(config)["actions"])
+
+    def predicted(self, config: Config) -> tuple[str, ...]:
+        """Return what the manifest says."""
+        return tuple(self.manifest(config).get("predicts", ()))
 
     def parameters(self) -> dict[str, Any]:
         """Return nothing: the settings are inside the SavedModel."""

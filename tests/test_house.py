@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "operations.workspace",
         "transformations.config",
         "transformations.errors",
+        "transformations.item_kinds",
         "transformations.member_columns",
         "transformations.names",
         "transformations.rules",

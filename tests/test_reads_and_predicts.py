@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from models.inputs import Category, Inputs, Number
@@ -95,6 +96,21 @@ def test_it_trains_serves_and_is_the_same_at_request_time(workspace: Workspace) 
         rtol=1e-5,
         atol=1e-6,
     )
+
+    # It matches courses; a job is compared with nothing, online and in a training join.
+    asked = {"member_id": [3, 3], "item_id": ["c-1", "g-1"]}
+    service = workspace.store.get_feature_service(line.service)
+    matched = workspace.store.get_online_features(
+        features=service, entity_rows=pd.DataFrame(asked).to_dict("records")
+    ).to_dict()
+    assert matched["kind"] == ["course", "job"]
+    assert matched["cosine"][0] != 0.0
+    assert matched["cosine"][1] == matched["dot"][1] == 0.0
+    joined = workspace.store.get_historical_features(
+        entity_df=pd.DataFrame(asked | {"event_timestamp": END + timedelta(seconds=1)}),
+        features=service,
+    ).to_df()
+    np.testing.assert_allclose(joined.sort_values("item_id")["cosine"], matched["cosine"], 1e-5)
 
 
 def test_it_is_evaluated_on_items_of_the_kind_that_it_predicts(workspace: Workspace) -> None:

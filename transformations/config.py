@@ -454,6 +454,12 @@ class Config(_Strict):
         return own
 
     @property
+    def knows_kinds(self) -> bool:
+        """Whether items have kinds, which then stand beside their vectors."""
+        of_actions = (action.item_kind for action in self.rules.actions.values())
+        return self.items.kind is not None or any(of_actions)
+
+    @property
     def item_view(self) -> str:
         """Name of the view of the space's item vectors."""
         return self.space.view

@@ -1,7 +1,7 @@
 """`items`: the vectors of an item space; each row is encoded once per space."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from models.items.protocol import Document, ItemEncoder
 from models.items.saved import fitted
 from transformations.config import Config
-from transformations.duck import TableReport, check, parquet, sql
+from transformations.duck import TableReport, check, copy, parquet, sql
 from transformations.files import replacing
 from transformations.layout import as_of_name, part_files
 
@@ -30,9 +30,9 @@ def build_items(
     """Encode the rows of `stg_items` that have no vector in the space; append them as a part file.
 
     Columns: item_id, embedding (a list of dim float32), available_at, encoder, encoder_version,
-    encoder_fit. A vector is available when its item is, but not before the end of its encoder's
-    data. An item whose text changed has a row per available_at; a changed text with the same
-    available_at keeps its vector.
+    encoder_fit; where the configuration knows kinds, also kind. A vector is available when its item
+    is, but not before the end of its encoder's data. An item whose text changed has a row per
+    available_at; a changed text with the same available_at keeps its vector.
 
     Args:
         as_of: The snapshot that is built now: it names the part.
@@ -57,6 +57,8 @@ def build_items(
     if config.items.embedding is None:
         encoder, available_from = fitted(config, con, fit_before)
     parts = part_files(config.items_dir)
+    if config.knows_kinds:
+        _add_kinds(con, parts)
     items = f"from {parquet(parts)}" if parts else "from stg_items limit 0"
     con.execute(f"create or replace temp view items as {items}")
     con.execute(
@@ -97,6 +99,23 @@ def identity(config: Config) -> dict[str, str | int]:
     }
 
 
+def _add_kinds(con: duckdb.DuckDBPyConnection, parts: Sequence[Path]) -> None:
+    """Give parts of before items had kinds the column, from `stg_items`.
+
+    A changed part is published again, so that the kinds are online too.
+    """
+    for part in parts:
+        if "kind" not in pq.read_schema(part).names:
+            query = (
+                "select part.*, kinds.kind "
+                f"from {parquet([part])} as part left join (select item_id, arg_max(kind, "
+                "available_at) as kind from stg_items group by item_id) as kinds using (item_id) "
+                "order by part.item_id, part.available_at"
+            )
+            with replacing(part) as file:
+                copy(con, query, file)
+
+
 def _new_part(folder: Path, as_of: datetime) -> Path:
     """Return an unused name; rows found later for the same as_of go to another part."""
     names = itertools.chain([""], (f"-{number}" for number in itertools.count(1)))
@@ -133,6 +152,8 @@ def _batches(
             "embedding": embeddings,
             "available_at": batch["available_at"],
         }
+        if config.knows_kinds:
+            columns["kind"] = batch["kind"]
         columns |= {
             name: pa.repeat(pa.scalar(value), batch.num_rows)
             for name, value in identity(config).items()

@@ -11,7 +11,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from models.lines import by_space
-from models.spec import Learned
 from operations.fits import made_lines
 from operations.ledger import Ledger
 from pipelines.cli.nearest import DescribedItems
@@ -160,8 +159,7 @@ def _nearest_table(
     table.add_column("vector", no_wrap=True)
     table.add_column("nearest items", ratio=1, no_wrap=True, overflow="ellipsis")
     for aggregator in made_lines(config):
-        predicts = aggregator.predicts if isinstance(aggregator, Learned) else ()
-        kinds = predicted_kinds(config, predicts)
+        kinds = predicted_kinds(config, aggregator.predicted(config))
         table.add_row(f"[bold]{aggregator.service}[/]", "")
         for name in aggregator.vectors(config):
             value = values[aggregator.service].get(name)

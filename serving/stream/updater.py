@@ -30,6 +30,7 @@ from serving.stream.states.protocol import NONE, Id, StateStore, pack, unpack
 from serving.stream.vectors import Vectors
 from transformations.config import Config
 from transformations.names import SEQUENCE_VIEW
+from transformations.rules import SEARCH
 from transformations.stream import (
     NO_TIME,
     Actions,
@@ -138,6 +139,8 @@ class MemberUpdater:
                         [first[item] for item in vectors], pa.timestamp("us", tz="UTC")
                     ),
                 }
+                # Beside a text's vector always stands this kind; items have theirs.
+                columns["kind"] = pa.repeat(pa.scalar(SEARCH), len(vectors))
                 self.online.write(view, pa.RecordBatch.from_pydict(columns))
 
     def _apply_once(

@@ -16,7 +16,7 @@ from feast.value_type import ValueType
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_repo.match import activity_match
+from feature_repo.match import activity_match, match_of
 from feature_repo.views import declare
 from models.catalog import AGGREGATORS
 from models.spec import Average, GeometricDecay, LearnedDecay
@@ -234,6 +234,21 @@ def test_match_refuses_vectors_of_two_spaces():
 def test_match_leaves_a_labels_own_columns_alone():
     labels = {"title_embedding": ["no vector"], "stored_n_seen": ["no number"]}
     assert activity_match(ROW | labels) == activity_match(ROW)
+
+
+def test_match_with_an_item_of_another_kind_is_zero():
+    match, text = match_of(["course", "post"])
+    kinds = ["job", "course", None, "post"]
+    rows = {name: values * 4 for name, values in ROW.items()} | {"i__kind": kinds, "kind": kinds}
+    assert match(rows) == {
+        "cosine_apply": [0.0, 0.6, 0.0, 0.6],
+        "dot_apply": [0.0, 3.0, 0.0, 3.0],
+        "n_apply": [2] * 4,
+    }
+    rebuilt = rehydrate_udf_from_source(text)
+    assert rebuilt is not None
+    assert rebuilt(rows) == match(rows)
+    assert match_of(None) == (activity_match, inspect.getsource(activity_match))
 
 
 def test_match_needs_nothing_but_its_own_text():

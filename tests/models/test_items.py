@@ -226,6 +226,31 @@ def test_the_columns_of_items(config: Config) -> None:
     assert {*table["encoder_version"].to_pylist()} == {1}
 
 
+def test_kinds_stand_beside_the_vectors_and_are_added_to_those_of_before(
+    config: Config, tmp_path: Path
+) -> None:
+    stage(config, OLD)
+    build(config)
+    before = items(config)
+    config = tiny_config(
+        tmp_path, dim=3, items={"text": ["title"], "categories": ["field"], "kind": "kind"}
+    )
+    more = [*OLD, (6, AS_OF - timedelta(days=1), "Night engineer", ["field=data"])]
+    stage(config, more)
+    staged = pq.ParquetFile(config.layout.staged_items).read()
+    kinds = ["job", "course", "job", None, "job", "post", "course"]
+    write_staged(config, {**staged.to_pydict(), "kind": pa.array(kinds, pa.string())})
+
+    assert build(config).rows_out == 1
+    assert build(config).rows_out == 0
+    found = pa.concat_tables(
+        [pq.ParquetFile(file).read(["item_id", "kind"]) for file in part_files(config.items_dir)],
+        promote_options="permissive",
+    )
+    assert found.sort_by("item_id")["kind"].to_pylist() == kinds
+    assert {key: items(config)[key] for key in before} == before
+
+
 def test_items_known_at_or_after_the_limit_do_not_change_the_fit(
     config: Config, tmp_path: Path
 ) -> None:
