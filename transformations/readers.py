@@ -9,6 +9,7 @@ import duckdb
 
 from transformations.duck import SQL_ID_TYPES
 from transformations.errors import InputError
+from transformations.ids import BLANK, text_id_sql
 from transformations.quoting import identifier, quoted
 
 SUFFIXES = (".parquet", ".csv", ".csv.gz")
@@ -142,7 +143,7 @@ def id_expression(key: str, column: str, kind: str, id_type: str) -> str:
     wanted = SQL_ID_TYPES[id_type]
     if _is_text(kind):
         if id_type == "string":
-            return f"case when trim({name}::varchar) <> '' then {name}::varchar end"
+            return text_id_sql(column)
         return _whole(name, kind)
     if _is_number(kind):
         # A column of integers with nulls is often stored as floats.
@@ -223,7 +224,7 @@ def blank(column: str, kind: str) -> str:
     """Return SQL that says whether a value is missing: null or blank text."""
     name = identifier(column)
     if _is_text(kind):
-        return f"coalesce(trim({name}::varchar), '') = ''"
+        return f"coalesce(regexp_full_match({name}::varchar, '{BLANK}'), true)"
     return f"{name} is null"
 
 

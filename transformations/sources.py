@@ -22,6 +22,7 @@ from transformations.config import Config
 from transformations.duck import TableReport, check, copy, count, parquet, sql
 from transformations.errors import InputError, RunFailedError
 from transformations.files import replacing
+from transformations.ids import id_column
 from transformations.layout import (
     Period,
     best_period,
@@ -199,7 +200,7 @@ def _raw_events(
         kind = kinds[name]
         parts.append(f"{identifier(name)} as raw_{key}, {blank(name, kind)} as {key}_is_blank")
         if key in ("member_id", "item_id"):
-            typed = id_expression(where, name, kind, config.rules.id_types[key])
+            typed = id_expression(where, id_column(name, kinds), kind, config.rules.id_types[key])
             parts.append(f"{typed} as {key}")
             if key == "item_id":
                 is_reserved = reserved_expression(config.rules, typed)
@@ -540,7 +541,8 @@ def _raw_items(config: Config, files: Files) -> str:
         )
         has_content = "true"
     kind = kinds[items.item_id]
-    item_id = id_expression("items.item_id", items.item_id, kind, config.item_id_type)
+    own = id_column(items.item_id, kinds)
+    item_id = id_expression("items.item_id", own, kind, config.item_id_type)
     return (
         f"select {item_id} as item_id, "
         f"{blank(items.item_id, kind)} as item_id_is_blank, "

@@ -14,6 +14,7 @@ from sqlalchemy.exc import NoSuchTableError, SQLAlchemyError
 
 from transformations.config import Config
 from transformations.errors import InputError, RunFailedError
+from transformations.ids import SPELLED, spelled
 from transformations.readers import Files
 
 ROWS_AT_ONCE = 50_000
@@ -54,9 +55,17 @@ class TableSource:
     times: Mapping[str, str]
     incremental: str | None = None
 
+    @property
+    def ids(self) -> set[str | None]:
+        """The columns that hold ids."""
+        return {name for key, name in self.columns.items() if key.endswith("_id")}
+
 
 def spool(config: Config, source: TableSource, folder: Path, mark: str | None = None) -> Spooled:
     """Write the table's rows, as text, to a Parquet file in `folder`, ROWS_AT_ONCE in memory.
+
+    Beside a column of ids stands one of the same in their one spelling (transformations/ids.py):
+    each database writes numbers as text in a way of its own.
 
     Args:
         mark: Where the last run stopped. Rows from this value of the incremental column on are
@@ -71,6 +80,7 @@ def spool(config: Config, source: TableSource, folder: Path, mark: str | None = 
     where = engine.url.render_as_string(hide_password=True)
     shown = f"{source.table} in {where}"
     columns = list(dict.fromkeys(name for name in source.columns.values() if name is not None))
+    ids = [f"{name}{SPELLED}" for name in columns if name in source.ids]
     file = folder / "table.parquet"
     try:
         with engine.connect() as connection:
@@ -81,13 +91,13 @@ def spool(config: Config, source: TableSource, folder: Path, mark: str | None = 
             _require(source, connection, table, shown)
             # Taken first, so the next run reads rows that are added meanwhile.
             new_mark = _largest(connection, table, source.incremental)
-            query = _since(connection, table, columns, source.incremental, mark)
-            rows = _write(chunks(connection, query), columns, file)
+            query = _since(connection, table, columns + ids, source.incremental, mark)
+            rows = _write(chunks(connection, query), columns + ids, file)
     except SQLAlchemyError as error:
         raise RunFailedError(f"reading {shown} failed: {reason_of(error, engine)}") from None
     finally:
         engine.dispose()
-    groups = [Files((file,), dict.fromkeys(columns, "VARCHAR"))] if rows else []
+    groups = [Files((file,), dict.fromkeys(columns + ids, "VARCHAR"))] if rows else []
     return Spooled(source.table, groups, new_mark or mark)
 
 
@@ -133,7 +143,7 @@ def open_engine(key: str, source: str, path: Callable[[str], Path]) -> sa.Engine
             if not file.is_file():  # SQLite would make an empty one
                 raise InputError(f"{key}.source: expected a SQLite file, found none at {file}")
             url = url.set(database=str(file))
-        return sa.create_engine(url)
+        engine = sa.create_engine(url)
     except (SQLAlchemyError, ImportError, ValueError) as error:
         # Not `from error`, nor its text: both could show the password.
         raise InputError(
@@ -141,6 +151,21 @@ def open_engine(key: str, source: str, path: Callable[[str], Path]) -> sa.Engine
             "postgresql+psycopg://user:${PASSWORD}@host/name or sqlite:///file.db; got one that "
             f"begins with {source.split('://')[0]!r} ({type(error).__name__})"
         ) from None
+    if engine.dialect.name == "sqlite":
+        sa.event.listen(engine, "connect", _keep_undecodable)
+    return engine
+
+
+def _keep_undecodable(connection: Any, _: Any) -> None:
+    """Let a text that is not UTF-8 be bytes: sqlite3 would fail the query for all rows."""
+
+    def decoded(text: bytes) -> str | bytes:
+        try:
+            return text.decode()
+        except UnicodeDecodeError:
+            return text
+
+    connection.text_factory = decoded
 
 
 def find_table(connection: sa.Connection, key: str, name: str, where: str) -> sa.Table:
@@ -211,7 +236,7 @@ def _since(
     mark: str | None,
 ) -> sa.Executable:
     """Select the columns as text, so unreadable ids and times are refused as in a CSV."""
-    query = sa.select(*(as_text(table.columns[name]).label(name) for name in columns))
+    query = sa.select(*(_selected(table, name) for name in columns))
     if incremental is None or mark is None:
         return query
     column = table.columns[incremental]
@@ -223,13 +248,27 @@ def _since(
     return query.where(sa.or_(column >= bound, column.is_(None)))
 
 
+def _selected(table: sa.Table, name: str) -> sa.ColumnElement[Any]:
+    if name.endswith(SPELLED):  # as the driver gives it, whatever type the column declares
+        column = table.columns[name.removesuffix(SPELLED)]
+        return sa.type_coerce(column, sa.types.NullType()).label(name)
+    return as_text(table.columns[name]).label(name)
+
+
+def _shown(value: Any) -> Any:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
 def _write(batches: Iterator[list[sa.Row[Any]]], columns: list[str], file: Path) -> int:
     n_rows = 0
     schema = pa.schema([(name, pa.string()) for name in columns])
     with pq.ParquetWriter(file, schema, compression="lz4") as writer:
         for rows in batches:
-            values = zip(*rows, strict=True)
-            arrays = [pa.array(column, pa.string()) for column in values]
+            values = zip(columns, zip(*rows, strict=True), strict=True)
+            arrays = [
+                pa.array(map(spelled if name.endswith(SPELLED) else _shown, each), pa.string())
+                for name, each in values
+            ]
             writer.write_table(pa.table(arrays, schema=schema))
             n_rows += len(rows)
     return n_rows

@@ -8,6 +8,7 @@ import duckdb
 
 from transformations import sql_source
 from transformations.config import Config
+from transformations.ids import id_column
 from transformations.quoting import identifier
 from transformations.readers import (
     Files,
@@ -80,7 +81,12 @@ def _groups(config: Config, con: Connection, folder: Path) -> list[Files]:
 def _expressions(config: Config, files: Files) -> dict[str, tuple[str, str, str]]:
     """Return reason → the column, SQL of whether a value is usable, SQL of a vector's length."""
     items, kinds = config.items, files.columns
-    typed = id_expression("items.item_id", items.item_id, kinds[items.item_id], config.item_id_type)
+    typed = id_expression(
+        "items.item_id",
+        id_column(items.item_id, kinds),
+        kinds[items.item_id],
+        config.item_id_type,
+    )
     found = {
         "item_id is not of the id type": (items.item_id, f"({typed}) is not null", "null::bigint")
     }

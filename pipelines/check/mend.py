@@ -10,6 +10,7 @@ from pipelines.init.choose import time_unit
 from pipelines.init.known import sign_of
 from pipelines.init.look import Column
 from transformations.config import ActionName, Config
+from transformations.ids import LONGEST
 
 NAMES_SHOWN = 10
 
@@ -53,8 +54,16 @@ def mend_of(refused: Refused) -> Mend:
     return mend if isinstance(mend, Mend) else mend(refused)
 
 
-def _id_type(key: str) -> Mend:
-    return Mend("ids that are not whole numbers need the type string", (f"{key}: string",))
+def _id_type(key: str) -> Callable[[Refused], Mend]:
+    def mend(refused: Refused) -> Mend:
+        if getattr(refused.config, key) == "string":
+            return Mend(
+                "correct the source: an id is a whole number, or a text of at most "
+                f"{LONGEST} characters without NUL"
+            )
+        return Mend("ids that are not whole numbers need the type string", (f"{key}: string",))
+
+    return mend
 
 
 def _actions(refused: Refused) -> Mend:

@@ -16,6 +16,7 @@ from stores.ids import IdError, ids_of
 from stores.read import Features
 from transformations.attributes import problem
 from transformations.errors import ActivityError, InputError, RunFailedError
+from transformations.ids import LONGEST, is_id
 from transformations.rules import Rules
 from transformations.searches import RESERVED, is_search, read
 from transformations.stream import Actions, States
@@ -135,9 +136,16 @@ def checked_ids(rules: Rules, what: str, ids: Sequence[Any]) -> list[Id]:
     """
     id_type = rules.member_id_type if what == "member" else rules.item_id_type
     try:
-        return ids_of(list(ids), id_type, f"{what}_id")
+        found = ids_of(list(ids), id_type, f"{what}_id")
     except IdError as error:
         raise InputError(str(error)) from None
+    for one in found if id_type == "string" else ():
+        if not is_id(one):
+            raise InputError(
+                f"{what}_id: expected a text of at most {LONGEST} characters without NUL that is "
+                f"not blank, got {one!r:.60}"
+            )
+    return found
 
 
 def given_attributes(rules: Rules, given: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

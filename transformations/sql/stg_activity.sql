@@ -33,8 +33,13 @@ stg_activity as (
         search['text'] as search_text,
         case when reason is null then event_timestamp::date end as day,
         reason,
-        case when reason is not null then raw_member_id::varchar end as raw_member_id,
-        case when reason is not null then raw_item_id::varchar end as raw_item_id,
+        -- An id in its one spelling, so that a row that is judged again has the same.
+        case
+            when reason is not null then coalesce(member_id::varchar, raw_member_id::varchar)
+        end as raw_member_id,
+        case
+            when reason is not null then coalesce(item_id::varchar, raw_item_id::varchar)
+        end as raw_item_id,
         case when reason is not null then raw_event_timestamp::varchar end as raw_event_timestamp,
         case when reason is not null then raw_ingested_at::varchar end as raw_ingested_at,
         case when reason is not null then raw_attributes end as raw_attributes,

@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from transformations.attributes import problem
+from transformations.ids import is_id
 from transformations.rules import Rules
 from transformations.searches import RESERVED, is_search, read
 from transformations.timestamps import microseconds
@@ -162,7 +163,7 @@ def _id(rules: Rules, name: str, value: object) -> Id:
         # JSON's true and false are integers in Python.
         if isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63:
             return value
-    elif isinstance(value, str) and _is_text(value):
+    elif isinstance(value, str) and is_id(value):
         return value
     raise MessageError(f"{name} is not of the id type")
 
