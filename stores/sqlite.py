@@ -1,21 +1,21 @@
 """SQLite online store that keeps the newest row and takes whole encoded batches.
 
-The table, its bytes and all reads are Feast's. Feast stores event and created timestamps in whole
-seconds; two integer columns, which Feast neither reads nor writes, add the microseconds, so that
-two pushes within one second are ordered too.
+The table and its bytes are Feast's. Two integer columns, which Feast neither reads nor writes, hold
+the timestamps in microseconds (stores/sqlite_times.py), so that two pushes within one second are
+ordered, and no zone or summer time matters.
 """
 
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from feast import Entity, FeatureView, RepoConfig
-from feast.infra.key_encoding_utils import serialize_f32
+from feast.infra.key_encoding_utils import serialize_entity_key, serialize_f32
 from feast.infra.online_stores.helpers import extract_text_and_num
 from feast.infra.online_stores.sqlite import (
     SqliteOnlineStore,
@@ -25,14 +25,16 @@ from feast.infra.online_stores.sqlite import (
     _quote_id,
     _table_id,
 )
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
 from feast.type_map import feast_value_type_to_python_type
 from feast.types import FEAST_VECTOR_TYPES
 from feast.utils import _get_feature_view_vector_field_metadata
-from numpy.typing import NDArray
 
 from stores.bytes.encode import EncodedBatch
-from stores.bytes.wire import MICROSECONDS, in_turn
+from stores.bytes.wire import in_turn
 from stores.reading.expiry import ExpiringReads
+from stores.sqlite_times import ADDED, LEAST, columns_of, event_seconds, exact, stored_seconds
 from stores.writing.rows import Row, created_us, entity_key, event_us
 
 # Another writer's transaction is one batch long, so after a minute something hangs.
@@ -40,6 +42,9 @@ BUSY_SECONDS = 60.0
 
 # SQLite takes 32,766 parameters: five per key, at most two per feature.
 FEATURES_PER_STATEMENT = 1000
+
+# Far below the parameters that any SQLite allows in a statement (32,766 since 3.32).
+KEYS_PER_STATEMENT = 10_000
 
 # While a statement runs, other threads can run Python; between statements, this thread waits up to
 # 5 ms for the interpreter. A statement of about 5 ms lets another thread encode the next batch.
@@ -53,17 +58,10 @@ BYTES_PER_CHECKPOINT = 64 << 20
 # would split, be logged and be copied more often.
 PAGE_BYTES = 8192
 
-# Rows written by plain Feast have null in the two columns. A null created timestamp counts as older
-# than any other.
-_NOT_OLDER = """
+_NOT_OLDER = f"""
 where
-    (
-        excluded.event_ts, excluded.event_us,
-        ifnull(excluded.created_ts, -9223372036854775808), ifnull(excluded.created_us, 0)
-    ) >= (
-        event_ts, ifnull(event_us, 0),
-        ifnull(created_ts, -9223372036854775808), ifnull(created_us, 0)
-    )
+    (excluded.event_us, ifnull(excluded.created_us, {LEAST}))
+    >= ({exact("event")}, {exact("created")})
 """
 
 
@@ -104,19 +102,19 @@ class ColumnarSqliteOnlineStore(ExpiringReads, SqliteOnlineStore):
             sqlite3.OperationalError: the table is missing (run `feast apply`) or the database stays
                 locked; the whole batch is rolled back.
         """
-        event, event_rest = stored_seconds(batch.event_us)
+        event = stored_seconds(batch.event_us)
         created: Sequence[int | None] = [None] * len(batch)
-        created_rest: Sequence[int | None] = created
+        created_us = created
         if batch.created_us is not None and batch.created_known is not None:
-            seconds, rest = stored_seconds(batch.created_us)
+            seconds, exact_us = stored_seconds(batch.created_us), batch.created_us.tolist()
             known = batch.created_known.tolist()
             created = [value if ok else None for value, ok in zip(seconds, known, strict=True)]
-            created_rest = [value if ok else None for value, ok in zip(rest, known, strict=True)]
+            created_us = [value if ok else None for value, ok in zip(exact_us, known, strict=True)]
         # Sorted like the table's index, so that neighbours share its pages.
         in_order = sorted(range(len(batch)), key=batch.keys.__getitem__)
         keys, *timestamps = (
             [column[nth] for nth in in_order]
-            for column in (batch.keys, event, created, event_rest, created_rest)
+            for column in (batch.keys, event, created, batch.event_us.tolist(), created_us)
         )
         name = _table_name(config, table)
         features = list(batch.features.items())
@@ -171,6 +169,36 @@ class ColumnarSqliteOnlineStore(ExpiringReads, SqliteOnlineStore):
         self._execute(config, name, [(_upsert(name, columns, [f"({marks})"]), rows)])
         if progress:
             progress(len(data))
+
+    def online_read(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        entity_keys: list[EntityKey],
+        requested_features: list[str] | None = None,  # noqa: ARG002
+    ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
+        """Return each key's event timestamp and values, (None, None) where it has none.
+
+        As Feast's, which returns every feature of a key too; but the timestamp is right whatever
+        the writer's zone.
+        """
+        connection, name = self._get_conn(config), _table_name(config, table)
+        version = config.entity_key_serialization_version
+        keys = [serialize_entity_key(key, version) for key in entity_keys]
+        seconds = event_seconds(columns_of(connection, name))
+        found: dict[bytes, tuple[datetime, dict[str, Value]]] = {}
+        for start in range(0, len(keys), KEYS_PER_STATEMENT):
+            some = keys[start : start + KEYS_PER_STATEMENT]
+            rows = connection.execute(
+                f"select entity_key, feature_name, value, {seconds} from {_quote_id(name)} "
+                f"where entity_key in ({','.join('?' * len(some))})",
+                some,
+            )
+            for key, feature, value, stamp in rows:
+                if key not in found:
+                    found[key] = datetime.fromtimestamp(stamp, UTC), {}
+                found[key][1][feature] = Value.FromString(value)
+        return [found.get(key, (None, None)) for key in keys]
 
     def update(
         self,
@@ -281,7 +309,7 @@ class ColumnarSqliteOnlineStore(ExpiringReads, SqliteOnlineStore):
     def _add_order(self, connection: sqlite3.Connection, name: str) -> None:
         if name in self._ordered_tables:
             return
-        for column in ("event_us", "created_us"):
+        for column in ADDED:
             _alter_table_add_column_if_missing(connection, name, column, "INTEGER")
         self._ordered_tables.add(name)
 
@@ -329,31 +357,12 @@ def _upsert(name: str, value_columns: Sequence[str], rows: Sequence[str]) -> str
     )
 
 
-def stored_seconds(timestamps_us: NDArray[np.int64]) -> tuple[list[int], list[int]]:
-    """Return the seconds that Feast's SQLite store would keep, and the microseconds it drops.
-
-    Feast converts a naive UTC datetime with `timestamp()`, which reads it in the machine's zone,
-    and truncates towards zero; its reads undo the first. This function does both, once per distinct
-    timestamp.
-    """
-    distinct, where = np.unique(timestamps_us, return_inverse=True)
-    epoch = datetime(1970, 1, 1)
-    seconds = np.fromiter(
-        (int((epoch + np.timedelta64(us, "us").item()).timestamp()) for us in distinct.tolist()),
-        dtype=np.int64,
-        count=len(distinct),
-    )
-    rest = np.sign(timestamps_us) * (np.abs(timestamps_us) % MICROSECONDS)
-    return seconds[where].tolist(), rest.tolist()
-
-
 def _row_timestamps(row: Row) -> tuple[int | None, ...]:
-    (event,), (event_rest,) = stored_seconds(np.array([event_us(row)]))
-    created = created_us(row)
+    event, created = event_us(row), created_us(row)
+    (seconds,) = stored_seconds(np.array([event]))
     if created is None:
-        return event, None, event_rest, None
-    (seconds,), (rest,) = stored_seconds(np.array([created]))
-    return event, seconds, event_rest, rest
+        return seconds, None, event, None
+    return seconds, stored_seconds(np.array([created]))[0], event, created
 
 
 def _vector_cell(table: FeatureView, dtype: Any, value: Any) -> Any:

@@ -140,10 +140,10 @@ def checked_ids(rules: Rules, what: str, ids: Sequence[Any]) -> list[Id]:
     except IdError as error:
         raise InputError(str(error)) from None
     for one in found if id_type == "string" else ():
-        if not is_id(one):
+        if one.strip() and not is_id(one):  # a blank one is nobody's, and so has no actions
             raise InputError(
-                f"{what}_id: expected a text of at most {LONGEST} characters without NUL that is "
-                f"not blank, got {one!r:.60}"
+                f"{what}_id: expected a text of at most {LONGEST} characters without NUL, got "
+                f"{one!r:.60}"
             )
     return found
 

@@ -9,7 +9,6 @@ import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -23,12 +22,15 @@ from psycopg import sql
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from stores.bytes.decode import NAT
+from stores.bytes.wire import MICROSECONDS
 from stores.reading.plan import Fetched, Plan, ReadError
+from stores.sqlite_times import columns_of, event_seconds
 
 # Far below the parameters that any SQLite allows in a statement (32,766 since 3.32).
 _KEYS_PER_STATEMENT = 10_000
 
 StoredRow = tuple[int, bytes, str, bytes, int]  # view, key, feature, value, event timestamp
+Query = tuple[str, list[str], int]  # statement, its features, the index of its keys
 
 
 class SqliteReads:
@@ -38,23 +40,22 @@ class SqliteReads:
         self._path = store._get_db_path(config)
         self._plan = plan
         self._idle: deque[sqlite3.Connection] = deque()  # appends and pops are atomic
-        self._queries = [
-            (_select(nth, table, names), names, group)
-            for nth, (table, names, group) in enumerate(_tables(config, plan))
-        ]
+        self._tables = list(_tables(config, plan))
+        self._queries: list[Query] = []
 
     def fetch(self, keys: Sequence[Sequence[bytes]]) -> list[list[Fetched]]:
         """Return the stored bytes of each group's keys per view, in one transaction."""
         with self._connection() as connection:
-            if len(self._queries) == 1 and len(keys[0]) <= _KEYS_PER_STATEMENT:
-                rows = self._rows(connection, keys)  # one statement is one transaction
+            queries = self._queries or self._written(connection)
+            if len(queries) == 1 and len(keys[0]) <= _KEYS_PER_STATEMENT:
+                rows = self._rows(connection, queries, keys)  # one statement is one transaction
             else:
                 connection.execute("begin")  # so that all views are read as of one time
                 try:
-                    rows = self._rows(connection, keys)
+                    rows = self._rows(connection, queries, keys)
                 finally:
                     connection.execute("rollback")  # nothing was written
-        return _sorted_in(self._plan, keys, rows, _from_local_seconds)
+        return _sorted_in(self._plan, keys, rows, MICROSECONDS.__mul__)
 
     async def fetch_async(self, keys: Sequence[Sequence[bytes]]) -> list[list[Fetched]]:
         """As `fetch`, in a thread: SQLite cannot wait in another way."""
@@ -71,11 +72,24 @@ class SqliteReads:
     async def aclose(self) -> None:
         """Do nothing: no connection is bound to the event loop."""
 
+    def _written(self, connection: sqlite3.Connection) -> list[Query]:
+        queries, all_exact = [], True
+        for nth, (table, names, group) in enumerate(self._tables):
+            columns = columns_of(connection, table)
+            queries.append((_select(nth, table, names, event_seconds(columns)), names, group))
+            all_exact = all_exact and "event_us" in columns
+        if all_exact:  # else a later `apply` or write adds the column
+            self._queries = queries
+        return queries
+
     def _rows(
-        self, connection: sqlite3.Connection, keys: Sequence[Sequence[bytes]]
+        self,
+        connection: sqlite3.Connection,
+        queries: Sequence[Query],
+        keys: Sequence[Sequence[bytes]],
     ) -> list[StoredRow]:
         rows: list[StoredRow] = []
-        for query, names, group in self._queries:
+        for query, names, group in queries:
             wanted = keys[group]
             for at in range(0, len(wanted), _KEYS_PER_STATEMENT):
                 some = wanted[at : at + _KEYS_PER_STATEMENT]
@@ -232,15 +246,10 @@ def _empty(length: int) -> list[Any]:
     return [None] * length
 
 
-def _from_local_seconds(stamp: int) -> int:
-    """Undo Feast's conversion for SQLite, which reads a UTC time as if it were local."""
-    return int(datetime.fromtimestamp(stamp).replace(tzinfo=UTC).timestamp()) * 1_000_000
-
-
-def _select(nth: int, table: str, names: list[str]) -> str:
+def _select(nth: int, table: str, names: list[str], seconds: str) -> str:
     """Return the statement up to the marks of the keys."""
     return (
-        f"select {nth}, entity_key, feature_name, value, event_ts from {_quoted(table)} "
+        f"select {nth}, entity_key, feature_name, value, {seconds} from {_quoted(table)} "
         f"where feature_name in ({_marks(len(names))}) and entity_key in ("
     )
 

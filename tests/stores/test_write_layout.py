@@ -121,6 +121,7 @@ OVERRIDDEN: list[tuple[str, str, dict[str, str | None]]] = [
         f"{SQLITE}.SqliteOnlineStore",
         {
             "online_write_batch": WRITE,
+            "online_read": "self config table entity_keys requested_features",
             "update": UPDATE,
             "teardown": "self config tables entities",
             "close": "self",

@@ -2,13 +2,16 @@
 
 import asyncio
 import random
+import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stores.columnar import encode_rows
+from stores.read import Reader
 from tests.worlds.kinds import each_kind
 from tests.worlds.stores import END, MOMENT, START, World, declare, open_world
 
@@ -348,4 +352,104 @@ def test_rows_of_plain_feast_are_compared_as_well(world: World) -> None:
     by_online_write_batch(shared, store, table([(1, MOMENT, MOMENT + SECOND, 6)]))
     by_online_write_batch(shared, store, table([(2, MOMENT, MOMENT + SECOND, 6)]))
     assert read(store, [1, 2]) == [5, 6]
+    shared.close()
+
+
+# --- zones ---------------------------------------------------------------------------------------
+
+# In Berlin, 02:00 to 03:00 of this day does not exist: Feast keeps 02:59 as a time after 03:01.
+SPRING = datetime(2024, 3, 31, 2, 59, tzinfo=UTC)
+# And 02:00 to 03:00 of this day exists twice.
+AUTUMN = datetime(2024, 10, 27, 2, 30, tzinfo=UTC)
+ZONES = ["Europe/Berlin", "America/New_York", "Asia/Tokyo", "UTC"]
+
+
+@pytest.fixture
+def in_zone() -> Iterator[Any]:
+    with pytest.MonkeyPatch.context() as patch:
+
+        def change(zone: str) -> None:
+            patch.setenv("TZ", zone)
+            time.tzset()
+
+        yield change
+    time.tzset()
+
+
+@pytest.mark.parametrize("newest", [SPRING, AUTUMN])
+@every_pair
+@every_kind
+def test_summer_time_lets_no_older_row_win(
+    world: World, first: Any, second: Any, newest: datetime, in_zone: Any
+) -> None:
+    in_zone("Europe/Berlin")
+    store, _ = open_view(world)
+    minute = timedelta(minutes=1)
+    first(world, store, table([(1, newest + 2 * minute, MOMENT, 5), (2, MOMENT, newest, 5)]))
+    second(world, store, table([(1, newest, MOMENT, 4), (2, MOMENT, newest + 2 * minute, 6)]))
+    assert read(store, [1, 2]) == [5, 6]
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    times=st.lists(
+        st.tuples(st.sampled_from([SPRING, AUTUMN]), st.integers(-10_000, 10_000)),
+        min_size=1,
+        max_size=5,
+    ),
+    zones=st.lists(st.sampled_from(ZONES), min_size=6, max_size=6),
+)
+@pytest.mark.parametrize("world", ["sqlite"], indirect=True)
+def test_the_zones_of_writers_and_readers_do_not_matter(
+    world: World, in_zone: Any, times: list[tuple[datetime, int]], zones: list[str]
+) -> None:
+    moments = [around + timedelta(seconds=seconds) for around, seconds in times]
+    in_zone("UTC")
+    if not world.opened:
+        open_view(world)
+    store = world.opened[0]
+    view = store.get_feature_view("rows")
+    with sqlite3.connect(world.ours["path"]) as connection:
+        connection.execute(f'delete from "{store.project}_rows"')
+    connection.close()
+    for moment, zone in zip(moments, zones, strict=False):
+        in_zone(zone)
+        write_batch(store, view, table([(1, moment, None, int(moment.timestamp()))]))
+    in_zone(zones[-1])
+    newest = int(max(moments).timestamp())
+    answer = store.get_online_features(["rows:number"], [{"int_id": 1}])
+    assert answer.to_dict()["number"] == [newest]
+    assert [stamp.seconds for stamp in answer.proto.results[-1].event_timestamps] == [newest]
+    with Reader(store, ["rows:number"], event_timestamps=True) as reader:
+        (found,) = reader.read({"int_id": [1]}).event_timestamps["rows"]
+    assert found == np.datetime64(newest, "s")
+
+
+@pytest.mark.parametrize("world", ["sqlite"], indirect=True)
+def test_rows_of_plain_feast_are_read_in_this_machines_zone(world: World, in_zone: Any) -> None:
+    in_zone("Asia/Tokyo")
+    path = world.folder / "rows.parquet"
+    pq.write_table(table([(1, MOMENT, MOMENT, 5), (2, MOMENT, MOMENT, 5)]), path)
+    fields = [
+        Field(name="number", dtype=ft.Int64),
+        Field(name="vector", dtype=ft.Array(ft.Float32)),
+    ]
+    objects = declare("rows", path, ["int"], fields, created="created")
+    shared = World(
+        world.kind, world.folder, world.plain, world.plain | {"type": world.ours["type"]}
+    )
+    shared.store("plain", objects).materialize(START, END)
+    store, view = open_view(shared)
+    second = int(MOMENT.timestamp())
+
+    def stamps() -> list[int]:
+        answer = store.get_online_features(["rows:number"], [{"int_id": 1}, {"int_id": 2}])
+        return [stamp.seconds for stamp in answer.proto.results[-1].event_timestamps]
+
+    assert stamps() == [second, second]
+    write_batch(store, view, table([(1, MOMENT - SECOND, None, 4), (2, MOMENT + SECOND, None, 6)]))
+    assert read(store, [1, 2]) == [5, 6]
+    assert stamps() == [second, second + 1]
     shared.close()

@@ -32,7 +32,7 @@ class World:
     folder: Path
     plain: dict[str, Any]
     ours: dict[str, Any]
-    opened: list[FeatureStore] = field(default_factory=list)
+    opened: list[FeatureStore] = field(default_factory=list, repr=False)
 
     def close(self) -> None:
         """Close the connections that Feast's stores leave to the garbage collector."""
