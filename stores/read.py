@@ -182,11 +182,11 @@ class Reader:
         raws: Sequence[bytes | None],
     ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Decode one feature of the distinct keys; an error names the ids of the key."""
-        if feature.missing is not None:
-            return decode.lists(feature.type, raws)
         vector = decode.is_vector(feature.type)
         dim = feature.dim or self._learned_dims.get(feature.result, 0)
         try:
+            if feature.missing is not None:
+                return decode.lists(feature.type, raws)
             values, present = decode.column(feature.type, raws, dim)
             if vector and not dim and present.any():
                 with self._learning:  # another thread may have met another first vector

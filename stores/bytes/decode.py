@@ -9,11 +9,12 @@ This module checks and copies whole columns of such values at once. Bytes in any
 
 from collections.abc import Sequence
 from datetime import UTC
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from feast.protos.feast.types.Value_pb2 import Value
-from feast.type_map import feast_value_type_to_python_type
+from feast.type_map import PROTO_VALUE_TO_VALUE_TYPE_MAP, feast_value_type_to_python_type
 from feast.value_type import ValueType
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -77,7 +78,8 @@ def column(value_type: ValueType, raws: Sequence[bytes | None], dim: int = 0) ->
         dim: numbers per vector; 0 takes that of the first vector, or `[n, 0]` if there is none.
 
     Raises:
-        MisfitError: a vector of another length, or a value of another type than declared.
+        MisfitError: a vector of another length, a value of another type than declared, or one that
+            no value of its type can be.
     """
     if value_type in _VECTORS:
         return _vectors(_VECTORS[value_type], raws, dim)
@@ -91,6 +93,9 @@ def lists(value_type: ValueType, raws: Sequence[bytes | None]) -> tuple[Array, M
 
     Returns:
         As `column`.
+
+    Raises:
+        MisfitError: as `column`.
     """
     return _objects(value_type, raws)
 
@@ -128,7 +133,12 @@ def timestamps(raws: Sequence[bytes | None]) -> Array:
     known: dict[bytes | None, int] = {None: NAT, b"": NAT}  # snapshots have few distinct timestamps
     for raw in set(raws):
         if raw:
-            message = Timestamp.FromString(raw)
+            try:
+                message = Timestamp.FromString(raw)
+            except DecodeError as error:
+                raise MisfitError(
+                    raws.index(raw), f"has an event timestamp that cannot be read: {error}"
+                ) from error
             known[raw] = message.seconds * 1_000_000 + message.nanos // 1_000
     return np.array([known[raw] for raw in raws], np.int64).view("M8[us]")
 
@@ -207,26 +217,52 @@ def _one_by_one(layout: _Layout, held: Sequence[bytes], present: Mask) -> Array:
 
 
 def _objects(value_type: ValueType, raws: Sequence[bytes | None]) -> tuple[Array, Mask]:
+    expected = _attributes(value_type)
     cells = [
-        feast_value_type_to_python_type(Value.FromString(raw), value_type) if raw else None
-        for raw in raws
+        _python(value_type, expected, raw, row) if raw else None for row, raw in enumerate(raws)
     ]
     values = np.fromiter(cells, object, len(cells))
     return values, np.fromiter((cell is not None for cell in cells), bool, len(cells))
 
 
+def _python(value_type: ValueType, expected: Sequence[str], raw: bytes, row: int) -> Any:
+    value = _message((*expected, None), raw, row)  # without a value it is null, as to Feast
+    try:
+        return feast_value_type_to_python_type(value, value_type)
+    except (ArithmeticError, ValueError, OSError) as error:  # no such moment, UUID or decimal
+        raise MisfitError(
+            row, f"holds a {value.WhichOneof('val')} that is no {value_type.name}: {error}"
+        ) from error
+
+
+@cache
+def _attributes(value_type: ValueType) -> tuple[str, ...]:
+    """Return the fields of Value's oneof that may hold a type, the usual one first."""
+    name = value_type.name.lower()
+    found = [key for key, kind in PROTO_VALUE_TO_VALUE_TYPE_MAP.items() if kind == value_type]
+    if value_type in (ValueType.PDF_BYTES, ValueType.IMAGE_BYTES):
+        found.append("bytes_val")
+    if "UUID" in value_type.name:  # older versions of Feast kept these as text
+        found.append("string" + name.removeprefix("time_").removeprefix("uuid") + "_val")
+    return tuple(dict.fromkeys([*found, f"{name}_val"]))
+
+
 def _parse(layout: _Layout, raw: bytes, row: int) -> Any:
     """Decode a value through Feast's own message, which reads every legal layout."""
+    return getattr(_message((layout.attribute,), raw, row), layout.attribute)
+
+
+def _message(expected: Sequence[str | None], raw: bytes, row: int) -> Value:
     try:
         value = Value.FromString(raw)
     except DecodeError as error:
         raise MisfitError(row, f"holds bytes that are not a feast.types.Value: {error}") from error
-    if value.WhichOneof("val") != layout.attribute:
+    if value.WhichOneof("val") not in expected:
         raise MisfitError(
-            row, f"holds a {value.WhichOneof('val')}, expected a {layout.attribute}: was the "
+            row, f"holds a {value.WhichOneof('val')}, expected a {expected[0]}: was the "
             "view's schema changed after its rows were written? Materialize it again"
         )  # fmt: skip
-    return getattr(value, layout.attribute)
+    return value
 
 
 def _spread(numbers: Array, present: Mask) -> Array:

@@ -18,8 +18,8 @@ from feast.repo_config import RepoConfig
 from redis import RedisCluster
 from redis.asyncio import RedisCluster as AsyncRedisCluster
 
-from stores.bytes.decode import timestamps
-from stores.reading.plan import Fetched, KeyGroup, Plan
+from stores.bytes.decode import MisfitError, timestamps
+from stores.reading.plan import Fetched, KeyGroup, Plan, ReadError
 
 
 class RedisReads:
@@ -126,7 +126,10 @@ class RedisReads:
             views, at = [], 0
             for view in group.views:
                 end = at + len(view.features)
-                event_timestamps = timestamps(columns[end]) if view.timed else None
+                try:
+                    event_timestamps = timestamps(columns[end]) if view.timed else None
+                except MisfitError as error:
+                    raise ReadError(f"{view.label}: a row of {len(keys)} {error}") from error
                 views.append(Fetched(columns[at:end], event_timestamps))
                 at = end + view.timed
             out.append(views)

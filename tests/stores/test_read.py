@@ -12,12 +12,11 @@ from feast import FeatureService, FeatureStore, Field, RequestSource
 from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.protos.feast.types.Value_pb2 import FloatList, Value
+from feast.protos.feast.types.Value_pb2 import Value
 from feast.type_map import python_values_to_proto_values
 from feast.types import Array, Float32, Float64, Int64, String
 from feast.value_type import ValueType
 
-from stores.bytes import decode
 from stores.read import Reader, ReadError
 from stores.reading.ids import Ids, distinct
 from stores.reading.plan import JoinKey, KeyGroup
@@ -435,40 +434,3 @@ def test_a_view_that_was_never_applied_to_the_store(
     ):
         reader.read({"member_id": 1})
     close(store)
-
-
-@pytest.mark.parametrize(
-    ("value_type", "raw", "expected"),
-    [
-        # Legal protobuf that Feast itself does not write.
-        (ValueType.FLOAT_LIST, b"\x82\x01\x0a\x0d\x00\x00\x80\x3f\x0d\x00\x00\x00\x40", [1.0, 2.0]),
-        (ValueType.INT64, b"\x20\x85\x80\x00", 5),
-        (ValueType.INT64, b"\x20\x01\x20\x07", 7),
-        (ValueType.FLOAT, b"\x35\x00\x00\x00\x00\x35\x00\x00\x80\x3f", 1.0),
-        (ValueType.BOOL, b"\x38\x81\x00", True),
-        (ValueType.UNIX_TIMESTAMP, b"\x40\x80\x01\x40\x01", np.datetime64(1, "s")),
-    ],
-)
-def test_unusual_bytes_go_through_feasts_own_message(
-    value_type: ValueType, raw: bytes, expected: Any
-) -> None:
-    values, present = decode.column(value_type, [None, raw])
-    assert present.tolist() == [False, True]
-    assert np.array_equal(values[1], expected)
-
-
-@pytest.mark.parametrize("raw", [b"\x20\x05\x80", b"\x20" + b"\xff" * 12, b"\x20"])
-def test_broken_bytes_are_refused(raw: bytes) -> None:
-    with pytest.raises(decode.MisfitError, match=r"not a feast\.types\.Value") as error:
-        decode.column(ValueType.INT64, [b"\x20\x05", raw])
-    assert error.value.row == 1
-
-
-def test_a_vector_message_with_trailing_numbers_is_not_cut() -> None:
-    """Length and head must both match: here only the length does."""
-    right = Value(float_list_val=FloatList(val=[1.0, 2.0])).SerializeToString()
-    other = Value(double_val=3.0).SerializeToString() + b"\x28\x01\x28\x01"
-    assert len(other) == len(right)
-    with pytest.raises(decode.MisfitError, match="holds a double_val") as error:
-        decode.column(ValueType.FLOAT_LIST, [right, None, other])
-    assert error.value.row == 2
