@@ -222,13 +222,12 @@ def _serve(folder: Path, names: str) -> None:
     """Serve until SIGTERM; print the port."""
     import socket
 
-    import uvicorn
-
+    from serving.request.limits import Limits
+    from serving.request.server import server_of
     from serving.request.service import application
 
     lines = [line for line in (DECAY, *LEARNED) if line.view in names.split(",")]
-    app = application(_open(_config(folder), lines))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+    server = server_of(application(_open(_config(folder), lines)), Limits())
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listening:
         print(listening.getsockname()[1], flush=True)
         server.run(sockets=[listening])

@@ -32,6 +32,9 @@ from transformations.member_columns import UTC_US, MemberRows, member_columns
 from transformations.rules import Rules
 from transformations.timestamps import MICROSECOND, NO_TIME
 
+MOST_HELD = 1_000
+"""Actions ahead of the clock that are held for one member; a further one is refused."""
+
 
 @dataclass(frozen=True)
 class Actions:
@@ -165,6 +168,7 @@ class Folded:
         expired: Events before the window.
         clipped: Events older than the newest `length`.
         held: Events at or after as_of that were not held yet.
+        refused: int64, indices into the arrived events: of members that hold MOST_HELD already.
     """
 
     states: States
@@ -173,13 +177,15 @@ class Folded:
     expired: int
     clipped: int
     held: int
+    refused: NDArray[np.int64]
 
 
 def fold(rules: Rules, states: States, arrived: Actions, as_of: int) -> Folded:
     """Return the states as of a timestamp, with the arrived events inserted.
 
     The rule is that of a snapshot: `as_of - window <= event_timestamp < as_of`, ordered by
-    event_timestamp, item_id and action; exact duplicates count once; the last `length` stay.
+    event_timestamp, item_id and action; exact duplicates count once; the last `length` stay. Of
+    what is at or after as_of, a member holds MOST_HELD: what it held before, then the earliest.
 
     Args:
         arrived: Events of these members, in any order; some may be in the states already.
@@ -199,8 +205,10 @@ def fold(rules: Rules, states: States, arrived: Actions, as_of: int) -> Folded:
     is_new, was_held = is_new[order], was_held[order]
 
     future = every.timestamp >= as_of
+    refused = np.flatnonzero(future)[_too_many(every.member[future], is_new[future], len(states))]
+    future[refused] = False
     past = every.timestamp < as_of - rules.window // MICROSECOND
-    inside = ~future & ~past
+    inside = ~past & (every.timestamp < as_of)
     actions = every.take(inside)
     ends = np.cumsum(actions.counts(len(states)))
     kept = np.arange(len(actions)) >= ends[actions.member] - rules.length
@@ -211,7 +219,7 @@ def fold(rules: Rules, states: States, arrived: Actions, as_of: int) -> Folded:
     last = states.last.copy()
     in_window = np.zeros(len(states), bool)
     in_window[actions.member] = True
-    counts = ~future & ((last != NO_TIME) | in_window)[every.member]
+    counts = (every.timestamp < as_of) & ((last != NO_TIME) | in_window)[every.member]
     np.maximum.at(last, every.member[counts], every.timestamp[counts])
     return Folded(
         states=States(actions.take(kept), every.take(future), last),
@@ -220,7 +228,19 @@ def fold(rules: Rules, states: States, arrived: Actions, as_of: int) -> Folded:
         expired=int((is_new & past).sum()),
         clipped=int((entered & ~kept).sum()),
         held=int((is_new & future).sum()),
+        refused=order[refused] - len(states.actions) - len(states.held),
     )
+
+
+def _too_many(
+    member: NDArray[np.int64], is_new: NDArray[np.bool_], members: int
+) -> NDArray[np.bool_]:
+    """Return which new actions a member has no room to hold; ordered by member and time."""
+    room = MOST_HELD - np.bincount(member[~is_new], minlength=members)
+    so_far = np.cumsum(is_new)
+    before = np.cumsum(np.bincount(member[is_new], minlength=members))
+    of_earlier = np.concatenate([[0], before])[member]
+    return is_new & (so_far - of_earlier > room[member])
 
 
 def _order(rules: Rules, actions: Actions) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -34,6 +34,13 @@ def serve_command(
     refresh: Annotated[
         float, typer.Option(min=0.1, help="Seconds between two checks for new models and items.")
     ] = 10.0,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A name that requests may have as Host, beside localhost and --host; repeatable; "
+            "*: any."
+        ),
+    ] = None,
     debug: DebugOption = False,
 ) -> None:
     """Serve POST /embed, GET /health and GET /metrics until SIGTERM or Ctrl-C."""
@@ -41,22 +48,17 @@ def serve_command(
     # Opened before anything is loaded, so that a port in use fails at once.
     with _listening(host, port) as listening:
         with loading("Feast and TensorFlow"):
-            import uvicorn
-
             from serving.publish.feast_store import open_store
-            from serving.request.limits import Limits
+            from serving.request.limits import LOOPBACK, Limits
+            from serving.request.server import server_of
             from serving.request.service import application
             from serving.request.vectors import RequestTime
 
         with working("loading models and items"):
             requests = RequestTime(settings, open_store(settings))
         limits = Limits(threads, max_in_flight, timeout=timeout)
-        service = application(requests, limits, refresh)
-        server = uvicorn.Server(
-            uvicorn.Config(
-                service, log_level="warning", access_log=False, timeout_graceful_shutdown=10
-            )
-        )
+        hosts = (*LOOPBACK, host, *(allow_host or ()))
+        server = server_of(application(requests, limits, refresh, hosts), limits)
         # uvicorn finishes the requests in flight, then raises the signal again: ignore that one.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)

@@ -54,6 +54,9 @@ def stream_command(
     metrics_port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port for Prometheus; 0: none.")
     ] = 0,
+    metrics_host: Annotated[
+        str, typer.Option(help="The address on which Prometheus asks.")
+    ] = "127.0.0.1",
     debug: DebugOption = False,
 ) -> None:
     """Read activity events from a bus and update members' sequences and vectors."""
@@ -70,11 +73,11 @@ def stream_command(
         level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=console)]
     )
     logging.getLogger("serving").setLevel(logging.INFO)
-    _work(settings, bus, rebuild, max_batch, linger / 1000, metrics_port)
+    _work(settings, bus, rebuild, max_batch, linger / 1000, (metrics_host, metrics_port))
 
 
 def _work(
-    settings: Config, url: str, again: bool, max_batch: int, linger: float, metrics_port: int
+    settings: Config, url: str, again: bool, max_batch: int, linger: float, metrics: tuple[str, int]
 ) -> None:
     """Run one worker until SIGTERM or Ctrl-C."""
     with loading("Feast and TensorFlow"):
@@ -99,11 +102,14 @@ def _work(
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    if metrics_port:
+    host, port = metrics
+    if port:
         try:
-            start_http_server(metrics_port, registry=worker.metrics.registry)
+            start_http_server(port, host, registry=worker.metrics.registry)
         except OSError as error:
-            raise InputError(f"--metrics-port {metrics_port} cannot be used: {error}") from None
+            raise InputError(
+                f"--metrics-port {port} of {host} cannot be used: {error}; choose another one"
+            ) from None
     try:
         with working("preparing the states"):
             prepare(settings, store, updater, source, again=again)

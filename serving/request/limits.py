@@ -1,11 +1,10 @@
-"""Limits on requests before they are computed: number in flight, body size, time."""
+"""Limits on requests before they are computed: whom they ask, number in flight, size, time."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import HTTPException
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,11 +19,15 @@ class Limits:
 
     Attributes:
         threads: Requests computed at once.
-        max_in_flight: Requests read, waiting or computed at once; a further one gets 429.
+        max_in_flight: Requests waiting or computed at once; a further one gets 429.
         max_body: Bytes of a request's body; a longer one gets 413.
-        body_timeout: Seconds to wait for each piece of a request's body; then 408.
+        body_timeout: Seconds for a request's whole body; then 408.
         timeout: Seconds from a read request to its answer: queue, online store, model. Then 503.
             It is needed because the store's client retries for seconds while the store is away.
+        max_head: Bytes of a request's line and headers; more get 400.
+        head_timeout: Seconds for a whole head, from the connection's start or from the last answer.
+        idle_timeout: Whole seconds after an answer until a connection that sends nothing is closed.
+        max_connections: Open at once; with one more, that which waits longest for a head is cut.
     """
 
     threads: int = 2
@@ -32,10 +35,54 @@ class Limits:
     max_body: int = 256 * 1024
     body_timeout: float = 5.0
     timeout: float = 1.0
+    max_head: int = 16 * 1024
+    head_timeout: float = 10.0
+    idle_timeout: int = 5
+    max_connections: int = 256
+
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+ANY_HOST = "*"
+
+
+class KnownHosts:
+    """ASGI middleware that answers only requests whose Host is known.
+
+    A page of another site can let a browser ask this machine under a name that leads here.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
+        self._app = app
+        self._hosts = {host.lower() for host in hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer 400."""
+        if scope["type"] == "http" and ANY_HOST not in self._hosts:
+            given = [value for name, value in scope["headers"] if name == b"host"]
+            host = _name_of(given[0].decode("latin-1")) if len(given) == 1 else None
+            if host not in self._hosts:
+                message = "the Host is not one that is served; name it with --allow-host"
+                await failure(400, "host", message)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def _name_of(host: str) -> str:
+    """Return the name in a Host header, without its port.
+
+    >>> [_name_of(host) for host in ("Localhost:80", "[::1]:80", "10.0.0.1", "[::1]")]
+    ['localhost', '::1', '10.0.0.1', '::1']
+    """
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].lower()
 
 
 class LoadLimit:
-    """ASGI middleware that enforces the limits on requests to GUARDED, and counts them."""
+    """ASGI middleware that enforces the limits on requests to GUARDED, and counts them.
+
+    A body is read before its request counts as in flight: slow clients take nobody's turn.
+    """
 
     def __init__(self, app: ASGIApp, limits: Limits, metrics: RequestMetrics) -> None:
         self._app = app
@@ -44,7 +91,7 @@ class LoadLimit:
         self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer 429."""
+        """Pass a request on, or answer 408, 413 or 429."""
         if scope["type"] != "http" or scope["path"] != GUARDED:
             await self._app(scope, receive, send)
             return
@@ -54,6 +101,23 @@ class LoadLimit:
                 self._metrics.requests.labels(str(message["status"])).inc()
             await send(message)
 
+        try:
+            async with asyncio.timeout(self._limits.body_timeout):
+                body = await self._body(receive)
+        except TimeoutError:
+            late = failure(
+                408,
+                "http",
+                f"the request's body did not arrive within {self._limits.body_timeout:g} s",
+            )
+            await late(scope, receive, counted)
+            return
+        if body is None:
+            return  # the client is gone
+        if len(body) > self._limits.max_body:
+            large = f"expected a body of at most {self._limits.max_body:,} bytes"
+            await failure(413, "http", large)(scope, receive, counted)
+            return
         if self._in_flight >= self._limits.max_in_flight:
             refusal = failure(
                 429,
@@ -66,7 +130,7 @@ class LoadLimit:
         self._in_flight += 1
         self._metrics.in_flight.inc()
         try:
-            await self._app(scope, self._bounded(receive), counted)
+            await self._app(scope, _again(body, receive), counted)
         except Exception:  # answered by Starlette, outside this middleware
             self._metrics.requests.labels("500").inc()
             raise
@@ -74,27 +138,31 @@ class LoadLimit:
             self._in_flight -= 1
             self._metrics.in_flight.dec()
 
-    def _bounded(self, receive: Receive) -> Receive:
-        size, complete = 0, False
+    async def _body(self, receive: Receive) -> bytes | None:
+        """Return a body up to the first bytes that are too many; None where the client left."""
+        body = bytearray()
+        while len(body) <= self._limits.max_body:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            body += message.get("body", b"")
+            if not message.get("more_body", False):
+                break
+        return bytes(body)
 
-        async def bounded() -> Message:
-            nonlocal size, complete
-            if complete:  # next is the end of the connection, which may take long
-                return await receive()
-            try:
-                async with asyncio.timeout(self._limits.body_timeout):
-                    message = await receive()
-            except TimeoutError:
-                raise HTTPException(408, "the request's body did not arrive in time") from None
-            size += len(message.get("body", b""))
-            complete = not message.get("more_body", False)
-            if size > self._limits.max_body:
-                raise HTTPException(
-                    413, f"expected a body of at most {self._limits.max_body:,} bytes"
-                )
-            return message
 
-        return bounded
+def _again(body: bytes, receive: Receive) -> Receive:
+    """Return a receive that gives a body that was read, then what the connection does."""
+    given = False
+
+    async def again() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
 
 
 def failure(

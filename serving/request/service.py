@@ -5,8 +5,10 @@ Every error has the form {"error": {"code", "message", "details": [{"where", "me
 
 import asyncio
 import gc
+import html
+import json
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictInt, StrictStr
@@ -25,7 +27,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from serving.outage import STORE_GONE
-from serving.request.limits import Limits, LoadLimit, failure
+from serving.request.limits import LOOPBACK, KnownHosts, Limits, LoadLimit, failure
 from serving.request.metrics import RequestMetrics
 from serving.request.sequences import Event
 from serving.request.vectors import Embedded, RequestTime
@@ -36,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+TITLE = "Member activity embeddings at request time"
 MEMBERS, EVENTS = 64, 512  # at most, in one request
 
 Integer = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
@@ -102,11 +105,15 @@ class _Health:
 
 
 def application(
-    requests: RequestTime, limits: Limits | None = None, refresh_every: float = 10.0
+    requests: RequestTime,
+    limits: Limits | None = None,
+    refresh_every: float = 10.0,
+    hosts: Sequence[str] = LOOPBACK,
 ) -> FastAPI:
     """Return the service; it closes `requests` when it ends.
 
     Args:
+        hosts: What a request may name as Host; ANY_HOST lets each pass.
         refresh_every: Seconds between two checks for new item parts and models.
     """
     limits = limits or Limits()
@@ -124,8 +131,10 @@ def application(
         requests.close()
         gc.unfreeze()
 
-    app = FastAPI(title="Member activity embeddings at request time", lifespan=lifespan)
+    # FastAPI's own pages of the schema load scripts from elsewhere.
+    app = FastAPI(title=TITLE, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_middleware(LoadLimit, limits=limits, metrics=metrics)
+    app.add_middleware(KnownHosts, hosts=hosts)  # outermost: added last
 
     async def _in_time(work: Callable[[], T]) -> T:
         """Compute in the pool, within the timeout.
@@ -177,6 +186,13 @@ def application(
     async def measured() -> Response:
         """Return the figures as Prometheus reads them."""
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+    @app.get("/docs", include_in_schema=False)
+    async def described() -> Response:
+        """Return the schema as a page that loads nothing."""
+        schema = html.escape(json.dumps(app.openapi(), indent=2))
+        page = f"<!doctype html><title>{TITLE}</title><h1>{TITLE}</h1><pre>{schema}</pre>"
+        return HTMLResponse(page, headers={"Content-Security-Policy": "default-src 'none'"})
 
     _answer_errors(app, limits)
     return app

@@ -12,7 +12,7 @@ from models.spec import Aggregator
 from operations.fits import chosen
 from operations.ledger import Ledger, ledger_exists
 from serving import publish
-from serving.stream.bus.messages import StreamEvent
+from serving.stream.bus.messages import Id, StreamEvent
 from serving.stream.bus.protocol import Bus
 from serving.stream.offline_log import parts
 from serving.stream.updater import MemberUpdater
@@ -50,6 +50,14 @@ def note_of(config: Config, as_of: datetime) -> str:
     """Identify a snapshot's content: a repeated run of the same as_of gets another note."""
     changed = partition(config.layout.sequences, as_of).stat().st_mtime_ns
     return f"{as_of_name(as_of)} {changed}"
+
+
+def some_members(config: Config, limit: int = 3) -> list[Id]:
+    """Return the first members of the newest online snapshot; none where it is empty."""
+    with pq.ParquetFile(partition(config.layout.sequences, last_snapshot(config))) as file:
+        for rows in file.iter_batches(limit, columns=["member_id"]):
+            return rows["member_id"].to_pylist()
+    return []
 
 
 def follow_snapshot(config: Config, updater: MemberUpdater) -> bool:

@@ -55,7 +55,11 @@ def utc_now() -> datetime:
 
 @dataclass
 class Applied:
-    """Outcomes of some events, and how many members' rows were written."""
+    """Outcomes of some events, and how many members' rows were written.
+
+    Attributes:
+        refused: Events that are too far ahead to be held beside what their member holds already.
+    """
 
     outcomes: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(
@@ -64,6 +68,7 @@ class Applied:
     )
     members: int = 0
     conflicts: int = 0
+    refused: list[StreamEvent] = field(default_factory=list)
 
     def add(self, folded: Folded) -> None:
         """Count what a fold did."""
@@ -148,18 +153,44 @@ class MemberUpdater:
     ) -> list[Id]:
         """Return the members that another worker wrote meanwhile; they are left unchanged."""
         states, versions = unpack(self.config.rules, self.states.read(members, self.seeding))
+        groups = self._apart(versions)
+        if len(groups) > 1:
+            again: list[Id] = []
+            for group in groups:
+                some = [members[index] for index in group.tolist()]
+                inside = set(some)
+                theirs = [event for event in events if event.member_id in inside]
+                again += self._apply_once(some, theirs, done)
+            return again
         arrived = _actions(self.config, members, events)
         as_of = self._as_of(versions, arrived)
         folded = fold(self.config.rules, states, arrived, as_of)
         written = self._replace(members, folded.states, versions, as_of)
         lost = np.flatnonzero(folded.states.known & ~written)
+        kept = np.flatnonzero(~np.isin(arrived.member, lost))
         if len(lost):
             # The lost ones are counted when they are folded again.
-            kept = ~np.isin(arrived.member, lost)
             folded = fold(self.config.rules, states, arrived.take(kept), as_of)
         done.add(folded)
+        done.refused += [events[index] for index in kept[folded.refused].tolist()]
         done.members += self.write(members, folded.states, as_of, np.flatnonzero(written))
         return [members[index] for index in lost.tolist()]
+
+    def _apart(self, versions: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Return the indices of members that are folded together, as of one timestamp.
+
+        A state that a worker with a wrong clock wrote is as of later than now. Its member is folded
+        alone, so that it does not move the others' as_of.
+        """
+        ahead = versions > microseconds(self.clock() + self.tolerance)
+        if ahead.any():
+            logger.warning(
+                "%d members' states were written by a worker whose clock is ahead of this one's, "
+                "by up to %s; until then their new actions are missing: correct the clocks",
+                ahead.sum(), timestamp_of(int(versions.max())) - self.clock(),
+            )  # fmt: skip
+        together = [np.flatnonzero(~ahead)] if not ahead.all() else []
+        return [*together, *np.flatnonzero(ahead)[:, None]]
 
     def _as_of(self, versions: NDArray[np.int64], arrived: Actions) -> int:
         now = microseconds(self.clock())
@@ -238,6 +269,15 @@ class MemberUpdater:
         self, members: list[Id], theirs: States, snapshot: int
     ) -> tuple[NDArray[np.int64], int]:
         mine, versions = unpack(self.config.rules, self.states.read(members, self.seeding))
+        groups = self._apart(versions)
+        if len(groups) > 1:
+            lost_of, rewritten = [], 0
+            for group in groups:
+                some = [members[index] for index in group.tolist()]
+                lost, more = self._seed_once(some, theirs.of_members(group), snapshot)
+                lost_of.append(group[lost])
+                rewritten += more
+            return np.sort(np.concatenate(lost_of)), rewritten
         met = versions != NONE
         new = np.flatnonzero(~met & theirs.known)
         written = np.zeros(len(members), bool)

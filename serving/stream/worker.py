@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from serving.outage import STORE_GONE
+from serving.stream.blame import Blame
 from serving.stream.bus.messages import decode_all
 from serving.stream.bus.protocol import Bus, BusGoneError, Message
 from serving.stream.metrics import Metrics
-from serving.stream.snapshot import follow_snapshot
+from serving.stream.snapshot import follow_snapshot, some_members
 from serving.stream.updater import Applied, MemberUpdater
 from transformations.config import Config
 from transformations.timestamps import MICROSECOND, microseconds
@@ -55,6 +56,10 @@ class Worker:
     pace: Pace = field(default_factory=Pace)
     _waiting: list[Message] = field(default_factory=list)
     _checked: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Ask the store with a member of the snapshot until one was streamed."""
+        self._blame = Blame(self.updater, self._count, lambda: some_members(self.config))
 
     def run(self, stop: threading.Event, progress: Callable[[int], object] | None = None) -> None:
         """Handle micro-batches until `stop` is set; wait for a bus or store that is unavailable.
@@ -126,7 +131,9 @@ class Worker:
             self.config.rules, [message.value for message in messages], now
         )
         if events:
-            self._count(self.updater.apply(events))
+            readable = [index for index in range(len(messages)) if index not in refused]
+            index_of = {id(event): index for event, index in zip(events, readable, strict=True)}
+            refused |= {index_of[id(event)]: why for event, why in self._blame.apply(events)}
             visible = microseconds(self.updater.clock())
             sent = time.time_ns() // 1000
             ahead = visible + self.updater.tolerance // MICROSECOND
@@ -145,9 +152,11 @@ class Worker:
                 self.metrics.refused.labels(reason).inc()
 
     def _apply_due(self) -> None:
-        due = self.updater.states.due(microseconds(self.updater.clock()), self.pace.max_batch)
-        if due:
-            self._count(self.updater.apply([], due))
+        aside = self._blame.set_aside
+        limit = self.pace.max_batch + len(aside)
+        due = self.updater.states.due(microseconds(self.updater.clock()), limit)
+        if due := [member for member in due if member not in aside]:
+            self._blame.apply_due(due)
 
     def _count(self, applied: Applied) -> None:
         for outcome, count in applied.outcomes.items():

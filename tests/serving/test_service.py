@@ -21,12 +21,12 @@ from typing import Any
 
 import pytest
 import redis
-import uvicorn
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from models.spec import GeometricDecay
 from serving.request.limits import Limits
+from serving.request.server import server_of
 from serving.request.service import application
 from serving.request.vectors import RequestTime
 from tests.worlds.applied import utc, vector
@@ -80,8 +80,7 @@ def serving(
     world: RequestWorld, limits: Limits = LIMITS, refresh: float = 3600.0
 ) -> Iterator[Client]:
     """Serve a world on a free port of the loopback; end it, what is inside answered."""
-    app = application(world.open(), limits, refresh)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+    server = server_of(application(world.open(), limits, refresh), limits)
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
@@ -240,10 +239,19 @@ def test_a_body_without_a_length_is_bounded_too(client: Client) -> None:
 
 def test_a_client_that_keeps_its_body_back_is_sent_away(client: Client) -> None:
     with socket.create_connection(client.address, timeout=60) as connection:
-        head = "POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head = "POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         connection.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
         assert connection.recv(100).startswith(b"HTTP/1.1 408")
     assert client.figures()["activity_embed_inside"] == 0
+
+
+def test_the_page_of_the_schema_loads_nothing(client: Client) -> None:
+    status, page, headers = client.ask("/docs")
+    assert status == 200
+    assert headers["Content-Security-Policy"] == "default-src 'none'"
+    assert "NewEvent" in page
+    assert not re.search(r"<script|<link|src=|href=|url\(|@import", page)
+    assert [client.ask(path)[0] for path in ("/redoc", "/docs/oauth2-redirect")] == [404, 404]
 
 
 def test_health_and_metrics(world: RequestWorld) -> None:

@@ -3,6 +3,7 @@
 import http.client
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -161,6 +162,9 @@ def test_it_keeps_the_streamed_lines_fresh_until_it_is_told_to_stop(live, url, s
     assert len(STREAMED) > 1
     assert len(LEFT_ALONE) > 0
     with stream() as command:
+        # On the loopback, and not on every interface, of which 127.0.0.2 is one.
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.2", command.port))
         before = online(live, STREAMED)
         left_alone = online(live, LEFT_ALONE)
         put(url, five_events())

@@ -5,6 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +37,7 @@ from transformations.config import Config
 from transformations.duck import connect
 from transformations.layout import partition
 from transformations.stream import States, differ, from_sequences, to_sequences
-from transformations.timestamps import microseconds
+from transformations.timestamps import microseconds, timestamp_of
 
 WINDOW = timedelta(days=3)
 LENGTH = 4
@@ -176,3 +177,37 @@ def test_the_vectors_are_those_of_the_batch(packaged: Any, data: st.DataObject) 
                 index = members.index(row["member_id"])
                 for name, values in found.items():
                     np.testing.assert_allclose(values[index], row[name], atol=1e-5)
+
+
+@pytest.mark.parametrize("id_type", ["int64", "string"])
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_member_holds_a_few_actions_and_which_are_refused_is_said(
+    id_type: str, data: st.DataObject
+) -> None:
+    """Against the rule by hand: what was held stays, then the earliest; nothing is lost unsaid."""
+    members = members_of(id_type)
+    config = configure(Path("unused"), id_type=id_type, window=WINDOW, length=LENGTH)
+    states, held, most = States.empty(config.rules, len(members)), {}, 2
+    for _ in range(data.draw(st.integers(1, 3))):
+        log = data.draw(event_logs(id_type, [AS_OF, BEFORE], WINDOW))
+        part = [event for event in log if event.member_id in members]
+        with patch("transformations.stream.MOST_HELD", most):
+            result = folded(config, states, part, members, BEFORE)
+        refused = [part[index][:4] for index in result.refused.tolist()]
+        expected = []
+        ahead = {event[:4] for event in part if event.event_timestamp >= BEFORE}
+        for event in sorted(ahead - held.keys(), key=lambda one: (one[3], one[1], one[2])):
+            if sum(one[0] == event[0] for one in held) < most:
+                held[event] = True
+            else:
+                expected.append(event)
+        assert sorted(refused) == sorted(expected)
+        outcomes = (result.applied, result.duplicates, result.expired, result.clipped, result.held)
+        assert sum(outcomes) + len(refused) == len(part)
+        states = result.states
+        kept = states.held
+        stamps = map(timestamp_of, kept.timestamp.tolist())
+        names = [list(config.actions)[code - 1] for code in kept.code.tolist()]
+        who = [members[index] for index in kept.member.tolist()]
+        assert set(zip(who, kept.item.tolist(), names, stamps, strict=True)) == held.keys()

@@ -12,7 +12,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
-from serving.stream.bus.protocol import DEAD, BusGoneError, Message
+from serving.stream.bus.protocol import DEAD, DEAD_LONGEST, BusGoneError, Message
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,8 @@ class KafkaBus:
         rows: list[tuple[bytes, Headers]] = []
         for message, reason in messages:
             position = "{}:{}".format(*message.position)
-            rows.append((message.value, {"reason": reason.encode(), "place": position.encode()}))
+            value = message.value[:DEAD_LONGEST]
+            rows.append((value, {"reason": reason.encode(), "place": position.encode()}))
         self._produce(self._topic + DEAD, [(None, value, headers) for value, headers in rows])
 
     def send(self, messages: Sequence[tuple[str, bytes]]) -> None:

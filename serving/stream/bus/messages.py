@@ -12,6 +12,7 @@ a worker refuses unknown numbers.
 """
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -23,10 +24,16 @@ from transformations.searches import RESERVED, is_search, read
 from transformations.timestamps import microseconds
 
 SCHEMA = 1
+LONGEST = 1024 * 1024
+"""Bytes of a message."""
 # How far ahead an event may lie, as in transformations/sql/stg_activity.sql.
 FURTHEST = timedelta(days=1)
 
+UNREADABLE = "cannot be read"
+
 Id = int | str
+
+logger = logging.getLogger(__name__)
 
 
 class StreamEvent(NamedTuple):
@@ -83,6 +90,8 @@ def decode(rules: Rules, message: bytes, now: datetime) -> StreamEvent:
         MessageError: it does not fit the schema, or the batch would refuse it; the reasons match
             those of the batch quarantine.
     """
+    if len(message) > LONGEST:
+        raise MessageError("longer than 1 MiB")
     try:
         event = json.loads(message)
     except (ValueError, RecursionError):
@@ -123,6 +132,9 @@ def decode_all(
             events.append(decode(rules, message, now))
         except MessageError as error:
             refused[index] = str(error)
+        except Exception as error:  # whatever it is, it is this message's
+            logger.warning("a message %s: %r", UNREADABLE, error)
+            refused[index] = UNREADABLE
     return events, refused
 
 

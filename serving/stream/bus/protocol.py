@@ -9,6 +9,8 @@ from transformations.errors import RunFailedError
 GROUP = "activity-stream"
 TOPIC = "activity"
 DEAD = ".dead"
+DEAD_LONGEST = 64 * 1024
+"""Bytes of a message that its dead letter holds: every bus takes that many."""
 
 
 class BusGoneError(RunFailedError):
@@ -46,7 +48,10 @@ class Bus(Protocol):
         """
 
     def refuse(self, messages: Sequence[tuple[Message, str]]) -> None:
-        """Copy unreadable messages to the dead letters, each with its reason.
+        """Copy refused messages to the dead letters, each with its reason.
+
+        Of a message longer than DEAD_LONGEST the beginning is copied; its position says where it
+        lies whole.
 
         Raises:
             BusGoneError: the bus does not answer.

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import redis
 
-from serving.stream.bus.protocol import DEAD, BusGoneError, Message
+from serving.stream.bus.protocol import DEAD, DEAD_LONGEST, BusGoneError, Message
 
 FIELD = b"event"
 CLAIM_AFTER = 15.0
@@ -87,7 +87,11 @@ class RedisBus:
                 for message, reason in messages:
                     pipe.xadd(
                         self._stream + DEAD,
-                        {FIELD: message.value, "reason": reason, "id": message.position},
+                        {
+                            FIELD: message.value[:DEAD_LONGEST],
+                            "reason": reason,
+                            "id": message.position,
+                        },
                         maxlen=DEAD_KEPT,
                     )
                 pipe.execute()
