@@ -29,9 +29,10 @@ from pydantic import Field
 
 from stores.bytes.encode import EncodedBatch, entity_keys
 from stores.bytes.values import encode_column
-from stores.bytes.wire import microseconds
+from stores.bytes.wire import readable
+from stores.parquet import declared_types
 from stores.protocols import BulkOnlineStore
-from stores.writing.newest import Columns, newest_batches, parquet_files
+from stores.writing.newest import Columns, newest_batches, parquet_path
 
 logger = logging.getLogger(__name__)
 
@@ -102,13 +103,17 @@ class ColumnarComputeEngine(LocalComputeEngine):
         start, end = task.start_time, task.end_time
         if task.disable_event_timestamp:
             start, end = datetime(1970, 1, 1, tzinfo=UTC), datetime.now(UTC)
-        files = parquet_files(view.batch_source, self.repo_config.repo_path)
-        if files is not None:
+        path = parquet_path(view.batch_source, self.repo_config.repo_path)
+        mapping = view.batch_source.field_mapping or {}
+        if path is not None:
+            types = declared_types(view)
+            names = [*columns.join_keys, *columns.features]
             newest = newest_batches(
-                files,
+                path,
                 columns,
                 start,
                 end,
+                declared={name: types.get(mapping.get(name, name)) for name in names},
                 batch_rows=self._settings.batch_rows,
                 memory_limit=self._settings.memory_limit,
                 threads=self._settings.threads,
@@ -125,7 +130,6 @@ class ColumnarComputeEngine(LocalComputeEngine):
                 end_date=end,
             )
             newest = iter(job.to_arrow().to_batches(max_chunksize=self._settings.batch_rows))
-        mapping = view.batch_source.field_mapping or {}
         for batch in newest:
             yield batch.rename_columns([mapping.get(name, name) for name in batch.schema.names])
 
@@ -205,8 +209,8 @@ def encode_rows(view: FeatureView, batch: pa.RecordBatch) -> EncodedBatch:
             field.name: encode_column(batch.column(field.name), field.dtype.to_value_type())
             for field in view.features
         },
-        event_us=microseconds(batch.column(source.timestamp_field)),
-        created_us=microseconds(batch.column(created)) if created else None,
+        event_us=readable(batch.column(source.timestamp_field)),
+        created_us=readable(batch.column(created)) if created else None,
         created_known=(
             batch.column(created).is_valid().to_numpy(zero_copy_only=False) if created else None
         ),

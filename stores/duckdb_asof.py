@@ -36,7 +36,7 @@ from pydantic import StrictInt, StrictStr
 
 from stores.asof.job import AsofRetrievalJob, Join
 from stores.asof.keys import compared
-from stores.asof.labels import ROW, AsofLabels, read_labels
+from stores.asof.labels import AsofLabels, read_labels
 from stores.asof.query import AsofView
 from stores.asof.session import Limits, session
 from stores.asof.views import read_view
@@ -100,7 +100,6 @@ class DuckDBAsofOfflineStore(DuckDBOfflineStore):
                     read_view(con, view, feature_refs, full_feature_names, limits.repo_path)
                     for view in feature_views
                 ]
-                reason = _reserved(views)
         if reason is not None:
             return _by_feast(
                 reason,
@@ -177,15 +176,6 @@ def _not_ours(
     return None
 
 
-def _reserved(views: Sequence[AsofView]) -> str | None:
-    """Return why the columns need Feast's own method: DuckDB names a row's file and index so."""
-    for view in views:
-        for name in ("filename", "file_row_number"):
-            if name in view.columns:
-                return f"the files of {view.name} have a column called {name}"
-    return None
-
-
 def _by_feast(reason: str, entity_df: Any, config: RepoConfig, **arguments: Any) -> RetrievalJob:
     if not isinstance(entity_df, pd.DataFrame):
         raise ValueError(
@@ -220,7 +210,7 @@ def _at_repo(config: RepoConfig, source: DataSource) -> DataSource:
 
 
 def _check_names(labels: AsofLabels, views: Sequence[AsofView]) -> None:
-    names = Counter([ROW, *labels.columns, *(name for view in views for name in view.features)])
+    names = Counter([*labels.columns, *(name for view in views for name in view.features)])
     twice = [name for name, count in names.items() if count > 1]
     if twice:
         raise ValueError(

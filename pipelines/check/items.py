@@ -6,19 +6,17 @@ from tempfile import TemporaryDirectory
 
 import duckdb
 
-from transformations import sql_source
 from transformations.config import Config
 from transformations.ids import id_column
 from transformations.quoting import identifier
 from transformations.readers import (
-    Files,
     blank,
-    find,
-    group,
     id_expression,
     timestamp_expression,
     vector_expression,
 )
+from transformations.sources import sql_source
+from transformations.sources.files import Files, find, group
 
 Connection = duckdb.DuckDBPyConnection
 

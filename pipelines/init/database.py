@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from pipelines.init.look import Connection
 from transformations.errors import InputError, RunFailedError
 from transformations.quoting import identifier
-from transformations.sql_source import as_text, chunks, find_table, open_engine, reason_of
+from transformations.sources.sql_source import as_text, chunks, find_table, open_engine, reason_of
 
 ROWS_LOOKED_AT = 1_000_000
 VARIABLE = r"\$\{(\w+)\}"

@@ -11,15 +11,9 @@ import duckdb
 
 from transformations.duck import count, sql
 from transformations.quoting import identifier, quoted
-from transformations.readers import (
-    FILE,
-    find,
-    group,
-    id_expression,
-    timestamp_expression,
-    vector_expression,
-)
+from transformations.readers import id_expression, timestamp_expression, vector_expression
 from transformations.rules import IdType
+from transformations.sources.files import FILE, find, group
 
 Connection = duckdb.DuckDBPyConnection
 VECTORS_LOOKED_AT = 10_000

@@ -15,8 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from stores.asof.query import AsofView, listed, read_sql
-from stores.asof.session import columns_of
+from stores.asof.query import AsofView, read_sql, sample_sql
 
 ROWS_PER_READ = 65_536
 
@@ -58,18 +57,17 @@ class Fetch:
         self._number = number
         self._files = list(positions)
         self._positions = np.array(list(positions.values()), dtype=np.int64)
-        # Types only: of the casts, whatever the first file has.
-        none = con.sql(f"{read_sql(view, number, self._files[:1], held=())} limit 0")
+        none = con.sql(f"{read_sql(view, number, self._files[:1])} limit 0")
         self.types = dict(zip(view.features, none.to_arrow_table().schema.types[1:], strict=True))
-        self._by_name = False
         self._uneven: set[str] = set()
 
-    def sample_file(self) -> str:
-        """Return a file with a found row; any file if no row was found."""
+    def sample(self) -> pa.Table:
+        """Return the features of some rows of a file with a found row; of any if none was found."""
         found = self._con.execute(
             f"select position from pick_{self._number} where position is not null limit 1"
         ).fetchall()
-        return self._file_of(np.array(found[0]))[0] if found else self._files[0]
+        file = self._file_of(np.array(found[0]))[0] if found else self._files[0]
+        return self._con.sql(sample_sql(self._view, self._number, file)).to_arrow_table()
 
     def columns(self, first: int, end: int, most_bytes: float) -> list[pa.Array]:
         """Return the features of the labels from row `first` up to before `end`.
@@ -88,11 +86,6 @@ class Fetch:
                 return self._read(end - first, labels[order], positions[order], most_bytes)
             except _UnevenError as uneven:
                 self._uneven.add(uneven.args[0])
-            except (duckdb.BinderException, duckdb.InvalidInputException):
-                # A file of before a feature was added, or after it was removed, lacks it.
-                if self._by_name:
-                    raise
-                self._by_name = True
 
     def _read(
         self, count: int, labels: NDArray[np.int64], positions: NDArray[np.int64], most_bytes: float
@@ -114,11 +107,7 @@ class Fetch:
 
     def _batches(self, positions: NDArray[np.int64]) -> Iterator[pa.RecordBatch]:
         if len(positions):
-            files = self._file_of(positions)
-            held = (
-                columns_of(self._con, f"[{listed(files)}]", by_name=True) if self._by_name else None
-            )
-            query = read_sql(self._view, self._number, files, held)
+            query = read_sql(self._view, self._number, self._file_of(positions))
             yield from self._con.sql(query).to_arrow_reader(ROWS_PER_READ)
 
     def _file_of(self, positions: NDArray[np.int64]) -> list[str]:

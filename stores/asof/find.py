@@ -10,7 +10,8 @@ Relations of a join, for view number n; the last two are Arrow tables that live 
 
     name        grain: columns                         made by             read by
     labels      label: the entity frame, ROW           AsofLabels.load     all below
-    file_<n>    source file: filename, first_position  files_sql           narrow_sql, read_sql
+    file_<n>    source file: filename, number: its     files_sql           narrow_sql, read_sql
+                first row's position; its folders
     narrow_<n>  useful row: keys, times, position      narrow_sql          event_times_sql,
                                                                            at_event_time_sql,
                                                                            asof_sql
@@ -47,7 +48,7 @@ from stores.asof.query import (
     left_sql,
     narrow_sql,
 )
-from stores.asof.session import memory_limit, quote
+from stores.asof.session import memory_limit
 
 # A source with at least that many rows per event time counts as a series of snapshots.
 ROWS_PER_EVENT_TIME = 100
@@ -74,7 +75,7 @@ def find(
     known_at: bool,
 ) -> None:
     """Create `file_<number>` and `pick_<number>`; `files` maps the view's files to their rows."""
-    con.execute(files_sql(number, first_positions(files)))
+    con.execute(files_sql(number, view.scan.files_sql(con, first_positions(files))))
     cutoff = known_at and view.created_time is not None
     few = FEW_LABELS * sum(files.values())
     only = "labels" if view.keys and span.count < few else None
@@ -99,7 +100,8 @@ def _since(
     cutoff: bool,
 ) -> datetime | None:
     """Return the newest event time, by the footers, of which every label can see a row."""
-    if len(files) < 2 or span.first is None:
+    times = {view.event_time, view.created_time}
+    if len(files) < 2 or span.first is None or times & {*view.scan.folders}:
         return None
     ages = con.execute(ages_sql(view, list(files), cutoff)).fetchall()
     seen = [first for first, last, seen, told in ages if told and max(last, seen) <= span.first]
@@ -123,15 +125,14 @@ def _at_event_times(
     event_us, seen_us = event_times
     key_names = [f"key_{index}" for index in range(len(view.keys))]
     keys = ", ".join(
-        f"{quote(column)} as {key}"
-        for key, column in zip(key_names, view.keys.values(), strict=True)
+        f"{column} as {key}" for key, column in zip(key_names, view.keys.values(), strict=True)
     )
     step = max(1, int(memory_limit(con) * LOOK_UP_SHARE / LOOK_UP_BYTES))
     found = 0
     for first in range(0, span.count, step):
         some = con.sql(
             f"select {ROW} as label_row, {keys}, "
-            f"epoch_us(cast({quote(labels.timestamp)} as timestamptz)) as label_us "
+            f"epoch_us({labels.time}) as label_us "
             f"from labels where {ROW} >= {first} and {ROW} < {first + step}"
         ).to_arrow_table()
         label_us = some["label_us"].combine_chunks()

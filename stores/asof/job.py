@@ -34,17 +34,9 @@ from stores.asof.query import (
     label_range_sql,
     narrow_sql,
     read_sql,
-    sample_sql,
 )
-from stores.asof.session import (
-    Limits,
-    columns_of,
-    fingerprint,
-    literal,
-    memory_limit,
-    rows_per_file,
-    session,
-)
+from stores.asof.session import Limits, fingerprint, memory_limit, session
+from stores.parquet import find_files, rows_per_file
 
 ROWS_PER_BATCH = 65_536
 # The size of a chunk, as a share of DuckDB's own limit (session.DUCKDB_SHARE). Two chunks may be
@@ -96,7 +88,7 @@ class Join:
             fetches, coverage = [], []
             before: dict[str, tuple[int, int, int] | None] = {}
             for number, view in enumerate(self.views):
-                files = rows_per_file(con, view.path)
+                files = rows_per_file(con, find_files(view.path))
                 before |= {file: fingerprint(file) for file in files}
                 find(con, view, number, files, self.labels, span, self.known_at)
                 coverage.append(measure(con, view, number, span.count))
@@ -145,10 +137,7 @@ class Join:
 
     def _bytes_per_row(self, con: duckdb.DuckDBPyConnection, fetches: Sequence[Fetch]) -> float:
         samples = [self.labels.part(con, 0, 1000)]
-        for view, fetch in zip(self.views, fetches, strict=True):
-            file = fetch.sample_file()
-            held = columns_of(con, literal(file))
-            samples.append(con.sql(sample_sql(view, file, held)).to_arrow_table())
+        samples += [fetch.sample() for fetch in fetches]
         return OVERHEAD_PER_ROW + sum(sample.nbytes / max(len(sample), 1) for sample in samples)
 
 
@@ -276,9 +265,13 @@ class AsofRetrievalJob(RetrievalJob):
         labels, views, limits = self._join.labels, self._join.views, self._join.limits
         span = self._join.span()
         with session(limits) as con:
-            listed = [rows_per_file(con, view.path) for view in views]
+            listed = [rows_per_file(con, find_files(view.path)) for view in views]
+            tables = [
+                view.scan.files_sql(con, first_positions(files))
+                for view, files in zip(views, listed, strict=True)
+            ]
         return "".join(
-            files_sql(number, first_positions(files))
+            files_sql(number, tables[number])
             + narrow_sql(view, number, list(files), span, cutoff)
             + asof_sql(view, number, labels, cutoff, "labels")
             + read_sql(view, number, list(files))

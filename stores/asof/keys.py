@@ -7,14 +7,11 @@ from dataclasses import replace
 
 from stores.asof.labels import AsofLabels
 from stores.asof.query import AsofView
-from stores.asof.session import quote
 from stores.ids import IdError, converted_sql
 
 
 def compared(labels: AsofLabels, views: Sequence[AsofView]) -> tuple[AsofLabels, list[AsofView]]:
     """Return the labels with a converted column per key that needs one, and views that read it.
-
-    Where all ids are of their keys' types, both come back as they are.
 
     Raises:
         ValueError: a key that the labels lack, or one of a type that no id of the view has.
@@ -30,17 +27,19 @@ def compared(labels: AsofLabels, views: Sequence[AsofView]) -> tuple[AsofLabels,
                     f"expected a column {theirs!r} in the entity frame, the key of {view.name}; "
                     f"got {', '.join(labels.columns)}"
                 )
-            got, expected = labels.columns[theirs], view.columns[ours]
+            given = labels.column(theirs)
+            got, expected = labels.columns[theirs], view.scan.kind(ours)
             try:
-                made = converted_sql(quote(theirs), got, expected)
+                made = converted_sql(given, got, expected)
             except IdError as error:
                 raise ValueError(
                     f"expected {theirs!r} in the entity frame to compare with {view.name}'s key "
                     f"{ours!r}: {error}. Convert the column"
                 ) from None
+            keys[ours] = given
             if made is not None:
-                name = names.setdefault((theirs, expected), f"__asof_id_{len(names)}")
+                name = names.setdefault((theirs, expected), f"id_{len(names)}")
                 converted[name] = theirs, made
                 keys[ours] = name
-        reading.append(view if keys == view.keys else replace(view, keys=keys))
+        reading.append(replace(view, keys=keys))
     return replace(labels, converted=converted), reading

@@ -19,8 +19,16 @@ import pyarrow as pa
 from feast.errors import EntityTimestampInferenceException
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 
-from stores.asof.session import literal, quote, rows_per_file
 from stores.ids import given_sql
+from stores.parquet import (
+    NANOSECONDS,
+    Scan,
+    cut_sql,
+    find_files,
+    folder_keys,
+    scan,
+    source_root,
+)
 
 ROW = "__asof_row"
 
@@ -38,31 +46,47 @@ class AsofLabels:
     converted: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """Each column that `labels` has besides: the one it is made of, and the SQL of its ids."""
 
+    @property
+    def time(self) -> str:
+        """SQL for the timestamp of a row of `labels`."""
+        return f"cast({self.column(self.timestamp)} as timestamptz)"
+
+    def column(self, name: str) -> str:
+        """Return what `labels` calls a column, whose own name could be one of DuckDB's or ours."""
+        return f"column_{list(self.columns).index(name)}"
+
     def load(self, con: duckdb.DuckDBPyConnection) -> None:
         """Create `labels` in the session. This reads files and SQL once, into a table.
 
         Raises:
             ValueError: a value that cannot be made an id of its key's type.
         """
-        _load(con, self.source)
-        if self.columns[self.timestamp] == "VARCHAR":
-            name = quote(self.timestamp)
-            con.execute("alter view labels rename to labels_as_text")
-            con.execute(
-                "create temp view labels as select * replace "
-                f"(cast({name} as timestamptz) as {name}) from labels_as_text"
-            )
-        if self.converted:
-            self._convert(con)
-
-    def _convert(self, con: duckdb.DuckDBPyConnection) -> None:
-        made = ", ".join(f"{sql} as {name}" for name, (_, sql) in self.converted.items())
-        con.execute("alter view labels rename to labels_as_given")
-        con.execute(f"create temp view labels as select *, {made} from labels_as_given")
+        names = [self.column(name) for name in self.columns]
+        row = ROW
+        if isinstance(self.source, pa.Table):
+            numbers = pa.array(np.arange(len(self.source), dtype=np.int64))
+            given = self.source.rename_columns(names).append_column(ROW, numbers)
+            con.register("labels_as_given", given)
+        else:
+            query = _query(con, self.source)
+            con.execute(f"create temp table labels_as_given ({', '.join(names)}) as {query}")
+            # rowid follows the order of insertion, so an `order by` in a SQL text is kept.
+            row = f"rowid as {ROW}"
+        kind = self.columns[self.timestamp]
+        wanted = "TIMESTAMP WITH TIME ZONE" if kind == "VARCHAR" else NANOSECONDS.get(kind, kind)
+        time = self.column(self.timestamp)
+        columns = [
+            f"{cut_sql(name, kind, wanted)} as {name}" if name == time else name for name in names
+        ]
+        columns += [f"{sql} as {name}" for name, (_, sql) in self.converted.items()]
+        con.execute(
+            f"create temp view labels as select {', '.join([*columns, row])} from labels_as_given"
+        )
         for name, (column, _) in self.converted.items():
-            given = given_sql(quote(column), self.columns[column])
+            given_id = given_sql(self.column(column), self.columns[column])
             refused = con.execute(
-                f"select {quote(column)} from labels where {name} is null and {given} limit 1"
+                f"select {self.column(column)} from labels "
+                f"where {name} is null and {given_id} limit 1"
             ).fetchone()
             if refused is not None:
                 raise ValueError(
@@ -74,10 +98,11 @@ class AsofLabels:
         """Return the rows from `first` up to before `end`, in order; those of a frame unchanged."""
         if isinstance(self.source, pa.Table):
             return self.source.slice(first, end - first)
-        columns = ", ".join(map(quote, self.columns))
-        return con.sql(
-            f"select {columns} from labels where {ROW} >= {first} and {ROW} < {end} order by {ROW}"
+        found = con.sql(
+            f"select {', '.join(map(self.column, self.columns))} from labels "
+            f"where {ROW} >= {first} and {ROW} < {end} order by {ROW}"
         ).to_arrow_table()
+        return found.rename_columns(list(self.columns))
 
 
 def read_labels(
@@ -103,11 +128,22 @@ def read_labels(
     else:
         source = str(entity_df)
     if isinstance(source, pa.Table):
-        con.register("labels_described", source)
+        names = source.column_names
+        numbered = source.rename_columns([f"column_{index}" for index in range(len(names))])
+        con.register("labels_described", numbered)
         described = con.execute("describe select * from labels_described").fetchall()
+        con.unregister("labels_described")
+    elif isinstance(source, Path):
+        read, names = _scan(con, source)
+        described = [(name, read.kind(name)) for name in names]
     else:
-        described = con.execute(f"describe {_query(con, source)}").fetchall()
-    columns = {name: kind for name, kind, *_ in described}
+        described = con.execute(f"describe {source}").fetchall()
+        names = [name for name, *_ in described]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            "expected columns of different names in the entity frame, got " + ", ".join(names)
+        )
+    columns = {name: kind for name, (_, kind, *_) in zip(names, described, strict=True)}
     return AsofLabels(source, columns, _timestamp(columns))
 
 
@@ -120,22 +156,27 @@ def _is_path(entity_df: str | os.PathLike[str], repo_path: Path) -> bool:
         return False
 
 
-def _load(con: duckdb.DuckDBPyConnection, source: pa.Table | Path | str) -> None:
-    if isinstance(source, pa.Table):
-        numbers = pa.array(np.arange(len(source), dtype=np.int64))
-        con.register("labels_in_memory", source.append_column(ROW, numbers))
-        con.execute("create temp view labels as select * from labels_in_memory")
-    else:
-        con.execute(f"create temp table labels_as_stored as {_query(con, source)}")
-        # rowid follows the order of insertion, so an `order by` in a SQL text is kept.
-        con.execute(f"create temp view labels as select *, rowid as {ROW} from labels_as_stored")
-
-
 def _query(con: duckdb.DuckDBPyConnection, source: Path | str) -> str:
     if isinstance(source, str):
         return source
-    files = ", ".join(map(literal, rows_per_file(con, str(source))))
-    return f"select * from read_parquet([{files}])"
+    files = find_files(str(source))
+    read, names = _scan(con, source)
+    values = ", ".join(map(read.value, names))
+    numbers = {file: number for number, file in enumerate(files)}
+    return (
+        f"select {values} from {read.sql(files)} as read "
+        f"inner join {read.files_sql(con, numbers)} on read.filename = file.filename "
+        "order by file.number, read.file_row_number"
+    )
+
+
+def _scan(con: duckdb.DuckDBPyConnection, source: Path) -> tuple[Scan, list[str]]:
+    """Return how to read every column of Parquet files and folders, and their names."""
+    files = find_files(str(source))
+    _, names = scan(con, str(source), files, {})
+    root = source_root(str(source))
+    keys = (key for file in files for key in folder_keys(root, file))
+    return scan(con, str(source), files, dict.fromkeys([*names, *keys]))
 
 
 def _arrow(frame: pd.DataFrame) -> pa.Table:
@@ -153,8 +194,11 @@ def _arrow(frame: pd.DataFrame) -> pa.Table:
 
 
 def _table(frame: pd.DataFrame) -> pa.Table:
+    # Arrow cuts nanoseconds towards zero, which before 1970 is a later time.
+    frame = frame.copy(deep=False)
+    for name, column in frame.select_dtypes(["datetime", "datetimetz"]).items():
+        frame[name] = column.dt.floor("us")
     schema = ibis.memtable(frame).schema().to_pyarrow()
-    # safe=False cuts nanoseconds to microseconds; rounding up could pass a later row.
     return pa.Table.from_pandas(frame, schema=schema, preserve_index=False, safe=False)
 
 

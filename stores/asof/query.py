@@ -17,12 +17,13 @@ Why rows are dropped before the ASOF join
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from stores.asof.labels import ROW, AsofLabels
-from stores.asof.session import literal, quote, timestamp_literal
+from stores.parquet import Scan, listed
+from stores.quoting import literal
 
 # With fewer labels per row than this, it pays to read only the keys of the labels.
 FEW_LABELS = 0.1
@@ -35,10 +36,11 @@ class AsofView:
     name: str
     path: str
     """A file, folder or glob of Parquet, absolute."""
-    columns: Mapping[str, str]
-    """Each column of the source and its DuckDB type."""
+    scan: Scan
+    """How the columns that the join needs are read."""
     keys: Mapping[str, str]
-    """Source column → column of the entity frame; empty for a view without entities."""
+    """Source column → column of the entity frame (of `labels`, once `compared`); empty for a view
+    without entities."""
     event_time: str
     created_time: str | None
     ttl: timedelta | None
@@ -59,18 +61,14 @@ class LabelRange:
 
 def label_range_sql(labels: AsofLabels) -> str:
     """Select the three values of a LabelRange."""
-    time = f"cast({quote(labels.timestamp)} as timestamptz)"
+    time = labels.time
     return f"select count(*), min({time}), max({time}) from labels"
 
 
-def files_sql(number: int, positions: Mapping[str, int]) -> str:
-    """Create `file_<number>` and an empty `pick_<number>`; `positions` are those of first rows."""
-    rows = ", ".join(
-        f"({literal(file)}, {position}::bigint)" for file, position in positions.items()
-    )
+def files_sql(number: int, files: str) -> str:
+    """Create `file_<number>` of `Scan.files_sql`, and an empty `pick_<number>`."""
     return f"""
-create or replace temp table file_{number} as
-select * from (values {rows}) as file(filename, first_position);
+create or replace temp table file_{number} as select * from {files};
 
 create or replace temp table pick_{number} (
     label_row bigint, position bigint, age_us bigint
@@ -109,26 +107,27 @@ def narrow_sql(
 ) -> str:
     """Create `narrow_<number>`: rows from `since` on, of the keys in the relation `only`."""
     created = view.created_time
-    kept = [f"{quote(column)} is not null" for column in view.keys]
+    scan = view.scan
+    kept = [f"{scan.value(column)} is not null" for column in view.keys]
     kept += _can_matter(view, span, cutoff)
     if since is not None:
-        kept.append(_bound(view, view.event_time, ">=", since))
+        kept.append(scan.bound(view.event_time, ">=", since))
     selected = "".join(
-        f"read.{quote(column)} as key_{index}, " for index, column in enumerate(view.keys)
+        f"{scan.value(column)} as key_{index}, " for index, column in enumerate(view.keys)
     )
     same_key = " and ".join(
-        f"label.{quote(theirs)} = read.{quote(ours)}" for ours, theirs in view.keys.items()
+        f"label.{theirs} = {scan.value(ours)}" for ours, theirs in view.keys.items()
     )
-    event_time = f"cast(read.{quote(view.event_time)} as timestamptz)"
-    created_time = f"cast(read.{quote(created)} as timestamptz)" if created else "null::timestamptz"
+    event_time = f"cast({scan.value(view.event_time)} as timestamptz)"
+    created_time = f"cast({scan.value(created)} as timestamptz)" if created else "null::timestamptz"
     return f"""
 create or replace temp table narrow_{number} as
 select
     {selected}{event_time} as event_time,
     {created_time} as created_time,
     {f"greatest({event_time}, {created_time})" if cutoff else event_time} as seen_at,
-    file.first_position + read.file_row_number as position,
-from read_parquet([{listed(files)}]) as read
+    file.number + read.file_row_number as position,
+from {scan.sql(files)} as read
 inner join file_{number} as file on read.filename = file.filename
 {f"semi join {only} as label on {same_key}" if only else ""}
 where {" and ".join(kept)};
@@ -182,8 +181,7 @@ def asof_sql(view: AsofView, number: int, labels: AsofLabels, cutoff: bool, left
     """Insert into `pick_<number>` the row that each label of the relation `left` sees."""
     key_names = [f"key_{index}" for index in range(len(view.keys))]
     label_keys = "".join(
-        f"{quote(column)} as {key}, "
-        for column, key in zip(view.keys.values(), key_names, strict=True)
+        f"{column} as {key}, " for column, key in zip(view.keys.values(), key_names, strict=True)
     )
     same_key = "".join(f"label.{key} = useful.{key} and " for key in key_names)
     # Without a cutoff, better rows are never seen earlier, so of the better rows the next one is
@@ -208,7 +206,7 @@ useful as (
 
 label as (
     select
-        {label_keys}cast({quote(labels.timestamp)} as timestamptz) as label_time,
+        {label_keys}{labels.time} as label_time,
         {ROW} as label_row,
     from {left}
 ),
@@ -227,58 +225,43 @@ select * from picked;
 """
 
 
-def read_sql(
-    view: AsofView, number: int, files: Sequence[str], held: Collection[str] | None = None
-) -> str:
-    """Select position and features of every row of some files.
-
-    A feature is cast to its type in the whole source, because a single file may have another.
-
-    Args:
-        held: The columns that any of the files has; a feature that is not among them is null. None
-            where every file has every feature, which reads fewer footers.
-    """
-    wide = "".join(
-        f"\n    cast({_value(source, held)} as {view.columns[source]}) as feature_{index},"
-        for index, source in enumerate(view.features.values())
-    )
-    by_name = "" if held is None else ", union_by_name = true"
+def read_sql(view: AsofView, number: int, files: Sequence[str]) -> str:
+    """Select position and features of every row of some files; null where a file has none."""
     return f"""
 select
-    file.first_position + read.file_row_number as position,{wide}
-from read_parquet([{listed(files)}]{by_name}) as read
+    file.number + read.file_row_number as position,{_features(view)}
+from {view.scan.sql(files)} as read
 inner join file_{number} as file on read.filename = file.filename
 """
 
 
-def sample_sql(view: AsofView, file: str, held: Collection[str]) -> str:
-    """Select the features of some rows of one file with these columns, to estimate their size."""
-    features = ", ".join(_value(source, held) for source in view.features.values())
-    return f"select {features} from read_parquet([{literal(file)}]) as read limit 1000"
+def sample_sql(view: AsofView, number: int, file: str) -> str:
+    """Select the features of some rows of one file, to estimate their size."""
+    return f"""
+select{_features(view)}
+from {view.scan.sql([file])} as read
+inner join file_{number} as file on read.filename = file.filename
+limit 1000
+"""
 
 
-def _value(source: str, held: Collection[str] | None) -> str:
-    return f"read.{quote(source)}" if held is None or source in held else "null"
+def _features(view: AsofView) -> str:
+    return "".join(
+        f"\n    {view.scan.value(source)} as feature_{index},"
+        for index, source in enumerate(view.features.values())
+    )
 
 
 def _can_matter(view: AsofView, span: LabelRange, cutoff: bool) -> list[str]:
     """Return conditions that let DuckDB skip row groups, and so partitions, by statistics."""
     if span.first is None or span.last is None:
         return ["false"]
-    bounds = [_bound(view, view.event_time, "<=", span.last)]
+    bounds = [view.scan.bound(view.event_time, "<=", span.last)]
     if cutoff and view.created_time is not None:
-        bounds.append(_bound(view, view.created_time, "<=", span.last))
+        bounds.append(view.scan.bound(view.created_time, "<=", span.last))
     if view.ttl:
-        bounds.append(_bound(view, view.event_time, ">=", span.first - view.ttl))
+        bounds.append(view.scan.bound(view.event_time, ">=", span.first - view.ttl))
     return bounds
-
-
-def _bound(view: AsofView, column: str, comparison: str, value: datetime) -> str:
-    kind = view.columns[column]
-    name = f"read.{quote(column)}"
-    if kind not in ("TIMESTAMP", "TIMESTAMP WITH TIME ZONE"):
-        name = f"cast({name} as timestamptz)"
-    return f"{name} {comparison} {timestamp_literal(value, kind)}"
 
 
 def _unless_expired(view: AsofView, label: str, row: str) -> str:
@@ -290,8 +273,3 @@ def _unless_expired(view: AsofView, label: str, row: str) -> str:
 
 def _age(label: str, row: str) -> str:
     return f"epoch_us({label}.label_time) - epoch_us({row}.event_time)"
-
-
-def listed(files: Sequence[str]) -> str:
-    """Write paths as the items of a SQL list."""
-    return ", ".join(literal(file) for file in files)

@@ -6,10 +6,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
+
+from stores.quoting import literal
 
 DECODED_AHEAD = "32MB"
 
@@ -52,47 +53,6 @@ def session(limits: Limits) -> Iterator[duckdb.DuckDBPyConnection]:
             yield con
         finally:
             con.close()
-
-
-def quote(name: str) -> str:
-    """Write an identifier: `na"me` becomes `"na""me"`."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
-    """Write a string constant."""
-    return "'" + text.replace("'", "''") + "'"
-
-
-def timestamp_literal(value: datetime, kind: str) -> str:
-    """Write a constant that compares with a column of DuckDB type `kind` without a cast.
-
-    DuckDB compares only such a constant with a Parquet file's statistics, to skip row groups.
-    """
-    utc = value.astimezone(UTC).replace(tzinfo=None).isoformat(sep=" ")
-    return f"timestamp '{utc}'" if kind == "TIMESTAMP" else f"timestamptz '{utc}+00'"
-
-
-def columns_of(con: duckdb.DuckDBPyConnection, paths: str, by_name: bool = False) -> dict[str, str]:
-    """Return the columns of Parquet files and their DuckDB types.
-
-    Args:
-        paths: SQL for a path or a list of paths.
-        by_name: Of all files, rather than of the first.
-    """
-    described = con.execute(
-        f"describe select * from read_parquet({paths}, union_by_name = {by_name})"
-    ).fetchall()
-    return {name: kind for name, kind, *_ in described}
-
-
-def rows_per_file(con: duckdb.DuckDBPyConnection, path: str) -> dict[str, int]:
-    """Return the number of rows per file that `read_parquet(path)` reads, sorted by file name."""
-    found = con.execute(
-        "select file_name, num_rows from parquet_file_metadata($path) order by file_name",
-        {"path": path},
-    ).fetchall()
-    return dict(found)
 
 
 def fingerprint(file: str) -> tuple[int, int, int] | None:

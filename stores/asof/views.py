@@ -12,7 +12,7 @@ from feast.infra.offline_stores.file_source import FileSource
 
 from stores.asof.coverage import MAX_AGE_TAG
 from stores.asof.query import AsofView
-from stores.asof.session import columns_of, literal
+from stores.parquet import declared_types, find_files, scan
 
 
 def read_view(
@@ -27,7 +27,8 @@ def read_view(
     Raises:
         ValueError: a key or time that the files do not have, a feature that none of them has, or
             a tag max_age_seconds that is not a number.
-        duckdb.Error: no file at the path, or one that is not Parquet.
+        FileNotFoundError: no file at the path.
+        duckdb.Error: a file that is not Parquet.
     """
     source = view.batch_source
     path = FileSource.get_uri_for_file_path(repo_path, source.path.removeprefix("file://"))
@@ -35,15 +36,21 @@ def read_view(
     prefix = f"{projection.name_to_use()}:"
     wanted = [ref.removeprefix(prefix) for ref in feature_refs if ref.startswith(prefix)]
     renamed = {new: old for old, new in source.field_mapping.items()}
-    columns = columns_of(con, literal(path))
-    if any(not {name, renamed.get(name)} & columns.keys() for name in wanted):
-        # The first file may be of before a feature was added; all footers take longer.
-        columns = columns_of(con, literal(path), by_name=True)
-    original = {new: old for new, old in renamed.items() if old in columns}
+    declared = declared_types(view)
+    times = [source.timestamp_field, source.created_timestamp_column]
+    asked = dict.fromkeys([*declared, *wanted, *filter(None, times)])
+    both = {
+        known: declared.get(name)
+        for name in asked
+        for known in filter(None, (renamed.get(name), name))
+    }
+    read, columns = scan(con, path, find_files(path), both)
 
     def find(name: str, role: str) -> str:
-        found = original.get(name, name)
-        if found not in columns:
+        found = renamed.get(name, name)
+        if found not in read.columns:
+            found = name
+        if found not in read.columns:
             raise ValueError(
                 f"expected {role} {name!r} of feature view {view.name} in {path}; it has "
                 f"{', '.join(columns)}"
@@ -55,7 +62,7 @@ def read_view(
     return AsofView(
         name=projection.name_to_use(),
         path=path,
-        columns=columns,
+        scan=read,
         keys={
             find(key.name, "the key"): aliases.get(key.name, key.name)
             for key in view.entity_columns

@@ -140,7 +140,7 @@ def _binary(array: pa.Array) -> Column | None:
 def _timestamp(array: pa.Array) -> Column | None:
     if not pa.types.is_timestamp(array.type):
         return None
-    seconds = wire.microseconds(array) // wire.MICROSECONDS
+    seconds = wire.readable(array) // wire.MICROSECONDS
     # Feast stores a null timestamp as this number, not as null.
     seconds[~wire.known(array)] = NULL_TIMESTAMP_INT_VALUE
     return Column(_tagged_varints(wire.tag_of("unix_timestamp_val"), seconds), None)
@@ -206,11 +206,11 @@ def _boolean_elements(elements: pa.Array) -> tuple[bytes, int] | None:
 
 
 def _timestamp_elements(elements: pa.Array) -> tuple[bytes, NDArray[np.int64]] | None:
-    # Feast reads list elements in nanoseconds as seconds; its own conversion does that.
-    if not pa.types.is_timestamp(elements.type) or elements.type.unit == "ns":
+    if not pa.types.is_timestamp(elements.type):
         return None
     # Truncated towards zero, unlike scalars: Feast uses the double of datetime.timestamp() here.
-    seconds = np.trunc(wire.microseconds(elements) / wire.MICROSECONDS).astype(np.int64)
+    # (It reads nanoseconds in lists as seconds, which is not followed.)
+    seconds = np.trunc(wire.readable(elements) / wire.MICROSECONDS).astype(np.int64)
     seconds[~wire.known(elements)] = NULL_TIMESTAMP_INT_VALUE
     varints, keep = wire.varints(seconds)
     return varints[keep].tobytes(), keep.sum(axis=1, dtype=np.int64)

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 MICROSECONDS = 1_000_000
 
+# What Python's datetime holds, in microseconds since 1970.
+FIRST_US, LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999
+
 INT64 = (-(2**63), 2**63 - 1)
 INT32 = (-(2**31), 2**31 - 1)
 
@@ -120,6 +123,22 @@ def microseconds(column: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
         return integers if array.type.unit == "us" else integers // 1000
     plain = array.cast(pa.timestamp("us", tz=getattr(array.type, "tz", None)))
     return pc.fill_null(plain.cast(pa.int64()), 0).to_numpy(zero_copy_only=False)
+
+
+def readable(column: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
+    """As `microseconds`, of the years 1 to 9999: Python, and so every later read, knows no other.
+
+    Raises:
+        ValueError: a timestamp lies outside.
+    """
+    times = microseconds(column)
+    outside = (times < FIRST_US) | (times > LAST_US)
+    if outside.any():
+        raise ValueError(
+            "expected timestamps of the years 1 to 9999, which every reader knows, got "
+            f"{flat(column)[int(np.argmax(outside))].cast(pa.string())}. Make it null in the source"
+        )
+    return times
 
 
 def flat(column: pa.Array | pa.ChunkedArray) -> pa.Array:

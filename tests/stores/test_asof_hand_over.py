@@ -26,30 +26,27 @@ FILE = {"path": "rows.parquet", "timestamp_field": "event_time"}
 
 
 @pytest.mark.parametrize(
-    ("source", "mode", "column", "reason"),
+    ("source", "mode", "reason"),
     [
-        (FileSource(**FILE, file_format=DeltaFormat()), None, "size", "rows reads DeltaFormat"),
-        (FileSource(**FILE | {"path": "s3://b/c"}), None, "size", "rows reads from s3://b/c, not"),
-        (BigQuerySource(table="a.b", timestamp_field="event_time"), None, "size", "BigQuerySource"),
-        (FileSource(**FILE), "substrait", "size", "plan is an on-demand view in substrait mode"),
-        (FileSource(**FILE), None, "filename", "a column called filename"),
-        (FileSource(**FILE), None, "file_row_number", "a column called file_row_number"),
+        (FileSource(**FILE, file_format=DeltaFormat()), None, "rows reads DeltaFormat"),
+        (FileSource(**FILE | {"path": "s3://b/c"}), None, "rows reads from s3://b/c, not"),
+        (BigQuerySource(table="a.b", timestamp_field="event_time"), None, "BigQuerySource"),
+        (FileSource(**FILE), "substrait", "plan is an on-demand view in substrait mode"),
     ],
-    ids=["delta", "remote", "no file", "substrait", "filename", "file_row_number"],
+    ids=["delta", "remote", "no file", "substrait"],
 )
 def test_every_reason_is_said_once_and_feast_gets_the_whole_question(
     tmp_path: Path,
     source: Any,
     mode: str | None,
-    column: str,
     reason: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    rows = {"member": [1, 2], "event_time": [MOMENT] * 2, column: [1.0, 2.0]}
+    rows = {"member": [1, 2], "event_time": [MOMENT] * 2, "size": [1.0, 2.0]}
     pd.DataFrame(rows).to_parquet(tmp_path / "rows.parquet")
     member = Entity(name="member", join_keys=["member"], value_type=ValueType.INT64)
-    fields = [Field(name="member", dtype=Int64), Field(name=column, dtype=Float64)]
+    fields = [Field(name="member", dtype=Int64), Field(name="size", dtype=Float64)]
     view = FeatureView(name="rows", entities=[member], schema=fields, source=source)
     asked: list[dict[str, Any]] = []
 
@@ -64,7 +61,7 @@ def test_every_reason_is_said_once_and_feast_gets_the_whole_question(
         monkeypatch.setattr(OnDemandFeatureView, "get_requested_odfvs", lambda *_: [plan])
     duckdb_asof._log_once.cache_clear()
     settings, listed, labels = config(tmp_path), registry(tmp_path), LABELS.copy()
-    arguments = (settings, [view], [f"rows:{column}"], labels, listed, PROJECT, True, True)
+    arguments = (settings, [view], ["rows:size"], labels, listed, PROJECT, True, True)
     with caplog.at_level(logging.WARNING, "stores.duckdb_asof"):
         jobs = [DuckDBAsofOfflineStore.get_historical_features(*arguments) for _ in range(2)]
 
@@ -83,7 +80,7 @@ def test_every_reason_is_said_once_and_feast_gets_the_whole_question(
         assert list(question.pop("entity_df")) == list(LABELS)
         assert question == {
             "config": settings,
-            "feature_refs": [f"rows:{column}"],
+            "feature_refs": ["rows:size"],
             "registry": listed,
             "project": PROJECT,
             "full_feature_names": True,

@@ -36,6 +36,7 @@ from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Array, Float32, Float64, Int64, String
 
+from stores import duckdb_asof
 from stores.asof.job import AsofRetrievalJob
 from stores.duckdb_asof import DuckDBAsofOfflineStore
 from tests.worlds.asof import PROJECT, config, registry
@@ -528,16 +529,20 @@ def test_a_saved_dataset(store: FeatureStore, repo: Path) -> None:
 
 
 def test_what_it_cannot_do_is_left_to_feast_and_said_once(
-    store: FeatureStore, repo: Path, caplog: pytest.LogCaptureFixture
+    store: FeatureStore,
+    repo: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    rows = {"member": [1, 2], "event_time": [FIRST] * 2, "filename": ["x", "y"], "size": [1.0, 2.0]}
+    # A stand-in for the reasons of `_not_ours`, which need a lake or a bucket.
+    monkeypatch.setattr(duckdb_asof, "_not_ours", lambda *_: "documents lies in a lake")
+    rows = {"member": [1, 2], "event_time": [FIRST] * 2, "size": [1.0, 2.0]}
     pd.DataFrame(rows).to_parquet(repo / "documents.parquet")
     documents = FeatureView(
         name="documents",
         entities=[member],
         schema=[
             Field(name="member", dtype=Int64),
-            Field(name="filename", dtype=String),
             Field(name="size", dtype=Float64),
         ],
         source=FileSource(path="documents.parquet", timestamp_field="event_time"),
@@ -556,7 +561,7 @@ def test_what_it_cannot_do_is_left_to_feast_and_said_once(
     assert result["size"].to_pylist() == [2.0, 1.0]
     pd.testing.assert_frame_equal(labels, before)
     assert [record.message for record in caplog.records] == [
-        "Feast's own join is used where the files of documents have a column called filename"
+        "Feast's own join is used where documents lies in a lake"
     ]
 
 

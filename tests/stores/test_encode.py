@@ -84,7 +84,6 @@ LEFT_TO_FEAST: list[tuple[V, pa.DataType, list[Any]]] = [
     (V.STRING, pa.int64(), [1, 2]),
     (V.UNIX_TIMESTAMP, pa.int64(), [5, 6]),
     (V.UNIX_TIMESTAMP, pa.date32(), [date(2020, 1, 1)]),
-    (V.UNIX_TIMESTAMP_LIST, pa.list_(pa.timestamp("ns")), [NEAR]),
     (V.UUID, pa.string(), ["6ba7b810-9dad-11d1-80b4-00c04fd430c8", None]),
     (V.JSON, pa.string(), ['{"a": 1}', None]),
     (V.DECIMAL, pa.string(), ["1.5", None]),

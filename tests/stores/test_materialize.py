@@ -338,7 +338,6 @@ def test_the_newest_row_of_every_key_in_the_range(
     rows_per_pass: int,
 ) -> None:
     folder = tmp_path_factory.mktemp("newest")
-    paths = []
     expected: dict[tuple[int, str], tuple[Any, ...]] = {}
     for nth, rows in enumerate(files):
         path = folder / f"{nth}.parquet"
@@ -358,7 +357,6 @@ def test_the_newest_row_of_every_key_in_the_range(
             path,
             row_group_size=3,
         )
-        paths.append(str(path))
         for line, (number, text, event, made) in enumerate(rows):
             rank = (event, -1 if made is None else made, nth, line)
             if first <= event <= last and rank > expected.get((number, text), (-1,)):
@@ -367,7 +365,7 @@ def test_the_newest_row_of_every_key_in_the_range(
         patch.setattr(newest, "ROWS_PER_PASS", rows_per_pass)
         batches = list(
             newest_batches(
-                paths,
+                str(folder),
                 Columns(["number", "text"], ["position"], "at", "made"),
                 MOMENT + DAY * first,
                 MOMENT + DAY * last,
@@ -391,7 +389,7 @@ def test_two_steps_read_the_wide_columns_of_winning_files_only(tmp_path: Path) -
     pq.write_table(pq.read_table(old).drop_columns(["count"]), old)
     columns = Columns(["int_id"], ["count"], "event_timestamp", None)
     batches = newest_batches(
-        [str(new), str(old)], columns, START, END, batch_rows=9, memory_limit="100MB", threads=1
+        str(tmp_path), columns, START, END, batch_rows=9, memory_limit="100MB", threads=1
     )
     assert [row["count"] for batch in batches for row in batch.to_pylist()] == [1]
 

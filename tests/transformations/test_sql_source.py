@@ -9,11 +9,10 @@ import pytest
 import sqlalchemy as sa
 
 from tests.worlds.events import AS_OF, DAY, Event, at, configure, read_activity
-from transformations import sql_source
 from transformations.config import Config
 from transformations.duck import TableReport, connect
 from transformations.errors import InputError, RunFailedError
-from transformations.sources import stage_activity
+from transformations.sources import sql_source, stage_activity
 
 TABLE = """
 create table events (

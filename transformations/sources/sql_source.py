@@ -15,7 +15,7 @@ from sqlalchemy.exc import NoSuchTableError, SQLAlchemyError
 from transformations.config import Config
 from transformations.errors import InputError, RunFailedError
 from transformations.ids import SPELLED, spelled
-from transformations.readers import Files
+from transformations.sources.files import Files
 
 ROWS_AT_ONCE = 50_000
 

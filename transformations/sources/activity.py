@@ -1,0 +1,234 @@
+"""The events source as `activity`, one partition per period, and `quarantine`."""
+
+from datetime import date, datetime
+from pathlib import Path
+
+from duckdb import DuckDBPyConnection as Connection
+
+from transformations import read_so_far as state
+from transformations.attributes import (
+    first_of_copies,
+)
+from transformations.config import Config
+from transformations.duck import TableReport, check, copy, parquet, sql
+from transformations.errors import RunFailedError
+from transformations.files import replacing
+from transformations.layout import (
+    Period,
+    best_period,
+    note_period,
+    period_file,
+    period_of,
+)
+from transformations.quoting import identifier, quoted
+from transformations.searches import (
+    add_search_function,
+    searches_query,
+)
+from transformations.sources import sql_source
+from transformations.sources.files import FILE, find, group
+from transformations.sources.quarantine import keep_refused, quarantine_query
+from transformations.sources.raw_events import attribute_columns, raw_events, where_configured
+from transformations.sources.spool import collect_malformed, counted, rows_read, spool, spool_rows
+from transformations.tables import activity_query
+
+FUTURE = "event_timestamp is in the future"
+EVENT_TIMES = ("events.columns.event_timestamp", "events.columns.ingested_at")
+
+
+def stage_activity(config: Config, con: Connection, as_of: datetime) -> TableReport:
+    """Read what is new in the events source into `activity`, and what is refused to `quarantine`.
+
+    An unchanged file is not read again; a table with an incremental column is read from its last
+    value on. Reading a row twice changes nothing. A row refused for lying in the future is read
+    again from quarantine once its time has come. Only periods that change are rewritten, each as
+    a whole. What was read is written down last, so the next run repeats what a killed one missed.
+
+    Returns:
+        rows_in counts the rows read; refused, those that went to quarantine, by reason; rows_out,
+        the actions that `activity` gained; written, the periods rewritten.
+
+    Raises:
+        InputError: the source or one of its columns is missing, or has a wrong type.
+        RunFailedError: more than events.max_refused_share of the rows read were refused. They are
+            in quarantine; `activity` is unchanged.
+    """
+    before = state.load(config)
+    with spool(config, "stg_activity") as folder:
+        rows_in, read = _judge_source(config, con, as_of, before, folder)
+        period = _period(config, con)
+        keep_refused(config, con, period, as_of)
+        refused = counted(con, "select reason from refused")
+        _fail_if_too_many(config, rows_in, refused)
+        # Before the actions on them: a killed run leaves no action on an unknown text.
+        _merge_searches(config, con)
+        written, gained = _merge_periods(config, con, period)
+    read.periods = state.periods(config)
+    state.save(config, read)
+    return TableReport("stg_activity", rows_in, gained, refused, written)
+
+
+def _judge_source(
+    config: Config,
+    con: Connection,
+    as_of: datetime,
+    before: state.ReadSoFar,
+    folder: Path,
+) -> tuple[int, state.ReadSoFar]:
+    """Spool what is new, and make `stg_activity` (accepted) and `refused` of it.
+
+    Returns:
+        How many rows were read, and what counts as read once they are written.
+    """
+    columns = config.events.columns.model_dump() | attribute_columns(config)
+    texts = config.rules.texts
+    wanted = {where_configured(config, key): name for key, name in columns.items()}
+    wanted |= {f"actions.{action}.text": name for action, name in texts.items()}
+    if texts:
+        add_search_function(config.rules, con)
+    read = state.ReadSoFar()
+    if config.events.is_sql:
+        table = sql_source.TableSource(
+            key="events",
+            url=config.events.source,
+            table=config.events.table or "",
+            columns=wanted,
+            times=dict.fromkeys(EVENT_TIMES, config.events.time_unit),
+            incremental=config.events.incremental_column,
+        )
+        spooled = sql_source.spool(config, table, folder, before.mark)
+        read.mark, groups, label = spooled.mark, spooled.groups, quoted(spooled.name)
+    else:
+        source = config.path(config.events.source)
+        # Taken before the files are read, so the next run reads what is appended meanwhile.
+        for file in find("events.source", source):
+            read.files[str(file)] = [file.stat().st_size, file.stat().st_mtime_ns]
+        new = [file for file, seen in read.files.items() if before.files.get(file) != seen]
+        groups = group(con, [Path(file) for file in new], wanted)
+        base = source if source.is_dir() else source.parent
+        label = f"{identifier(FILE)}[{len(str(base)) + 2}:]"
+
+    con.execute("create or replace temp table malformed (line varchar, source varchar)")
+    parameters = {"as_of": as_of, "actions": list(config.actions)}
+    parts = []
+    for number, files in enumerate(groups):
+        parts.append(folder / f"judged-{number}.parquet")
+        raw = raw_events(config, files.query, columns, files.columns, label, texts)
+        con.execute(f"create or replace temp view raw_events as {raw}")
+        spool_rows(con, "stg_activity", parts[-1], parameters, files)
+        if files.delimiter is not None:
+            collect_malformed(con, label)
+    again = folder / "again.parquet"
+    _judge_again(config, con, again, parameters)
+
+    con.execute(
+        f"create or replace temp view stg_activity as from {parquet([*parts, again])} "
+        "where reason is null"
+    )
+    judged = f"from {parquet(parts)}" if parts else f"from {parquet([again])} where false"
+    con.execute(f"create or replace temp view judged as {judged}")
+    con.execute(f"create or replace temp view refused as {sql('refused')}")
+    return rows_read(con), read
+
+
+def _judge_again(
+    config: Config, con: Connection, file: Path, parameters: dict[str, object]
+) -> None:
+    """Judge rows refused as lying in the future once more, and keep those that no longer do."""
+    quarantine = quarantine_query(config)
+    columns = {key: key for key in config.events.columns.model_dump()}
+    columns |= {name: name for name in config.rules.attributes}
+    again = "".join(
+        f", json_extract_string(attributes, {quoted(name)}) as {identifier(name)}"
+        for name in config.rules.attributes
+    )
+    query = f"select *{again} from ({quarantine}) where reason = {quoted(FUTURE)}"
+    kinds = dict.fromkeys([*columns, "text"], "VARCHAR")
+    texts = dict.fromkeys(config.rules.texts, "text")
+    raw = raw_events(config, query, columns, kinds, "source", texts)
+    con.execute(f"create or replace temp view raw_events as {raw}")
+    copy(con, f"select * from ({sql('stg_activity')}) where reason is null", file, parameters)
+
+
+def _fail_if_too_many(config: Config, rows_in: int, refused: dict[str, int]) -> None:
+    total = sum(refused.values())
+    allowed = config.events.max_refused_share
+    if total > allowed * rows_in:
+        listed = ", ".join(f"{reason}: {rows:,}" for reason, rows in refused.items())
+        raise RunFailedError(
+            f"{total:,} of the {rows_in:,} rows read are refused, which is more than the share of "
+            f"{allowed:.1%} that events.max_refused_share allows ({listed}). The rows are in "
+            f"{config.layout.quarantine}; nothing else was written. Correct the source, or "
+            "events.columns, events.time_unit, the id types or actions in "
+            f"{config.file.name}, and run again"
+        )
+
+
+def _merge_searches(config: Config, con: Connection) -> None:
+    """Add the texts of `stg_activity` to `searches`, with when each was first seen."""
+    if not config.rules.texts:
+        return
+    earlier = searches_query(config.rules, config.layout)
+    con.execute(f"create or replace temp view searches as {earlier}")
+    with replacing(config.layout.searches) as path:
+        copy(con, sql("searches"), path)
+        con.execute(f"create or replace temp view searches as from {parquet([path])}")
+        check(con, "searches", {})
+
+
+def _merge_periods(config: Config, con: Connection, period: Period) -> tuple[tuple[str, ...], int]:
+    """Merge `stg_activity` into its periods; return those rewritten and the actions gained."""
+    query = "select distinct date_trunc($period, day)::date from stg_activity order by all"
+    rows = con.execute(query, {"period": period}).fetchall()
+    written, gained = [], 0
+    for (start,) in rows:
+        more = _merge_period(config, con, period, start)
+        if more is not None:
+            written.append(start.isoformat())
+            gained += more
+    return tuple(written), gained
+
+
+def _merge_period(config: Config, con: Connection, period: Period, start: date) -> int | None:
+    """Rewrite a period if it changes; return how many actions it gained, or None."""
+    file = period_file(config.layout.activity, start)
+    existing = activity_query(config, con, [file] if file.exists() else [])
+    con.execute(f"create or replace temp view activity as {existing}")
+    parameters = {"period": period, "start": start}
+    attributes = config.rules.attributes
+    con.execute(
+        "create or replace temp table activity_of_period as "
+        f"select * exclude (copies){first_of_copies(attributes)} from ({sql('activity')})",
+        parameters,
+    )
+    # A merge only adds actions, and only lowers ingested_at or replaces a null one or a missing
+    # attribute. So a period is unchanged exactly if these sums are.
+    sums = "select count(*), count(ingested_at), sum(epoch_us(ingested_at)::hugeint)"
+    hashed = f"bit_xor(hash({', '.join(map(identifier, attributes))}))" if attributes else "0"
+    flat = "".join(f", attributes[{quoted(name)}] as {identifier(name)}" for name in attributes)
+    before, after = (
+        con.execute(
+            f"{sums}, {hashed} from (select * exclude (attributes){flat} from activity)"
+        ).fetchone(),
+        con.execute(f"{sums}, {hashed} from activity_of_period").fetchone(),
+    )
+    if before == after or before is None or after is None:
+        return None
+    check(con, "stg_activity", parameters)
+    with replacing(file) as path:
+        copy(con, "from activity_of_period", path)
+    return after[0] - before[0]
+
+
+def _period(config: Config, con: Connection) -> Period:
+    """Return how activity is partitioned; chosen and noted by the first rows that are read."""
+    activity = config.layout.activity
+    known = period_of(activity)
+    if known is not None:
+        return known
+    query = "select count(*), date_diff('day', min(day), max(day)) + 1 from stg_activity"
+    ((rows, days),) = con.execute(query).fetchall()
+    period = best_period(rows, days or 0)
+    if rows:
+        note_period(activity, period)
+    return period
