@@ -48,6 +48,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "operations.fits",
         "operations.workspace",
         "serving.stream.states",
+        "stores.eviction",
         "stores.kinds",
         "transformations",
     ),

@@ -12,6 +12,7 @@ from models.lines import by_space
 from models.spec import Aggregator
 from operations.fits import chosen
 from serving.publish.snapshots import views
+from stores.eviction import eviction
 from transformations.config import Config
 from transformations.duck import connect, sql
 from transformations.errors import RunFailedError
@@ -92,10 +93,17 @@ def _compare(
                 continue
             expected = row[stored.get(field.name, field.name)]
             if not _same(expected, online):
+                lost = eviction(store)
+                why = (
+                    f"The store evicts keys when its memory is full ({lost}): give it more memory, "
+                    "or set maxmemory-policy noeviction, then run this again"
+                    if lost and online is None
+                    else "Another process may have written to this store; find it, then run this "
+                    "again"
+                )
                 raise RunFailedError(
                     f"read back of {view.name}: for {key} {row[key]} the online store returns "
-                    f"{field.name} = {online!r}, the table holds {expected!r}. Another process may "
-                    "have written to this store; find it, then run this again"
+                    f"{field.name} = {online!r}, the table holds {expected!r}. {why}"
                 )
     return newer.count(False)
 

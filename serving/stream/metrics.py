@@ -73,6 +73,11 @@ class Metrics:
             "Members folded again because another worker wrote them first.",
             registry=own,
         )
+        self.recovered = Counter(
+            "activity_stream_recovered_members",
+            "Members whose state the store had lost, made again from snapshot and streamed rows.",
+            registry=own,
+        )
         self.retries = Counter(
             "activity_stream_retries",
             "Failed tries, by what was unavailable: bus, store.",

@@ -134,6 +134,15 @@ def spools(config: Config) -> Path:
     return config.layout.state / "stream"
 
 
+def spooled(config: Config, view: str) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a view that are in a spool, any worker's, as far as they are written."""
+    for spool in sorted(spools(config).glob(f"*/{view}/*.arrows")):
+        try:
+            yield from _batches(spool)
+        except FileNotFoundError:
+            continue  # it has just become a part
+
+
 def parts(folder: Path) -> list[Path]:
     """Return the streamed parts of a view's table, oldest first."""
     found = folder.glob(f"{PARTITION}*/*.parquet")

@@ -16,6 +16,7 @@ from serving.stream.bus.messages import Id, StreamEvent
 from serving.stream.bus.protocol import Bus
 from serving.stream.offline_log import parts
 from serving.stream.updater import MemberUpdater
+from stores.eviction import eviction
 from transformations.config import Config
 from transformations.duck import connect, parquet, sql
 from transformations.errors import InputError
@@ -64,6 +65,7 @@ def follow_snapshot(config: Config, updater: MemberUpdater) -> bool:
     """Fold the newest published snapshot into the states if it is new; return whether it was."""
     as_of = last_snapshot(config)
     note = note_of(config, as_of)
+    updater.forgotten.follow(as_of)
     if updater.states.base() == note:
         return False
     updater.vectors.refresh(updater.clock())
@@ -91,6 +93,12 @@ def prepare(
         again: Rebuild the states even if they exist.
     """
     aggregators = chosen(config, aggregators)
+    if (lost := eviction(store)) is not None:
+        logger.warning(
+            "the online store evicts keys when its memory is full (%s): states and vectors of "
+            "members may go. Lost states are made again at the member's next action; set "
+            "maxmemory-policy noeviction", lost,
+        )  # fmt: skip
     updater.log.recover()
     if again or updater.states.base() is None:
         with updater.states.rebuilding():
@@ -116,6 +124,7 @@ def rebuild(
     updater.states.clear()
     as_of = last_snapshot(config)
     note = note_of(config, as_of)
+    updater.forgotten.follow(as_of)
     logger.info("publishing the snapshot of %s again", as_of_name(as_of))
     publish.publish(config, store, as_of, aggregators)
     updater.seeding = True
@@ -149,7 +158,8 @@ def _streamed_since(config: Config, as_of: datetime) -> Iterator[list[StreamEven
     if not files:
         return
     with connect(config) as con:
-        con.execute(f"create temp view streamed as from {parquet(files)}")
+        # Those of before an attribute was configured have no list of it.
+        con.execute(f"create temp view streamed as from {parquet(files, 'union_by_name = true')}")
         query = sql("streamed_since", __file__)
         newest = con.sql(query, params={"as_of": as_of})
         for rows in newest.to_arrow_reader(MEMBERS_AT_ONCE):

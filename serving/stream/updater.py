@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from models.spec import Aggregator
 from serving.stream.bus.messages import StreamEvent
+from serving.stream.forgotten import Forgotten, with_states
 from serving.stream.offline_log import OfflineLog
 from serving.stream.online_writer import OnlineWriter
 from serving.stream.states.open import open_states
@@ -58,6 +59,7 @@ class Applied:
     """Outcomes of some events, and how many members' rows were written.
 
     Attributes:
+        recovered: Members whose state the store had lost.
         refused: Events that are too far ahead to be held beside what their member holds already.
     """
 
@@ -68,6 +70,7 @@ class Applied:
     )
     members: int = 0
     conflicts: int = 0
+    recovered: int = 0
     refused: list[StreamEvent] = field(default_factory=list)
 
     def add(self, folded: Folded) -> None:
@@ -98,6 +101,7 @@ class MemberUpdater:
     online: OnlineWriter
     vectors: Vectors
     log: OfflineLog
+    forgotten: Forgotten
     clock: Callable[[], datetime] = utc_now
     tolerance: timedelta = TOLERANCE
     seeding: bool = False
@@ -164,6 +168,7 @@ class MemberUpdater:
             return again
         arrived = _actions(self.config, members, events)
         as_of = self._as_of(versions, arrived)
+        states, recovered = self._recovered(members, states, versions, as_of)
         folded = fold(self.config.rules, states, arrived, as_of)
         written = self._replace(members, folded.states, versions, as_of)
         lost = np.flatnonzero(folded.states.known & ~written)
@@ -172,9 +177,28 @@ class MemberUpdater:
             # The lost ones are counted when they are folded again.
             folded = fold(self.config.rules, states, arrived.take(kept), as_of)
         done.add(folded)
+        done.recovered += int(written[recovered].sum())
         done.refused += [events[index] for index in kept[folded.refused].tolist()]
         done.members += self.write(members, folded.states, as_of, np.flatnonzero(written))
         return [members[index] for index in lost.tolist()]
+
+    def _recovered(
+        self, members: list[Id], states: States, versions: NDArray[np.int64], as_of: int
+    ) -> tuple[States, NDArray[np.int64]]:
+        """Return the states with those that the store has lost, and whose these are."""
+        lost = self.forgotten.among(members, versions)
+        if self.seeding or not len(lost):
+            return states, lost[:0]
+        again = self.forgotten.states([members[index] for index in lost.tolist()], as_of)
+        known = np.flatnonzero(again.known)
+        lost, again = lost[known], again.of_members(known)
+        if len(lost):
+            logger.warning(
+                "the store had lost the states of %d members, which were made again from the "
+                "snapshot and what was streamed since: does it evict keys (maxmemory-policy)?",
+                len(lost),
+            )
+        return with_states(states, lost, again), lost
 
     def _apart(self, versions: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         """Return the indices of members that are folded together, as of one timestamp.
@@ -281,6 +305,19 @@ class MemberUpdater:
         met = versions != NONE
         new = np.flatnonzero(~met & theirs.known)
         written = np.zeros(len(members), bool)
+        nothing = Actions.of(self.config.rules, [], [], [], [])
+        if not self.seeding:
+            # The stream wrote more than the snapshot of those whose state the store has lost since.
+            back = new[self.forgotten.were_streamed([members[index] for index in new.tolist()])]
+            new = np.setdiff1d(new, back)
+            if len(back):
+                names, now = (
+                    [members[index] for index in back.tolist()],
+                    self._as_of(versions, nothing),
+                )
+                written[back] = self._replace(
+                    names, self.forgotten.states(names, now), versions[back], now
+                )
         if len(new):
             written[new] = self._replace(
                 [members[index] for index in new.tolist()],
@@ -288,10 +325,10 @@ class MemberUpdater:
                 versions[new],
                 snapshot,
             )
-        lost = np.setdiff1d(new, np.flatnonzero(written))
+        absent = np.flatnonzero(~met & theirs.known)
+        lost = np.setdiff1d(absent, np.flatnonzero(written))
         if not met.any():
             return lost, 0
-        nothing = Actions.of(self.config.rules, [], [], [], [])
         as_of = max(self._as_of(versions, nothing), snapshot + 1)
         both = fold(self.config.rules, mine, theirs.actions, as_of).states
         # The online row is the snapshot's where that is newer, else the stream's.
@@ -327,6 +364,7 @@ def open_updater(
         OnlineWriter(config, store),
         Vectors(config, aggregators, clock(), store),
         OfflineLog(config, worker),
+        Forgotten(config),
         clock,
     )
 

@@ -163,6 +163,7 @@ class Worker:
             self.metrics.events.labels(outcome).inc(count)
         self.metrics.members.inc(applied.members)
         self.metrics.conflicts.inc(applied.conflicts)
+        self.metrics.recovered.inc(applied.recovered)
         self.metrics.batches.inc()
 
     def _start_over(self) -> None:
