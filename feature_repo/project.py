@@ -1,6 +1,5 @@
 """Makes the Feast project, with the workspace that it belongs to in its tags."""
 
-import os
 from typing import Any
 
 import yaml
@@ -9,6 +8,7 @@ from feast import Project
 from operations.workspace import Workspace, workspace_of
 from transformations.config import Config
 from transformations.errors import InputError
+from transformations.secrets import expanded
 
 WORKSPACE_TAG = "activity_workspace"
 WORKSPACE_NAME_TAG = "activity_workspace_name"
@@ -25,7 +25,7 @@ def declare_project(config: Config) -> Project:
     """
     file = config.path(config.feature_store)
     try:
-        settings = yaml.safe_load(os.path.expandvars(file.read_text()))
+        settings = expanded(yaml.safe_load(file.read_text()))
         name = settings["project"]
     except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
         raise InputError(

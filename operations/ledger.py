@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from transformations.config import Config
 from transformations.errors import InputError, RunFailedError
+from transformations.secrets import redact
 
 METADATA = sa.MetaData()
 
@@ -107,7 +108,7 @@ class Ledger:
     def finish(self, run_id: int, error: BaseException | None = None) -> None:
         """Note how a run ended."""
         status = "done" if error is None else "failed"
-        message = None if error is None else f"{type(error).__name__}: {error}"
+        message = None if error is None else redact(f"{type(error).__name__}: {error}")
         self._update(run_id, status=status, error=message, finished_at=now_text())
 
     def newest_published(self, before: datetime | None = None) -> datetime | None:

@@ -11,6 +11,7 @@ from transformations.config import Config
 from transformations.errors import InputError
 from transformations.files import replacing
 from transformations.layout import partition_files
+from transformations.secrets import redact
 
 
 def note_sources(config: Config) -> None:
@@ -45,7 +46,8 @@ def _named(config: Config, source: str, table: str | None) -> str:
     """Name a file by its path, a table by its database's URL, without user and password."""
     if "://" not in source:
         return str(config.path(source))
-    return f"{re.sub(r'//[^/@]*@', '//', source).partition('?')[0]} {table}"
+    named = re.sub(r"//[^\s?]*@", "//", source).partition("?")[0]
+    return f"{redact(named)} {table}"
 
 
 def _refuse_others(config: Config, noted: dict[str, str], now: dict[str, str]) -> None:

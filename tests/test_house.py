@@ -39,6 +39,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "transformations.member_columns",
         "transformations.names",
         "transformations.rules",
+        "transformations.secrets",
     ),
     "stores": (),
     "serving": ("feature_repo", "models", "operations", "stores", "transformations"),

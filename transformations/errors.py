@@ -1,8 +1,16 @@
 """The two ways a command can fail; the command line maps them to exit codes."""
 
+from transformations.secrets import redact
+
 
 class ActivityError(Exception):
-    """Base of the errors whose message is meant for the user: expected, got, what to do."""
+    """Base of the errors whose message is meant for the user: expected, got, what to do.
+
+    The message holds no password.
+    """
+
+    def __str__(self) -> str:
+        return redact(super().__str__())
 
 
 class InputError(ActivityError):

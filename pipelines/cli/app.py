@@ -1,6 +1,7 @@
 """The command line `activity`: simulate, import, run, backfill, show, status."""
 
 import sys
+import traceback
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from shlex import quote
@@ -21,6 +22,7 @@ from pipelines.cli.quick_feast import import_feast
 from pipelines.progress import Stages, loading, number, short, working
 from transformations.config import Config
 from transformations.errors import ActivityError, InputError
+from transformations.secrets import redact, redact_logs
 from transformations.timestamps import read_timestamp
 
 # Commands import what they need inside: `--help`, a wrong option and `status` answer at once.
@@ -246,23 +248,29 @@ def status_command(config: ConfigOption = None, debug: DebugOption = False) -> N
 
 def main() -> None:
     """Run the command line: 2 for a wrong input, 1 for a failed run, no traceback by default."""
+    redact_logs()
     try:
         app()
     except ActivityError as error:
         if "--debug" in sys.argv:
-            raise
+            _trace()
         kind = "wrong input" if isinstance(error, InputError) else "run failed"
         _complain(kind, str(error))
         raise SystemExit(2 if isinstance(error, InputError) else 1) from None
     except Exception as error:
         if "--debug" in sys.argv:
-            raise
+            _trace()
         _complain("unexpected", f"{type(error).__name__}: {error}\nSee more with --debug.")
         raise SystemExit(1) from None
 
 
 def _complain(kind: str, message: str) -> None:
-    Console(stderr=True).print(f"[bold red]{kind}:[/] {escape(message)}", highlight=False)
+    Console(stderr=True).print(f"[bold red]{kind}:[/] {escape(redact(message))}", highlight=False)
+
+
+def _trace() -> None:
+    """Show where the present error was raised."""
+    sys.stderr.write(redact(traceback.format_exc()))
 
 
 def _refuse_unbuilt(settings: Config) -> None:

@@ -10,11 +10,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 
 from pipelines.cli.options import ConfigOption, DebugOption, settings_of
 from pipelines.progress import loading, short, working
 from transformations.config import Config
 from transformations.errors import InputError
+from transformations.secrets import redact
 
 app = typer.Typer()
 console = Console()
@@ -117,7 +119,7 @@ def _work(
             f"no vectors: no line of {short(settings.catalogue)} says stream=True"
         )
         console.print(
-            f"[green]✓[/] {name} reads events from {url.split('@')[-1]} into the sequences and "
+            f"[green]✓[/] {name} reads events from {escape(redact(url))} into the sequences and "
             + views,
             soft_wrap=True,
         )

@@ -141,6 +141,8 @@ def data_name(config: Config) -> str:
 
     data/movietweetings/events.parquet is movietweetings.
     """
+    if config.events.is_sql:  # not the URL, which may hold a password
+        return config.events.table or "a table"
     source = config.events.source
     telling = [part for part in Path(source).parts if part not in GENERIC]
     return telling[-1] if telling else source

@@ -10,10 +10,17 @@ from sqlalchemy.exc import SQLAlchemyError
 from pipelines.init.look import Connection
 from transformations.errors import InputError, RunFailedError
 from transformations.quoting import identifier
-from transformations.sources.sql_source import as_text, chunks, find_table, open_engine, reason_of
+from transformations.secrets import has_literal
+from transformations.sources.sql_source import (
+    as_text,
+    chunks,
+    find_table,
+    open_engine,
+    reason_of,
+    shown_url,
+)
 
 ROWS_LOOKED_AT = 1_000_000
-VARIABLE = r"\$\{(\w+)\}"
 
 
 def is_url(source: str) -> bool:
@@ -27,8 +34,7 @@ def written(key: str, source: str) -> str:
     Raises:
         InputError: it holds a password, which would stand in the file.
     """
-    password = re.match(r"[^:]+://[^:/@]*:([^@]+)@", source)
-    if (password and not re.fullmatch(VARIABLE, password[1])) or "password=" in source:
+    if has_literal(source):
         raise InputError(
             f"--{key}: expected the password as ${{NAME}}, the name of an environment variable, "
             "got the password itself; it would be written into activity.yaml"
@@ -47,7 +53,7 @@ def open_table(con: Connection, key: str, url: str, table: str | None) -> tuple[
         RunFailedError: the database failed. No message holds the password.
     """
     engine = open_engine(key, url, lambda file: Path(file).expanduser().resolve())
-    shown = engine.url.render_as_string(hide_password=True)
+    shown = shown_url(engine)
     relation = f"{key}_source"
     try:
         with engine.connect() as connection:
@@ -75,7 +81,7 @@ def open_table(con: Connection, key: str, url: str, table: str | None) -> tuple[
                 con.execute(f"insert into {relation} from chunk")
                 con.unregister("chunk")
     except SQLAlchemyError as error:
-        reason = reason_of(error, engine)
+        reason = reason_of(error)
         raise RunFailedError(f"reading {table} in {shown} failed: {reason}") from None
     finally:
         engine.dispose()

@@ -30,6 +30,8 @@ from serving.publish.history import remove_orphans
 from serving.publish.owner import claim
 from transformations.config import Config
 from transformations.errors import InputError
+from transformations.secrets import expanded, redact, unset
+from transformations.sources.sql_source import read_url
 
 
 def open_store(config: Config) -> FeatureStore:
@@ -43,18 +45,20 @@ def open_store(config: Config) -> FeatureStore:
     """
     file = config.path(config.feature_store)
     try:
-        text = os.path.expandvars(file.read_text())
+        raw = yaml.safe_load(file.read_text())
+        missing = sorted(set(unset(raw)))
+        if missing:
+            raise InputError(
+                f"{file} needs environment variables that are not set: {', '.join(missing)}"
+            )
+        path = raw["registry"]["path"] if isinstance(raw["registry"], dict) else None
+        _refuse_commas(file, raw.get("online_store"))
+        raw = expanded(raw)
+        if path is not None and raw["registry"].get("registry_type") == "sql":
+            raw["registry"]["path"] = _absolute(file, path, config.root)
+        feast_config = RepoConfig(**raw)
     except FileNotFoundError:
         raise InputError(f"feature_store: expected Feast's settings at {file}") from None
-    settings = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
-    unset = sorted(set(re.findall(r"\$\{(\w+)\}", settings)))
-    if unset:
-        raise InputError(f"{file} needs environment variables that are not set: {', '.join(unset)}")
-    try:
-        raw = yaml.safe_load(text)
-        if isinstance(raw["registry"], dict) and raw["registry"].get("registry_type") == "sql":
-            raw["registry"]["path"] = _absolute(raw["registry"]["path"], config.root)
-        feast_config = RepoConfig(**raw)
     except KeyError as error:
         raise InputError(f"{file}: expected the key {error}, which is missing") from None
     except (TypeError, ValueError, yaml.YAMLError, sa.exc.ArgumentError, FeastError) as error:
@@ -106,12 +110,24 @@ def apply(
     return len(objects)
 
 
-def _absolute(url: str, root: Path) -> str:
-    """Make the path of a SQLite URL absolute and create its folder; return other URLs unchanged."""
-    parsed = sa.make_url(url)
+def _refuse_commas(file: Path, online: Any) -> None:
+    """Refuse a password with a comma where Feast would take what follows for another setting."""
+    given = online.get("connection_string") if isinstance(online, dict) else None
+    for name in re.findall(r"password=\$\{?(\w+)", str(given)):
+        if "," in os.environ.get(name, ""):
+            raise InputError(
+                f"{file}, online_store.connection_string: expected a password without a comma, at "
+                f"which Feast divides the text; got one in the variable {name}. Choose another"
+            )
+
+
+def _absolute(settings: Path, url: str, root: Path) -> str:
+    """Fill in a URL's variables, make a SQLite file's path absolute and create its folder."""
+    braced = re.sub(r"\$(\w+)", lambda it: f"${{{it[1]}}}" if it[1] in os.environ else it[0], url)
+    parsed = read_url(f"{settings}, registry.path", braced)
     if parsed.get_backend_name() != "sqlite" or parsed.database in (None, "", ":memory:"):
-        return url
-    file = root / parsed.database
+        return parsed.render_as_string(hide_password=False)
+    file = root / str(parsed.database)
     file.parent.mkdir(parents=True, exist_ok=True)
     return parsed.set(database=str(file)).render_as_string(hide_password=False)
 
@@ -134,5 +150,5 @@ def quiet() -> Iterator[None]:
     except Exception as error:
         said = (out.getvalue() + err.getvalue()).strip()
         if said:
-            error.add_note(f"Feast said:\n{said[-2000:]}")
+            error.add_note(redact(f"Feast said:\n{said[-2000:]}"))
         raise

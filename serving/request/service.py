@@ -33,6 +33,7 @@ from serving.request.sequences import Event
 from serving.request.vectors import Embedded, RequestTime
 from stores.read import ReadError
 from transformations.errors import InputError
+from transformations.secrets import redact
 
 logger = logging.getLogger(__name__)
 
@@ -226,7 +227,7 @@ async def _refreshing(
             logger.warning(
                 "new models or items cannot be loaded, the old ones are served: %s", error
             )
-            health.error = str(error)
+            health.error = redact(str(error))
         health.looked_at = datetime.now(UTC)
 
 
@@ -287,7 +288,7 @@ def _answer_errors(app: FastAPI, limits: Limits) -> None:
 
     @app.exception_handler(InputError)
     async def wrong(_: Request, error: InputError) -> Response:
-        return failure(422, "invalid", str(error))
+        return failure(422, "invalid", redact(str(error)))
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> Response:

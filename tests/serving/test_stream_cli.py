@@ -164,7 +164,7 @@ def test_it_keeps_the_streamed_lines_fresh_until_it_is_told_to_stop(live, url, s
     with stream() as command:
         # On the loopback, and not on every interface, of which 127.0.0.2 is one.
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.2", command.port))
+            socket.create_connection(("127.0.0.2", command._port))
         before = online(live, STREAMED)
         left_alone = online(live, LEFT_ALONE)
         put(url, five_events())

@@ -16,6 +16,7 @@ from transformations.config import Config
 from transformations.errors import InputError, RunFailedError
 from transformations.ids import SPELLED, spelled
 from transformations.sources.files import Files
+from transformations.secrets import SECRET_NAME, VARIABLE, redact, remember
 
 ROWS_AT_ONCE = 50_000
 
@@ -77,7 +78,7 @@ def spool(config: Config, source: TableSource, folder: Path, mark: str | None = 
         RunFailedError: the database failed. No message holds the password.
     """
     engine = open_engine(source.key, source.url, config.path)
-    where = engine.url.render_as_string(hide_password=True)
+    where = shown_url(engine)
     shown = f"{source.table} in {where}"
     columns = list(dict.fromkeys(name for name in source.columns.values() if name is not None))
     ids = [f"{name}{SPELLED}" for name in columns if name in source.ids]
@@ -94,17 +95,21 @@ def spool(config: Config, source: TableSource, folder: Path, mark: str | None = 
             query = _since(connection, table, columns + ids, source.incremental, mark)
             rows = _write(chunks(connection, query), columns + ids, file)
     except SQLAlchemyError as error:
-        raise RunFailedError(f"reading {shown} failed: {reason_of(error, engine)}") from None
+        raise RunFailedError(f"reading {shown} failed: {reason_of(error)}") from None
     finally:
         engine.dispose()
     groups = [Files((file,), dict.fromkeys(columns + ids, "VARCHAR"))] if rows else []
     return Spooled(source.table, groups, new_mark or mark)
 
 
-def reason_of(error: SQLAlchemyError, engine: sa.Engine) -> str:
+def reason_of(error: SQLAlchemyError) -> str:
     """Return the driver's message without the password. SQLAlchemy's adds the statement."""
-    reason = str(getattr(error, "orig", None) or error).strip()
-    return reason.replace(str(engine.url.password), "***") if engine.url.password else reason
+    return redact(str(getattr(error, "orig", None) or error).strip())
+
+
+def shown_url(engine: sa.Engine) -> str:
+    """Return an engine's URL without passwords, wherever they stand in it."""
+    return redact(engine.url.render_as_string(hide_password=True))
 
 
 def chunks(connection: sa.Connection, query: sa.Executable) -> Iterator[list[sa.Row[Any]]]:
@@ -127,17 +132,8 @@ def open_engine(key: str, source: str, path: Callable[[str], Path]) -> sa.Engine
     Raises:
         InputError: a variable is not set, the SQLite file is missing, or the URL is invalid.
     """
-
-    def value(variable: re.Match[str]) -> str:
-        name = variable[1]
-        if name not in os.environ:
-            raise InputError(
-                f"{key}.source: expected the environment variable {name}, it is not set"
-            )
-        return os.environ[name]
-
     try:
-        url = sa.make_url(re.sub(r"\$\{(\w+)\}", value, source))
+        url = read_url(f"{key}.source", source)
         if url.get_backend_name() == "sqlite" and url.database and url.database != ":memory:":
             file = path(url.database)
             if not file.is_file():  # SQLite would make an empty one
@@ -166,6 +162,57 @@ def _keep_undecodable(connection: Any, _: Any) -> None:
             return text
 
     connection.text_factory = decoded
+
+
+def read_url(key: str, text: str) -> sa.URL:
+    """Parse a database's URL, then put in its ${VARIABLES}; remember its secrets.
+
+    Args:
+        key: The configuration's key, for messages.
+
+    Raises:
+        InputError: a variable is not set, or a password has an @ that is not quoted.
+        sqlalchemy.exc.ArgumentError, ValueError: it is not a URL.
+    """
+
+    def value(variable: re.Match[str]) -> str:
+        name = variable[1]
+        if name not in os.environ:
+            raise InputError(f"{key}: expected the environment variable {name}, it is not set")
+        return os.environ[name]
+
+    def filled(part: Any) -> Any:
+        if isinstance(part, str):
+            return VARIABLE.sub(value, part)
+        return None if part is None else tuple(map(filled, part))
+
+    # All after :// in one variable is a URL as it is written; a port is parsed as a number.
+    early = r"(?<=://)\$\{\w+\}$|(?<=:)\$\{\w+\}(?=[/?]|$)"
+    text = re.sub(early, lambda part: filled(part[0]), text)
+    url = sa.make_url(text)
+    if url.password is not None and text.partition("?")[0].count("@") > 1:
+        for part in text.partition("://")[2].rpartition("@")[0].partition(":")[2].split("@"):
+            remember(part)
+        raise InputError(
+            f"{key}: expected one @ before the host of a URL; write the password as ${{NAME}}, the "
+            "name of an environment variable, or its @ as %40"
+        )
+    query = {name: filled(values) for name, values in url.query.items()}
+    for name, one in query.items():
+        if SECRET_NAME.fullmatch(name):
+            for each in (one,) if isinstance(one, str) else one:
+                remember(each)
+    password = filled(url.password)
+    remember(password)
+    return sa.URL.create(
+        url.drivername,
+        filled(url.username),
+        password,
+        filled(url.host),
+        url.port,
+        filled(url.database),
+        query,
+    )
 
 
 def find_table(connection: sa.Connection, key: str, name: str, where: str) -> sa.Table:
