@@ -2,7 +2,7 @@
 
 import os
 import re
-from datetime import timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -22,7 +22,8 @@ from transformations import names
 from transformations.errors import InputError
 from transformations.expressions import Expression, Kind, parse
 from transformations.layout import Layout
-from transformations.rules import SEARCH, Action, Attribute, IdType, Rules, Sign
+from transformations.rules import EARLIEST, SEARCH, Action, Attribute, IdType, Rules, Sign
+from transformations.timestamps import EPOCH, as_utc
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG_VARIABLE = "ACTIVITY_CONFIG"
@@ -41,6 +42,13 @@ def _duration(value: Any) -> timedelta:
     if match is None:
         raise ValueError(f"expected a duration such as 28d, 12h, 30m or 45s, got {value!r}")
     return timedelta(**{DURATION_UNITS[match[2]]: int(match[1])})
+
+
+def _day(value: Any) -> Any:
+    """Return a date, which YAML reads as such, as its midnight in UTC."""
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return datetime.combine(value, time(), UTC)
+    return as_utc(value) if isinstance(value, datetime) else value
 
 
 def _positive(value: timedelta) -> timedelta:
@@ -97,6 +105,7 @@ TAKEN_ENDS = ("_embedding", "_is_blank", "_y")
 
 Duration = Annotated[timedelta, BeforeValidator(_duration), AfterValidator(_positive)]
 Delay = Annotated[timedelta, BeforeValidator(_duration)]
+Earliest = Annotated[datetime, BeforeValidator(_day), Field(ge=EPOCH)]
 ActionName = Annotated[str, AfterValidator(_action)]
 AttributeName = Annotated[str, AfterValidator(_attribute)]
 
@@ -159,6 +168,8 @@ class Events(_Strict):
     """What each action carries: how long a page was read, the rating, where it was seen."""
     time_unit: Literal["timestamp", "s", "ms", "us", "ns"] = "timestamp"
     """`timestamp` for timestamps and ISO text, else the unit of integers since 1970."""
+    earliest: Earliest = EARLIEST
+    """A row with an earlier time is refused: its unit is another than `time_unit`."""
     max_refused_share: float = Field(default=0.05, ge=0, le=1)
     """A run that refuses a larger share of the rows it reads fails before it publishes."""
 
@@ -435,6 +446,7 @@ class Config(_Strict):
                 name: Attribute(given.type, given.min, given.max, given.max_length)
                 for name, given in self.events.attributes.items()
             },
+            self.events.earliest,
         )
 
     @property
@@ -536,6 +548,11 @@ def _explain(problem: Any) -> str:
         return f"  {message}"  # it names its key
     elif problem["type"] != "value_error":
         message = f"{message}, got {problem['input']!r}"
+    if isinstance(problem["input"], bool) and problem["type"] != "extra_forbidden":
+        words = "NO, OFF and FALSE" if problem["input"] is False else "YES, ON and TRUE"
+        message += f"; if a name was meant, quote it: YAML reads {words} without quotes as a truth"
+    elif problem["type"] == "string_type":
+        message += "; if a name or text was meant, quote it"
     return f"  {path}: {message}"
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from transformations import names
@@ -60,6 +60,9 @@ MISSING = "\x1a"
 """A missing category or text inside a list, which in Feast's stores holds no null; a number is NaN
 there. It is the character SUBSTITUTE, which no value may hold."""
 
+EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)
+"""Before most logs, and after every time in seconds that is taken for milliseconds."""
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -73,6 +76,7 @@ class Rules:
         length: A sequence holds at most this many of the newest actions.
         dim: Dimension of the item vectors.
         attributes: What each action carries, by name.
+        earliest: A time before it is not one that can be meant: its unit is another.
     """
 
     member_id_type: IdType
@@ -82,6 +86,7 @@ class Rules:
     length: int
     dim: int
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
+    earliest: datetime = EARLIEST
 
     @property
     def id_types(self) -> dict[str, IdType]:

@@ -118,7 +118,12 @@ MENDS: dict[str, Mend | Callable[[Refused], Mend]] = {
     "kind is search, which is that of texts": Mend("another name for that kind of items"),
     "action is unknown": _actions,
     "event_timestamp cannot be read": _time("write times as 2026-01-31 06:30:00+00"),
-    "event_timestamp is before 1970": _time("correct the source: no event is that old"),
+    "event_timestamp is before events.earliest": _time(
+        "correct the source, or set events.earliest to an earlier day"
+    ),
+    "ingested_at is before events.earliest": Mend(
+        "correct the source: its unit is another than that of event_timestamp"
+    ),
     "event_timestamp is in the future": _time("such rows are read once their time has come"),
     "ingested_at cannot be read": Mend(
         "correct the source, or leave out events.columns.ingested_at"

@@ -21,7 +21,15 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictInt,
+    StrictStr,
+)
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -31,9 +39,11 @@ from serving.request.limits import LOOPBACK, KnownHosts, Limits, LoadLimit, fail
 from serving.request.metrics import RequestMetrics
 from serving.request.sequences import Event
 from serving.request.vectors import Embedded, RequestTime
+from serving.times import read_time
 from stores.read import ReadError
 from transformations.errors import InputError
 from transformations.secrets import redact
+from transformations.timestamps import timestamp_of
 
 logger = logging.getLogger(__name__)
 
@@ -45,10 +55,23 @@ MEMBERS, EVENTS = 64, 512  # at most, in one request
 Integer = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
 Text = Annotated[StrictStr, Field(max_length=200)]
 Id = Integer | Text
-# With a zone, and far enough from the ends of the calendar to compute with.
-Timestamp = Annotated[
-    AwareDatetime, Field(ge=datetime(1970, 1, 1, tzinfo=UTC), lt=datetime(9000, 1, 1, tzinfo=UTC))
-]
+
+
+def _time(value: Any) -> datetime:
+    """Read a time as a message of the stream holds it."""
+    us = read_time(value)
+    if us is None:
+        raise ValueError(
+            "expected ISO 8601 with a timezone, or an integer of microseconds since 1970"
+        )
+    try:
+        return timestamp_of(us)
+    except OverflowError:
+        raise ValueError("lies outside the calendar; integers are microseconds") from None
+
+
+# RequestTime refuses what lies outside the configured bounds.
+Timestamp = Annotated[AwareDatetime, BeforeValidator(_time)]
 
 
 class _Strict(BaseModel):

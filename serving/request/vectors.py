@@ -34,6 +34,7 @@ from serving.request.sequences import (
     unseen,
 )
 from serving.searches import search_vectors
+from serving.times import FURTHEST, out_of_bounds
 from stores.read import Reader
 from transformations.config import Config
 from transformations.errors import InputError
@@ -132,13 +133,25 @@ class RequestTime:
 
         Raises:
             InputError: an id of another type, an event of another member or of an unknown
-                action, a text that cannot be read, or an as_of before a stored row.
+                action, a text that cannot be read, a time before events.earliest or more than a
+                year ahead, or an as_of before a stored row.
             stores.read.ReadError: the store holds no such table.
         """
         spaces = self._spaces
         timestamp = datetime.now(UTC) if as_of is None else as_of.astimezone(UTC)
         if not member_ids:
             raise InputError("expected at least one member, got none")
+        for name, given in (
+            *((("as_of", as_of),) if as_of is not None else ()),
+            *(("event_timestamp", event.event_timestamp) for event in events),
+        ):
+            rules = self._config.rules
+            wrong = out_of_bounds(rules, microseconds(given), datetime.now(UTC), FURTHEST)
+            if wrong is not None:
+                raise InputError(
+                    f"{name} {given.isoformat()} {wrong}: expected a time from "
+                    f"{rules.earliest:%Y-%m-%d} to a year ahead; integers are microseconds"
+                )
         member_ids = checked_ids(self._config.rules, "member", member_ids)
         index = {member: row for row, member in enumerate(dict.fromkeys(member_ids))}
         stored = self._reader.read({"member_id": list(index)})

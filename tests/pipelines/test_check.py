@@ -262,7 +262,7 @@ def test_times_that_no_line_mends(tmp_path):
     found = find(configure(tmp_path, rows), NOW)
     reasons = [
         "event_timestamp cannot be read",
-        "event_timestamp is before 1970",
+        "event_timestamp is before events.earliest",
         "event_timestamp is in the future",
     ]
     got = [mend_of(found, reason)[:3] for reason in reasons]

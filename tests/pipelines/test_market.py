@@ -291,7 +291,7 @@ def test_the_ready_workspace_takes_all_that_is_simulated_for_it(tmp_path):
     assert set(taken.refused) <= {
         "member_id is null",
         "action is unknown",
-        "event_timestamp is before 1970",
+        "event_timestamp is before events.earliest",
     }
     assert (items.rows_in, items.refused) == (96, {})  # jobs and courses; texts are items too
     assert items.rows_out > 96

@@ -239,3 +239,40 @@ def test_the_shipped_one_loads_from_any_folder(
 
     assert load_config().data == ROOT / "data"
     assert load_config("activity.yaml").file == ROOT / "activity.yaml"
+
+
+WORDS = ["NO", "no", "Off", "FALSE", "ON", "yes", "Yes", "TRUE", "true"]
+
+
+@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize(
+    ("place", "key"),
+    [
+        ("actions: {{{}: positive}}", "actions"),
+        ("actions: {{SAVE: {}}}", "actions.SAVE"),
+        ("actions: {{SAVE: {{text: {}}}}}", "actions.SAVE.text"),
+        ("actions: {{SAVE: {{item_kind: {}}}}}", "actions.SAVE.item_kind"),
+        ("events: {{columns: {{action: {}}}}}", "events.columns.action"),
+        ("events: {{table: {}}}", "events.table"),
+        ("events: {{attributes: {{{}: {{type: number}}}}}}", "events.attributes"),
+        ("events: {{attributes: {{a: {{type: text, column: {}}}}}}}", "events.attributes.a.column"),
+        ("items: {{text: [{}]}}", "items.text.0"),
+        ("items: {{text: [title], kind: {}}}", "items.kind"),
+    ],
+)
+def test_a_word_that_yaml_reads_as_a_truth_is_to_be_quoted(
+    tmp_path: Path, word: str, place: str, key: str
+) -> None:
+    text = "" if place.startswith("items") else "items: {text: [title]}\n"
+    file = tmp_path / "activity.yaml"
+    file.write_text(text + place.format(word))
+    with pytest.raises(InputError, match=rf"{key}.*quote it: YAML reads"):
+        load_config(file)
+
+
+@pytest.mark.parametrize("value", ["12", "2026-01-31", "1.5", "~"])
+def test_a_number_or_a_date_as_a_name_is_to_be_quoted(tmp_path: Path, value: str) -> None:
+    file = tmp_path / "activity.yaml"
+    file.write_text(f"items: {{text: [{value}]}}")
+    with pytest.raises(InputError, match=r"items.text.0.*quote it"):
+        load_config(file)

@@ -4,7 +4,7 @@ import gzip
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import date, datetime
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,6 +33,8 @@ from transformations.config import Config
 from transformations.duck import TableReport, check, connect
 from transformations.errors import InputError, RunFailedError
 from transformations.sources import stage_activity, stage_items
+
+EARLY = "event_timestamp is before events.earliest"
 
 HEADER = "member_id,item_id,action,event_timestamp,ingested_at"
 COLUMNS = {"ingested_at": "ingested_at"}
@@ -237,8 +239,8 @@ class TestValues:
             ("2026-02-30", "timestamp", "event_timestamp cannot be read"),
             ("yesterday", "timestamp", "event_timestamp cannot be read"),
             ("", "timestamp", "event_timestamp cannot be read"),
-            ("1969-12-31 23:59:59.999999", "timestamp", "event_timestamp is before 1970"),
-            ("1970-01-01", "timestamp", at("1970-01-01")),
+            ("1989-12-31 23:59:59.999999", "timestamp", EARLY),
+            ("1990-01-01", "timestamp", at("1990-01-01")),
             ("2026-03-11", "timestamp", at("2026-03-11")),
             ("2026-03-11 00:00:00.000001", "timestamp", "event_timestamp is in the future"),
             ("infinity", "timestamp", "event_timestamp is in the future"),
@@ -249,8 +251,13 @@ class TestValues:
             ("1772323200000001999", "ns", at("2026-03-01 00:00:00.000001")),
             ("1772323200.5", "s", "event_timestamp cannot be read"),
             ("2026-03-01", "s", "event_timestamp cannot be read"),
-            ("-1", "ns", "event_timestamp is before 1970"),
-            ("0", "s", at("1970-01-01")),
+            ("-1", "ns", EARLY),
+            ("0", "s", EARLY),
+            ("1772323200", "ms", EARLY),
+            ("1772323200", "us", EARLY),
+            ("1772323200000", "us", EARLY),
+            ("1772323200000000", "ns", EARLY),
+            ("1772323200000", "ns", EARLY),
             ("1772323200000", "s", "event_timestamp is in the future"),
             ("9223372036854775807", "s", "event_timestamp is in the future"),
         ],
@@ -298,6 +305,22 @@ class TestValues:
         assert [e.event_timestamp for e in staged(config)] == [at("2026-03-01 00:00:00.000001")]
 
 
+def test_seconds_that_are_read_as_milliseconds_are_noticed(tmp_path: Path) -> None:
+    write_csv(tmp_path / "source.csv", *(f"{n},1,SAVE,177232320{n}," for n in range(5)))
+    config = from_files(tmp_path, "source.csv", events={"time_unit": "ms", "max_refused_share": 0})
+    with pytest.raises(RunFailedError, match=r"events.time_unit, which is ms: .* January 1970"):
+        stage(config)
+
+
+def test_the_earliest_time_is_the_users(tmp_path: Path) -> None:
+    rows = ("1,1,SAVE,1985-05-05,", "2,1,SAVE,2026-03-01,1985-05-05", "3,1,SAVE,2026-03-01,")
+    write_csv(tmp_path / "source.csv", *rows)
+    refused = stage(from_files(tmp_path, "source.csv")).refused
+    assert refused == {EARLY: 1, "ingested_at is before events.earliest": 1}
+    old = from_files(tmp_path, "source.csv", events={"earliest": date(1980, 1, 1)})
+    assert stage(old).refused == {}
+
+
 class TestRefused:
     """Unusable rows go to quarantine, with their raw values and a reason."""
 
@@ -325,7 +348,7 @@ class TestRefused:
         assert report.refused == {
             "action is unknown": 2,
             "event_timestamp cannot be read": 1,
-            "event_timestamp is before 1970": 1,
+            "event_timestamp is before events.earliest": 1,
             "event_timestamp is in the future": 1,
             "ingested_at cannot be read": 1,
             "item_id is not of the id type": 1,

@@ -109,7 +109,11 @@ def _judge_source(
         label = f"{identifier(FILE)}[{len(str(base)) + 2}:]"
 
     con.execute("create or replace temp table malformed (line varchar, source varchar)")
-    parameters = {"as_of": as_of, "actions": list(config.actions)}
+    parameters = {
+        "as_of": as_of,
+        "actions": list(config.actions),
+        "earliest": config.events.earliest,
+    }
     parts = []
     for number, files in enumerate(groups):
         parts.append(folder / f"judged-{number}.parquet")
@@ -155,12 +159,20 @@ def _fail_if_too_many(config: Config, rows_in: int, refused: dict[str, int]) -> 
     allowed = config.events.max_refused_share
     if total > allowed * rows_in:
         listed = ", ".join(f"{reason}: {rows:,}" for reason, rows in refused.items())
+        old = sum(rows for reason, rows in refused.items() if reason.endswith("events.earliest"))
+        unit = (
+            f" Times before {config.events.earliest:%Y-%m-%d} are mostly integers of a larger unit "
+            f"than events.time_unit, which is {config.events.time_unit}: seconds that are read as "
+            "ms lie in January 1970."
+            if old > total / 2
+            else ""
+        )
         raise RunFailedError(
             f"{total:,} of the {rows_in:,} rows read are refused, which is more than the share of "
             f"{allowed:.1%} that events.max_refused_share allows ({listed}). The rows are in "
             f"{config.layout.quarantine}; nothing else was written. Correct the source, or "
             "events.columns, events.time_unit, the id types or actions in "
-            f"{config.file.name}, and run again"
+            f"{config.file.name}, and run again.{unit}"
         )
 
 

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
+from serving.times import out_of_bounds, read_time
 from transformations.attributes import problem
 from transformations.ids import is_id
 from transformations.rules import Rules
@@ -105,11 +106,12 @@ def decode(rules: Rules, message: bytes, now: datetime) -> StreamEvent:
     action = event.get("action")
     if not isinstance(action, str) or action not in rules.actions:
         raise MessageError("action is unknown")
-    timestamp = _timestamp(event.get("event_timestamp"))
-    if timestamp < 0:
-        raise MessageError("event_timestamp is before 1970")
-    if timestamp > microseconds(now + FURTHEST):
-        raise MessageError("event_timestamp is in the future")
+    timestamp = read_time(event.get("event_timestamp"))
+    if timestamp is None:
+        raise MessageError("event_timestamp cannot be read")
+    wrong = out_of_bounds(rules, timestamp, now, FURTHEST)
+    if wrong is not None:
+        raise MessageError(f"event_timestamp {wrong}")
     member_id = _id(rules, "member_id", event.get("member_id"))
     item_id, text = _item(rules, action, event)
     return StreamEvent(
@@ -187,19 +189,3 @@ def _is_text(value: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _timestamp(value: object) -> int:
-    if isinstance(value, int) and not isinstance(value, bool):
-        # Clamped: outside the range of datetime only "future" or "before 1970" matters.
-        return max(min(value, 2**62), -1)
-    unreadable = MessageError("event_timestamp cannot be read")
-    if not isinstance(value, str):
-        raise unreadable
-    try:
-        timestamp = datetime.fromisoformat(value)
-    except ValueError:
-        raise unreadable from None
-    if timestamp.tzinfo is None:
-        raise unreadable
-    return microseconds(timestamp)
