@@ -5,7 +5,6 @@ from datetime import UTC, datetime, timedelta
 
 import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection as Connection
-from rich.markup import escape
 
 from models.embed import EmbedReport, embed_snapshot
 from models.lines import by_space
@@ -15,6 +14,7 @@ from operations.sources import note_sources
 from pipelines.check.say import say_staged
 from pipelines.fitting import fit_items, lines_to_serve, prepare, refuse_future
 from pipelines.progress import Stage, Stages
+from pipelines.terminal import escape
 from pipelines.training import train_line
 from serving import publish
 from transformations.config import Config
@@ -54,6 +54,7 @@ def run_daily(
     ledger = stages.ledger
     if as_of is not None:
         _refuse_older(as_of, ledger.newest_published())
+    publish.ask(config, publish.open_store(config))
     with connect(config) as con:
         # What lies after a past as_of is not from the future: a later snapshot will see it.
         stage_events(config, con, max(as_of or last_midnight(), last_midnight()), stages)

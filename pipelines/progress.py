@@ -21,6 +21,8 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.terminal import PlainTable, Terminal, escape
+
 if TYPE_CHECKING:
     from operations.ledger import Ledger
 
@@ -124,7 +126,8 @@ class Stages:
         )
         rows = "" if stage.rows_out is None else f"{number(stage.rows_out)} rows"
         self.console.print(
-            f"[green]✓[/] {name:<18} {rows:>15} {stage.seconds:7.1f} s  [dim]{stage.note}[/]",
+            f"[green]✓[/] {name:<18} {rows:>15} {stage.seconds:7.1f} s  "
+            f"[dim]{escape(stage.note)}[/]",
             highlight=False,
             soft_wrap=True,
         )
@@ -143,7 +146,7 @@ def working(
     Args:
         at_once: A log is told of it as it begins.
     """
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     if at_once and not is_live(console):
         _tell(console, what)
     with shown(Stage(what, total, unit), console) as stage:
@@ -229,7 +232,7 @@ def stage_table(
 
 def plain_table(title: str) -> Table:
     """Return an empty table that spends no width on lines: 80 columns have to do."""
-    return Table(
+    return PlainTable(
         title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False
     )
 

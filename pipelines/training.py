@@ -8,7 +8,6 @@ from typing import Any
 
 from duckdb import DuckDBPyConnection as Connection
 from rich.console import Console
-from rich.table import Table
 
 from models.packaging import package
 from models.registry import Registered, register
@@ -18,6 +17,7 @@ from models.training.objectives import OBJECTIVES
 from models.training.recipe import Recipe
 from models.training.train import Trained, gather, train_on
 from pipelines.progress import Stage, Stages, number
+from pipelines.terminal import PlainTable
 from transformations.config import Config
 from transformations.example_settings import ExampleSettings
 
@@ -63,7 +63,7 @@ def trains(aggregator: Aggregator, config: Config) -> bool:
 def show_figures(console: Console, figures: Mapping[str, Any]) -> None:
     """Print the figures of the examples."""
     lengths = {int(length): count for length, count in figures["sequence_lengths"].items()}
-    table = Table(title="Training examples", title_justify="left", show_header=False)
+    table = PlainTable(title="Training examples", title_justify="left", show_header=False)
     table.add_column("figure", style="dim")
     table.add_column("value", justify="right")
     rows = [

@@ -19,6 +19,7 @@ from models.training.recipe import Recipe
 from models.training.tune import Study, tune
 from models.training.tune_decay import GRID, LEAST_GAIN, DecayStudy, tune_decay
 from pipelines.progress import Stage, Stages, short
+from pipelines.terminal import PlainTable, escape
 from pipelines.training import figures_of, line_of, repr_of
 from transformations.config import Config
 from transformations.errors import InputError
@@ -192,9 +193,9 @@ def say(console: Console, file: Path, best: Aggregator, apply: bool) -> None:
     """Print the best line; with `apply`, add it to the catalogue."""
     if apply:
         add_line(file, best)
-        console.print(f"[green]✓[/] added to {short(file)}:", soft_wrap=True)
+        console.print(f"[green]✓[/] added to {escape(short(file))}:", soft_wrap=True)
     else:
-        console.print(f"the best, as a line for {short(file)} (--apply adds it):")
+        console.print(f"the best, as a line for {escape(short(file))} (--apply adds it):")
     console.print(f"    {line_of(best)},", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -216,7 +217,7 @@ def _write(stem: Path, rows: Rows, plot: Callable[[Path], None]) -> list[Path]:
 def _table(rows: Rows) -> Table:
     """Show the best rows; what does not fit beside the first columns shares one more."""
     first = list(rows[0])[:COLUMNS]
-    table = Table(title=f"The best of {len(rows)}", title_justify="left", header_style="bold")
+    table = PlainTable(title=f"The best of {len(rows)}", title_justify="left", header_style="bold")
     for name in first:
         table.add_column(name, no_wrap=True)
     if len(rows[0]) > len(first):

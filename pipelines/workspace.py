@@ -14,13 +14,13 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
 from models.lines import Aggregator, by_space
 from operations.fits import current_lines, lines_of
 from operations.ledger import Ledger, ledger_exists
 from pipelines.progress import number, plain_table
+from pipelines.terminal import Terminal, escape
 from transformations import names
 from transformations.config import Config, load_config
 from transformations.duck import connect, count, parquet
@@ -241,8 +241,10 @@ class OpenWorkspace:
 
     def __str__(self) -> str:
         text = StringIO()
-        console = Console(file=text, width=WIDTH, highlight=False)
-        console.print(f"workspace {self.config.root.name}, {self.config.root}", soft_wrap=True)
+        console = Terminal(file=text, width=WIDTH, highlight=False)
+        console.print(
+            escape(f"workspace {self.config.root.name}, {self.config.root}"), soft_wrap=True
+        )
         console.print(self._last_run(), soft_wrap=True)
         console.print()
         console.print(table_of(self.tables()))

@@ -48,6 +48,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "models",
         "operations.fits",
         "operations.workspace",
+        "serving.answers",
         "serving.stream.states",
         "stores.eviction",
         "stores.kinds",
@@ -65,6 +66,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "serving.stream": (
         "models",
         "operations",
+        "serving.answers",
         "serving.outage",
         "serving.publish",
         "serving.searches",

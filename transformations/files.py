@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+from transformations.errors import NoSpaceError, is_no_space
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -23,6 +25,9 @@ def replacing(path: Path) -> Iterator[Path]:
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
+    except Exception as error:
+        _name_if_full(path, error)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -41,9 +46,19 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             sync(entry)
         temporary.rename(path)
         sync(path.parent)
+    except Exception as error:
+        _name_if_full(path, error)
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         os.close(lock)
+
+
+def _name_if_full(path: Path, error: Exception) -> None:
+    """Raise NoSpaceError, which names the path, if the error says that its disk is full."""
+    if is_no_space(error) and not isinstance(error, NoSpaceError):
+        kept = "It is as it was before" if path.exists() else "Nothing was written there"
+        raise NoSpaceError(path, kept, error) from None
 
 
 def _locked_beside(path: Path) -> tuple[Path, int]:

@@ -6,7 +6,6 @@ from datetime import datetime
 import duckdb
 import pyarrow.parquet as pq
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from pipelines.check.figures import Activity, activity_of
@@ -22,6 +21,7 @@ from pipelines.check.sentences import (
 )
 from pipelines.init.look import NEEDED
 from pipelines.progress import number, plain_table
+from pipelines.terminal import escape
 from transformations.config import Config
 from transformations.duck import parquet
 from transformations.layout import partition_files, span
@@ -67,7 +67,7 @@ def say_staged(console: Console, config: Config, con: Connection, as_of: datetim
         activity = activity_of(config, con, as_of)
         what += f" of {activity.figures.n_members:,} members"
         warnings = [*of_activity(activity, as_of)]
-    console.print(f"{what}, {ends[0]:%Y-%m-%d} to {ends[1]:%Y-%m-%d}", highlight=False)
+    console.print(f"{escape(what)}, {ends[0]:%Y-%m-%d} to {ends[1]:%Y-%m-%d}", highlight=False)
     _bullets(console, warnings)
 
 
@@ -134,7 +134,7 @@ def _table(title: str, lines: Mapping[str, str]) -> Table:
     table.add_column("figure", no_wrap=True)
     table.add_column("value")
     for name, value in lines.items():
-        table.add_row(name, escape(value))
+        table.add_row(name, value)
     return table
 
 

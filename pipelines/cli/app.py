@@ -8,8 +8,6 @@ from shlex import quote
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from pipelines.cli import check, evaluate, export, fits, init, models, reset, serve, stream
 from pipelines.cli.options import (
@@ -20,8 +18,9 @@ from pipelines.cli.options import (
 )
 from pipelines.cli.quick_feast import import_feast
 from pipelines.progress import Stages, loading, number, short, working
+from pipelines.terminal import Terminal, escape
 from transformations.config import Config
-from transformations.errors import ActivityError, InputError
+from transformations.errors import ActivityError, InputError, is_no_space
 from transformations.secrets import redact, redact_logs
 from transformations.timestamps import read_timestamp
 
@@ -39,7 +38,7 @@ app.add_typer(imports, name="import")
 for part in (init, check, reset, fits, export, models, evaluate, serve, stream):
     app.add_typer(part.app)
 
-console = Console()
+console = Terminal()
 
 
 @app.command("simulate", epilog="Example: activity simulate --members 2000 --jobs 500 --days 40")
@@ -89,7 +88,8 @@ def simulate_command(
         )
     figures = ", ".join(f"{number(count)} {name}" for name, count in counts.items())
     console.print(
-        f"[green]✓[/] simulated {figures} over {days} days in {short(folder)}", soft_wrap=True
+        f"[green]✓[/] simulated {figures} over {days} days in {escape(short(folder))}",
+        soft_wrap=True,
     )
 
 
@@ -109,14 +109,14 @@ def import_movietweetings_command(
         report = import_movietweetings(source, destination)
     console.print(
         f"[green]✓[/] {number(report.events)} events and {number(report.items)} items in "
-        f"{short(destination)}; {number(report.refused)} lines refused"
-        + (f" (see {short(destination / 'refused.txt')})" if report.refused else ""),
+        f"{escape(short(destination))}; {number(report.refused)} lines refused"
+        + (f" (see {escape(short(destination / 'refused.txt'))})" if report.refused else ""),
         soft_wrap=True,
     )
     console.print(
         "To make a workspace of them: activity init movietweetings "
-        f"--events {quote(short(destination / 'events.parquet'))} "
-        f"--items {quote(short(destination / 'items.parquet'))}",
+        f"--events {escape(quote(short(destination / 'events.parquet')))} "
+        f"--items {escape(quote(short(destination / 'items.parquet')))}",
         highlight=False,
         soft_wrap=True,
     )
@@ -260,12 +260,15 @@ def main() -> None:
     except Exception as error:
         if "--debug" in sys.argv:
             _trace()
-        _complain("unexpected", f"{type(error).__name__}: {error}\nSee more with --debug.")
+        if is_no_space(error):
+            _complain("run failed", f"no space is left on a disk: {error}; what is whole is kept")
+        else:
+            _complain("unexpected", f"{type(error).__name__}: {error}\nSee more with --debug.")
         raise SystemExit(1) from None
 
 
 def _complain(kind: str, message: str) -> None:
-    Console(stderr=True).print(f"[bold red]{kind}:[/] {escape(redact(message))}", highlight=False)
+    Terminal(stderr=True).print(f"[bold red]{kind}:[/] {escape(redact(message))}", highlight=False)
 
 
 def _trace() -> None:

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from pipelines.cli.options import ConfigOption, DebugOption, settings_of
 from pipelines.progress import short, working
+from pipelines.terminal import Terminal, escape
 from transformations.errors import InputError
 
 app = typer.Typer()
-console = Console()
+console = Terminal()
 
 
 @app.command("check", epilog="Example: activity check --config workspaces/ifdb --html check.html")
@@ -30,7 +30,7 @@ def check_command(
         raise InputError(f"--html: expected a file whose name ends in .html, got {html}")
     now = datetime.now(UTC)
     name = short(settings.file)
-    console.print(f"checking the sources of {name}", soft_wrap=True)
+    console.print(f"checking the sources of {escape(name)}", soft_wrap=True)
     with working("reading events and items"):
         from pipelines.check.find import find
         from pipelines.check.say import say
@@ -42,4 +42,4 @@ def check_command(
         from pipelines.check.page import write_check
 
         write_check(found, name, now, html)
-        console.print(f"\n[green]✓[/] {short(html)}", highlight=False, soft_wrap=True)
+        console.print(f"\n[green]✓[/] {escape(short(html))}", highlight=False, soft_wrap=True)

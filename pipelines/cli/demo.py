@@ -13,7 +13,6 @@ import numpy as np
 from feast import FeatureStore
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 
 from models.embed import embed_snapshot
@@ -22,6 +21,7 @@ from operations.fits import made_lines
 from pipelines.cli.nearest import DescribedItems
 from pipelines.private_redis import private_redis, write_store
 from pipelines.progress import number, working
+from pipelines.terminal import PlainTable
 from serving import publish
 from serving.stream.bus.messages import encode
 from serving.stream.bus.redis import RedisBus
@@ -207,7 +207,7 @@ class _Replay:
         metrics = self._worker.metrics
         median, high = metrics.on_bus_seconds.quantiles()
         seconds = max(time.monotonic() - self._began, 1e-9)
-        table = Table(
+        table = PlainTable(
             title=f"{self._clock():%Y-%m-%d %H:%M} of a day replayed", title_justify="left"
         )
         for name in ("events", "events per second", "on the bus → visible, p50", "p99",
@@ -230,7 +230,7 @@ def _compared(
     """Show the vector that the member's last action changed most, and its nearest items."""
     member, item, action, timestamp = row[:4]
     name = max(after, key=lambda key: float(np.abs(after[key] - before[key]).sum()))
-    table = Table(
+    table = PlainTable(
         title=f"Member {member}, before and after {action} on item {item} at {timestamp:%H:%M}: "
         f"{name}, and the items nearest to it",
         title_justify="left",
@@ -239,7 +239,7 @@ def _compared(
         table.add_column(column)
     for when, found in (("before", before[name]), ("after", after[name])):
         head = " ".join(f"{value:+.3f}" for value in found[:4])
-        lines = escape("\n".join(items.nearest(found, TOP)))
+        lines = "\n".join(items.nearest(found, TOP))
         table.add_row(when, f"[{head} …", lines or "none: no such action so far")
     return table
 

@@ -4,12 +4,12 @@ import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from pipelines.cli.options import ConfigOption, DebugOption, settings_of
 from pipelines.cli.quick_feast import import_feast
 from pipelines.progress import Stages, loading, short, working
+from pipelines.terminal import PlainTable, Terminal, escape
 from transformations.config import Config
 from transformations.errors import InputError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pipelines.report.result import Result
 
 app = typer.Typer()
-console = Console()
+console = Terminal()
 RESULT = "evaluation/result.json"
 COLUMNS = ("hr10_recent", "ndcg10", "auc_random", "auc_dismiss")
 
@@ -94,21 +94,21 @@ def _show(settings: Config) -> None:
     console.print(_table(result))
     for promise in result.promises:
         mark = "[green]✓[/]" if promise.passed else "[red]✗[/]"
-        console.print(f"{mark} {promise.sentence}", highlight=False)
+        console.print(f"{mark} {escape(promise.sentence)}", highlight=False)
     for gap in result.gaps:
-        console.print(f"[yellow]![/] {gap}", highlight=False)
+        console.print(f"[yellow]![/] {escape(gap)}", highlight=False)
     failed = [control for control in result.controls if not control.passed]
     for control in failed:
         console.print(
-            f"[bold red]control failed:[/] {control.name}: expected {control.expected}, got "
-            f"{control.got}",
+            "[bold red]control failed:[/] "
+            + escape(f"{control.name}: expected {control.expected}, got {control.got}"),
             highlight=False,
         )
-    console.print(f"\nThe report: {short(page)}", soft_wrap=True)
+    console.print(f"\nThe report: {escape(short(page))}", soft_wrap=True)
 
 
 def _table(result: "Result") -> Table:
-    table = Table(
+    table = PlainTable(
         title=f"Test period, with differences to {result.baseline}",
         title_justify="left",
         header_style="bold",

@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from pipelines.cli.options import ConfigOption, DebugOption, settings_of
 from pipelines.progress import number, short, working
+from pipelines.terminal import Terminal, escape
 from transformations.errors import InputError
 
 app = typer.Typer()
-console = Console()
+console = Terminal()
 
 
 @app.command("export", epilog="Example: activity export decay --to decay.npz")
@@ -46,7 +46,7 @@ def export_command(
     with working(f"writing {short(file)}"):
         export(rows, file, replace=force)
     console.print(
-        f"[green]✓[/] {number(rows.num_rows)} rows of {view} in {short(file)} "
+        f"[green]✓[/] {number(rows.num_rows)} rows of {escape(view)} in {escape(short(file))} "
         f"({file.stat().st_size / 1e6:,.1f} MB)",
         highlight=False,
         soft_wrap=True,

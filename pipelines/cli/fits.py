@@ -4,16 +4,16 @@ import shutil
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from pipelines.cli.options import ConfigOption, DebugOption, confirm, settings_of
 from pipelines.cli.quick_feast import import_feast
 from pipelines.progress import Stages, loading, megabytes, number, plain_table, short, working
+from pipelines.terminal import Terminal, escape
 from transformations.errors import InputError
 from transformations.timestamps import read_timestamp
 
 app = typer.Typer()
-console = Console()
+console = Terminal()
 
 
 @app.command("fit", epilog="Example: activity fit --until 2026-01-31")
@@ -52,7 +52,7 @@ def fit_command(
     console.print()
     console.print(stages.table())
     fits = ", ".join(map(str, made))
-    console.print(f"{fits}: fitted on what was known before {timestamp:%Y-%m-%d %H:%M} UTC")
+    console.print(f"{escape(fits)}: fitted on what was known before {timestamp:%Y-%m-%d %H:%M} UTC")
     console.print("The next run and backfill make rows by them.")
     for said in say_kept(Fits(settings).kept(made)):
         console.print(said, highlight=False, soft_wrap=True)

@@ -3,12 +3,12 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from pipelines.cli.options import DebugOption
+from pipelines.terminal import Terminal
 
 app = typer.Typer()
-console = Console()
+console = Terminal()
 
 
 @app.command(

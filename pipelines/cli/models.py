@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from models import registry
@@ -16,6 +15,7 @@ from models.spec import Aggregator, Learned
 from pipelines.cli.options import ConfigOption, DebugOption, settings_of
 from pipelines.cli.quick_feast import import_feast
 from pipelines.progress import Stages, loading, plain_table, short
+from pipelines.terminal import Terminal, escape
 from transformations.config import Config
 from transformations.errors import InputError
 from transformations.timestamps import read_timestamp
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection as Connection
 
 app = typer.Typer()
-console = Console()
+console = Terminal()
 
 NameArgument = Annotated[str, typer.Argument(help="An aggregator's name, as in the catalogue.")]
 UntilOption = Annotated[
@@ -68,12 +68,17 @@ def train_command(
         forget(settings, fit)
         folder, registered = train_line(settings, con, fit, timestamp, stages)
         note_fits(settings, [fit], used=False)
-    console.print(f"\n{short(folder)} is {registered.uri}.", highlight=False, soft_wrap=True)
+    console.print(
+        f"\n{escape(short(folder))} is {escape(registered.uri)}.", highlight=False, soft_wrap=True
+    )
     if line in catalogue_lines(settings):
-        console.print(f"{fit.view} goes online with the next run.", highlight=False, soft_wrap=True)
+        console.print(
+            f"{escape(fit.view)} goes online with the next run.", highlight=False, soft_wrap=True
+        )
     else:
         console.print(
-            f"To serve it, put this line into {short(settings.catalogue)}:\n    {line_of(line)},",
+            f"To serve it, put this line into {escape(short(settings.catalogue))}:\n"
+            f"    {escape(line_of(line))},",
             highlight=False,
             soft_wrap=True,
         )
@@ -117,7 +122,7 @@ def models_command(config: ConfigOption = None, debug: DebugOption = False) -> N
         return
     console.print(table_of(known))
     console.print(
-        f'In {short(settings.catalogue)}: Packaged("models:/NAME/NUMBER")', highlight=False
+        f'In {escape(short(settings.catalogue))}: Packaged("models:/NAME/NUMBER")', highlight=False
     )
 
 

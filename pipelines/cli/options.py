@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 from pydantic import TypeAdapter, ValidationError
-from rich.console import Console
 
 from pipelines.progress import short
+from pipelines.terminal import Terminal, escape
 from transformations.config import CONFIG, CONFIG_VARIABLE, Config, Duration, load_config
 from transformations.errors import InputError
 
@@ -38,7 +38,9 @@ def settings_of(path: Path | None) -> Config:
     own = config.file == config.root / CONFIG
     place = config.root if own else config.file  # another file may name other data
     where = place if place == Path.cwd() else short(place)
-    Console(stderr=True).print(f"[dim]workspace {where}[/]", highlight=False, soft_wrap=True)
+    Terminal(stderr=True).print(
+        f"[dim]workspace {escape(str(where))}[/]", highlight=False, soft_wrap=True
+    )
     return config
 
 

@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from pipelines.cli.options import ConfigOption, DebugOption, confirm, settings_of
 from pipelines.cli.quick_feast import import_feast
 from pipelines.progress import loading, megabytes, number, plain_table, short, working
+from pipelines.terminal import Terminal, escape
 from transformations.config import Config
 from transformations.layout import Period
 
 app = typer.Typer()
-console = Console()
+console = Terminal()
 
 
 @app.command("reset", epilog="Example: activity reset --yes")
@@ -75,7 +75,7 @@ def rebuild_command(
     with Ledger(settings).lock(), working("writing the activity"):
         chosen, files, rows = rebuild(settings, period)
     console.print(
-        f"[green]✓[/] {number(rows)} actions in {number(files)} files, one per {chosen}",
+        f"[green]✓[/] {number(rows)} actions in {number(files)} files, one per {escape(chosen)}",
         highlight=False,
     )
 

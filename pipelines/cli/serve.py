@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from pipelines.cli.options import ConfigOption, DebugOption, settings_of
 from pipelines.progress import loading, working
+from pipelines.terminal import PlainTable, Terminal, escape
 from transformations.errors import InputError
 from transformations.timestamps import read_timestamp
 
 app = typer.Typer()
-console = Console()
+console = Terminal()
 
 
 @app.command("serve", epilog="Example: activity serve --port 6570")
@@ -48,6 +47,7 @@ def serve_command(
     # Opened before anything is loaded, so that a port in use fails at once.
     with _listening(host, port) as listening:
         with loading("Feast and TensorFlow"):
+            from serving.publish.ask import ask
             from serving.publish.feast_store import open_store
             from serving.request.limits import LOOPBACK, Limits
             from serving.request.server import server_of
@@ -55,7 +55,9 @@ def serve_command(
             from serving.request.vectors import RequestTime
 
         with working("loading models and items"):
-            requests = RequestTime(settings, open_store(settings))
+            store = open_store(settings)
+            ask(settings, store)
+            requests = RequestTime(settings, store)
         limits = Limits(threads, max_in_flight, timeout=timeout)
         hosts = (*LOOPBACK, host, *(allow_host or ()))
         server = server_of(application(requests, limits, refresh, hosts), limits)
@@ -64,7 +66,9 @@ def serve_command(
             signal.signal(number, lambda *_: None)
         address = f"http://{host}:{listening.getsockname()[1]}"
         views = ", ".join(model.aggregator.view for model in requests.loaded)
-        console.print(f"[green]✓[/] serving {views} on {address}/embed", soft_wrap=True)
+        console.print(
+            f"[green]✓[/] serving {escape(views)} on {escape(address)}/embed", soft_wrap=True
+        )
         server.run(sockets=[listening])
 
 
@@ -106,10 +110,10 @@ def freshness_command(
         )
     if prometheus is not None:
         write_metrics(figures, bound, prometheus)
-    ages = Table(title="Online rows", title_justify="left", header_style="bold")
+    ages = PlainTable(title="Online rows", title_justify="left", header_style="bold")
     for name in ("view", "members", "age p50", "age p99", f"older than {older_than:g} h"):
         ages.add_column(name)
-    delays = Table(
+    delays = PlainTable(
         title=f"From an action until it can be read, the last {days} days",
         title_justify="left",
         header_style="bold",

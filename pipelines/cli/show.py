@@ -7,8 +7,8 @@ from typing import Any
 import duckdb
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from models.lines import by_space
 from operations.fits import made_lines
@@ -67,7 +67,7 @@ def show_member(console: Console, config: Config, member: int | str, *, full: bo
     table.add_column("what", ratio=1, no_wrap=not full, overflow="fold" if full else "ellipsis")
     for moment, action, acted_on, what in actions:
         what = " ".join((what or "").split())
-        table.add_row(f"{moment:%Y-%m-%d %H:%M}", action, str(acted_on), escape(what))
+        table.add_row(f"{moment:%Y-%m-%d %H:%M}", action, str(acted_on), what)
     console.print(table)
     console.print()
     console.print(_vectors_table(values, member, item))
@@ -142,7 +142,7 @@ def _vectors_table(
     for name in ("feature", "value"):
         table.add_column(name, no_wrap=True)
     for service, features in values.items():
-        table.add_row(f"[bold]{service}[/]", "")
+        table.add_row(Text(service, "bold"), "")
         for name, value in features.items():
             table.add_row(f"  {name}", show_value(value))
     return table
@@ -160,13 +160,13 @@ def _nearest_table(
     table.add_column("nearest items", ratio=1, no_wrap=True, overflow="ellipsis")
     for aggregator in made_lines(config):
         kinds = predicted_kinds(config, aggregator.predicted(config))
-        table.add_row(f"[bold]{aggregator.service}[/]", "")
+        table.add_row(Text(aggregator.service, "bold"), "")
         for name in aggregator.vectors(config):
             value = values[aggregator.service].get(name)
             of_space = items[aggregator.config_of(config).space]
             vector = np.zeros(0, np.float32) if value is None else np.asarray(value, np.float32)
             found = of_space.nearest(vector, NEAREST, kinds)
-            table.add_row(f"  {name}", escape("\n".join(found)) or "none: no such action")
+            table.add_row(f"  {name}", "\n".join(found) or "none: no such action")
     return table
 
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import duckdb
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from operations.fits import Fits, current_lines, say_kept
 from operations.ledger import Ledger
 from pipelines.progress import number, plain_table, stage_table
+from pipelines.terminal import escape
 from pipelines.workspace import OpenWorkspace, table_of
 from transformations.config import Config
 from transformations.duck import connect, parquet
@@ -31,8 +31,8 @@ def status(console: Console, config: Config) -> None:
     console.print(_runs_table(runs))
     for run in runs:
         if run["error"]:
-            first = escape(run["error"].splitlines()[0])
-            console.print(f"run {run['run_id']}: {first}", highlight=False)
+            first = run["error"].splitlines()[0]
+            console.print(f"run {run['run_id']}: {escape(first)}", highlight=False)
     staged = [run for run in runs if run["stages"]]
     if staged:
         console.print()
@@ -101,5 +101,5 @@ def _refused(config: Config, con: duckdb.DuckDBPyConnection) -> Table:
             f"select reason, count(*) from {parquet(files)} group by all order by 2 desc, 1"
         ).fetchall()
         for reason, count in counts:
-            table.add_row(escape(reason), number(count))
+            table.add_row(reason, number(count))
     return table

@@ -8,18 +8,17 @@ import threading
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.logging import RichHandler
-from rich.markup import escape
 
 from pipelines.cli.options import ConfigOption, DebugOption, settings_of
 from pipelines.progress import loading, short, working
+from pipelines.terminal import Terminal, escape
 from transformations.config import Config
 from transformations.errors import InputError
 from transformations.secrets import redact
 
 app = typer.Typer()
-console = Console()
+console = Terminal()
 
 BUS = "redis://localhost:6379/0?stream=activity"
 
@@ -86,6 +85,7 @@ def _work(
         from prometheus_client import start_http_server
 
         from operations.fits import embedded_lines
+        from serving.publish.ask import ask
         from serving.publish.feast_store import open_store
         from serving.stream.bus.open import open_bus
         from serving.stream.snapshot import last_snapshot, prepare
@@ -97,7 +97,9 @@ def _work(
     streamed = [line for line in lines if line.stream and line.is_packaged(settings)]
     name = f"{socket.gethostname()}-{os.getpid()}"
     source = open_bus(url, name)
+    source.ask()
     store = open_store(settings)
+    ask(settings, store)
     with working("loading models and items"):
         updater = open_updater(settings, store, streamed, name)
     worker = Worker(settings, source, updater, pace=Pace(max_batch=max_batch, linger=linger))
@@ -119,8 +121,8 @@ def _work(
             f"no vectors: no line of {short(settings.catalogue)} says stream=True"
         )
         console.print(
-            f"[green]✓[/] {name} reads events from {escape(redact(url))} into the sequences and "
-            + views,
+            f"[green]✓[/] {escape(name)} reads events from {escape(redact(url))} "
+            f"into the sequences and {views}",
             soft_wrap=True,
         )
         worker.run(stop)

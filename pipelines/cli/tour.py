@@ -7,12 +7,11 @@ from pathlib import Path
 import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from operations.fits import made_lines
 from pipelines.cli.show import show_member, show_value, someone
 from pipelines.progress import working
+from pipelines.terminal import PlainTable, escape
 from pipelines.workspace import OpenWorkspace
 from transformations.config import ROOT, Config
 from transformations.duck import connect, parquet
@@ -51,7 +50,7 @@ def _show_join(console: Console, config: Config, as_of: datetime) -> None:
     joined = joined.sort_values(["event_timestamp", "member_id"])
     vector = next(iter(aggregator.vectors(config)))
     match = next(name for name in joined.columns if name.startswith("cosine"))
-    table = Table(
+    table = PlainTable(
         title=f"A training set: {len(labels)} actions joined with {aggregator.service},\n"
         "each with what could be read at its time",
         title_justify="left",
@@ -85,7 +84,7 @@ def _labels(config: Config, as_of: datetime) -> pd.DataFrame:
 
 
 def _show_places(console: Console, config: Config) -> None:
-    table = Table(title="Where everything lies", title_justify="left", header_style="bold")
+    table = PlainTable(title="Where everything lies", title_justify="left", header_style="bold")
     table.add_column("what")
     table.add_column("where")
     places: Mapping[str, Path] = {
@@ -111,7 +110,11 @@ def _show_next(console: Console, config: Config, member: int | str | None) -> No
         (f"feast feature-services describe {service}", "what a ranker asks for"),
         ("activity run", "tomorrow's snapshot; put it into your scheduler"),
     ):
-        console.print(f"  .venv/bin/{command:<50} [dim]{what}[/]", highlight=False, soft_wrap=True)
+        console.print(
+            f"  .venv/bin/{escape(f'{command:<50}')} [dim]{escape(what)}[/]",
+            highlight=False,
+            soft_wrap=True,
+        )
     console.print("  README.md: fetch in a ranker, build a training set, add an aggregator")
 
 

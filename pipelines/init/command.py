@@ -8,7 +8,6 @@ from pathlib import Path
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from pipelines.init import actions, database, events, items, look, write
@@ -16,6 +15,7 @@ from pipelines.init.guess import Guess, rows, step, window
 from pipelines.init.look import Connection, Source
 from pipelines.init.settings import activity_yaml
 from pipelines.progress import short, working
+from pipelines.terminal import PlainTable, escape
 from transformations.errors import InputError
 from transformations.rules import Sign
 
@@ -189,7 +189,7 @@ def _say(console: Console, guess: Guess, place: Path) -> None:
     )
     for command in ("check", "run"):
         console.print(
-            f"  activity {command} --config {escape(name)}", soft_wrap=True, highlight=False
+            f"  activity {escape(command)} --config {escape(name)}", soft_wrap=True, highlight=False
         )
 
 
@@ -204,10 +204,10 @@ def _say_source(console: Console, source: Source) -> None:
 
 def table(lines: list[tuple[str, str, str]]) -> Table:
     """Lay out (what, guess, from what); it folds long texts to the width of the terminal."""
-    shown = Table(title="What was guessed", title_justify="left", header_style="bold")
+    shown = PlainTable(title="What was guessed", title_justify="left", header_style="bold")
     shown.add_column("what", overflow="fold", max_width=22)
     shown.add_column("guess", overflow="fold", max_width=24)
     shown.add_column("from what", overflow="fold")
     for line in lines:
-        shown.add_row(*map(escape, line))
+        shown.add_row(*line)
     return shown

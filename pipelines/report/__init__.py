@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from pipelines.report import plots, words
 from pipelines.report.result import Cohort, ColdStart, Interval, Metric, Result, read_result
+from pipelines.terminal import visible
 from transformations.files import replacing
 from transformations.timestamps import day
 
@@ -56,6 +57,7 @@ def _environment() -> Environment:
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -67,6 +69,11 @@ def _environment() -> Environment:
         "listed": words.listed,
     }
     return environment
+
+
+def _shown(value: Any) -> Any:
+    """Return a value of a template without control characters, which no page may hold."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _context(result: Result) -> dict[str, Any]:

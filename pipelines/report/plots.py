@@ -24,6 +24,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from pipelines.report.result import DecayPoint, Histogram, Interval, MemberMap, Training
 from pipelines.report.words import number, shown_by, tick
+from pipelines.terminal import visible
 from transformations.timestamps import as_utc
 
 WIDTH, WIDE = 420, 450
@@ -346,4 +347,4 @@ def _svg(figure: Figure, salt: str, label: str) -> str:
     drawn = re.sub(r'<g id="[^"]*">', "<g>", drawn)
     for name, colour in (INK | SERIES).items():
         drawn = drawn.replace(f": {colour}", f": var(--{name}, {colour})")
-    return drawn
+    return visible(drawn)

@@ -1,5 +1,6 @@
 """The online side of a day: apply the declarations, materialize a snapshot, read it back."""
 
+from serving.publish.ask import ask
 from serving.publish.feast_store import apply, open_store
 from serving.publish.items import ItemsOnline
 from serving.publish.read_back import read_back
@@ -11,6 +12,7 @@ from serving.publish.stamps import restamp, set_aside
 __all__ = [
     "ItemsOnline",
     "apply",
+    "ask",
     "open_store",
     "publish",
     "read_back",

@@ -68,6 +68,13 @@ def assert_nowhere(text: str, folder: Path) -> None:
     assert found == set()
 
 
+STORE = {
+    "project": "planted",
+    "provider": "local",
+    "registry": "data/registry.db",
+    "online_store": {"type": "sqlite", "path": "data/online.db"},
+    "entity_key_serialization_version": 3,
+}
 SOURCES = [
     "postgresql+psycopg://svc:${PLANTED}@127.0.0.1:1/db",
     f"postgresql+psycopg://svc:{QUOTED}@127.0.0.1:1/db",
@@ -90,6 +97,7 @@ def test_a_run_that_fails_says_and_keeps_no_secret(
     debug: tuple[str, ...],
 ) -> None:
     file = workspace(tmp_path, source=source)
+    (tmp_path / "feature_store.yaml").write_text(yaml.safe_dump(STORE))
     command(monkeypatch, "run", "--config", str(file), "--as-of", "2026-03-10", *debug)
     command(monkeypatch, "status", "--config", str(file))
     said = capfd.readouterr()

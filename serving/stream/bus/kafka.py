@@ -12,6 +12,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
+from serving.answers import refusal
 from serving.stream.bus.protocol import DEAD, DEAD_LONGEST, BusGoneError, Message
 
 logger = logging.getLogger(__name__)
@@ -19,6 +20,14 @@ logger = logging.getLogger(__name__)
 WAIT = 0.5
 TIMEOUT = 10.0
 ALONE_BY = 60.0
+
+SETTINGS = {
+    "password": "&security.protocol=SASL_SSL&sasl.mechanism=…&sasl.username=…&sasl.password=…",
+    "certificate": "&ssl.ca.location=FILE",
+    "tls": "&security.protocol=SSL where the broker asks for TLS, else not",
+    "rights": "the user's rights: it reads the topic, and writes TOPIC.dead",
+    "address": "the settings after ?, host and port, and whether a broker runs",
+}
 
 Headers = dict[str, str | bytes | None]
 
@@ -49,6 +58,20 @@ class KafkaBus:
         self._group = group
         self._consumer: Consumer | None = None
         self._producer: Producer | None = None
+
+    def ask(self) -> None:
+        """Ask for the topic's description."""
+        told: list[Any] = []
+        try:
+            asked = {"group.id": self._group, "error_cb": told.append, "logger": logger}
+            client = Consumer({**asked, **self._consuming})
+            try:
+                client.list_topics(self._topic, TIMEOUT)
+            finally:
+                client.close()
+        except KafkaException as error:
+            # The first thing that a broker said tells more than that the time is up.
+            raise refusal("Kafka", told[0] if told else error.args[0], SETTINGS) from None
 
     def read(self, limit: int, linger: float) -> list[Message]:
         """Return up to `limit` messages; wait `linger` seconds to reach that number."""

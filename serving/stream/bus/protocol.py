@@ -28,6 +28,13 @@ class Message(NamedTuple):
 class Bus(Protocol):
     """A log of messages that a group of consumers shares, with delivery at least once."""
 
+    def ask(self) -> None:
+        """Ask the bus once, before a worker begins.
+
+        Raises:
+            InputError: it does not answer as it must; the message says what to look at.
+        """
+
     def read(self, limit: int, linger: float) -> list[Message]:
         """Return up to `limit` messages; those that are never `done` are redelivered.
 

@@ -12,7 +12,9 @@ from typing import Any, TypeVar
 
 import redis
 
+from serving.answers import refusal
 from serving.stream.bus.protocol import DEAD, DEAD_LONGEST, BusGoneError, Message
+from transformations.errors import InputError
 
 FIELD = b"event"
 CLAIM_AFTER = 15.0
@@ -26,6 +28,14 @@ if #redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2]) == 0 then
     redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2])
 end
 """
+
+SETTINGS = {
+    "password": "the password before the host, redis://:***@host:port",
+    "certificate": "the server's certificate",
+    "tls": "TLS: rediss:// where the server asks for it, else redis://",
+    "rights": "the user's rights: streams and their groups",
+    "address": "host and port, and whether the server runs",
+}
 
 T = TypeVar("T")
 
@@ -51,6 +61,19 @@ class RedisBus:
         self._own_first = True
         self._joined = False
         self._claimed_at = 0.0
+
+    def ask(self) -> None:
+        """Ask for the type of the stream's key, and refuse one that is no stream."""
+        try:
+            answer: Any = self._client.type(self._stream)
+            kind = answer.decode()
+        except (redis.exceptions.RedisError, OSError, ValueError) as error:
+            raise refusal("Redis", error, SETTINGS) from None
+        if kind not in ("stream", "none"):
+            raise InputError(
+                f"expected the key {self._stream!r} to be a Redis stream, got a {kind}; name "
+                "another one: ?stream=NAME"
+            )
 
     def read(self, limit: int, linger: float) -> list[Message]:
         """Return unacknowledged entries of this consumer, else of a dead one, else new entries."""

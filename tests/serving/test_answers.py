@@ -1,0 +1,213 @@
+"""Stores and buses are asked once, before anything is changed; the answer says what is wrong."""
+
+import errno
+import json
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from pipelines.daily import run_daily
+from serving import publish
+from serving.answers import setting_of
+from serving.publish.ask import POSTGRES, REDIS
+from serving.stream.bus.open import open_bus
+from serving.stream.bus.redis import SETTINGS
+from tests.worlds.live import Live, free_port, kafka, midnight, redis_client, redis_online
+from tests.worlds.servers import missing
+from transformations.errors import InputError, NoSpaceError, RunFailedError
+from transformations.files import replacing, replacing_folder
+
+__all__ = ["kafka"]
+
+
+@contextmanager
+def redis_of(folder: Path, *options: str) -> Iterator[None]:
+    """A redis-server with these options."""
+    program = shutil.which("redis-server")
+    if program is None:
+        missing("no redis-server on the PATH")
+    process = subprocess.Popen(
+        [program, "--bind", "127.0.0.1", "--save", "", *options],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        if not any("Ready to accept connections" in line for line in process.stdout):
+            missing("this redis-server has no TLS")
+        yield
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@contextmanager
+def closing() -> Iterator[int]:
+    """A server that resets every connection, as one that waits for TLS does."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listening.accept()
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01" + b"\0" * 7)
+                    connection.recv(1)
+                    connection.close()
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listening.getsockname()[1]
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def refused(live: Live) -> str:
+    """What a daily run says; it has changed nothing."""
+
+    class Stages:
+        class ledger:  # noqa: N801
+            @staticmethod
+            def newest_published() -> None:
+                return None
+
+    live.write_settings()
+    before = sorted(live.folder.rglob("*"))
+    with pytest.raises(InputError) as caught:
+        run_daily(live.config, midnight(), Stages)  # type: ignore[arg-type]
+    assert sorted(live.folder.rglob("*")) == before
+    return str(caught.value)
+
+
+@pytest.mark.redis
+def test_a_missing_or_wrong_password(tmp_path: Path) -> None:
+    port = free_port()
+    (tmp_path / "redis").mkdir()
+    with redis_of(tmp_path / "redis", "--port", str(port), "--requirepass", "s3cret-word"):
+        for online in (f"127.0.0.1:{port}", f"127.0.0.1:{port},password=other-word"):
+            said = refused(Live(tmp_path, redis_online(online)))
+            assert "online_store: expected an answer" in said
+            assert "Nothing was changed. Look at the password" in said
+            assert "other-word" not in said
+        for url in (f"redis://127.0.0.1:{port}", f"redis://:other-word@127.0.0.1:{port}"):
+            bus = open_bus(url, "consumer")
+            with pytest.raises(InputError, match="Look at the password before the host") as caught:
+                bus.ask()
+            assert "other-word" not in str(caught.value)
+            bus.close()
+        live = Live(tmp_path, redis_online(f"127.0.0.1:{port},password=s3cret-word"))
+        live.write_settings()
+        publish.ask(live.config, live.store())
+        open_bus(f"redis://:s3cret-word@127.0.0.1:{port}", "consumer").ask()
+
+
+def test_a_server_that_waits_for_tls(tmp_path: Path) -> None:
+    with closing() as port:
+        said = refused(Live(tmp_path, redis_online(f"127.0.0.1:{port}")))
+        assert "Look at TLS: `ssl=true`" in said
+        with pytest.raises(InputError, match="Look at TLS: rediss://"):
+            open_bus(f"redis://127.0.0.1:{port}", "consumer").ask()
+
+
+def test_nobody_is_there(tmp_path: Path) -> None:
+    port = free_port()
+    assert "Look at host and port" in refused(Live(tmp_path, redis_online(f"127.0.0.1:{port}")))
+    postgres = {"host": "127.0.0.1", "port": port, "database": "d", "user": "u", "password": "pw"}
+    plugin = {"type": "stores.postgres.ColumnarPostgreSQLOnlineStore"}
+    assert "Look at host and port" in refused(Live(tmp_path, json.dumps(plugin | postgres)))
+    with pytest.raises(InputError, match="Look at host and port"):
+        open_bus(f"redis://127.0.0.1:{port}", "consumer").ask()
+
+
+@pytest.mark.redis
+def test_a_key_that_is_no_stream(redis_server: str) -> None:
+    with redis_client(redis_server) as client:
+        client.set("taken", "x")
+    with pytest.raises(InputError, match="'taken' to be a Redis stream, got a string"):
+        open_bus(f"redis://{redis_server}/0?stream=taken", "consumer").ask()
+
+
+def test_a_kafka_that_answers(kafka: str) -> None:
+    open_bus(f"kafka://{kafka}/asked", "consumer").ask()
+
+
+def test_a_setting_that_kafka_does_not_know() -> None:
+    with pytest.raises(InputError, match=r"Kafka: .*no.such.*Look at the settings after \?"):
+        open_bus("kafka://127.0.0.1:1/t?no.such=1", "consumer").ask()
+
+
+ANSWERS = [
+    (redis.AuthenticationError("Authentication required."), REDIS, "password"),
+    (redis.AuthenticationError("WRONGPASS invalid username-password pair"), REDIS, "password"),
+    (redis.ResponseError("NOAUTH HELLO must be called with ..."), SETTINGS, "password"),
+    (redis.ConnectionError("Connection closed by server."), REDIS, "tls"),
+    (ConnectionResetError(104, "Connection reset by peer"), REDIS, "tls"),
+    (ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number"), REDIS, "tls"),
+    (ssl.SSLError(1, "[SSL: CERTIFICATE_VERIFY_FAILED] self-signed"), REDIS, "certificate"),
+    (redis.ResponseError("NOPERM this user has no permissions to run 'get'"), REDIS, "rights"),
+    (redis.ResponseError("DB index is out of range"), REDIS, "database"),
+    (redis.ConnectionError("Error 111 connecting to h:1. Connection refused."), REDIS, "address"),
+    (OSError("fe_sendauth: no password supplied"), POSTGRES, "password"),
+    (OSError('FATAL:  password authentication failed for user "u"'), POSTGRES, "password"),
+    (OSError('FATAL:  database "d" does not exist'), POSTGRES, "database"),
+    (OSError("server does not support SSL, but SSL was required"), POSTGRES, "tls"),
+    (OSError("permission denied for schema s"), POSTGRES, "rights"),
+]
+
+
+@pytest.mark.parametrize(("error", "settings", "kind"), ANSWERS)
+def test_an_answer_names_the_setting(error: Exception, settings: Any, kind: str) -> None:
+    assert setting_of(error, settings) == settings[kind]
+
+
+def write_too_much() -> None:
+    with Path("/dev/full").open("w") as file:
+        file.write("x" * 100_000)
+
+
+def test_no_space_left_names_the_path_and_what_was_kept(tmp_path: Path) -> None:
+    file = tmp_path / "table" / "part-0.parquet"
+    with (
+        pytest.raises(NoSpaceError, match=r"part-0.parquet .*Nothing was written"),
+        replacing(file),
+    ):
+        write_too_much()
+    file.write_text("good")
+    with pytest.raises(NoSpaceError, match="It is as it was before") as caught, replacing(file):
+        write_too_much()
+    assert file.read_text() == "good"
+    assert isinstance(caught.value, OSError)  # a stream worker waits for space, as for a store
+    with (
+        pytest.raises(NoSpaceError, match=r"folder .*Nothing was written"),
+        replacing_folder(tmp_path / "folder"),
+    ):
+        write_too_much()
+    assert [one.name for one in tmp_path.iterdir()] == ["table"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        RuntimeError('IO Error: Could not write file "x": No space left on device'),
+        RuntimeError("(sqlite3.OperationalError) database or disk is full"),
+    ],
+)
+def test_no_space_in_any_librarys_words(tmp_path: Path, error: Exception) -> None:
+    with pytest.raises(NoSpaceError), replacing(tmp_path / "file"):
+        raise error
+
+
+def test_another_error_stays_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(RunFailedError, match="a check"), replacing(tmp_path / "file"):
+        raise RunFailedError("a check failed")
