@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 # Written before TensorFlow reads its log level, and a false alarm on machines without a GPU.
 CHATTER = re.compile(
@@ -46,4 +47,20 @@ with _without_chatter():
 # that is retraced. Functions that must not be retraced count their own traces.
 tf.get_logger().addFilter(lambda record: "triggered tf.function retracing" not in record.msg)
 
-__all__ = ["keras", "keras_rs", "tf"]
+
+def saved_model_proto(data: bytes) -> Any:
+    """Return what a file saved_model.pb holds, without loading it.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    try:
+        return saved_model_pb2.SavedModel.FromString(data)
+    except DecodeError as error:
+        raise ValueError(str(error)) from None
+
+
+__all__ = ["keras", "keras_rs", "saved_model_proto", "tf"]

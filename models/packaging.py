@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from models import registry
+from models.allowed import refuse_other_operations
 from models.backend import keras, tf
 from models.inputs import Inputs, Number
 from models.layers.build import build, input_shapes
@@ -141,7 +142,8 @@ def load(aggregator: Aggregator, config: Config) -> Loaded:
 
     Raises:
         InputError: it is not packaged, or its manifest or signature differs from the catalogue or
-            the configuration; the message holds both values.
+            the configuration; the message holds both values. Or it holds operations beyond those
+            of models/allowed.py.
         RunFailedError: the files differ from those that were packaged.
     """
     folder = aggregator.artifact(config)
@@ -154,6 +156,7 @@ def load(aggregator: Aggregator, config: Config) -> Loaded:
             f"{folder}: expected weights with the hash {manifest['weights_sha256']}, as its "
             f"{MANIFEST} says, got {weights}; {_remedy(aggregator)}"
         )
+    refuse_other_operations(folder, SIGNATURE)
     saved = tf.saved_model.load(str(folder))
     vectors, further = aggregator.vectors(config), Inputs.of_manifest(manifest)
     _refuse_unknown_attributes(folder, further, config)

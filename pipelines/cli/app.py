@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli import check, evaluate, export, fits, init, models, reset, serve, stream
+from pipelines.cli import check, evaluate, export, fits, init, models, options, reset, serve, stream
 from pipelines.cli.options import (
     ConfigOption,
     DebugOption,
@@ -236,9 +236,24 @@ def show_command(
 
 
 @app.command("status", epilog="Example: activity status")
-def status_command(config: ConfigOption = None, debug: DebugOption = False) -> None:
+def status_command(
+    files: Annotated[
+        bool,
+        typer.Option("--files", help="Show every state file, its health, and what mends it."),
+    ] = False,
+    config: ConfigOption = None,
+    debug: DebugOption = False,
+) -> None:
     """Show what ran, what is staged, refused, built and online."""
     settings = settings_of(config)
+    if files:
+        from pipelines.cli.status import files_table
+
+        table, whole = files_table(settings)
+        console.print(table)
+        if not whole:
+            raise typer.Exit(1)
+        return
     _refuse_unbuilt(settings)
 
     from pipelines.cli.status import status
@@ -260,7 +275,10 @@ def main() -> None:
     except Exception as error:
         if "--debug" in sys.argv:
             _trace()
-        if is_no_space(error):
+        broken = _damaged()
+        if broken:
+            _complain("run failed", f"{broken}\n({type(error).__name__}: {error})")
+        elif is_no_space(error):
             _complain("run failed", f"no space is left on a disk: {error}; what is whole is kept")
         else:
             _complain("unexpected", f"{type(error).__name__}: {error}\nSee more with --debug.")
@@ -268,7 +286,15 @@ def main() -> None:
 
 
 def _complain(kind: str, message: str) -> None:
-    Terminal(stderr=True).print(f"[bold red]{kind}:[/] {escape(redact(message))}", highlight=False)
+    text = f"[bold red]{kind}:[/] {escape(redact(message))}"
+    Terminal(stderr=True).print(text, highlight=False, soft_wrap=True)
+
+
+def _damaged() -> str:
+    """Name the damaged state files of the workspace that the command acted on."""
+    from operations.state_files import damaged
+
+    return "" if options.ACTED_ON is None else "\n".join(map(str, damaged(options.ACTED_ON)))
 
 
 def _trace() -> None:

@@ -27,6 +27,9 @@ DebugOption = Annotated[
     bool, typer.Option("--debug", help="Show the whole traceback when something fails.")
 ]
 
+ACTED_ON: Config | None = None
+"""What the command acts on, once it has loaded it."""
+
 
 def settings_of(path: Path | None) -> Config:
     """Load the configuration that a command was given, or the default one."""
@@ -34,7 +37,8 @@ def settings_of(path: Path | None) -> Config:
         # feature_repo reads the same configuration when Feast imports it.
         file = path.expanduser()
         os.environ[CONFIG_VARIABLE] = str(file.resolve() if file.exists() else file)
-    config = load_config(path)
+    global ACTED_ON
+    config = ACTED_ON = load_config(path)
     own = config.file == config.root / CONFIG
     place = config.root if own else config.file  # another file may name other data
     where = place if place == Path.cwd() else short(place)

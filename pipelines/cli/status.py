@@ -10,7 +10,8 @@ from rich.table import Table
 
 from operations.fits import Fits, current_lines, say_kept
 from operations.ledger import Ledger
-from pipelines.progress import number, plain_table, stage_table
+from operations.state_files import state_files
+from pipelines.progress import number, plain_table, short, stage_table
 from pipelines.terminal import escape
 from pipelines.workspace import OpenWorkspace, table_of
 from transformations.config import Config
@@ -89,6 +90,21 @@ def _runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
         times = [(run[key] or "")[:16].replace("T", " ") for key in ("as_of", "started_at")]
         table.add_row(str(run["run_id"]), run["command"], *times, status)
     return table
+
+
+def files_table(config: Config) -> tuple[Table, bool]:
+    """Lay out every state file with its health; also return whether all are whole."""
+    table = plain_table("State files")
+    for name in ("file", "what it is", "health", "to mend it"):
+        table.add_column(name, overflow="fold")
+    whole = True
+    for one in state_files(config):
+        problem = one.problem
+        whole &= problem is None
+        there = "whole" if one.file.exists() else "not there"
+        mend = "" if problem is None else f"lost: {one.lost}. {one.command}"
+        table.add_row(short(one.file), one.name, problem or there, mend)
+    return table, whole
 
 
 def _refused(config: Config, con: duckdb.DuckDBPyConnection) -> Table:
