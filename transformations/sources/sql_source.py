@@ -15,8 +15,8 @@ from sqlalchemy.exc import NoSuchTableError, SQLAlchemyError
 from transformations.config import Config
 from transformations.errors import InputError, RunFailedError
 from transformations.ids import SPELLED, spelled
-from transformations.sources.files import Files
 from transformations.secrets import SECRET_NAME, VARIABLE, redact, remember
+from transformations.sources.files import Files
 
 ROWS_AT_ONCE = 50_000
 
