@@ -97,7 +97,10 @@ def spool(config: Config, source: TableSource, folder: Path, mark: str | None = 
         raise RunFailedError(f"reading {shown} failed: {reason_of(error, engine)}") from None
     finally:
         engine.dispose()
-    groups = [Files((file,), dict.fromkeys(columns + ids, "VARCHAR"))] if rows else []
+    groups = []
+    if rows:
+        names = columns + ids
+        groups.append(Files((file,), tuple(names), dict.fromkeys(names, "VARCHAR")))
     return Spooled(source.table, groups, new_mark or mark)
 
 
