@@ -1,5 +1,6 @@
 """The events source as `activity`, one partition per period, and `quarantine`."""
 
+from dataclasses import asdict
 from datetime import date, datetime
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from transformations.searches import (
 )
 from transformations.sources import sql_source
 from transformations.sources.files import find, group
+from transformations.sources.marks import Mark
 from transformations.sources.quarantine import keep_refused, quarantine_query
 from transformations.sources.raw_events import attribute_columns, raw_events, where_configured
 from transformations.sources.spool import collect_malformed, counted, rows_read, spool, spool_rows
@@ -96,8 +98,10 @@ def _judge_source(
             times=dict.fromkeys(EVENT_TIMES, config.events.time_unit),
             incremental=config.events.incremental_column,
         )
-        spooled = sql_source.spool(config, table, folder, before.mark)
-        read.mark, groups = spooled.mark, spooled.groups
+        mark = None if before.mark is None else Mark(**before.mark)
+        spooled = sql_source.spool(config, table, folder, mark)
+        read.mark = None if spooled.mark is None else asdict(spooled.mark)
+        groups = spooled.groups
     else:
         source = config.path(config.events.source)
         # Taken before the files are read, so the next run reads what is appended meanwhile.
