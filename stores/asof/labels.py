@@ -161,11 +161,9 @@ def _query(con: duckdb.DuckDBPyConnection, source: Path | str) -> str:
     files = find_files(str(source))
     read, names = _scan(con, source)
     values = ", ".join(map(read.value, names))
-    numbers = {file: number for number, file in enumerate(files)}
     return (
-        f"select {values} from {read.sql(files)} as read "
-        f"inner join {read.files_sql(con, numbers)} on read.filename = file.filename "
-        "order by file.number, read.file_row_number"
+        f"select {values} from {read.with_folders(con, files)} "
+        "order by read.file_index, read.file_row_number"
     )
 
 
