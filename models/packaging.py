@@ -24,7 +24,7 @@ from models.spec import Aggregator, Learned, Packaged
 from models.training.recipe import Recipe
 from transformations.config import DURATION_UNITS, Config
 from transformations.errors import InputError, RunFailedError
-from transformations.files import replacing_folder
+from transformations.files import plain_path, replacing_folder
 
 SIGNATURE = "embed"
 ASKED_SETTINGS = ("reads", "predicts", "attributes", "signs")
@@ -157,7 +157,8 @@ def load(aggregator: Aggregator, config: Config) -> Loaded:
             f"{MANIFEST} says, got {weights}; {_remedy(aggregator)}"
         )
     refuse_other_operations(folder, SIGNATURE)
-    saved = tf.saved_model.load(str(folder))
+    with plain_path(folder) as path:
+        saved = tf.saved_model.load(str(path))
     vectors, further = aggregator.vectors(config), Inputs.of_manifest(manifest)
     _refuse_unknown_attributes(folder, further, config)
     _refuse_other_signature(folder, saved, config, vectors, further)
@@ -190,7 +191,8 @@ def _save(model: Any, folder: Path, config: Config) -> None:
 
     inputs = specs(input_shapes(config.length, config.dim, model.further))
     signatures = {SIGNATURE: embed.get_concrete_function(**inputs)}
-    tf.saved_model.save(module, str(folder), signatures=signatures)
+    with plain_path(folder) as path:
+        tf.saved_model.save(module, str(path), signatures=signatures)
 
 
 def _settings(aggregator: Aggregator, config: Config, vectors: Mapping[str, int]) -> dict[str, Any]:
@@ -277,13 +279,14 @@ def _hash_weights(folder: Path, settings: Mapping[str, Any], files: Mapping[str,
     if settings["kind"] is None:
         identity["files"] = dict(files)
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
-    checkpoint = tf.train.load_checkpoint(str(folder / "variables" / "variables"))
-    for name in sorted(checkpoint.get_variable_to_shape_map()):
-        # The other entries describe the file, not the computation.
-        if name.endswith("/.ATTRIBUTES/VARIABLE_VALUE"):
-            array = checkpoint.get_tensor(name)
-            digest.update(f"{name} {array.dtype} {array.shape}".encode())
-            digest.update(array.tobytes())
+    with plain_path(folder) as path:
+        checkpoint = tf.train.load_checkpoint(str(path / "variables" / "variables"))
+        for name in sorted(checkpoint.get_variable_to_shape_map()):
+            # The other entries describe the file, not the computation.
+            if name.endswith("/.ATTRIBUTES/VARIABLE_VALUE"):
+                array = checkpoint.get_tensor(name)
+                digest.update(f"{name} {array.dtype} {array.shape}".encode())
+                digest.update(array.tobytes())
     return digest.hexdigest()
 
 

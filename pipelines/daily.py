@@ -23,6 +23,7 @@ from transformations.errors import InputError, RunFailedError, TooFewError
 from transformations.files import sweep
 from transformations.layout import partition, partition_files, span
 from transformations.sources import stage_activity, stage_items
+from transformations.sources.files import say_passed_over
 from transformations.tables import build_sequences
 
 DAY = timedelta(days=1)
@@ -89,12 +90,19 @@ def stage_events(config: Config, con: Connection, as_of: datetime, stages: Stage
     sweep(config.data)
     with stages.stage("stg_activity") as stage:
         fill(stage, stage_activity(config, con, as_of), "periods rewritten")
+    _say_passed_over(config, "events", stages)
 
 
 def stage_the_items(config: Config, con: Connection, as_of: datetime, stages: Stages) -> None:
     """Read the items source."""
     with stages.stage("stg_items") as stage:
         fill(stage, stage_items(config, con, as_of))
+    _say_passed_over(config, "items", stages)
+
+
+def _say_passed_over(config: Config, section: str, stages: Stages) -> None:
+    for said in say_passed_over(config, (section,)):
+        stages.console.print(f"[yellow]•[/] {escape(said)}", highlight=False, soft_wrap=True)
 
 
 def build_snapshot(

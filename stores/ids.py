@@ -3,8 +3,8 @@
 There and back must give the same. So the number 42 is the id '42' of a key of strings and the text
 '42' is 42 of a key of integers; '042', ' 42' and '4.0' are not, nor is True, nor what 64 bits
 cannot hold. A key of integers also takes whole numbers of other kinds: a decimal, and a float below
-2^53, which pandas makes of a column of integers where one is missing. A key of strings takes
-neither: 42.0 is '42.0' to one and '42' to another.
+2^53 (of 32 bits: 2^24), which pandas makes of a column of integers where one is missing. A key of
+strings takes neither: 42.0 is '42.0' to one and '42' to another.
 
     id            key of integers   key of strings
     42            42                '42'
@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 BITS = {"int32": 32, "int64": 64}
-EXACT = 2**53
+EXACT_OF = {"DOUBLE": 2**53, "FLOAT": 2**24}
 """From here on a float stands for several integers."""
 WHOLE = re.compile(r"0|-?[1-9][0-9]{0,18}")
 COMPARED = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
@@ -84,8 +84,9 @@ def converted_sql(column: str, got: str, expected: str) -> str | None:
             return number
         if got.startswith("DECIMAL"):
             return f"case when {number} = {column} then {number} end"
-        if got == "DOUBLE":
-            return f"case when abs({column}) < {EXACT} and {number} = {column} then {number} end"
+        if got in EXACT_OF:
+            exact = EXACT_OF[got]
+            return f"case when abs({column}) < {exact} and {number} = {column} then {number} end"
     elif _is_number(got) and _is_number(expected):
         return None
     raise IdError(f"expected {expected}, got {got}")
@@ -93,7 +94,7 @@ def converted_sql(column: str, got: str, expected: str) -> str | None:
 
 def given_sql(column: str, got: str) -> str:
     """Return SQL that is true where a column of this type holds a value: NaN is none."""
-    return f"{column} is not null" + (f" and not isnan({column})" if got == "DOUBLE" else "")
+    return f"{column} is not null" + (f" and not isnan({column})" if got in EXACT_OF else "")
 
 
 def _id(value: Any, declared: str, what: str) -> int | str:
@@ -107,8 +108,9 @@ def _id(value: Any, declared: str, what: str) -> int | str:
         found = int(value) if WHOLE.fullmatch(value) else None
     elif declared == "string":
         found = None
-    elif isinstance(value, float):
-        found = int(value) if abs(value) < EXACT and value.is_integer() else None
+    elif isinstance(value, float | np.float32 | np.float16):
+        exact = 2.0 ** (np.finfo(type(value)).nmant + 1)
+        found = int(value) if abs(float(value)) < exact and value.is_integer() else None
     elif isinstance(value, Decimal):
         found = int(value) if value.is_finite() and value == value.to_integral_value() else None
     else:

@@ -67,13 +67,21 @@ class Scan:
     folders: tuple[str, ...] = ()
 
     def sql(self, files: Sequence[str]) -> str:
-        """Return a relation over files: the columns, `filename` and `file_row_number`."""
+        """Return a relation over files: columns, `filename`, `file_index`, `file_row_number`."""
         fields = ", ".join(
             f"{literal(name)}: {{name: '{self._read(name)}', type: {literal(column.read_as)}, "
             "default_value: null}"
             for name, column in self.columns.items()
         )
         return f"read_parquet([{listed(files)}], schema = map {{{fields}}})"
+
+    def with_folders(self, con: duckdb.DuckDBPyConnection, files: Sequence[str]) -> str:
+        """Return `sql` as `read`, and what `value` needs besides."""
+        read = f"{self.sql(files)} as read"
+        if not self.folders:
+            return read
+        numbers = {file: number for number, file in enumerate(files)}
+        return f"{read} inner join {self.files_sql(con, numbers)} on read.filename = file.filename"
 
     def kind(self, name: str) -> str:
         """Return the DuckDB type of a column's values."""

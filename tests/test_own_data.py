@@ -8,7 +8,7 @@ from tests.worlds.workspace import write
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
-    clone = Clone(tmp_path_factory.mktemp("own"))
+    clone = Clone(tmp_path_factory.mktemp("own [v2]*"))  # a name, not a pattern
     for name, member, item, first in (
         ("games", "{}", "g-{}", "user_id"),
         ("wines", "w{}", "{}", "customer"),

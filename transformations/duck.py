@@ -9,7 +9,7 @@ import duckdb
 
 from transformations.config import Config
 from transformations.errors import RunFailedError
-from transformations.quoting import quoted
+from transformations.quoting import one_file, quoted
 
 SQL_ID_TYPES = {"int64": "BIGINT", "string": "VARCHAR"}
 
@@ -56,7 +56,7 @@ def named_in(query: str, parameters: Mapping[str, object]) -> dict[str, object]:
 
 def parquet(files: list[Path], *options: str) -> str:
     """Return a read_parquet call over exactly these files."""
-    names = ", ".join(quoted(file) for file in files)
+    names = ", ".join(quoted(one_file(file)) for file in files)
     return f"read_parquet([{names}], {', '.join(['hive_partitioning = false', *options])})"
 
 

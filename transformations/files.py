@@ -1,11 +1,13 @@
 """Files and folders that are either whole or absent."""
 
 import fcntl
+import glob
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 from transformations.errors import NoSpaceError, is_no_space
@@ -59,6 +61,18 @@ def _name_if_full(path: Path, error: Exception) -> None:
     if is_no_space(error) and not isinstance(error, NoSpaceError):
         kept = "It is as it was before" if path.exists() else "Nothing was written there"
         raise NoSpaceError(path, kept, error) from None
+
+
+@contextmanager
+def plain_path(folder: Path) -> Iterator[Path]:
+    """Yield a path to a folder without `[`, `*` or `?`, which TensorFlow takes as a pattern."""
+    if not glob.has_magic(str(folder)):
+        yield folder
+        return
+    with TemporaryDirectory() as beside:
+        link = Path(beside, "folder")
+        link.symlink_to(folder.resolve())
+        yield link
 
 
 def _locked_beside(path: Path) -> tuple[Path, int]:

@@ -16,20 +16,20 @@ class ReadSoFar:
 
     Attributes:
         files: Path → [bytes, mtime in ns] of each file when it was read.
-        mark: Largest value so far of a table's incremental column, as text.
+        mark: Largest value so far of a table's incremental column (sources/marks.py).
         periods: The partitions of `activity`. If one is missing, nothing counts as read; nor if
             `searches` is, where an action has a text.
     """
 
     files: dict[str, list[int]] = field(default_factory=dict)
-    mark: str | None = None
+    mark: dict[str, str] | None = None
     periods: list[str] = field(default_factory=list)
 
 
 def load(config: Config) -> ReadSoFar:
     """Return what was read: nothing if the settings changed or a period of activity is missing."""
     try:
-        saved = json.loads(_file(config).read_text())
+        saved = json.loads(mark_file(config).read_text())
     except FileNotFoundError:
         return ReadSoFar()
     if saved["settings"] != _digest(config) or "periods" not in saved["read"]:
@@ -37,12 +37,14 @@ def load(config: Config) -> ReadSoFar:
     if config.rules.texts and not config.layout.searches.exists():
         return ReadSoFar()
     read = ReadSoFar(**saved["read"])
+    if isinstance(read.mark, str):  # of before marks had types: the whole table is read again
+        read.mark = None
     return read if {*read.periods} <= {*periods(config)} else ReadSoFar()
 
 
 def save(config: Config, read: ReadSoFar) -> None:
     """Write down what was read, once its rows are written."""
-    with replacing(_file(config)) as file:
+    with replacing(mark_file(config)) as file:
         file.write_text(json.dumps({"settings": _digest(config), "read": asdict(read)}, indent=1))
 
 
@@ -51,7 +53,8 @@ def periods(config: Config) -> list[str]:
     return [file.parent.name for file in partition_files(config.layout.activity)]
 
 
-def _file(config: Config) -> Path:
+def mark_file(config: Config) -> Path:
+    """Return the file that holds what was read so far."""
     return config.layout.state / "stg_activity.json"
 
 

@@ -45,8 +45,10 @@ def timestamp_expression(key: str, column: str, kind: str, unit: str) -> str:
     name = identifier(column)
     is_time = kind.startswith(("TIMESTAMP", "DATE"))
     if unit == "timestamp":
-        if kind == "TIMESTAMP_NS":
-            return f"make_timestamptz(epoch_ns({name}) // 1000)"
+        if kind in ("TIMESTAMP_NS", "TIMESTAMPTZ_NS"):
+            # Integer division rounds towards zero: up, before 1970.
+            ns = f"epoch_ns({name})"
+            return f"make_timestamptz(({ns} - ({ns} % 1000 + 1000) % 1000) // 1000)"
         if is_time:
             return f"{name}::timestamptz"
         if _is_text(kind):

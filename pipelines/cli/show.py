@@ -24,6 +24,7 @@ from transformations.errors import InputError
 from transformations.item_kinds import predicted_kinds
 from transformations.layout import partition, partitions
 from transformations.names import Space
+from transformations.quoting import one_file
 
 SHOWN_ACTIONS = 8
 NEAREST = 3
@@ -81,7 +82,7 @@ def someone(config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime) -> 
     row = con.execute(
         f"select member_id from read_parquet($path) where n_actions > 0 "
         f"order by {kinds} desc, n_actions desc, member_id limit 1",
-        {"path": str(partition(config.layout.sequences, as_of))},
+        {"path": one_file(partition(config.layout.sequences, as_of))},
     ).fetchone()
     return None if row is None else row[0]
 
@@ -90,7 +91,7 @@ def _last_actions(
     config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime, member: int | str
 ) -> list[tuple[datetime, str, int | str, str | None]] | None:
     """Return (time, action, item, text), newest first; None for a member without a row."""
-    path = str(partition(config.layout.sequences, as_of))
+    path = one_file(partition(config.layout.sequences, as_of))
     con.execute(
         "create or replace temp table shown as select * from read_parquet($path) "
         "where member_id = $member",
@@ -110,7 +111,7 @@ def _last_actions(
         f"texts as (select item_id, {what} as text from read_parquet($items) group by item_id) "
         "select event_timestamp, action, actions.item_id, text from actions "
         "left join texts using (item_id) order by position desc limit $count",
-        {"items": str(items), "count": SHOWN_ACTIONS},
+        {"items": one_file(items), "count": SHOWN_ACTIONS},
     ).fetchall()
 
 

@@ -17,6 +17,7 @@ from pipelines.workspace import OpenWorkspace, table_of
 from transformations.config import Config
 from transformations.duck import connect, parquet
 from transformations.layout import partition_files, span
+from transformations.sources.files import say_passed_over
 
 LATE = timedelta(hours=36)
 """A snapshot older than this is late, unless it covers the newest staged event."""
@@ -50,6 +51,8 @@ def status(console: Console, config: Config) -> None:
     if refused.row_count:
         console.print()
         console.print(refused)
+    for said in say_passed_over(config):
+        console.print(escape(said), highlight=False, soft_wrap=True)
     for said in say_kept(Fits(config).kept(current_lines(config))):
         console.print(said, highlight=False, soft_wrap=True)
 

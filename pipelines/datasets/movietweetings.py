@@ -8,7 +8,7 @@ import duckdb
 from transformations.duck import sql
 from transformations.errors import InputError
 from transformations.files import replacing
-from transformations.quoting import quoted
+from transformations.quoting import one_file, quoted
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ def import_movietweetings(source: Path, destination: Path) -> ImportReport:
     with duckdb.connect() as con:
         con.execute("set TimeZone = 'UTC'")
         try:
-            con.execute(f"create table all_events as {_sql('events')}", {"path": str(ratings)})
+            con.execute(f"create table all_events as {_sql('events')}", {"path": one_file(ratings)})
             con.execute("create view events as select * from all_events where whole")
-            con.execute(f"create table all_items as {_sql('items')}", {"path": str(movies)})
+            con.execute(f"create table all_items as {_sql('items')}", {"path": one_file(movies)})
         except duckdb.Error as error:
             raise InputError(f"{source} could not be read as MovieTweetings: {error}") from error
         con.execute("create view items as select * from all_items where whole")

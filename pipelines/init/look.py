@@ -13,7 +13,7 @@ from transformations.duck import count, sql
 from transformations.quoting import identifier, quoted
 from transformations.readers import id_expression, timestamp_expression, vector_expression
 from transformations.rules import IdType
-from transformations.sources.files import FILE, find, group
+from transformations.sources.files import find, group
 
 Connection = duckdb.DuckDBPyConnection
 VECTORS_LOOKED_AT = 10_000
@@ -153,16 +153,17 @@ def open_files(con: Connection, key: str, path: Path) -> str:
     """
     relation = f"{key}_source"
     parts: list[str] = []
-    for files in group(con, find(f"--{key}", path), {}):
-        part = f"{relation}_{len(parts)}"
-        kind = "view" if files.delimiter is None else "table"
-        con.execute(
-            f"create temp {kind} {part} as select * exclude ({identifier(FILE)}) "
-            f"from ({files.query})"
-        )
-        con.execute("drop table if exists malformed_lines")
-        con.execute("drop table if exists malformed_scans")
-        parts.append(f"from {part}")
+    with TemporaryDirectory() as folder:
+        for files in group(con, find(f"--{key}", path), {}, path, Path(folder)):
+            part = f"{relation}_{len(parts)}"
+            kind = "view" if files.layout is None else "table"
+            con.execute(
+                f"create temp {kind} {part} as "
+                f"select * exclude ({identifier(files.file_column)}) from ({files.query})"
+            )
+            con.execute("drop table if exists malformed_lines")
+            con.execute("drop table if exists malformed_scans")
+            parts.append(f"from {part}")
     con.execute(f"create temp view {relation} as {' union all by name '.join(parts)}")
     return relation
 

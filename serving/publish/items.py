@@ -3,6 +3,7 @@
 import hashlib
 import json
 from datetime import datetime
+from pathlib import Path
 
 from feast import FeatureStore
 
@@ -10,6 +11,7 @@ from transformations.config import Config
 from transformations.duck import connect, sql
 from transformations.files import replacing
 from transformations.layout import part_files
+from transformations.quoting import one_file
 from transformations.timestamps import EPOCH
 
 PROBED = 20
@@ -48,7 +50,7 @@ class ItemsOnline:
             row = con.execute(
                 sql("items_not_online", __file__),
                 {
-                    "files": list(self.files),
+                    "files": [one_file(Path(file)) for file in self.files],
                     "until": until,
                     "unchanged": unchanged,
                     "as_of": as_of,
@@ -84,7 +86,11 @@ class ItemsOnline:
             drawn = con.execute(
                 "select distinct item_id from read_parquet($files, hive_partitioning = false) "
                 "where available_at <= $until order by hash(item_id, now()) limit $count",
-                {"files": files, "until": until, "count": PROBED},
+                {
+                    "files": [one_file(Path(file)) for file in files],
+                    "until": until,
+                    "count": PROBED,
+                },
             ).fetchall()
         if not drawn:
             return True

@@ -17,6 +17,7 @@ from transformations.config import Config
 from transformations.duck import connect, sql
 from transformations.errors import RunFailedError
 from transformations.layout import part_files, partition
+from transformations.quoting import one_file
 
 TOLERANCE = 1e-6
 
@@ -50,11 +51,11 @@ def read_back(
         query = sql("read_back_members", __file__)
         for view in views(aggregators, with_sequences):
             file = partition(config.layout.table(view), as_of)
-            cursor = con.execute(query, drawn | {"file": str(file)})
+            cursor = con.execute(query, drawn | {"file": one_file(file)})
             compared += _compare(store, view, cursor, as_of)
         query = sql("read_back_items", __file__)
         for own, _ in by_space(config, aggregators):
-            files = [str(file) for file in part_files(own.items_dir)]
+            files = [one_file(file) for file in part_files(own.items_dir)]
             if files:
                 cursor = con.execute(query, drawn | {"files": files, "as_of": as_of})
                 compared += _compare(store, own.item_view, cursor)

@@ -19,7 +19,7 @@ from transformations.config import Config
 from transformations.duck import connect, copy
 from transformations.files import replacing
 from transformations.layout import as_of_name, partition
-from transformations.quoting import identifier
+from transformations.quoting import identifier, one_file
 
 STAMP = "created_timestamp"
 
@@ -55,14 +55,14 @@ def restamp(
         for view in views(aggregators, with_sequences):
             file = partition(config.layout.table(view), as_of)
             kept = _aside(config, as_of) / f"{view}.parquet"
-            parameters = {"created": created_timestamp, "file": str(file)}
+            parameters = {"created": created_timestamp, "file": one_file(file)}
             query = STAMPED
             columns = [name for name in pq.read_schema(file).names if name != STAMP]
             if kept.exists() and {*columns, STAMP} == set(pq.read_schema(kept).names):
                 query = KEPT_WHERE_EQUAL.format(
                     ours=_struct("new", columns), theirs=_struct("old", columns)
                 )
-                parameters["kept"] = str(kept)
+                parameters["kept"] = one_file(kept)
             with replacing(file) as temporary:
                 copy(con, query, temporary, parameters)
             kept.unlink(missing_ok=True)

@@ -56,8 +56,9 @@ class Fetch:
         self._view = view
         self._number = number
         self._files = list(positions)
+        self._first = positions
         self._positions = np.array(list(positions.values()), dtype=np.int64)
-        none = con.sql(f"{read_sql(view, number, self._files[:1])} limit 0")
+        none = con.sql(f"{read_sql(view, number, {self._files[0]: 0})} limit 0")
         self.types = dict(zip(view.features, none.to_arrow_table().schema.types[1:], strict=True))
         self._uneven: set[str] = set()
 
@@ -107,7 +108,8 @@ class Fetch:
 
     def _batches(self, positions: NDArray[np.int64]) -> Iterator[pa.RecordBatch]:
         if len(positions):
-            query = read_sql(self._view, self._number, self._file_of(positions))
+            files = self._file_of(positions)
+            query = read_sql(self._view, self._number, {file: self._first[file] for file in files})
             yield from self._con.sql(query).to_arrow_reader(ROWS_PER_READ)
 
     def _file_of(self, positions: NDArray[np.int64]) -> list[str]:

@@ -274,7 +274,7 @@ class AsofRetrievalJob(RetrievalJob):
             files_sql(number, tables[number])
             + narrow_sql(view, number, list(files), span, cutoff)
             + asof_sql(view, number, labels, cutoff, "labels")
-            + read_sql(view, number, list(files))
+            + read_sql(view, number, first_positions(files))
             + ";\n"
             for number, (view, files) in enumerate(zip(views, listed, strict=True))
             for cutoff in [self._join.known_at and view.created_time is not None]

@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import duckdb
-import ibis
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 from feast.errors import EntityTimestampInferenceException
-from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 
+from stores.asof.frames import table_of
 from stores.ids import given_sql
 from stores.parquet import (
     NANOSECONDS,
@@ -122,7 +121,7 @@ def read_labels(
     """
     source: pa.Table | Path | str
     if isinstance(entity_df, pd.DataFrame):
-        source = _arrow(entity_df)
+        source = table_of(entity_df, con)
     elif _is_path(entity_df, repo_path):
         source = repo_path / entity_df
     else:
@@ -162,11 +161,9 @@ def _query(con: duckdb.DuckDBPyConnection, source: Path | str) -> str:
     files = find_files(str(source))
     read, names = _scan(con, source)
     values = ", ".join(map(read.value, names))
-    numbers = {file: number for number, file in enumerate(files)}
     return (
-        f"select {values} from {read.sql(files)} as read "
-        f"inner join {read.files_sql(con, numbers)} on read.filename = file.filename "
-        "order by file.number, read.file_row_number"
+        f"select {values} from {read.with_folders(con, files)} "
+        "order by read.file_index, read.file_row_number"
     )
 
 
@@ -179,41 +176,15 @@ def _scan(con: duckdb.DuckDBPyConnection, source: Path) -> tuple[Scan, list[str]
     return scan(con, str(source), files, dict.fromkeys([*names, *keys]))
 
 
-def _arrow(frame: pd.DataFrame) -> pa.Table:
-    """Convert as Feast's DuckDB store does, so that the result has Feast's types."""
-    dtypes = dict(zip(frame.columns, frame.dtypes, strict=True))
-    timestamp = infer_event_timestamp_from_entity_df(dtypes)
-    times = frame[timestamp].infer_objects()
-    if pd.api.types.is_string_dtype(times) or pd.api.types.is_object_dtype(times):
-        times = pd.to_datetime(times, utc=True)
-    frame = frame.assign(**{timestamp: times})
-    try:
-        return _table(frame)
-    except (pa.ArrowTypeError, OverflowError):
-        return _table(frame.assign(**_mixed_ids(frame)))
-
-
-def _table(frame: pd.DataFrame) -> pa.Table:
-    # Arrow cuts nanoseconds towards zero, which before 1970 is a later time.
-    frame = frame.copy(deep=False)
-    for name, column in frame.select_dtypes(["datetime", "datetimetz"]).items():
-        frame[name] = column.dt.floor("us")
-    schema = ibis.memtable(frame).schema().to_pyarrow()
-    return pa.Table.from_pandas(frame, schema=schema, preserve_index=False, safe=False)
-
-
-def _mixed_ids(frame: pd.DataFrame) -> dict[str, pd.Series]:
-    """Return the columns of texts and integers together, or of integers beyond int64, as texts."""
-    found = {}
-    for name, column in frame.select_dtypes(object).items():
-        given = column.dropna()
-        if int in set(map(type, given)) <= {int, str}:
-            found[str(name)] = given.map(str).reindex(column.index)
-    return found
-
-
 def _timestamp(columns: Mapping[str, str]) -> str:
     if "event_timestamp" in columns:
+        kind = columns["event_timestamp"]
+        if not kind.startswith(("TIMESTAMP", "DATE", "VARCHAR")):
+            raise ValueError(
+                f"expected timestamps or texts in the entity frame's event_timestamp, got {kind}. "
+                "Convert the column: pd.to_datetime(..., unit='s', utc=True), or in SQL "
+                "to_timestamp(...)"
+            )
         return "event_timestamp"
     candidates = [name for name, kind in columns.items() if kind.startswith(("TIMESTAMP", "DATE"))]
     if len(candidates) != 1:

@@ -102,7 +102,7 @@ def newest_batches(
             first, last = np.flatnonzero(wins)[[0, -1]].tolist()
             reader = connection.sql(
                 f"select {selected}, read.file_row_number "
-                f"from {read.sql([file])} as read, {read.files_sql(connection, {file: 0})} "
+                f"from {read.with_folders(connection, [file])} "
                 f"where read.file_row_number between {first} and {last}"
             ).to_arrow_reader(batch_rows)
             for batch in reader:
@@ -132,8 +132,8 @@ class _Range:
             self._bound(comparison, time) for comparison, time in ((">=", start), ("<=", end))
         )
         counted = connection.execute(
-            f"select read.filename, count(*) from {self._from(files)} where {self.where} "
-            "group by read.filename"
+            f"select read.filename, count(*) from {read.with_folders(connection, files)} "
+            f"where {self.where} group by read.filename"
         ).fetchall()
         self.rows = sum(count for _, count in counted)
         self.files = sorted(file for file, _ in counted)
@@ -159,20 +159,13 @@ class _Range:
         order = [f"{self.event} desc"]
         if self.columns.created:
             order.append(f"{self._time(self.columns.created)} desc nulls last")
-        order += ["file.number desc", "read.file_row_number desc"]
+        order += ["read.file_index desc", "read.file_row_number desc"]
         return f"""
-            select file.number as file, read.file_row_number as line
-            from {self._from(self.files)}
+            select cast(read.file_index as bigint) as file, read.file_row_number as line
+            from {self.read.with_folders(self.connection, self.files)}
             where {self.where} {share}
             qualify row_number() over (partition by {keys} order by {", ".join(order)}) = 1
         """
-
-    def _from(self, files: Sequence[str]) -> str:
-        numbers = {file: number for number, file in enumerate(files)}
-        return (
-            f"{self.read.sql(files)} as read inner join "
-            f"{self.read.files_sql(self.connection, numbers)} on read.filename = file.filename"
-        )
 
     def _time(self, name: str) -> str:
         return f"cast({self.read.value(name)} as timestamptz)"

@@ -60,7 +60,9 @@ TABLE = [
     (2.0**53, REFUSED, REFUSED),  # it also stands for 2**53 + 1
     (float("inf"), REFUSED, REFUSED),
     (np.float64(42), 42, REFUSED),
-    (np.float32(42), REFUSED, REFUSED),
+    (np.float32(42), 42, REFUSED),
+    (np.float32(2**24), REFUSED, REFUSED),
+    (np.float16(42), 42, REFUSED),
     (Decimal(42), 42, REFUSED),
     (Decimal("42.0"), 42, REFUSED),
     (Decimal("42.5"), REFUSED, REFUSED),
@@ -262,6 +264,7 @@ IDS = {
     "VARCHAR": ALMOST | st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=4),
     "HUGEINT": NUMBERS,
     "DOUBLE": st.floats(allow_nan=False) | NUMBERS.map(float),
+    "FLOAT": st.floats(allow_nan=False, width=32),
     "DECIMAL(30,2)": st.decimals(-(10**20), 10**20, places=2),
     "BOOLEAN": st.booleans(),
 }
@@ -279,7 +282,8 @@ def test_the_rule_in_sql_is_that_in_python_and_keys_are_feasts(
     expected_type, value_type = KEYS[kind]
     by_python = by_sql = None
     with suppress(IdError):
-        (by_python,) = ids_of([value], kind, "whose")
+        given = np.float32(value) if got == "FLOAT" else value
+        (by_python,) = ids_of([given], kind, "whose")
         if kind == "int64" and is_beyond(by_python):
             by_python = None
     with suppress(IdError):

@@ -1,6 +1,9 @@
 """Events from a database: chunks, marks, what is refused, and no password anywhere."""
 
+import json
+import re
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from transformations.config import Config
 from transformations.duck import TableReport, connect
 from transformations.errors import InputError, RunFailedError
 from transformations.sources import sql_source, stage_activity
+from transformations.sources.marks import Mark
 
 TABLE = """
 create table events (
@@ -146,6 +150,163 @@ def test_marks_of_other_types(database: Database, tmp_path: Path, column: str) -
 
     assert stage(config).rows_in == 2
     assert len(staged(config)) == 3
+
+
+# Values of `seq`, each the newest of a run, in the order in which they come.
+GROWING = {
+    "integers": ("bigint", [1, 2**53, 2**53 + 1, 2**62]),
+    "negative": ("bigint", [-(2**63) + 1, -5, 0, 3]),
+    "floats of 17 digits": (
+        "double precision",
+        [0.1, 0.30000000000000004, 1772323200.1234567, 1772323200.1234570],
+    ),
+    "large and small floats": ("double precision", [1e-300, 1.5, 1e22, 1.0000000000000002e22]),
+    "decimals": ("numeric(30, 10)", ["1.0000000001", "1.0000000002", "99999999.5", "1e12"]),
+    "texts": ("text", ["'a'", "'b'", "'ba'", "'é'"]),
+    "digits in texts": ("text", ["'1'", "'15'", "'2'", "'30'"]),
+    "times": (
+        "timestamp",
+        [f"'2026-03-01 10:00:0{second}.00000{second}'" for second in range(4)],
+    ),
+    "dates": ("date", [f"'2026-03-0{day}'" for day in range(1, 5)]),
+}
+UNTYPED = {
+    "untyped integers": ("", [1, 2, 30, 400]),
+    "untyped floats": ("", [0.5, 1.5, 1.5000000000000002, 20]),
+    "untyped texts": ("", ["'a'", "'b'", "'c'", "'d'"]),
+    "untyped digits": ("", ["'1'", "'2'", "'3'", "'4'"]),
+}
+
+
+def grown(database: Database, folder: Path, kind: str) -> Config:
+    """The table with `seq` of another type."""
+    database.execute("drop table events")
+    database.execute(TABLE.format(time="text").replace("seq bigint", f"seq {kind}"))
+    return database.config(folder)
+
+
+def add(database: Database, number: int, seq: object) -> None:
+    database.insert(f"{seq}, {number}, '{number}', 'SAVE', '2026-03-01', null")
+
+
+def read_growing(database: Database, folder: Path, kind: str, values: list[Any]) -> None:
+    """Add a row, read, and so on: each reading gives the new row, and the one at the mark again."""
+    config = grown(database, folder, kind)
+    columns = {"events.columns.member_id": "member_id"}
+    source = sql_source.TableSource("events", database.url, "events", columns, {}, "seq")
+    mark = None
+    for number, value in enumerate([*values, None]):
+        if value is not None:
+            add(database, number, value)
+        spooled = sql_source.spool(config, source, folder, mark)
+        mark = spooled.mark and Mark(**json.loads(json.dumps(asdict(spooled.mark))))
+        found = pq.read_table(folder / "table.parquet")["member_id"].to_pylist()
+        new = [str(number)] if value is not None else []
+        assert sorted(found) == [*([str(number - 1)] if number else []), *new]
+
+
+@pytest.mark.parametrize(("kind", "values"), GROWING.values(), ids=GROWING)
+def test_a_mark_of_any_type_skips_nothing_and_reads_little_again(
+    database: Database, tmp_path: Path, kind: str, values: list[Any]
+) -> None:
+    read_growing(database, tmp_path, kind, values)
+
+
+@pytest.mark.parametrize(("kind", "values"), UNTYPED.values(), ids=UNTYPED)
+def test_a_column_of_sqlite_without_a_type_has_a_mark_too(
+    tmp_path: Path, kind: str, values: list[Any]
+) -> None:
+    database = Database(f"sqlite:///{tmp_path}/events.db", "text")
+    read_growing(database, tmp_path, kind, values)
+    database.engine.dispose()
+
+
+ENDLESS = {
+    "infinity": ("timestamp", "'infinity'", "'2026-03-01'", "'2026-03-02'"),
+    "infinite dates": ("date", "'infinity'", "'2026-03-01'", "'2026-03-02'"),
+    "NaN": ("double precision", "'NaN'", 1.5, 2.5),
+    "infinite floats": ("double precision", "'Infinity'", 1.5, 2.5),
+    "NaN beside infinity": ("double precision", "'NaN'), ('Infinity'", 1.5, 2.5),
+    "numeric NaN": ("numeric", "'NaN'", "1.5", "2.5"),
+}
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("case", ENDLESS)
+def test_a_value_without_end_ends_no_reading(postgres: Database, tmp_path: Path, case: str) -> None:
+    kind, endless, first, later = ENDLESS[case]
+    config = grown(postgres, tmp_path, kind)
+    for number, seq in enumerate(endless.split("), (")):
+        add(postgres, 10 + number, seq)
+    add(postgres, 1, first)
+    stage(config)
+    add(postgres, 2, later)
+    stage(config)
+    assert {event.member_id for event in staged(config)} >= {1, 2, 10}
+
+
+def test_an_infinite_number_of_sqlite_ends_no_reading(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/events.db", "text")
+    config = grown(database, tmp_path, "real")
+    for number, seq in enumerate(("9e999", 1.5, 2.5)):
+        add(database, number, seq)
+        stage(config)
+    database.engine.dispose()
+    assert len(staged(config)) == 3
+
+
+def test_a_table_made_again_is_said_and_nothing_is_read(database: Database, tmp_path: Path) -> None:
+    config = database.config(tmp_path)
+    add(database, 1, 900)
+    stage(config)
+    database.execute("delete from events")
+    assert stage(config).rows_in == 0  # empty: nothing can have been skipped
+    add(database, 2, 5)
+    for _ in range(2):
+        with pytest.raises(RunFailedError, match=r"seq = 900, but its largest value is now 5.*rem"):
+            stage(config)
+    (config.layout.state / "stg_activity.json").unlink()
+    stage(config)
+    assert {event.member_id for event in staged(config)} == {1, 2}
+    add(database, 3, 6)
+    assert stage(config).rows_in == 2
+
+
+def test_a_column_of_another_type_is_read_from_the_start(
+    database: Database, tmp_path: Path
+) -> None:
+    config = database.config(tmp_path)
+    add(database, 1, 9)
+    stage(config)
+    config = grown(database, tmp_path, "text")
+    for number, seq in enumerate(("'10'", "'11'", "'2'")):
+        add(database, number + 2, seq)
+    assert stage(config).rows_in == 3
+
+
+@pytest.mark.parametrize("values", [(1, "'x'"), ("'2026-03-01'", 5), (1.5, "x'00'")])
+def test_numbers_and_texts_in_a_column_of_sqlite_have_no_order(
+    tmp_path: Path, values: tuple[object, object]
+) -> None:
+    database = Database(f"sqlite:///{tmp_path}/events.db", "text")
+    config = grown(database, tmp_path, "")
+    for number, seq in enumerate(values):
+        add(database, number, seq)
+    with pytest.raises(InputError, match=r"values of one type in 'seq' of events.*leave"):
+        stage(config)
+    database.engine.dispose()
+
+
+def test_a_mark_of_before_is_forgotten(database: Database, tmp_path: Path) -> None:
+    """It had no type: the table is read again, and its rows count once."""
+    config = database.config(tmp_path)
+    add(database, 1, 900)
+    stage(config)
+    state = config.layout.state / "stg_activity.json"
+    state.write_text(re.sub(r'"mark": \{[^}]*\}', '"mark": "900"', state.read_text()))
+    add(database, 2, 5)
+    assert stage(config).rows_in == 2
+    assert len(staged(config)) == 2
 
 
 def test_without_an_incremental_column_everything_is_read(

@@ -1,5 +1,6 @@
 """The events source as `activity`, one partition per period, and `quarantine`."""
 
+from dataclasses import asdict
 from datetime import date, datetime
 from pathlib import Path
 
@@ -26,7 +27,8 @@ from transformations.searches import (
     searches_query,
 )
 from transformations.sources import sql_source
-from transformations.sources.files import FILE, find, group
+from transformations.sources.files import find, group
+from transformations.sources.marks import Mark
 from transformations.sources.quarantine import keep_refused, quarantine_query
 from transformations.sources.raw_events import attribute_columns, raw_events, where_configured
 from transformations.sources.spool import collect_malformed, counted, rows_read, spool, spool_rows
@@ -96,17 +98,18 @@ def _judge_source(
             times=dict.fromkeys(EVENT_TIMES, config.events.time_unit),
             incremental=config.events.incremental_column,
         )
-        spooled = sql_source.spool(config, table, folder, before.mark)
-        read.mark, groups, label = spooled.mark, spooled.groups, quoted(spooled.name)
+        mark = None if before.mark is None else Mark(**before.mark)
+        spooled = sql_source.spool(config, table, folder, mark)
+        read.mark = None if spooled.mark is None else asdict(spooled.mark)
+        groups = spooled.groups
     else:
         source = config.path(config.events.source)
         # Taken before the files are read, so the next run reads what is appended meanwhile.
         for file in find("events.source", source):
             read.files[str(file)] = [file.stat().st_size, file.stat().st_mtime_ns]
         new = [file for file, seen in read.files.items() if before.files.get(file) != seen]
-        groups = group(con, [Path(file) for file in new], wanted)
+        groups = group(con, [Path(file) for file in new], wanted, source, folder)
         base = source if source.is_dir() else source.parent
-        label = f"{identifier(FILE)}[{len(str(base)) + 2}:]"
 
     con.execute("create or replace temp table malformed (line varchar, source varchar)")
     parameters = {
@@ -116,12 +119,17 @@ def _judge_source(
     }
     parts = []
     for number, files in enumerate(groups):
+        label = (
+            quoted(config.events.table)
+            if config.events.is_sql
+            else f"{identifier(files.file_column)}[{len(str(base)) + 2}:]"
+        )
         parts.append(folder / f"judged-{number}.parquet")
         raw = raw_events(config, files.query, columns, files.columns, label, texts)
         con.execute(f"create or replace temp view raw_events as {raw}")
         spool_rows(con, "stg_activity", parts[-1], parameters, files)
-        if files.delimiter is not None:
-            collect_malformed(con, label)
+        if files.layout is not None:
+            collect_malformed(con, files, label)
     again = folder / "again.parquet"
     _judge_again(config, con, again, parameters)
 

@@ -22,7 +22,7 @@ from transformations.searches import (
     searches_query,
 )
 from transformations.sources import sql_source
-from transformations.sources.files import FILE, Files, find, group
+from transformations.sources.files import Files, find, group
 from transformations.sources.spool import (
     MALFORMED,
     collect_malformed,
@@ -72,14 +72,15 @@ def stage_items(config: Config, con: Connection, as_of: datetime) -> TableReport
             )
             groups = sql_source.spool(config, table, folder).groups
         else:
-            groups = group(con, find("items.source", config.path(items.source)), wanted)
+            source = config.path(items.source)
+            groups = group(con, find("items.source", source), wanted, source, folder)
         parts = []
         for number, files in enumerate(groups):
             parts.append(folder / f"judged-{number}.parquet")
             con.execute(f"create or replace temp view raw_items as {_raw_items(config, files)}")
             spool_rows(con, "judged_items", parts[-1], {"as_of": as_of}, files)
-            if files.delimiter is not None:
-                collect_malformed(con, identifier(FILE))
+            if files.layout is not None:
+                collect_malformed(con, files, identifier(files.file_column))
         con.execute(f"create or replace temp view judged as from {parquet(parts)}")
         refused = counted(
             con,

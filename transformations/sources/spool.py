@@ -12,7 +12,7 @@ from transformations.config import Config
 from transformations.duck import copy, count, sql
 from transformations.errors import RunFailedError
 from transformations.quoting import identifier
-from transformations.sources.files import FILE, Files
+from transformations.sources.files import Files
 
 MALFORMED = "line is malformed"
 
@@ -41,13 +41,19 @@ def spool_rows(
         raise RunFailedError(f"reading {names}{more} failed: {error}") from error
 
 
-def collect_malformed(con: Connection, label: str) -> None:
-    """Collect the lines that the CSV reader rejected; it writes one row per error."""
+def collect_malformed(con: Connection, files: Files, label: str) -> None:
+    """Collect the lines that the CSV reader rejected; it writes one row per error.
+
+    Args:
+        label: SQL that makes what quarantine calls a file of `files.file_column`.
+    """
     con.execute(
         f"insert into malformed select line, {label} from ("
-        "select distinct file_id, line as number, csv_line as line, "
-        f"file_path as {identifier(FILE)} "
-        "from malformed_lines inner join malformed_scans using (scan_id, file_id))"
+        "select distinct file_id, malformed_lines.line as number, "
+        "trim(csv_line, chr(10) || chr(13)) as line, "
+        f"file.name as {identifier(files.file_column)} "
+        "from malformed_lines inner join malformed_scans using (scan_id, file_id) "
+        f"inner join {files.names} on malformed_scans.file_path = file.path)"
     )
     con.execute("drop table malformed_lines")
     con.execute("drop table malformed_scans")

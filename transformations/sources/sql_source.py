@@ -15,8 +15,10 @@ from sqlalchemy.exc import NoSuchTableError, SQLAlchemyError
 from transformations.config import Config
 from transformations.errors import InputError, RunFailedError
 from transformations.ids import SPELLED, spelled
+from transformations.read_so_far import mark_file
 from transformations.secrets import SECRET_NAME, VARIABLE, redact, remember
 from transformations.sources.files import Files
+from transformations.sources.marks import Mark, Since, since
 
 ROWS_AT_ONCE = 50_000
 
@@ -28,12 +30,12 @@ class Spooled:
     Attributes:
         name: The table.
         groups: One group with the file; none if the table had no new row.
-        mark: The largest value of the incremental column, as text, for the next run.
+        mark: The largest value of the incremental column, for the next run.
     """
 
     name: str
     groups: list[Files]
-    mark: str | None
+    mark: Mark | None
 
 
 @dataclass(frozen=True)
@@ -62,16 +64,14 @@ class TableSource:
         return {name for key, name in self.columns.items() if key.endswith("_id")}
 
 
-def spool(config: Config, source: TableSource, folder: Path, mark: str | None = None) -> Spooled:
+def spool(config: Config, source: TableSource, folder: Path, mark: Mark | None = None) -> Spooled:
     """Write the table's rows, as text, to a Parquet file in `folder`, ROWS_AT_ONCE in memory.
 
     Beside a column of ids stands one of the same in their one spelling (transformations/ids.py):
     each database writes numbers as text in a way of its own.
 
     Args:
-        mark: Where the last run stopped. Rows from this value of the incremental column on are
-            read, itself included since later rows may share it, and rows without a value. None
-            reads the whole table.
+        mark: Where the last run stopped (marks.py). None reads the whole table.
 
     Raises:
         InputError: the URL is invalid, or the table or a column is missing or has a wrong type.
@@ -90,16 +90,24 @@ def spool(config: Config, source: TableSource, folder: Path, mark: str | None = 
                 connection.exec_driver_sql("set datestyle = 'ISO, YMD'")
             table = find_table(connection, source.key, source.table, where)
             _require(source, connection, table, shown)
-            # Taken first, so the next run reads rows that are added meanwhile.
-            new_mark = _largest(connection, table, source.incremental)
-            query = _since(connection, table, columns + ids, source.incremental, mark)
+            new = Since(mark, None)
+            if source.incremental is not None:
+                # Taken first, so the next run reads rows that are added meanwhile.
+                column = table.columns[source.incremental]
+                new = since(connection, column, mark, shown, mark_file(config))
+            # As text, so unreadable ids and times are refused as in a CSV.
+            query = sa.select(*(_selected(table, name) for name in columns + ids))
+            query = query if new.where is None else query.where(new.where)
             rows = _write(chunks(connection, query), columns + ids, file)
     except SQLAlchemyError as error:
         raise RunFailedError(f"reading {shown} failed: {reason_of(error)}") from None
     finally:
         engine.dispose()
-    groups = [Files((file,), dict.fromkeys(columns + ids, "VARCHAR"))] if rows else []
-    return Spooled(source.table, groups, new_mark or mark)
+    groups = []
+    if rows:
+        names = columns + ids
+        groups.append(Files((file,), tuple(names), dict.fromkeys(names, "VARCHAR")))
+    return Spooled(source.table, groups, new.mark)
 
 
 def reason_of(error: SQLAlchemyError) -> str:
@@ -267,32 +275,6 @@ def as_text(column: sa.ColumnElement[Any]) -> sa.ColumnElement[str]:
             return sa.cast(sa.func.array_to_json(column), sa.Text)
         return sa.func.array_to_string(column, "|")
     return sa.cast(column, sa.Text)
-
-
-def _largest(connection: sa.Connection, table: sa.Table, column: str | None) -> str | None:
-    if column is None:
-        return None
-    return connection.scalar(sa.select(sa.cast(sa.func.max(table.columns[column]), sa.Text)))
-
-
-def _since(
-    connection: sa.Connection,
-    table: sa.Table,
-    columns: list[str],
-    incremental: str | None,
-    mark: str | None,
-) -> sa.Executable:
-    """Select the columns as text, so unreadable ids and times are refused as in a CSV."""
-    query = sa.select(*(_selected(table, name) for name in columns))
-    if incremental is None or mark is None:
-        return query
-    column = table.columns[incremental]
-    bound: sa.ColumnElement[object] = sa.cast(sa.literal(mark, sa.Text), column.type)
-    if connection.dialect.name == "sqlite":
-        # SQLite compares by the type of the value, not of the column.
-        number = re.fullmatch(r"-?\d+", mark)
-        bound = sa.literal(int(mark), sa.BigInteger) if number else sa.literal(mark, sa.Text)
-    return query.where(sa.or_(column >= bound, column.is_(None)))
 
 
 def _selected(table: sa.Table, name: str) -> sa.ColumnElement[Any]:
