@@ -25,11 +25,11 @@ from models.spec import Aggregator
 from transformations.config import Config
 from transformations.duck import check
 from transformations.errors import InputError
-from transformations.files import replacing
 from transformations.last_actions import Snapshot
 from transformations.layout import partition, rows_read
 from transformations.member_columns import member_columns
 from transformations.rules import Rules
+from transformations.seals import sealing
 from transformations.tables import SNAPSHOTS_AT_ONCE, of_member, view_of_partitions
 
 # Members that are read and written at once; and members per call of the models, whose item vectors
@@ -262,7 +262,11 @@ def _embed_several(
     views = [config.layout.embeddings(model.aggregator.view) for model in graph.models]
     with ExitStack() as stack:
         files = [
-            [stack.enter_context(replacing(part.file(view))) for view in views] for part in parts
+            [
+                stack.enter_context(sealing(part.file(view), str(model.aggregator)))
+                for view, model in zip(views, graph.models, strict=True)
+            ]
+            for part in parts
         ]
         writers = _Writers([part.created for part in parts], files, graph.models, config.rules)
         with closing(writers), ThreadPoolExecutor(1) as writing:

@@ -47,7 +47,7 @@ def run_backfill(
     Raises:
         InputError: no line was fitted on what was known before any of the timestamps.
     """
-    kept = stages.ledger.published_as_ofs()
+    kept = stages.ledger.first_published()
     wanted = sorted(as_ofs)
     with connect(config) as con:
         if not staged:
@@ -74,13 +74,18 @@ def run_backfill(
             ]
             for at in wanted
         }
-        built = [at for at in wanted if lacking[at]]
+        # A published one whose file was damaged and taken away.
+        gone = {at for at in kept if not partition(config.layout.sequences, at).exists()}
+        built = [at for at in wanted if lacking[at] or at in gone]
         if not built:
             return []
         views = {line.view for at in built for line in lacking[at]}
         note_fits(config, [line for line in served if line.view in views], used=True)
-        snapshots = {at: Snapshot(at, at - step, at + config.publish_delay) for at in built}
-        sequences = [snapshot for at, snapshot in snapshots.items() if at not in kept]
+        snapshots = {
+            at: Snapshot(at, at - step, max(at + config.publish_delay, kept.get(at, at)))
+            for at in built
+        }
+        sequences = [snapshot for at, snapshot in snapshots.items() if at not in kept or at in gone]
         if sequences:
             with stages.stage("member_sequences", len(sequences), "snapshots") as stage:
                 fill(stage, build_sequences_of(config, con, sequences, stage.advance))

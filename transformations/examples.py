@@ -14,9 +14,9 @@ from transformations.attributes import lists_of
 from transformations.config import Config
 from transformations.duck import check, copy, named_in, parquet, sql
 from transformations.example_settings import ExampleSettings
-from transformations.files import replacing
 from transformations.item_kinds import other_items
 from transformations.layout import files_between
+from transformations.seals import sealing
 from transformations.tables import activity_query
 from transformations.timestamps import EPOCH, MICROSECOND, microseconds
 
@@ -203,7 +203,7 @@ def build_training_examples(
         if not config.rules.attributes:  # a third list for each window would take its time
             query = query.replace("list(attributes) over before_as_of", "null::integer[]")
         con.execute(f"create or replace temp table {step} as {query}", named_in(query, parameters))
-    with replacing(file) as temporary:
+    with sealing(file, "training_examples") as temporary:
         query = sql("training_examples")
         carried = lists_of(config.rules.attributes, "carried")
         columns = f"select * exclude (carried){carried} from ({query})"

@@ -15,6 +15,7 @@ from transformations.layout import (
     partition_files,
     period_file,
 )
+from transformations.seals import seal
 
 
 def rebuild(config: Config, period: Period | None = None) -> tuple[Period, int, int]:
@@ -60,6 +61,7 @@ def rebuild(config: Config, period: Period | None = None) -> tuple[Period, int, 
                     file,
                     {"period": chosen, "start": start},
                 )
+                seal(file, "activity")
     shutil.rmtree(folder)
     new.rename(folder)
     _move_quarantine(config)

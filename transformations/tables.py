@@ -18,12 +18,12 @@ from transformations.attributes import SQL_TYPES, struct_of
 from transformations.config import Config
 from transformations.duck import SQL_ID_TYPES, TableReport, check, parquet, sql
 from transformations.errors import InputError
-from transformations.files import replacing
 from transformations.last_actions import LastActions, Series, Snapshot, sequences_writer
 from transformations.layout import as_of_name, files_between, partition, partitions, rows_read
 from transformations.member_columns import member_columns
 from transformations.quoting import identifier, quoted
 from transformations.rules import Rules
+from transformations.seals import sealing
 from transformations.signs import sign_expression
 from transformations.timestamps import microseconds, timestamp_of
 
@@ -108,7 +108,10 @@ def _build_several(
     events = activity_query(config, con, activity)
     rows_in = rows_out = 0
     with ExitStack() as stack:
-        files = [stack.enter_context(replacing(partition(folder, as_of))) for as_of in as_ofs]
+        files = [
+            stack.enter_context(sealing(partition(folder, as_of), "member_sequences"))
+            for as_of in as_ofs
+        ]
         with ExitStack() as under_way:
             writers = [under_way.enter_context(sequences_writer(f, config.rules)) for f in files]
             # To write takes longer than to compute. A file's next rows come when those of every
@@ -174,7 +177,7 @@ def build_rows_read(
     )
     con.unregister("wanted")
     rows_out = 0
-    with replacing(rows_read(config.layout.sequences)) as file:
+    with sealing(rows_read(config.layout.sequences), "member_sequences") as file:
         with sequences_writer(file, config.rules) as writer:
             for condition in _member_ranges(con, activity):
                 con.execute(

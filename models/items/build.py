@@ -13,8 +13,8 @@ from models.items.protocol import Document, ItemEncoder
 from models.items.saved import fitted
 from transformations.config import Config
 from transformations.duck import TableReport, check, copy, parquet, sql
-from transformations.files import replacing
 from transformations.layout import as_of_name, part_files
+from transformations.seals import sealing
 
 ROWS_AT_ONCE = 20_000
 NO_TOKEN = "no known token"
@@ -58,7 +58,7 @@ def build_items(
         encoder, available_from = fitted(config, con, fit_before)
     parts = part_files(config.items_dir)
     if config.knows_kinds:
-        _add_kinds(con, parts)
+        _add_kinds(config, con, parts)
     items = f"from {parquet(parts)}" if parts else "from stg_items limit 0"
     con.execute(f"create or replace temp view items as {items}")
     con.execute(
@@ -72,7 +72,7 @@ def build_items(
     written: tuple[str, ...] = ()
     for first in itertools.islice(batches, 1):
         path = _new_part(config.items_dir, as_of)
-        with replacing(path) as file:
+        with sealing(path, str(config.space)) as file:
             with pq.ParquetWriter(file, first.schema, compression="zstd") as writer:
                 for batch in itertools.chain([first], batches):
                     writer.write_batch(batch)
@@ -99,7 +99,7 @@ def identity(config: Config) -> dict[str, str | int]:
     }
 
 
-def _add_kinds(con: duckdb.DuckDBPyConnection, parts: Sequence[Path]) -> None:
+def _add_kinds(config: Config, con: duckdb.DuckDBPyConnection, parts: Sequence[Path]) -> None:
     """Give parts of before items had kinds the column, from `stg_items`.
 
     A changed part is published again, so that the kinds are online too.
@@ -112,7 +112,7 @@ def _add_kinds(con: duckdb.DuckDBPyConnection, parts: Sequence[Path]) -> None:
                 "available_at) as kind from stg_items group by item_id) as kinds using (item_id) "
                 "order by part.item_id, part.available_at"
             )
-            with replacing(part) as file:
+            with sealing(part, str(config.space)) as file:
                 copy(con, query, file)
 
 

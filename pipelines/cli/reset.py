@@ -63,6 +63,12 @@ def rebuild_command(
     period: Annotated[
         Period | None, typer.Option(help="Default: the shortest that fills a file.")
     ] = None,
+    damaged: Annotated[
+        bool,
+        typer.Option(
+            "--damaged", help="Only take damaged files away, so that what makes them can again."
+        ),
+    ] = False,
     config: ConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
@@ -71,7 +77,19 @@ def rebuild_command(
 
     from operations.ledger import Ledger
     from transformations.rebuild import rebuild
+    from transformations.table_files import take_away
 
+    if damaged:
+        with Ledger(settings).lock(), working("reading the tables' files"):
+            taken = take_away(settings)
+        for file in taken:
+            where = file.path.relative_to(settings.data)
+            console.print(f"[yellow]•[/] {where}: {file.mend}", highlight=False)
+        console.print(
+            f"[green]✓[/] {number(len(taken))} damaged files moved to "
+            f"{short(settings.layout.state / 'damaged')}"
+        )
+        return
     with Ledger(settings).lock(), working("writing the activity"):
         chosen, files, rows = rebuild(settings, period)
     console.print(

@@ -13,8 +13,10 @@ from serving.publish.feast_store import quiet
 from serving.publish.items import ItemsOnline
 from transformations.config import Config
 from transformations.errors import RunFailedError
-from transformations.layout import partition
+from transformations.layout import part_files, partition
 from transformations.names import SEQUENCE_VIEW
+from transformations.seals import expect_whole
+from transformations.table_files import ENCODED_AGAIN, TAKE_AWAY
 
 
 def publish(
@@ -47,6 +49,7 @@ def publish(
                 f"{view} has no snapshot of {as_of:%Y-%m-%d %H:%M}: expected {file}; build it "
                 "first (activity run does)"
             )
+    expect_whole(files.values(), f"{TAKE_AWAY}, then build the snapshot again")
     written = 0
     for view, file in files.items():
         materialize(store, view, as_of, as_of)
@@ -58,6 +61,7 @@ def publish(
         items = ItemsOnline(own, store)
         first, rows = items.missing(as_of)
         if first is not None:
+            expect_whole(part_files(own.items_dir), ENCODED_AGAIN)
             materialize(store, own.item_view, first, as_of)
             written += rows
             if progress is not None:

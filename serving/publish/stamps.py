@@ -17,9 +17,9 @@ from operations.fits import chosen
 from serving.publish.snapshots import views
 from transformations.config import Config
 from transformations.duck import connect, copy
-from transformations.files import replacing
 from transformations.layout import as_of_name, partition
 from transformations.quoting import identifier, one_file
+from transformations.seals import sealing
 
 STAMP = "created_timestamp"
 
@@ -63,7 +63,7 @@ def restamp(
                     ours=_struct("new", columns), theirs=_struct("old", columns)
                 )
                 parameters["kept"] = one_file(kept)
-            with replacing(file) as temporary:
+            with sealing(file, view) as temporary:
                 copy(con, query, temporary, parameters)
             kept.unlink(missing_ok=True)
             rows += pq.read_metadata(file).num_rows

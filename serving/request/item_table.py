@@ -28,6 +28,8 @@ from transformations.duck import connect, parquet, sql
 from transformations.errors import InputError
 from transformations.files import replacing_folder
 from transformations.layout import part_files
+from transformations.seals import expect_whole, seal
+from transformations.table_files import ENCODED_AGAIN
 
 ROWS_AT_ONCE = 50_000
 
@@ -88,6 +90,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _build(config: Config, con: duckdb.DuckDBPyConnection, folder: Path) -> None:
     """Write the table's four files; DuckDB sorts within its memory limit, on disk beyond it."""
+    expect_whole(_parts(config), ENCODED_AGAIN)
     con.execute(f"create temp view items as from {parquet(_parts(config))}")
     con.execute(f"create temp view item_versions as {sql('item_versions', __file__)}")
     ((versions, wrong),) = con.execute(
@@ -118,6 +121,8 @@ def _build(config: Config, con: duckdb.DuckDBPyConnection, folder: Path) -> None
         table = pa.table({"item_id": items})
         with pa.ipc.new_file(temporary / "ids.arrow", table.schema) as writer:
             writer.write_table(table)
+        for file in sorted(temporary.iterdir()):
+            seal(file, str(config.space), is_locked=True)
 
 
 def _map(folder: Path) -> ItemVersions:

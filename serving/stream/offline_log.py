@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 
 from transformations.config import Config
 from transformations.files import sync
+from transformations.seals import seal
 
 logger = logging.getLogger(__name__)
 
@@ -184,6 +185,7 @@ def _append(spool: Path, part: Path) -> int:
     if writer is not None:
         sync(temporary)
         part.parent.mkdir(parents=True, exist_ok=True)
+        seal(part, "activity stream", temporary)
         temporary.replace(part)
         sync(part.parent)
     return rows

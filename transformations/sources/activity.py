@@ -13,7 +13,6 @@ from transformations.attributes import (
 from transformations.config import Config
 from transformations.duck import TableReport, check, copy, parquet, sql
 from transformations.errors import RunFailedError
-from transformations.files import replacing
 from transformations.layout import (
     Period,
     best_period,
@@ -22,6 +21,7 @@ from transformations.layout import (
     period_of,
 )
 from transformations.quoting import identifier, quoted
+from transformations.seals import expect_whole, sealing
 from transformations.searches import (
     add_search_function,
     searches_query,
@@ -32,6 +32,7 @@ from transformations.sources.marks import Mark
 from transformations.sources.quarantine import keep_refused, quarantine_query
 from transformations.sources.raw_events import attribute_columns, raw_events, where_configured
 from transformations.sources.spool import collect_malformed, counted, rows_read, spool, spool_rows
+from transformations.table_files import SOURCES_AGAIN
 from transformations.tables import activity_query
 
 FUTURE = "event_timestamp is in the future"
@@ -190,7 +191,7 @@ def _merge_searches(config: Config, con: Connection) -> None:
         return
     earlier = searches_query(config.rules, config.layout)
     con.execute(f"create or replace temp view searches as {earlier}")
-    with replacing(config.layout.searches) as path:
+    with sealing(config.layout.searches, "searches") as path:
         copy(con, sql("searches"), path)
         con.execute(f"create or replace temp view searches as from {parquet([path])}")
         check(con, "searches", {})
@@ -212,6 +213,8 @@ def _merge_periods(config: Config, con: Connection, period: Period) -> tuple[tup
 def _merge_period(config: Config, con: Connection, period: Period, start: date) -> int | None:
     """Rewrite a period if it changes; return how many actions it gained, or None."""
     file = period_file(config.layout.activity, start)
+    if file.exists():  # it is read as a whole now, and written anew as if it were right
+        expect_whole([file], SOURCES_AGAIN)
     existing = activity_query(config, con, [file] if file.exists() else [])
     con.execute(f"create or replace temp view activity as {existing}")
     parameters = {"period": period, "start": start}
@@ -235,7 +238,7 @@ def _merge_period(config: Config, con: Connection, period: Period, start: date) 
     if before == after or before is None or after is None:
         return None
     check(con, "stg_activity", parameters)
-    with replacing(file) as path:
+    with sealing(file, "activity") as path:
         copy(con, "from activity_of_period", path)
     return after[0] - before[0]
 

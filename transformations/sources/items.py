@@ -7,7 +7,6 @@ from duckdb import DuckDBPyConnection as Connection
 from transformations.config import Config
 from transformations.duck import TableReport, check, copy, count, parquet, sql
 from transformations.errors import RunFailedError
-from transformations.files import replacing
 from transformations.ids import id_column
 from transformations.quoting import identifier, quoted
 from transformations.readers import (
@@ -17,6 +16,7 @@ from transformations.readers import (
     timestamp_expression,
     vector_expression,
 )
+from transformations.seals import sealing
 from transformations.searches import (
     reserved_expression,
     searches_query,
@@ -102,7 +102,7 @@ def stage_items(config: Config, con: Connection, as_of: datetime) -> TableReport
             if items.embedding is None
             else "create or replace temp view judged_searches as from judged where false"
         )
-        with replacing(config.layout.staged_items) as path:
+        with sealing(config.layout.staged_items, "stg_items") as path:
             copy(con, sql("stg_items"), path)
             con.execute(f"create or replace temp view stg_items as from {parquet([path])}")
             check(con, "stg_items", {"as_of": as_of})

@@ -6,7 +6,6 @@ from duckdb import DuckDBPyConnection as Connection
 
 from transformations.config import Config
 from transformations.duck import check, copy, count, parquet, sql
-from transformations.files import replacing
 from transformations.layout import (
     Period,
     note_period,
@@ -15,6 +14,7 @@ from transformations.layout import (
     period_of,
     period_start,
 )
+from transformations.seals import sealing
 
 
 def quarantine_query(config: Config) -> str:
@@ -51,7 +51,7 @@ def keep_refused(config: Config, con: Connection, period: Period, as_of: datetim
         note_period(folder, period)
     file = period_file(folder, period_start(as_of.astimezone(UTC).date(), kept))
     existing = f"union all by name from {parquet([file])}" if file.exists() else ""
-    with replacing(file) as path:
+    with sealing(file, "quarantine") as path:
         copy(con, f"select * from (from added {existing}) order by all", path)
         con.execute(f"create or replace temp view quarantine as from {parquet([path])}")
         check(con, "quarantine", {})
