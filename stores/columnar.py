@@ -32,6 +32,7 @@ from stores.bytes.values import encode_column
 from stores.bytes.wire import readable
 from stores.parquet import declared_types
 from stores.protocols import BulkOnlineStore
+from stores.writing.key_order import in_key_order
 from stores.writing.newest import Columns, newest_batches, parquet_path
 
 logger = logging.getLogger(__name__)
@@ -139,6 +140,11 @@ class ColumnarComputeEngine(LocalComputeEngine):
         store = self.online_store
         config = self.repo_config
         takes_batches = isinstance(store, BulkOnlineStore) and store.takes_encoded(config)
+        sorting_in = store.sorts_in(config) if takes_batches else None
+        if sorting_in is not None:
+            batches = in_key_order(
+                batches, partial(_keys, view), sorting_in, self._settings.batch_rows
+            )
         types = {field.name: field.dtype.to_value_type() for field in view.entity_columns}
         bar = task.tqdm_builder(None) if task.tqdm_builder else None
 
@@ -182,6 +188,15 @@ class ColumnarComputeEngine(LocalComputeEngine):
                 bar.close()
 
 
+def _keys(view: FeatureView, batch: pa.RecordBatch) -> list[bytes]:
+    fields = view.entity_columns
+    return entity_keys(
+        [field.name for field in fields],
+        [batch.column(field.name) for field in fields],
+        [field.dtype.to_value_type() for field in fields],
+    )
+
+
 def encode_rows(view: FeatureView, batch: pa.RecordBatch) -> EncodedBatch:
     """Encode a batch that holds the view's join keys, features and timestamps.
 
@@ -200,11 +215,7 @@ def encode_rows(view: FeatureView, batch: pa.RecordBatch) -> EncodedBatch:
     source = view.batch_source
     created = source.created_timestamp_column
     return EncodedBatch(
-        keys=entity_keys(
-            [field.name for field in view.entity_columns],
-            [batch.column(field.name) for field in view.entity_columns],
-            [field.dtype.to_value_type() for field in view.entity_columns],
-        ),
+        keys=_keys(view, batch),
         features={
             field.name: encode_column(batch.column(field.name), field.dtype.to_value_type())
             for field in view.features

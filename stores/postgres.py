@@ -103,6 +103,9 @@ class ColumnarPostgreSQLOnlineStore(ExpiringReads, PostgreSQLOnlineStore):
         options = config.online_store
         return not (options.vector_enabled or options.enable_openai_compatible_store)
 
+    def sorts_in(self, config: RepoConfig) -> None:
+        """Return None: the order of keys is all one to this store."""
+
     def prepare_write(
         self, config: RepoConfig, table: FeatureView, batch: EncodedBatch
     ) -> Callable[[], None]:

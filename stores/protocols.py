@@ -1,6 +1,7 @@
 """The protocols of this room: an online store that takes whole batches, and a backend of reads."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from feast import FeatureView
@@ -16,6 +17,9 @@ class BulkOnlineStore(Protocol):
 
     def takes_encoded(self, config: RepoConfig) -> bool:
         """Whether `prepare_write` fills every column that this configuration asks for."""
+
+    def sorts_in(self, config: RepoConfig) -> Path | None:
+        """Return a folder for sorting by key what is much, None if the order is all one to it."""
 
     def prepare_write(
         self, config: RepoConfig, table: FeatureView, batch: EncodedBatch

@@ -47,6 +47,9 @@ class ColumnarRedisOnlineStore(ExpiringReads, RedisOnlineStore):
         """Return True: `prepare_write` supports every configuration."""
         return True
 
+    def sorts_in(self, config: RepoConfig) -> None:
+        """Return None: the order of keys is all one to this store."""
+
     def prepare_write(
         self, config: RepoConfig, table: FeatureView, batch: EncodedBatch
     ) -> Callable[[], None]:

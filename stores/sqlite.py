@@ -93,6 +93,12 @@ class ColumnarSqliteOnlineStore(ExpiringReads, SqliteOnlineStore):
         options = config.online_store
         return not (options.vector_enabled or options.enable_openai_compatible_store)
 
+    def sorts_in(self, config: RepoConfig) -> Path:
+        """Return the database's folder: its table is a tree by key."""
+        folder = Path(self._get_db_path(config)).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
     def prepare_write(
         self, config: RepoConfig, table: FeatureView, batch: EncodedBatch
     ) -> Callable[[], None]:
