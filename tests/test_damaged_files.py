@@ -3,12 +3,15 @@
 import shutil
 from collections.abc import Callable
 from datetime import timedelta
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
+from rich.console import Console
 
+from pipelines.cli.status import files_table
 from serving import publish
 from serving.request.item_table import open_item_table
 from tests.worlds.workspace import AVERAGE, END, Workspace
@@ -66,6 +69,21 @@ def test_every_file_of_every_table_is_sealed(ran: Workspace) -> None:
         flip(file)
         assert [found.file for found in damage(files)] == [file]
         file.write_bytes(before)
+
+
+def test_status_names_what_is_damaged(ran: Workspace) -> None:
+    file = next((ran.config.data / "items").rglob("*.parquet"))
+    table, whole = files_table(ran.config)
+    assert whole
+    flip(file)
+    table, whole = files_table(ran.config)
+    flip(file)
+    assert not whole
+    said = StringIO()
+    Console(file=said, width=300).print(table)
+    assert "part-2026-03-10.parquet" in said.getvalue()
+    assert "another SHA-256" in said.getvalue()
+    assert "activity rebuild --damaged, then activity run" in said.getvalue()
 
 
 def test_rebuilt_activity_is_sealed_too(ran: Workspace) -> None:

@@ -17,7 +17,9 @@ from pipelines.workspace import OpenWorkspace, table_of
 from transformations.config import Config
 from transformations.duck import connect, parquet
 from transformations.layout import partition_files, span
+from transformations.seals import damage
 from transformations.sources.files import say_passed_over
+from transformations.table_files import table_files
 
 LATE = timedelta(hours=36)
 """A snapshot older than this is late, unless it covers the newest staged event."""
@@ -96,8 +98,11 @@ def _runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def files_table(config: Config) -> tuple[Table, bool]:
-    """Lay out every state file with its health; also return whether all are whole."""
-    table = plain_table("State files")
+    """Lay out every state file with its health; also return whether all are whole.
+
+    Of the tables' files only damaged ones have a row each.
+    """
+    table = plain_table("Files")
     for name in ("file", "what it is", "health", "to mend it"):
         table.add_column(name, overflow="fold")
     whole = True
@@ -107,7 +112,13 @@ def files_table(config: Config) -> tuple[Table, bool]:
         there = "whole" if one.file.exists() else "not there"
         mend = "" if problem is None else f"lost: {one.lost}. {one.command}"
         table.add_row(short(one.file), one.name, problem or there, mend)
-    return table, whole
+    mends = {file.path: file.mend for file in table_files(config)}
+    damaged = list(damage(mends))
+    for found in damaged:
+        table.add_row(short(found.file), "table", f"damaged: {found.why}", mends[found.file])
+    count = number(len(mends) - len(damaged))
+    table.add_row(f"{count} files of tables", "tables", "whole", "")
+    return table, whole and not damaged
 
 
 def _refused(config: Config, con: duckdb.DuckDBPyConnection) -> Table:
