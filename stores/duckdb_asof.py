@@ -116,7 +116,13 @@ class DuckDBAsofOfflineStore(DuckDBOfflineStore):
             for name in on_demand_view.get_request_data_schema():
                 if name not in labels.columns:
                     raise RequestDataNotFoundInEntityDfException(name, on_demand_view.name)
-        _check_names(labels, views)
+        computed = [
+            f"{view.projection.name_to_use()}__{name}" if full_feature_names else name
+            for view in on_demand
+            for reference, _, name in (ref.partition(":") for ref in feature_refs)
+            if reference == view.projection.name_to_use()
+        ]
+        _check_names(labels, views, computed)
         labels, views = compared(labels, views)
         return AsofRetrievalJob(
             Join(labels, views, filter_by_created_timestamp, limits),
@@ -209,8 +215,10 @@ def _at_repo(config: RepoConfig, source: DataSource) -> DataSource:
     return moved
 
 
-def _check_names(labels: AsofLabels, views: Sequence[AsofView]) -> None:
-    names = Counter([*labels.columns, *(name for view in views for name in view.features)])
+def _check_names(labels: AsofLabels, views: Sequence[AsofView], computed: Sequence[str]) -> None:
+    names = Counter(
+        [*labels.columns, *(name for view in views for name in view.features), *computed]
+    )
     twice = [name for name, count in names.items() if count > 1]
     if twice:
         raise ValueError(

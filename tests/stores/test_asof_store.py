@@ -591,13 +591,28 @@ def test_labels_in_sql_cannot_be_left_to_feast(
         (LABELS.drop(columns="member"), "expected a column 'member' in the entity frame"),
         (LABELS.astype({"member": bool}), r"expected BIGINT, got BOOLEAN\. Convert"),
         (LABELS.rename(columns={"label": "score"}), "score would appear twice"),
+        (LABELS.rename(columns={"label": "doubled"}), "doubled would appear twice"),
     ],
 )
 def test_frames_that_do_not_fit_are_refused(
     store: FeatureStore, labels: pd.DataFrame, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        store.get_historical_features(labels, ["snapshot:score"])
+        store.get_historical_features(labels, ["snapshot:score", "doubled:doubled"])
+
+
+@pytest.mark.parametrize("name", ["DOUBLED", "Score", "VECTOR", "__asof_row"])
+@pytest.mark.parametrize("full_feature_names", [False, True])
+def test_a_label_column_of_another_letter_case_is_no_feature(
+    store: FeatureStore, feasts: FeatureStore, name: str, full_feature_names: bool
+) -> None:
+    labels = LABELS.assign(**{name: [9.0] * len(LABELS)})
+    features = ["snapshot:score", "snapshot:vector", "doubled:doubled"]
+    ours, theirs = (
+        table(of, features, labels, full_feature_names=full_feature_names).sort_by("label")
+        for of in (store, feasts)
+    )
+    assert ours.to_pydict() == theirs.to_pydict()
 
 
 def test_a_feature_that_the_files_lack_is_named(tmp_path: Path) -> None:

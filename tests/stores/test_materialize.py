@@ -178,6 +178,37 @@ def test_disable_event_timestamp_takes_every_row(world: World) -> None:
 
 
 @on_sqlite
+@pytest.mark.parametrize("zone", ["UTC", None])
+def test_times_in_nanoseconds_as_pandas_writes_them(world: World, zone: str | None) -> None:
+    """The newest row wins by what is left of its time, and is online at that time."""
+    path = world.folder / "counts.parquet"
+    nanoseconds = int(MOMENT.timestamp()) * 1_000_000_000 + 123_456_789
+    table = pa.table(
+        {
+            "int_id": [1, 1, 2],
+            "event_timestamp": pa.array(
+                [nanoseconds, nanoseconds - 1000, nanoseconds], pa.timestamp("ns", zone)
+            ),
+            "count": [5, 4, 6],
+            "seen": pa.array([[nanoseconds]] * 3, pa.list_(pa.timestamp("ns", zone))),
+        }
+    )
+    pq.write_table(table, path)
+    fields = [
+        Field(name="count", dtype=ft.Int64),
+        Field(name="seen", dtype=ft.Array(ft.UnixTimestamp)),
+    ]
+    objects = declare("counts", path, ["int"], fields)
+    world.store("ours", objects).materialize(MOMENT.replace(microsecond=123_456), END)
+    assert read_counts(world, objects, [1, 2]) == [5, 6]
+    online = world.store("ours", objects).get_online_features(
+        ["counts:seen"], [{"int_id": 1}], full_feature_names=False
+    )
+    [[seen]] = online.to_dict()["seen"]
+    assert seen.replace(tzinfo=UTC) == MOMENT.replace(microsecond=0)
+
+
+@on_sqlite
 def test_incremental_materialization(world: World) -> None:
     now = datetime.now(UTC)
     path = world.folder / "counts.parquet"
