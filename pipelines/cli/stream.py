@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import threading
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.logging import RichHandler
@@ -109,7 +109,9 @@ def _work(
     host, port = metrics
     if port:
         try:
-            start_http_server(port, host, registry=worker.metrics.registry)
+            server, _ = start_http_server(port, host, registry=worker.metrics.registry)
+            handler: Any = server.RequestHandlerClass
+            handler.timeout = 5  # seconds that a read may take
         except OSError as error:
             raise InputError(
                 f"--metrics-port {port} of {host} cannot be used: {error}; choose another one"
