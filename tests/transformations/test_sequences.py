@@ -23,6 +23,7 @@ from transformations.config import Config
 from transformations.duck import check, connect
 from transformations.errors import InputError, RunFailedError
 from transformations.layout import partition, period_file
+from transformations.seals import MANIFEST, damage
 from transformations.sources import stage_activity
 from transformations.tables import build_sequences
 
@@ -322,7 +323,8 @@ def test_a_failed_check_leaves_the_last_good_partition(tmp_path: Path) -> None:
         build_sequences(config, con, AS_OF, AS_OF - DAY, AS_OF - DAY)
 
     assert file.read_bytes() == good
-    assert [path.name for path in file.parent.iterdir()] == [file.name]
+    assert {path.name for path in file.parent.iterdir()} == {file.name, MANIFEST}
+    assert list(damage([file])) == []
 
 
 BREAKS = {

@@ -363,7 +363,7 @@ NS = 1_767_225_600_123_456_789
 
 
 @pytest.mark.parametrize("zone", [None, "UTC", "Asia/Tokyo"])
-@pytest.mark.parametrize("number", [NS, NS - 289, 0, 1, 999])
+@pytest.mark.parametrize("number", [NS, NS - 289, NS - 788, NS - 790])
 def test_nanoseconds_are_cut(tmp_path: Path, zone: str | None, number: int) -> None:
     times = pa.array([number], pa.timestamp("ns", zone))
     write_parquet(tmp_path / "source" / "a.parquet", EVENTS[:1], event_timestamp=times)

@@ -32,6 +32,7 @@ from transformations import read_so_far as state
 from transformations.config import Config
 from transformations.duck import TableReport, check, connect
 from transformations.errors import InputError, RunFailedError
+from transformations.seals import MANIFEST
 from transformations.sources import stage_activity, stage_items
 
 EARLY = "event_timestamp is before events.earliest"
@@ -527,8 +528,10 @@ class TestAgain:
 
         assert report == TableReport("stg_activity", 4, 1, {}, written=("2026-03-02",))
         after = _files(config.layout.activity)
-        assert {path for path in after if after[path] != before[path]} == {
-            config.layout.activity / "period=2026-03-02" / "part-0.parquet"
+        changed = {path for path in after if after[path] != before[path]}
+        assert changed == {
+            config.layout.activity / "period=2026-03-02" / name
+            for name in ("part-0.parquet", MANIFEST)
         }
         assert late in staged(config)
 

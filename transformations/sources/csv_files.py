@@ -113,15 +113,31 @@ def with_one_line_end(file: Path, layout: Layout, copy: Path) -> None:
     """Write a file again, decompressed: LF ends a line; a CR elsewhere stays, in a quoted field."""
     delimiter = re.escape(layout.delimiter.encode())
     field = re.compile(rb'"(?:[^"]|"")*"|[^' + delimiter + rb'"]+')
-    is_open = False  # inside a quoted field of several lines
     with opened(file) as stream, copy.open("wb") as out:
-        for line in stream:
-            was_open, is_open = is_open, is_open ^ bool(line.count(b'"') % 2)
-            if not is_open and line.endswith(b"\r\n"):
-                line = line[:-2] + b"\n"
-            if b"\r" in line and not was_open and not is_open:
-                line = field.sub(_quote_cr, line.removesuffix(b"\n")) + line[-1:]
-            out.write(line)
+        for row in _rows(stream):
+            if row.endswith(b"\r\n"):
+                row = row[:-2] + b"\n"
+            if b"\r" in row:
+                end = row[-1:] if row.endswith(b"\n") else b""
+                row = field.sub(_quote_cr, row.removesuffix(b"\n")) + end
+            out.write(row)
+
+
+def _rows(stream: BinaryIO) -> Iterator[bytes]:
+    """Yield rows: lines, joined while a quoted field is open.
+
+    A quote that is never closed would join the rest of the file: beyond a bound, lines come as
+    they are, and the reader refuses them.
+    """
+    row, is_open = b"", False
+    for line in stream:
+        is_open ^= bool(line.count(b'"') % 2)
+        row += line
+        if not is_open or len(row) > PART_BYTES:
+            yield row
+            row = b""
+    if row:
+        yield row
 
 
 def _quote_cr(found: re.Match[bytes]) -> bytes:
