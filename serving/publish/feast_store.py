@@ -55,7 +55,7 @@ def open_store(config: Config) -> FeatureStore:
         _refuse_commas(file, raw.get("online_store"))
         raw = expanded(raw)
         if path is not None and raw["registry"].get("registry_type") == "sql":
-            raw["registry"]["path"] = _absolute(file, path, config.root)
+            raw["registry"]["path"] = _absolute(path, config.root)
         feast_config = RepoConfig(**raw)
     except FileNotFoundError:
         raise InputError(f"feature_store: expected Feast's settings at {file}") from None
@@ -121,10 +121,10 @@ def _refuse_commas(file: Path, online: Any) -> None:
             )
 
 
-def _absolute(settings: Path, url: str, root: Path) -> str:
+def _absolute(url: str, root: Path) -> str:
     """Fill in a URL's variables, make a SQLite file's path absolute and create its folder."""
     braced = re.sub(r"\$(\w+)", lambda it: f"${{{it[1]}}}" if it[1] in os.environ else it[0], url)
-    parsed = read_url(f"{settings}, registry.path", braced)
+    parsed = read_url("registry.path", braced)
     if parsed.get_backend_name() != "sqlite" or parsed.database in (None, "", ":memory:"):
         return parsed.render_as_string(hide_password=False)
     file = root / str(parsed.database)
