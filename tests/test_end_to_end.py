@@ -121,7 +121,7 @@ def test_a_demo_that_is_ended_ends_its_redis(world):
                 if "redis-server" in child.name()
             ]
             process.send_signal(signal.SIGTERM)
-            said, _ = process.communicate(timeout=60)
+            said, _ = process.communicate(timeout=600)
             assert process.returncode == 0, said
             assert not server.is_running()
         finally:

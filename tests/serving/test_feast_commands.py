@@ -91,8 +91,8 @@ def test_serve_registry_starts(served):
         served.serving("serve_registry", "--port", str(port)),
         grpc.insecure_channel(f"localhost:{port}") as channel,
     ):
-        grpc.channel_ready_future(channel).result(timeout=60)
-        answer = HealthStub(channel).Check(HealthCheckRequest(), timeout=60)
+        grpc.channel_ready_future(channel).result(timeout=600)
+        answer = HealthStub(channel).Check(HealthCheckRequest(), timeout=600)
         assert answer.status == HealthCheckResponse.SERVING
 
 
@@ -161,5 +161,5 @@ def until(server: subprocess.Popen[str], line: str) -> None:
 
 
 def fetch(port: int, path: str) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=600) as answer:
         return answer.read().decode()

@@ -40,7 +40,7 @@ from transformations.timestamps import microseconds
 
 AVERAGE, DECAY = (line.view for line in PLAIN)
 HALF = GeometricDecay(version=2, decay=0.5)
-LIMITS = Limits(threads=2, max_in_flight=4, max_body=100_000, body_timeout=0.5, timeout=60.0)
+LIMITS = Limits(threads=2, max_in_flight=4, max_body=100_000, body_timeout=0.5, timeout=600.0)
 
 
 class Client:
@@ -52,7 +52,7 @@ class Client:
     def ask(
         self, path: str = "/embed", body: Any = None, raw: bytes | None = None, **headers: str
     ) -> tuple[int, Any, http.client.HTTPMessage]:
-        connection = http.client.HTTPConnection(*self.address, timeout=60)
+        connection = http.client.HTTPConnection(*self.address, timeout=600)
         data = raw if raw is not None else json.dumps(body).encode() if body is not None else None
         headers = {"Content-Type": "application/json"} | headers
         connection.request("POST" if data is not None else "GET", path, data, headers)
@@ -250,7 +250,7 @@ def test_what_nobody_foresaw_is_told_and_counted(world: RequestWorld, monkeypatc
 
 
 def test_a_body_without_a_length_is_bounded_too(client: Client) -> None:
-    connection = http.client.HTTPConnection(*client.address, timeout=60)
+    connection = http.client.HTTPConnection(*client.address, timeout=600)
     chunks = (b" " * 50_000 for _ in range(3))
     headers = {"Content-Type": "application/json"}
     connection.request("POST", "/embed", chunks, headers, encode_chunked=True)
@@ -259,7 +259,7 @@ def test_a_body_without_a_length_is_bounded_too(client: Client) -> None:
 
 
 def test_a_client_that_keeps_its_body_back_is_sent_away(client: Client) -> None:
-    with socket.create_connection(client.address, timeout=60) as connection:
+    with socket.create_connection(client.address, timeout=600) as connection:
         head = "POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         connection.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
         assert connection.recv(100).startswith(b"HTTP/1.1 408")

@@ -77,7 +77,7 @@ class Command:
 
     def figures(self) -> str:
         """What its Prometheus port answers."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=600)
         connection.request("GET", "/metrics")
         text = connection.getresponse().read().decode()
         connection.close()
@@ -98,7 +98,7 @@ class Command:
 
     def ends(self, code: int) -> str:
         """Wait for its end; return what it complained of."""
-        _, errors = self.process.communicate(timeout=60)
+        _, errors = self.process.communicate(timeout=600)
         assert self.process.returncode == code, errors
         assert "Traceback" not in errors
         return " ".join(errors.split())

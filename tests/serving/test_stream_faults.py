@@ -295,7 +295,7 @@ def test_a_kafka_that_answers_nothing_for_ten_seconds_loses_nothing(live, before
     # Shorter than the outage, so that the group has lost its only member when the broker is back.
     settings = "group=worker&session.timeout.ms=6000&heartbeat.interval.ms=500"
     with kafka_process() as (brokers, pid), ExitStack() as stack:
-        AdminClient({"bootstrap.servers": brokers}).list_topics("worker", timeout=10)
+        AdminClient({"bootstrap.servers": brokers}).list_topics("worker", timeout=300)
         worker = live.worker(f"kafka://{brokers}/worker?{settings}")
         worker.pace = Pace(max_batch=5, linger=0.0)
         handled = 0

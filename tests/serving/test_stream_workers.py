@@ -98,7 +98,7 @@ def test_kafka_workers_killed_with_messages_in_hand_lose_nothing(live, before):
     """Of three in a group one dies before a batch's rows, one after them; the third goes on."""
     events: list[Event] = []
     with kafka_process() as (brokers, _), ExitStack() as stack:
-        AdminClient({"bootstrap.servers": brokers}).list_topics("worker", timeout=10)
+        AdminClient({"bootstrap.servers": brokers}).list_topics("worker", timeout=300)
         url = f"kafka://{brokers}/worker?group=worker&{SESSION}"
         first = live.worker(url)  # makes the states
         stack.callback(first.close)
@@ -129,7 +129,7 @@ def test_kafka_workers_killed_with_messages_in_hand_lose_nothing(live, before):
 
 
 def test_the_messages_of_a_member_lie_in_one_partition(kafka):
-    AdminClient({"bootstrap.servers": kafka}).list_topics("keyed", timeout=10)
+    AdminClient({"bootstrap.servers": kafka}).list_topics("keyed", timeout=300)
     bus = open_bus(f"kafka://{kafka}/keyed?group=keyed&{SESSION}", "one")
     bus.send([(f"member {n % 12}", f"{n % 12} {n}".encode()) for n in range(240)])
     found: list[Message] = []

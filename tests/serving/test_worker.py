@@ -311,7 +311,7 @@ def test_an_online_store_in_a_file(tmp_path, before, redis_server):
 
 def test_kafka_ends_where_the_batch_does(live, before, kafka):
     # The simulator makes a topic when it is asked for one.
-    AdminClient({"bootstrap.servers": kafka}).list_topics("worker", timeout=10)
+    AdminClient({"bootstrap.servers": kafka}).list_topics("worker", timeout=300)
     settings = "group=worker&session.timeout.ms=3500&heartbeat.interval.ms=300"
     worker = live.worker(f"kafka://{kafka}/worker?{settings}")
     since = later(80)

@@ -54,7 +54,7 @@ def _kafka_url(request: pytest.FixtureRequest) -> str:
     topic = f"topic-{request.node.name.translate(str.maketrans('[]', '--'))}"
     # The simulator makes a topic when it is asked for one.
     admin = AdminClient({"bootstrap.servers": brokers})
-    assert len(admin.list_topics(topic, timeout=10).topics[topic].partitions) > 1
+    assert len(admin.list_topics(topic, timeout=300).topics[topic].partitions) > 1
     return f"kafka://{brokers}/{topic}?group=g-{topic}&{SESSION}"
 
 

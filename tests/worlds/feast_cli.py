@@ -67,7 +67,7 @@ class FeastClone:
             yield process
         finally:
             process.terminate()
-            process.communicate(timeout=60)
+            process.communicate(timeout=600)
 
 
 def free_port() -> int:

@@ -380,7 +380,7 @@ def _simulated() -> tuple[Producer, str]:
     cluster = Producer(
         {"test.mock.num.brokers": 1, "bootstrap.servers": "replaced", "log_level": 4}
     )
-    brokers = cluster.list_topics(timeout=10).brokers.values()
+    brokers = cluster.list_topics(timeout=300).brokers.values()
     return cluster, ",".join(f"{broker.host}:{broker.port}" for broker in brokers)
 
 
