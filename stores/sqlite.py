@@ -236,6 +236,9 @@ class ColumnarSqliteOnlineStore(ExpiringReads, SqliteOnlineStore):
                 name = _table_name(config, table)
                 self._add_order(connection, name)
                 connection.execute(f"drop index if exists {_quote_id(name + '_ek')}")
+            # Opens the write-ahead log for the reader too: as with Feast's store, it goes on if the
+            # database's folder is removed under it.
+            self._get_conn(config).execute("select count(*) from sqlite_master").fetchone()
 
     def plan(self, config: RepoConfig, desired_registry_proto: Any) -> list[Any]:  # noqa: ARG002
         """Return nothing: `update` creates the tables.

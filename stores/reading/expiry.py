@@ -66,9 +66,10 @@ def _expire(grouped_refs: Sequence[tuple[Any, list[str]]], results: Sequence[Any
     vectors = iter(results)
     for view, features in grouped_refs:
         of_view = [next(vectors) for _ in features]
-        if not view.ttl or not of_view:
+        ttl = getattr(view, "ttl", None)  # an on-demand view that is written has none
+        if not ttl or not of_view:
             continue
-        oldest = now - view.ttl.total_seconds()
+        oldest = now - ttl.total_seconds()
         for row, timestamp in enumerate(of_view[0].event_timestamps):
             if timestamp.seconds + timestamp.nanos / 1e9 >= oldest:
                 continue
