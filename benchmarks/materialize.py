@@ -7,7 +7,7 @@ beforehand. Feast's side runs with `pull_latest_features` and `online_write_batc
 written twice: into plain Feast's table and the plug-in's.
 
     python -m benchmarks.materialize --members 20000
-    python -m benchmarks.materialize --memory      # ours at 5 million rows against 200,000
+    python -m benchmarks.materialize --memory      # ours at 0.2, 1 and 5 million rows
 """
 
 import argparse
@@ -81,24 +81,26 @@ def run(
 
 
 def run_memory(
-    sizes: tuple[int, int] = (200_000, 5_000_000), store: str = "sqlite"
+    sizes: tuple[int, ...] = (200_000, 1_000_000, 5_000_000), store: str = "sqlite"
 ) -> dict[str, Any]:
-    """Measure the peak memory of the plug-ins at two sizes."""
+    """Measure the rate and the peak memory of the plug-ins as a table grows."""
     peaks = {}
     with _servers((store,)) as options:
         for members in sizes:
             with tempfile.TemporaryDirectory() as folder:
                 source = _snapshot(Path(folder), members)
                 peaks[members] = _measure(options[store], store, "ours", source)
-    small, large = (peaks[size] for size in sizes)
+    seconds = [peaks[size]["seconds"] for size in sizes]
+    rates = [size / took for size, took in zip(sizes, seconds, strict=True)]
     result = {
         "store": store,
         "sizes": sizes,
-        "peak_mb": [small["peak_mb"], large["peak_mb"]],
-        "seconds": [small["seconds"], large["seconds"]],
-        "ratio": large["peak_mb"] / small["peak_mb"],
+        "peak_mb": [peaks[size]["peak_mb"] for size in sizes],
+        "seconds": seconds,
+        "ratio": peaks[sizes[-1]]["peak_mb"] / peaks[sizes[0]]["peak_mb"],
+        "rate_kept": rates[-1] / max(rates),
     }
-    Console().print(f"peak memory of {store}, ours: {result}")
+    Console().print(f"{store}, ours, as the table grows: {result}")
     _save("memory", result)
     return result
 
@@ -336,8 +338,8 @@ def main() -> None:
     parser.add_argument("--members", type=int, default=200_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--stores", default=",".join(STORES))
-    parser.add_argument("--memory", action="store_true", help="peak memory at two sizes instead")
-    parser.add_argument("--sizes", default="200000,5000000", help="the two sizes for --memory")
+    parser.add_argument("--memory", action="store_true", help="as the table grows, instead")
+    parser.add_argument("--sizes", default="200000,1000000,5000000", help="the sizes for --memory")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
@@ -345,8 +347,8 @@ def main() -> None:
         options, store, side, source = json.loads(arguments.one)
         print(json.dumps(_one(options, store, side, Path(source))))
     elif arguments.memory:
-        small, large = (int(size) for size in arguments.sizes.split(","))
-        run_memory((small, large), arguments.stores.split(",")[0])
+        sizes = tuple(map(int, arguments.sizes.split(",")))
+        run_memory(sizes, arguments.stores.split(",")[0])
     else:
         run(arguments.members, arguments.repeats, tuple(arguments.stores.split(",")))
 

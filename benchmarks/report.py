@@ -205,11 +205,14 @@ plug-in's, without.
 """
     if "memory" in result:
         memory = result["memory"]
-        text += f"\nMemory of ours into {memory['store']} as the table grows (aim: 1.2 times):\n\n"
+        text += f"""
+Ours into {memory["store"]} as the table grows. The aims: 1.2 times the memory, 0.8 of the rate.
+
+"""
         text += _table(
-            ("members", "seconds", "peak memory"),
+            ("members", "seconds", "members per second", "peak memory"),
             (
-                (f"{members:,}", f"{seconds:.1f}", f"{peak:,.0f} MB")
+                (f"{members:,}", f"{seconds:.1f}", f"{members / seconds:,.0f}", f"{peak:,.0f} MB")
                 for members, seconds, peak in zip(
                     memory["sizes"], memory["seconds"], memory["peak_mb"], strict=True
                 )
