@@ -11,8 +11,9 @@ its own `pull_latest_from_table_or_query`. Feast's local engine materializes vie
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Literal
@@ -96,7 +97,7 @@ class ColumnarComputeEngine(LocalComputeEngine):
 
     def _batches(
         self, registry: BaseRegistry, task: MaterializationTask
-    ) -> Iterator[pa.RecordBatch]:
+    ) -> Generator[pa.RecordBatch]:
         """Yield the newest row of every key in the task's range, under the view's own names."""
         view = task.feature_view
         entities = [registry.get_entity(name, task.project) for name in view.entities]
@@ -135,7 +136,7 @@ class ColumnarComputeEngine(LocalComputeEngine):
             yield batch.rename_columns([mapping.get(name, name) for name in batch.schema.names])
 
     def _write(
-        self, view: FeatureView, batches: Iterator[pa.RecordBatch], task: MaterializationTask
+        self, view: FeatureView, batches: Generator[pa.RecordBatch], task: MaterializationTask
     ) -> None:
         store = self.online_store
         config = self.repo_config
@@ -169,7 +170,7 @@ class ColumnarComputeEngine(LocalComputeEngine):
         # lays out the next.
         writing: Future[None] | None = None
         try:
-            with ThreadPoolExecutor(1) as writer:
+            with closing(batches), ThreadPoolExecutor(1) as writer:
                 for batch in batches:
                     if batch.num_rows == 0:
                         continue

@@ -44,8 +44,8 @@ def remember(secret: object) -> None:
 def redact(text: str) -> str:
     """Return a text without passwords.
 
-    >>> redact("postgresql://svc:a@b@host/db?user=u&password=x: no such host; PWD='a b'")
-    "postgresql://svc:***@host/db?user=u&password=***: no such host; PWD='***'"
+    >>> redact("postgresql://svc:a@b@host/db?user=u&password=x, no such host; PWD='a b'")
+    "postgresql://svc:***@host/db?user=u&password=***, no such host; PWD='***'"
     """
     for secret in sorted(_known | set(_environment()), key=len, reverse=True):
         if len(secret) >= WORD:

@@ -7,7 +7,7 @@ by key on disk, one file for each, and come out bucket after bucket. Memory hold
 
 import tempfile
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 BUCKETS = 256
-SAMPLED_BATCHES = 5
-"""So many batches decide where buckets end; fewer are returned as they are."""
+SAMPLED = 120_000
+"""So many rows decide where buckets end; fewer are returned as they are."""
 
 
 def in_key_order(
@@ -24,16 +24,23 @@ def in_key_order(
     keys_of: Callable[[pa.RecordBatch], Sequence[bytes]],
     folder: Path,
     batch_rows: int,
-) -> Iterator[pa.RecordBatch]:
+    sampled: int = SAMPLED,
+) -> Generator[pa.RecordBatch]:
     """Yield the rows of the batches, ordered by key from bucket to bucket, not inside one.
 
     Args:
         keys_of: Returns the serialized key of each row.
         folder: Where the buckets may lie; they take what the rows take as Arrow.
         batch_rows: A yielded batch has at most that many.
+        sampled: How many rows decide where buckets end.
     """
-    first = [batch for _, batch in zip(range(SAMPLED_BATCHES + 1), batches, strict=False)]
-    if len(first) <= SAMPLED_BATCHES:
+    first, rows = [], 0
+    for batch in batches:
+        first.append(batch)
+        rows += batch.num_rows
+        if rows > sampled:
+            break
+    else:
         yield from first
         return
     sample = sorted(key for batch in first for key in keys_of(batch))

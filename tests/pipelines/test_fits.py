@@ -149,11 +149,16 @@ def test_what_was_never_used_is_made_again_with_changed_settings(workspace: Work
     ]
 
 
-def test_a_failed_first_run_blocks_no_earlier_one(workspace: Workspace) -> None:
-    workspace.setting("dim: 2", "dim: 2\nfeature_store: nowhere.yaml")
-    with pytest.raises(InputError, match="nowhere"):
-        workspace.run(END)
-    workspace.setting("\nfeature_store: nowhere.yaml", "")
+def test_a_failed_first_run_blocks_no_earlier_one(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise InputError("the registry went away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publish, "apply", refuse)
+        with pytest.raises(InputError, match="went away"):
+            workspace.run(END)
     workspace.run(END - 8 * DAY)
     assert "is made again" in workspace.said
     assert workspace.online("ranker_average_v1")["n_actions"]

@@ -333,13 +333,12 @@ def test_the_same_store_from_any_folder(world, published, tmp_path, monkeypatch)
 
 def test_relative_paths_are_the_repositorys(tmp_path, monkeypatch):
     root = tmp_path / "root"
-    file = tmp_path / "feature_store.yaml"
-    assert feast_store._absolute(file, "sqlite:///data/registry.db", root) == (
+    assert feast_store._absolute("sqlite:///data/registry.db", root) == (
         f"sqlite:///{tmp_path}/root/data/registry.db"
     )
     assert (tmp_path / "root" / "data").is_dir()
     for url in ("postgresql+psycopg://me:secret@host/db", "sqlite://"):
-        assert feast_store._absolute(file, url, root) == url
+        assert feast_store._absolute(url, root) == url
 
 
 def test_settings_that_are_missing_or_incomplete(world, monkeypatch):

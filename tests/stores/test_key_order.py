@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stores.bytes.encode import entity_keys
-from stores.writing.key_order import SAMPLED_BATCHES, in_key_order
+from stores.writing.key_order import in_key_order
 
 
 def keys_of(batch: pa.RecordBatch) -> list[bytes]:
@@ -33,23 +33,23 @@ def test_the_rows_are_the_same_and_the_keys_ascend(
     tmp_path_factory: pytest.TempPathFactory, ids: list[int] | list[str], rows: int
 ) -> None:
     batches, folder = batches_of(ids, rows), tmp_path_factory.mktemp("order")
-    found = list(in_key_order(iter(batches), keys_of, folder, rows))
+    found = list(in_key_order(iter(batches), keys_of, folder, rows, sampled=30))
     rows_of = [row for batch in found for row in batch.to_pylist()]
     assert sorted(row["nth"] for row in rows_of) == list(range(len(ids)))
     assert all(ids[row["nth"]] == row["id"] for row in rows_of)
     assert max(batch.num_rows for batch in found) <= rows
     assert list(folder.iterdir()) == []
-    if len(batches) <= SAMPLED_BATCHES:
+    if len(ids) <= 30:
         assert found == batches
         return
     # Every key of the sample ends a bucket here, so sampled keys come in order.
-    sampled = {key for batch in batches[: SAMPLED_BATCHES + 1] for key in keys_of(batch)}
+    sampled = {key for batch in batches[: 30 // rows] for key in keys_of(batch)}
     in_turn = [key for batch in found for key in keys_of(batch) if key in sampled]
     assert in_turn == sorted(in_turn)
 
 
 def test_what_was_begun_and_given_up_leaves_nothing(tmp_path: Path) -> None:
-    some = in_key_order(iter(batches_of(list(range(100)), 5)), keys_of, tmp_path, 5)
+    some = in_key_order(iter(batches_of(list(range(100)), 5)), keys_of, tmp_path, 5, sampled=30)
     next(some)
     some.close()
     assert list(tmp_path.iterdir()) == []

@@ -74,7 +74,7 @@ def test_a_writer_that_fails_seals_nothing(tmp_path: Path) -> None:
     file = tmp_path / "part-0.parquet"
     write(file, 1)
     before = (tmp_path / MANIFEST).read_text()
-    with pytest.raises(pa.ArrowInvalid):
+    with pytest.raises(OverflowError):
         write(file, 2**70)
     assert (tmp_path / MANIFEST).read_text() == before
     assert list(damage([file])) == []

@@ -194,8 +194,8 @@ def read_url(key: str, text: str) -> sa.URL:
             return VARIABLE.sub(value, part)
         return None if part is None else tuple(map(filled, part))
 
-    # All after :// in one variable is a URL as it is written; a port is parsed as a number.
-    early = r"(?<=://)\$\{\w+\}$|(?<=:)\$\{\w+\}(?=[/?]|$)"
+    # A whole URL in one variable, or all after ://, is as it is written; a port is a number.
+    early = r"^\$\{\w+\}$|(?<=://)\$\{\w+\}$|(?<=:)\$\{\w+\}(?=[/?]|$)"
     text = re.sub(early, lambda part: filled(part[0]), text)
     url = sa.make_url(text)
     if url.password is not None and text.partition("?")[0].count("@") > 1:
