@@ -8,9 +8,8 @@ import contextlib
 import struct
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
-from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from feast import Entity, FeatureView, RepoConfig
 from feast.infra.key_encoding_utils import get_list_val_str
@@ -27,12 +26,12 @@ from feast.infra.utils.postgres.connection_utils import (
     _get_connection_pool_async,
 )
 from feast.infra.utils.postgres.postgres_config import ConnectionType
-from feast.protos.feast.types.Value_pb2 import Value
 from psycopg import AsyncConnection, Connection, sql
 from psycopg.errors import UniqueViolation
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from stores.bytes.encode import EncodedBatch
+from stores.postgres_zone import in_utc, in_utc_async
 from stores.reading.expiry import ExpiringReads
 from stores.writing.postgres_copy import (
     COLUMNS,
@@ -46,8 +45,7 @@ from stores.writing.postgres_copy import (
 )
 from stores.writing.rows import Row, created_us, entity_key, event_us
 
-# The columns are `timestamp`, as Feast sends its times: a server whose zone is not UTC then shifts
-# Feast's and ours alike, and they stay comparable.
+# The columns are `timestamp`, as Feast sends its times; the session is in UTC.
 _CREATE = """
 create temporary table if not exists feast_incoming (
     entity_key bytea,
@@ -72,8 +70,6 @@ where
     (excluded.event_ts, coalesce(excluded.created_ts, '-infinity'))
     >= (stored.event_ts, coalesce(stored.created_ts, '-infinity'))
 """
-
-_Read: TypeAlias = tuple[datetime | None, dict[str, Value] | None]
 
 
 class ColumnarPostgreSQLOnlineStoreConfig(PostgreSQLOnlineStoreConfig):
@@ -155,16 +151,6 @@ class ColumnarPostgreSQLOnlineStore(ExpiringReads, PostgreSQLOnlineStore):
         self._merge(config, table, [rows], COLUMNS)
         if progress:
             progress(len(data))
-
-    @staticmethod
-    def _process_rows(keys: list[bytes], rows: list[tuple[Any, ...]]) -> list[_Read]:
-        return _in_utc(PostgreSQLOnlineStore._process_rows(keys, rows))
-
-    @staticmethod
-    def _result_from_values_dict(
-        keys: list[bytes], values_dict: dict[bytes, list[tuple[Any, ...]]]
-    ) -> list[_Read]:
-        return _in_utc(PostgreSQLOnlineStore._result_from_values_dict(keys, values_dict))
 
     def update(
         self,
@@ -262,15 +248,11 @@ class ColumnarPostgreSQLOnlineStore(ExpiringReads, PostgreSQLOnlineStore):
             connection.commit()
 
     def _takes_copies(self, connection: Connection, name: str) -> bool:
-        """Whether rows may be copied directly into a table: it was empty when first checked.
-
-        In a session whose zone is not UTC, times must go through the casts of the merge.
-        """
+        """Whether rows may be copied directly into a table: it was empty when first checked."""
         if name not in self._was_empty:
             query = sql.SQL("select not exists (select from {})").format(sql.Identifier(name))
             [(self._was_empty[name],)] = connection.execute(query).fetchall()
-        in_utc = connection.info.parameter_status("TimeZone") in ("UTC", "Etc/UTC", "GMT")
-        return self._was_empty[name] and in_utc
+        return self._was_empty[name]
 
     @contextlib.contextmanager
     def _writer_connection(self, config: RepoConfig) -> Iterator[Connection]:
@@ -282,6 +264,7 @@ class ColumnarPostgreSQLOnlineStore(ExpiringReads, PostgreSQLOnlineStore):
         with self._writing:
             if self._writer is None or self._writer.closed:
                 self._writer = _get_conn(config.online_store)
+                in_utc(self._writer)
                 # Keeps the temporary table of a batch off the disk.
                 self._writer.execute("set temp_buffers = '64MB'")
             try:
@@ -305,6 +288,7 @@ class ColumnarPostgreSQLOnlineStore(ExpiringReads, PostgreSQLOnlineStore):
                 self._conn_pool.open()
             connection = self._conn_pool.getconn()
             try:
+                in_utc(connection)
                 connection.set_autocommit(autocommit)
                 yield connection
             finally:
@@ -312,6 +296,7 @@ class ColumnarPostgreSQLOnlineStore(ExpiringReads, PostgreSQLOnlineStore):
             return
         if self._conn is None or self._conn.closed:
             self._conn = _get_conn(config.online_store)
+            in_utc(self._conn)
         try:
             self._conn.set_autocommit(autocommit)
             yield self._conn
@@ -329,6 +314,7 @@ class ColumnarPostgreSQLOnlineStore(ExpiringReads, PostgreSQLOnlineStore):
                 await self._conn_pool_async.open()
             connection = await self._conn_pool_async.getconn()
             try:
+                await in_utc_async(connection)
                 await connection.set_autocommit(autocommit)
                 yield connection
             finally:
@@ -336,6 +322,7 @@ class ColumnarPostgreSQLOnlineStore(ExpiringReads, PostgreSQLOnlineStore):
             return
         if self._conn_async is None or self._conn_async.closed:
             self._conn_async = await _get_conn_async(config.online_store)
+            await in_utc_async(self._conn_async)
         try:
             await self._conn_async.set_autocommit(autocommit)
             yield self._conn_async
@@ -343,14 +330,6 @@ class ColumnarPostgreSQLOnlineStore(ExpiringReads, PostgreSQLOnlineStore):
             if not self._conn_async.closed:
                 await self._conn_async.rollback()
             raise
-
-
-def _in_utc(found: list[_Read]) -> list[_Read]:
-    """Undo Feast's conversion in sessions whose zone is not UTC, where it stores UTC as local time.
-
-    Feast's own reads do not undo it, so a ttl would be off by the zone.
-    """
-    return [(event and event.replace(tzinfo=UTC), values) for event, values in found]
 
 
 def _abandon(connection: Connection) -> None:

@@ -23,6 +23,7 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from stores.bytes.decode import NAT
 from stores.bytes.wire import MICROSECONDS
+from stores.postgres_zone import in_utc, in_utc_async
 from stores.reading.plan import Fetched, Plan, ReadError
 from stores.sqlite_times import columns_of, event_seconds
 
@@ -135,7 +136,7 @@ class PostgresReads:
             "min_size": 1,
             "max_size": max(1, settings.max_conn),
         }
-        self._pool = ConnectionPool(**self._pool_settings, open=True)
+        self._pool = ConnectionPool(**self._pool_settings, configure=in_utc, open=True)
         self._async_pool: AsyncConnectionPool | None = None
         self._opening = asyncio.Lock()
         self._query = sql.SQL(" union all ").join(
@@ -167,7 +168,9 @@ class PostgresReads:
         """As `fetch`, without blocking the event loop."""
         async with self._opening:
             if self._async_pool is None:
-                self._async_pool = AsyncConnectionPool(**self._pool_settings, open=False)
+                self._async_pool = AsyncConnectionPool(
+                    **self._pool_settings, configure=in_utc_async, open=False
+                )
                 await self._async_pool.open()
         try:
             rows = await self._rows_async(self._async_pool, keys)

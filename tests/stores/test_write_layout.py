@@ -143,8 +143,6 @@ OVERRIDDEN: list[tuple[str, str, dict[str, str | None]]] = [
         f"{POSTGRES}.PostgreSQLOnlineStore",
         {
             "online_write_batch": WRITE,
-            "_process_rows": "keys rows",
-            "_result_from_values_dict": "keys values_dict",
             "update": UPDATE,
             "close": "self",
             "_get_conn": "self config autocommit",

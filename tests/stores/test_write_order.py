@@ -370,6 +370,7 @@ def in_zone() -> Iterator[Any]:
 
         def change(zone: str) -> None:
             patch.setenv("TZ", zone)
+            patch.setenv("PGTZ", zone)  # of the sessions that are opened from now on
             time.tzset()
 
         yield change
@@ -425,6 +426,24 @@ def test_the_zones_of_writers_and_readers_do_not_matter(
     with Reader(store, ["rows:number"], event_timestamps=True) as reader:
         (found,) = reader.read({"int_id": [1]}).event_timestamps["rows"]
     assert found == np.datetime64(newest, "s")
+
+
+@pytest.mark.parametrize("world", ["postgres"], indirect=True)
+@pytest.mark.parametrize("by", PATHS)
+def test_the_zones_of_sessions_do_not_matter(world: World, by: Any, in_zone: Any) -> None:
+    in_zone("America/New_York")
+    store, _ = open_view(world)
+    by(world, store, table([(1, SPRING, MOMENT, 4), (2, AUTUMN, MOMENT, 5)]))
+    in_zone("Europe/Berlin")
+    other = world.store("ours", [])
+    by_online_write_batch(world, other, table([(1, SPRING - SECOND, MOMENT, 3)]))
+    answer = other.get_online_features(["rows:number"], [{"int_id": 1}, {"int_id": 2}])
+    assert answer.to_dict()["number"] == [4, 5]
+    expected = [int(SPRING.timestamp()), int(AUTUMN.timestamp())]
+    assert [stamp.seconds for stamp in answer.proto.results[-1].event_timestamps] == expected
+    with Reader(other, ["rows:number"], event_timestamps=True) as reader:
+        found = reader.read({"int_id": [1, 2]}).event_timestamps["rows"]
+    assert found.astype("M8[s]").astype(int).tolist() == expected
 
 
 @pytest.mark.parametrize("world", ["sqlite"], indirect=True)
