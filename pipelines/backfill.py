@@ -75,7 +75,11 @@ def run_backfill(
             for at in wanted
         }
         # A published one whose file was damaged and taken away.
-        gone = {at for at in kept if not partition(config.layout.sequences, at).exists()}
+        gone = {
+            at
+            for at in wanted
+            if at in kept and not partition(config.layout.sequences, at).exists()
+        }
         built = [at for at in wanted if lacking[at] or at in gone]
         if not built:
             return []

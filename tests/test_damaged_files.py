@@ -86,6 +86,15 @@ def test_status_names_what_is_damaged(ran: Workspace) -> None:
     assert "activity rebuild --damaged, then activity run" in said.getvalue()
 
 
+def test_two_damaged_files_of_one_item_table_go_together(ran: Workspace) -> None:
+    files = [file for file in table_files(ran.config) if "item_tables" in file.path.parts]
+    for file in files[:2]:
+        flip(file.path)
+    assert [taken.path for taken in take_away(ran.config)] == [files[0].path]
+    open_item_table(ran.config)
+    assert list(damage(file.path for file in table_files(ran.config))) == []
+
+
 def test_rebuilt_activity_is_sealed_too(ran: Workspace) -> None:
     rebuild(ran.config, "month")
     files = [file.path for file in table_files(ran.config)]

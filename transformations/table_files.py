@@ -30,7 +30,7 @@ def table_files(config: Config) -> Iterator[TableFile]:
     layout = config.layout
     for folder in (layout.activity, layout.quarantine, layout.searches.parent):
         yield from _of(folder, SOURCES_AGAIN)
-    yield from _of(layout.staged_items.parent, "activity run: it writes it anew")
+    yield from _of(layout.staged_items.parent, "activity run: it writes it again")
     yield from _of(layout.root / "items", ENCODED_AGAIN)
     for file in sorted((layout.root / "item_tables").rglob("*")):
         if file.suffix in (".npy", ".arrow"):
@@ -48,8 +48,8 @@ def take_away(config: Config) -> list[TableFile]:
     """
     layout, taken = config.layout, []
     for file in list(table_files(config)):
-        if not any(damage([file.path])):
-            continue
+        if not file.path.exists() or not any(damage([file.path])):
+            continue  # also gone with another file of its item table
         place = layout.state / "damaged" / file.path.relative_to(layout.root)
         place.parent.mkdir(parents=True, exist_ok=True)
         if layout.root / "item_tables" in file.path.parents:
@@ -71,5 +71,5 @@ def _mend_of_snapshot(file: Path) -> str:
     if as_of.startswith("stream-"):
         return f"{TAKE_AWAY}: training joins lack what was streamed then"
     if as_of == "read":
-        return "evaluate again: it writes it anew"
+        return "activity evaluate: it writes it again"
     return f"{TAKE_AWAY}, then activity backfill --from {as_of[:10]} --to {as_of[:10]}"

@@ -38,13 +38,14 @@ class Forgotten:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._as_of: datetime | None = None
+        self._note: str | None = None
         self._hashes: NDArray[np.uint64] | None = None
         self._streamed: NDArray[np.uint64] | None = None
 
-    def follow(self, as_of: datetime) -> None:
-        """Take this snapshot for the base."""
-        if as_of != self._as_of:
-            self._as_of, self._hashes, self._streamed = as_of, None, None
+    def follow(self, as_of: datetime, note: str) -> None:
+        """Take this snapshot for the base; another note is another content of the same as_of."""
+        if note != self._note:
+            self._as_of, self._note, self._hashes, self._streamed = as_of, note, None, None
 
     def among(self, members: Sequence[Id], versions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the indices of the members that have no state although the snapshot knows them.

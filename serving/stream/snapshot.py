@@ -65,7 +65,7 @@ def follow_snapshot(config: Config, updater: MemberUpdater) -> bool:
     """Fold the newest published snapshot into the states if it is new; return whether it was."""
     as_of = last_snapshot(config)
     note = note_of(config, as_of)
-    updater.forgotten.follow(as_of)
+    updater.forgotten.follow(as_of, note)
     if updater.states.base() == note:
         return False
     updater.vectors.refresh(updater.clock())
@@ -124,7 +124,7 @@ def rebuild(
     updater.states.clear()
     as_of = last_snapshot(config)
     note = note_of(config, as_of)
-    updater.forgotten.follow(as_of)
+    updater.forgotten.follow(as_of, note)
     logger.info("publishing the snapshot of %s again", as_of_name(as_of))
     publish.publish(config, store, as_of, aggregators)
     updater.seeding = True

@@ -186,9 +186,11 @@ class MemberUpdater:
         self, members: list[Id], states: States, versions: NDArray[np.int64], as_of: int
     ) -> tuple[States, NDArray[np.int64]]:
         """Return the states with those that the store has lost, and whose these are."""
+        if self.seeding:
+            return states, np.zeros(0, np.int64)
         lost = self.forgotten.among(members, versions)
-        if self.seeding or not len(lost):
-            return states, lost[:0]
+        if not len(lost):
+            return states, lost
         again = self.forgotten.states([members[index] for index in lost.tolist()], as_of)
         known = np.flatnonzero(again.known)
         lost, again = lost[known], again.of_members(known)

@@ -213,7 +213,7 @@ def _merge_periods(config: Config, con: Connection, period: Period) -> tuple[tup
 def _merge_period(config: Config, con: Connection, period: Period, start: date) -> int | None:
     """Rewrite a period if it changes; return how many actions it gained, or None."""
     file = period_file(config.layout.activity, start)
-    if file.exists():  # it is read as a whole now, and written anew as if it were right
+    if file.exists():  # it is read whole now, and written again as if it were right
         expect_whole([file], SOURCES_AGAIN)
     existing = activity_query(config, con, [file] if file.exists() else [])
     con.execute(f"create or replace temp view activity as {existing}")
