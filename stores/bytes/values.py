@@ -229,12 +229,10 @@ def _text_list(field: str, wanted: Callable[[pa.DataType], bool]) -> Callable[..
         parts = wire.bytes_and_ends(elements)
         if parts is None:
             return None
-        data, ends, start = parts
-        pieces = wire.with_heads(data, ends, start, lambda size: b"\x0a" + wire.varint(size))
-        sizes = np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces))
+        framed, sizes = wire.framed(*parts, tag=0x0A)
         rows = np.cumsum(wire.numbers(pc.list_value_length(array)).astype(np.int64))
         bounds = np.concatenate(([0], np.cumsum(sizes)))[rows]
-        values = wire.with_heads(b"".join(pieces), bounds, 0, lambda size: tag + wire.varint(size))
+        values = wire.with_heads(framed, bounds, 0, lambda size: tag + wire.varint(size))
         return _column(array, values, None)
 
     return encode

@@ -85,6 +85,24 @@ def with_heads(
     return [heads[b - a] + data[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
 
 
+def framed(data: bytes, ends: NDArray[np.int64], start: int, tag: int) -> tuple[bytes, Any]:
+    """Return the pieces of `data`, each after a tag and its size; and each one's size with that.
+
+    As `with_heads`, for pieces too many and too small to be objects: texts in lists.
+    """
+    sizes = np.diff(ends, prepend=start)
+    numbers, keep = varints(sizes)
+    heads = np.hstack([np.full((len(sizes), 1), tag, np.uint8), numbers])
+    keep = np.hstack([np.ones((len(sizes), 1), bool), keep])
+    head_sizes = keep.sum(axis=1, dtype=np.int64)
+    in_turn = np.column_stack([head_sizes, sizes]).ravel()
+    is_data = np.repeat(np.tile([False, True], len(sizes)), in_turn)
+    out = np.empty(len(is_data), np.uint8)
+    out[is_data] = np.frombuffer(data, np.uint8)[start : start + int(sizes.sum())]
+    out[~is_data] = heads[keep]
+    return out.tobytes(), head_sizes + sizes
+
+
 def timestamp_messages(timestamps_us: NDArray[np.int64]) -> list[bytes]:
     """Serialize `google.protobuf.Timestamp` messages, as Redis stores event timestamps."""
     distinct, where = np.unique(timestamps_us, return_inverse=True)

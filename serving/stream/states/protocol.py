@@ -14,23 +14,22 @@ A new state store implements `StateStore` and gets a line in `open.py`.
 import hashlib
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from itertools import chain
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from transformations.attributes import missing
 from transformations.errors import RunFailedError
-from transformations.rules import Attribute, Rules
+from transformations.rules import MISSING, Attribute, Rules
 from transformations.stream import Actions, States
 
 Id = int | str
 HEAD = struct.Struct("<qqHH")
 ATTRIBUTE = struct.Struct("<HcI")
-TEXTS = json.JSONDecoder()  # its raw_decode takes half the time of json.loads on short lists
 NONE = 0
 
 
@@ -118,9 +117,8 @@ def unpack(rules: Rules, values: Sequence[bytes | None]) -> tuple[States, NDArra
     states = States.empty(rules, len(values))
     versions = np.full(len(values), NONE)
     blocks: tuple[list[Any], list[Any]] = ([], [])
-    carried: tuple[dict[str, list[Any]], ...] = tuple(
-        {name: [] for name in rules.attributes} for _ in blocks
-    )
+    carried: dict[str, list[Any]] = {name: [] for name in rules.attributes}
+    lengths: list[int] = []
     for member, value in enumerate(values):
         if value is None:
             continue
@@ -132,18 +130,17 @@ def unpack(rules: Rules, values: Sequence[bytes | None]) -> tuple[States, NDArra
                 items, end = _items(rules, value, at + size, count)
                 block.append((member, count, value[at : at + size], items))
                 at = end
-        found = _unpacked_attributes(rules, value, at, sum(counts)) if rules.attributes else {}
-        for name, attribute in rules.attributes.items():
-            each = found[name] if name in found else missing(attribute, sum(counts))
-            carried[0][name].append(each[: counts[0]])
-            carried[1][name].append(each[counts[0] :])
+        if rules.attributes:
+            lengths += counts
+            found = _unpacked_attributes(rules, value, at, sum(counts))
+            for name, parts in carried.items():
+                parts.append(found.get(name) or _nothing(rules.attributes[name], sum(counts)))
+    attributes = {name: _joined(rules.attributes[name], each) for name, each in carried.items()}
+    # Each member's sequence, and then what it holds.
+    is_held = np.repeat(np.tile([False, True], len(lengths) // 2), lengths)
     actions, held = (
-        _unpacked(
-            rules,
-            block,
-            {name: _joined(rules.attributes[name], each) for name, each in attributes.items()},
-        )
-        for block, attributes in zip(blocks, carried, strict=True)
+        _unpacked(rules, block, {name: values[own] for name, values in attributes.items()})
+        for block, own in zip(blocks, (~is_held, is_held), strict=True)
     )
     return States(actions, held, states.last), versions
 
@@ -151,9 +148,9 @@ def unpack(rules: Rules, values: Sequence[bytes | None]) -> tuple[States, NDArra
 def _packed_attributes(states: States) -> list[bytes]:
     """Return each member's attributes, of its sequence and then of what is held.
 
-    Of each attribute: the size of its name, N or T, the size of its values, the name, the values. A
-    state of before it was configured has none of it, and one that is no longer configured is
-    skipped.
+    Of each attribute: the size of its name, N (numbers) or S (texts), the size of its values, the
+    name, the values. Texts are their sizes in bytes, then UTF-8. A state of before an attribute was
+    configured has none of it, and one that is no longer configured is skipped.
     """
     members = len(states)
     packed = [b""] * members
@@ -164,41 +161,79 @@ def _packed_attributes(states: States) -> list[bytes]:
     for name in states.actions.attributes:
         values = np.concatenate([some.attributes[name] for some in parts])[order]
         is_text = values.dtype == object
-        of_all: Any = values.tolist() if is_text else values.astype("<f8")
-        start = 0
-        for member, end in enumerate(ends):
-            some = of_all[start:end]
-            data = json.dumps(some).encode() if is_text else some.tobytes()
-            head = ATTRIBUTE.pack(len(name), b"T" if is_text else b"N", len(data))
-            packed[member] += head + name.encode() + data
-            start = end
+        each = _text_bytes(values, ends) if is_text else _number_bytes(values, ends)
+        kind, name_bytes = b"S" if is_text else b"N", name.encode()
+        for member, data in enumerate(each):
+            packed[member] += ATTRIBUTE.pack(len(name_bytes), kind, len(data)) + name_bytes + data
     return packed
 
 
-def _unpacked_attributes(rules: Rules, value: bytes, at: int, count: int) -> dict[str, Any]:
-    """Return each attribute that a state holds from a position on: an array or a list of texts.
+def _number_bytes(values: NDArray[Any], ends: Sequence[int]) -> Iterator[bytes]:
+    data = values.astype("<f8").tobytes()
+    for start, end in pairwise([0, *ends]):
+        yield data[8 * start : 8 * end]
 
-    One that has another type by now, or other than `count` values, is left out.
+
+def _text_bytes(values: NDArray[Any], ends: Sequence[int]) -> Iterator[bytes]:
+    # All texts at once: one object per text would take most of a worker's time.
+    array = pa.array(values, pa.string())
+    _, offsets, buffer = array.buffers()
+    places = np.frombuffer(offsets, np.int32)[: len(array) + 1]
+    sizes = np.diff(places).astype("<u4").tobytes()
+    data = buffer.to_pybytes() if buffer else b""
+    cuts = places[[0, *ends]].tolist()
+    for (start, end), (first, last) in zip(pairwise([0, *ends]), pairwise(cuts), strict=True):
+        yield sizes[4 * start : 4 * end] + data[first:last]
+
+
+def _unpacked_attributes(rules: Rules, value: bytes, at: int, count: int) -> dict[str, Any]:
+    """Return the bytes of each attribute that a state holds from a position on.
+
+    Of texts, a pair: their sizes, and UTF-8. An attribute that has another type by now, or other
+    than `count` values, is left out.
     """
     found: dict[str, Any] = {}
     while at < len(value):
         length, kind, size = ATTRIBUTE.unpack_from(value, at)
         start = at + ATTRIBUTE.size + length
         name, data = value[start - length : start].decode(), value[start : start + size]
-        attribute = rules.attributes.get(name)
-        if attribute is not None and (attribute.kind == "number") == (kind == b"N"):
-            found[name] = (
-                TEXTS.raw_decode(data.decode())[0] if kind == b"T" else np.frombuffer(data, "<f8")
-            )
         at = start + size
-    return {name: values for name, values in found.items() if len(values) == count}
+        attribute = rules.attributes.get(name)
+        if attribute is None or (attribute.kind == "number") != (kind == b"N"):
+            continue
+        if kind == b"N":
+            if size == 8 * count:
+                found[name] = data
+        elif kind == b"T":  # JSON, as it was written at first
+            texts = [text.encode() for text in json.loads(data)]
+            if len(texts) == count:
+                found[name] = struct.pack(f"<{count}I", *map(len, texts)), b"".join(texts)
+        elif size >= 4 * count:
+            found[name] = data[: 4 * count], data[4 * count :]
+    return found
+
+
+def _nothing(attribute: Attribute, count: int) -> Any:
+    if attribute.kind == "number":
+        return struct.pack("<d", np.nan) * count
+    return struct.pack("<I", len(MISSING)) * count, MISSING.encode() * count
 
 
 def _joined(attribute: Attribute, parts: Sequence[Any]) -> NDArray[Any]:
     """Return the values of all members as one array."""
     if attribute.kind == "number":
-        return np.concatenate([np.zeros(0), *parts])
-    return np.array(list(chain.from_iterable(parts)), object)
+        return np.frombuffer(b"".join(parts), "<f8")
+    if not parts:
+        return np.zeros(0, object)
+    sizes, data = (b"".join(each) for each in zip(*parts, strict=True))
+    offsets = np.zeros(len(sizes) // 4 + 1, np.int32)
+    np.cumsum(np.frombuffer(sizes, "<u4"), out=offsets[1:])
+    texts = pa.StringArray.from_buffers(
+        len(offsets) - 1, pa.py_buffer(offsets.tobytes()), pa.py_buffer(data)
+    )
+    # Many texts are equal; each different one becomes one object.
+    different = texts.dictionary_encode()
+    return different.dictionary.to_numpy(zero_copy_only=False)[different.indices.to_numpy()]
 
 
 def _packed(actions: Actions, members: int) -> list[bytes]:
