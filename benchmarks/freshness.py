@@ -141,7 +141,7 @@ def measure_line(
         "data": data_name(config),
         "window_days": config.window.days,
         "publish_delay_hours": config.publish_delay.total_seconds() / 3600,
-        "item_encoder": f"{config.items.encoder.name} v{config.items.encoder.version}",
+        "item_encoder": str(config.space),
         "labels": {name: len(period.frame) for name, period in periods.items()},
         "positive_test_labels": int(labels.positive.sum()),
         "test": [split.validation_until.isoformat(), split.test_until.isoformat()],

@@ -208,7 +208,6 @@ def _ifdb(folder: Path) -> tuple[Config, Any, Any]:
                 "source": str(folder / "items.parquet"),
                 "embedding": "embedding",
                 "available_at": "available_at",
-                "encoder": {"name": "hashed_words"},
             },
         }
     )

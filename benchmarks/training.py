@@ -41,7 +41,7 @@ def run(source: Path) -> dict[str, Any]:
         asked = Asked(str(folder / "events.parquet"), str(folder / "items.parquet"))
         config = load_config(run_init(Console(quiet=True), str(folder / "workspace"), asked))
         with connect(config) as con:
-            from models.items import build_items
+            from models.items.build import build_items
 
             stage_activity(config, con, last_midnight())
             until = end_of_last_day(config)

@@ -13,8 +13,8 @@ from feast.value_type import ValueType
 
 from feature_repo.match import match_of
 from feature_repo.source import declared_source
-from models.lines import Aggregator, by_space
-from operations.fits import chosen
+from models.lines import Aggregator
+from operations.fits import Fits, chosen
 from transformations import names
 from transformations.config import Config
 from transformations.item_kinds import predicted_kinds
@@ -42,7 +42,7 @@ def declare(config: Config, aggregators: Sequence[Aggregator] | None = None) -> 
     item = _entity(config, "item", "What was acted on: a job, a course, a film.")
     item_views = {
         own.space: _item_view(own, item, lines[0].item_dim(own) if lines else own.dim)
-        for own, lines in by_space(config, aggregators)
+        for own, lines in Fits(config).all_spaces(aggregators)
     }
     objects: list[Any] = [member, item, *item_views.values(), _sequence_view(config, member)]
     for aggregator in aggregators:

@@ -1,6 +1,13 @@
-"""AGGREGATORS: one line each, from which training, vectors, Feast view and service follow."""
+"""The catalogue: one line each, from which training, vectors, Feast views and service follow.
 
+ITEM_ENCODERS make the item spaces, AGGREGATORS the members' vectors in one of them; without
+`items`, in the first.
+"""
+
+from models.items.spec import ItemEncoder, TfidfSvd
 from models.spec import Aggregator, Average, GeometricDecay, LearnedDecay
+
+ITEM_ENCODERS: tuple[ItemEncoder, ...] = (TfidfSvd(version=1),)
 
 AGGREGATORS: tuple[Aggregator, ...] = (
     Average(version=1),

@@ -1,14 +1,17 @@
 """The lines of a workspace: what its catalogue file says now, loaded by path."""
 
 import runpy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
+from models.items.spec import Given, ItemEncoder, TfidfSvd
 from models.spec import Aggregator
+from transformations import names
 from transformations.config import Config
 from transformations.errors import InputError
 from transformations.names import Space
 
-__all__ = ["Aggregator", "by_space", "catalogue_lines"]
+__all__ = ["Aggregator", "ItemEncoder", "by_space", "catalogue_lines", "encoder_lines"]
 
 
 def catalogue_lines(config: Config) -> tuple[Aggregator, ...]:
@@ -19,24 +22,97 @@ def catalogue_lines(config: Config) -> tuple[Aggregator, ...]:
     service sees a changed one.
 
     Raises:
-        InputError: the file fails, or has no AGGREGATORS that are all aggregators.
+        InputError: the file fails, has no AGGREGATORS that are all aggregators, or one reads items
+            of an encoder that ITEM_ENCODERS does not name.
     """
-    file = config.catalogue
-    try:
-        scope = runpy.run_path(str(file))
-    except InputError as error:
-        raise InputError(f"{file}: {error}") from error
-    except Exception as error:
-        raise InputError(f"{file} cannot be run: {type(error).__name__}: {error}") from error
+    scope = _run(config)
     lines = scope.get("AGGREGATORS")
     if not isinstance(lines, tuple | list) or not all(
         isinstance(line, Aggregator) for line in lines
     ):
         raise InputError(
-            f"{file}: expected AGGREGATORS, a tuple of lines such as Average(version=1), got "
-            f"{lines!r}"
+            f"{config.catalogue}: expected AGGREGATORS, a tuple of lines such as "
+            f"Average(version=1), got {lines!r}"
         )
+    known = [str(line) for line in _encoders(config, scope)]
+    for line in lines:
+        if line.items and line.items not in known:
+            raise InputError(
+                f"{config.catalogue}: {line}: items: expected one of {', '.join(known)}, as "
+                f"ITEM_ENCODERS names them, got {line.items!r}"
+            )
     return tuple(lines)
+
+
+def encoder_lines(config: Config) -> tuple[ItemEncoder, ...]:
+    """Return the ITEM_ENCODERS of the workspace's catalogue, as the file is now.
+
+    A catalogue without them has what `items` of activity.yaml asks for: TfidfSvd for text, and the
+    given vectors of each column.
+
+    Raises:
+        InputError: the file fails, or has ITEM_ENCODERS that are no encoders, none, one twice, or
+            one that reads what `items` of activity.yaml does not name.
+    """
+    return _encoders(config, _run(config))
+
+
+def encoder_of(config: Config, space: Space) -> ItemEncoder | None:
+    """Return the encoder that a space was made by; None where it left the catalogue."""
+    return next((line for line in encoder_lines(config) if line.in_fit(space.fit) == space), None)
+
+
+def _run(config: Config) -> dict[str, Any]:
+    file = config.catalogue
+    try:
+        return runpy.run_path(str(file))
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
+    except Exception as error:
+        raise InputError(f"{file} cannot be run: {type(error).__name__}: {error}") from error
+
+
+def _encoders(config: Config, scope: dict[str, Any]) -> tuple[ItemEncoder, ...]:
+    lines = scope.get("ITEM_ENCODERS")
+    if lines is None:
+        text: list[ItemEncoder] = [TfidfSvd(version=1)] if config.items.has_text else []
+        return (*text, *map(_given, config.items.embedding))
+    if (
+        not isinstance(lines, tuple | list)
+        or not lines
+        or not all(isinstance(line, ItemEncoder) for line in lines)
+    ):
+        raise InputError(
+            f"{config.catalogue}: expected ITEM_ENCODERS, a tuple of lines such as "
+            f"TfidfSvd(version=1), got {lines!r}"
+        )
+    _check(config, lines)
+    return tuple(lines)
+
+
+def _given(column: str) -> Given:
+    return Given(name=names.given_encoder(column), version=1, column=column)
+
+
+def _check(config: Config, lines: Sequence[ItemEncoder]) -> None:
+    listed = [str(line) for line in lines]
+    twice = sorted({name for name in listed if listed.count(name) > 1})
+    if twice:
+        raise InputError(
+            f"{config.catalogue}: ITEM_ENCODERS: expected each name and version once, got "
+            f"{', '.join(twice)} twice; give one of them another name"
+        )
+    for line in lines:
+        if isinstance(line, Given) and line.column not in config.items.embedding:
+            raise InputError(
+                f"{config.catalogue}: {line}: expected `items.embedding` of {config.file.name} to "
+                f"name the column {line.column!r}, got {config.items.embedding or 'none'}"
+            )
+        if isinstance(line, TfidfSvd) and not config.items.has_text:
+            raise InputError(
+                f"{config.catalogue}: {line} reads text: expected columns in `items.text` or "
+                f"`items.categories` of {config.file.name}, got none"
+            )
 
 
 def by_space(

@@ -118,7 +118,7 @@ def take_vectors(
     if wrong:
         raise InputError(
             f"{wrong:,} of {items:,} item vectors of {config.space} in {config.items_dir} are "
-            f"not of dimension {config.dim}; raise items.encoder.version with `dim`, so that "
+            f"not of dimension {config.dim}; raise the encoder's version with `dim`, so that "
             "vectors of two spaces never mix"
         )
     vectors = np.zeros((items + 1, config.dim), np.float32)

@@ -30,6 +30,8 @@ class Aggregator:
             side by side.
         stream: Whether the stream keeps its vectors fresh between two daily runs.
         reads: The actions that it sees; others are PAD to it. Default: all.
+        items: The item space that it reads, as ITEM_ENCODERS names it: "co_actions_v1". Default:
+            the first.
         fit: What the line became from data, counted from 1; `of_fit` sets it, no catalogue does.
         space: The item space that this fit reads; None for the configuration's.
     """
@@ -48,6 +50,7 @@ class Aggregator:
     version: int
     stream: bool = False
     reads: tuple[str, ...] = ()
+    items: str = ""
     fit: int = field(default=1, init=False)
     space: names.Space | None = field(default=None, init=False)
 

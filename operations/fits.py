@@ -7,13 +7,13 @@ was published or backfilled; from then on its name never stands for anything els
 until it is retired, also when its line leaves the catalogue.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from models.lines import Aggregator, catalogue_lines
+from models.lines import Aggregator, ItemEncoder, by_space, catalogue_lines, encoder_lines
 from models.manifest import MANIFEST
 from models.spec import Packaged
 from operations.ledger import METADATA, RUNS, Ledger, ledger_exists, now_text
@@ -60,28 +60,58 @@ class Fits:
 
     @property
     def space(self) -> Space:
-        """The configured encoder version's newest fit; the next one where it has none."""
-        encoder = self.config.items.encoder
+        """The present space of the catalogue's first encoder."""
+        return next(iter(self.spaces.values()))
+
+    @property
+    def spaces(self) -> dict[str, Space]:
+        """Each encoder of the catalogue → its newest fit; the next one where it has none."""
+        return {str(line): self._space_of(line) for line in encoder_lines(self.config)}
+
+    def all_spaces(self, lines: Iterable[Aggregator]) -> Iterator[tuple[Config, list[Aggregator]]]:
+        """Yield each item space's configuration with the lines that read it, as `by_space`.
+
+        Then the present spaces that were made and that none of these lines reads.
+        """
+        read = dict.fromkeys(self.spaces.values(), False)
+        for own, of_space in by_space(self.config, lines):
+            read[own.space] = True
+            yield own, of_space
+        for space, is_read in read.items():
+            if not is_read and self.is_made(space):
+                yield self.config.in_space(space), []
+
+    def is_made(self, made: Aggregator | Space) -> bool:
+        """Whether the ledger knows this fit, and it is not retired."""
+        key = _key(made)
+        return any(row["retired_at"] is None for row in self._rows if _of_row(row) == key)
+
+    def _space_of(self, encoder: ItemEncoder) -> Space:
         fits = self._served(SPACE, encoder.name, encoder.version)
         newest = max((row["fit"] for row in fits), default=None)
         if newest is None:
             newest = self.next_fit(SPACE, encoder.name, encoder.version)
-        return Space(encoder.name, encoder.version, newest)
+        return encoder.in_fit(newest)
 
     def next_fit(self, kind: str, name: str, version: int) -> int:
         """Return the number after every fit that there ever was: a name never moves."""
         return 1 + max((row["fit"] for row in self._of(kind, name, version)), default=0)
 
     def bind(
-        self, lines: Iterable[Line], space: Space | None = None, anew: bool = False
+        self,
+        lines: Iterable[Line],
+        spaces: Mapping[str, Space] | None = None,
+        anew: bool = False,
     ) -> list[Line]:
-        """Return lines of the catalogue, each as its newest fit in the present item space.
+        """Return lines of the catalogue, each as its newest fit in the item space that it names.
 
         Args:
-            space: Another item space than the present one.
+            spaces: Other spaces than the present ones, as `spaces` has them.
             anew: Each as its next fit, which is to be made.
         """
-        return [self._bind(line, space or self.space, anew) for line in lines]
+        present = self.spaces if spaces is None else spaces
+        first = next(iter(present.values()))
+        return [self._bind(line, present.get(line.items, first), anew) for line in lines]
 
     def kept(self, current: Iterable[Aggregator]) -> list[Aggregator]:
         """Return the fits that were used, are not retired, and are not among the current lines.
@@ -120,8 +150,8 @@ class Fits:
         if isinstance(line, Packaged):
             # Made elsewhere: it is what it is, in the fit of the space that its manifest names.
             made = _space_of_package(self.config, line, space)
-            is_ours = (made.encoder, made.version) == (space.encoder, space.version)
-            return line.of_fit(1, made if is_ours else space)
+            ours = {(one.encoder, one.version) for one in self.spaces.values()}
+            return line.of_fit(1, made if (made.encoder, made.version) in ours else space)
         fits = [
             row["fit"]
             for row in self._served(LINE, line.name, line.version)
@@ -214,13 +244,18 @@ def seen_until(line: Aggregator, config: Config) -> datetime | None:
     return max((moment.astimezone(UTC) for moment in moments if moment), default=None)
 
 
-def note_fits(config: Config, lines: Iterable[Aggregator], used: bool) -> None:
+def note_fits(
+    config: Config, lines: Iterable[Aggregator], used: bool, spaces: Iterable[Space] = ()
+) -> None:
     """Note that these fits, and the item spaces that they read, were made; or that they are used.
 
     In one transaction: a new space and the lines that read it become current together.
+
+    Args:
+        spaces: Further spaces.
     """
     lines = list(lines)
-    spaces = {line.config_of(config).space for line in lines} or {config.space}
+    spaces = {*spaces, *(line.config_of(config).space for line in lines)} or {config.space}
     fits: list[Aggregator | Space] = [*sorted(spaces), *lines]
     now = now_text()
     with Ledger(config).engine.begin() as connection:

@@ -16,7 +16,7 @@ from pipelines.daily import (
     train_lines,
     without_vector,
 )
-from pipelines.fitting import fit_items, lines_to_serve, prepare
+from pipelines.fitting import fit_items, fold_items, lines_to_serve, prepare
 from pipelines.progress import Stages
 from transformations.config import Config
 from transformations.duck import connect
@@ -60,7 +60,8 @@ def run_backfill(
         if not staged:
             # What is fitted for the first time sees nothing of what is built.
             until = min(fit_until(config, newest), wanted[0])
-            fit_items(config, con, wanted[0], until, served, stages)
+            missing = fit_items(config, con, wanted[0], until, served, stages)
+            served = [line for line in served if line.config_of(config).space not in missing]
             train_lines(config, prepare(config, wanted[0], served, stages), until, stages)
         served = [line for line in served if line.is_packaged(config)]
         seen = {line.view: seen_until(line, config) or wanted[0] for line in served}
@@ -94,6 +95,7 @@ def run_backfill(
             with stages.stage("member_sequences", len(sequences), "snapshots") as stage:
                 fill(stage, build_sequences_of(config, con, sequences, stage.advance))
                 stage.note = _span([snapshot.as_of for snapshot in sequences])
+        fold_items(config, con, built, served, stages)
         for at_once in _together(lacking):
             lines = lacking[at_once[0]]
             with stages.stage("member_embeddings", total=_rows(config, at_once)) as stage:

@@ -67,9 +67,14 @@ def run_daily(
         say_staged(stages.console, config, con, as_of)
         until = fit_until(config, as_of, backfilled)
         served, still = lines_to_serve(config, aggregators, stages)
-        config = config.in_space(Fits(config).space)
+        fits = Fits(config)
+        config = config.in_space(fits.space)
         refuse_future(config, served, as_of)
-        fit_items(config, con, as_of, until, served, stages)
+        # A caller's lines come alone, and so do the spaces that they read.
+        spaces = fits.spaces.values() if aggregators is None else ()
+        missing = fit_items(config, con, as_of, until, served, stages, spaces)
+        served = [line for line in served if line.config_of(config).space not in missing]
+        note_fits(config, [], used=False, spaces={*spaces} - {*missing})
         untrained = prepare(config, as_of, served, stages)
         if as_of in ledger.published_as_ofs():
             publish.set_aside(config, as_of, served)

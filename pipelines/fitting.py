@@ -5,22 +5,24 @@ saw more than the as_of. One that was used is frozen, and refused instead (`oper
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
 from duckdb import DuckDBPyConnection as Connection
 
 from models import packaging
-from models.items import build_items
-from models.items.saved import differences, fitted_until, folder_of
-from models.lines import by_space, catalogue_lines
+from models.items.build import build_items
+from models.items.saved import differences, fitted_until, folder_of, reads_activity
+from models.lines import by_space, catalogue_lines, encoder_lines
 from models.spec import Aggregator, Learned, Packaged
 from operations.fits import SPACE, Fits, adopt, note_fits, say_kept, seen_until, stands_still
 from pipelines.progress import Stages
+from pipelines.terminal import escape
 from pipelines.training import train_line
 from transformations.config import Config
-from transformations.errors import InputError
+from transformations.errors import InputError, TooFewError
+from transformations.names import Space
 
 
 def lines_to_serve(
@@ -49,27 +51,73 @@ def fit_items(
     until: datetime,
     lines: Sequence[Aggregator],
     stages: Stages,
-) -> None:
+    spaces: Iterable[Space] = (),
+) -> list[Space]:
     """Encode the new items of every space that these lines read; fit a space that has no encoder.
 
     Args:
         as_of: The oldest timestamp that is built now; a fit that saw more and was never used is
             made again.
         until: A new fit sees nothing at or after it.
+        spaces: Spaces that are kept up even where no line reads them.
+
+    Returns the spaces that could not be fitted yet: there is too little, which is said.
 
     Raises:
-        InputError: a space in use was fitted with other settings.
+        InputError: a space in use was fitted with other settings, or there is too little for the
+            first of them, which everything reads that names none.
     """
     fits = Fits(config)
-    for own, of_space in by_space(config, lines):
-        if own.items.embedding is None and not fits.is_used(own.space):
+    present = set(fits.spaces.values())
+    read = {own.space: (own, of_space) for own, of_space in by_space(config, lines)}
+    read |= {space: (config.in_space(space), []) for space in spaces if space not in read}
+    missing = []
+    for space, (own, of_space) in read.items():
+        if not fits.is_used(space):
             _fit_again(own, as_of, of_space, fits, stages)
-        elif own.space != fits.space and differences(own):
+        elif space not in present and differences(own):
             continue  # other text or categories are staged by now: its new items have no vector
         with stages.stage("items") as stage:
-            table = build_items(own, con, as_of, until, stage.update)
-            stage.rows_in, stage.rows_out = table.rows_in, table.rows_out
-            stage.refused, stage.note = table.refused, str(own.space)
+            stage.note = str(space)
+            try:
+                table = build_items(own, con, as_of, until, stage.update)
+            except TooFewError as error:
+                if space == fits.space:
+                    raise
+                said = f"[yellow]•[/] {space} is not fitted yet: {escape(str(error))}"
+                stages.console.print(said, highlight=False, soft_wrap=True)
+                missing.append(space)
+                stage.note += ", not fitted yet"
+            else:
+                stage.rows_in, stage.rows_out = table.rows_in, table.rows_out
+                stage.refused = table.refused
+    return missing
+
+
+def fold_items(
+    config: Config,
+    con: Connection,
+    as_ofs: Sequence[datetime],
+    lines: Sequence[Aggregator],
+    stages: Stages,
+) -> None:
+    """Fold what members did by each of these timestamps into the spaces that read activity.
+
+    The others have all their vectors: they depend on nothing but the items.
+    """
+    spaces = [(own, fitted_until(own)) for own, _ in by_space(config, lines) if reads_activity(own)]
+    if not spaces:
+        return
+    with stages.stage("items", total=len(spaces) * len(as_ofs), unit="times") as stage:
+        stage.rows_in = stage.rows_out = 0
+        for own, seen in spaces:
+            for as_of in sorted(as_ofs):
+                if seen is not None and as_of >= seen:
+                    table = build_items(own, con, as_of, seen)
+                    stage.rows_in += table.rows_in
+                    stage.rows_out += table.rows_out
+                stage.advance(1)
+        stage.note = f"folded in: {', '.join(str(own.space) for own, _ in spaces)}"
 
 
 def prepare(
@@ -114,40 +162,70 @@ def prepare(
 
 
 def fit_anew(
-    config: Config, con: Connection, as_of: datetime, until: datetime, stages: Stages
+    config: Config,
+    con: Connection,
+    as_of: datetime,
+    until: datetime,
+    stages: Stages,
+    encoder: str | None = None,
 ) -> list[Aggregator]:
-    """Make a new fit of the item space and of every line, beside those that are in use.
+    """Make a new fit of the item spaces and of every line, beside those that are in use.
 
-    It becomes the present one when all of it is made. Vectors that a table holds are fitted
-    elsewhere: then the lines get a new fit in the same space. Where the present fit was never used,
+    They become the present ones when all of it is made. Vectors that a table holds are fitted
+    elsewhere: then the lines get a new fit in the same space. Where a present fit was never used,
     it is made again in its place.
 
     Args:
         as_of: Names the part of the item vectors.
         until: The fit sees nothing at or after it.
+        encoder: Only this encoder of the catalogue, and the lines that read its space.
 
     Returns the lines as their new fits.
     """
     adopt(config)
     fits = Fits(config)
-    space, lines = fits.space, catalogue_lines(config)
-    if config.items.embedding is None and fits.is_used(space):
-        space = replace(space, fit=fits.next_fit(SPACE, space.encoder, space.version))
-    made = [
-        fits.bind([line], space, anew=True)[0] if fits.is_used(present) else present
-        for line, present in zip(lines, fits.bind(lines, space), strict=True)
-        # A formula in the same space would be the same numbers under another name.
-        if isinstance(line, Learned) or (space != fits.space and not isinstance(line, Packaged))
+    present, spaces = fits.spaces, fits.spaces
+    first = next(iter(present))
+    if encoder is not None and encoder not in present:
+        raise InputError(
+            f"--items: expected one of {', '.join(present)}, as ITEM_ENCODERS of "
+            f"{config.catalogue} names them, got {encoder!r}"
+        )
+    lines = [
+        line
+        for line in catalogue_lines(config)
+        if encoder is None or (line.items or first) == encoder
     ]
-    own = config.in_space(space)
-    if config.items.embedding is None:
-        forget_space(own, made)  # what a killed fit left
-    fit_items(own, con, as_of, until, made, stages)
+    for made_by in encoder_lines(config):
+        name, space = str(made_by), present[str(made_by)]
+        if encoder in (None, name) and made_by.encoder is not None and fits.is_used(space):
+            next_one = fits.next_fit(SPACE, space.encoder, space.version)
+            spaces = spaces | {name: replace(space, fit=next_one)}
+    made = [
+        fits.bind([line], spaces, anew=True)[0] if fits.is_used(before) else before
+        for line, before in zip(lines, fits.bind(lines, spaces), strict=True)
+        # A formula in the same space would be the same numbers under another name.
+        if isinstance(line, Learned)
+        or (
+            spaces[line.items or first] != present[line.items or first]
+            and not isinstance(line, Packaged)
+        )
+    ]
+    fitted = [
+        spaces[str(line)]
+        for line in encoder_lines(config)
+        if encoder in (None, str(line)) and line.encoder is not None
+    ]
+    for space in fitted:  # what a killed fit left
+        own = config.in_space(space)
+        forget_space(own, [line for line in made if line.config_of(config).space == space])
+    missing = fit_items(config, con, as_of, until, made, stages, fitted)
+    made = [line for line in made if line.config_of(config).space not in missing]
     for line in made:
-        forget(own, line)
-    for line in prepare(own, as_of, made, stages):
-        train_line(own, con, line, until, stages)
-    note_fits(own, made, used=False)
+        forget(config, line)
+    for line in prepare(config, as_of, made, stages):
+        train_line(config, con, line, until, stages)
+    note_fits(config, made, used=False, spaces=set(fitted) - set(missing))
     return made
 
 
@@ -178,8 +256,9 @@ def refuse_future(config: Config, lines: Sequence[Aggregator], as_of: datetime) 
         for line in lines
         if line.is_packaged(config) and (isinstance(line, Packaged) or fits.is_used(line))
     }
-    if fits.is_used(config.space):
-        frozen[f"the item encoder {config.space}"] = fitted_until(config)
+    for space in fits.spaces.values():
+        if fits.is_used(space):
+            frozen[f"the item encoder {space}"] = fitted_until(config.in_space(space))
     for what, seen in frozen.items():
         if seen is not None and as_of < seen:
             raise InputError(

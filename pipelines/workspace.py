@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from models.lines import Aggregator, by_space
-from operations.fits import current_lines, lines_of
+from models.lines import Aggregator
+from operations.fits import Fits, current_lines, lines_of
 from operations.ledger import Ledger, ledger_exists
 from pipelines.progress import number, plain_table
 from pipelines.terminal import Terminal, escape
@@ -262,7 +262,8 @@ class OpenWorkspace:
 
     def _item_views(self) -> dict[str, Config]:
         """Return the item views, the newest fit's first, each with its space's configuration."""
-        return {own.item_view: own for own, _ in by_space(self.config, lines_of(self.config))}
+        spaces = Fits(self.config).all_spaces(lines_of(self.config))
+        return {own.item_view: own for own, _ in spaces}
 
     def _last_run(self) -> str:
         runs = Ledger(self.config).last_runs(1) if ledger_exists(self.config) else []

@@ -76,7 +76,7 @@ def test_every_key_is_in_the_table() -> None:
 
 def test_keys_are_found_however_deep(tmp_path: Path) -> None:
     """The tests above are worth what `keys_of` finds, and an unknown key does not load."""
-    assert {"dim", "events.columns.item_id", "items.encoder.name", "events.attributes.*.unit"} < (
+    assert {"dim", "events.columns.item_id", "items.embedding", "events.attributes.*.unit"} < (
         keys_of(Config)
     )
     with pytest.raises(InputError, match=r"events\.colums: unknown key"):

@@ -15,6 +15,7 @@ from pydantic import (
     Field,
     PrivateAttr,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -188,23 +189,16 @@ class Events(_Strict):
         return self
 
 
-class ItemEncoderSettings(_Strict):
-    """What made the item vectors."""
-
-    name: str = Field(default="tfidf_svd", pattern=r"^[a-z][a-z0-9_]*$")
-    version: int = Field(default=1, ge=1)
-
-
 class Items(_Strict):
-    """Where the items are: a table of vectors, or of text for the item encoder."""
+    """Where the items are, and what the encoders of the catalogue read of them."""
 
     source: str = "data/simulated/items.parquet"
     """A Parquet or CSV file, a folder of either, or a SQLAlchemy URL."""
     table: str | None = None
     """For a SQLAlchemy URL, the table (or schema.table) to read."""
     item_id: str = "item_id"
-    embedding: str | None = None
-    """The column that holds vectors (a list of numbers). Excludes text and categories."""
+    embedding: list[str] = []
+    """Columns that hold vectors made elsewhere (lists of `dim` numbers); one name, or several."""
     text: list[str] = []
     categories: list[str] = []
     """Category columns: one value, a list, or values separated by |."""
@@ -214,7 +208,16 @@ class Items(_Strict):
     """The column with the kind of an item (job, course). Without it, all are of one kind."""
     available_until: str | None = None
     """When the item ended (a closed job). Without it, none does."""
-    encoder: ItemEncoderSettings = ItemEncoderSettings()
+
+    @field_validator("embedding", mode="before")
+    @classmethod
+    def _one_or_several(cls, given: Any) -> Any:
+        return [given] if isinstance(given, str) else given or []
+
+    @property
+    def has_text(self) -> bool:
+        """Whether there is text or categories to make vectors from."""
+        return bool(self.text or self.categories)
 
     @property
     def is_sql(self) -> bool:
@@ -226,22 +229,29 @@ class Items(_Strict):
         _expect_table(self.source, self.is_sql, self.table, "items")
         return self
 
+    @model_validator(mode="before")
+    @classmethod
+    def _encoders_are_lines(cls, raw: Any) -> Any:
+        """Say where the key `encoder` of before has gone."""
+        if isinstance(raw, dict) and "encoder" in raw:
+            line = "TfidfSvd(version=1)"
+            if raw.get("embedding"):
+                line = f'Given(name="…", version=1, column="{raw["embedding"]}")'
+            raise ValueError(
+                "`encoder` is now a line of the catalogue: leave out the key, and write "
+                f"ITEM_ENCODERS = ({line},) into catalog.py, with the name and version that the "
+                "key has"
+            )
+        return raw
+
     @model_validator(mode="after")
     def _vectors_or_text(self) -> Self:
-        if self.embedding is not None and (self.text or self.categories):
-            raise ValueError(
-                "expected either `embedding` (the source holds vectors) or `text` and "
-                "`categories` (vectors are made here), got both"
-            )
-        if self.embedding is None and not (self.text or self.categories):
+        if not (self.embedding or self.has_text):
             raise ValueError(
                 "expected `embedding`, or at least one column in `text` or `categories`"
             )
-        if self.embedding is not None and self.encoder.name == "tfidf_svd":
-            raise ValueError(
-                "vectors from a table need `encoder.name` and `encoder.version`, the identity of "
-                "what made them; tfidf_svd is this project's own encoder"
-            )
+        if len(set(self.embedding)) < len(self.embedding):
+            raise ValueError(f"embedding: expected each column once, got {self.embedding}")
         return self
 
 
@@ -377,10 +387,10 @@ class Config(_Strict):
     @model_validator(mode="after")
     def _texts_have_an_encoder(self) -> Self:
         for name, action in self.actions.items():
-            if action.text is not None and self.items.embedding is not None:
+            if action.text is not None and not self.items.has_text:
                 raise ValueError(
                     f"actions.{name}.text: the encoder of the items makes a text's vector, so "
-                    "expected items with `text` or `categories`, got `embedding`"
+                    "expected items with `text` or `categories`, got only `embedding`"
                 )
         return self
 
@@ -456,8 +466,12 @@ class Config(_Strict):
 
     @property
     def space(self) -> names.Space:
-        """The item space to work in: that of `in_space`, else the encoder version's first fit."""
-        return self._space or names.Space(self.items.encoder.name, self.items.encoder.version)
+        """The item space to work in: that of `in_space`, else of a catalogue without encoders."""
+        if self._space is not None:
+            return self._space
+        if self.items.has_text:
+            return names.Space(names.TEXT_ENCODER, 1)
+        return names.Space(names.given_encoder(self.items.embedding[0]), 1)
 
     def in_space(self, space: names.Space) -> Self:
         """Return this configuration with another item space to work in."""

@@ -4,8 +4,11 @@ Feast, files and rows all carry version and fit in the name, so that two of them
 A version is a definition, raised by a person; a fit is what it became from data until a moment.
 """
 
+import re
 from dataclasses import dataclass
 
+TEXT_ENCODER = "tfidf_svd"
+"""The encoder of text of a catalogue that names none."""
 SEQUENCE_VIEW = "member_activity_sequence"
 SINGLE_VECTOR = "activity_embedding"
 """The vector field of an aggregator that has one for all actions."""
@@ -26,6 +29,26 @@ class Space:
     def view(self) -> str:
         """Name of the Feast view of its item vectors."""
         return f"item_embedding_{self}"
+
+
+def plain(name: str) -> str:
+    """Return a name in lower case, its words joined by _.
+
+    >>> plain("UserID"), plain("eventTime"), plain("Item Id")
+    ('user_id', 'event_time', 'item_id')
+    """
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.strip())
+    return re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")
+
+
+def given_encoder(column: str) -> str:
+    """Name the encoder of a column of vectors, in a catalogue that does not.
+
+    >>> given_encoder("MiniLM v2"), given_encoder("384d")
+    ('mini_lm_v2', 'vectors_384d')
+    """
+    name = plain(column)
+    return name if name[:1].isalpha() else f"vectors_{name}".rstrip("_")
 
 
 def number(version: int, fit: int = 1) -> str:

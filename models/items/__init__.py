@@ -1,5 +1,1 @@
-"""Item encoders, which turn an item's text into a vector, and the table of those vectors."""
-
-from models.items.build import build_items
-
-__all__ = ["build_items"]
+"""Item encoders, which turn items into vectors, and the table of those vectors."""

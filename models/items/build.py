@@ -6,11 +6,16 @@ from datetime import datetime
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from models.items.protocol import Document, ItemEncoder
-from models.items.saved import fitted
+from models.items.folded import folded
+from models.items.protocol import Corpus, Document, FittedEncoder
+from models.items.saved import fitted, fitted_until, reads_activity, saved
+from models.items.spec import Given
+from models.lines import encoder_of
 from transformations.config import Config
 from transformations.duck import TableReport, check, copy, parquet, sql
 from transformations.layout import as_of_name, part_files
@@ -18,6 +23,10 @@ from transformations.seals import sealing
 
 ROWS_AT_ONCE = 20_000
 NO_TOKEN = "no known token"
+NO_VECTOR = "no usable vector in the source"
+NOTHING_KNOWN = "neither a known token nor activity"
+
+Progress = Callable[[int, int], object]
 
 
 def build_items(
@@ -25,51 +34,45 @@ def build_items(
     con: duckdb.DuckDBPyConnection,
     as_of: datetime,
     fit_before: datetime,
-    progress: Callable[[int, int], object] | None = None,
+    progress: Progress | None = None,
 ) -> TableReport:
     """Encode the rows of `stg_items` that have no vector in the space; append them as a part file.
 
     Columns: item_id, embedding (a list of dim float32), available_at, encoder, encoder_version,
     encoder_fit; where the configuration knows kinds, also kind. A vector is available when its item
     is, but not before the end of its encoder's data. An item whose text changed has a row per
-    available_at; a changed text with the same available_at keeps its vector.
+    available_at; a changed text with the same available_at keeps its vector. What the space's
+    encoder does with activity, `models.items.folded` says.
 
     Args:
         as_of: The snapshot that is built now: it names the part.
-        fit_before: A space without an encoder gets one, fitted on items known before this time.
+        fit_before: A space without an encoder gets one, fitted on what was known before this time.
         progress: Called with how many rows are done, of how many.
 
     Returns:
         rows_in counts the rows without a vector, rows_out those that got one.
 
     Raises:
-        InputError: the space's encoder was fitted with other settings, or there are too few items
-            to fit it on.
+        InputError: the space's encoder was fitted with other settings.
+        TooFewError: there is too little to fit it on.
         RunFailedError: the saved encoder is damaged, or a row breaks a rule of checks/items.sql.
     """
     staged = config.layout.staged_items
-    # Staged by a version that knew no kinds, it has no such column.
+    # Staged by a version that knew no kinds, or no vectors beside text, it lacks a column.
     con.execute(
-        "create or replace temp view stg_items as "
-        f"select null::varchar as kind where false union all by name from {parquet([staged])}"
+        "create or replace temp view stg_items as select null::varchar as kind, "
+        "null::float[][] as vectors, null::varchar as text, null::varchar[] as categories "
+        f"where false union all by name from {parquet([staged])}"
     )
-    encoder = available_from = None
-    if config.items.embedding is None:
-        encoder, available_from = fitted(config, con, fit_before)
     parts = part_files(config.items_dir)
     if config.knows_kinds:
         _add_kinds(config, con, parts)
-    items = f"from {parquet(parts)}" if parts else "from stg_items limit 0"
+    items = f"from {parquet(parts, 'union_by_name = true')}" if parts else _no_items(config)
     con.execute(f"create or replace temp view items as {items}")
-    con.execute(
-        f"create or replace temp table items_to_encode as {sql('items_to_encode', __file__)}",
-        {"fit_before": available_from},
-    )
-    ((rows_in,),) = con.execute("select count(*) from items_to_encode").fetchall()
-    rows_out = 0
-    encoded = _batches(config, con, encoder, rows_in, progress)
-    batches = (batch for batch in encoded if batch.num_rows)
+    rows = _Rows(config, con, progress)
+    batches = (batch for batch in rows.new(as_of, fit_before) if batch.num_rows)
     written: tuple[str, ...] = ()
+    rows_out = 0
     for first in itertools.islice(batches, 1):
         path = _new_part(config.items_dir, as_of)
         with sealing(path, str(config.space)) as file:
@@ -84,9 +87,8 @@ def build_items(
         written = (path.name,)
     for view in ("items", "stg_items"):
         con.execute(f"drop view {view}")
-    con.execute("drop table items_to_encode")
-    refused = {NO_TOKEN: rows_in - rows_out} if rows_out < rows_in else {}
-    return TableReport("items", rows_in, rows_out, refused, written)
+    refused = {rows.reason: rows.refused} if rows.refused else {}
+    return TableReport("items", rows_out + rows.refused, rows_out, refused, written)
 
 
 def identity(config: Config) -> dict[str, str | int]:
@@ -97,6 +99,118 @@ def identity(config: Config) -> dict[str, str | int]:
         "encoder_version": space.version,
         "encoder_fit": space.fit,
     }
+
+
+class _Rows:
+    """Makes the new rows of `items`, from the views `items` and `stg_items`.
+
+    Attributes:
+        refused: Rows that got no vector, once `new` is through.
+        reason: Why they got none.
+    """
+
+    def __init__(
+        self, config: Config, con: duckdb.DuckDBPyConnection, progress: Progress | None
+    ) -> None:
+        self.config, self.con, self.progress = config, con, progress
+        self.refused, self.reason = 0, NO_TOKEN
+
+    def new(self, as_of: datetime, fit_before: datetime) -> Iterator[pa.RecordBatch]:
+        """Yield the rows that the space lacks."""
+        config, line = self.config, encoder_of(self.config, self.config.space)
+        if isinstance(line, Given):
+            self.reason = NO_VECTOR
+            yield from self._given(config.items.embedding.index(line.column) + 1)
+            return
+        if line is not None:
+            encoder, available_from = fitted(config, self.con, line, fit_before)
+        else:  # kept beside the catalogue's: it goes on as it was fitted
+            kept, until = saved(config), fitted_until(config)
+            if kept is None or until is None:
+                return
+            encoder, available_from = kept, until
+        if reads_activity(config):
+            self.reason = NOTHING_KNOWN
+            yield from self._folded(encoder, as_of, available_from)
+        else:
+            yield from self._encoded(encoder, available_from)
+
+    def _given(self, place: int) -> Iterator[pa.RecordBatch]:
+        """Take the vectors of a column of the source, counted from 1."""
+        for batch in self._without_vector(None, place):
+            has_vector = batch["vector"].is_valid()
+            self.refused += batch["vector"].null_count
+            own = batch.filter(has_vector)
+            yield self._batch(own, own["vector"].cast(pa.list_(pa.float32())))
+
+    def _encoded(
+        self, encoder: FittedEncoder, available_from: datetime
+    ) -> Iterator[pa.RecordBatch]:
+        """Encode texts: an item's vector is the same whatever else there is."""
+        for batch in self._without_vector(available_from):
+            texts, categories = batch["text"].to_pylist(), batch["categories"].to_pylist()
+            documents = [Document(*each) for each in zip(texts, categories, strict=True)]
+            encoded = encoder.encode(Corpus(documents))
+            has_vector = encoded.any(axis=1)
+            self.refused += int((~has_vector).sum())
+            yield self._batch(batch.filter(pa.array(has_vector)), listed(encoded[has_vector]))
+
+    def _folded(
+        self, encoder: FittedEncoder, as_of: datetime, available_from: datetime
+    ) -> Iterator[pa.RecordBatch]:
+        """Encode all items anew; keep the vectors that changed."""
+        made = folded(self.config, self.con, encoder, as_of, available_from)
+        self.refused = made.without_vector
+        for start in range(0, len(made.vectors), ROWS_AT_ONCE):
+            some = slice(start, start + ROWS_AT_ONCE)
+            batch = made.rows.slice(start, ROWS_AT_ONCE).combine_chunks().to_batches()
+            yield from (self._batch(one, listed(made.vectors[some])) for one in batch)
+
+    def _without_vector(
+        self, available_from: datetime | None, place: int | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of items_to_encode.sql, and say how far it is."""
+        table = "create or replace temp table items_to_encode as "
+        parameters = {"fit_before": available_from, "place": place}
+        self.con.execute(table + sql("items_to_encode", __file__), parameters)
+        ((count,),) = self.con.execute("select count(*) from items_to_encode").fetchall()
+        done = 0
+        for batch in self.con.sql("from items_to_encode").to_arrow_reader(ROWS_AT_ONCE):
+            done += batch.num_rows
+            yield batch
+            if self.progress is not None:
+                self.progress(done, count)
+        self.con.execute("drop table items_to_encode")
+
+    def _batch(self, rows: pa.RecordBatch, vectors: pa.Array) -> pa.RecordBatch:
+        columns = {
+            "item_id": rows["item_id"],
+            "embedding": vectors,
+            "available_at": rows["available_at"],
+        }
+        if self.config.knows_kinds:
+            columns["kind"] = rows["kind"]
+        columns |= {
+            name: pa.repeat(pa.scalar(value), rows.num_rows)
+            for name, value in identity(self.config).items()
+        }
+        return pa.RecordBatch.from_pydict(columns)
+
+
+def listed(vectors: NDArray[np.float32]) -> pa.Array:
+    """Return float32 [items, dim] as lists."""
+    items, dim = vectors.shape
+    ends = pa.array(range(0, (items + 1) * dim, dim), pa.int32())
+    return pa.ListArray.from_arrays(ends, pa.array(np.ascontiguousarray(vectors).ravel()))
+
+
+def _no_items(config: Config) -> str:
+    return (
+        "select item_id, available_at, null::float[] as embedding from stg_items where false"
+        if not config.knows_kinds
+        else "select item_id, available_at, null::float[] as embedding, kind from stg_items "
+        "where false"
+    )
 
 
 def _add_kinds(config: Config, con: duckdb.DuckDBPyConnection, parts: Sequence[Path]) -> None:
@@ -121,43 +235,3 @@ def _new_part(folder: Path, as_of: datetime) -> Path:
     names = itertools.chain([""], (f"-{number}" for number in itertools.count(1)))
     paths = (folder / f"part-{as_of_name(as_of)}{name}.parquet" for name in names)
     return next(path for path in paths if not path.exists())
-
-
-def _batches(
-    config: Config,
-    con: duckdb.DuckDBPyConnection,
-    encoder: ItemEncoder | None,
-    rows_in: int,
-    progress: Callable[[int, int], object] | None,
-) -> Iterator[pa.RecordBatch]:
-    """Yield the new rows of `items`; rows without a vector are left out."""
-    vectors, done = pa.list_(pa.float32()), 0
-    for batch in con.sql("from items_to_encode").to_arrow_reader(ROWS_AT_ONCE):
-        done += batch.num_rows
-        if encoder is None:
-            embeddings = batch["embedding"].cast(vectors)
-        else:
-            encoded = encoder.encode(
-                [
-                    Document(*row.values())
-                    for row in batch.select(["text", "categories"]).to_pylist()
-                ]
-            )
-            has_vector = encoded.any(axis=1)
-            batch = batch.filter(pa.array(has_vector))
-            ends = pa.array(range(0, (batch.num_rows + 1) * config.dim, config.dim), pa.int32())
-            embeddings = pa.ListArray.from_arrays(ends, pa.array(encoded[has_vector].ravel()))
-        columns = {
-            "item_id": batch["item_id"],
-            "embedding": embeddings,
-            "available_at": batch["available_at"],
-        }
-        if config.knows_kinds:
-            columns["kind"] = batch["kind"]
-        columns |= {
-            name: pa.repeat(pa.scalar(value), batch.num_rows)
-            for name, value in identity(config).items()
-        }
-        if progress is not None:
-            progress(done, rows_in)
-        yield pa.RecordBatch.from_pydict(columns)

@@ -1,6 +1,6 @@
 """What an item encoder is: fitted once on the past, the same for every later item.
 
-To add one, write a class with these methods and put it into models/items/kinds.py.
+To add one, write a class with these methods and a line for it in models/items/spec.py.
 """
 
 from collections.abc import Sequence
@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
+
+from models.items.spec import ItemEncoder
 
 
 @dataclass(frozen=True)
@@ -19,15 +22,80 @@ class Document:
     categories: Sequence[str] | None
 
 
-class ItemEncoder(Protocol):
+@dataclass(frozen=True, eq=False)
+class Behaviour:
+    """What members did until a moment: member by member, oldest first.
+
+    Of a member's actions at one timestamp the order says nothing.
+
+    Attributes:
+        members: A number per member, ascending, int64 [actions].
+        items: Indices into `item_ids`, int32 [actions].
+        item_ids: The items that were acted on, each once [items acted on].
+        timestamps: Microseconds since 1970, int64 [actions].
+        signs: 1 liked, -1 disliked, 0 neither; int8 [actions].
+        codes: Which action: 1 for the first of `actions`, int16 [actions].
+        actions: The configured actions, in order.
+    """
+
+    members: NDArray[np.int64]
+    items: NDArray[np.int32]
+    item_ids: pa.Array
+    timestamps: NDArray[np.int64]
+    signs: NDArray[np.int8]
+    codes: NDArray[np.int16]
+    actions: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def before(self, moment: int) -> "Behaviour":
+        """Return what happened before a moment (microseconds since 1970); item_ids stay."""
+        return self.take(self.timestamps < moment)
+
+    def take(self, chosen: NDArray[np.bool_]) -> "Behaviour":
+        """Return the actions that a mask chooses; item_ids stay."""
+        return Behaviour(
+            self.members[chosen],
+            self.items[chosen],
+            self.item_ids,
+            self.timestamps[chosen],
+            self.signs[chosen],
+            self.codes[chosen],
+            self.actions,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """Items, and what was known of them at a moment.
+
+    Attributes:
+        documents: Of each item [items].
+        ids: Of each item [items]; None where only the texts are known, as of a search.
+        available_at: Since when each is known, microseconds since 1970, int64 [items]; None as ids.
+        behaviour: What members did; it may name other items too. None for an encoder that does not
+            read activity, and where only texts are known.
+    """
+
+    documents: Sequence[Document]
+    ids: pa.Array | None = None
+    available_at: NDArray[np.int64] | None = None
+    behaviour: Behaviour | None = None
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+
+class FittedEncoder(Protocol):
     """A fitted encoder. Vectors of one fit share a space."""
 
     @classmethod
-    def fit(cls, documents: Sequence[Document], dim: int) -> Self:
-        """Fit on these items; the same items in the same order give the same encoder.
+    def fit(cls, line: ItemEncoder, corpus: Corpus, dim: int) -> Self:
+        """Fit on these items; the same corpus gives the same encoder.
 
         Raises:
-            InputError: there is too little to fit `dim` dimensions on.
+            TooFewError: there is too little to fit `dim` dimensions on.
         """
         ...
 
@@ -36,10 +104,11 @@ class ItemEncoder(Protocol):
         """Dimension of the vectors."""
         ...
 
-    def encode(self, documents: Sequence[Document]) -> NDArray[np.float32]:
+    def encode(self, corpus: Corpus) -> NDArray[np.float32]:
         """Return float32 [items, dim]; zeros for an item that it can say nothing about.
 
-        An item's vector does not depend on the others in the call.
+        An item's vector does not depend on the others of the corpus, but on the behaviour it does:
+        what happened since the fit is folded into the basis of the fit, which stays.
         """
         ...
 

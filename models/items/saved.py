@@ -3,21 +3,24 @@
 import hashlib
 import json
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import duckdb
-import sklearn
 
-from models.items.kinds import ENCODERS
-from models.items.protocol import Document, ItemEncoder
+from models.items.corpus import corpus_at
+from models.items.protocol import FittedEncoder
+from models.items.spec import ItemEncoder, fitted_class, kind_of
+from models.lines import encoder_of
 from transformations.config import Config
-from transformations.duck import sql
-from transformations.errors import InputError, RunFailedError
+from transformations.errors import InputError, RunFailedError, TooFewError
 from transformations.files import replacing_folder
 
 ARCHIVE = "encoder.npz"
 MANIFEST = "manifest.json"
+FIRST_KIND = "tfidf_svd"
+"""Of a manifest that does not say: the only one that there was."""
 
 
 def folder_of(config: Config) -> Path:
@@ -26,28 +29,36 @@ def folder_of(config: Config) -> Path:
 
 
 def fitted_until(config: Config) -> datetime | None:
-    """Return the time before which the items of the space's fit were known; None without a fit."""
-    manifest = _read(config)
+    """Return the time before which the fit of the space saw what was known; None without a fit."""
+    manifest = read_manifest(config)
     return None if manifest is None else datetime.fromisoformat(manifest["fit_before"])
 
 
 def differences(config: Config) -> list[str]:
     """Return in what the settings of the space's fit differ from the configuration, one per line.
 
-    Nothing where it is not fitted.
+    Nothing where it is not fitted. Where its line left the catalogue, the line's own settings are
+    as they were.
     """
-    manifest = _read(config)
+    manifest = read_manifest(config)
     if manifest is None:
         return []
+    line = encoder_of(config, config.space)
+    wanted = _settings(config) | (_described(line) if line is not None else {})
     return [
-        f"  {key}: fitted with {json.dumps(manifest[key])}, {config.file.name} says "
-        f"{json.dumps(value)}"
-        for key, value in _settings(config).items()
+        f"  {key}: fitted with {json.dumps(manifest[key])}, now {json.dumps(value)}"
+        for key, value in wanted.items()
         if manifest[key] != value
     ]
 
 
-def saved(config: Config) -> ItemEncoder | None:
+def reads_activity(config: Config) -> bool:
+    """Whether the space has a fit that reads what members did."""
+    manifest = read_manifest(config)
+    return manifest is not None and kind_of(manifest["kind"]).reads_activity
+
+
+def saved(config: Config) -> FittedEncoder | None:
     """Return the space's encoder, as it was fitted; None where nothing new is encoded with it.
 
     Nothing is where it has no fit, or was fitted with other settings than the configuration's.
@@ -55,43 +66,51 @@ def saved(config: Config) -> ItemEncoder | None:
     Raises:
         RunFailedError: the saved archive is damaged.
     """
-    manifest = _read(config)
+    manifest = read_manifest(config)
     if manifest is None or differences(config):
         return None
     return _load(config, manifest)
 
 
 def fitted(
-    config: Config, con: duckdb.DuckDBPyConnection, fit_before: datetime
-) -> tuple[ItemEncoder, datetime]:
-    """Return the space's encoder, and the time before which the items of its fit were known.
+    config: Config, con: duckdb.DuckDBPyConnection, line: ItemEncoder, fit_before: datetime
+) -> tuple[FittedEncoder, datetime]:
+    """Return the space's encoder, and the time before which its fit saw what was known.
 
-    Fits it on `stg_items` known before `fit_before`, and saves it, if the space has none yet.
+    Fits it on the items and, where it reads activity, the actions known before `fit_before`, and
+    saves it, if the space has none yet.
 
     Raises:
-        InputError: it was fitted with other settings, or there are too few items to fit it on.
+        InputError: it was fitted with other settings.
+        TooFewError: there is too little to fit it on.
         RunFailedError: the saved archive is damaged.
     """
-    name = config.space.encoder
-    if name not in ENCODERS:
-        raise InputError(
-            f"items.encoder.name: expected one of {', '.join(ENCODERS)} for an items source of "
-            f"text, got {name!r}; a source that holds vectors names its column in items.embedding"
-        )
-    manifest = _read(config)
+    manifest = read_manifest(config)
     if manifest is None:
-        manifest = _fit(config, con, fit_before)
+        manifest = _fit(config, con, line, fit_before)
     differing = differences(config)
     if differing:
         raise InputError(
             f"the item encoder {config.space} was fitted with other settings "
             f"({folder_of(config)}):\n" + "\n".join(differing) + "\nVectors of the two must not "
-            f"mix: raise items.encoder.version in {config.file}, or undo the change"
+            f"mix: raise the version of {line.name} in {config.catalogue}, or undo the change"
         )
     return _load(config, manifest), datetime.fromisoformat(manifest["fit_before"])
 
 
-def _load(config: Config, manifest: dict[str, Any]) -> ItemEncoder:
+def read_manifest(config: Config) -> dict[str, Any] | None:
+    """Return what is known of the space's fit; None without one."""
+    file = folder_of(config) / MANIFEST
+    if not file.exists():
+        return None
+    manifest: dict[str, Any] = json.loads(file.read_text())
+    # Fitted before there were fits, or encoders with settings.
+    for key, value in (("fit", 1), ("kind", FIRST_KIND), ("settings", {})):
+        manifest.setdefault(key, value)
+    return manifest
+
+
+def _load(config: Config, manifest: dict[str, Any]) -> FittedEncoder:
     archive = (folder_of(config) / ARCHIVE).read_bytes()
     got = hashlib.sha256(archive).hexdigest()
     if got != manifest["sha256"]:
@@ -99,37 +118,33 @@ def _load(config: Config, manifest: dict[str, Any]) -> ItemEncoder:
             f"{folder_of(config) / ARCHIVE}: expected the SHA-256 {manifest['sha256']}, as its "
             f"{MANIFEST} says, got {got}; restore it from a copy, or make a new fit: activity fit"
         )
-    return ENCODERS[config.space.encoder].from_bytes(archive)
+    encoder: FittedEncoder = fitted_class(manifest["kind"]).from_bytes(archive)
+    return encoder
 
 
-def _read(config: Config) -> dict[str, Any] | None:
-    file = folder_of(config) / MANIFEST
-    if not file.exists():
-        return None
-    manifest: dict[str, Any] = json.loads(file.read_text())
-    manifest.setdefault("fit", 1)  # fitted before there were fits
-    return manifest
-
-
-def _fit(config: Config, con: duckdb.DuckDBPyConnection, fit_before: datetime) -> dict[str, Any]:
+def _fit(
+    config: Config, con: duckdb.DuckDBPyConnection, line: ItemEncoder, fit_before: datetime
+) -> dict[str, Any]:
     """Fit and save the space's encoder; return its manifest."""
-    query = sql("items_to_fit", __file__)
-    rows = con.execute(query, {"fit_before": fit_before}).fetchall()
-    documents = [Document(text, categories) for text, categories in rows]
+    corpus = corpus_at(config, con, fit_before, line.reads_activity)
     try:
-        encoder = ENCODERS[config.space.encoder].fit(documents, config.dim)
-    except InputError as error:
-        raise InputError(
-            f"{error}; those known before {_text(fit_before)} are used. Set `dim` lower, name more "
-            f"columns in items.text or items.categories, or a shorter fit_holdback in {config.file}"
+        encoder = fitted_class(line.kind).fit(line, corpus, config.dim)
+    except TooFewError as error:
+        reads = "columns in items.text or items.categories"
+        raise TooFewError(
+            f"{line}: {error}; what was known before {_text(fit_before)} is used. Set `dim` lower, "
+            f"name more {reads}, or a shorter fit_holdback in {config.file}"
         ) from error
     archive = encoder.to_bytes()
-    manifest: dict[str, Any] = _settings(config) | {
+    manifest: dict[str, Any] = {
+        **_settings(config),
+        **_described(line),
         "fit_before": fit_before.astimezone(UTC).isoformat(),
-        "items": len(documents),
+        "items": len(corpus),
+        **({} if corpus.behaviour is None else {"actions": len(corpus.behaviour)}),
         **encoder.describe(),
         "sha256": hashlib.sha256(archive).hexdigest(),
-        "libraries": {"scikit-learn": sklearn.__version__},
+        "libraries": {"scikit-learn": version("scikit-learn")},
     }
     with replacing_folder(folder_of(config)) as folder:
         (folder / ARCHIVE).write_bytes(archive)
@@ -138,7 +153,7 @@ def _fit(config: Config, con: duckdb.DuckDBPyConnection, fit_before: datetime) -
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    """Return the settings that the vectors depend on, as JSON values."""
+    """Return the settings of the workspace that the vectors depend on, as JSON values."""
     space = config.space
     return {
         "name": space.encoder,
@@ -148,6 +163,16 @@ def _settings(config: Config) -> dict[str, Any]:
         "text": config.items.text,
         "categories": config.items.categories,
     }
+
+
+def _described(line: ItemEncoder) -> dict[str, Any]:
+    """Return the settings of the line that the vectors depend on, as JSON values."""
+    settings = json.loads(json.dumps(line.parameters(), default=_plain))
+    return {"kind": line.kind, "settings": settings}
+
+
+def _plain(value: Any) -> Any:
+    return repr(value)
 
 
 def _text(timestamp: datetime) -> str:

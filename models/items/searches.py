@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from models.items.protocol import Document, ItemEncoder
+from models.items.protocol import Corpus, Document, FittedEncoder
 from models.items.saved import saved
 from models.sequences import ItemTable, Padded
 from transformations.config import Config
@@ -31,7 +31,7 @@ class SearchVectors:
     def __init__(self, config: Config, read: Callable[[Sequence[Id]], Mapping[Id, Vector]]) -> None:
         self.view = config.item_view
         self._has_texts = bool(config.rules.texts)
-        self._encoder: ItemEncoder | None = saved(config) if self._has_texts else None
+        self._encoder: FittedEncoder | None = saved(config) if self._has_texts else None
         self._read = read
         self._known: dict[Id, Vector] = {}
 
@@ -43,7 +43,7 @@ class SearchVectors:
         known = {item: self._known[item] for item in texts if item in self._known}
         new = [item for item in texts if item not in known]
         if new and self._encoder is not None:
-            vectors = self._encoder.encode([Document(texts[item], []) for item in new])
+            vectors = self._encoder.encode(Corpus([Document(texts[item], []) for item in new]))
             found = {
                 item: vector for item, vector in zip(new, vectors, strict=True) if vector.any()
             }

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from models.items.protocol import Document
-from transformations.errors import InputError
+from models.items.protocol import Corpus, Document
+from models.items.spec import ItemEncoder
+from transformations.errors import TooFewError
 
 # A word that only one item has does not relate items, and most words are such.
 MIN_ITEMS = 2
@@ -38,7 +39,7 @@ def tokens(document: Document) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class TfidfSvd:
-    """A fitted encoder; the methods are those of `ItemEncoder`.
+    """A fitted encoder; the methods are those of `FittedEncoder`.
 
     Attributes:
         terms: The known tokens, sorted.
@@ -51,16 +52,21 @@ class TfidfSvd:
     components: NDArray[np.float64]
 
     @classmethod
-    def fit(cls, documents: Sequence[Document], dim: int) -> Self:
+    def fit(cls, line: ItemEncoder, corpus: Corpus, dim: int) -> Self:  # noqa: ARG003 - no settings
         """Fit on these items; the same items in the same order give the same encoder.
 
         Raises:
-            InputError: fewer items, or fewer tokens that at least two of them share, than `dim`.
+            TooFewError: fewer items, or fewer tokens that at least two of them share, than `dim`.
         """
+        return cls.of_documents(corpus.documents, dim)
+
+    @classmethod
+    def of_documents(cls, documents: Sequence[Document], dim: int) -> Self:
+        """As `fit`."""
         items_with = Counter(token for document in documents for token in {*tokens(document)})
         terms = sorted(token for token, items in items_with.items() if items >= MIN_ITEMS)
         if min(len(documents), len(terms)) < dim:
-            raise InputError(
+            raise TooFewError(
                 f"an item encoder of dimension {dim} needs at least {dim} items to be fitted on, "
                 f"and {dim} different tokens that {MIN_ITEMS} or more of them have; got "
                 f"{len(documents)} items and {len(terms)} tokens"
@@ -81,11 +87,12 @@ class TfidfSvd:
         vectorizer.idf_ = self.idf
         return vectorizer
 
-    def encode(self, documents: Sequence[Document]) -> NDArray[np.float32]:
+    def encode(self, corpus: Corpus) -> NDArray[np.float32]:
         """Return vectors of length 1, float32 [items, dim]; zeros for one without a known token.
 
         An item's vector does not depend on the others in the call.
         """
+        documents = corpus.documents
         if not documents:
             return np.zeros((0, self.dim), np.float32)
         reduced = self._vectorizer.transform(documents) @ self.components.T

@@ -66,7 +66,7 @@ def _groups(config: Config, con: Connection, folder: Path) -> list[Files]:
     items = config.items
     wanted = {
         "items.item_id": items.item_id,
-        "items.embedding": items.embedding,
+        **{f"items.embedding.{number}": name for number, name in enumerate(items.embedding)},
         "items.available_at": items.available_at,
         "items.available_until": items.available_until,
     }
@@ -97,8 +97,9 @@ def _expressions(config: Config, files: Files) -> dict[str, tuple[str, str, str]
         if name is not None:
             typed = timestamp_expression("items", name, kinds[name], "timestamp")
             found[reason] = name, f"({typed}) is not null", "null::bigint"
-    if items.embedding is not None:
-        vector = vector_expression("items.embedding", items.embedding, kinds[items.embedding])
+    if not items.has_text:  # else a row is kept for its text
+        name = items.embedding[0]
+        vector = vector_expression("items.embedding.0", name, kinds[name])
         reason = "embedding is no list of dim finite numbers"
-        found[reason] = items.embedding, f"len({vector}) = {config.dim}", f"len({vector})"
+        found[reason] = name, f"len({vector}) = {config.dim}", f"len({vector})"
     return found

@@ -25,10 +25,14 @@ def fit_command(
             "end of the last day that has events."
         ),
     ] = None,
+    items: Annotated[
+        str | None,
+        typer.Option(help="Only this item encoder, such as co_actions_v1, and what reads it."),
+    ] = None,
     config: ConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
-    """Fit the item space anew, and all that learns in it, beside the fits that are in use."""
+    """Fit the item spaces anew, and all that learns in them, beside the fits that are in use."""
     settings = settings_of(config)
     given = read_timestamp(until) if until else None
 
@@ -48,7 +52,7 @@ def fit_command(
             stage_events(settings, con, now, stages)
             stage_the_items(settings, con, now, stages)
             timestamp = given or fit_until(settings, end_of_last_day(settings))
-            made = fit_anew(settings, con, now, timestamp, stages)
+            made = fit_anew(settings, con, now, timestamp, stages, items)
     console.print()
     console.print(stages.table())
     fits = ", ".join(map(str, made))
@@ -98,7 +102,7 @@ def retire_command(
                 "take the line out first"
             )
         goes_on = [line for line in [*current, *fits.kept(current)] if line not in chosen]
-        spaces = {own.space for own, _ in by_space(settings, goes_on)} | {fits.space}
+        spaces = {own.space for own, _ in fits.all_spaces(goes_on)} | {*fits.spaces.values()}
         gone = {own.space for own, _ in by_space(settings, chosen)} - spaces
         store = publish.open_store(settings)
         views = {line.view for line in chosen} | {space.view for space in gone}

@@ -26,7 +26,7 @@ class DescribedItems:
             "select null as item_id, null as text, null as available_at, null as kind where false"
         )
         if staged.exists():
-            text = "null" if config.items.embedding else "text"
+            text = "text" if config.items.has_text else "null"
             kind = "kind" if has_kinds(config, con) else "null"
             texts = (
                 f"select item_id, {text} as text, available_at, {kind} as kind "

@@ -101,7 +101,7 @@ def _last_actions(
         return None
     items = config.layout.staged_items
     what = "null"
-    if not config.items.embedding:
+    if config.items.has_text:
         values = "list_transform(categories, lambda c: c[instr(c, '=') + 1:])"
         what = f"arg_max(concat_ws(' · ', text, array_to_string({values}, ', ')), available_at)"
     return con.execute(

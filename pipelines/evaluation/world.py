@@ -15,7 +15,7 @@ from feast import FeatureStore
 
 from models.embed import embed_rows_read, embed_snapshots
 from models.evaluation.promises import assert_trained_before
-from models.items import build_items
+from models.items.build import build_items
 from models.packaging import package
 from models.spec import Aggregator, Learned
 from models.training.train import train

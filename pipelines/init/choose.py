@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from pipelines.init.known import ROLES, plain
+from pipelines.init.known import ROLES
 from pipelines.init.look import Column, Source
 from transformations.errors import InputError
+from transformations.names import plain
 from transformations.readers import PER_SECOND
 
 FIRST_YEAR = 1990

@@ -57,7 +57,11 @@ def run_init(console: Console, folder: str, asked: Asked) -> Path:
     write.refuse(place)
     _refuse_lone_options(asked)
     guess = make_guess(console, asked)
-    write.write(place, write.files(place, activity_yaml(guess)))
+    items = guess.items
+    given = None
+    if items is not None and items.encoder is not None and items.embedding is not None:
+        given = items.encoder.value, items.embedding.value
+    write.write(place, write.files(place, activity_yaml(guess), given))
     _say(console, guess, place)
     return place
 

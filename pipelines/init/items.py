@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from pipelines.init.choose import Choice, by_name, named
-from pipelines.init.known import TEXTS, plain
+from pipelines.init.known import TEXTS
 from pipelines.init.look import Column, Source
 from transformations.errors import InputError
+from transformations.names import plain
 
 OPTION = "--items-id"
 

@@ -1,7 +1,6 @@
 """Well-known names: of columns, and of actions with their signs."""
 
-import re
-
+from transformations.names import plain
 from transformations.rules import Sign
 
 
@@ -89,16 +88,6 @@ SIGNS: dict[Sign, tuple[str, ...]] = {
     """),
 }
 """Verbs of well-known actions; the other negative ones begin with `not_` or `un`."""
-
-
-def plain(name: str) -> str:
-    """Return a name in lower case, its words joined by _.
-
-    >>> plain("UserID"), plain("eventTime"), plain("Item Id")
-    ('user_id', 'event_time', 'item_id')
-    """
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.strip())
-    return re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")
 
 
 def sign_of(action: str) -> Sign | None:

@@ -47,8 +47,8 @@ window: 28d
 step: 1d
 """
 NO_ITEMS = """\
-# Your items: text and categories to make vectors from, or `embedding`, a column of vectors (then
-# also `encoder: {name: …, version: 1}`, what made them, and `dim`, their length).
+# Your items: text and categories to make vectors from; or `embedding`, columns of vectors made
+# elsewhere, each of `dim` numbers.
 items:
   source: source/items.parquet
   item_id: item_id
@@ -177,9 +177,6 @@ def _items(items: ItemsGuess) -> Iterator[str]:
             yield from _line(key, choice.value, choice.why, "  ")
     if items.unread:
         yield from _comment(f"Not read: {', '.join(items.unread)}.", "  ")
-    if items.encoder is not None and items.dim is not None:
-        yield "  encoder:"
-        yield from _line("name", items.encoder.value, items.encoder.why, "    ")
-        yield from _line("version", 1, "raise it whenever the vectors change", "    ")
+    if items.dim is not None:
         yield ""
         yield from _line("dim", items.dim.value, items.dim.why)

@@ -1,5 +1,6 @@
 """A workspace's folder: where it may lie, and its files, all of them or none."""
 
+import json
 import os
 import re
 import unicodedata
@@ -11,6 +12,7 @@ from transformations.errors import InputError
 from transformations.files import replacing_folder
 
 WORKSPACES = ROOT / "workspaces"
+TEXT_LINE = "TfidfSvd(version=1)"
 MARKS = ("activity.yaml", "feature_store.yaml")
 """A folder that holds both is a workspace."""
 DEFINITIONS = '''\
@@ -71,11 +73,12 @@ def project(folder: Path) -> str:
     return f"{name}_{uuid4().hex[:6]}"
 
 
-def files(folder: Path, settings: str) -> dict[str, str]:
+def files(folder: Path, settings: str, given: tuple[str, str] | None = None) -> dict[str, str]:
     """Return the files of a workspace: name → text.
 
     Args:
         settings: The text of its activity.yaml.
+        given: Name and column of the item vectors that the source holds; None where it holds text.
     """
     shipped = (ROOT / "feature_store.yaml").read_text()
     store, replaced = re.subn(
@@ -85,11 +88,22 @@ def files(folder: Path, settings: str) -> dict[str, str]:
     return {
         "activity.yaml": settings,
         "feature_store.yaml": store,
-        "catalog.py": (ROOT / "models" / "catalog.py").read_text(),
+        "catalog.py": _catalogue(given),
         "definitions.py": DEFINITIONS,
         ".feastignore": "catalog.py\ndata\n",
         ".gitignore": "data/\n",
     }
+
+
+def _catalogue(given: tuple[str, str] | None) -> str:
+    """Return the shipped catalogue; with given vectors where there is no text to encode."""
+    text = (ROOT / "models" / "catalog.py").read_text()
+    if given is None:
+        return text
+    name, column = given
+    line = f"Given(name={json.dumps(name)}, version=1, column={json.dumps(column)})"
+    assert TEXT_LINE in text, f"expected {TEXT_LINE} in the shipped catalogue"
+    return text.replace(TEXT_LINE, line).replace("TfidfSvd", "Given")
 
 
 def write(folder: Path, texts: dict[str, str]) -> None:

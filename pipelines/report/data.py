@@ -78,7 +78,7 @@ def member_map(
     _read_texts(config, con, as_of)
     vector = next(iter(aggregator.vectors(config)))
     _read_vectors(config, con, as_of, aggregator, vector)
-    categories = [] if config.items.embedding else config.items.categories
+    categories = config.items.categories
     rows = con.execute(
         _sql("member_map"),
         {"seed": seed, "size": size, "category": next(iter(categories), None)},
@@ -170,7 +170,7 @@ def _read_texts(config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime)
     """Make the table `item_texts`; text is null if the source has vectors only."""
     staged = parquet([config.layout.staged_items])
     columns = "null::varchar as text, null::varchar[] as categories"
-    if not config.items.embedding:
+    if config.items.has_text:
         columns = "text, categories"
     con.execute(
         "create or replace temp view described_items as "

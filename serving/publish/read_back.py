@@ -8,9 +8,8 @@ from typing import Any
 import duckdb
 from feast import FeatureStore
 
-from models.lines import by_space
 from models.spec import Aggregator
-from operations.fits import chosen
+from operations.fits import Fits, chosen
 from serving.publish.snapshots import views
 from stores.eviction import eviction
 from transformations.config import Config
@@ -54,7 +53,7 @@ def read_back(
             cursor = con.execute(query, drawn | {"file": one_file(file)})
             compared += _compare(store, view, cursor, as_of)
         query = sql("read_back_items", __file__)
-        for own, _ in by_space(config, aggregators):
+        for own, _ in Fits(config).all_spaces(aggregators):
             files = [one_file(file) for file in part_files(own.items_dir)]
             if files:
                 cursor = con.execute(query, drawn | {"files": files, "as_of": as_of})

@@ -6,9 +6,8 @@ from datetime import datetime
 import pyarrow.parquet as pq
 from feast import FeatureStore
 
-from models.lines import by_space
 from models.spec import Aggregator
-from operations.fits import chosen
+from operations.fits import Fits, chosen
 from serving.publish.feast_store import quiet
 from serving.publish.items import ItemsOnline
 from transformations.config import Config
@@ -57,7 +56,7 @@ def publish(
         written += rows
         if progress is not None:
             progress(rows)
-    for own, _ in by_space(config, aggregators):
+    for own, _ in Fits(config).all_spaces(aggregators):
         items = ItemsOnline(own, store)
         first, rows = items.missing(as_of)
         if first is not None:

@@ -100,7 +100,7 @@ def _build(config: Config, con: duckdb.DuckDBPyConnection, folder: Path) -> None
     if wrong or not versions:
         raise InputError(
             f"expected item vectors, all of dimension {config.dim}, in {config.items_dir}; "
-            f"{wrong:,} of {versions:,} are not. Raise items.encoder.version with `dim`, so that "
+            f"{wrong:,} of {versions:,} are not. Raise the encoder's version with `dim`, so that "
             "vectors of two spaces never mix"
         )
     with replacing_folder(folder) as temporary:

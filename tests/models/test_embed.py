@@ -32,6 +32,7 @@ from transformations.config import ROOT, Config
 from transformations.duck import connect
 from transformations.errors import InputError, RunFailedError
 from transformations.layout import partition
+from transformations.names import Space
 from transformations.tables import of_member, view_of_partitions
 
 HALF = GeometricDecay(version=1, decay=0.5)
@@ -205,9 +206,8 @@ def test_an_encoder_version_never_reads_the_vectors_of_another(tmp_path: Path) -
     config = tiny_config(tmp_path)
     write_items(config, ITEMS)
     write_sequences(config, MEMBERS)
-    encoder = {"text": ["title"], "encoder": {"version": 2}}
     with pytest.raises(InputError, match="expected item vectors of tfidf_svd_v2"):
-        embed(tiny_config(tmp_path / "other", data_dir=config.data_dir, items=encoder), ())
+        embed(config.in_space(Space("tfidf_svd", 2)), ())
 
 
 @settings(max_examples=25, deadline=None)

@@ -46,7 +46,7 @@ def world(folder: Path, **settings: Any) -> Config:
         },
         "dim": 2,
         "length": 4,
-        "items": {"embedding": "vector", "encoder": {"name": "own", "version": 1}},
+        "items": {"embedding": "vector"},
     }
     return configure(folder, **(defaults | settings))
 

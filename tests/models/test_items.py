@@ -16,9 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from models.items import build_items
-from models.items.kinds import ENCODERS
-from models.items.protocol import Document, ItemEncoder
+from models.items.build import build_items
+from models.items.protocol import Corpus, Document
 from models.items.saved import fitted_until
 from models.items.tfidf_svd import TfidfSvd, tokens
 from tests.worlds.tiny_models import UTC_US, tiny_config
@@ -26,6 +25,7 @@ from transformations.config import ROOT, Config
 from transformations.duck import TableReport, connect
 from transformations.errors import InputError, RunFailedError
 from transformations.layout import part_files
+from transformations.names import Space
 
 AS_OF = datetime(2026, 3, 1, tzinfo=UTC)
 FIT_BEFORE = AS_OF - timedelta(days=28)
@@ -94,7 +94,7 @@ def config(tmp_path: Path) -> Config:
     return tiny_config(tmp_path, dim=3, items={"text": ["title"], "categories": ["field"]})
 
 
-# The contract of every encoder in the table.
+# TF-IDF and SVD.
 
 
 def documents(*texts: str) -> list[Document]:
@@ -102,54 +102,6 @@ def documents(*texts: str) -> list[Document]:
 
 
 TEXTS = documents("a b c", "a b", "c d a", "d b", "b c d", "a d")
-
-
-@pytest.fixture(params=ENCODERS.values(), ids=ENCODERS.keys())
-def kind(request: pytest.FixtureRequest) -> type[ItemEncoder]:
-    chosen: type[ItemEncoder] = request.param
-    return chosen
-
-
-def test_an_encoder_gives_finite_float32_vectors_of_its_dimension(kind: type[ItemEncoder]) -> None:
-    encoder = kind.fit(TEXTS, dim=3)
-    vectors = encoder.encode(TEXTS)
-    assert (encoder.dim, vectors.shape, vectors.dtype) == (3, (len(TEXTS), 3), np.float32)
-    assert np.isfinite(vectors).all()
-    assert encoder.encode([]).shape == (0, 3)
-    assert not encoder.encode([Document(None, None)]).any()
-
-
-def test_a_vector_does_not_depend_on_what_is_encoded_with_it(kind: type[ItemEncoder]) -> None:
-    encoder = kind.fit(TEXTS, dim=3)
-    together = encoder.encode(TEXTS)
-    for number, document in enumerate(TEXTS):
-        np.testing.assert_array_equal(encoder.encode([document])[0], together[number])
-
-
-def test_it_is_saved_whole_and_in_equal_bytes(kind: type[ItemEncoder]) -> None:
-    encoder = kind.fit(TEXTS, dim=3)
-    again = kind.from_bytes(encoder.to_bytes())
-    np.testing.assert_array_equal(again.encode(TEXTS), encoder.encode(TEXTS))
-    assert again.dim == encoder.dim
-    assert again.describe() == encoder.describe()
-    assert again.to_bytes() == encoder.to_bytes() == kind.fit(TEXTS, dim=3).to_bytes()
-
-
-def test_what_it_says_of_itself_is_json_and_leaves_the_manifests_keys_alone(
-    kind: type[ItemEncoder],
-) -> None:
-    described = kind.fit(TEXTS, dim=3).describe()
-    assert json.loads(json.dumps(described)) == described
-    taken = {"name", "version", "dim", "text", "categories", "fit_before", "items", "sha256"}
-    assert not taken & described.keys()
-
-
-def test_an_encoder_refuses_too_little_to_fit_on(kind: type[ItemEncoder]) -> None:
-    with pytest.raises(InputError):
-        kind.fit([], dim=3)
-
-
-# TF-IDF and SVD.
 
 
 def test_tokens_are_words_and_whole_categories() -> None:
@@ -165,8 +117,8 @@ def test_tokens_are_words_and_whole_categories() -> None:
 
 
 def test_vectors_have_length_one_and_alike_items_are_near() -> None:
-    encoder = TfidfSvd.fit(TEXTS, dim=3)
-    vectors = encoder.encode(documents("a b c", "c a b", "d"))
+    encoder = TfidfSvd.of_documents(TEXTS, 3)
+    vectors = encoder.encode(Corpus(documents("a b c", "c a b", "d")))
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-7)
@@ -175,14 +127,14 @@ def test_vectors_have_length_one_and_alike_items_are_near() -> None:
 
 def test_categories_keep_their_case() -> None:
     documents = [Document(None, [f"genre={g}"]) for g in ("Drama", "drama", "Drama", "drama")]
-    upper, lower, *_ = TfidfSvd.fit(documents, dim=2).encode(documents)
+    upper, lower, *_ = TfidfSvd.of_documents(documents, 2).encode(Corpus(documents))
     assert abs(float(upper @ lower)) < 1e-6
 
 
 def test_an_item_without_a_known_token_has_zeros() -> None:
-    encoder = TfidfSvd.fit(TEXTS, dim=3)
+    encoder = TfidfSvd.of_documents(TEXTS, 3)
     unknown = [Document("zebra", ["field=other"]), Document(None, None)]
-    assert not encoder.encode(unknown).any()
+    assert not encoder.encode(Corpus(unknown)).any()
     assert encoder.describe() == {"terms": 5}
 
 
@@ -192,7 +144,7 @@ def test_an_item_without_a_known_token_has_zeros() -> None:
 )
 def test_too_little_to_fit_on_is_refused_with_numbers(texts: list[Document], got: str) -> None:
     with pytest.raises(InputError, match=f"dimension 3 needs at least 3 items.*{got}"):
-        TfidfSvd.fit(texts, dim=3)
+        TfidfSvd.of_documents(texts, 3)
 
 
 # The table.
@@ -204,8 +156,10 @@ def test_every_item_gets_a_vector_of_the_one_fit(config: Config) -> None:
     report = build(config)
     assert (report.rows_in, report.rows_out, report.refused) == (7, 7, {})
     assert report.written == ("part-2026-03-01.parquet",)
-    encoder = TfidfSvd.fit([Document(text, categories) for _, _, text, categories in OLD], 3)
-    expected = encoder.encode([Document("Night nurse, data", ["field=care"])])[0]
+    encoder = TfidfSvd.of_documents(
+        [Document(text, categories) for _, _, text, categories in OLD], 3
+    )
+    expected = encoder.encode(Corpus([Document("Night nurse, data", ["field=care"])]))[0]
     np.testing.assert_array_equal(items(config)[100, later], expected)
 
 
@@ -379,14 +333,14 @@ def test_text_ids(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "values"),
     [
-        ({"dim": 2}, "dim: fitted with 3, activity.yaml says 2"),
+        ({"dim": 2}, "dim: fitted with 3, now 2"),
         (
             {"items": {"text": ["title", "body"], "categories": ["field"]}},
-            r'text: fitted with \["title"\], activity.yaml says \["title", "body"\]',
+            r'text: fitted with \["title"\], now \["title", "body"\]',
         ),
         (
             {"items": {"text": ["title"]}},
-            r'categories: fitted with \["field"\], activity.yaml says \[\]',
+            r'categories: fitted with \["field"\], now \[\]',
         ),
     ],
     ids=["dim", "text", "categories"],
@@ -401,16 +355,21 @@ def test_other_settings_under_the_same_version_are_refused(
     other = tiny_config(config.data.parent, **settings)
     with pytest.raises(InputError, match=values) as error:
         build(other)
-    assert "raise items.encoder.version" in str(error.value)
+    assert "raise the version of tfidf_svd" in str(error.value)
     assert items(config) == before
 
 
-def test_another_version_is_another_space_beside_the_first(config: Config) -> None:
+def test_another_version_is_another_space_beside_the_first(config: Config, tmp_path: Path) -> None:
     stage(config, OLD)
     build(config)
     before = items(config)
-    items_settings = config.items.model_dump() | {"encoder": {"version": 2}}
-    second = tiny_config(config.data.parent, dim=2, items=items_settings)
+    second = tiny_config(config.data.parent, dim=2, items=config.items.model_dump())
+    (tmp_path / "catalog.py").write_text(
+        "from models.items.spec import TfidfSvd\n"
+        "ITEM_ENCODERS = (TfidfSvd(version=2),)\nAGGREGATORS = ()\n"
+    )
+    second._root = tmp_path
+    second = second.in_space(Space("tfidf_svd", 2))
     build(second)
     assert items(config) == before
     assert {len(vector) for vector in items(second).values()} == {2}
@@ -421,13 +380,6 @@ def test_too_few_items_before_the_fit_are_refused(config: Config) -> None:
     with pytest.raises(InputError, match=r"got 2 items and .* known before 2026-02-01 00:00 UTC"):
         build(config)
     assert not list(config.data.rglob("manifest.json"))
-
-
-def test_an_encoder_nobody_knows_is_refused(tmp_path: Path) -> None:
-    config = tiny_config(tmp_path, items={"text": ["title"], "encoder": {"name": "magic"}})
-    stage(config, OLD)
-    with pytest.raises(InputError, match=r"items.encoder.name: expected one of tfidf_svd"):
-        build(config)
 
 
 def test_a_damaged_encoder_is_refused(config: Config) -> None:
@@ -448,15 +400,16 @@ def staged_vectors(config: Config, rows: dict[int, tuple[datetime, list[float]]]
         {
             "item_id": pa.array(list(rows), pa.int64()),
             "available_at": pa.array([available for available, _ in rows.values()], UTC_US),
-            "embedding": pa.array([vector for _, vector in rows.values()], pa.list_(pa.float32())),
+            "vectors": pa.array(
+                [[vector] for _, vector in rows.values()], pa.list_(pa.list_(pa.float32()))
+            ),
         },
     )
 
 
 @pytest.fixture
 def brought(tmp_path: Path) -> Config:
-    source = {"embedding": "v", "encoder": {"name": "theirs", "version": 4}}
-    return tiny_config(tmp_path, items=source)
+    return tiny_config(tmp_path, items={"embedding": "theirs"})
 
 
 def test_vectors_from_a_table_are_kept_as_they_are(brought: Config) -> None:

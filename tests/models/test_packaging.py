@@ -215,9 +215,9 @@ def test_other_weights_under_the_same_version_are_refused(tmp_path: Path) -> Non
             '{"SAVE": 1, "APPLY": 2, "DISMISS": 3}',
         ),
         (
-            {"items": {"text": ["title"], "encoder": {"version": 2}}},
+            {"items": {"embedding": "theirs"}},
             '{"name": "tfidf_svd", "version": 1, "fit": 1}',
-            '{"name": "tfidf_svd", "version": 2, "fit": 1}',
+            '{"name": "theirs", "version": 1, "fit": 1}',
         ),
     ],
     ids=["dim", "length", "window", "actions", "item_encoder"],

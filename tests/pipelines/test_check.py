@@ -322,8 +322,7 @@ def test_vectors_of_another_length(tmp_path, suffix):
     vectors = [[0.5, 1.0, 2.0]] * 3
     values = vectors if suffix == "parquet" else [str(vector) for vector in vectors]
     config = configure(tmp_path, items={"item_id": [10, 11, 13], "v": values}, suffix=suffix)
-    encoder = {"name": "minilm", "version": 1}
-    items = config.items.model_dump() | {"text": [], "embedding": "v", "encoder": encoder}
+    items = config.items.model_dump() | {"text": [], "embedding": "v"}
     config = Config.model_validate(config.model_dump() | {"items": items})
     found = find(config, NOW)
     n_rows, samples, lines, _ = mend_of(found, "embedding is no list of dim finite numbers")

@@ -137,9 +137,9 @@ def test_what_was_never_used_is_made_again_with_changed_settings(workspace: Work
     assert "tfidf_svd_v1 is made again" in workspace.said
     assert workspace.services() == ["ranker_average_v1"]
     workspace.setting("categories: [title]", "categories: []")
-    with pytest.raises(InputError, match=r"raise items\.encoder\.version"):
+    with pytest.raises(InputError, match=r"raise the version of tfidf_svd"):
         workspace.run(END)
-    workspace.setting("text: [title]", "encoder: {version: 2}, text: [title]")
+    workspace.lines(AVERAGE, encoders=["TfidfSvd(version=2)"])
     workspace.run(END)  # no line asks for another version
     names = [str(line) for line in lines_of(workspace.config)]
     assert names == ["average_v1_f2", "average_v1"]

@@ -625,7 +625,7 @@ def test_the_file_says_what_is_left_out_and_what_vectors_need(tmp_path):
     assert raw["events"]["max_refused_share"] == 0.72
     assert raw["actions"] == {"view": "positive"}
     assert (raw["items"]["embedding"], raw["dim"]) == ("v", 2)
-    assert raw["items"]["encoder"] == {"name": "items", "version": 1}
+    assert "encoder" not in raw["items"]
     assert "text" not in raw["items"]
     flat = " ".join(text.replace("\n  #", "").split())
     assert "impression: left out, 4 rows, refused as unknown by a run: its name says" in flat

@@ -188,8 +188,7 @@ def test_rare_categories_are_other(tmp_path: Path) -> None:
 
 
 def test_without_categories_the_action_colours_the_map(tmp_path: Path) -> None:
-    encoder = {"name": "theirs", "version": 1}
-    tables = map_tables(tmp_path, embedding="vector", encoder=encoder)
+    tables = map_tables(tmp_path, embedding="vector")
     with connect(tables.config) as con:
         drawn = member_map(tables.config, con, AS_OF, DECAY)
     assert drawn is not None

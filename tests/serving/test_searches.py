@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from models.embed import embed_snapshot
-from models.items import build_items
+from models.items.build import build_items
 from models.items.saved import folder_of
 from models.packaging import package
 from serving import publish

@@ -97,8 +97,7 @@ def test_what_a_user_says(tmp_path: Path) -> None:
         fit_holdback: 7d
         items:
           source: items.parquet
-          embedding: vector
-          encoder: {name: theirs, version: 3}
+          embedding: theirs
         duckdb: {memory_limit: 1.5GiB, threads: 2}
         """,
     )
@@ -110,7 +109,7 @@ def test_what_a_user_says(tmp_path: Path) -> None:
     assert config.window == timedelta(hours=12)
     assert config.publish_delay == timedelta(0)
     assert config.fit_holdback == timedelta(days=7)
-    assert config.items_dir == Path("/elsewhere/items/encoder=theirs/version=3")
+    assert config.items_dir == Path("/elsewhere/items/encoder=theirs/version=1")
     assert [names.count_column(action) for action in config.actions] == ["n_like", "n_skip"]
     assert [config.rules.action_code(action) for action in config.actions] == [1, 2]
 
@@ -163,20 +162,16 @@ REFUSED = [
     ({"events": {"source": "sqlite:///a.db"}}, "events: a database source needs `table`"),
     ({"events": {"table": "t"}}, "events: `table` belongs to a database source"),
     ({"items": {}}, "items: expected `embedding`, or at least one column in `text`"),
+    ({"items": {"embedding": ["v", "v"]}}, "items: embedding: expected each column once"),
     (
-        {"items": {"embedding": "v", "text": ["title"]}},
-        "items: expected either `embedding` (the source holds vectors) or `text`",
+        {"items": {"text": ["t"], "encoder": {"name": "tfidf_svd", "version": 2}}},
+        "leave out the key, and write ITEM_ENCODERS = (TfidfSvd(version=1),) into catalog.py",
     ),
-    ({"items": {"embedding": "v"}}, "items: vectors from a table need `encoder.name`"),
     (
-        {"items": {"text": ["t"], "encoder": {"name": "No-Name"}}},
-        "items.encoder.name: String should match pattern",
+        {"items": {"embedding": "v", "encoder": {"name": "theirs"}}},
+        '(Given(name="…", version=1, column="v"),) into catalog.py',
     ),
     ({"fit_holdback": "soon"}, "fit_holdback: expected a duration such as 28d"),
-    (
-        {"items": {"text": ["t"], "encoder": {"fit_before": "2026-01-31"}}},
-        "items.encoder.fit_before: unknown key; expected one of: name, version",
-    ),
     ({"duckdb": {"memory_limit": "much"}}, "duckdb.memory_limit: String should match pattern"),
     ({"duckdb": {"threads": 0}}, "duckdb.threads: Input should be greater than or equal to 1"),
 ]

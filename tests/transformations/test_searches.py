@@ -331,7 +331,7 @@ class TestItems:
 
 
 def test_items_of_vectors_have_no_encoder_for_a_text(tmp_path: Path) -> None:
-    items = {"embedding": "v", "encoder": {"name": "theirs", "version": 1}}
+    items = {"embedding": "v"}
     file = tmp_path / "activity.yaml"
     file.write_text(yaml.safe_dump({"items": items, "actions": json.loads(json.dumps(ACTIONS))}))
     with pytest.raises(InputError, match=r"\n  actions\.SEARCH\.text: the encoder of the items"):

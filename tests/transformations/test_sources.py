@@ -756,11 +756,12 @@ class TestItems:
             tmp_path,
             source=str(tmp_path / "items.parquet"),
             embedding="v",
-            encoder={"name": "theirs"},
         )
 
         # Of two rows for the same item and time the smaller is kept, in every run.
-        assert [tuple(row.values()) for row in rows] == [(1, at("1970-01-01"), [0.5, -1.0])]
+        assert [tuple(row.values()) for row in rows] == [
+            (1, at("1970-01-01"), "", [], [[0.5, -1.0]])
+        ]
         assert report.refused == {"embedding is no list of dim finite numbers": 3}
 
     def test_refused_items_are_counted(self, tmp_path: Path) -> None:
@@ -792,7 +793,6 @@ class TestItems:
                 tmp_path,
                 source=str(tmp_path / "items.parquet"),
                 embedding="v",
-                encoder={"name": "theirs"},
             )
 
     def test_a_missing_column(self, tmp_path: Path) -> None:

@@ -90,7 +90,13 @@ def tiny_config(folder: Path, **changes: Any) -> Config:
         "length": 4,
         "min_positives": 1,
     }
-    return Config.model_validate(settings | changes)
+    config = Config.model_validate(settings | changes)
+    if config.items.embedding:
+        # The repository's catalogue encodes text; one without encoders takes the given vectors.
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "catalog.py").write_text("AGGREGATORS = ()\n")
+        config._root = folder
+    return config
 
 
 def write_items(
@@ -98,13 +104,12 @@ def write_items(
 ) -> None:
     """Write item vectors: item_id, vector, available_at."""
     ids = pa.int64() if config.member_id_type == "int64" else pa.string()
-    encoder = config.items.encoder
     columns = {
         "item_id": pa.array([item for item, _, _ in rows], ids),
         "embedding": pa.array([vector for _, vector, _ in rows], pa.list_(pa.float32())),
         "available_at": pa.array([timestamp for _, _, timestamp in rows], UTC_US),
-        "encoder": pa.array([encoder.name] * len(rows)),
-        "encoder_version": pa.array([encoder.version] * len(rows), pa.int64()),
+        "encoder": pa.array([config.space.encoder] * len(rows)),
+        "encoder_version": pa.array([config.space.version] * len(rows), pa.int64()),
     }
     config.items_dir.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(columns), config.items_dir / f"{part}.parquet")

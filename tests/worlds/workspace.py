@@ -1,6 +1,6 @@
 """A small workspace with CSV sources, whose runs are made in the process of the test."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from pathlib import Path
@@ -40,9 +40,11 @@ entity_key_serialization_version: 3
 """
 
 
-def catalogue(*lines: str) -> str:
-    imports = "from datetime import timedelta\nfrom models.spec import *\n\n"
-    return f"{imports}AGGREGATORS = ({', '.join(lines)},)\n"
+def catalogue(*lines: str, encoders: Sequence[str] = ()) -> str:
+    imports = "from datetime import timedelta\nfrom models.items.spec import *\n"
+    imports += "from models.spec import *\n\n"
+    spaces = f"ITEM_ENCODERS = ({', '.join(encoders)},)\n" if encoders else ""
+    return f"{imports}{spaces}AGGREGATORS = ({', '.join(lines)},)\n"
 
 
 AVERAGE, DECAY = "Average(version=1)", "GeometricDecay(version=1, decay=0.5, stream=True)"
@@ -81,8 +83,8 @@ class Workspace:
     def store(self) -> FeatureStore:
         return publish.open_store(self.config)
 
-    def lines(self, *lines: str) -> None:
-        (self.root / "catalog.py").write_text(catalogue(*lines))
+    def lines(self, *lines: str, encoders: Sequence[str] = ()) -> None:
+        (self.root / "catalog.py").write_text(catalogue(*lines, encoders=encoders))
 
     def setting(self, old: str, new: str) -> None:
         text = (self.root / "activity.yaml").read_text()

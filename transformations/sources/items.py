@@ -37,13 +37,15 @@ def stage_items(config: Config, con: Connection, as_of: datetime) -> TableReport
     """Read the items source into `stg_items`, what item vectors are made from.
 
     One row per item_id and available_at (1970 where the configuration names no column), with
-    either `embedding` FLOAT[dim], or `text` (the text columns, joined by a space) and `categories`
-    VARCHAR[] ("<column>=<value>"). Of rows that differ only in these, the smallest is kept. An item
-    available only after `as_of` is left for a later run. Each text of `searches` is an item of the
-    kind `search`, available since it was first seen.
+    `text` (the text columns, joined by a space) and `categories` VARCHAR[] ("<column>=<value>"),
+    and, where `items.embedding` names columns, `vectors` FLOAT[dim][], one of each, null where it
+    is no list of dim finite numbers. Of rows that differ only in these, the smallest is kept. An
+    item available only after `as_of` is left for a later run. Each text of `searches` is an item of
+    the kind `search`, available since it was first seen.
 
     Returns:
-        refused counts the rows without a usable id, time or vector, by reason; they are not kept.
+        refused counts the rows without a usable id or time, by reason, and where there is no text
+        those without any usable vector; they are not kept.
 
     Raises:
         InputError: the source or one of its columns is missing, or has a wrong type.
@@ -52,10 +54,10 @@ def stage_items(config: Config, con: Connection, as_of: datetime) -> TableReport
     items = config.items
     wanted: dict[str, str | None] = {
         "items.item_id": items.item_id,
-        "items.embedding": items.embedding,
         "items.available_at": items.available_at,
         "items.available_until": items.available_until,
         "items.kind": items.kind,
+        **{f"items.embedding.{number}": name for number, name in enumerate(items.embedding)},
         **{f"items.text.{number}": name for number, name in enumerate(items.text)},
         **{f"items.categories.{number}": name for number, name in enumerate(items.categories)},
     }
@@ -94,12 +96,13 @@ def stage_items(config: Config, con: Connection, as_of: datetime) -> TableReport
                 f"none of the {rows_in:,} items of {items.source} can be used ({listed}); "
                 f"correct the source, or `items`, `item_id_type` and `dim` in {config.file}"
             )
+        no_vectors = ", 'vectors': []::float[][]" if items.embedding else ""
         con.execute(
             "create or replace temp view judged_searches as select item_id, available_at, "
-            "{'text': text, 'categories': []::varchar[]} as content "
+            f"{{'text': text, 'categories': []::varchar[]{no_vectors}}} as content "
             f"from ({searches_query(config.rules, config.layout)}) where available_at <= "
             f"{quoted(as_of.isoformat())}::timestamptz"
-            if items.embedding is None
+            if items.has_text
             else "create or replace temp view judged_searches as from judged where false"
         )
         with sealing(config.layout.staged_items, "stg_items") as path:
@@ -127,21 +130,27 @@ def _raw_items(config: Config, files: Files) -> str:
     kind_of_item = "null::varchar"
     if items.kind is not None:
         kind_of_item = f"nullif(trim({identifier(items.kind)}::varchar), '')"
-    if items.embedding is not None:
-        vector = vector_expression("items.embedding", items.embedding, kinds[items.embedding])
-        content, has_content = f"{{'embedding': {vector}}}", f"len({vector}) = {config.dim}"
-    else:
-        texts = ", ".join(f"{identifier(name)}::varchar" for name in items.text) or "''"
-        categories = ", ".join(
-            f"list_transform({list_expression(name, kinds[name])}, "
-            f"lambda value: {quoted(name + '=')} || trim(value))"
-            for name in items.categories
+    vectors = [
+        f"case when len({vector}) = {config.dim} then {vector} end"
+        for vector in (
+            vector_expression(f"items.embedding.{number}", name, kinds[name])
+            for number, name in enumerate(items.embedding)
         )
-        content = (
-            f"{{'text': concat_ws(' ', {texts}), 'categories': "
-            f"flatten([{categories}]::varchar[][])}}"
-        )
-        has_content = "true"
+    ]
+    vectors_list = f"[{', '.join(vectors)}]::float[][]"
+    texts = ", ".join(f"{identifier(name)}::varchar" for name in items.text) or "''"
+    categories = ", ".join(
+        f"list_transform({list_expression(name, kinds[name])}, "
+        f"lambda value: {quoted(name + '=')} || trim(value))"
+        for name in items.categories
+    )
+    given = f", 'vectors': {vectors_list}" if items.embedding else ""
+    content = (
+        f"{{'text': concat_ws(' ', {texts}), 'categories': "
+        f"flatten([{categories}]::varchar[][]){given}}}"
+    )
+    usable = f"len(list_filter({vectors_list}, lambda value: value is not null))"
+    has_content = "true" if items.has_text else f"{usable} > 0"
     kind = kinds[items.item_id]
     own = id_column(items.item_id, kinds)
     item_id = id_expression("items.item_id", own, kind, config.item_id_type)

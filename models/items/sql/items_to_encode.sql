@@ -1,10 +1,11 @@
 -- one row per item_id and available_at that has no vector yet
--- Reads `stg_items` (with text and categories, or vectors) and `items`. $fit_before is null where
--- the source holds vectors.
+-- Reads `stg_items` and `items`. Where the source holds the vectors, $place is which of them, from 1
+-- on, and $fit_before is null; else the other way round.
 with
 usable as (
     select
-        * exclude (available_at),
+        * exclude (available_at, vectors),
+        list_extract(vectors, $place) as vector,
         available_at as known_at,
         -- A vector cannot be available before the fit that makes it.
         greatest(available_at, $fit_before) as available_at,

@@ -1,0 +1,71 @@
+"""Reads what item encoders are fitted on and encode: items, and what members did, at a moment."""
+
+from datetime import datetime
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from models.items.protocol import Behaviour, Corpus, Document
+from transformations.config import Config
+from transformations.duck import sql
+from transformations.layout import files_between
+from transformations.tables import activity_query
+from transformations.timestamps import EPOCH
+
+
+def corpus_at(
+    config: Config,
+    con: duckdb.DuckDBPyConnection,
+    moment: datetime,
+    with_activity: bool,
+    with_searches: bool = False,
+) -> Corpus:
+    """Return the items of `stg_items` known before a moment, and the actions known by then.
+
+    Args:
+        with_activity: Whether to read what members did.
+        with_searches: Whether the texts that members searched for are among the items.
+    """
+    query = sql("items_known", __file__)
+    parameters = {"moment": moment, "with_searches": with_searches}
+    items: pa.Table = con.sql(query, params=parameters).to_arrow_table()
+    documents = [
+        Document(text, categories)
+        for text, categories in zip(
+            items["text"].to_pylist(), items["categories"].to_pylist(), strict=True
+        )
+    ]
+    return Corpus(
+        documents,
+        items["item_id"].combine_chunks(),
+        items["available_at"].to_numpy(),
+        behaviour_before(config, con, moment) if with_activity else None,
+    )
+
+
+def behaviour_before(config: Config, con: duckdb.DuckDBPyConnection, moment: datetime) -> Behaviour:
+    """Return the actions that happened, and were known, before a moment."""
+    files = files_between(config.layout.activity, EPOCH, moment)
+    activity = activity_query(config, con, files)
+    con.execute(f"create or replace temp view activity_so_far as {activity}")
+    actions = tuple(config.actions)
+    parameters = {"moment": moment, "actions": list(actions)}
+    found: pa.Table = con.sql(sql("behaviour", __file__), params=parameters).to_arrow_table()
+    table = found.combine_chunks()
+    con.execute("drop view activity_so_far")
+    items = table["item_id"].combine_chunks().dictionary_encode()
+    members = table["member_id"].combine_chunks()
+    is_first = np.ones(len(members), bool)
+    if len(members) > 1:
+        is_first[1:] = pc.not_equal(members[1:], members[:-1]).to_numpy(zero_copy_only=False)
+    return Behaviour(
+        members=np.cumsum(is_first) - 1,
+        items=items.indices.to_numpy().astype(np.int32),
+        item_ids=items.dictionary,
+        timestamps=table["timestamp_us"].to_numpy(),
+        signs=table["sign"].to_numpy(),
+        codes=table["code"].to_numpy(),
+        actions=actions,
+    )

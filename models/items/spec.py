@@ -1,0 +1,190 @@
+"""What a line of ITEM_ENCODERS says, in plain Python: it is read without any library."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from importlib import import_module
+from typing import Any, ClassVar, Literal
+
+from models.spec import LearnedDecay, LearnedVector
+from transformations import names
+from transformations.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ItemEncoder:
+    """One line of ITEM_ENCODERS: items in, one vector each out. Each version is an item space.
+
+    A subclass names its `kind`, and the class that is fitted in `encoder` as "module:Class"
+    (contract: models/items/protocol.py). That module is imported only when something is encoded.
+
+    Attributes:
+        name: Part of the space's and the view's name. Another name than the default lets two
+            settings of one kind live side by side.
+        version: Part of both too. Raise it whenever the definition changes.
+    """
+
+    kind: ClassVar[str]
+    """The public name of what it computes; moving a file changes no identity."""
+    encoder: ClassVar[str | None] = None
+    """Address of the fitted class; None where the source holds the vectors."""
+    reads_activity: ClassVar[bool] = False
+    """Whether it reads what members did: then it sees what happened before its `fit_before`, and
+    items get a new vector as they are acted on."""
+    similarity: ClassVar[Literal["cosine", "dot"]] = "cosine"
+    """How near two vectors of its space are: neighbours, match and map follow it."""
+
+    name: str
+    version: int
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
+            raise InputError(
+                f"expected an item encoder's name of lower-case letters, digits and _, got "
+                f"{self.name!r}; it becomes part of the view's name"
+            )
+        if self.version < 1:
+            raise InputError(f"{self.name}: expected a version of 1 or more, got {self.version}")
+
+    def __str__(self) -> str:
+        return names.fitted(self.name, self.version)
+
+    def in_fit(self, fit: int) -> names.Space:
+        """Return the space of one of its fits."""
+        return names.Space(self.name, self.version, fit)
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the subclass's own settings, for the manifest."""
+        base = {f.name for f in fields(ItemEncoder)}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in base}
+
+    def _expect(self, setting: str, right: bool, expected: str) -> None:
+        if not right:
+            raise InputError(
+                f"{self.name}: {setting}: expected {expected}, got {getattr(self, setting)!r}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TfidfSvd(ItemEncoder):
+    """TF-IDF of an item's text and categories, reduced by SVD."""
+
+    kind: ClassVar[str] = "tfidf_svd"
+    encoder: ClassVar[str] = "models.items.tfidf_svd:TfidfSvd"
+
+    name: str = "tfidf_svd"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given(ItemEncoder):
+    """Vectors that the items source holds, made elsewhere.
+
+    Attributes:
+        column: The column of the source, one of `items.embedding` in activity.yaml.
+    """
+
+    kind: ClassVar[str] = "given"
+
+    column: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoActions(ItemEncoder):
+    """Shrunk positive pointwise mutual information of items that the same members liked, by SVD.
+
+    Attributes:
+        reach: Positive actions of a member between the two of a pair, at most.
+        decay: Weight of a pair per position between its two.
+        shrink: n of n / (n + shrink), by which a pair of n co-actions counts.
+        context_power: Of the contexts' counts: flattens the popular ones (Levy et al., 2015).
+    """
+
+    kind: ClassVar[str] = "co_actions"
+    encoder: ClassVar[str] = "models.items.co_actions:CoActions"
+    reads_activity: ClassVar[bool] = True
+
+    name: str = "co_actions"
+    reach: int = 5
+    decay: float = 0.9
+    shrink: float = 3.0
+    context_power: float = 0.75
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._expect("reach", self.reach >= 1, "at least 1")
+        self._expect("decay", 0 < self.decay <= 1, "above 0, at most 1")
+        self._expect("shrink", self.shrink >= 0, "0 or more")
+        self._expect("context_power", 0 < self.context_power <= 1, "above 0, at most 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joint(CoActions):
+    """Text and co-actions in one space: joined, scaled and reduced by SVD.
+
+    Attributes:
+        text_weight: Of the text's vector beside the co-actions'.
+        trust: n / (n + trust) is the weight of the co-actions of an item with n actions.
+    """
+
+    kind: ClassVar[str] = "joint"
+    encoder: ClassVar[str] = "models.items.joint:Joint"
+
+    name: str = "joint"
+    text_weight: float = 0.7
+    trust: float = 5.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._expect("text_weight", self.text_weight >= 0, "0 or more")
+        self._expect("trust", self.trust >= 0, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained(Joint):
+    """A linear map of text and co-actions, trained through an aggregator.
+
+    Attributes:
+        layer: The aggregator that it is trained through. A line of AGGREGATORS with the same
+            settings that reads this space gets its weights from the same training.
+        text_dim: Dimensions of the text's vector before the map.
+        seed: Of the negatives, the order and the dropout.
+    """
+
+    kind: ClassVar[str] = "trained"
+    encoder: ClassVar[str] = "models.items.trained:Trained"
+
+    name: str = "trained"
+    text_weight: float = 1.0
+    layer: LearnedVector = field(default_factory=lambda: LearnedDecay(version=1))
+    text_dim: int = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._expect("text_dim", self.text_dim >= 1, "at least 1")
+
+
+def kind_of(kind: str) -> type[ItemEncoder]:
+    """Return the class of the lines of a kind that is fitted.
+
+    Raises:
+        InputError: no encoder is of this kind.
+    """
+    kinds = {line.kind: line for line in _below(ItemEncoder) if line.encoder is not None}
+    if kind not in kinds:
+        raise InputError(
+            f"expected an item encoder of the kind {', '.join(sorted(kinds))}, got {kind!r}"
+        )
+    return kinds[kind]
+
+
+def fitted_class(kind: str) -> Any:
+    """Return the class that is fitted for a kind of encoder."""
+    module, _, name = str(kind_of(kind).encoder).partition(":")
+    return getattr(import_module(module), name)
+
+
+def _below(cls: type[ItemEncoder]) -> Iterator[type[ItemEncoder]]:
+    for child in cls.__subclasses__():
+        yield child
+        yield from _below(child)
