@@ -32,23 +32,30 @@ days as (
     from day_items
 ),
 
-random_negatives as (
+-- Materialized, so that the next join is by both columns: joined by the day alone, a day with half
+-- of all actions would meet all of its items once per action.
+placed as materialized (
     select
-        drawn.member_id,
-        drawn.position,
-        drawn.draw,
-        day_items.item_index,
-        drawn.random_action_index as action_index,
-        drawn.event_us + drawn.moved_by as event_us,
-        -- It reveals its positive, so an input may see it only once it may see the positive.
-        greatest(drawn.event_us, drawn.known_at) as known_at,
+        drawn.*,
+        1 + drawn.item_draw % days.items_of_day as index_of_day,
     from drawn
     inner join days on drawn.day = days.day
+),
+
+random_negatives as (
+    select
+        placed.member_id,
+        placed.position,
+        placed.draw,
+        day_items.item_index,
+        placed.random_action_index as action_index,
+        placed.event_us + placed.moved_by as event_us,
+        -- It reveals its positive, so an input may see it only once it may see the positive.
+        greatest(placed.event_us, placed.known_at) as known_at,
+    from placed
     inner join
         day_items
-        on
-            drawn.day = day_items.day
-            and 1 + drawn.item_draw % days.items_of_day = day_items.index_of_day
+        on placed.day = day_items.day and placed.index_of_day = day_items.index_of_day
 )
 
 select * from random_negatives
