@@ -131,10 +131,10 @@ class CoActions:
         return self.basis.projection.shape[1]
 
     def encode(self, corpus: Corpus) -> NDArray[np.float32]:
-        """Return vectors of length 1, float32 [items, dim].
+        """Return vectors, float32 [items, dim].
 
-        An item's vector is its pairs so far, folded in; without any, what its text says; else
-        zeros. It does not depend on the other items of the call.
+        An item's vector is its pairs so far, folded in, of length 1; without any, what its text
+        says, which is shorter; else zeros. It does not depend on the other items of the call.
         """
         vectors = folded_in(self.basis, corpus)[0]
         left = ~vectors.any(axis=1)

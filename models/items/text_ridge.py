@@ -75,8 +75,12 @@ class TextRidge:
         return cls(_solve(x, y, best).astype(np.float32), figures)
 
     def predict(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return vectors of length 1, float32 [items, dim]; zeros for features of zeros."""
-        return unit(features @ self.weights)
+        """Return vectors, float32 [items, dim]; zeros for features of zeros.
+
+        They are as long as the text is sure of them, shorter than the length 1 of what they
+        predict: made as long, all of them would be near whatever is in the middle.
+        """
+        return features @ self.weights
 
 
 def unit(vectors: NDArray[Any]) -> NDArray[np.float32]:

@@ -124,7 +124,19 @@ def _material(line: spec.Trained, parts: Parts, corpus: Corpus) -> "Material":
 
     whole, ids = behaviour_of(corpus)
     behaviour = _on_rows(whole, ids)
+    if not (behaviour.signs > 0).any():
+        raise TooFewError("it learns from positive actions on items with a text, got none")
+    known_since = np.zeros(len(ids), np.int64)
+    if corpus.available_at is not None:
+        known_since = corpus.available_at.copy()
+    # Whoever acts on an item knows it.
+    np.minimum.at(known_since, behaviour.items, behaviour.timestamps)
+    popularity = PopularityByDay.count(behaviour, known_since)
     labels = _labels(line, behaviour)
+    # What was posted the same day could not have been shown, as the negatives could not.
+    events = labels.events
+    days = popularity.rows_of(behaviour.timestamps[events])
+    labels = labels.take(np.flatnonzero(popularity.is_known(days, behaviour.items[events])))
     if len(labels) < LEAST_LABELS:
         raise TooFewError(
             f"a layer and its item space learn from positive actions that follow others, on items "
@@ -142,12 +154,6 @@ def _material(line: spec.Trained, parts: Parts, corpus: Corpus) -> "Material":
         vectors, counts = co_actions(block)
         return parts.joined(vectors[rows], counts[rows], texts[rows])
 
-    known_since = np.zeros(len(ids), np.int64)
-    if corpus.available_at is not None:
-        known_since = corpus.available_at.copy()
-    # Whoever acts on an item knows it.
-    np.minimum.at(known_since, behaviour.items, behaviour.timestamps)
-    popularity = PopularityByDay.count(behaviour, known_since)
     return Material(_as_read(line, behaviour), labels, blocks, features, popularity)
 
 
