@@ -136,7 +136,9 @@ def _material(line: spec.Trained, parts: Parts, corpus: Corpus) -> "Material":
     # What was posted the same day could not have been shown, as the negatives could not.
     events = labels.events
     days = popularity.rows_of(behaviour.timestamps[events])
-    labels = labels.take(np.flatnonzero(popularity.is_known(days, behaviour.items[events])))
+    labels = labels.take(
+        np.flatnonzero(popularity.is_known(days, behaviour.items[events].astype(np.int64)))
+    )
     if len(labels) < LEAST_LABELS:
         raise TooFewError(
             f"a layer and its item space learn from positive actions that follow others, on items "
