@@ -99,10 +99,8 @@ def asked_by(aggregator: Aggregator, config: Config) -> Inputs:
     Raises:
         InputError: it asks for an attribute that is not configured, or for a text.
     """
-    if not isinstance(aggregator, Learned):
-        return Inputs()
     attributes: dict[str, Number | Category] = {}
-    for name in aggregator.attributes:
+    for name in aggregator.attributes if isinstance(aggregator, Learned) else ():
         configured = config.rules.attributes.get(name)
         if configured is None or configured.kind == "text":
             known = [n for n, a in config.rules.attributes.items() if a.kind != "text"]
@@ -111,7 +109,7 @@ def asked_by(aggregator: Aggregator, config: Config) -> Inputs:
                 f"events.attributes in {config.file.name}: {', '.join(known) or 'there is none'}"
             )
         attributes[name] = Number() if configured.kind == "number" else Category()
-    return Inputs(aggregator.signs, attributes)
+    return Inputs(aggregator.reads_signs, attributes)
 
 
 def measured(

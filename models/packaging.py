@@ -199,6 +199,8 @@ def _settings(aggregator: Aggregator, config: Config, vectors: Mapping[str, int]
     """Return what the vectors depend on besides the weights, as JSON values."""
     space = aggregator.config_of(config).space
     more: dict[str, Any] = {"reads": list(aggregator.reads)} if aggregator.reads else {}
+    if aggregator.reads_signs:
+        more["signs"] = _signs(config)
     if isinstance(aggregator, Learned):
         more |= {"recipe": described(aggregator.recipe)} | _asked(aggregator, config)
     return {
@@ -228,8 +230,6 @@ def _asked(aggregator: Learned, config: Config) -> dict[str, Any]:
             for name in aggregator.attributes
             if name in config.rules.attributes
         }
-    if aggregator.signs:
-        asked["signs"] = _signs(config)
     return asked
 
 

@@ -139,6 +139,11 @@ class Joint(CoActions):
         self._expect("trust", self.trust >= 0, "0 or more")
 
 
+def _two_decays() -> LearnedDecay:
+    """Return the layer that needs nothing of a good space but the weights of its items."""
+    return LearnedDecay(version=1, ranks="positive", projected=False, share="all", decays=2)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trained(Joint):
     """A linear map of text and co-actions, trained through an aggregator.
@@ -147,6 +152,7 @@ class Trained(Joint):
         layer: The aggregator that it is trained through. A line of AGGREGATORS with the same
             settings that reads this space gets its weights from the same training.
         text_dim: Dimensions of the text's vector before the map.
+        epochs: How often each label is seen.
         seed: Of the negatives, the order and the dropout.
     """
 
@@ -155,13 +161,15 @@ class Trained(Joint):
 
     name: str = "trained"
     text_weight: float = 1.0
-    layer: LearnedVector = field(default_factory=lambda: LearnedDecay(version=1))
+    layer: LearnedVector = field(default_factory=_two_decays)
     text_dim: int = 256
+    epochs: int = 10
     seed: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._expect("text_dim", self.text_dim >= 1, "at least 1")
+        self._expect("epochs", self.epochs >= 1, "at least 1")
 
 
 def kind_of(kind: str) -> type[ItemEncoder]:

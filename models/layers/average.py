@@ -33,11 +33,19 @@ class Average(keras.layers.Layer):
 
     def call(self, item_embeddings: Any, actions: Any, ages: Any) -> dict[str, Any]:  # noqa: ARG002
         """Return {field: [batch, dim]}, one per action; shapes as in models/layers/build.py."""
-        codes = ops.arange(1, self.n_actions + 1, dtype="int32")
-        of_kind = ops.cast(ops.equal(actions[:, None, :], codes[:, None]), "float32")
+        of_kind = self.of_kinds(actions)
         weights = self.weigh(of_kind)
         # The newest weighs 1, so only an action that the member has none of sums to less than 1.
         weights /= ops.maximum(ops.sum(weights, axis=2, keepdims=True), 1.0)
+        return self.summed(weights, item_embeddings, of_kind)
+
+    def of_kinds(self, actions: Any) -> Any:
+        """Return 1.0 where a slot holds each action, float32 [batch, n_actions, length]."""
+        codes = ops.arange(1, self.n_actions + 1, dtype="int32")
+        return ops.cast(ops.equal(actions[:, None, :], codes[:, None]), "float32")
+
+    def summed(self, weights: Any, item_embeddings: Any, of_kind: Any) -> dict[str, Any]:
+        """Return {field: [batch, dim]}: the items' sums by weights [batch, fields, length]."""
         # A NaN in a PAD slot would survive its weight of zero. Masking takes longer than the mean
         # itself, so only batches with a NaN or an infinity are masked.
         used = ops.any(of_kind > 0, axis=1)[:, :, None]
@@ -47,4 +55,4 @@ class Average(keras.layers.Layer):
             lambda: ops.where(used, item_embeddings, 0.0),
         )
         means = ops.matmul(weights, items)
-        return {field: means[:, code] for code, field in enumerate(self.fields)}
+        return {field: means[:, number] for number, field in enumerate(self.fields)}

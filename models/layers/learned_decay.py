@@ -16,6 +16,19 @@ FAST, SLOW = 0.9, 0.06
 BY_KIND, BY_RANK, BY_DAY = 0.223, 0.02, 0.03
 """Initial decay of a single one: per later action of the same kind (r = 0.8), per later action, and
 per day."""
+POSITIVE_FAST, POSITIVE_SLOW = 1.2, 0.15
+"""Initial decay per later positive action of the fastest and the slowest of several decays."""
+BESIDE_KIND, BESIDE_DAY, BESIDE_HOURS = 0.03, 0.002, 0.02
+"""With ranks among positive actions: initial decay per later action of the same kind, per day, and
+by log(1 + hours)."""
+SPEED = 8.0
+"""How much faster than other weights the scalars learn with those ranks: Adam's steps do not depend
+on a gradient's scale, so a weight that counts eight times moves its scalar eight times as far."""
+OTHERS_SCALE = 0.2
+"""Initial factor of an action that is not positive; a positive one has 1."""
+HOURS_PER_DAY = 24.0
+N_SIGNS = 2
+"""The first of the further features: whether an action is positive, and whether negative."""
 
 
 class LearnedDecay(OneVector):
@@ -29,6 +42,10 @@ class LearnedDecay(OneVector):
     the factor 1 + g_a f_j, g_a learned from zero and f_j the slot's features: so a long look counts
     more than a short one, and a bad one against. So a new layer needs no seed, and
     weight decay pulls it back to that start.
+
+    With ranks="positive", rank_j counts the later positive actions, and the exponent has a fourth
+    term, by the logarithm of hours. Several decays start at different rates of that rank. Without
+    `projected`, the vector is the sum of all means.
 
     >>> from models.spec import LearnedDecay as Line
     >>> settings = Line(version=1, share="all").parameters()
@@ -45,12 +62,17 @@ class LearnedDecay(OneVector):
         decays: int,
         share: str,
         hidden: int,
+        ranks: str = "action",
+        projected: bool = True,
         **common: Any,
     ) -> None:
         super().__init__(vectors, n_actions, **common)
         self.decays = decays
         self.share = share
-        self.projection = ProjectedSum(self.dim, parts=decays)
+        self.by_positives = ranks == "positive"
+        # Their sign decides their rank, and is no factor beside it.
+        self.gated = self.further - N_SIGNS * self.by_positives
+        self.projection = ProjectedSum(self.dim, parts=decays) if projected else None
         self.hidden = hidden
         if hidden:
             self.inner = keras.layers.Dense(hidden, activation="relu")
@@ -59,33 +81,52 @@ class LearnedDecay(OneVector):
     def build_for(self, item_dim: int) -> None:
         """Make the scalars [n_actions, decays] and the kernels."""
         groups = self.n_actions * self.decays
-        for name in ("scale", "by_kind", "by_rank", "by_day"):
+        named = ("scale", "by_kind", "by_rank", "by_day")
+        for name in (*named, "by_hours") if self.by_positives else named:
             weight = self.add_weight(
                 shape=(self.n_actions, self.decays), initializer="zeros", name=name
             )
             setattr(self, name, weight)
-        if self.further:
+        if self.gated:
             self.gate = self.add_weight(
-                shape=(self.n_actions, self.further), initializer="zeros", name="gate"
+                shape=(self.n_actions, self.gated), initializer="zeros", name="gate"
             )
-        self.projection.build((None, groups, item_dim))
+        if self.projection is not None:
+            self.projection.build((None, groups, item_dim))
         if self.hidden:
             self.inner.build((None, groups * (item_dim + 1) + self.n_actions))
             self.correction.build((None, self.hidden))
 
     def rates(self) -> tuple[Any, ...]:
-        """Return the decays per kind's rank, per rank and per day: [n_actions, decays], above 0."""
-        by_kind = BY_KIND if self.decays == 1 else np.geomspace(FAST, SLOW, self.decays)
-        started = ((self.by_kind, by_kind), (self.by_rank, BY_RANK), (self.by_day, BY_DAY))
+        """Return the decays per kind's rank, per rank and per day: [n_actions, decays], above 0.
+
+        With ranks among positive actions, also by the logarithm of hours.
+        """
+        started: tuple[tuple[Any, Any], ...]
+        if self.by_positives:
+            by_rank = np.geomspace(POSITIVE_FAST, POSITIVE_SLOW, self.decays)
+            started = (
+                (SPEED * self.by_kind, BESIDE_KIND),
+                (SPEED * self.by_rank, by_rank),
+                (SPEED * self.by_day, BESIDE_DAY),
+                (SPEED * self.by_hours, BESIDE_HOURS),
+            )
+        else:
+            by_kind = BY_KIND if self.decays == 1 else np.geomspace(FAST, SLOW, self.decays)
+            started = ((self.by_kind, by_kind), (self.by_rank, BY_RANK), (self.by_day, BY_DAY))
         return tuple(
             ops.softplus(change + np.log(np.expm1(start)).astype("float32"))
             for change, start in started
         )
 
-    def positions(self, of_kind: Any, ages: Any, used: Any) -> tuple[Any, Any]:
-        """Return each action's rank within each kind [batch, n_actions, length] and over all."""
+    def positions(self, of_kind: Any, ages: Any, used: Any, counted: Any) -> tuple[Any, Any]:
+        """Return each action's rank within each kind [batch, n_actions, length] and over all.
+
+        Args:
+            counted: Where a slot holds an action that makes older ones older.
+        """
         if not self.use_sessions:
-            return slots.ranks(of_kind), slots.ranks(used)
+            return slots.ranks(of_kind), slots.ranks(counted)
         rank = slots.sessions(ages, used, self.session_gap)
         in_session = ops.one_hot(ops.cast(rank, "int32"), slots.MAX_SESSION + 1)
         has_kind = ops.cast(ops.matmul(of_kind, in_session) > 0, "float32")
@@ -97,34 +138,38 @@ class LearnedDecay(OneVector):
     ) -> Any:
         """Return [batch, dim]."""
         of_kind = self.of_kinds(actions)
-        within, rank = self.positions(of_kind, ages, used)
+        positive = None
+        if self.by_positives:
+            positive, further = further[:, :, 0], further[:, :, N_SIGNS:]
+        within, rank = self.positions(of_kind, ages, used, used if positive is None else positive)
         days = slots.clean_ages(ages, used)
-        by_kind, by_rank, by_day = (rate[:, :, None] for rate in self.rates())
+        grown = [within[:, :, None], rank[:, None, None], days[:, None, None]]
+        if self.by_positives:
+            grown.append(ops.log1p(HOURS_PER_DAY * days)[:, None, None])
         # [batch, n_actions, decays, length]
-        exponent = -(
-            by_kind * within[:, :, None]
-            + by_rank * rank[:, None, None]
-            + by_day * days[:, None, None]
-        )
+        exponent = -sum(rate[:, :, None] * of for rate, of in zip(self.rates(), grown, strict=True))
         of_kind = of_kind[:, :, None]
         exponent = ops.where(of_kind > 0, exponent, NO_SCORE)
         # Only ratios matter. With the largest weight 1, the sum cannot vanish at any age.
         axes = (1, 3) if self.share == "all" else (3,)
         largest = ops.max(exponent, axis=axes, keepdims=True)
         weights = of_kind * ops.exp(exponent - largest)
-        scale = 1.0 + self.scale[:, :, None]
-        if self.share == "all":
-            weights *= scale
+        change, start = self.scale[:, :, None], 1.0
+        if positive is not None:
+            change = SPEED * change
+            start = ops.where(positive > 0, 1.0, OTHERS_SCALE)[:, None, None]
+        # A kind's own sum takes out what is common to its weights: there the change comes after it.
+        weights *= start + change if self.share == "all" else start
         total = ops.sum(ops.abs(weights), axis=axes, keepdims=True)
         weights /= ops.maximum(total, 1e-6)
-        if further is not None:
+        if self.gated:
             # After the sum, or a kind's only action would lose what they say.
             gates = 1.0 + ops.matmul(self.gate, ops.transpose(further, (0, 2, 1)))
             weights *= gates[:, :, None]
         means = self.means(weights, item_embeddings, used)
         if self.share == "action":
-            means *= ops.reshape(scale, (-1, 1))
-        vector = self.projection(means)
+            means *= ops.reshape(1.0 + change, (-1, 1))
+        vector = ops.sum(means, axis=1) if self.projection is None else self.projection(means)
         return vector + self.corrected(means, exponent, of_kind) if self.hidden else vector
 
     def corrected(self, means: Any, exponent: Any, of_kind: Any) -> Any:

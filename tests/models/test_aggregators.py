@@ -35,6 +35,8 @@ ASKED: dict[str, Any] = {"version": 2, "use_sessions": True, "normalize": True}
 LEARNED: list[Aggregator] = [
     LearnedDecay(version=1),
     LearnedDecay(**ASKED, decays=2, share="action", hidden=4),
+    LearnedDecay(version=3, ranks="positive", projected=False, share="all", decays=2),
+    LearnedDecay(**ASKED | {"version": 4}, ranks="positive", decays=3, hidden=4, signs=True),
     AttentionPool(version=1),
     AttentionPool(**ASKED, use_ages=False),
     Cnn(version=1),
@@ -44,9 +46,16 @@ LEARNED: list[Aggregator] = [
     Transformer(version=1),
     Transformer(**ASKED, use_ages=True, layers=1, positions=4),
 ]
+# The published formula is a line of the catalogue.
+DECAYED: list[Aggregator] = [
+    GeometricDecay(version=11, decay=0.8, ranks="positive"),
+    GeometricDecay(version=12, decay=(0.9, 0.8, 0.3), ranks="positive", pooled=True),
+    GeometricDecay(version=13, decay=0.8, pooled=True),
+]
 ENROLLED = [
     *(line for line in AGGREGATORS if line.layer and replace(line, stream=False) not in LEARNED),
     Learned(version=1),
+    *DECAYED,
     *LEARNED,
 ]
 DIM, LENGTH = 3, 6
@@ -60,7 +69,13 @@ class Entry(NamedTuple):
     loaded: Loaded
 
     def embed(self, arrays: Arrays) -> Arrays:
-        return {field: v.numpy() for field, v in self.loaded.embed(**arrays).items()}
+        asked = self.asked(arrays)
+        return {field: v.numpy() for field, v in self.loaded.embed(**asked).items()}
+
+    def asked(self, arrays: Arrays) -> Arrays:
+        """What it reads of these."""
+        left_out = set() if self.loaded.further.signs else {"signs"}
+        return {name: array for name, array in arrays.items() if name not in left_out}
 
 
 @pytest.fixture(scope="module", params=ENROLLED, ids=lambda line: line.view)
@@ -82,6 +97,7 @@ def sequences(members: int, seed: int = 0, length: int = LENGTH, dim: int = DIM)
         "item_embeddings": items * filled[:, :, None],
         "actions": (rng.integers(1, 4, (members, length)) * filled).astype(np.int32),
         "ages": ages * filled,
+        "signs": (rng.integers(-1, 2, (members, length)) * filled).astype(np.int32),
     }
 
 
@@ -130,6 +146,7 @@ def test_finite_for_any_finite_input(entry: Entry) -> None:
                     "item_embeddings": arrays["item_embeddings"] * np.float32(scale),
                     "actions": arrays["actions"],
                     "ages": np.full_like(arrays["ages"], ages),
+                    "signs": arrays["signs"],
                 }
             )
             assert all(np.isfinite(values).all() for values in got.values())
@@ -154,7 +171,7 @@ def test_an_empty_batch_gives_no_vectors(entry: Entry) -> None:
 
 def test_what_is_loaded_equals_what_was_saved(entry: Entry) -> None:
     arrays = sequences(20, seed=3)
-    assert_equal(entry.embed(arrays), entry.model.predict(arrays, verbose=0))
+    assert_equal(entry.embed(arrays), entry.model.predict(entry.asked(arrays), verbose=0))
 
 
 def test_order_matters_or_is_declared_not_to(entry: Entry) -> None:
@@ -166,6 +183,7 @@ def test_order_matters_or_is_declared_not_to(entry: Entry) -> None:
         "item_embeddings": arrays["item_embeddings"][:, ::-1],
         "actions": arrays["actions"][:, ::-1],
         "ages": arrays["ages"],
+        "signs": arrays["signs"][:, ::-1],
     }
     one, other = entry.embed(arrays), entry.embed(turned)
     differ = max(float(np.abs(one[field] - other[field]).max()) for field in one)
@@ -218,6 +236,47 @@ def test_average_and_decay_are_their_formulas(
             np.testing.assert_allclose(got[field], oracle(arrays, code, r), atol=2e-6)
 
 
+def oracle_positive(
+    items: np.ndarray, actions: np.ndarray, signs: np.ndarray, line: GeometricDecay
+) -> dict[str, np.ndarray]:
+    """Weights by how many positive actions, or actions of the kind, follow; float64, by loops."""
+    used = [j for j in range(LENGTH) if actions[j]]
+    weights = {}
+    for j in used:
+        if line.ranks == "positive":
+            later = sum(k > j and signs[k] > 0 for k in used)
+        else:
+            later = sum(k > j and actions[k] == actions[j] for k in used)
+        r = line.decay[actions[j] - 1] if isinstance(line.decay, tuple) else line.decay
+        weights[j] = r**later
+    groups = [[j for j in used if (signs[j] > 0) == positive] for positive in (True, False)]
+    vectors = {f"{name}_embedding": np.zeros(DIM) for name in ("apply", "save", "dismiss")}
+    fields = list(vectors)
+    for group in groups:
+        for j in group:
+            share = weights[j] / sum(weights[k] for k in group)
+            vectors[fields[actions[j] - 1]] += share * items[j].astype(np.float64)
+    if line.pooled:
+        of = groups[0]
+        total = sum((weights[j] * items[j].astype(np.float64) for j in of), np.zeros(DIM))
+        return {"activity_embedding": total / sum(weights[j] for j in of) if of else total}
+    return vectors
+
+
+@pytest.mark.parametrize("line", DECAYED, ids=lambda line: line.view)
+def test_decay_by_positive_ranks_is_its_formula(line: GeometricDecay, tmp_path: Path) -> None:
+    model = build(line, tiny_config(tmp_path, dim=DIM, length=LENGTH))
+    for seed in range(5):
+        arrays = sequences(20, seed=seed)
+        # PAD may also stand between actions.
+        arrays["actions"][:, 3] *= np.arange(20, dtype=np.int32) % 2
+        got = model.predict(arrays, verbose=0)
+        for i in range(20):
+            own = (arrays[n][i] for n in ("item_embeddings", "actions", "signs"))
+            for field, vector in oracle_positive(*own, line).items():
+                np.testing.assert_allclose(got[field][i], vector, atol=2e-6)
+
+
 @pytest.mark.parametrize("decay", [1e-6, 0.5, 0.999999])
 def test_decay_holds_its_precision_over_1024_actions(decay: float) -> None:
     rng = np.random.default_rng(5)
@@ -232,7 +291,7 @@ def test_decay_holds_its_precision_over_1024_actions(decay: float) -> None:
 
 @pytest.mark.parametrize(
     "aggregator",
-    [Average(version=1), GeometricDecay(version=1, decay=0.8), *LEARNED],
+    [Average(version=1), GeometricDecay(version=1, decay=0.8), *DECAYED, *LEARNED],
     ids=lambda line: line.view,
 )
 def test_more_padding_on_the_left_changes_nothing(aggregator: Aggregator, tmp_path: Path) -> None:
@@ -244,6 +303,8 @@ def test_more_padding_on_the_left_changes_nothing(aggregator: Aggregator, tmp_pa
     short = build(aggregator, tiny_config(tmp_path, dim=DIM, length=LENGTH))
     long = build(aggregator, tiny_config(tmp_path, dim=DIM, length=2 * LENGTH))
     long.set_weights(short.get_weights())
+    if not short.further.signs:
+        del arrays["signs"], longer["signs"]
     assert_equal(long.predict(longer, verbose=0), short.predict(arrays, verbose=0))
 
 

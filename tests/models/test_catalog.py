@@ -76,6 +76,20 @@ def test_two_settings_of_one_kind_live_side_by_side(config: Config) -> None:
     assert fast.artifact(config) == config.layout.artifacts / "decay_fast" / "v1"
 
 
+def test_settings_that_came_later_are_no_part_of_what_was_there(config: Config) -> None:
+    """Packages of before keep their identity."""
+    assert GeometricDecay(version=1, decay=0.8).parameters() == {"decay": 0.8}
+    assert not {"ranks", "projected"} & LearnedDecay(version=1).parameters().keys()
+    line = GeometricDecay(version=2, decay=0.8, ranks="positive", pooled=True)
+    assert line.parameters() == {"decay": 0.8, "ranks": "positive", "pooled": True}
+    assert list(line.vectors(config)) == ["activity_embedding"]
+
+
+def test_ranks_that_nobody_knows_are_refused() -> None:
+    with pytest.raises(InputError, match="ranks: expected 'action' or 'positive', got 'all'"):
+        GeometricDecay(version=1, decay=0.8, ranks="all")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("decay", [-0.1, 0.0, 1.0, 1.5, float("nan")])
 def test_a_decay_out_of_bounds_is_refused(decay: float) -> None:
     with pytest.raises(InputError, match=f"expected 0 < r < 1, got {decay}"):

@@ -25,6 +25,7 @@ LINES: list[LearnedVector] = [
     Gru(version=1),
     Transformer(version=1),
 ]
+POSITIVE = LearnedDecay(version=1, ranks="positive", projected=False, share="all", decays=2)
 Arrays = dict[str, np.ndarray]
 
 each_line = pytest.mark.parametrize("line", LINES, ids=lambda line: line.name)
@@ -32,7 +33,8 @@ each_line = pytest.mark.parametrize("line", LINES, ids=lambda line: line.name)
 
 def made(line: LearnedVector, seed: int = 0) -> Any:
     keras.utils.set_random_seed(seed)
-    layer = layer_class(line)({FIELD: DIM}, n_actions=KINDS, **line.parameters())
+    more = {"further": 2} if line.reads_signs else {}
+    layer = layer_class(line)({FIELD: DIM}, n_actions=KINDS, **line.parameters(), **more)
     layer.build((None, LENGTH, DIM), (None, LENGTH), (None, LENGTH))
     return layer
 
@@ -201,6 +203,92 @@ def test_learned_decay_is_its_formula(line: LearnedDecay) -> None:
             np.testing.assert_allclose(vector, expected, rtol=1e-4, atol=2e-5)
 
     holds()
+
+
+def with_signs(arrays: Arrays, seed: int) -> Arrays:
+    """Give each action a sign of its own, and the features that say so."""
+    rng = np.random.default_rng(seed)
+    signs = rng.integers(-1, 2, arrays["actions"].shape) * (arrays["actions"] != 0)
+    return arrays | {"further": np.stack([signs > 0, signs < 0], axis=2).astype(np.float32)}
+
+
+def oracle_positive(line: LearnedDecay, layer: Any, member: Arrays) -> np.ndarray:
+    """Ranks among positive actions; a scalar counts eight times its weight."""
+    named = ("scale", "by_kind", "by_rank", "by_day", "by_hours")
+    weight = {
+        w.name: np.asarray(w, np.float64) * (8 if w.name in named else 1) for w in layer.weights
+    }
+    starts = {
+        "by_kind": 0.03,
+        "by_rank": np.geomspace(1.2, 0.15, line.decays),
+        "by_day": 0.002,
+        "by_hours": 0.02,
+    }
+    rates = {n: softplus(weight[n] + np.log(np.expm1(start))) for n, start in starts.items()}
+    actions, ages = member["actions"], member["ages"].astype(np.float64)
+    positive = member["further"][:, 0] > 0
+    used = [j for j in range(LENGTH) if actions[j]]
+    if not used:
+        return weight["default"]
+    vector = np.zeros(DIM)
+    for h in range(line.decays):
+        raw = {}
+        for j in used:
+            a = actions[j] - 1
+            grown = {
+                "by_kind": sum(k > j and actions[k] == actions[j] for k in used),
+                "by_rank": sum(k > j and positive[k] for k in used),
+                "by_day": ages[j],
+                "by_hours": math.log1p(24 * ages[j]),
+            }
+            raw[j] = math.exp(-sum(rates[n][a, h] * of for n, of in grown.items()))
+            raw[j] *= (1.0 if positive[j] else 0.2) + weight["scale"][a, h] * (line.share == "all")
+        for j in used:
+            a = actions[j] - 1
+            together = [k for k in used if line.share == "all" or actions[k] == actions[j]]
+            w = raw[j] / sum(abs(raw[k]) for k in together)
+            w *= 1 + weight["scale"][a, h] * (line.share == "action")
+            item = member["item_embeddings"][j].astype(np.float64)
+            if line.projected:
+                item = item @ (weight["change"][a * line.decays + h] + np.eye(DIM) / line.decays)
+            vector += w * item
+    return vector
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        POSITIVE,
+        replace(POSITIVE, decays=1),
+        replace(POSITIVE, decays=3, share="action", projected=True),
+    ],
+)
+def test_learned_decay_by_positive_ranks_is_its_formula(line: LearnedDecay) -> None:
+    layer = made(line)
+
+    @settings(max_examples=20, deadline=None)
+    @given(MEMBERS, st.integers(0, 1000))
+    def holds(members: list[list[int]], seed: int) -> None:
+        arrays = with_signs(padded(members, seed), seed)
+        got = embedded(rolled(layer, seed, spread=0.1), arrays)
+        for i, vector in enumerate(got):
+            expected = oracle_positive(line, layer, {name: a[i] for name, a in arrays.items()})
+            np.testing.assert_allclose(vector, expected, rtol=1e-3, atol=1e-4)
+
+    holds()
+
+
+def test_learned_decay_by_positive_ranks_has_only_scalars_to_learn() -> None:
+    layer = rolled(made(POSITIVE), spread=0.1)
+    assert {w.name for w in layer.trainable_weights} == {
+        *("scale", "by_kind", "by_rank", "by_day", "by_hours"),
+        "default",
+    }
+    arrays = with_signs(padded([[1, 2, 0, 3, 2, 1], [3, 1, 2, 2, 1, 3]]), seed=4)
+    with tf.GradientTape() as tape:
+        loss = keras.ops.sum(layer(**arrays)[FIELD] * np.arange(1.0, DIM + 1))
+    gradients = gradients_of(tape, loss, layer)
+    assert all(np.isfinite(g).all() for g in gradients.values())
 
 
 def test_a_new_learned_decay_sums_decayed_means_per_action() -> None:
@@ -488,6 +576,7 @@ def test_mixed_precision_stays_inside(line: LearnedVector, mixed: None) -> None:
     [
         (LearnedDecay, {"decays": 0}, "learned_decay: decays: expected at least 1, got 0"),
         (LearnedDecay, {"share": "none"}, "share: expected 'all' or 'action', got 'none'"),
+        (LearnedDecay, {"ranks": "all"}, "ranks: expected 'action' or 'positive', got 'all'"),
         (LearnedDecay, {"hidden": -1}, "hidden: expected 0 or more, got -1"),
         (LearnedDecay, {"session_gap": 0}, "session_gap: expected minutes above 0, got 0"),
         (AttentionPool, {"queries": 0}, "queries: expected at least 1, got 0"),

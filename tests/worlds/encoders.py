@@ -4,10 +4,15 @@ import numpy as np
 import pyarrow as pa
 
 from models.items.protocol import Behaviour, Corpus, Document
-from models.items.spec import ItemEncoder, TfidfSvd
+from models.items.spec import CoActions, ItemEncoder, Joint, TfidfSvd, Trained
 
 DIM = 3
-LINES: tuple[ItemEncoder, ...] = (TfidfSvd(version=1),)
+LINES: tuple[ItemEncoder, ...] = (
+    TfidfSvd(version=1),
+    CoActions(version=1),
+    Joint(version=1),
+    Trained(version=1, epochs=2),
+)
 """One line of each kind, small enough for a test."""
 ITEMS, MEMBERS, EACH = 24, 60, 8
 DAY_US = 86_400_000_000

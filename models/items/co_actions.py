@@ -1,0 +1,187 @@
+"""Item vectors from what the same members acted on: shrunk positive PMI, reduced by SVD.
+
+Levy & Goldberg, "Neural word embedding as implicit matrix factorization" (2014); the settings of
+Levy, Goldberg & Dagan, "Improving distributional similarity" (2015). Items that got actions after
+the fit are folded in: their row of the data so far, projected on the fit's basis.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from models.items import spec
+from models.items.archive import ids_array, ids_of, nested, packed, unpacked
+from models.items.pairs import Pairs, Weighing
+from models.items.protocol import Behaviour, Corpus
+from models.items.svd import largest
+from models.items.text_ridge import TEXT_DIM, TextRidge, encode_text, text_encoder, unit
+from models.items.tfidf_svd import TfidfSvd
+from transformations.errors import TooFewError
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What projects an item's row of pairs into the space.
+
+    Attributes:
+        contexts: Ids of the items that had pairs before the fit: the columns of a row.
+        projection: V S^(-1/2) of the fit's SVD, float32 [contexts, dim].
+        weighing: How pairs count.
+    """
+
+    contexts: pa.Array
+    projection: NDArray[np.float32]
+    weighing: Weighing
+
+    @classmethod
+    def fit(cls, behaviour: Behaviour, weighing: Weighing, dim: int) -> Self:
+        """Fit on all this behaviour.
+
+        Raises:
+            TooFewError: too few items have pairs.
+        """
+        positive = np.unique(behaviour.items[behaviour.signs > 0])
+        # In the order of ids: that of the behaviour's items follows from what was read with it.
+        items = positive[pc.array_sort_indices(behaviour.item_ids.take(pa.array(positive)))]
+        contexts = behaviour.item_ids.take(pa.array(items))
+        pairs = Pairs(behaviour, contexts, weighing)
+        blocks = [rows for _, rows in pairs.rows(items.astype(np.int64))]
+        actions, has_pairs = int(pairs.counts.sum()), pairs.of_contexts > 0
+        del pairs  # as large as the behaviour
+        values, vectors = largest(blocks, len(contexts), dim)
+        if len(values) < dim:
+            raise TooFewError(
+                f"co-actions of {dim} dimensions need items that the same members liked one after "
+                f"the other; the {actions:,} positive actions on {len(contexts):,} items give "
+                f"{int(has_pairs.sum()):,} such items, which span {len(values)} dimensions"
+            )
+        projection = (vectors / np.sqrt(values))[has_pairs].astype(np.float32)
+        return cls(contexts.filter(pa.array(has_pairs)), projection, weighing)
+
+    def fold_in(
+        self, behaviour: Behaviour, item_ids: pa.Array
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Return items' vectors by the behaviour so far, and how many positive actions they have.
+
+        Returns:
+            float32 [items, dim], of length 1, or zeros where an item has no pair with a context
+            above chance; int64 [items].
+        """
+        vectors = np.zeros((len(item_ids), self.projection.shape[1]), np.float32)
+        counts = np.zeros(len(item_ids), np.int64)
+        indices = pc.fill_null(pc.index_in(item_ids, behaviour.item_ids), -1)
+        indices = indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        pairs = Pairs(behaviour, self.contexts, self.weighing)
+        seen = indices >= 0
+        counts[seen] = pairs.counts[indices[seen]]
+        # An id may stand several times: an item's text changed.
+        wanted, which = np.unique(indices[seen], return_inverse=True)
+        folded = np.zeros((len(wanted), vectors.shape[1]), np.float32)
+        for chosen, rows in pairs.rows(wanted):
+            folded[chosen] = unit(rows @ self.projection)
+        vectors[seen] = folded[which]
+        return vectors, counts
+
+
+@dataclass(frozen=True)
+class CoActions:
+    """A fitted encoder; the methods are those of `FittedEncoder`.
+
+    Attributes:
+        basis: What folds items in by their pairs so far.
+        text: Features of the text, and `ridge`, which maps them into the space, for items without
+            pairs; None without texts that share words, or without enough items to learn from.
+        figures: What the manifest keeps.
+    """
+
+    basis: Basis
+    text: TfidfSvd | None
+    ridge: TextRidge | None
+    figures: dict[str, Any]
+
+    @classmethod
+    def fit(cls, line: spec.ItemEncoder, corpus: Corpus, dim: int) -> Self:
+        """Fit on all the corpus holds; a later event or item is not in it.
+
+        Raises:
+            TooFewError: too few items have pairs.
+        """
+        assert isinstance(line, spec.CoActions)
+        behaviour, ids = behaviour_of(corpus)
+        basis = Basis.fit(behaviour, Weighing.of(line), dim)
+        text = text_encoder(corpus.documents, TEXT_DIM)
+        ridge = None
+        if text is not None:
+            vectors, _ = basis.fold_in(behaviour, ids)
+            ridge = TextRidge.fit(encode_text(text, corpus.documents), vectors)
+        figures = {
+            "contexts": len(basis.contexts),
+            "positive_actions": int((behaviour.signs > 0).sum()),
+            "ridge": None if ridge is None else ridge.figures,
+        }
+        return cls(basis, text if ridge is not None else None, ridge, figures)
+
+    @property
+    def dim(self) -> int:
+        """The dimension of the vectors."""
+        return self.basis.projection.shape[1]
+
+    def encode(self, corpus: Corpus) -> NDArray[np.float32]:
+        """Return vectors, float32 [items, dim].
+
+        An item's vector is its pairs so far, folded in, of length 1; without any, what its text
+        says, which is shorter; else zeros. It does not depend on the other items of the call.
+        """
+        vectors = folded_in(self.basis, corpus)[0]
+        left = ~vectors.any(axis=1)
+        if self.text is not None and self.ridge is not None and left.any():
+            documents = [corpus.documents[item] for item in np.flatnonzero(left).tolist()]
+            vectors[left] = self.ridge.predict(encode_text(self.text, documents))
+        return vectors
+
+    def describe(self) -> dict[str, Any]:
+        """Return how much it was fitted on, and how good the vectors from text alone are."""
+        return self.figures
+
+    def to_bytes(self) -> bytes:
+        """Return the encoder as a NumPy archive: equal bytes for equal encoders."""
+        arrays = {"contexts": ids_array(self.basis.contexts), "projection": self.basis.projection}
+        facts: dict[str, Any] = {"weighing": asdict(self.basis.weighing), "figures": self.figures}
+        if self.text is not None and self.ridge is not None:
+            arrays |= {"text": nested(self.text.to_bytes()), "ridge": self.ridge.weights}
+        return packed(arrays, facts)
+
+    @classmethod
+    def from_bytes(cls, archive: bytes) -> Self:
+        """Read what `to_bytes` wrote."""
+        arrays, facts = unpacked(archive)
+        weighing = Weighing(**facts["weighing"])
+        basis = Basis(ids_of(arrays["contexts"]), arrays["projection"], weighing)
+        text = ridge = None
+        if "text" in arrays:
+            text = TfidfSvd.from_bytes(arrays["text"].tobytes())
+            ridge = TextRidge(arrays["ridge"], facts["figures"]["ridge"])
+        return cls(basis, text, ridge, facts["figures"])
+
+
+def behaviour_of(corpus: Corpus) -> tuple[Behaviour, pa.Array]:
+    """Return the behaviour of a corpus, and the ids of its items.
+
+    Raises:
+        TooFewError: there is none.
+    """
+    if corpus.behaviour is None or corpus.ids is None:
+        raise TooFewError("it is fitted on what members did, got items without any activity")
+    return corpus.behaviour, corpus.ids
+
+
+def folded_in(basis: Basis, corpus: Corpus) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return what `Basis.fold_in` does; zeros where the corpus has no behaviour."""
+    if corpus.behaviour is None or corpus.ids is None:
+        n = len(corpus.documents)
+        return np.zeros((n, basis.projection.shape[1]), np.float32), np.zeros(n, np.int64)
+    return basis.fold_in(corpus.behaviour, corpus.ids)

@@ -1,0 +1,194 @@
+"""Item vectors trained through an aggregator: a linear map of text and co-actions.
+
+The map and the aggregator's layer learn one objective together (models/items/through.py), so one
+training gives the fit of the space and that of the line that reads it. In training, an item's
+co-actions are those of before the label's block of time, so that no row holds its own label.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from models.items import spec
+from models.items.archive import packed, unpacked
+from models.items.co_actions import behaviour_of
+from models.items.joint import Joint, Parts, figures_of, parts_of, principal
+from models.items.popularity import PopularityByDay
+from models.items.protocol import Behaviour, Corpus
+from models.items.text_ridge import encode_text
+from models.items.windows import Labels, edges_of, labels_of
+from transformations.errors import InputError, TooFewError
+from transformations.names import SINGLE_VECTOR
+
+if TYPE_CHECKING:
+    from models.items.through import Material
+
+BLOCKS = 20
+"""Each holds 5% of the positive actions."""
+LENGTH = 32
+"""Actions of a history at most."""
+LEAST_LABELS = 100
+N_SIGNS = 2
+"""Features of a sign: whether an action is positive, and whether negative."""
+
+
+@dataclass(frozen=True)
+class Trained(Joint):
+    """A fitted encoder, with the layer that was trained with it.
+
+    Attributes:
+        layer_weights: Weights of the line's layer, in the order of Keras's `get_weights`.
+    """
+
+    layer_weights: tuple[NDArray[np.float32], ...] = ()
+
+    @classmethod
+    def fit(
+        cls,
+        line: spec.ItemEncoder,
+        corpus: Corpus,
+        dim: int,
+        progress: Callable[[int, float], object] | None = None,
+    ) -> Self:
+        """Fit on all that the corpus holds; a later event or item is not in it.
+
+        The same corpus gives the same weights on the same machine.
+
+        Args:
+            progress: Called after each epoch with its number and its mean loss.
+
+        Raises:
+            TooFewError: as `Parts.fit` and `principal`; or too few actions have one before them.
+            InputError: the line's layer reads attributes.
+        """
+        from models.backend import keras
+        from models.items.through import Course, train
+        from models.layers.build import layer_class
+
+        assert isinstance(line, spec.Trained)
+        if line.layer.attributes:
+            raise InputError(
+                f"{line}: expected a layer that reads items, actions, ages and signs, got one that "
+                f"reads {', '.join(line.layer.attributes)} too"
+            )
+        parts = Parts.fit(line, corpus, dim, line.text_dim)
+        features = parts.features(corpus)
+        start = principal(features, dim)
+        material = _material(line, parts, corpus)
+        keras.utils.set_random_seed(line.seed)
+        layer = layer_class(line.layer)(
+            {SINGLE_VECTOR: dim},
+            n_actions=len(line.layer.reads or material.behaviour.actions),
+            **line.layer.parameters(),
+            **({"further": N_SIGNS} if line.layer.reads_signs else {}),
+        )
+        layer.build((None, LENGTH, dim), (None, LENGTH), (None, LENGTH))
+        course = Course(length=LENGTH, epochs=line.epochs, seed=line.seed)
+        outcome = train(layer, start, material, course, progress)
+        figures = figures_of(parts, features, outcome.map) | {
+            "labels": len(material.labels),
+            "losses": [round(loss, 4) for loss in outcome.losses],
+            "temperature": round(outcome.temperature, 3),
+        }
+        weights = tuple(np.asarray(weight) for weight in layer.get_weights())
+        return cls(parts, outcome.map, figures, weights)
+
+    def to_bytes(self) -> bytes:
+        """Return the encoder as a NumPy archive: equal bytes for equal encoders."""
+        arrays, facts = self.archived()
+        layer = {f"layer_{number}": weight for number, weight in enumerate(self.layer_weights)}
+        return packed(arrays | layer, facts)
+
+    @classmethod
+    def from_bytes(cls, archive: bytes) -> Self:
+        """Read what `to_bytes` wrote."""
+        arrays, facts = unpacked(archive)
+        n_weights = sum(name.startswith("layer_") for name in arrays)
+        weights = tuple(arrays[f"layer_{number}"] for number in range(n_weights))
+        return cls(parts_of(arrays, facts), arrays["map"], facts["figures"], weights)
+
+
+def _material(line: spec.Trained, parts: Parts, corpus: Corpus) -> "Material":
+    """Return what is trained on; items are rows of the corpus.
+
+    Raises:
+        TooFewError: too few labels.
+    """
+    from models.items.through import Material
+
+    whole, ids = behaviour_of(corpus)
+    behaviour = _on_rows(whole, ids)
+    if not (behaviour.signs > 0).any():
+        raise TooFewError("it learns from positive actions on items with a text, got none")
+    known_since = np.zeros(len(ids), np.int64)
+    if corpus.available_at is not None:
+        known_since = corpus.available_at.copy()
+    # Whoever acts on an item knows it.
+    np.minimum.at(known_since, behaviour.items, behaviour.timestamps)
+    popularity = PopularityByDay.count(behaviour, known_since)
+    labels = _labels(line, behaviour)
+    # What was posted the same day could not have been shown, as the negatives could not.
+    events = labels.events
+    days = popularity.rows_of(behaviour.timestamps[events])
+    labels = labels.take(
+        np.flatnonzero(popularity.is_known(days, behaviour.items[events].astype(np.int64)))
+    )
+    if len(labels) < LEAST_LABELS:
+        raise TooFewError(
+            f"a layer and its item space learn from positive actions that follow others, on items "
+            f"with a text; expected at least {LEAST_LABELS}, got {len(labels)}"
+        )
+    edges = edges_of(behaviour.timestamps[behaviour.signs > 0], BLOCKS)
+    blocks = np.searchsorted(edges, behaviour.timestamps[labels.events], side="right") - 1
+    texts = encode_text(parts.text, corpus.documents)
+
+    @cache
+    def co_actions(block: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        return parts.basis.fold_in(whole.before(int(edges[block])), ids)
+
+    def features(block: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        vectors, counts = co_actions(block)
+        return parts.joined(vectors[rows], counts[rows], texts[rows])
+
+    return Material(_as_read(line, behaviour), labels, blocks, features, popularity)
+
+
+def _on_rows(behaviour: Behaviour, ids: pa.Array) -> Behaviour:
+    """Return the actions on items of these ids, as rows of them."""
+    rows = pc.fill_null(pc.index_in(behaviour.item_ids, ids), -1)
+    items = rows.to_numpy(zero_copy_only=False).astype(np.int32)[behaviour.items]
+    return replace(behaviour, items=items, item_ids=ids).take(items >= 0)
+
+
+def _labels(line: spec.Trained, behaviour: Behaviour) -> Labels:
+    """Return the labels of the actions that the line's layer predicts."""
+    labels = labels_of(behaviour, LENGTH)
+    if not line.layer.predicts:
+        return labels
+    codes = _codes(line.layer.predicts, behaviour)
+    return labels.take(np.flatnonzero(np.isin(behaviour.codes[labels.events], codes)))
+
+
+def _as_read(line: spec.Trained, behaviour: Behaviour) -> Behaviour:
+    """Return the behaviour with the layer's own codes; actions that it does not read are PAD."""
+    if not line.layer.reads:
+        return behaviour
+    own = np.zeros(len(behaviour.actions) + 1, np.int16)
+    own[_codes(line.layer.reads, behaviour)] = np.arange(1, len(line.layer.reads) + 1)
+    return replace(behaviour, codes=own[behaviour.codes])
+
+
+def _codes(actions: tuple[str, ...], behaviour: Behaviour) -> list[int]:
+    unknown = set(actions) - set(behaviour.actions)
+    if unknown:
+        raise InputError(
+            f"expected actions among {', '.join(behaviour.actions)}, got "
+            f"{', '.join(sorted(unknown))}"
+        )
+    return [1 + behaviour.actions.index(action) for action in actions]

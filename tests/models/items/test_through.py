@@ -1,0 +1,152 @@
+"""Training through a layer: what is drawn, how it is corrected, and that it learns."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models.backend import tf
+from models.items.popularity import PopularityByDay
+from models.items.protocol import Corpus
+from models.items.spec import Trained as Line
+from models.items.through import Through, draw
+from models.items.trained import Trained
+from models.layers.build import build
+from models.layers.one_vector import NO_SCORE
+from models.spec import Gru, LearnedDecay
+from tests.models.items.test_co_actions import nearest_of_own_topic
+from tests.models.items.worlds import START, market
+from tests.worlds.tiny_models import tiny_config
+from transformations.errors import InputError, TooFewError
+from transformations.timestamps import DAY_US
+
+LINE = Line(version=1, epochs=3)
+DIM = 6
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    return market(members=200)
+
+
+@pytest.fixture(scope="module")
+def encoder(corpus: Corpus) -> Trained:
+    return Trained.fit(LINE, corpus, DIM)
+
+
+def test_the_probability_of_being_drawn_at_all_is_the_share_of_draws() -> None:
+    corpus = market(members=20)
+    assert corpus.behaviour is not None
+    assert corpus.available_at is not None
+    known_since = corpus.available_at.copy()
+    known_since[:5] = START + 1000 * DAY_US
+    popularity = PopularityByDay.count(corpus.behaviour, known_since)
+    rng, row = np.random.default_rng(0), len(popularity.before) - 1
+    drawn, chance = np.zeros(len(corpus)), np.zeros(len(corpus))
+    for _ in range(2_000):
+        items, logs = draw(popularity, row, 12, rng)
+        assert len(np.unique(items)) == len(items)
+        drawn[items] += 1
+        chance[items] = np.exp(logs)
+    assert not drawn[:5].any()  # not there yet
+    np.testing.assert_allclose(drawn[5:] / 2_000, chance[5:], atol=0.04)
+
+
+def test_the_loss_is_a_softmax_over_what_is_drawn(corpus: Corpus) -> None:
+    """Against numpy: the label's own item, corrected others, what was not there, itself drawn."""
+
+    class First:
+        further = 0
+
+        def __call__(self, items: Any, *_: Any, training: bool) -> dict[str, Any]:
+            assert training
+            return {"v": items[:, -1]}
+
+    rng = np.random.default_rng(1)
+    start = rng.normal(size=(4, 3)).astype(np.float32)
+    model = Through(First(), start, dropout=0.0, seed=0)
+    features = rng.normal(size=(6, 4)).astype(np.float32)
+    model.popular.assign(rng.normal(size=6).astype(np.float32) / 8)
+    model.temperature.assign(0.01)
+    own_popularity = rng.normal(size=(2, 6)).astype(np.float32)
+    popularity = rng.normal(size=(1, 3, 6)).astype(np.float32)
+    logs = np.log([0.5, 0.2, 0.9]).astype(np.float32)
+    batch = {
+        "features": features,
+        "rows": np.array([[0, 1], [2, 3]], np.int32),
+        "actions": np.ones((2, 2), np.int32),
+        "ages": np.zeros((2, 2), np.float32),
+        "signs": np.zeros((2, 2, 2), np.float32),
+        "own": np.array([4, 5], np.int32),
+        "own_popularity": own_popularity,
+        "negatives": np.array([2, 3, 4], np.int32),
+        "popularity": popularity,
+        "known": np.array([[True, False, True]]),
+        "log_drawn": logs,
+        "days": np.zeros(2, np.int32),
+    }
+    loss = float(model.loss_of({n: tf.constant(v) for n, v in batch.items()}, tf.constant(0)))
+    items = features @ start
+    items /= np.linalg.norm(items, axis=1, keepdims=True)
+    weights = 8 * np.asarray(model.popular)
+    expected = []
+    for vector, own, beside in zip(items[[1, 3]], (4, 5), own_popularity, strict=True):
+        scale = 10 * np.exp(8 * 0.01)
+        scores = [scale * vector @ items[own] + beside @ weights]
+        for n, item in enumerate((2, 3, 4)):
+            if n != 1 and item != own:
+                score = scale * vector @ items[item] + popularity[0, n] @ weights - logs[n]
+                scores.append(score)
+        expected.append(np.log(np.exp(scores).sum()) - scores[0])
+    assert loss == pytest.approx(np.mean(expected), rel=1e-4)
+    assert NO_SCORE < -1e6
+
+
+def test_it_learns(encoder: Trained, corpus: Corpus) -> None:
+    losses = encoder.describe()["losses"]
+    assert losses[-1] < losses[0]
+    assert nearest_of_own_topic(encoder.encode(corpus), np.ones(len(corpus), bool)) > 0.9
+    assert encoder.describe()["labels"] > 1_000
+
+
+def test_its_layer_is_that_of_a_line_with_the_same_settings(
+    encoder: Trained, corpus: Corpus, tmp_path: Any
+) -> None:
+    line = replace(LINE.layer, version=7)
+    model = build(line, tiny_config(tmp_path, dim=DIM, length=8))
+    assert [w.shape for w in model.get_weights()] == [w.shape for w in encoder.layer_weights]
+    model.set_weights(list(encoder.layer_weights))
+    again = Trained.from_bytes(encoder.to_bytes())
+    for one, other in zip(encoder.layer_weights, again.layer_weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert any(weight.any() for weight in encoder.layer_weights)
+
+
+def test_another_layer_and_its_own_actions(corpus: Corpus) -> None:
+    layer = Gru(version=1, units=4, reads=("SAVE", "APPLY"), predicts=("APPLY",))
+    encoder = Trained.fit(Line(version=1, epochs=1, layer=layer), corpus, DIM)
+    everything = Trained.fit(
+        Line(version=1, epochs=1, layer=replace(layer, predicts=())), corpus, DIM
+    )
+    assert encoder.describe()["labels"] < everything.describe()["labels"]
+    assert encoder.encode(corpus).any(axis=1).all()
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (LearnedDecay(version=1, attributes=("dwell",)), "got one that reads dwell too"),
+        (LearnedDecay(version=1, reads=("VIEW",)), "among APPLY, SAVE, DISMISS, got VIEW"),
+    ],
+)
+def test_what_a_layer_cannot_read_here_is_refused(
+    layer: LearnedDecay, message: str, corpus: Corpus
+) -> None:
+    with pytest.raises(InputError, match=message):
+        Trained.fit(Line(version=1, layer=layer), corpus, DIM)
+
+
+def test_too_few_labels_are_refused() -> None:
+    with pytest.raises(TooFewError, match="expected at least 100, got"):
+        Trained.fit(LINE, market(members=4), 3)
