@@ -16,6 +16,7 @@ from models.training.fitting import Step
 from models.training.objectives import OBJECTIVES
 from models.training.recipe import Recipe
 from models.training.train import Trained, gather, train_on
+from models.training.with_space import trained_with_space
 from pipelines.progress import Stage, Stages, number
 from pipelines.terminal import PlainTable
 from transformations.config import Config
@@ -35,6 +36,24 @@ def train_line(
         RunFailedError: the training went wrong.
     """
     config, name = aggregator.config_of(config), str(aggregator)
+    trained = trained_with_space(aggregator, config)
+    if trained is None:
+        trained = _train(config, con, aggregator, until, stages)
+    with stages.stage("package") as stage:
+        until, metrics, notes = trained.trained_until, trained.metrics, trained.notes()
+        folder = package(aggregator, config, trained.model, until, metrics, notes)
+        stage.note = name
+    with stages.stage("register") as stage:
+        registered = register(folder, config)
+        stage.note = f"{registered.uri}"
+    return folder, registered
+
+
+def _train(
+    config: Config, con: Connection, aggregator: Learned, until: datetime, stages: Stages
+) -> Trained:
+    """Gather the examples and fit the weights, shown as two stages."""
+    name = str(aggregator)
     with stages.stage("training_examples") as stage:
         stage.doing = f"of {name}"
         data = gather(aggregator, config, con, until)
@@ -45,14 +64,7 @@ def train_line(
         stage.doing = name
         trained = train_on(aggregator, config, data, lambda step: show_step(stage, name, step))
         stage.rows_in, stage.note = data.figures["examples"], summary(aggregator, trained)
-    with stages.stage("package") as stage:
-        until, metrics, notes = trained.trained_until, trained.metrics, trained.notes()
-        folder = package(aggregator, config, trained.model, until, metrics, notes)
-        stage.note = name
-    with stages.stage("register") as stage:
-        registered = register(folder, config)
-        stage.note = f"{registered.uri}"
-    return folder, registered
+    return trained
 
 
 def trains(aggregator: Aggregator, config: Config) -> bool:
@@ -85,6 +97,8 @@ def show_figures(console: Console, figures: Mapping[str, Any]) -> None:
 
 def summary(aggregator: Learned, trained: Trained) -> str:
     """Say in one line what it learned from, and how good the chosen epoch was on validation."""
+    if "space" in trained.figures:
+        return f"trained with {trained.figures['space']}, on {trained.figures['labels']:,} labels"
     metric, figures = OBJECTIVES[aggregator.recipe.objective].metric, trained.figures
     return (
         f"{figures['positives']:,} positives of {figures['members']:,} members, "

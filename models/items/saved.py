@@ -167,12 +167,8 @@ def _settings(config: Config) -> dict[str, Any]:
 
 def _described(line: ItemEncoder) -> dict[str, Any]:
     """Return the settings of the line that the vectors depend on, as JSON values."""
-    settings = json.loads(json.dumps(line.parameters(), default=_plain))
+    settings = json.loads(json.dumps(line.parameters()))
     return {"kind": line.kind, "settings": settings}
-
-
-def _plain(value: Any) -> Any:
-    return repr(value)
 
 
 def _text(timestamp: datetime) -> str:

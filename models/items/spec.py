@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from importlib import import_module
 from typing import Any, ClassVar, Literal
 
-from models.spec import LearnedDecay, LearnedVector
+from models.spec import Learned, LearnedDecay, LearnedVector
 from transformations import names
 from transformations.errors import InputError
 
@@ -170,6 +170,22 @@ class Trained(Joint):
         super().__post_init__()
         self._expect("text_dim", self.text_dim >= 1, "at least 1")
         self._expect("epochs", self.epochs >= 1, "at least 1")
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the settings; of the layer, what decides its weights."""
+        return super().parameters() | {"layer": layer_settings(self.layer)}
+
+
+def layer_settings(line: Learned) -> dict[str, Any]:
+    """Return what decides a learned line's layer, as JSON values; not its name or recipe."""
+    return {
+        "kind": line.kind,
+        **line.parameters(),
+        "reads": list(line.reads),
+        "predicts": list(line.predicts),
+        "signs": line.reads_signs,
+        "attributes": list(line.attributes),
+    }
 
 
 def kind_of(kind: str) -> type[ItemEncoder]:
