@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.items import spec
-from models.items.archive import ids_array, ids_of, nested, packed, unpacked
 from models.items.co_actions import Basis, behaviour_of, folded_in
-from models.items.pairs import Weighing
+from models.items.learning.archive import ids_array, ids_of, nested, packed, unpacked
+from models.items.learning.pairs import Weighing
+from models.items.learning.svd import with_signs
+from models.items.learning.text_ridge import TEXT_DIM, agreement, encode_text, text_encoder, unit
 from models.items.protocol import Corpus
-from models.items.svd import with_signs
-from models.items.text_ridge import TEXT_DIM, agreement, encode_text, text_encoder, unit
 from models.items.tfidf_svd import TfidfSvd
 from transformations.errors import TooFewError
 

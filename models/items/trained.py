@@ -1,8 +1,8 @@
 """Item vectors trained through an aggregator: a linear map of text and co-actions.
 
-The map and the aggregator's layer learn one objective together (models/items/through.py), so one
-training gives the fit of the space and that of the line that reads it. In training, an item's
-co-actions are those of before the label's block of time, so that no row holds its own label.
+The map and the aggregator's layer learn one objective together, so one training gives the fit of
+the space and that of the line that reads it (models/items/learning/through.py). In training, an
+item's co-actions are those of before the label's block of time, so that no row holds its own label.
 """
 
 from collections.abc import Callable
@@ -16,18 +16,18 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from models.items import spec
-from models.items.archive import packed, unpacked
 from models.items.co_actions import behaviour_of
 from models.items.joint import Joint, Parts, figures_of, parts_of, principal
-from models.items.popularity import PopularityByDay
+from models.items.learning.archive import packed, unpacked
+from models.items.learning.popularity import PopularityByDay
+from models.items.learning.text_ridge import encode_text
+from models.items.learning.windows import Labels, edges_of, labels_of
 from models.items.protocol import Behaviour, Corpus
-from models.items.text_ridge import encode_text
-from models.items.windows import Labels, edges_of, labels_of
 from transformations.errors import InputError, TooFewError
 from transformations.names import SINGLE_VECTOR
 
 if TYPE_CHECKING:
-    from models.items.through import Material
+    from models.items.learning.through import Material
 
 BLOCKS = 20
 """Each holds 5% of the positive actions."""
@@ -68,7 +68,7 @@ class Trained(Joint):
             InputError: the line's layer reads attributes.
         """
         from models.backend import keras
-        from models.items.through import Course, train
+        from models.items.learning.through import Course, train
         from models.layers.build import layer_class
 
         assert isinstance(line, spec.Trained)
@@ -120,7 +120,7 @@ def _material(line: spec.Trained, parts: Parts, corpus: Corpus) -> "Material":
     Raises:
         TooFewError: too few labels.
     """
-    from models.items.through import Material
+    from models.items.learning.through import Material
 
     whole, ids = behaviour_of(corpus)
     behaviour = _on_rows(whole, ids)

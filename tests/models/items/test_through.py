@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from models.backend import tf
-from models.items.popularity import PopularityByDay
+from models.items.learning.popularity import PopularityByDay
+from models.items.learning.through import Through, draw
 from models.items.protocol import Corpus
 from models.items.spec import Trained as Line
-from models.items.through import Through, draw
 from models.items.trained import Trained
 from models.layers.build import build
 from models.layers.one_vector import NO_SCORE

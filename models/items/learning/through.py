@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.backend import keras, tf
-from models.items.popularity import N_FEATURES, PopularityByDay
+from models.items.learning.popularity import N_FEATURES, PopularityByDay
+from models.items.learning.windows import Labels, histories_of
 from models.items.protocol import Behaviour
-from models.items.windows import Labels, histories_of
 from models.layers.one_vector import NO_SCORE
 
 ops = keras.ops
@@ -52,7 +52,7 @@ class Course:
     seed: int
     batch_size: int = 2_048
     negatives: int = 1_024
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     dropout: float = 0.2
 
