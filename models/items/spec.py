@@ -256,6 +256,8 @@ class Trained(Joint):
         layer: The aggregator that it is trained through. A line of AGGREGATORS with the same
             settings that reads this space gets its weights from the same training.
         text_dim: Dimensions of the text's vector before the map.
+        own_part: Above 0, an item has a part of its own beside the map, of which n / (n +
+            own_part) counts with n positive actions. It overfits where most items have few.
         epochs: How often each label is seen.
         seed: Of the negatives, the order and the dropout.
     """
@@ -267,12 +269,14 @@ class Trained(Joint):
     text_weight: float = 1.0
     layer: LearnedVector = field(default_factory=_two_decays)
     text_dim: int = 256
+    own_part: float = 0.0
     epochs: int = 10
     seed: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._expect("text_dim", self.text_dim >= 1, "at least 1")
+        self._expect("own_part", self.own_part >= 0, "0 or more")
         self._expect("epochs", self.epochs >= 1, "at least 1")
 
 
