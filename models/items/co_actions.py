@@ -14,11 +14,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from models.items import spec
-from models.items.archive import ids_array, ids_of, nested, packed, unpacked
-from models.items.pairs import Pairs, Weighing
+from models.items.learning.archive import ids_array, ids_of, nested, packed, unpacked
+from models.items.learning.pairs import Pairs, Weighing
+from models.items.learning.svd import largest
+from models.items.learning.text_ridge import TEXT_DIM, TextRidge, encode_text, text_encoder, unit
 from models.items.protocol import Behaviour, Corpus
-from models.items.svd import largest
-from models.items.text_ridge import TEXT_DIM, TextRidge, encode_text, text_encoder, unit
 from models.items.tfidf_svd import TfidfSvd
 from transformations.errors import TooFewError
 
@@ -111,19 +111,31 @@ class CoActions:
             TooFewError: too few items have pairs.
         """
         assert isinstance(line, spec.CoActions)
-        behaviour, ids = behaviour_of(corpus)
-        basis = Basis.fit(behaviour, Weighing.of(line), dim)
-        text = text_encoder(corpus.documents, TEXT_DIM)
-        ridge = None
-        if text is not None:
-            vectors, _ = basis.fold_in(behaviour, ids)
-            ridge = TextRidge.fit(encode_text(text, corpus.documents), vectors)
-        figures = {
+        behaviour, _ = behaviour_of(corpus)
+        return cls.with_text(Basis.fit(behaviour, Weighing.of(line), dim), corpus)
+
+    @classmethod
+    def with_text(cls, basis: Basis, corpus: Corpus) -> Self:
+        """Return the encoder of a basis, with vectors from text where there is any to learn from.
+
+        Raises:
+            TooFewError: the corpus has no behaviour.
+        """
+        behaviour, _ = behaviour_of(corpus)
+        figures: dict[str, Any] = {
             "contexts": len(basis.contexts),
             "positive_actions": int((behaviour.signs > 0).sum()),
-            "ridge": None if ridge is None else ridge.figures,
+            "ridge": None,
         }
-        return cls(basis, text if ridge is not None else None, ridge, figures)
+        alone = cls(basis, None, None, figures)
+        text = text_encoder(corpus.documents, TEXT_DIM)
+        if text is None:
+            return alone
+        vectors = alone.of_behaviour(corpus)
+        ridge = TextRidge.fit(encode_text(text, corpus.documents), vectors)
+        if ridge is None:
+            return alone
+        return cls(basis, text, ridge, figures | {"ridge": ridge.figures})
 
     @property
     def dim(self) -> int:
@@ -136,12 +148,16 @@ class CoActions:
         An item's vector is its pairs so far, folded in, of length 1; without any, what its text
         says, which is shorter; else zeros. It does not depend on the other items of the call.
         """
-        vectors = folded_in(self.basis, corpus)[0]
+        vectors = self.of_behaviour(corpus)
         left = ~vectors.any(axis=1)
         if self.text is not None and self.ridge is not None and left.any():
             documents = [corpus.documents[item] for item in np.flatnonzero(left).tolist()]
             vectors[left] = self.ridge.predict(encode_text(self.text, documents))
         return vectors
+
+    def of_behaviour(self, corpus: Corpus) -> NDArray[np.float32]:
+        """Return the vectors that items have by what members did; zeros for the others."""
+        return folded_in(self.basis, corpus)[0]
 
     def describe(self) -> dict[str, Any]:
         """Return how much it was fitted on, and how good the vectors from text alone are."""
@@ -166,6 +182,31 @@ class CoActions:
             text = TfidfSvd.from_bytes(arrays["text"].tobytes())
             ridge = TextRidge(arrays["ridge"], facts["figures"]["ridge"])
         return cls(basis, text, ridge, facts["figures"])
+
+
+@dataclass(frozen=True)
+class Placed(CoActions):
+    """Base of encoders whose fit gives each item that it saw a vector of its own, which stays.
+
+    The basis then holds these vectors. An item that got actions since is where the items stand that
+    the same members acted on: the mean of their vectors, weighted by the PPMI of the pairs.
+    """
+
+    def of_behaviour(self, corpus: Corpus) -> NDArray[np.float32]:
+        """Return the fit's vectors, and folded in those that it did not see."""
+        vectors = super().of_behaviour(corpus)
+        if corpus.ids is not None:
+            places = pc.fill_null(pc.index_in(corpus.ids, self.basis.contexts), -1)
+            index = places.to_numpy(zero_copy_only=False).astype(np.int64)
+            vectors[index >= 0] = self.basis.projection[index[index >= 0]]
+        return vectors
+
+
+def placed(ids: pa.Array, vectors: NDArray[np.float32], weighing: Weighing) -> Basis:
+    """Return the basis of items that have these vectors, in the order of ids; without zeros."""
+    order = pc.array_sort_indices(ids).to_numpy()
+    order = order[vectors[order].any(axis=1)]
+    return Basis(ids.take(pa.array(order)), unit(vectors[order]), weighing)
 
 
 def behaviour_of(corpus: Corpus) -> tuple[Behaviour, pa.Array]:

@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.items import spec
-from models.items.archive import ids_array, ids_of, nested, packed, unpacked
 from models.items.co_actions import Basis, behaviour_of, folded_in
-from models.items.pairs import Weighing
+from models.items.learning.archive import ids_array, ids_of, nested, packed, unpacked
+from models.items.learning.pairs import Weighing
+from models.items.learning.svd import with_signs
+from models.items.learning.text_ridge import TEXT_DIM, agreement, encode_text, text_encoder, unit
 from models.items.protocol import Corpus
-from models.items.svd import with_signs
-from models.items.text_ridge import TEXT_DIM, agreement, encode_text, text_encoder, unit
 from models.items.tfidf_svd import TfidfSvd
 from transformations.errors import TooFewError
 
@@ -57,7 +57,12 @@ class Parts:
 
     def features(self, corpus: Corpus) -> NDArray[np.float32]:
         """Return [co-actions · n / (n + trust), text · text_weight], float32 [items, width]."""
-        return self.joined(*folded_in(self.basis, corpus), encode_text(self.text, corpus.documents))
+        return self.with_counts(corpus)[0]
+
+    def with_counts(self, corpus: Corpus) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Return the features, and how many positive actions each item has, int64 [items]."""
+        vectors, counts = folded_in(self.basis, corpus)
+        return self.joined(vectors, counts, encode_text(self.text, corpus.documents)), counts
 
     def joined(
         self, vectors: NDArray[np.float32], counts: NDArray[np.int64], texts: NDArray[np.float32]

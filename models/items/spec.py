@@ -139,6 +139,110 @@ class Joint(CoActions):
         self._expect("trust", self.trust >= 0, "0 or more")
 
 
+@dataclass(frozen=True, kw_only=True)
+class SkipGram(ItemEncoder):
+    """Word2Vec, each item a word: what stands near it in members' sessions or histories.
+
+    Attributes:
+        sentences: `sessions`, a member's actions with less than `session_gap` between two; or
+            `histories`, all of them.
+        session_gap: Minutes between two actions that start a new session.
+        only_positive: Whether other actions are left out.
+        window: Words to either side at most.
+        negatives: Words drawn per pair.
+        subsample: Words above this share are left out at random.
+        epochs: How often each sentence is seen.
+        seed: Of the first vectors and the negatives.
+    """
+
+    kind: ClassVar[str] = "skip_gram"
+    encoder: ClassVar[str] = "models.items.skip_gram:SkipGram"
+    reads_activity: ClassVar[bool] = True
+
+    name: str = "skip_gram"
+    sentences: Literal["sessions", "histories"] = "sessions"
+    session_gap: float = 30.0
+    only_positive: bool = True
+    window: int = 5
+    negatives: int = 5
+    subsample: float = 1e-3
+    epochs: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known = ("sessions", "histories")
+        self._expect("sentences", self.sentences in known, "'sessions' or 'histories'")
+        self._expect("session_gap", self.session_gap > 0, "minutes above 0")
+        for setting in ("window", "negatives", "epochs"):
+            self._expect(setting, getattr(self, setting) >= 1, "at least 1")
+        self._expect("subsample", 0 <= self.subsample <= 1, "0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factors(ItemEncoder):
+    """Item factors of implicit-feedback matrix factorization.
+
+    Attributes:
+        algorithm: `als`, alternating least squares (Hu, Koren & Volinsky, 2008), or `bpr`, Bayesian
+            personalized ranking (Rendle et al., 2009).
+        confidence: What an action counts, as ("APPLY", 2.0); others count 1.
+        regularization: Of the factors.
+        iterations: Of the algorithm.
+        seed: Of the first factors and what is drawn.
+    """
+
+    kind: ClassVar[str] = "factors"
+    encoder: ClassVar[str] = "models.items.factors:Factors"
+    reads_activity: ClassVar[bool] = True
+
+    name: str = "factors"
+    algorithm: Literal["als", "bpr"] = "als"
+    confidence: tuple[tuple[str, float], ...] = ()
+    regularization: float = 0.01
+    iterations: int = 15
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._expect("algorithm", self.algorithm in ("als", "bpr"), "'als' or 'bpr'")
+        above = all(weight > 0 for _, weight in self.confidence)
+        self._expect("confidence", above, "numbers above 0")
+        self._expect("regularization", self.regularization >= 0, "0 or more")
+        self._expect("iterations", self.iterations >= 1, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keywords(ItemEncoder):
+    """The keywords of an item's text, and word vectors trained on the workspace's own texts.
+
+    Attributes:
+        keywords: Words of an item that count at most.
+        reach: Words apart of two that recommend each other, at most.
+        damping: Of PageRank.
+        window: Words to either side, of the word vectors.
+        epochs: How often each text is seen.
+        seed: Of the first vectors and the negatives.
+    """
+
+    kind: ClassVar[str] = "keywords"
+    encoder: ClassVar[str] = "models.items.keywords:Keywords"
+
+    name: str = "keywords"
+    keywords: int = 12
+    reach: int = 3
+    damping: float = 0.85
+    window: int = 5
+    epochs: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for setting in ("keywords", "reach", "window", "epochs"):
+            self._expect(setting, getattr(self, setting) >= 1, "at least 1")
+        self._expect("damping", 0 < self.damping < 1, "above 0, below 1")
+
+
 def _two_decays() -> LearnedDecay:
     """Return the layer that needs nothing of a good space but the weights of its items."""
     return LearnedDecay(version=1, ranks="positive", projected=False, share="all", decays=2)
@@ -152,6 +256,8 @@ class Trained(Joint):
         layer: The aggregator that it is trained through. A line of AGGREGATORS with the same
             settings that reads this space gets its weights from the same training.
         text_dim: Dimensions of the text's vector before the map.
+        own_part: Above 0, an item has a part of its own beside the map, of which n / (n +
+            own_part) counts with n positive actions. It overfits where most items have few.
         epochs: How often each label is seen.
         seed: Of the negatives, the order and the dropout.
     """
@@ -163,12 +269,14 @@ class Trained(Joint):
     text_weight: float = 1.0
     layer: LearnedVector = field(default_factory=_two_decays)
     text_dim: int = 256
+    own_part: float = 0.0
     epochs: int = 10
     seed: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._expect("text_dim", self.text_dim >= 1, "at least 1")
+        self._expect("own_part", self.own_part >= 0, "0 or more")
         self._expect("epochs", self.epochs >= 1, "at least 1")
 
     def parameters(self) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Item vectors trained through an aggregator: a linear map of text and co-actions.
 
-The map and the aggregator's layer learn one objective together (models/items/through.py), so one
-training gives the fit of the space and that of the line that reads it. In training, an item's
-co-actions are those of before the label's block of time, so that no row holds its own label.
+The map and the aggregator's layer learn one objective together, so one training gives the fit of
+the space and that of the line that reads it (models/items/learning/through.py). In training, an
+item's co-actions are those of before the label's block of time, so that no row holds its own label.
 """
 
 from collections.abc import Callable
@@ -16,18 +16,18 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from models.items import spec
-from models.items.archive import packed, unpacked
 from models.items.co_actions import behaviour_of
 from models.items.joint import Joint, Parts, figures_of, parts_of, principal
-from models.items.popularity import PopularityByDay
+from models.items.learning.archive import ids_array, ids_of, packed, unpacked
+from models.items.learning.popularity import PopularityByDay
+from models.items.learning.text_ridge import encode_text, unit
+from models.items.learning.windows import Labels, edges_of, labels_of
 from models.items.protocol import Behaviour, Corpus
-from models.items.text_ridge import encode_text
-from models.items.windows import Labels, edges_of, labels_of
 from transformations.errors import InputError, TooFewError
 from transformations.names import SINGLE_VECTOR
 
 if TYPE_CHECKING:
-    from models.items.through import Material
+    from models.items.learning.through import Material
 
 BLOCKS = 20
 """Each holds 5% of the positive actions."""
@@ -44,9 +44,11 @@ class Trained(Joint):
 
     Attributes:
         layer_weights: Weights of the line's layer, in the order of Keras's `get_weights`.
+        own: The parts that items have of their own; None without.
     """
 
     layer_weights: tuple[NDArray[np.float32], ...] = ()
+    own: "OwnParts | None" = None
 
     @classmethod
     def fit(
@@ -68,7 +70,7 @@ class Trained(Joint):
             InputError: the line's layer reads attributes.
         """
         from models.backend import keras
-        from models.items.through import Course, train
+        from models.items.learning.through import Course, train
         from models.layers.build import layer_class
 
         assert isinstance(line, spec.Trained)
@@ -97,12 +99,25 @@ class Trained(Joint):
             "temperature": round(outcome.temperature, 3),
         }
         weights = tuple(np.asarray(weight) for weight in layer.get_weights())
-        return cls(parts, outcome.map, figures, weights)
+        own = None
+        if outcome.own is not None and corpus.ids is not None:
+            own = OwnParts(corpus.ids, outcome.own, line.own_part)
+        return cls(parts, outcome.map, figures, weights, own)
+
+    def encode(self, corpus: Corpus) -> NDArray[np.float32]:
+        """As `Joint.encode`; an item that the fit saw also has its own part, if there are any."""
+        if self.own is None:
+            return super().encode(corpus)
+        features, counts = self.parts.with_counts(corpus)
+        return unit(features @ self.map + self.own.of(corpus, counts))
 
     def to_bytes(self) -> bytes:
         """Return the encoder as a NumPy archive: equal bytes for equal encoders."""
         arrays, facts = self.archived()
         layer = {f"layer_{number}": weight for number, weight in enumerate(self.layer_weights)}
+        if self.own is not None:
+            layer |= {"own_ids": ids_array(self.own.ids), "own": self.own.vectors}
+            facts |= {"own_part": self.own.shrink}
         return packed(arrays | layer, facts)
 
     @classmethod
@@ -111,7 +126,38 @@ class Trained(Joint):
         arrays, facts = unpacked(archive)
         n_weights = sum(name.startswith("layer_") for name in arrays)
         weights = tuple(arrays[f"layer_{number}"] for number in range(n_weights))
-        return cls(parts_of(arrays, facts), arrays["map"], facts["figures"], weights)
+        own = None
+        if "own" in arrays:
+            own = OwnParts(ids_of(arrays["own_ids"]), arrays["own"], facts["own_part"])
+        return cls(parts_of(arrays, facts), arrays["map"], facts["figures"], weights, own)
+
+
+@dataclass(frozen=True)
+class OwnParts:
+    """What items that the fit saw have beside the map of their features.
+
+    Attributes:
+        ids: The items.
+        vectors: float32 [items, dim].
+        shrink: n / (n + shrink) of it counts, with n positive actions so far.
+    """
+
+    ids: pa.Array
+    vectors: NDArray[np.float32]
+    shrink: float
+
+    def of(self, corpus: Corpus, counts: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return them for items with these counts, float32 [items, dim]; zeros for others."""
+        found = np.zeros((len(corpus), self.vectors.shape[1]), np.float32)
+        if corpus.ids is not None:
+            places = pc.fill_null(pc.index_in(corpus.ids, self.ids), -1)
+            index = places.to_numpy(zero_copy_only=False).astype(np.int64)
+            found[index >= 0] = self.vectors[index[index >= 0]]
+        return found * _shrunk(counts, self.shrink)[:, None]
+
+
+def _shrunk(counts: NDArray[np.int64], shrink: float) -> NDArray[np.float32]:
+    return (counts / (counts + shrink)).astype(np.float32)
 
 
 def _material(line: spec.Trained, parts: Parts, corpus: Corpus) -> "Material":
@@ -120,7 +166,7 @@ def _material(line: spec.Trained, parts: Parts, corpus: Corpus) -> "Material":
     Raises:
         TooFewError: too few labels.
     """
-    from models.items.through import Material
+    from models.items.learning.through import Material
 
     whole, ids = behaviour_of(corpus)
     behaviour = _on_rows(whole, ids)
@@ -156,7 +202,11 @@ def _material(line: spec.Trained, parts: Parts, corpus: Corpus) -> "Material":
         vectors, counts = co_actions(block)
         return parts.joined(vectors[rows], counts[rows], texts[rows])
 
-    return Material(_as_read(line, behaviour), labels, blocks, features, popularity)
+    def own(block: int, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return _shrunk(co_actions(block)[1][rows], line.own_part)
+
+    read = _as_read(line, behaviour)
+    return Material(read, labels, blocks, features, popularity, own if line.own_part else None)
 
 
 def _on_rows(behaviour: Behaviour, ids: pa.Array) -> Behaviour:

@@ -4,7 +4,16 @@ import numpy as np
 import pyarrow as pa
 
 from models.items.protocol import Behaviour, Corpus, Document
-from models.items.spec import CoActions, ItemEncoder, Joint, TfidfSvd, Trained
+from models.items.spec import (
+    CoActions,
+    Factors,
+    ItemEncoder,
+    Joint,
+    Keywords,
+    SkipGram,
+    TfidfSvd,
+    Trained,
+)
 
 DIM = 3
 LINES: tuple[ItemEncoder, ...] = (
@@ -12,6 +21,9 @@ LINES: tuple[ItemEncoder, ...] = (
     CoActions(version=1),
     Joint(version=1),
     Trained(version=1, epochs=2),
+    SkipGram(version=1),
+    Factors(version=1),
+    Keywords(version=1),
 )
 """One line of each kind, small enough for a test."""
 ITEMS, MEMBERS, EACH = 24, 60, 8

@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from models.items import svd
 from models.items.co_actions import Basis, CoActions
 from models.items.joint import Joint
-from models.items.pairs import Pairs, Weighing
+from models.items.learning import svd
+from models.items.learning.pairs import Pairs, Weighing
+from models.items.learning.text_ridge import TextRidge, unit
 from models.items.protocol import Behaviour, Corpus, Document
 from models.items.spec import CoActions as Line
 from models.items.spec import Joint as JointLine
 from models.items.spec import Trained as TrainedLine
-from models.items.text_ridge import TextRidge, unit
 from models.items.trained import Trained
 from tests.models.items.worlds import PER_TOPIC, START, TOPICS, behaviour_from, market
 from transformations.errors import TooFewError

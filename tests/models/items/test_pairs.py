@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.items import pairs
-from models.items.pairs import Pairs, Weighing
+from models.items.learning import pairs
+from models.items.learning.pairs import Pairs, Weighing
 from tests.models.items.worlds import Event, behaviour_from
 
 IDS = pa.array(["a", "b", "c", "d", "e"])

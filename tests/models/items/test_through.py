@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from models.backend import tf
-from models.items.popularity import PopularityByDay
+from models.items.learning.popularity import PopularityByDay
+from models.items.learning.text_ridge import unit
+from models.items.learning.through import Through, draw
 from models.items.protocol import Corpus
 from models.items.spec import Trained as Line
-from models.items.through import Through, draw
 from models.items.trained import Trained
 from models.layers.build import build
 from models.layers.one_vector import NO_SCORE
@@ -145,6 +146,29 @@ def test_what_a_layer_cannot_read_here_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         Trained.fit(Line(version=1, layer=layer), corpus, DIM)
+
+
+def test_an_item_may_have_a_part_of_its_own(encoder: Trained, corpus: Corpus) -> None:
+    own = Trained.fit(replace(LINE, own_part=10.0), corpus, DIM)
+    again = Trained.from_bytes(own.to_bytes())
+    assert encoder.own is None
+    assert own.own is not None
+    assert again.own is not None
+    behaviour = corpus.behaviour
+    assert behaviour is not None
+    counts = np.bincount(behaviour.items[behaviour.signs > 0], minlength=len(corpus))
+    # What nobody acted on was only drawn against, with none of its own part.
+    assert not own.own.vectors[counts == 0].any()
+    assert own.own.vectors[counts > 0].any(axis=1).all()
+    np.testing.assert_array_equal(again.encode(corpus), own.encode(corpus))
+    features, n = own.parts.with_counts(corpus)
+    np.testing.assert_array_equal(n, counts)
+    expected = features @ own.map + own.own.vectors * (counts / (counts + 10))[:, None]
+    np.testing.assert_allclose(own.encode(corpus), unit(expected), atol=1e-5)
+    unknown = Corpus(corpus.documents)
+    np.testing.assert_allclose(
+        own.encode(unknown), unit(own.parts.features(unknown) @ own.map), atol=1e-6
+    )
 
 
 def test_too_few_labels_are_refused() -> None:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.items import windows
-from models.items.popularity import PopularityByDay
-from models.items.windows import edges_of, histories_of, labels_of
+from models.items.learning import windows
+from models.items.learning.popularity import PopularityByDay
+from models.items.learning.windows import edges_of, histories_of, labels_of
 from tests.models.items.worlds import ACTIONS, START, Event, behaviour_from
 from transformations.timestamps import DAY_US
 

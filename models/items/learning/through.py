@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.backend import keras, tf
-from models.items.popularity import N_FEATURES, PopularityByDay
+from models.items.learning.popularity import N_FEATURES, PopularityByDay
+from models.items.learning.windows import Labels, histories_of
 from models.items.protocol import Behaviour
-from models.items.windows import Labels, histories_of
 from models.layers.one_vector import NO_SCORE
 
 ops = keras.ops
@@ -52,7 +52,7 @@ class Course:
     seed: int
     batch_size: int = 2_048
     negatives: int = 1_024
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     dropout: float = 0.2
 
@@ -67,6 +67,7 @@ class Material:
         blocks: The block of each label, int64 [labels].
         features: Block → the features of items as they were before it, for item rows.
         popularity: Of each day.
+        own: Block → how much of its own part each of these items has; None without such parts.
     """
 
     behaviour: Behaviour
@@ -74,6 +75,7 @@ class Material:
     blocks: NDArray[np.int64]
     features: Callable[[int, NDArray[np.int64]], NDArray[np.float32]]
     popularity: PopularityByDay
+    own: Callable[[int, NDArray[np.int64]], NDArray[np.float32]] | None = None
 
 
 @dataclass(frozen=True)
@@ -85,24 +87,39 @@ class Outcome:
         losses: Each epoch's mean loss.
         temperature: What the product of a member's and an item's vector counts in a score.
         popularity: Weights of the features of `PopularityByDay` [features].
+        own: The items' own parts, float32 [items, dim]; None without.
     """
 
     map: NDArray[np.float32]
     losses: list[float]
     temperature: float
     popularity: NDArray[np.floating]
+    own: NDArray[np.float32] | None = None
 
 
 class Through(keras.Model):
     """The map, an aggregator's layer, and the scores of items."""
 
-    def __init__(self, layer: Any, start: NDArray[np.float32], dropout: float, seed: int) -> None:
+    def __init__(
+        self,
+        layer: Any,
+        start: NDArray[np.float32],
+        dropout: float,
+        seed: int,
+        own_parts: int = 0,
+    ) -> None:
         super().__init__()
         self.layer = layer
         self.map = self.add_weight(start.shape, initializer="zeros", name="map")
         self.map.assign(start)
         self.temperature = self.add_weight((), initializer="zeros", name="temperature")
         self.popular = self.add_weight((N_FEATURES,), initializer="zeros", name="popular")
+        # The same part where an item is history and where it is predicted.
+        self.own = (
+            self.add_weight((own_parts, start.shape[1]), initializer="zeros", name="own")
+            if own_parts
+            else None
+        )
         self.dropout = dropout
         self.seed = seed
 
@@ -114,6 +131,8 @@ class Through(keras.Model):
                 features, self.dropout, seed=tf.stack([self.seed, step])
             )
         items = tf.matmul(features, self.map)
+        if self.own is not None:
+            items += batch["own_weights"][:, None] * tf.gather(self.own, batch["own_rows"])
         items *= tf.math.rsqrt(
             tf.maximum(tf.reduce_sum(tf.square(items), axis=1, keepdims=True), 1e-12)
         )
@@ -153,7 +172,8 @@ def train(
         start: The first map, float32 [features, dim].
         progress: Called after each epoch with its number and its mean loss.
     """
-    model = Through(layer, start, course.dropout, course.seed)
+    n_own = material.popularity.n_items if material.own is not None else 0
+    model = Through(layer, start, course.dropout, course.seed, n_own)
     per_epoch = sum(
         -(-int(count) // course.batch_size) for count in np.bincount(material.blocks) if count
     )
@@ -181,7 +201,9 @@ def train(
         if progress is not None:
             progress(epoch + 1, losses[-1])
     temperature = FIRST_SCALE * math.exp(SPEED * float(model.temperature))
-    return Outcome(np.asarray(model.map), losses, temperature, SPEED * np.asarray(model.popular))
+    popular = SPEED * np.asarray(model.popular)
+    own = None if model.own is None else np.asarray(model.own)
+    return Outcome(np.asarray(model.map), losses, temperature, popular, own)
 
 
 def one_cycle(done: float) -> float:
@@ -228,9 +250,16 @@ def _batch(
     )
     ends = np.cumsum([1, histories.rows.size, len(own)])
     _, rows, of_own, of_negatives = np.split(where.astype(np.int32), ends)
-    features = material.features(block, np.maximum(used - 1, 0))
+    items = np.maximum(used - 1, 0)
+    features = material.features(block, items)
     features[0] = 0.0
+    more = {}
+    if material.own is not None:
+        weights = material.own(block, items)
+        weights[0] = 0.0
+        more = {"own_rows": tf.constant(items), "own_weights": tf.constant(weights)}
     return {
+        **more,
         "features": tf.constant(features),
         "rows": tf.constant(rows.reshape(histories.rows.shape)),
         "actions": tf.constant(histories.actions),

@@ -1,7 +1,7 @@
 """Encoders as bytes: NumPy archives without pickle, equal for equal encoders."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
@@ -34,14 +34,25 @@ def ids_array(ids: pa.Array) -> NDArray[Any]:
     """Return ids as an array: int64, or the bytes of a JSON list of strings."""
     if pa.types.is_integer(ids.type):
         return ids.to_numpy(zero_copy_only=False)
-    return _bytes(json.dumps(ids.to_pylist()).encode())
+    return strings_array(ids.to_pylist())
 
 
 def ids_of(array: NDArray[Any]) -> pa.Array:
     """Read what `ids_array` returned."""
     if array.dtype != np.uint8:
         return pa.array(array)
-    return pa.array(json.loads(array.tobytes()), pa.string())
+    return pa.array(strings_of(array), pa.string())
+
+
+def strings_array(strings: Sequence[str]) -> NDArray[np.uint8]:
+    """Return strings as the bytes of a JSON list."""
+    return _bytes(json.dumps(list(strings)).encode())
+
+
+def strings_of(array: NDArray[np.uint8]) -> list[str]:
+    """Read what `strings_array` returned."""
+    strings: list[str] = json.loads(array.tobytes())
+    return strings
 
 
 def _bytes(data: bytes) -> NDArray[np.uint8]:
