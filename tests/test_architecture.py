@@ -147,7 +147,7 @@ def test_every_table_is_on_the_page(built: dict[str, list[Path]]) -> None:
 def test_the_columns_told_are_those_that_are_made(built: dict[str, list[Path]], table: str) -> None:
     section = re.split(r"\n##+ ", PAGE.split(f"\n### {table}\n")[1])[0]
     told: dict[str, str] = {}
-    for names, kind, about in list(rows(section))[1:]:
+    for names, kind, _about in list(rows(section))[1:]:
         for name in names.replace("\\", "").split(", "):
             if name == "n_<action>":
                 told |= dict.fromkeys(("n_apply", "n_save", "n_dismiss"), kind)
