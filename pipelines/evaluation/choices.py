@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array
 
+from models.evaluation.matrix_references import Als, Ease, MatrixRecommender
 from models.evaluation.ranker import RankerSettings
 from models.evaluation.scoring import LabelScores
 from models.lines import by_space
@@ -28,6 +30,8 @@ class Choices:
     Attributes:
         popular_days: Window of popularity.
         knn: Settings of item-kNN.
+        ease: EASE's penalty.
+        als: Confidence and penalty of ALS.
         decays: Item space → r of the decayed vectors in it.
         baseline: The space that is best for the decayed vectors.
         settings: Variant's name → settings of its ranker.
@@ -35,6 +39,8 @@ class Choices:
 
     popular_days: float
     knn: KnnSettings
+    ease: float
+    als: tuple[float, float]
     decays: Mapping[Space, float]
     baseline: Space
     settings: Mapping[str, RankerSettings]
@@ -51,6 +57,7 @@ class Measured:
     bench: Bench
     made: int = 0
     _digests: dict[Space, str] = field(default_factory=dict)
+    _last: dict[str, tuple[tuple[float, ...], MatrixRecommender]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Name what all the scores are about."""
@@ -101,6 +108,38 @@ class Measured:
             f"knn.{freshness}", inputs, lambda: self.bench.neighbours(freshness, last)
         )
 
+    def ease(self, freshness: Freshness, l2: float) -> LabelScores:
+        """Return the scores of EASE."""
+        inputs = {"freshness": freshness.name, "l2": l2, "days": self.bench.knn.days}
+
+        def make() -> LabelScores:
+            recommender = self._fitted("ease", (l2,), lambda m: Ease.fit(m, l2))
+            return self.bench.whole(recommender, freshness)
+
+        return self.reference(f"ease.{freshness}", inputs, make)
+
+    def als(self, freshness: Freshness, alpha: float, l2: float) -> LabelScores:
+        """Return the scores of ALS."""
+        inputs = {"freshness": freshness.name, "alpha": alpha, "l2": l2}
+        inputs["days"] = self.bench.knn.days
+
+        def make() -> LabelScores:
+            recommender = self._fitted("als", (alpha, l2), lambda m: Als.fit(m, alpha, l2))
+            return self.bench.whole(recommender, freshness)
+
+        return self.reference(f"als.{freshness}", inputs, make)
+
+    def _fitted(
+        self,
+        name: str,
+        settings: tuple[float, ...],
+        fit: Callable[[csr_array], MatrixRecommender],
+    ) -> MatrixRecommender:
+        """Return a recommender of the whole matrix; the last one of a name is kept."""
+        if name not in self._last or self._last[name][0] != settings:
+            self._last[name] = settings, fit(self.bench.matrix())
+        return self._last[name][1]
+
     def _digest(self, space: Space) -> str:
         """Identify every vector of a space."""
         if space not in self._digests:
@@ -137,6 +176,7 @@ def choose(
     config, freshness = measured.bench.world.config, protocol.freshness[0]
     spaces = [own.space for own, _ in by_space(config, aggregators)]
     trials = len(protocol.popular_days) + len(protocol.half_lives)
+    trials += len(protocol.ease) + len(protocol.als)
     trials += len(spaces) * len(protocol.decays) + len(protocol.l2) * (len(aggregators) + 1)
     with stages.stage("validation", trials, "trials") as stage:
         trying = _Trying(measured, stages, stage)
@@ -151,6 +191,16 @@ def choose(
         half_lives = {each: {"half_life": each} for each in protocol.half_lives}
         knn = KnnSettings(trying.best("knn", half_lives, neighbours), popular)
         measured.bench.knn = knn
+        ease = trying.best(
+            "ease",
+            {l2: {"l2": l2} for l2 in protocol.ease},
+            lambda l2: measured.ease(freshness, l2),
+        )
+        als = trying.best(
+            "als",
+            {pair: dict(zip(("alpha", "l2"), pair, strict=True)) for pair in protocol.als},
+            lambda pair: measured.als(freshness, *pair),
+        )
         default = RankerSettings(l2=protocol.l2[0])
         decays: dict[Space, float] = {}
         found: dict[Space, float] = {}
@@ -185,7 +235,7 @@ def choose(
             f"popularity of {popular:g} days; decayed vectors best in {baseline} with r = "
             f"{decays[baseline]:g}, {CHOSEN_BY} {found[baseline]:.4f}"
         )
-    return Choices(popular, knn, decays, baseline, settings)
+    return Choices(popular, knn, ease, als, decays, baseline, settings)
 
 
 @dataclass

@@ -117,4 +117,6 @@ def references(
         "popular": measured.popular(choices.popular_days),
         "knn": measured.neighbours(freshness, LAST),
         "last_item": measured.neighbours(freshness, 1),
+        "ease": measured.ease(freshness, choices.ease),
+        "als": measured.als(freshness, *choices.als),
     }

@@ -118,6 +118,8 @@ class Protocol:
         decays: Grid of r for the decayed vectors of the baseline.
         popular_days: Windows of popularity to choose from, in days.
         half_lives: Of co-occurrence, in days, to choose from; None: pairs never fade.
+        ease: Penalties of EASE to choose from.
+        als: Confidence alpha and penalty of ALS, pairs to choose from.
     """
 
     validation: Shares = Shares(fit=0.60, train=0.70, until=0.85)
@@ -133,6 +135,8 @@ class Protocol:
     decays: tuple[float, ...] = (0.5, 0.65, 0.8, 0.9, 0.95)
     popular_days: tuple[float, ...] = (1, 7, 28, 90, 365)
     half_lives: tuple[float | None, ...] = (7.0, 90.0, None)
+    ease: tuple[float, ...] = (100.0, 500.0)
+    als: tuple[tuple[float, float], ...] = ((1.0, 1.0), (10.0, 10.0))
 
     def __post_init__(self) -> None:
         if self.seeds < 1:

@@ -33,7 +33,7 @@ COHORT_METRICS = (CHOSEN_BY, "auc_random")
 MUST_GAIN = ("hr10", CHOSEN_BY)
 """Metrics on which the challenger must be clearly better than the baseline; on the others it must
 not be clearly worse."""
-MUST_NOT_LOSE_TO = ("knn", "last_item", "popular")
+MUST_NOT_LOSE_TO = ("popular", "knn", "ease", "als")
 GENERIC = ("/", "data", "source", "events", "events.parquet", "events.csv")
 
 Found = Mapping[str, Mapping[str, Estimate]]
@@ -194,8 +194,8 @@ def _protocol(comparison: Comparison, protocol: Protocol) -> Iterator[str]:
         f"`{comparison.freshness[0]}` and one for the others. Its L2 penalty is chosen by "
         f"{CHOSEN_BY} on the validation, for each variant, from "
         + ", ".join(f"{l2:g}" for l2 in protocol.l2)
-        + "; so are r and the item space of the decayed vectors, the window of popularity and how "
-        "fast pairs of item-kNN fade."
+        + "; so are r and the item space of the decayed vectors, the window of popularity, how "
+        "fast pairs of item-kNN fade, and the penalties of EASE and ALS."
     )
     yield (
         f"Intervals are 95 % percentiles of {protocol.resamples:,} paired resamples of members and "
@@ -212,6 +212,8 @@ def _label(name: str, comparison: Comparison) -> str:
         "popular": f"popularity, {choices.popular_days:g} days",
         "knn": "item-kNN, last 10",
         "last_item": "item-kNN, last item",
+        "ease": f"EASE, penalty {choices.ease:g}",
+        "als": "implicit ALS, 64 factors",
     }
     if name in named:
         return named[name]

@@ -11,10 +11,12 @@ from models.evaluation.bootstrap import Resamples
 from models.evaluation.compare import estimates
 from models.evaluation.history import events_before
 from models.evaluation.item_vectors import ItemVectors
+from models.evaluation.matrix_references import MatrixRecommender
 from models.evaluation.ranker import RankerFeatures, RankerSettings, fit_ranker
 from models.evaluation.ranker_weights import Ranker
 from models.evaluation.references import DecayedCooccurrence, Popular
 from models.evaluation.scoring import LabelScores, measure, measure_ranker
+from models.evaluation.task import which
 from models.item_versions import ItemVersions
 from models.spec import Aggregator
 from pipelines.evaluation.histories import Embedder, Histories, Log
@@ -197,6 +199,43 @@ class Bench:
 
         def score(rows: NDArray[np.int64], day: int) -> NDArray[np.float32]:
             return recommender.scores(np.full(len(rows), day * DAY_US), histories[rows])
+
+        return measure(score, self.measured.task)
+
+    def matrix(self) -> csr_array:
+        """Return which items members acted on before the measured period, [members, items]."""
+        events, until = self.data.events.positives(), self.measured.task.labels.times.min()
+        before = events.before(int(until))
+        shape = (len(self.data.member_codes), len(self.data.item_ids))
+        return which(events.members[:before], events.items[:before], shape).astype(np.float32)
+
+    def whole(self, recommender: MatrixRecommender, freshness: Freshness) -> LabelScores:
+        """Measure a recommender of the whole matrix on members' histories.
+
+        Below what it knows, and for members without a history, stand items by popularity.
+        """
+        labels, events = self.measured.task.labels, self.data.events.positives()
+        order = np.lexsort((events.times, events.members))
+        rows, found = events_before(
+            events.members[order],
+            events.times[order],
+            labels.members,
+            self.as_of(self.world.name, freshness),
+        )
+        shape = (len(labels), len(self.data.item_ids))
+        histories = which(rows, events.items[order][found], shape).astype(np.float32)
+        popular = Popular(events, shape[1], self.knn.days)
+        unknown = ~recommender.known
+
+        def score(some: NDArray[np.int64], day: int) -> NDArray[np.float32]:
+            counts = popular.at(day * DAY_US)
+            least = counts / (counts.max() + 1) - 1  # below 0, by popularity
+            scores = recommender.scores(histories[some])
+            lowest = scores.min(axis=1, keepdims=True)
+            scores[:, unknown] = (lowest + least[None, :])[:, unknown]
+            nothing = np.diff(histories[some].indptr) == 0
+            scores[nothing] = least
+            return scores
 
         return measure(score, self.measured.task)
 
