@@ -2,20 +2,26 @@
 -- on an item that was known by the midnight before; at most $per_member of a member and sign
 -- Reads `activity` and `known_items`.
 with
-signed as (
+sampled as (
     select
-        activity.member_id,
-        activity.item_id,
-        activity.action,
-        activity.event_timestamp,
-        activity.sign > 0 as positive,
-        known_items.available_at,
+        member_id,
+        item_id,
+        action,
+        event_timestamp,
+        sign > 0 as positive,
     from activity
-    inner join known_items on activity.item_id = known_items.item_id
     where
         list_contains($actions, action)
         and sign <> 0
         and hash(member_id, $seed) % 1000000 < $share * 1000000
+),
+
+signed as (
+    select
+        sampled.*,
+        known_items.available_at,
+    from sampled
+    inner join known_items on sampled.item_id = known_items.item_id
 ),
 
 news as (
