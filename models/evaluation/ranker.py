@@ -44,8 +44,8 @@ class RankerSettings:
     l2: float = 1e-4
     negatives: int = 1024
     batch_size: int = 512
-    epochs: int = 10
-    learning_rate: float = 0.005
+    epochs: int = 5
+    learning_rate: float = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,11 +67,17 @@ class RankerFeatures:
     def pair_features(
         self, rows: NDArray[np.integer], items: NDArray[np.integer] | slice = slice(None)
     ) -> Floats:
-        """Return log(1 + score) and whether there is one, float32 [rows, items, N_PAIR]."""
+        """Return what a pair's score says, float32 [rows, items, N_PAIR].
+
+        log(1 + score), whether there is one, and its share of the highest of the label's.
+        """
         if self.pairs is None:
             raise ValueError("expected features with scores of pairs")
-        scores = self.pairs[rows].toarray()[:, items]
-        return np.stack([np.log1p(scores), scores > 0], axis=2).astype(np.float32)
+        every = self.pairs[rows].toarray()
+        highest = np.maximum(every.max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        scores = every[:, items]
+        columns = [np.log1p(scores), scores > 0, scores / highest]
+        return np.stack(columns, axis=2).astype(np.float32)
 
 
 def fit_ranker(

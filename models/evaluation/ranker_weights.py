@@ -16,7 +16,7 @@ TOWER = 4
 """Dimensions in which a head multiplies its item features with its member features."""
 HEADS = RANK, JUDGE = 0, 1
 ITEM_UNITS, MEMBER_UNITS = 32, 16
-N_PAIR = 2
+N_PAIR = 3
 """Features of a pair."""
 MASKED = np.float32(-1e9)
 
