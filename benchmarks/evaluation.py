@@ -1,20 +1,95 @@
-"""docs/evaluation.md, generated from results of `activity evaluate`: no number is typed by hand.
+"""docs/evaluation.md, and the evaluations that it shows: no number is typed by hand.
 
-`python -m benchmarks.evaluation keep NAME RESULT` copies what the page needs from a result.json
-to benchmarks/results; `python -m benchmarks.evaluation` writes the page.
+    python -m benchmarks.evaluation run NAME    # one set: workspace, activity evaluate, the JSON
+    python -m benchmarks.evaluation             # the page, from the JSON in benchmarks/results
+
+A set's workspace is workspaces/NAME, made where it is missing; its catalog.py says what is
+compared. Real data lies in the folder that ACTIVITY_TEST_DATA names. A run that was interrupted
+goes on where it was.
 """
 
 import argparse
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 PAGE = HERE.parent / "docs" / "evaluation.md"
 TEXT = HERE / "evaluation.md.txt"
 LEFT_OUT = ("map", "members", "training", "distributions")
+DATA = "ACTIVITY_TEST_DATA"
+
+
+@dataclass(frozen=True)
+class Set:
+    """A set of data, and the settings of its workspace.
+
+    Attributes:
+        settings: Keys of activity.yaml besides what `activity init` guesses. The windows of real
+            sets are long: their members act seldom, and the last 32 actions are what counts.
+        importer: The command below `activity import` that makes its two files.
+    """
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    importer: str | None = None
+
+
+SETS = {
+    "ifdb": Set({"window": "7300d"}),
+    "xwines": Set({"window": "7300d"}),
+    "movietweetings": Set({"window": "365d"}, importer="movietweetings"),
+    "simulated": Set(),
+}
+
+
+def run(name: str, seeds: int) -> Path:
+    """Evaluate one set; return the file of its result in benchmarks/results."""
+    config = _simulated() if name == "simulated" else _workspace(name)
+    _activity("evaluate", "--config", str(config), "--seeds", str(seeds))
+    from transformations.config import load_config
+
+    return keep(name, load_config(config).layout.evaluation / "result.json")
+
+
+def _workspace(name: str) -> Path:
+    """Return the activity.yaml of a set's workspace; make it where it is missing."""
+    from transformations.config import CONFIG, WORKSPACES
+
+    file = WORKSPACES / name / CONFIG
+    if file.exists():
+        return file
+    if DATA not in os.environ:
+        raise SystemExit(f"expected {DATA} to name the folder of {name}/, got nothing")
+    source = Path(os.environ[DATA]) / name
+    if SETS[name].importer is not None:
+        made = WORKSPACES / f"{name}-source"
+        _activity("import", SETS[name].importer or "", str(source), str(made))
+        source = made
+    files = [f"--{what}={source / what}.parquet" for what in ("events", "items")]
+    _activity("init", name, *files)
+    settings = yaml.safe_load(file.read_text()) | SETS[name].settings
+    file.write_text(yaml.safe_dump(settings, sort_keys=False))
+    return file
+
+
+def _simulated() -> Path:
+    """Simulate the market of the repository's own workspace, unless it is there."""
+    from transformations.config import CONFIG, ROOT
+
+    _activity("simulate", "--if-needed", "--config", str(ROOT / CONFIG))
+    return ROOT / CONFIG
+
+
+def _activity(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "pipelines.cli", *arguments], check=True)
 
 
 def keep(name: str, file: Path) -> Path:
@@ -37,7 +112,7 @@ def write_page() -> Path:
     left = [line for line in text.splitlines() if "{{" in line]
     if left:
         raise SystemExit(
-            f"expected a result for {left}; first: python -m benchmarks.evaluation keep"
+            f"expected a result for {left}; first: python -m benchmarks.evaluation run NAME"
         )
     PAGE.write_text(text)
     return PAGE
@@ -46,11 +121,11 @@ def write_page() -> Path:
 def _data(result: dict[str, Any]) -> str:
     data, split = result["data"], result["split"]
     return (
-        f"{data['events']:,} actions on items with a vector, {data['members']:,} members, "
-        f"{data['items']:,} items, {data['first'][:10]} to {data['last'][:10]}. Train until "
-        f"{split['train_until'][:10]}, validation until {split['validation_until'][:10]}, test "
-        f"until {split['test_until'][:10]}. {len(result['seeds'])} seeds. Command: "
-        f"`{result['command']}`."
+        f"{data['events']:,} actions of {data['members']:,} members on {data['items']:,} items, "
+        f"{data['first'][:10]} to {data['last'][:10]}. Fitted on what is before "
+        f"{split['fit_until'][:10]}, ranker's labels until {split['train_until'][:10]}, test until "
+        f"{split['until'][:10]}; {len(result['seeds'])} seeds, {result['n_trials']} trials on "
+        f"validation, the test opened {len(result['test_openings'])} times."
     )
 
 
@@ -58,32 +133,38 @@ def _protocol(result: dict[str, Any]) -> str:
     return "\n".join(f"- {sentence}" for sentence in result["protocol"])
 
 
-def _values(result: dict[str, Any]) -> str:
-    metrics = result["metrics"]
-    head = ["variant", "bytes", *(metric["label"] for metric in metrics)]
-    rows = [
-        [
-            variant["label"],
-            "" if variant["bytes_per_member"] is None else str(variant["bytes_per_member"]),
-            *(_number(variant["metrics"].get(metric["key"])) for metric in metrics),
-        ]
-        for variant in map(_whole, result["variants"])
-    ]
-    return _table(head, rows)
+def _table(result: dict[str, Any]) -> str:
+    """Return all variants: HR@10 and NDCG@10 with every freshness, and what they win."""
+    fresh = result["freshness"]
+    names = [one["name"] for one in fresh]
+    head = ["", "bytes"]
+    head += [f"{metric}, {name}" for metric in ("HR@10", "NDCG@10") for name in names]
+    head += ["NDCG@10 minus baseline", "over items too", "AUC"]
+    rows = []
+    for variant in result["variants"]:
+        name, difference = variant["name"], variant["difference"].get("ndcg10")
+        over_items = variant["over_items"].get("ndcg10")
+        rows.append(
+            [
+                _marked(variant, result),
+                str(variant.get("bytes_per_member") or ""),
+                *(
+                    _number(one["variants"][name]["metrics"].get(key))
+                    for key in ("hr10", "ndcg10")
+                    for one in fresh
+                ),
+                _interval(difference),
+                "" if over_items is None else _bounds(over_items),
+                _number(variant["metrics"].get("auc_random"), 3),
+            ]
+        )
+    return _lines(head, rows)
 
 
-def _differences(result: dict[str, Any]) -> str:
-    metrics = result["metrics"]
-    rows = [
-        [variant["label"], *(_interval(variant["difference"].get(m["key"])) for m in metrics)]
-        for variant in result["variants"]
-        if variant["difference"]
-    ]
-    return _table([f"minus {_baseline(result)}", *(m["label"] for m in metrics)], rows)
-
-
-def _baseline(result: dict[str, Any]) -> str:
-    return next(v["label"] for v in result["variants"] if v["name"] == result["baseline"])
+def _marked(variant: dict[str, Any], result: dict[str, Any]) -> str:
+    role = {result["baseline"]: ", baseline", result["challenger"]: ", challenger"}
+    label = variant["label"] + role.get(variant["name"], "")
+    return f"**{label}**" if variant["name"] in role else label
 
 
 def _promises(result: dict[str, Any]) -> str:
@@ -93,69 +174,22 @@ def _promises(result: dict[str, Any]) -> str:
     )
 
 
+def _carriers(result: dict[str, Any]) -> str:
+    shown = [
+        f"{row['text'] or row['item']} ({row['adds']:+.4f} of {row['labels']} labels)"
+        for row in result["carriers"][:3]
+    ]
+    found = result["challenger_minus"][result["baseline"]]["difference"]["ndcg10"]["estimate"]
+    return f"The difference in NDCG@10 is {found:+.4f}; its largest parts are of " + "; ".join(
+        shown
+    )
+
+
 def _controls(result: dict[str, Any]) -> str:
-    rows = [
-        [
-            control["name"],
-            control["expected"],
-            control["got"],
-            "yes" if control["passed"] else "NO",
-        ]
-        for control in result["controls"]
-    ]
-    return _table(["control", "expected", "got", "passed"], rows)
-
-
-def _storage(result: dict[str, Any]) -> str:
-    rows = [
-        [
-            row["variant"],
-            row["dtype"],
-            str(row["bytes_per_member"]),
-            _number(row["ndcg10"]),
-            _interval(row["difference"]),
-        ]
-        for row in result["storage"]
-    ]
-    return _table(["variant", "dtype", "bytes per member", "NDCG@10", "minus float32"], rows)
-
-
-def _cold(result: dict[str, Any]) -> str:
-    labels = {metric["key"]: metric["label"] for metric in result["metrics"]}
-    names = list(result["cold_start"][0]["metrics"]) if result["cold_start"] else []
-    rows = [
-        [
-            way["members"],
-            f"{way['labels']:,}",
-            way["approach"],
-            *(_number(way["metrics"].get(name)) for name in names),
-        ]
-        for way in result["cold_start"]
-    ]
-    return _table(["members with", "labels", "features", *(labels[name] for name in names)], rows)
-
-
-def _grid(result: dict[str, Any]) -> str:
-    rows = [
-        [f"{point['decay']:g}", f"{point['value']:.4f}", "chosen" if point["chosen"] else ""]
-        for point in result["decay_grid"]
-    ]
-    return _table(["r", "NDCG@10 on validation", ""], rows)
-
-
-def _cohorts(result: dict[str, Any]) -> str:
-    labels = {metric["key"]: metric["label"] for metric in result["metrics"]}
-    rows = [
-        [
-            row["cohort"],
-            row["level"],
-            f"{row['labels']:,}",
-            _interval(row["difference"][result["challenger"]]),
-        ]
-        for row in result["cohorts"]
-        if row["metric"] == "auc_random"
-    ]
-    return _table(["cohort", "", "labels", labels["auc_random"]], rows)
+    failed = [one["name"] for one in result["controls"] if not one["passed"]]
+    if failed:
+        return f"Controls that failed: {', '.join(failed)}."
+    return f"All {len(result['controls'])} controls passed."
 
 
 def _command(result: dict[str, Any]) -> str:
@@ -166,48 +200,51 @@ SECTIONS = {
     "command": _command,
     "data": _data,
     "protocol": _protocol,
-    "values": _values,
-    "differences": _differences,
+    "table": _table,
     "promises": _promises,
+    "carriers": _carriers,
     "controls": _controls,
-    "storage": _storage,
-    "cold": _cold,
-    "grid": _grid,
-    "cohorts": _cohorts,
 }
 
 
-def _whole(variant: dict[str, Any]) -> dict[str, Any]:
-    return {"bytes_per_member": None} | variant
+def _number(interval: dict[str, float] | None, digits: int = 4) -> str:
+    return "" if interval is None else f"{interval['estimate']:.{digits}f}"
 
 
-def _number(interval: dict[str, float] | None) -> str:
-    return "" if interval is None else f"{interval['estimate']:.4f}"
+def _bounds(interval: dict[str, float]) -> str:
+    return f"[{interval['low']:+.4f}, {interval['high']:+.4f}]"
 
 
 def _interval(interval: dict[str, float] | None) -> str:
     if interval is None:
         return ""
-    text = f"{interval['estimate']:+.4f} [{interval['low']:+.4f}, {interval['high']:+.4f}]"
+    text = f"{interval['estimate']:+.4f} {_bounds(interval)}"
     clear = interval["low"] > 0 or interval["high"] < 0
     return f"**{text}**" if clear else text
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def _lines(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def main() -> None:
-    """Keep a result, or write the page."""
+    """Run a set, keep a result, or write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("keep", nargs="*", help="keep NAME FILE")
-    given = parser.parse_args().keep
-    if given:
-        _, name, file = given
-        print(f"kept {keep(name, Path(file)).name}")
-    else:
-        print(f"wrote {write_page().name}")
+    parser.add_argument(
+        "what", nargs="*", help=f"run NAME, of {', '.join(SETS)}; or keep NAME FILE"
+    )
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    match options.what:
+        case []:
+            print(f"wrote {write_page().name}")
+        case ["run", name] if name in SETS:
+            print(f"kept {run(name, options.seeds).name}")
+        case ["keep", name, file]:
+            print(f"kept {keep(name, Path(file)).name}")
+        case other:
+            parser.error(f"expected run NAME, keep NAME FILE or nothing, got {' '.join(other)}")
 
 
 if __name__ == "__main__":

@@ -117,56 +117,55 @@ def one_by_one(folder: Path) -> dict[str, float]:
 
 
 def evaluation(folder: Path) -> dict[str, float]:
-    """Build what LABELS labels read of an evaluation's daily snapshots, and fetch it for them."""
-    from pipelines.evaluation.features import join, join_sequences, read_data
+    """Build what LABELS labels read of daily snapshots, and fetch it for them."""
+    from pipelines.evaluation.evaluate import prepare
+    from pipelines.evaluation.labels import positive_times, read_data
     from pipelines.evaluation.protocol import Protocol
-    from pipelines.evaluation.world import (
-        build_sequences_read,
-        embed_sequences_read,
-        encode,
-        open_world,
-        train_lines,
-    )
+    from pipelines.evaluation.served import join, readings
+    from pipelines.evaluation.variants import Bench
+    from pipelines.evaluation.world import build_served, train_lines
 
     config, stages, lines = _ifdb(folder)
-    protocol = Protocol(max_labels=LABELS // 3)
+    protocol = Protocol(max_labels=LABELS // 2)
     with connect(config) as con:
-        world = open_world(config, con, protocol)
-        encode(world, con, stages)
+        times = positive_times(config, con, ())
+    world = prepare(config, "test", times, protocol, lines, stages)
     train_lines(world, stages, lines)
+    with connect(world.config) as con:
+        bench = Bench.of(world, con, read_data(world, con, protocol))
     before = len(stages.done)
 
     def make() -> int:
-        with stages.stage("labels"), connect(config) as con:
-            data = read_data(world, con, protocol)
-        build_sequences_read(world, stages, data.readings)
-        embed_sequences_read(world, stages, lines)
+        periods = bench.data.periods.values()
+        read = pa.concat_tables([readings(bench, period) for period in periods])
+        build_served(world, stages, lines, read)
         store = world.store(lines)
         with stages.stage("joins"):
-            for period in data.periods.values():
-                join_sequences(store, world.config, data, period)
+            for period in periods:
                 for line in lines:
                     join(store, world.config, line, period)
-        return sum(len(period.frame) for period in data.periods.values())
+        return sum(len(period.frame) for period in periods)
 
     result = _timed(make)
-    snapshots = len(world.series.snapshots(world.split.test_until))
+    snapshots = len(world.series.snapshots(world.split.until))
     seconds = {f"{one.name}_seconds": round(one.seconds, 2) for one in stages.done[before:]}
-    return result | seconds | {"rows": stages.done[before + 1].rows_out, "snapshots": snapshots}
+    return result | seconds | {"rows": stages.done[before].rows_out, "snapshots": snapshots}
 
 
 def all_snapshots(folder: Path) -> dict[str, float]:
-    """Build some of these snapshots as a whole, as the evaluation did with all of them before."""
+    """Build some of these snapshots as a whole."""
     from models.embed import embed_snapshots
+    from pipelines.evaluation.evaluate import prepare
+    from pipelines.evaluation.labels import positive_times
     from pipelines.evaluation.protocol import Protocol
-    from pipelines.evaluation.world import encode, open_world, train_lines
+    from pipelines.evaluation.world import train_lines
 
     config, stages, lines = _ifdb(folder)
     with connect(config) as con:
-        world = open_world(config, con, Protocol())
-        encode(world, con, stages)
+        times = positive_times(config, con, ())
+    world = prepare(config, "test", times, Protocol(), lines, stages)
     train_lines(world, stages, lines)
-    snapshots = world.series.snapshots(world.split.test_until)
+    snapshots = world.series.snapshots(world.split.until)
     some = snapshots[:: len(snapshots) // SNAPSHOTS_AT_ONCE][:SNAPSHOTS_AT_ONCE]
     with connect(config) as con, tempfile.TemporaryDirectory(dir=folder) as name:
         place = world.config.model_copy(update={"data_dir": name})

@@ -82,7 +82,10 @@ class ItemVersions(ItemTable):
 
     def rows(self, item_ids: pa.Array) -> NDArray[np.int32]:
         """Return the row of each item's vector as of the timestamp, 0 without one; int32 [ids]."""
-        items = self._items(item_ids)
+        return self.rows_of(self.numbers(item_ids))
+
+    def rows_of(self, items: NDArray[np.integer]) -> NDArray[np.int32]:
+        """Return `rows` of items by their number; int32 [items]."""
         first = self._first[items]
         # `low` is the last version known to be available, or the row before the item's first one.
         low, high = first - 1, self._first[items + 1] - 1
@@ -93,7 +96,7 @@ class ItemVersions(ItemTable):
             high = np.where(available, high, np.maximum(middle - 1, low))
         return np.where(low < first, 0, low).astype(np.int32)
 
-    def _items(self, item_ids: pa.Array) -> NDArray[np.int32]:
+    def numbers(self, item_ids: pa.Array) -> NDArray[np.int32]:
         """Return each item's number, from 1 on; 0 for one that the table does not hold."""
         if self._numbers is None or len(item_ids) > len(self._ids):
             return super().rows(item_ids)

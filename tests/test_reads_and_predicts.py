@@ -14,8 +14,8 @@ from models.packaging import load
 from models.spec import Cnn
 from operations.fits import current_lines
 from pipelines.evaluation.evaluate import chosen_lines, evaluate
-from pipelines.evaluation.features import read_data
-from pipelines.evaluation.protocol import Protocol
+from pipelines.evaluation.labels import positive_times, read_data
+from pipelines.evaluation.protocol import LIVE, Protocol
 from pipelines.evaluation.world import open_world
 from pipelines.progress import Stages
 from serving.request.vectors import RequestTime
@@ -27,6 +27,7 @@ LINE = (
     'attributes=("dwell", "seen_on"), recipe=Recipe(epochs=2, refit=False, negatives=8, '
     "learning_rate=0.1, validation=timedelta(days=4), examples=ExampleSettings(min_actions=1)))"
 )
+COURSES = 40
 IMPORTS = """
 from models.training.recipe import Recipe
 from transformations.example_settings import ExampleSettings
@@ -53,9 +54,12 @@ def workspace(tmp_path: Path) -> Workspace:
     source = tmp_path / "source"
     rows = []
     for n in range(240):
-        action, item = (("enroll", f"c-{n % 4}"), ("play", f"g-{n % 6}"), ("view", f"g-{n % 5}"))[
-            n % 3
-        ]
+        # Each enroll is on a course that is new to its member.
+        action, item = (
+            ("enroll", f"c-{n // 3 % COURSES}"),
+            ("play", f"g-{n % 6}"),
+            ("view", f"g-{n % 5}"),
+        )[n % 3]
         dwell = "" if n % 4 == 0 else str(n % 60)
         at = END - timedelta(hours=3 * n + 1)
         rows.append(f"{n % 7},{item},{action},{at:%Y-%m-%d %H:%M:%S},{dwell},{'ab'[n % 2]}")
@@ -63,7 +67,7 @@ def workspace(tmp_path: Path) -> Workspace:
     (source / "events.csv").write_text("\n".join([head, *rows]) + "\n")
     animals = ("fish", "bird", "horse", "mouse", "snake", "whale")
     jobs = [f"g-{n},red {animal},job" for n, animal in enumerate(animals)]
-    courses = [f"c-{n},green {animal},course" for n, animal in enumerate(animals[:4])]
+    courses = [f"c-{n},green {animals[n % 4]},course" for n in range(COURSES)]
     (source / "items.csv").write_text("\n".join(["product,title,kind", *jobs, *courses]) + "\n")
     workspace.lines(LINE)
     catalogue = tmp_path / "catalog.py"
@@ -115,7 +119,14 @@ def test_it_trains_serves_and_is_the_same_at_request_time(workspace: Workspace) 
 
 def test_it_is_evaluated_on_items_of_the_kind_that_it_predicts(workspace: Workspace) -> None:
     workspace.run(END)
-    protocol = Protocol(seeds=1, resamples=20, decays=(0.8,), l2=(1e-3,), predicts=("enroll",))
+    protocol = Protocol(
+        freshness=(LIVE,),
+        seeds=1,
+        resamples=20,
+        decays=(0.8,),
+        l2=(1e-3,),
+        predicts=("enroll",),
+    )
     lines = chosen_lines(catalogue_lines(workspace.config), (), protocol.predicts)
 
     def work(stages: Stages) -> None:
@@ -123,13 +134,14 @@ def test_it_is_evaluated_on_items_of_the_kind_that_it_predicts(workspace: Worksp
 
     workspace.do("evaluate", work)
     with connect(workspace.config) as con:
-        world = open_world(workspace.config, con, protocol)
-        data = read_data(world, con, protocol, ("test",))
+        times = positive_times(workspace.config, con, protocol.predicts)
+        world = open_world(workspace.config, "test", times, protocol)
+        data = read_data(world, con, protocol)
     period = data.periods["test"]
     assert set(period.frame["action"]) == {"enroll"}  # views that are disliked are of jobs
     assert period.frame.loc[period.frame["positive"], "item_id"].str.startswith("c-").all()
     known = data.item_days.known(int(period.task.labels.days.max()))
-    assert known.sum() == 4
+    assert known.sum() == COURSES
     result = json.loads((workspace.config.data / "evaluation" / "result.json").read_text())
     assert {variant["name"] for variant in result["variants"]} >= {"learned_decay"}
 

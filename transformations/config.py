@@ -340,7 +340,7 @@ class Config(_Strict):
     }
     window: Duration = timedelta(days=28)
     step: Duration = timedelta(days=1)
-    """Time between two snapshots of a backfill, and of those that an evaluation supposes."""
+    """Time between two snapshots of a backfill."""
     length: int = Field(default=32, ge=1, le=1024)
     items: Items
     dim: int = Field(default=64, ge=2, le=4096)

@@ -10,25 +10,34 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from transformations.errors import InputError
-from transformations.timestamps import DAY_US
+from transformations.timestamps import DAY_US, microseconds
 
 Masks = dict[str, NDArray[np.bool_]]
-COLUMNS = ("event_timestamp", "n_actions", "last_action_at", "item_popularity", "first_seen_at")
+COLUMNS = (
+    "event_timestamp",
+    "n_actions",
+    "last_action_at",
+    "item_popularity",
+    "item_first_at",
+    "first_seen_at",
+)
 # Upper bounds of the levels: inclusive for counts, exclusive for days.
 HISTORY = {"0 actions": 0, "1 to 3 actions": 3, "4 to 9 actions": 9, "10 to 31 actions": 31}
 RECENCY = {"under 1 day": 1, "1 to 7 days": 7, "7 to 28 days": 28}
 THIRDS = ("low third", "middle third", "high third")
 
 
-def cohorts(frame: pd.DataFrame, train_until: datetime) -> dict[str, Masks]:
+def cohorts(frame: pd.DataFrame, train_until: datetime, fit_until: datetime) -> dict[str, Masks]:
     """Return cohort → level → bool [labels]. A level may be empty.
 
     Args:
         frame: One row per label: event_timestamp (its time), n_actions and last_action_at (as the
             features have them; null for none), item_popularity (positive actions on its item in
-            the 7 days before, from `count_between`), first_seen_at (the member's first action;
-            null where the label itself is the first).
+            the 7 days before, from `count_between`), item_first_at (microseconds of the first
+            action on its item), first_seen_at (the member's first action; null where the label
+            itself is the first).
         train_until: A member first seen at or after it is new.
+        fit_until: An item first acted on at or after it is new to what was fitted.
 
     Raises:
         InputError: a column is missing.
@@ -40,10 +49,12 @@ def cohorts(frame: pd.DataFrame, train_until: datetime) -> dict[str, Masks]:
         )
     since = (frame["event_timestamp"] - frame["last_action_at"]).dt.total_seconds() / 86_400
     known = (frame["first_seen_at"] < pd.Timestamp(train_until)).to_numpy()
+    old = frame["item_first_at"].to_numpy() < microseconds(fit_until)
     return {
         "History length": _history(frame["n_actions"].to_numpy(np.float64, na_value=0)),
         "Time since the last action": _since(since.to_numpy()),
         "Item's popularity in 7 days": _popularity(frame["item_popularity"].to_numpy()),
+        "Items": {"first acted on before the fit": old, "first acted on after it": ~old},
         "Members": {"known in training": known, "new since": ~known},
     }
 

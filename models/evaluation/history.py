@@ -55,15 +55,3 @@ def position_in_label(labels: Rows) -> Rows:
     [0, 1, 2, 0]
     """
     return np.arange(len(labels)) - np.searchsorted(labels, labels, side="left")
-
-
-def padded_rows(labels: Rows, values: NDArray[np.integer], n_labels: int) -> NDArray[np.int32]:
-    """Return each label's values in a row, -1 on the right of the shorter ones; int32 [labels, m].
-
-    >>> padded_rows(np.array([0, 0, 0, 2]), np.array([5, 6, 7, 5]), n_labels=3).tolist()
-    [[5, 6, 7], [-1, -1, -1], [5, -1, -1]]
-    """
-    longest = int(np.bincount(labels, minlength=1).max())
-    rows = np.full((n_labels, max(longest, 1)), -1, np.int32)
-    rows[labels, position_in_label(labels)] = values
-    return rows

@@ -1,6 +1,7 @@
 """The ranker's item features besides vectors, by day: popularity and age."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,11 +9,13 @@ from numpy.typing import NDArray
 from transformations.timestamps import DAY_US
 
 # Windows of the counts of positive actions.
-WINDOW_DAYS = (1, 7, 28)
+WINDOW_DAYS = (1, 7, 28, 90)
 ACTIVE_DAYS = 7
 # The prior of an item's share of positive actions: that many actions, that share of them positive.
 PRIOR, PRIOR_SHARE = 2.0, 0.8
 N_FEATURES = len(WINDOW_DAYS) + 5
+# Counts of all time are kept at every so many events; between, the events themselves are counted.
+EVERY = 65_536
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,13 +23,13 @@ class ItemDays:
     """Counts of the actions on every item before each midnight.
 
     Attributes:
-        first: The first day, in days since 1970.
-        before: int32 [days + 1, items, 2]: positive and negative actions before day `first + i`.
-        available_at: When each item's vector became available, microseconds since 1970, [items].
+        keys: Of each action, in the order of time: 2 * item, plus 1 if it is negative; int64.
+        times: Of each action, microseconds since 1970, int64 ascending.
+        available_at: When each item became known, microseconds since 1970, int64 [items].
     """
 
-    first: int
-    before: NDArray[np.int32]
+    keys: NDArray[np.int64]
+    times: NDArray[np.int64]
     available_at: NDArray[np.int64]
 
     @classmethod
@@ -38,23 +41,36 @@ class ItemDays:
         available_at: NDArray[np.int64],
     ) -> "ItemDays":
         """Count events: index of the item, microseconds since 1970, whether it is positive."""
-        days = times // DAY_US
-        first = int(days.min())
-        counts = np.zeros((int(days.max()) - first + 2, len(available_at), 2), np.int32)
-        np.add.at(counts, (days - first + 1, items, (~positive).astype(int)), 1)
-        for day in range(1, len(counts)):  # in place: years of days times items are large
-            counts[day] += counts[day - 1]
-        return cls(first, counts, available_at)
+        order = np.argsort(times, kind="stable")
+        keys = 2 * items.astype(np.int64) + ~positive
+        return cls(keys[order], times[order], available_at)
 
-    def _index(self, day: int) -> int:
-        return min(max(day - self.first, 0), len(self.before) - 1)
+    def _counted(self, start: int, stop: int) -> NDArray[np.int32]:
+        counts = np.bincount(self.keys[start:stop], minlength=2 * len(self.available_at))
+        return counts.astype(np.int32).reshape(-1, 2)
+
+    @cached_property
+    def _kept(self) -> list[NDArray[np.int32]]:
+        """The counts of all time after 0, EVERY, 2 * EVERY … events."""
+        kept = [self._counted(0, 0)]
+        for start in range(0, len(self.keys) - EVERY + 1, EVERY):
+            kept.append(kept[-1] + self._counted(start, start + EVERY))
+        return kept
+
+    def _position(self, day: int) -> int:
+        return int(np.searchsorted(self.times, day * DAY_US))
 
     def window(self, day: int, days: int) -> NDArray[np.int32]:
         """Return the actions of the `days` days before a midnight, int32 [items, 2]."""
-        return self.before[self._index(day)] - self.before[self._index(day - days)]
+        return self._counted(self._position(day - days), self._position(day))
+
+    def so_far(self, day: int) -> NDArray[np.int32]:
+        """Return all actions before a midnight, int32 [items, 2]: positive and negative ones."""
+        stop = self._position(day)
+        return self._kept[stop // EVERY] + self._counted(stop // EVERY * EVERY, stop)
 
     def known(self, day: int) -> NDArray[np.bool_]:
-        """Return which items had a vector by the midnight at the start of `day`, bool [items]."""
+        """Return which items were known by the midnight at the start of `day`, bool [items]."""
         return self.available_at <= day * DAY_US
 
     def active(self, day: int) -> NDArray[np.bool_]:
@@ -66,16 +82,25 @@ class ItemDays:
         counts = self.window(day, ACTIVE_DAYS)[:, 0] * self.known(day)
         return counts / max(int(counts.sum()), 1)
 
-    def features(self, day: int) -> NDArray[np.float32]:
+    def features(
+        self, day: int, items: NDArray[np.integer] | slice = slice(None)
+    ) -> NDArray[np.float32]:
         """Return the item features at a midnight, float32 [items, N_FEATURES].
 
         log(1 + positive actions) in each window and in all, log(1 + negative actions), smoothed
         log odds of positive, age (log of days, scaled), and whether it is younger than a day.
+
+        Args:
+            items: Their indices; default: all.
         """
-        positive, negative = self.before[self._index(day)].T.astype(np.float64)
+        counts = np.stack(
+            [
+                *(self.window(day, days)[items, 0] for days in WINDOW_DAYS),
+                *self.so_far(day)[items].T,
+            ]
+        ).astype(np.float32)
+        positive, negative = counts[-2:]
         odds = np.log(positive + PRIOR * PRIOR_SHARE) - np.log(negative + PRIOR * (1 - PRIOR_SHARE))
-        age = np.maximum(day - self.available_at / DAY_US, 0.0)
-        columns = [np.log1p(self.window(day, days)[:, 0]) for days in WINDOW_DAYS]
-        columns += [np.log1p(positive), np.log1p(negative)]
-        columns += [odds - np.log(PRIOR_SHARE / (1 - PRIOR_SHARE)), np.log1p(age) / 3, age < 1]
-        return np.stack(columns, axis=1).astype(np.float32)
+        age = np.maximum(day - self.available_at[items] / DAY_US, 0.0).astype(np.float32)
+        columns = [odds - np.log(PRIOR_SHARE / (1 - PRIOR_SHARE)), np.log1p(age) / 3, age < 1]
+        return np.concatenate([np.log1p(counts), columns]).T.astype(np.float32, order="C")

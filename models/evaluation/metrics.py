@@ -3,8 +3,6 @@
 Ties share the mean of their ranks, so constant scores put every item in the middle.
 """
 
-from collections.abc import Callable, Mapping
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,7 +15,7 @@ def ranks(
     scores: NDArray[np.float32],
     targets: NDArray[np.integer],
     candidates: NDArray[np.bool_] | None = None,
-    exclude: NDArray[np.integer] | None = None,
+    exclude: tuple[NDArray[np.integer], NDArray[np.integer]] | None = None,
 ) -> Floats:
     """Return the rank of each label's item, from 1; float64 [n], halves where there are ties.
 
@@ -29,7 +27,7 @@ def ranks(
         scores: float [n, items], higher is better; -inf is allowed, NaN is not.
         targets: Index of the label's item, int [n]; always a candidate.
         candidates: bool [n, items], or [items] for all labels; None: all items.
-        exclude: Indices of items to leave out, int [n, m]; -1 for none.
+        exclude: Pairs to leave out: indices of labels and of items, int [pairs] each.
 
     Raises:
         RunFailedError: a score is NaN, which would win every comparison.
@@ -47,9 +45,8 @@ def ranks(
         greater &= candidates
         equal &= candidates
     if exclude is not None:
-        rows, columns = np.nonzero(exclude >= 0)
-        greater[rows, exclude[rows, columns]] = False
-        equal[rows, exclude[rows, columns]] = False
+        greater[exclude] = False
+        equal[exclude] = False
     equal[labels, targets] = False
     return 1.0 + _counts(greater) + _counts(equal) / 2.0
 
@@ -57,36 +54,6 @@ def ranks(
 def _counts(flags: NDArray[np.bool_]) -> NDArray[np.int64]:
     # count_nonzero with an axis sums integers, which is far slower than row by row.
     return np.fromiter(map(np.count_nonzero, flags), np.int64, len(flags))
-
-
-def full_ranks(
-    score_batch: Callable[[slice], NDArray[np.float32]],
-    targets: NDArray[np.integer],
-    candidates: Mapping[str, Callable[[slice], NDArray[np.bool_]] | None],
-    exclude: NDArray[np.integer] | None = None,
-    batch: int = 1024,
-) -> dict[str, Floats]:
-    """Rank each label's item in every candidate set; each batch is scored once.
-
-    Args:
-        score_batch: Takes a slice of the labels, returns their scores: float [batch, items].
-        targets: Index of the label's item, int [labels].
-        candidates: Name of the set → function of a slice of the labels that returns `candidates`
-            of `ranks`; None for all items.
-        exclude: As in `ranks`, int [labels, m].
-        batch: Labels per batch; memory is about 6 * batch * items bytes besides the scores.
-
-    Returns:
-        Name of the set → float64 [labels].
-    """
-    found = {name: np.empty(len(targets)) for name in candidates}
-    for start in range(0, len(targets), batch):
-        rows = slice(start, min(start + batch, len(targets)))
-        scores = score_batch(rows)
-        without = None if exclude is None else exclude[rows]
-        for name, mask in candidates.items():
-            found[name][rows] = ranks(scores, targets[rows], mask and mask(rows), without)
-    return found
 
 
 def hit_rate(ranks: Floats, k: int) -> Floats:
@@ -105,47 +72,8 @@ def ndcg(ranks: Floats, k: int) -> Floats:
 
 
 def reciprocal_rank(ranks: Floats) -> Floats:
-    """Return 1 / rank, float64 [labels]; its mean is MRR, or MAP with one relevant item each."""
+    """Return 1 / rank, float64 [labels]; its mean is MRR: MAP with one relevant item each."""
     return 1.0 / ranks
-
-
-def grouped_average_precision(ranks: Floats, queries: NDArray[np.integer]) -> Floats:
-    """Return the average precision of each query, float64 [queries].
-
-    The j-th best of a query's relevant items, at rank r, has precision j / r; the query's value is
-    their mean.
-
-    >>> grouped_average_precision(np.array([1.0, 4.0, 2.0]), np.array([0, 0, 1]))
-    array([0.75, 0.5 ])
-
-    Args:
-        ranks: Of each relevant item among all, the query's other relevant ones included; [labels].
-        queries: Each one's query, from 0 without gaps: the positives of a member at one timestamp.
-    """
-    ordered, query, nth, sizes = _by_query(ranks, queries)
-    return np.bincount(query, nth / ordered, len(sizes)) / sizes
-
-
-def grouped_ndcg(ranks: Floats, queries: NDArray[np.integer], k: int) -> Floats:
-    """Return NDCG@k of each query, float64 [queries]; arguments as for average precision.
-
-    At most k items of a query count, even if ties put more of them within rank k.
-    """
-    ordered, query, nth, sizes = _by_query(ranks, queries)
-    gains = np.where((ordered <= k) & (nth <= k), 1.0 / np.log2(1.0 + ordered), 0.0)
-    ideal = np.cumsum(1.0 / np.log2(1.0 + np.arange(1, k + 1)))
-    return np.bincount(query, gains, len(sizes)) / ideal[np.minimum(sizes, k) - 1]
-
-
-def _by_query(
-    ranks: Floats, queries: NDArray[np.integer]
-) -> tuple[Floats, NDArray[np.integer], NDArray[np.int64], NDArray[np.int64]]:
-    """Return ranks and queries in order, each rank's number in its query (from 1), query sizes."""
-    order = np.lexsort((ranks, queries))
-    sizes = np.bincount(queries)
-    starts = np.cumsum(sizes) - sizes
-    nth = np.arange(1, len(ranks) + 1) - starts.repeat(sizes)
-    return ranks[order], queries[order], nth, sizes
 
 
 def auc(

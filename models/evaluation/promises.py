@@ -38,20 +38,35 @@ class Control:
     passed: bool
 
 
-def clear_gain(name: str, what: str, difference: Interval) -> Promise:
-    """Require a clear gain: the whole interval above zero. NaN fails.
+def clear_gain(name: str, what: str, difference: Interval, over_items: Interval) -> Promise:
+    """Require a clear gain: the whole of both intervals above zero. NaN fails.
 
-    >>> clear_gain("mrr", "MRR, learned minus decay", Interval(0.02, 0.01, 0.03)).sentence
-    'MRR, learned minus decay: required CI lower bound > 0, got +0.0200 [+0.0100, +0.0300].'
+    >>> found = Interval(0.02, 0.01, 0.03), Interval(0.02, -0.01, 0.05)
+    >>> clear_gain("mrr", "MRR, learned minus decay", *found).sentence
+    'MRR, learned minus decay: required both CIs above 0, got +0.0200 [+0.0100, +0.0300] over \
+members, [-0.0100, +0.0500] over members and items.'
     """
-    text = f"{what}: required CI lower bound > 0, got {with_bounds(difference)}."
-    return Promise(name, text, difference.low > 0)
+    return Promise(
+        name,
+        f"{what}: required both CIs above 0, got {_both(difference, over_items)}.",
+        difference.low > 0 and over_items.low > 0,
+    )
 
 
-def no_clear_loss(name: str, what: str, difference: Interval) -> Promise:
-    """Require that the interval reaches above zero. NaN fails."""
-    text = f"{what}: required CI upper bound > 0, got {with_bounds(difference)}."
-    return Promise(name, text, difference.high > 0)
+def no_clear_loss(name: str, what: str, difference: Interval, over_items: Interval) -> Promise:
+    """Require that both intervals reach above zero. NaN fails."""
+    return Promise(
+        name,
+        f"{what}: required both CIs to reach above 0, got {_both(difference, over_items)}.",
+        difference.high > 0 and over_items.high > 0,
+    )
+
+
+def _both(difference: Interval, over_items: Interval) -> str:
+    return (
+        f"{with_bounds(difference)} over members, [{over_items.low:+.4f}, {over_items.high:+.4f}] "
+        "over members and items"
+    )
 
 
 def at_most(name: str, what: str, got: float, of: float, parts: int) -> Promise:

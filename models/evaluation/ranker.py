@@ -3,31 +3,32 @@
 It has the shape of a job ranker with activity features: Hadamard products of the member's vectors
 with the item's, weighted per dimension (LinkedIn, "Improving job matching with machine-learned
 activity features", 2022). Beside them it has what any ranker knows: how popular and how old an item
-is, how much and how recently the member acted. Both sides factorize, so one matrix product ranks
-all items for many members.
+is, how much and how recently the member acted; and, where a variant has it, another recommender's
+score of each pair. Both sides factorize, so one matrix product ranks all items for many members.
+
+Each of a member's vectors is divided by its mean norm over the ranker's labels, and so are the
+items': the weights start equal, and without that a vector which is shorter than an average's starts
+with less say, and keeps less.
 
 Two heads share the inputs. One predicts the item of a member's next positive action (sampled
 softmax), the other whether an action on a given item is positive or negative (logistic).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
-from models.backend import keras, tf
-from models.evaluation.item_days import ItemDays
+from models.evaluation.item_days import N_FEATURES, ItemDays
+from models.evaluation.item_vectors import ItemVectors
+from models.evaluation.ranker_weights import Batch, Ranker
+from models.evaluation.task import RankerLabels, Task
 from transformations.errors import InputError
 from transformations.timestamps import DAY_US
 
-ops = keras.ops
 Floats = NDArray[np.float32]
-
-TOWER = 4
-"""Dimensions in which a head multiplies its item features with its member features."""
-RANK, JUDGE = 0, 1
-MASKED = -1e9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,40 +44,8 @@ class RankerSettings:
     l2: float = 1e-4
     negatives: int = 1024
     batch_size: int = 512
-    epochs: int = 10
-    learning_rate: float = 0.005
-
-
-@dataclass(frozen=True, eq=False)
-class RankerLabels:
-    """Actions to predict; every array is [labels].
-
-    Attributes:
-        members: Code of the member, for resampling.
-        items: Index of the item.
-        days: The day (since 1970) at whose midnight the item features are taken.
-        times: Microseconds since 1970.
-        positive: Whether the action is a positive one.
-    """
-
-    members: NDArray[np.int64]
-    items: NDArray[np.int64]
-    days: NDArray[np.int64]
-    times: NDArray[np.int64]
-    positive: NDArray[np.bool_]
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> "RankerLabels":
-        """Return some of the labels."""
-        return RankerLabels(
-            self.members[rows],
-            self.items[rows],
-            self.days[rows],
-            self.times[rows],
-            self.positive[rows],
-        )
+    epochs: int = 5
+    learning_rate: float = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,154 +56,113 @@ class RankerFeatures:
         vectors: The members' vectors, float32 [labels, vectors, dim]. A variant with fewer than
             others is padded with zeros, so every variant's ranker has the same capacity.
         member_features: The other features of the members, float32 [labels, n].
+        pairs: Another recommender's score of each item for each label, 0 or more, sparse float32
+            [labels, items]; None for a variant without.
     """
 
     vectors: Floats
     member_features: Floats
+    pairs: csr_array | None = None
 
+    def pair_features(
+        self, rows: NDArray[np.integer], items: NDArray[np.integer] | slice = slice(None)
+    ) -> Floats:
+        """Return what a pair's score says, float32 [rows, items, N_PAIR].
 
-class Ranker(keras.Model):
-    """Scores = member side · item side, for each head.
-
-    Args:
-        vectors: Vectors per member.
-        dim: Of the vectors.
-        settings: Only l2 is used.
-        seed: Of the initial weights.
-    """
-
-    def __init__(self, vectors: int, dim: int, settings: RankerSettings, seed: int) -> None:
-        super().__init__()
-        seeds = iter(range(100 * seed, 100 * seed + 100))
-
-        def dense(units: int, activation: str | None = None) -> keras.layers.Dense:
-            initial = keras.initializers.GlorotUniform(seed=next(seeds))
-            return keras.layers.Dense(units, activation, kernel_initializer=initial)
-
-        self.l2 = settings.l2
-        near_one = keras.initializers.RandomNormal(1.0, 0.1, seed=next(seeds))
-        # Per head: a weight for each vector, and an offset to it for each of its dimensions.
-        self.by_vector = [
-            self.add_weight((vectors,), initializer=near_one, name="rank_vectors"),
-            self.add_weight((vectors,), initializer="zeros", name="judge_vectors"),
-        ]
-        self.by_dimension = [
-            self.add_weight((vectors, dim), initializer="zeros", name=name)
-            for name in ("rank_dimensions", "judge_dimensions")
-        ]
-        self.item_hidden, self.item_out = dense(32, "relu"), dense(2 * TOWER)
-        self.member_hidden, self.member_out = dense(16, "relu"), dense(2 * TOWER + 2)
-        self.bias = keras.layers.Dense(1, kernel_initializer="zeros")
-
-    def member_side(self, vectors: Floats, member_features: Floats) -> list[Floats]:
-        """Return [n, dim + TOWER] for each head; arguments as in `RankerFeatures`."""
-        out = self.member_out(self.member_hidden(member_features))
-        sides = []
-        for head in (RANK, JUDGE):
-            weights = self.by_dimension[head] + self.by_vector[head][:, None]
-            trust = ops.softplus(out[:, 2 * TOWER + head, None])
-            tower = out[:, head * TOWER : (head + 1) * TOWER]
-            mixed = ops.einsum("nkd,kd->nd", vectors, weights) * trust
-            sides.append(ops.concatenate([mixed, tower], axis=1))
-        return sides
-
-    def item_side(self, embeddings: Floats, features: Floats) -> list[Floats]:
-        """Return [items, dim + TOWER] for each head, from [items, dim] and [items, N_FEATURES]."""
-        out = self.item_out(self.item_hidden(features))
-        return [
-            ops.concatenate([embeddings, out[:, head * TOWER : (head + 1) * TOWER]], axis=1)
-            for head in (RANK, JUDGE)
-        ]
-
-    def penalty(self) -> Floats:
-        """Return the L2 penalty on the weights per dimension."""
-        return self.l2 * sum(ops.sum(ops.square(weights)) for weights in self.by_dimension)
+        log(1 + score), whether there is one, and its share of the highest of the label's.
+        """
+        if self.pairs is None:
+            raise ValueError("expected features with scores of pairs")
+        every = self.pairs[rows].toarray()
+        highest = np.maximum(every.max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+        scores = every[:, items]
+        columns = [np.log1p(scores), scores > 0, scores / highest]
+        return np.stack(columns, axis=2).astype(np.float32)
 
 
 def fit_ranker(
-    labels: RankerLabels,
+    task: Task,
     features: RankerFeatures,
-    embeddings: Floats,
-    item_days: ItemDays,
+    item_vectors: ItemVectors,
     settings: RankerSettings,
     seed: int,
 ) -> Ranker:
-    """Fit a ranker to labels; the same seed gives the same ranker.
+    """Fit a ranker to the labels of a task; the same seed gives the same ranker.
 
-    Args:
-        embeddings: The items' vectors, float32 [items, dim].
+    Items that the member acted on before a label are never held against it.
 
     Raises:
         InputError: a label is on an item that was not known on its day.
     """
+    labels, item_days = task.labels, task.item_days
     if not (item_days.available_at[labels.items] <= labels.days * DAY_US).all():
         raise InputError("expected labels on items known at their midnight, got others; drop them")
     rng = np.random.default_rng(seed)
-    ranker = Ranker(features.vectors.shape[1], embeddings.shape[1], settings, seed)
-    batches = _batches(labels.days, settings.batch_size)
-    rate = keras.optimizers.schedules.CosineDecay(
-        settings.learning_rate, settings.epochs * len(batches)
+    ranker = Ranker.new(
+        mean_norms(features.vectors),
+        _item_scale(labels, item_vectors),
+        (features.vectors.shape[2], features.member_features.shape[1], N_FEATURES),
+        seed,
     )
-    step = _step(ranker, keras.optimizers.Adam(rate))
+    batches = _batches(labels.days, settings.batch_size)
+    adam, steps = _Adam(ranker.weights), settings.epochs * len(batches)
     for _ in range(settings.epochs):
         for rows in _shuffled(batches, labels.days, rng):
             day = int(labels.days[rows[0]])
-            item_features = item_days.features(day)
-            drawn, expected = _draw(item_days, day, settings.negatives, rng)
             own = labels.items[rows]
-            step(
-                features.vectors[rows],
-                features.member_features[rows],
-                labels.positive[rows].astype(np.float32),
-                embeddings[own],
-                item_features[own],
-                np.log(expected[own]),
-                embeddings[drawn],
-                item_features[drawn],
-                np.log(expected[drawn]),
-                drawn[None, :] == own[:, None],
+            drawn, expected = _draw(item_days, day, settings.negatives, rng)
+            both = np.concatenate([own, drawn])
+            batch = Batch(
+                vectors=features.vectors[rows],
+                member_features=features.member_features[rows],
+                positive=labels.positive[rows],
+                items=item_vectors.at(day, both),
+                item_features=item_days.features(day, both),
+                log_draws=np.log(expected[both]),
+                left_out=(drawn == own[:, None]) | task.seen[rows].toarray()[:, drawn],
+                pairs=None if features.pairs is None else features.pair_features(rows, both),
             )
+            # Cosine decay, as in Keras's schedule.
+            rate = settings.learning_rate * (1 + np.cos(np.pi * adam.steps / steps)) / 2
+            adam.step(ranker.gradient(batch, settings.l2), rate)
     return ranker
 
 
-def _step(ranker: Ranker, optimizer: keras.optimizers.Optimizer) -> Callable[..., None]:
-    """Return one optimizer step, as a graph."""
+class _Adam:
+    """Kingma and Ba, "Adam: a method for stochastic optimization", 2015, on one flat array."""
 
-    @tf.function(reduce_retracing=True)
-    def step(
-        vectors: Floats,
-        member_features: Floats,
-        positive: Floats,
-        own: Floats,
-        own_features: Floats,
-        own_draws: Floats,
-        others: Floats,
-        other_features: Floats,
-        other_draws: Floats,
-        is_own: NDArray[np.bool_],
-    ) -> None:
-        with tf.GradientTape() as tape:
-            members = ranker.member_side(vectors, member_features)
-            owned = ranker.item_side(own, own_features)
-            drawn = ranker.item_side(others, other_features)
-            # Sampled softmax with the logQ correction: every score minus the log of the item's
-            # expected draws (Yi et al., "Sampling-bias-corrected neural modeling", 2019).
-            score = tf.reduce_sum(members[RANK] * owned[RANK], axis=1) - own_draws
-            against = tf.matmul(members[RANK], drawn[RANK], transpose_b=True) - other_draws
-            against = tf.where(is_own, MASKED, against)
-            together = tf.concat([score[:, None], against], axis=1)
-            each = tf.reduce_logsumexp(together, axis=1) - score
-            ranking = tf.reduce_sum(each * positive) / tf.maximum(tf.reduce_sum(positive), 1.0)
-            judged = tf.reduce_sum(members[JUDGE] * owned[JUDGE], axis=1)
-            judged += ranker.bias(member_features)[:, 0]
-            judging = tf.reduce_mean(
-                tf.nn.sigmoid_cross_entropy_with_logits(labels=positive, logits=judged)
-            )
-            loss = ranking + judging + ranker.penalty()
-        gradients = tape.gradient(loss, ranker.trainable_variables)
-        optimizer.apply_gradients(zip(gradients, ranker.trainable_variables, strict=True))
+    def __init__(self, weights: Floats) -> None:
+        self.weights, self.steps = weights, 0
+        self._mean, self._square = np.zeros_like(weights), np.zeros_like(weights)
 
-    return step
+    def step(self, gradient: Floats, rate: float) -> None:
+        self.steps += 1
+        self._mean += 0.1 * (gradient - self._mean)
+        self._square += 0.001 * (gradient * gradient - self._square)
+        size = rate * np.sqrt(1 - 0.999**self.steps) / (1 - 0.9**self.steps)
+        self.weights -= np.float32(size) * self._mean / (np.sqrt(self._square) + 1e-7)
+
+
+def mean_norms(vectors: Floats) -> Floats:
+    """Return each vector's mean norm over the rows that have one; 1 where none has.
+
+    >>> mean_norms(np.array([[[3.0, 4.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])).tolist()
+    [5.0, 1.0]
+
+    Args:
+        vectors: Float [rows, vectors, dim].
+    """
+    norms = np.linalg.norm(vectors, axis=2)
+    means = norms.sum(axis=0) / np.maximum((norms > 0).sum(axis=0), 1)
+    return np.where(means > 0, means, 1.0)
+
+
+def _item_scale(labels: RankerLabels, item_vectors: ItemVectors) -> float:
+    """Return the mean norm of the vectors of the labels' items."""
+    vectors = np.concatenate(
+        [item_vectors.at(int(day), labels.items[labels.days == day]) for day in set(labels.days)]
+    )
+    return float(mean_norms(vectors[:, None])[0])
 
 
 def _batches(days: NDArray[np.int64], size: int) -> list[tuple[int, int, int]]:

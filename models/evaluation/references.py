@@ -1,6 +1,7 @@
 """Recommenders without vectors, which a ranker with activity features must beat.
 
-Like the ranker's features, they see only events before a label's `as_of`, its snapshot's midnight.
+Like the ranker's item features, what they know of items is from before a midnight. A member's
+history is given to them: it may be fresher than that.
 """
 
 from dataclasses import dataclass
@@ -44,16 +45,6 @@ class PositiveEvents:
         return int(np.searchsorted(self.times, timestamp, side="left"))
 
 
-def snapshot_before(times: NDArray[np.int64], publish_delay: int = 0) -> NDArray[np.int64]:
-    """Return the newest midnight whose snapshot was readable at each time; microseconds.
-
-    >>> hour = DAY_US // 24
-    >>> (snapshot_before(np.array([26 * hour, 31 * hour]), publish_delay=6 * hour) // hour).tolist()
-    [0, 24]
-    """
-    return (times - publish_delay) // DAY_US * DAY_US
-
-
 class Popular:
     """Scores an item by its positive actions in the last days before `as_of`.
 
@@ -95,8 +86,8 @@ class Popular:
 class DecayedCooccurrence:
     """Scores an item by its co-occurrence with a member's last positive actions.
 
-    Two items co-occur when one member acts on both with fewer than `last` of its positive actions
-    in between. The score of item j for a history i_1, i_2, ... (newest first):
+    Two items co-occur when one member acts on both, not at one timestamp, with fewer than `last` of
+    its positive actions in between. The score of item j for a history i_1, i_2, ... (newest first):
 
         sum over k of decay^(k-1) * together(i_k, j) / (count(i_k) * count(j))^damping
 
@@ -164,12 +155,20 @@ class DecayedCooccurrence:
             scores[start:end] = self._at(int(timestamp), histories[start:end])
         return scores
 
-    def _at(self, as_of: int, histories: NDArray[np.integer]) -> NDArray[np.float32]:
+    def related(self, as_of: int, histories: NDArray[np.integer]) -> csr_array:
+        """Return the scores of one timestamp without the popular items, sparse float32 [n, items].
+
+        Raises:
+            InputError: as_of goes back in time.
+        """
         self._advance(as_of)
         damp = np.maximum(self._counts, 1.0) ** -self._damping
-        newest = self._newest(histories, damp)
-        scores = (newest @ self._together).toarray()
-        scores *= damp.astype(np.float32)
+        scores = csr_array(self._newest(histories, damp) @ self._together)
+        scores.data *= damp.astype(np.float32)[scores.indices]
+        return scores
+
+    def _at(self, as_of: int, histories: NDArray[np.integer]) -> NDArray[np.float32]:
+        scores = self.related(as_of, histories).toarray()
         popularity = self._popular.at(as_of)
         return np.where(scores > 0, scores, popularity - (popularity.max() + 1.0))
 
@@ -216,14 +215,15 @@ class DecayedCooccurrence:
 
 
 def _earlier(events: PositiveEvents, last: int) -> NDArray[np.int32]:
-    """Return the items of the member's `last` events before each event, -1 where it has fewer.
+    """Return the items of the member's `last` events before each event, int32 [events, last].
 
-    int32 [events, last], in the order of the events.
+    -1 where it has fewer, and where one has the event's own timestamp: actions of a basket or a
+    bulk import say nothing of each other. In the order of the events.
     """
     order = np.argsort(events.members, kind="stable")
-    members, items = events.members[order], events.items[order]
+    members, items, times = events.members[order], events.items[order], events.times[order]
     found = np.full((len(order), last), -1, np.int32)
     for back in range(1, min(last, len(order) - 1) + 1):
-        same = np.flatnonzero(members[back:] == members[:-back])
+        same = np.flatnonzero((members[back:] == members[:-back]) & (times[back:] != times[:-back]))
         found[order[same + back], back - 1] = items[same]
     return found

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 console = Terminal()
 RESULT = "evaluation/result.json"
-COLUMNS = ("hr10_recent", "ndcg10", "auc_random", "auc_dismiss")
+COLUMNS = ("hr10", "ndcg10", "auc_random", "auc_dismiss")
 
 
 @app.command("evaluate", epilog="Example: activity evaluate --also cnn --also gru")
@@ -28,7 +28,17 @@ def evaluate_command(
         list[str] | None,
         typer.Option(help="Name of a learned layer that is not in the catalogue; repeatable."),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Rankers per variant.")] = 6,
+    freshness: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="How fresh features are: live, a gap before the label (30m, 6h), or a snapshot "
+            "every so many days (1d); repeatable. Choices and promises are about the first. "
+            "Default: live, 30m and 1d side by side."
+        ),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Rankers per variant, for the first freshness.")
+    ] = 3,
     max_labels: Annotated[
         int | None,
         typer.Option(min=1, help="About that many labels per period at most; default: all."),
@@ -43,7 +53,10 @@ def evaluate_command(
     config: ConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
-    """Compare the aggregators by one small ranker on a later period, and write the report."""
+    """Compare the aggregators by one small ranker on a later period, and write the report.
+
+    An evaluation that was interrupted goes on where it was.
+    """
     settings = settings_of(config)
 
     with loading("Feast and TensorFlow"):
@@ -52,12 +65,14 @@ def evaluate_command(
         from operations.ledger import Ledger
         from pipelines.daily import last_midnight, stage_events
         from pipelines.evaluation.evaluate import chosen_lines, evaluate
-        from pipelines.evaluation.protocol import Protocol
+        from pipelines.evaluation.protocol import ALL, Freshness, Protocol
         from transformations.duck import connect
 
+    fresh = tuple(Freshness.read(each) for each in freshness or []) or ALL
     lines = chosen_lines(catalogue_lines(settings), also or [], predicts or [])
     command = " ".join(
-        ["activity evaluate", *(f"--also {name}" for name in also or []), f"--seeds {seeds}"]
+        ["activity evaluate", *(f"--also {name}" for name in also or [])]
+        + [*(f"--freshness {each}" for each in freshness or []), f"--seeds {seeds}"]
         + ([f"--max-labels {max_labels}"] if max_labels else [])
         + [f"--predicts {action}" for action in predicts or []]
     )
@@ -67,7 +82,9 @@ def evaluate_command(
         with connect(settings) as con:
             now = max(last_midnight(), ledger.newest_as_of() or last_midnight())
             stage_events(settings, con, now, stages)
-        protocol = Protocol(seeds=seeds, max_labels=max_labels, predicts=tuple(predicts or ()))
+        protocol = Protocol(
+            freshness=fresh, seeds=seeds, max_labels=max_labels, predicts=tuple(predicts or ())
+        )
         evaluate(settings, stages, protocol, command, lines)
     _show(settings)
 
@@ -92,6 +109,8 @@ def _show(settings: Config) -> None:
         result = read_result(evaluated)
     console.print()
     console.print(_table(result))
+    if len(result.freshness) > 1:
+        console.print(_side_by_side(result))
     for promise in result.promises:
         mark = "[green]✓[/]" if promise.passed else "[red]✗[/]"
         console.print(f"{mark} {escape(promise.sentence)}", highlight=False)
@@ -126,5 +145,23 @@ def _table(result: "Result") -> Table:
                 clear = change.low > 0 or change.high < 0
                 text += f" [{'bold' if clear else 'dim'}]{change.estimate:+.4f}[/]"
             cells.append(text)
+        table.add_row(variant.label, *cells)
+    return table
+
+
+def _side_by_side(result: "Result") -> Table:
+    """Return HR@10 and NDCG@10 with every freshness."""
+    labels = {metric.key: metric.label for metric in result.metrics}
+    table = PlainTable(title="By freshness", title_justify="left", header_style="bold")
+    table.add_column("variant", no_wrap=True)
+    for key in COLUMNS[:2]:
+        for fresh in result.freshness:
+            table.add_column(f"{labels[key]}, {fresh.name}", justify="right")
+    for variant in result.variants:
+        cells = [
+            f"{fresh.variants[variant.name].metrics[key].estimate:.4f}"
+            for key in COLUMNS[:2]
+            for fresh in result.freshness
+        ]
         table.add_row(variant.label, *cells)
     return table

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from models.evaluation.bootstrap import Interval, Resamples
+from models.evaluation.bootstrap import Interval
 from models.evaluation.compare import estimates
 from models.evaluation.promises import (
     Control,
@@ -15,51 +15,35 @@ from models.evaluation.promises import (
     with_bounds,
 )
 from models.sequences import Padded
-from models.spec import Learned
-from pipelines.evaluation.features import EvaluationData
-from pipelines.evaluation.variants import Comparison, Variant, fit_one, in_process, measure_one
-from transformations.config import Config
+from pipelines.evaluation.comparison import Comparison
+from pipelines.evaluation.served import AGREE, served
+from pipelines.evaluation.variants import Variant
+from pipelines.progress import Stages
 
-AGREE = 1e-5
 MARGIN = 0.1
 """An AUC this far above the leak-free baseline is suspicious."""
 
 
-def same_in_process(
-    variant: Variant, config: Config, data: EvaluationData, padded: Padded
-) -> Control:
-    """Control that the model computes Feast's vectors from Feast's sequences."""
+def shuffled(comparison: Comparison, variant: Variant) -> Control:
+    """Control what the order of the actions is worth: sequences shuffled in time, same ranker."""
+    bench, first = comparison.bench, comparison.freshness[0]
     assert variant.line is not None
-    there = (padded.actions != 0).any(axis=1)
-    served = variant.features["test"].vectors[there]
-    computed = in_process(variant.line, config, data, padded)[there]
-    apart = float(np.abs(served - computed).max(initial=0.0))
-    return Control(
-        f"one definition, {variant.name}",
-        "The vectors of the training join, against the packaged model on the sequences of the "
-        "training join.",
-        f"equal to {AGREE:g}",
-        f"at most {apart:.1e} apart",
-        apart <= AGREE,
-    )
-
-
-def shuffled(
-    variant: Variant, config: Config, data: EvaluationData, padded: Padded, resamples: Resamples
-) -> Control:
-    """Control what the order of the actions is worth: sequences shuffled in time, same rankers."""
-    assert variant.line is not None
-    features = variant.features["test"]
-    vectors = in_process(variant.line, config, data, _shuffle(padded))
-    # A member without a row in the store keeps its zeros.
-    vectors[~features.vectors.any(axis=(1, 2))] = 0.0
-    changed = replace(features, vectors=vectors)
-    scores = [measure_one(ranker, changed, data) for ranker in variant.rankers]
+    config = bench.world.config
+    features = bench.features(variant, bench.world.name, first)
+    embedder = bench.embedder(variant.line.config_of(config))
+    padded = bench.histories(bench.world.name, first).padded(embedder.config, embedder.versions)
+    changed = replace(features, vectors=embedder.vectors(variant.line, _shuffle(padded)))
+    ranker = comparison.ranker(variant)
     after, before = (
-        estimates(some, data.periods["test"].task.labels, resamples, metrics=["auc_random"])
-        for some in (scores, variant.scores)
+        estimates(
+            [bench.measure(ranker, variant, each)],
+            bench.measured.task.labels,
+            comparison.resamples,
+            metrics=["auc_random"],
+        )["auc_random"]
+        for each in (changed, features)
     )
-    change = (after["auc_random"] - before["auc_random"]).interval()
+    change = (after - before).interval()
     if variant.line.order_matters:
         expected, passed = "no gain", change.low <= 0
     else:
@@ -67,20 +51,24 @@ def shuffled(
     return Control(
         f"shuffled in time, {variant.name}",
         "AUC against a random item with each sequence's actions shuffled among its timestamps, "
-        "minus the AUC with the sequences as they are.",
+        "minus the AUC with the sequences as they are; one seed.",
         expected,
         with_bounds(change),
         passed,
     )
 
 
-def permuted(variant: Variant, data: EvaluationData) -> Control:
+def permuted(comparison: Comparison, variant: Variant) -> Control:
     """Control that a ranker fitted to permuted labels judges no better than chance."""
-    permutation = np.random.default_rng(0).permutation(data.periods["train"].task.labels.positive)
-    ranker = fit_one(variant, data, seed=0, settings=variant.settings, positive=permutation)
-    scores = measure_one(ranker, variant.features["test"], data)
+    bench, first = comparison.bench, comparison.freshness[0]
+    permutation = np.random.default_rng(0).permutation(
+        bench.data.periods["train"].task.labels.positive
+    )
+    settings = comparison.settings[variant.name]
+    ranker = bench.fit(variant, first, settings, seed=0, positive=permutation)
+    scores = bench.measure(ranker, variant, bench.features(variant, bench.world.name, first))
     assert scores.judged is not None
-    positive = data.periods["test"].task.labels.positive
+    positive = bench.measured.task.labels.positive
     return chance_auc(
         "labels permuted",
         f"AUC of positive against dismissed, {variant.name}, with labels permuted in train and "
@@ -97,19 +85,13 @@ def too_good(variant: Variant, got: Interval, baseline: Interval) -> Control:
     return suspicious("too good to be true", what, got, baseline.estimate + MARGIN)
 
 
-def controls(comparison: Comparison) -> Iterator[Control]:
-    """Run every control except `too_good`, on the test period."""
-    config, data = comparison.world.config, comparison.data
-    padded = comparison.sequences.padded
-    variants = [variant for variant in comparison.variants if variant.line is not None]
-    for variant in variants:
-        yield same_in_process(variant, config, data, padded)
-    for variant in variants:
-        # It takes as long as the test itself, so the challenger is the only learned one.
-        if variant is comparison.challenger or not isinstance(variant.line, Learned):
-            yield shuffled(variant, config, data, padded, comparison.resamples)
-    if len(np.unique(data.periods["test"].task.labels.positive)) == 2:
-        yield permuted(comparison.challenger, data)
+def controls(comparison: Comparison, stages: Stages) -> Iterator[Control]:
+    """Run every control except `too_good`, on the test."""
+    yield from served(comparison, stages)
+    for variant in (comparison.baseline, comparison.challenger):
+        yield shuffled(comparison, variant)
+    if len(np.unique(comparison.bench.measured.task.labels.positive)) == 2:
+        yield permuted(comparison, comparison.challenger)
 
 
 def _shuffle(padded: Padded, seed: int = 0) -> Padded:

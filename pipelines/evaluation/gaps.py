@@ -6,13 +6,13 @@ import numpy as np
 
 from models.evaluation.bootstrap import Estimate
 from models.evaluation.compare import METRICS
-from pipelines.evaluation.features import Period
+from pipelines.evaluation.comparison import Comparison
+from pipelines.evaluation.labels import Period
 from pipelines.evaluation.serving_costs import without_scale
-from pipelines.evaluation.variants import Comparison
 from transformations.config import Config
 from transformations.errors import InputError
 
-FOR = {"train": "no ranker learned from it", "validation": "no choice was made by it"}
+FOR = {"train": "no ranker learned from it"}
 
 
 def figures(period: Period) -> str:
@@ -47,9 +47,9 @@ def gaps(comparison: Comparison, found: Mapping[str, Estimate]) -> Iterator[str]
     Args:
         found: The challenger's metrics.
     """
-    for name, period in comparison.data.periods.items():
+    for name, period in comparison.bench.data.periods.items():
         there = set(period.frame["action"])
-        for action in comparison.world.config.actions:
+        for action in comparison.bench.world.config.actions:
             if action not in there:
                 why = FOR.get(name, "nothing was measured on it")
                 yield f"No label of the {name} period is a {action}: {why}."
@@ -60,7 +60,7 @@ def gaps(comparison: Comparison, found: Mapping[str, Estimate]) -> Iterator[str]
                 "promised of it."
             )
     for variant in (comparison.baseline, comparison.challenger):
-        for field in without_scale(variant, comparison.world.config):
+        for field in without_scale(variant, comparison):
             yield (
                 f"{variant.name}: no member has a {field} in the train period to take a scale for "
                 "int8 from."

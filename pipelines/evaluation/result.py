@@ -6,107 +6,123 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from models.evaluation.bootstrap import Estimate
 from models.evaluation.cohorts import cohorts
-from models.evaluation.compare import METRICS, estimates
+from models.evaluation.compare import METRICS, carriers, estimates
 from models.evaluation.promises import Control, Promise, at_most, clear_gain, no_clear_loss
 from models.quantization import bytes_per_member
 from models.spec import Learned
+from operations.ledger import Ledger
+from operations.trials import Trial, trials
+from pipelines.evaluation.comparison import Comparison
 from pipelines.evaluation.controls import too_good
-from pipelines.evaluation.features import cohort_columns
 from pipelines.evaluation.gaps import figures, gaps, measured
-from pipelines.evaluation.protocol import Protocol
-from pipelines.evaluation.variants import CHOSEN_BY, Comparison
-from pipelines.report.data import distributions, member_map, shown_members
+from pipelines.evaluation.labels import cohort_columns
+from pipelines.evaluation.protocol import Freshness, Protocol
+from pipelines.evaluation.variants import CHOSEN_BY
+from pipelines.report.data import distributions, item_texts, member_map, shown_members
 from transformations.config import Config
 from transformations.duck import connect
 
 HOUR = timedelta(hours=1)
 COHORT_METRICS = (CHOSEN_BY, "auc_random")
-MUST_GAIN = ("hr10_recent", "auc_random")
+MUST_GAIN = ("hr10", CHOSEN_BY)
 """Metrics on which the challenger must be clearly better than the baseline; on the others it must
 not be clearly worse."""
+MUST_NOT_LOSE_TO = ("popular", "knn", "ease", "als")
 GENERIC = ("/", "data", "source", "events", "events.parquet", "events.csv")
-DISPLAY_NAMES = {
-    "none": "no activity",
-    "popular": "popular in the last 7 days",
-    "cooccurrence": "decayed co-occurrence, last 10",
-}
+
+Found = Mapping[str, Mapping[str, Estimate]]
 
 
 def result_of(
     comparison: Comparison,
     protocol: Protocol,
     manifests: Mapping[str, dict[str, Any]],
-    grid: Mapping[float, float],
     controlled: Sequence[Control],
     costs: Mapping[str, Any],
     command: str,
+    ledger: Ledger,
 ) -> dict[str, Any]:
     """Return what pipelines/report/result.py describes, as JSON values."""
-    split, variants = comparison.world.split, comparison.variants
+    split, variants = comparison.bench.world.split, comparison.variants
     baseline, challenger = comparison.baseline.name, comparison.challenger.name
-    labels = comparison.data.periods["test"].task.labels
-    found = {
-        name: estimates(scores, labels, comparison.resamples)
-        for name, scores in comparison.scores.items()
-    }
+    found = comparison.main
     spotted = too_good(
         comparison.challenger,
         found[challenger]["auc_random"].interval(),
         found[baseline]["auc_random"].interval(),
     )
+    tried = trials(ledger, "validation")
     result = {
-        "title": f"{challenger} against {baseline} and others, by one small ranker",
+        "title": comparison.title,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
         "data": _data(comparison),
         "split": {
+            "fit_until": split.fit_until.isoformat(),
             "train_until": split.train_until.isoformat(),
-            "validation_until": split.validation_until.isoformat(),
-            "test_until": split.test_until.isoformat(),
+            "until": split.until.isoformat(),
         },
         "seeds": list(range(protocol.seeds)),
         "baseline": baseline,
         "challenger": challenger,
-        "n_trials": len(variants) * len(protocol.l2) + len(grid),
+        "n_trials": len(tried),
+        "trials": tried,
+        "test_openings": [{"at": one.made_at, "what": one.what} for one in trials(ledger, "test")],
         "protocol": list(_protocol(comparison, protocol)),
         "metrics": [{"key": key, "label": metric.label} for key, metric in METRICS.items()],
-        "variants": [_variant(name, comparison, found, costs) for name in found],
+        "variants": [_variant(name, comparison, costs) for name in found],
+        "freshness": [_freshness(each, comparison) for each in comparison.freshness],
+        "challenger_minus": {
+            name: _differences(found[challenger], other)
+            for name, other in found.items()
+            if name != challenger
+        },
+        "carriers": _carriers(comparison),
         "gaps": list(gaps(comparison, found[challenger])),
-        "rows_read": list(_rows_read(comparison)),
-        "promises": list(_promises(comparison, found)),
+        "promises": list(_promises(comparison)),
         "cohorts": list(_cohorts(comparison)),
         "controls": [*controlled, spotted],
         "storage": costs["storage"],
         "cold_start": costs["cold_start"],
-        "decay_grid": [
-            {"decay": r, "metric": CHOSEN_BY, "value": value, "chosen": value == max(grid.values())}
-            for r, value in grid.items()
-        ],
+        "decay_grid": list(_decay_grid(comparison, tried)),
         "training": {
             variant.name: _training(manifests[variant.name])
             for variant in variants
-            if isinstance(variant.line, Learned)
+            if isinstance(variant.line, Learned) and variant.name in manifests
         },
         **_snapshot(comparison),
     }
     return dict(_plain(result))
 
 
+def _decay_grid(comparison: Comparison, tried: Sequence[Trial]) -> Iterator[dict[str, Any]]:
+    """Yield the newest trial of each r in the baseline's space."""
+    space = comparison.baseline.space
+    newest = {
+        one.settings["r"]: one.value
+        for one in tried
+        if one.what == "decayed" and one.settings["space"] == str(space)
+    }
+    for r, value in sorted(newest.items()):
+        chosen = r == comparison.choices.decays[space]
+        yield {"decay": r, "metric": CHOSEN_BY, "value": value, "chosen": chosen}
+
+
 def _snapshot(comparison: Comparison) -> dict[str, Any]:
     """Return what the report shows of the last snapshot."""
-    config, as_of = comparison.world.config, comparison.world.shown.as_of
-    lines = list(comparison.lines.values())
+    world = comparison.bench.world
+    config, as_of = world.config, world.shown.as_of
     with connect(config) as con:
         return {
             "distributions": distributions(config, con, as_of),
             "map": member_map(config, con, as_of, comparison.lines[comparison.challenger.name]),
-            "members": shown_members(config, con, as_of, lines),
+            "members": shown_members(config, con, as_of, list(comparison.lines.values())),
         }
 
 
@@ -124,13 +140,13 @@ def _plain(value: Any) -> Any:
 
 
 def _data(comparison: Comparison) -> dict[str, Any]:
-    data = comparison.data
-    ends = pd.to_datetime(data.events.times[[0, -1]], unit="us", utc=True)
+    bench = comparison.bench
+    ends = pd.to_datetime(bench.data.events.times[[0, -1]], unit="us", utc=True)
     return {
-        "name": data_name(comparison.world.config),
-        "members": len(data.member_codes),
-        "items": len(data.items),
-        "events": len(data.events.times),
+        "name": data_name(bench.world.config),
+        "members": len(bench.data.member_codes),
+        "items": len(bench.data.item_ids),
+        "events": len(bench.data.events.times),
         "first": ends[0].isoformat(),
         "last": ends[1].isoformat(),
     }
@@ -149,72 +165,79 @@ def data_name(config: Config) -> str:
 
 
 def _protocol(comparison: Comparison, protocol: Protocol) -> Iterator[str]:
-    config, split = comparison.world.config, comparison.world.split
-    periods = comparison.data.periods
-    counts = "; ".join(f"{name} {figures(period)}" for name, period in periods.items())
-    positive = int(periods["test"].task.labels.positive.sum())
+    bench, test, validation = comparison.bench, protocol.test, protocol.validation
+    config, split = bench.world.config, bench.world.split
+    counts = "; ".join(f"{name} {figures(period)}" for name, period in bench.data.periods.items())
+    positive = int(bench.measured.task.labels.positive.sum())
     yield (
-        f"Aggregators and item encoder are trained on data before {split.weights_until:%Y-%m-%d}, "
-        f"the ranker on labels from then to {split.train_until:%Y-%m-%d}. Every choice is made on "
-        f"labels up to {split.validation_until:%Y-%m-%d}; later labels are the test."
+        f"Time is split by shares of the positive actions. Spaces and aggregators are fitted on "
+        f"the first {test.fit:.0%}, before {split.fit_until:%Y-%m-%d}; the ranker on labels up to "
+        f"{test.train:.0%}, {split.train_until:%Y-%m-%d}; later labels are the test. Every choice "
+        f"is made on the same, shifted: {validation.fit:.0%}, {validation.train:.0%}, "
+        f"{validation.until:.0%}. Items are folded in after every {protocol.fold_in:.1%}."
     )
     yield (
-        "Each label's features are fetched with get_historical_features through the variant's "
-        "feature service, filter_by_created_timestamp=True. They are those of the newest snapshot "
-        f"readable at the label's time: one is taken every {config.step / HOUR:g} hours, and can "
-        f"be read {config.publish_delay / HOUR:g} hours later."
+        "History is strictly earlier by timestamp. `live`: up to the label's time, as the stream "
+        "and the request path serve it. A gap, such as `30m`: up to that time before. A snapshot, "
+        "such as `1d`: of the newest one that could be read, taken at midnight and readable "
+        f"{config.publish_delay / HOUR:g} hours later. All go through the same fold and the same "
+        "packaged aggregators, as of each label."
     )
     yield (
-        f"Labels are actions on items that had a vector by the midnight before: {counts}. The "
-        f"{positive:,} positive test labels are ranked among all items known then, or among those "
-        "with an action in the 7 days before; items that the member had acted on are left out."
+        "Labels are a member's first actions on an item that was known by the midnight before, at "
+        f"most {protocol.per_member} of a member and sign: {counts}. The {positive:,} positive "
+        "test labels are ranked among all items known at midnight, or among those with an action "
+        "in the 7 days before; items that the member had acted on before the label are left out."
     )
     yield (
-        f"All variants use the same Keras ranker with {protocol.seeds} seeds per variant. Its L2 "
-        f"penalty is chosen by {CHOSEN_BY} on validation, for each variant, from "
+        f"All variants use the same Keras ranker, fitted with {protocol.seeds} seeds for "
+        f"`{comparison.freshness[0]}` and one for the others. Its L2 penalty is chosen by "
+        f"{CHOSEN_BY} on the validation, for each variant, from "
         + ", ".join(f"{l2:g}" for l2 in protocol.l2)
-        + "; so is r of the decayed vectors."
+        + "; so are r and the item space of the decayed vectors, the window of popularity, how "
+        "fast pairs of item-kNN fade, and the penalties of EASE and ALS."
     )
     yield (
         f"Intervals are 95 % percentiles of {protocol.resamples:,} paired resamples of members and "
-        "seeds."
+        "seeds; those over items also resample items. A promise holds only when both do."
     )
 
 
-def _rows_read(comparison: Comparison) -> Iterator[dict[str, Any]]:
-    """Yield what the labels of each period got; views that gave the same stand together."""
-    for name, period in comparison.data.periods.items():
-        alike: dict[Any, list[str]] = {}
-        for view, one in period.coverage.items():
-            alike.setdefault((one.labels, one.without_row, one.old, one.max_age), []).append(view)
-        for (labels, without, old, max_age), views in alike.items():
-            yield {
-                "period": name,
-                "views": views,
-                "labels": labels,
-                "without_row": without,
-                "old": old,
-                "max_age_hours": max_age / HOUR,
-            }
+def _label(name: str, comparison: Comparison) -> str:
+    """Return a variant's or reference's name on the page."""
+    choices = comparison.choices
+    named = {
+        "none": "no activity",
+        "none_knn": "no activity, item-kNN as input",
+        "popular": f"popularity, {choices.popular_days:g} days",
+        "knn": "item-kNN, last 10",
+        "last_item": "item-kNN, last item",
+        "ease": f"EASE, penalty {choices.ease:g}",
+        "als": "implicit ALS, 64 factors",
+    }
+    if name in named:
+        return named[name]
+    base = name.removesuffix("_knn")
+    line, config = comparison.lines[base], comparison.bench.world.config
+    vectors, text = len(line.vectors(config)), base.replace("_", " ")
+    if "decay" in line.parameters():
+        text = f"{vectors} decayed vectors, r = {line.parameters()['decay']}"
+    if len(choices.decays) > 1:
+        text += f", {line.config_of(config).space}"
+    return text + (", item-kNN as input" if base != name else "")
 
 
-def _variant(
-    name: str,
-    comparison: Comparison,
-    found: Mapping[str, Mapping[str, Estimate]],
-    costs: Mapping[str, Any],
-) -> dict[str, Any]:
-    line, config = comparison.lines.get(name), comparison.world.config
-    own, base = found[name], found[comparison.baseline.name]
+def _variant(name: str, comparison: Comparison, costs: Mapping[str, Any]) -> dict[str, Any]:
+    line, config = comparison.lines.get(name), comparison.bench.world.config
+    found, baseline = comparison.main, comparison.baseline.name
     variant: dict[str, Any] = {
         "name": name,
-        "label": DISPLAY_NAMES.get(name, name.replace("_", " ")),
+        "label": _label(name, comparison),
         "kind": "reference",
-        "metrics": {key: value.interval() for key, value in own.items()},
-        "difference": {},
+        "metrics": {key: value.interval() for key, value in found[name].items()},
     }
-    if name != comparison.baseline.name:
-        variant["difference"] = {k: (value - base[k]).interval() for k, value in own.items()}
+    if name != baseline:
+        variant |= _differences(found[name], found[baseline])
     if line is not None:
         vectors = line.vectors(config)
         variant |= {
@@ -224,22 +247,62 @@ def _variant(
             "dims": config.dim,
             "members_per_second": costs["members_per_second"][name],
         }
-        if "decay" in line.parameters():
-            variant["label"] = f"{len(vectors)} decayed vectors, r = {line.parameters()['decay']}"
     return variant
 
 
-def _promises(
-    comparison: Comparison, found: Mapping[str, Mapping[str, Estimate]]
-) -> Iterator[Promise]:
-    config, lines = comparison.world.config, comparison.lines
+def _differences(
+    ours: Mapping[str, Estimate], theirs: Mapping[str, Estimate]
+) -> dict[str, dict[str, Any]]:
+    """Return both intervals of the paired differences, by metric."""
+    apart = {key: ours[key] - theirs[key] for key in ours if key in theirs}
+    return {
+        "difference": {key: one.interval() for key, one in apart.items()},
+        "over_items": {key: one.interval_over_items() for key, one in apart.items()},
+    }
+
+
+def _freshness(freshness: Freshness, comparison: Comparison) -> dict[str, Any]:
+    """Return all values with one freshness, their differences to the baseline, and to the first."""
+    found, first = comparison.found[freshness.name], comparison.main
+    base = found[comparison.baseline.name]
+    return {
+        "name": freshness.name,
+        "seeds": len(comparison.scores[freshness.name][comparison.challenger.name]),
+        "variants": {
+            name: {
+                "metrics": {key: value.interval() for key, value in own.items()},
+                "minus_baseline": _differences(own, base),
+                "minus_first": _differences(own, first[name]),
+            }
+            for name, own in found.items()
+        },
+    }
+
+
+def _carriers(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return the ten items that carry the challenger's difference to the baseline."""
+    scores, bench = comparison.scores[comparison.freshness[0].name], comparison.bench
+    ours, theirs = (scores[one.name] for one in (comparison.challenger, comparison.baseline))
+    found = carriers(ours, theirs, bench.measured.task.labels, CHOSEN_BY)
+    ids = bench.data.item_ids.take(pa.array([one.item for one in found])).to_pylist()
+    with connect(bench.world.config) as con:
+        texts = item_texts(bench.world.config, con, bench.world.split.until, ids)
+    return [
+        {"item": item, "text": texts.get(item), "labels": one.labels, "adds": one.share}
+        for item, one in zip(ids, found, strict=True)
+    ]
+
+
+def _promises(comparison: Comparison) -> Iterator[Promise]:
+    config, lines, found = comparison.bench.world.config, comparison.lines, comparison.main
     ours, theirs = comparison.challenger.name, comparison.baseline.name
     for key, metric in METRICS.items():
         if not measured(found[ours], key):
             continue
-        difference = (found[ours][key] - found[theirs][key]).interval()
+        difference = found[ours][key] - found[theirs][key]
         require = clear_gain if key in MUST_GAIN else no_clear_loss
-        yield require(key, f"{metric.label}, {ours} minus {theirs}", difference)
+        what = f"{metric.label}, {ours} minus {theirs}"
+        yield require(key, what, difference.interval(), difference.interval_over_items())
     challenger, baseline = (
         bytes_per_member(len(lines[name].vectors(config)), config.dim, "float32")
         for name in (ours, theirs)
@@ -247,16 +310,18 @@ def _promises(
     # One vector instead of one per action.
     parts = len(config.actions)
     yield at_most("bytes", "Bytes per member", challenger, of=baseline, parts=parts)
-    difference = (found[ours][CHOSEN_BY] - found["cooccurrence"][CHOSEN_BY]).interval()
-    label = METRICS[CHOSEN_BY].label
-    yield no_clear_loss("cooccurrence", f"{label}, {ours} minus co-occurrence", difference)
+    for name in MUST_NOT_LOSE_TO:
+        difference = found[ours][CHOSEN_BY] - found[name][CHOSEN_BY]
+        what = f"{METRICS[CHOSEN_BY].label}, {ours} minus {_label(name, comparison)}"
+        yield no_clear_loss(name, what, difference.interval(), difference.interval_over_items())
 
 
 def _cohorts(comparison: Comparison) -> Iterator[dict[str, Any]]:
-    test = comparison.data.periods["test"]
-    columns = [cohort_columns(test, comparison.data), comparison.sequences.history]
-    frame = pd.concat(columns, axis=1)
-    for cohort, levels in cohorts(frame, comparison.world.split.train_until).items():
+    bench = comparison.bench
+    test, split = bench.measured, bench.world.split
+    history = bench.histories(test.name, comparison.freshness[0]).history
+    frame = pd.concat([cohort_columns(test, bench.data), history], axis=1)
+    for cohort, levels in cohorts(frame, split.train_until, split.fit_until).items():
         for level, mask in levels.items():
             count = int((mask & test.task.labels.positive).sum())
             if count:
@@ -264,11 +329,14 @@ def _cohorts(comparison: Comparison) -> Iterator[dict[str, Any]]:
 
 
 def _level(
-    comparison: Comparison, cohort: str, level: str, mask: NDArray[np.bool_], count: int
+    comparison: Comparison, cohort: str, level: str, mask: NDArray[Any], count: int
 ) -> Iterator[dict[str, Any]]:
-    labels = comparison.data.periods["test"].task.labels
+    labels = comparison.bench.measured.task.labels
+    scores = comparison.scores[comparison.freshness[0].name]
     found = {
-        variant.name: estimates(variant.scores, labels, comparison.resamples, mask, COHORT_METRICS)
+        variant.name: estimates(
+            scores[variant.name], labels, comparison.resamples, mask, COHORT_METRICS
+        )
         for variant in comparison.variants
     }
     base = found.pop(comparison.baseline.name)

@@ -1,34 +1,33 @@
 """What a variant's vectors cost: bytes per member by dtype, members per second, cold start."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from models.embed import together
+from models.evaluation.bootstrap import Estimate
 from models.evaluation.compare import estimates
 from models.evaluation.scoring import LabelScores
 from models.packaging import load
 from models.quantization import DTYPES, Quantization, bytes_per_member, stored
 from models.sequences import Padded
 from models.spec import Aggregator
-from pipelines.evaluation.features import EvaluationData, Floats
-from pipelines.evaluation.variants import CHOSEN_BY, Comparison, Variant, in_process, measure_one
-from transformations.config import Config
+from pipelines.evaluation.comparison import Comparison
+from pipelines.evaluation.histories import Floats
+from pipelines.evaluation.variants import CHOSEN_BY, Variant
 
 COLD = {"0 actions": (0, 0), "1 to 3 actions": (1, 3)}
 COLD_METRICS = ("hr10_recent", CHOSEN_BY, "auc_random")
 
 
 def serving_costs(comparison: Comparison) -> dict[str, Any]:
-    """Return every cost as JSON values."""
-    config, data = comparison.world.config, comparison.data
+    """Return every cost as JSON values; rankers are those of the first freshness and seed."""
     return {
         "members_per_second": {
-            name: _members_per_second(line, config, data, comparison.sequences.padded)
-            for name, line in comparison.lines.items()
+            name: _members_per_second(line, comparison) for name, line in comparison.lines.items()
         },
         "storage": [
             row
@@ -42,22 +41,21 @@ def serving_costs(comparison: Comparison) -> dict[str, Any]:
 def _storage(variant: Variant, comparison: Comparison) -> Iterator[dict[str, Any]]:
     """Measure the ranker on vectors after a round trip through each dtype."""
     assert variant.line is not None
-    config = comparison.world.config
-    features, fields = variant.features["test"], variant.line.vectors(config)
-    float32 = _chosen_by(variant.scores, comparison)
-    scales = _scales(variant, config)
+    config = comparison.bench.world.config
+    before, fields = _vectors(variant, comparison), variant.line.vectors(config)
+    float32 = _chosen_by(variant, comparison, before)
+    scales = _scales(variant, comparison)
     for dtype in DTYPES:
-        if dtype == "int8" and without_scale(variant, config):
+        if dtype == "int8" and without_scale(variant, comparison):
             continue
-        vectors = features.vectors.copy()
+        vectors = before.copy()
         for index, name in enumerate(fields):
-            before = features.vectors[:, index]
             # Zeros stand for null, which stays null in any dtype.
-            there = before.any(axis=1, keepdims=True)
+            there = before[:, index].any(axis=1, keepdims=True)
             if there.any():
-                kept = stored(before, dtype, scales.get(name))
+                kept = stored(before[:, index], dtype, scales.get(name))
                 vectors[:, index] = np.where(there, kept, 0.0)
-        got = _chosen_by(_with_vectors(variant, comparison, vectors), comparison)
+        got = _chosen_by(variant, comparison, vectors)
         yield {
             "variant": variant.name,
             "dtype": dtype,
@@ -67,43 +65,60 @@ def _storage(variant: Variant, comparison: Comparison) -> Iterator[dict[str, Any
         }
 
 
-def _chosen_by(scores: Sequence[LabelScores], comparison: Comparison) -> Any:
-    labels = comparison.data.periods["test"].task.labels
+def _vectors(variant: Variant, comparison: Comparison, period: str | None = None) -> Floats:
+    """Return a variant's vectors of the first freshness, of the test unless said otherwise."""
+    bench = comparison.bench
+    period = period or bench.world.name
+    return bench.features(variant, period, comparison.freshness[0]).vectors
+
+
+def _chosen_by(variant: Variant, comparison: Comparison, vectors: Floats) -> Estimate:
+    labels = comparison.bench.measured.task.labels
+    scores = [_with_vectors(variant, comparison, vectors)]
     return estimates(scores, labels, comparison.resamples, metrics=[CHOSEN_BY])[CHOSEN_BY]
 
 
-def _scales(variant: Variant, config: Config) -> Mapping[str, Quantization]:
+def _scales(variant: Variant, comparison: Comparison) -> Mapping[str, Quantization]:
     """Return the scales of each field: the manifest's, or a formula's from the train period.
 
     A field that no member has in the train period has none.
     """
     assert variant.line is not None
+    config = comparison.bench.world.config
     kept = variant.line.manifest(config).get("quantization") or {}
     scales = {name: Quantization.from_json(saved) for name, saved in kept.items()}
     for index, name in enumerate(variant.line.vectors(config)):
-        known = variant.features["train"].vectors[:, index]
+        known = _vectors(variant, comparison, "train")[:, index]
         known = known[known.any(axis=1)]
         if name not in scales and len(known):
             scales[name] = Quantization.fit(known)
     return scales
 
 
-def without_scale(variant: Variant, config: Config) -> list[str]:
+def without_scale(variant: Variant, comparison: Comparison) -> list[str]:
     """Return the fields that members have in the test period, but none had in the train period."""
     assert variant.line is not None
-    scales, vectors = _scales(variant, config), variant.features["test"].vectors
+    scales, vectors = _scales(variant, comparison), _vectors(variant, comparison)
     return [
         name
-        for index, name in enumerate(variant.line.vectors(config))
+        for index, name in enumerate(variant.line.vectors(comparison.bench.world.config))
         if name not in scales and vectors[:, index].any()
     ]
 
 
-def _members_per_second(
-    line: Aggregator, config: Config, data: EvaluationData, padded: Padded
-) -> float:
+def _padded(line: Aggregator, comparison: Comparison) -> Padded:
+    bench = comparison.bench
+    embedder = bench.embedder(line.config_of(bench.world.config))
+    histories = bench.histories(bench.world.name, comparison.freshness[0])
+    return histories.padded(embedder.config, embedder.versions)
+
+
+def _members_per_second(line: Aggregator, comparison: Comparison) -> float:
     """Time one embedding of all these sequences, after a first one for tracing and warm-up."""
-    run = together([load(line, config)], data.items, config.rules)
+    bench = comparison.bench
+    embedder = bench.embedder(line.config_of(bench.world.config))
+    padded = _padded(line, comparison)
+    run = together([load(line, embedder.config)], embedder.versions, embedder.config.rules)
     run(padded)
     began = time.perf_counter()
     run(padded)
@@ -112,26 +127,23 @@ def _members_per_second(
 
 def _cold_start(comparison: Comparison) -> Iterator[dict[str, Any]]:
     """Compare ways to serve members with little history."""
-    config, learned = comparison.world.config, comparison.challenger
+    bench, learned = comparison.bench, comparison.challenger
     assert learned.line is not None
-    labels = comparison.data.periods["test"].task.labels
-    counts = (comparison.sequences.padded.actions != 0).sum(axis=1)
-    vectors, empty = learned.features["test"].vectors, (counts == 0)[:, None, None]
-    default = in_process(learned.line, config, comparison.data, _empty(config))[0]
+    labels = bench.measured.task.labels
+    counts = (_padded(learned.line, comparison).actions != 0).sum(axis=1)
+    vectors, empty = _vectors(learned, comparison), (counts == 0)[:, None, None]
     nothing = next(variant for variant in comparison.variants if variant.line is None)
-    approaches: dict[str, Sequence[LabelScores]] = {
-        f"{learned.name}, its default vector": _with_vectors(
-            learned, comparison, np.where(empty, default, vectors)
-        ),
+    approaches: dict[str, LabelScores] = {
+        f"{learned.name}, its default vector": _with_vectors(learned, comparison, vectors),
         f"{learned.name}, zeros": _with_vectors(
             learned, comparison, np.where(empty, np.float32(0.0), vectors)
         ),
-        "no activity: popularity": nothing.scores,
+        "no activity: popularity": comparison.scores[comparison.freshness[0].name][nothing.name][0],
     }
     for members, (least, most) in COLD.items():
         mask = (counts >= least) & (counts <= most)
         for approach, scores in approaches.items():
-            found = estimates(scores, labels, comparison.resamples, mask, COLD_METRICS)
+            found = estimates([scores], labels, comparison.resamples, mask, COLD_METRICS)
             yield {
                 "members": members,
                 "labels": int((mask & labels.positive).sum()),
@@ -140,13 +152,8 @@ def _cold_start(comparison: Comparison) -> Iterator[dict[str, Any]]:
             }
 
 
-def _with_vectors(variant: Variant, comparison: Comparison, vectors: Floats) -> list[LabelScores]:
-    """Measure the variant's rankers on the test period with other vectors."""
-    features = replace(variant.features["test"], vectors=vectors)
-    return [measure_one(ranker, features, comparison.data) for ranker in variant.rankers]
-
-
-def _empty(config: Config) -> Padded:
-    """Return one sequence without actions."""
-    integers = np.zeros((1, config.length), np.int32)
-    return Padded(integers, integers, integers.astype(np.float32), 0, 0)
+def _with_vectors(variant: Variant, comparison: Comparison, vectors: Floats) -> LabelScores:
+    """Measure a variant's ranker on the test with other vectors."""
+    bench = comparison.bench
+    features = bench.features(variant, bench.world.name, comparison.freshness[0])
+    return bench.measure(comparison.ranker(variant), variant, replace(features, vectors=vectors))

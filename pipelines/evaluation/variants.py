@@ -1,206 +1,283 @@
 """What is compared: the same ranker with different features, and recommenders without vectors."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from feast import FeatureStore
+from duckdb import DuckDBPyConnection as Connection
 from numpy.typing import NDArray
+from scipy.sparse import csr_array, vstack
 
-from models.embed import together
 from models.evaluation.bootstrap import Resamples
 from models.evaluation.compare import estimates
 from models.evaluation.history import events_before
-from models.evaluation.ranker import (
-    Ranker,
-    RankerFeatures,
-    RankerLabels,
-    RankerSettings,
-    fit_ranker,
-)
-from models.evaluation.references import DecayedCooccurrence, Popular, PositiveEvents
-from models.evaluation.scoring import LabelScores, Score, measure, measure_ranker
-from models.packaging import load
-from models.sequences import Padded
+from models.evaluation.item_vectors import ItemVectors
+from models.evaluation.matrix_references import MatrixRecommender
+from models.evaluation.ranker import RankerFeatures, RankerSettings, fit_ranker
+from models.evaluation.ranker_weights import Ranker
+from models.evaluation.references import DecayedCooccurrence, Popular
+from models.evaluation.scoring import LabelScores, measure, measure_ranker
+from models.evaluation.task import which
+from models.item_versions import ItemVersions
 from models.spec import Aggregator
-from pipelines.evaluation.features import (
-    EvaluationData,
-    Floats,
-    Period,
-    Sequences,
-    join,
-    stacked,
-)
-from pipelines.evaluation.protocol import Protocol
+from pipelines.evaluation.histories import Embedder, Histories, Log
+from pipelines.evaluation.labels import EvaluationData, Period
+from pipelines.evaluation.protocol import Freshness, Times
 from pipelines.evaluation.world import World
 from transformations.config import Config
+from transformations.duck import connect
+from transformations.names import Space
 from transformations.timestamps import DAY_US
 
 CHOSEN_BY = "ndcg10"
-"""The metric on the validation period that settings are chosen by."""
+"""The metric on the validation that settings are chosen by."""
 LAST = 10
-"""How many of a member's last actions the co-occurrence recommender uses."""
+"""How many of a member's last positive actions the co-occurrence recommender uses."""
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Variant:
-    """A ranker with one kind of features, fitted and measured.
+    """A ranker with one kind of features.
 
     Attributes:
         line: Its line of the catalogue; None for the ranker without activity.
-        features: Period's name → features.
-        settings: Chosen on the validation period.
-        rankers: One per seed.
-        scores: On the test period, one per seed.
+        space: Whose item vectors its ranker multiplies with.
+        knn: Whether the ranker also has item-kNN's score of each pair.
     """
 
     name: str
     line: Aggregator | None
-    features: dict[str, RankerFeatures]
-    settings: RankerSettings = field(default_factory=RankerSettings)
-    rankers: list[Ranker] = field(default_factory=list)
-    scores: list[LabelScores] = field(default_factory=list)
+    space: Space
+    knn: bool = False
+
+    def with_knn(self) -> "Variant":
+        """Return this variant with item-kNN's scores as inputs."""
+        return replace(self, name=f"{self.name}_knn", knn=True)
 
 
-@dataclass(frozen=True, eq=False)
-class Comparison:
-    """All variants, fitted and measured.
+@dataclass(frozen=True)
+class KnnSettings:
+    """Settings of item-kNN that validation chooses.
 
     Attributes:
-        sequences: Those of the test labels.
-        references: Recommender's name → its scores on the test period.
+        half_life: In days; None: pairs never fade.
+        days: Window of the popularity of items without a pair.
+    """
+
+    half_life: float | None = None
+    days: float = 7.0
+
+
+@dataclass(eq=False)
+class Bench:
+    """A world with its labels: gives every variant's features and measures its rankers.
+
+    Attributes:
+        knn: Chosen on validation.
     """
 
     world: World
     data: EvaluationData
-    sequences: Sequences
-    variants: list[Variant]
-    references: dict[str, LabelScores]
-    baseline: Variant
-    challenger: Variant
-    resamples: Resamples
+    log: Log
+    knn: KnnSettings = field(default_factory=KnnSettings)
+    _embedders: dict[Space, Embedder] = field(default_factory=dict)
+    _items: dict[Space, ItemVectors] = field(default_factory=dict)
+    _histories: dict[tuple[str, str], Histories] = field(default_factory=dict)
+    _pairs: dict[tuple[str, str, KnnSettings], csr_array] = field(default_factory=dict)
+    _features: dict[str, tuple[tuple[str, str, bool], RankerFeatures]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, world: World, con: Connection, data: EvaluationData) -> "Bench":
+        """Read the actions of the members of the labels."""
+        log = Log.read(world.config, con, world.split.until, data.member_codes)
+        return cls(world, data, log)
 
     @property
-    def lines(self) -> dict[str, Aggregator]:
-        """Name → line of the catalogue, of the variants that have one."""
-        return {one.name: one.line for one in self.variants if one.line is not None}
+    def measured(self) -> Period:
+        """The period that is measured: of the validation, or of the test."""
+        return self.data.periods[self.world.name]
 
-    @property
-    def scores(self) -> dict[str, list[LabelScores]]:
-        """Name → scores on the test period, one per seed; references first."""
-        references = {name: [scores] for name, scores in self.references.items()}
-        return references | {variant.name: variant.scores for variant in self.variants}
+    def as_of(self, period: str, freshness: Freshness) -> Times:
+        """Return the as_of of the features of each label of a period."""
+        times = self.data.periods[period].task.labels.times
+        config = self.world.config
+        return freshness.as_of(times, self.world.split.fit_until, config.publish_delay)
 
+    def histories(self, period: str, freshness: Freshness) -> Histories:
+        """Return what is known of the members of a period's labels."""
+        key = (period, freshness.name)
+        if key not in self._histories:
+            as_of, labels = self.as_of(period, freshness), self.data.periods[period]
+            self._histories[key] = Histories.of(self.world.config, self.log, labels, as_of)
+        return self._histories[key]
 
-def variant_of(
-    line: Aggregator, store: FeatureStore, config: Config, data: EvaluationData
-) -> Variant:
-    """Fetch a line's features for every period through its feature service."""
-    features = {name: join(store, config, line, period) for name, period in data.periods.items()}
-    return Variant(line.name, line, features)
+    def embedder(self, config: Config) -> Embedder:
+        """Return what embeds the lines of a configuration's item space."""
+        if config.space not in self._embedders:
+            split = self.world.split
+            with connect(config) as con:
+                versions = ItemVersions.read_between(config, con, split.fit_until, split.until)
+            self._embedders[config.space] = Embedder(config, versions)
+        return self._embedders[config.space]
 
+    def item_vectors(self, space: Space) -> ItemVectors:
+        """Return the vectors of the items that are ranked, in a space."""
+        if space not in self._items:
+            versions = self.embedder(self.world.config.in_space(space)).versions
+            self._items[space] = ItemVectors.of(versions, self.data.item_ids)
+        return self._items[space]
 
-def without_activity(like: Variant) -> Variant:
-    """Return the variant whose ranker knows nothing of a member's activity."""
-    features = {
-        name: RankerFeatures(np.zeros_like(one.vectors), np.zeros_like(one.member_features))
-        for name, one in like.features.items()
-    }
-    return Variant("none", None, features)
+    def features(self, variant: Variant, period: str, freshness: Freshness) -> RankerFeatures:
+        """Return a variant's features for the labels of a period; each period's last are kept."""
+        key = (str(variant.line), freshness.name, variant.knn)
+        if period not in self._features or self._features[period][0] != key:
+            self._features[period] = key, self._made(variant, period, freshness)
+        return self._features[period][1]
 
+    def _made(self, variant: Variant, period: str, freshness: Freshness) -> RankerFeatures:
+        histories = self.histories(period, freshness)
+        config = self.world.config
+        pairs = self.pairs(period, freshness) if variant.knn else None
+        if variant.line is None:
+            shape = (len(histories.as_of), len(config.actions), config.dim)
+            nothing = np.zeros_like(histories.member_features)
+            return RankerFeatures(np.zeros(shape, np.float32), nothing, pairs)
+        embedder = self.embedder(variant.line.config_of(config))
+        padded = histories.padded(embedder.config, embedder.versions)
+        vectors = embedder.vectors(variant.line, padded)
+        return RankerFeatures(vectors, histories.member_features, pairs)
 
-def fit_one(
-    variant: Variant,
-    data: EvaluationData,
-    seed: int,
-    settings: RankerSettings,
-    positive: NDArray[np.bool_] | None = None,
-) -> Ranker:
-    """Fit one ranker on the labels of the train period.
+    def fit(
+        self,
+        variant: Variant,
+        freshness: Freshness,
+        settings: RankerSettings,
+        seed: int,
+        positive: NDArray[np.bool_] | None = None,
+    ) -> Ranker:
+        """Fit one ranker on the labels of the train period.
 
-    Args:
-        positive: Replaces that of the labels, for a control.
-    """
-    labels = data.periods["train"].task.labels
-    if positive is not None:
-        labels = replace(labels, positive=positive)
-    embeddings = data.items.vectors[1:]
-    return fit_ranker(labels, variant.features["train"], embeddings, data.item_days, settings, seed)
+        Args:
+            positive: Replaces that of the labels, for a control.
+        """
+        task = self.data.periods["train"].task
+        if positive is not None:
+            task = task.with_positive(positive)
+        features = self.features(variant, "train", freshness)
+        return fit_ranker(task, features, self.item_vectors(variant.space), settings, seed)
 
-
-def measure_one(
-    ranker: Ranker, features: RankerFeatures, data: EvaluationData, period: str = "test"
-) -> LabelScores:
-    """Measure a ranker with these features on a period."""
-    return measure_ranker(ranker, data.periods[period].task, features, data.items.vectors[1:])
-
-
-def choose_settings(variant: Variant, data: EvaluationData, protocol: Protocol) -> None:
-    """Choose the ranker's penalty on the validation period."""
-    metric = {
-        l2: on_validation(variant, data, replace(variant.settings, l2=l2)) for l2 in protocol.l2
-    }
-    variant.settings = replace(variant.settings, l2=max(metric, key=lambda l2: metric[l2]))
-
-
-def on_validation(
-    variant: Variant, data: EvaluationData, settings: RankerSettings, seed: int = 0
-) -> float:
-    """Return CHOSEN_BY on the validation period of a ranker fitted on the train period."""
-    ranker = fit_one(variant, data, seed, settings)
-    scores = measure_one(ranker, variant.features["validation"], data, "validation")
-    labels = data.periods["validation"].task.labels
-    resamples = Resamples(members=len(data.member_codes), seeds=1, resamples=1)
-    return estimates([scores], labels, resamples, metrics=[CHOSEN_BY])[CHOSEN_BY].value
-
-
-def measure_all(variant: Variant, data: EvaluationData, seeds: Sequence[int]) -> None:
-    """Fit and measure the rankers of all seeds with the chosen settings."""
-    for seed in seeds:
-        ranker = fit_one(variant, data, seed, variant.settings)
-        variant.rankers.append(ranker)
-        variant.scores.append(measure_one(ranker, variant.features["test"], data))
-
-
-def in_process(line: Aggregator, config: Config, data: EvaluationData, padded: Padded) -> Floats:
-    """Embed sequences without Feast; float32 [rows, actions, dim]."""
-    run = together([load(line, config)], data.items, config.rules)
-    return stacked(list(run(padded)[0].values()), config)
-
-
-def references(data: EvaluationData, period: Period) -> dict[str, LabelScores]:
-    """Measure the reference recommenders on a period."""
-    events, labels = data.events, period.task.labels
-    is_positive = events.positive
-    positive = PositiveEvents(
-        events.members[is_positive], events.items[is_positive], events.times[is_positive]
-    )
-    histories = _histories(positive, labels)
-    recommenders: dict[str, Popular | DecayedCooccurrence] = {
-        "popular": Popular(positive, len(data.items)),
-        "cooccurrence": DecayedCooccurrence(positive, len(data.items), last=LAST),
-    }
-
-    def score(recommender: Popular | DecayedCooccurrence) -> Score:
-        return lambda rows, day: recommender.scores(
-            np.full(len(rows), day * DAY_US), histories[rows]
+    def measure(self, ranker: Ranker, variant: Variant, features: RankerFeatures) -> LabelScores:
+        """Measure a ranker with these features on the measured period."""
+        return measure_ranker(
+            ranker, self.measured.task, features, self.item_vectors(variant.space)
         )
 
-    return {name: measure(score(one), period.task) for name, one in recommenders.items()}
+    def scores(
+        self, variant: Variant, freshness: Freshness, settings: RankerSettings, seed: int
+    ) -> LabelScores:
+        """Fit a ranker and measure it."""
+        ranker = self.fit(variant, freshness, settings, seed)
+        return self.measure(ranker, variant, self.features(variant, self.world.name, freshness))
 
+    def chosen_by(self, scores: LabelScores) -> float:
+        """Return CHOSEN_BY of scores on the measured period."""
+        labels = self.measured.task.labels
+        resamples = Resamples(members=len(self.data.member_codes), seeds=1, resamples=1)
+        return estimates([scores], labels, resamples, metrics=[CHOSEN_BY])[CHOSEN_BY].value
 
-def _histories(events: PositiveEvents, labels: RankerLabels) -> NDArray[np.int64]:
-    """Return the items of the last positive actions before each label's midnight.
+    def popular(self, days: float) -> LabelScores:
+        """Measure the popularity of the last days before each label's midnight."""
+        popular = Popular(self.data.events.positives(), len(self.data.item_ids), days)
 
-    Int64 [labels, LAST], the newest last, padded on the left with -1.
-    """
-    order = np.lexsort((events.times, events.members))
-    rows, found = events_before(
-        events.members[order], events.times[order], labels.members, labels.days * DAY_US
-    )
-    # Each pair's column, counted from the right: the newest action of each label is in the last.
-    column = LAST + np.arange(len(rows)) - np.searchsorted(rows, rows, side="right")
-    recent = column >= 0
-    histories = np.full((len(labels), LAST), -1)
-    histories[rows[recent], column[recent]] = events.items[order][found[recent]]
-    return histories
+        def score(rows: NDArray[np.int64], day: int) -> NDArray[np.float32]:
+            return np.tile(popular.at(day * DAY_US), (len(rows), 1))
+
+        return measure(score, self.measured.task)
+
+    def neighbours(self, freshness: Freshness, last: int = LAST) -> LabelScores:
+        """Measure item-kNN on a member's last positive actions."""
+        recommender, histories = self._knn(), self.recent(self.world.name, freshness)[:, -last:]
+
+        def score(rows: NDArray[np.int64], day: int) -> NDArray[np.float32]:
+            return recommender.scores(np.full(len(rows), day * DAY_US), histories[rows])
+
+        return measure(score, self.measured.task)
+
+    def matrix(self) -> csr_array:
+        """Return which items members acted on before the measured period, [members, items]."""
+        events, until = self.data.events.positives(), self.measured.task.labels.times.min()
+        before = events.before(int(until))
+        shape = (len(self.data.member_codes), len(self.data.item_ids))
+        return which(events.members[:before], events.items[:before], shape).astype(np.float32)
+
+    def whole(self, recommender: MatrixRecommender, freshness: Freshness) -> LabelScores:
+        """Measure a recommender of the whole matrix on members' histories.
+
+        Below what it knows, and for members without a history, stand items by popularity.
+        """
+        labels, events = self.measured.task.labels, self.data.events.positives()
+        order = np.lexsort((events.times, events.members))
+        rows, found = events_before(
+            events.members[order],
+            events.times[order],
+            labels.members,
+            self.as_of(self.world.name, freshness),
+        )
+        shape = (len(labels), len(self.data.item_ids))
+        histories = which(rows, events.items[order][found], shape).astype(np.float32)
+        popular = Popular(events, shape[1], self.knn.days)
+        unknown = ~recommender.known
+
+        def score(some: NDArray[np.int64], day: int) -> NDArray[np.float32]:
+            counts = popular.at(day * DAY_US)
+            least = counts / (counts.max() + 1) - 1  # below 0, by popularity
+            scores = recommender.scores(histories[some])
+            lowest = scores.min(axis=1, keepdims=True)
+            scores[:, unknown] = (lowest + least[None, :])[:, unknown]
+            nothing = np.diff(histories[some].indptr) == 0
+            scores[nothing] = least
+            return scores
+
+        return measure(score, self.measured.task)
+
+    def pairs(self, period: str, freshness: Freshness) -> csr_array:
+        """Return item-kNN's scores for a period's labels, sparse float32 [labels, items]."""
+        key = (period, freshness.name, self.knn)
+        if key not in self._pairs:
+            recommender, histories = self._knn(), self.recent(period, freshness)
+            days = self.data.periods[period].task.labels.days
+            order = np.argsort(days, kind="stable")
+            ordered = days[order]
+            starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+            rows = np.split(order, starts[1:])
+            found = [recommender.related(int(days[r[0]]) * DAY_US, histories[r]) for r in rows]
+            self._pairs[key] = csr_array(vstack(found, format="csr")[np.argsort(order)])
+        return self._pairs[key]
+
+    def recent(self, period: str, freshness: Freshness) -> NDArray[np.int64]:
+        """Return the items of the last positive actions before each label's as_of.
+
+        Int64 [labels, LAST], the newest last, padded on the left with -1.
+        """
+        labels, events = self.data.periods[period].task.labels, self.data.events.positives()
+        order = np.lexsort((events.times, events.members))
+        rows, found = events_before(
+            events.members[order],
+            events.times[order],
+            labels.members,
+            self.as_of(period, freshness),
+        )
+        # Each pair's column, counted from the right: the newest action of each label is the last.
+        column = LAST + np.arange(len(rows)) - np.searchsorted(rows, rows, side="right")
+        recent = column >= 0
+        histories = np.full((len(labels), LAST), -1)
+        histories[rows[recent], column[recent]] = events.items[order][found[recent]]
+        return histories
+
+    def _knn(self) -> DecayedCooccurrence:
+        return DecayedCooccurrence(
+            self.data.events.positives(),
+            len(self.data.item_ids),
+            last=LAST,
+            half_life=self.knn.half_life,
+            days=self.knn.days,
+        )

@@ -1,9 +1,8 @@
-"""The evaluation's world: a separate data folder with the rows that its labels read."""
+"""A world of an evaluation: a separate data folder, with what was fitted until a moment."""
 
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,45 +15,53 @@ from feast import FeatureStore
 from models.embed import embed_rows_read, embed_snapshots
 from models.evaluation.promises import assert_trained_before
 from models.items.build import build_items
+from models.lines import by_space
 from models.packaging import package
 from models.spec import Aggregator, Learned
 from models.training.train import train
-from pipelines.daily import fill, stage_the_items
-from pipelines.evaluation.protocol import Protocol, Split
+from operations.fits import Fits
+from pipelines.daily import stage_the_items
+from pipelines.evaluation.protocol import DAILY, Protocol, Split, Times, WorldName
 from pipelines.progress import Stages
 from pipelines.training import show_step, summary, trains
 from serving import publish
 from transformations.config import Config
 from transformations.duck import connect
-from transformations.errors import InputError
 from transformations.last_actions import Series, Snapshot
-from transformations.layout import partition_files
-from transformations.tables import activity_query, build_rows_read, build_sequences_of
-
-FOLDER = "evaluation"
+from transformations.tables import build_rows_read, build_sequences_of
 
 
 @dataclass(frozen=True)
 class World:
-    """An evaluation's tables, artifacts and feature store.
+    """The tables, artifacts and feature store of the validation, or of the test.
 
     Attributes:
         config: The user's configuration with a separate data folder; the events are shared.
         split: How time is split.
     """
 
+    name: WorldName
     config: Config
     split: Split
 
     @property
     def series(self) -> Series:
-        """The snapshots that a label may read, as a backfill of them all would build them."""
-        return Series(self.split.weights_until, self.config.step, self.config.publish_delay)
+        """The daily snapshots that a label may read, as a backfill of them all would build them."""
+        return Series(self.split.fit_until, DAILY.time, self.config.publish_delay)
 
     @property
     def shown(self) -> Snapshot:
         """The last snapshot, which the report shows."""
-        return self.series.snapshots(self.split.test_until)[-1]
+        return self.series.snapshots(self.split.until)[-1]
+
+    @property
+    def results(self) -> Path:
+        """Folder of what was measured, one file per ranker."""
+        return self.config.data / "results"
+
+    def bound(self, aggregators: Sequence[Aggregator]) -> list[Aggregator]:
+        """Return lines of the catalogue as their first fits, in the item spaces that they name."""
+        return Fits(self.config).bind(aggregators)
 
     def store(self, aggregators: Sequence[Aggregator]) -> FeatureStore:
         """Register these aggregators' views and services; return the feature store."""
@@ -63,39 +70,52 @@ class World:
         return store
 
 
-def open_world(config: Config, con: Connection, protocol: Protocol) -> World:
-    """Prepare the evaluation's folder beside the tables of `config`, whose events are staged.
+def open_world(config: Config, name: WorldName, times: Times, protocol: Protocol) -> World:
+    """Prepare a world's folder beside the tables of `config`, whose events are staged.
 
-    Its item encoder is fitted to items known before `weights_until`. Leftovers of an evaluation
-    with another split are removed.
+    Leftovers of an evaluation with another split or other settings are removed.
+
+    Args:
+        times: Of all positive actions, microseconds since 1970, ascending.
 
     Raises:
-        InputError: there are no events, or too few days.
+        InputError: there are too few days.
     """
-    first, last = _ends(config, con)
-    split = Split.of(first, last, protocol)
-    folder = config.data / FOLDER
+    split = Split.of(times, protocol.shares(name), protocol.fold_in)
+    folder = config.layout.evaluation / name
     own = config.model_copy(
         update={"data_dir": str(folder), "feature_store": str(folder / "feature_store.yaml")}
     )
+    own = own.in_space(Fits(own).space)
     _clear_if_changed(folder, own, split)
-    for name, target in (
+    for table, target in (
         ("activity", config.layout.activity),
         ("searches", config.layout.searches.parent),
     ):
-        if target.exists() and not (folder / name).is_symlink():
-            (folder / name).symlink_to(target.resolve(), target_is_directory=True)
+        if target.exists() and not (folder / table).is_symlink():
+            (folder / table).symlink_to(target.resolve(), target_is_directory=True)
     (folder / "feature_store.yaml").write_text(yaml.safe_dump(_store_settings(folder)))
-    return World(own, split)
+    return World(name, own, split)
 
 
-def encode(world: World, con: Connection, stages: Stages) -> None:
-    """Encode the items, which labels are on and aggregators are trained with."""
+def encode(world: World, con: Connection, stages: Stages, lines: Sequence[Aggregator]) -> None:
+    """Encode the items in every space of these lines: at the fit, and again at each moment after.
+
+    What is fitted sees only what is before the fit; later items are folded in.
+    """
     config, split = world.config, world.split
-    stage_the_items(config, con, split.test_until, stages)
-    with stages.stage("items") as stage:
-        until = (split.test_until, split.weights_until)
-        fill(stage, build_items(config, con, *until, stage.update))
+    stage_the_items(config, con, split.until, stages)
+    spaces = [own for own, _ in by_space(config, lines)]
+    total = len(spaces) * len(split.moments)
+    with stages.stage("items", total, "moments") as stage:
+        stage.rows_in = stage.rows_out = 0
+        for own in spaces:
+            for moment in split.moments:
+                built = build_items(own, con, moment, split.fit_until)
+                stage.rows_in += built.rows_in
+                stage.rows_out += built.rows_out
+                stage.advance(1)
+        stage.note = f"at {len(split.moments)} moments, in {len(spaces)} spaces"
 
 
 def train_lines(
@@ -106,78 +126,51 @@ def train_lines(
     Existing packages are kept.
 
     Raises:
-        InputError: weights were trained on events after `weights_until`, or would be trained on
-            too few.
+        InputError: weights were trained on events after the fit, or would be trained on too few.
     """
-    config, split = world.config, world.split
-    with connect(config) as con:
+    until = world.split.fit_until
+    with connect(world.config) as con:
         for line in aggregators:
+            config = line.config_of(world.config)
             if isinstance(line, Learned) and trains(line, config):
                 with stages.stage(f"train {line.name}", unit="epochs") as stage:
-                    learned = train(
-                        line, config, con, split.weights_until, partial(show_step, stage, str(line))
-                    )
+                    learned = train(line, config, con, until, partial(show_step, stage, str(line)))
                     stage.rows_in = learned.figures["examples"]
                     stage.note = summary(line, learned)
                 notes = (learned.trained_until, learned.metrics, learned.notes())
                 package(line, config, learned.model, *notes)
             else:
                 package(line, config)
-    manifests = {line.name: line.manifest(config) for line in aggregators}
+    manifests = {line.name: line.manifest(world.config) for line in aggregators}
     for manifest in manifests.values():
-        assert_trained_before(manifest, split.weights_until)
+        assert_trained_before(manifest, until)
     return manifests
 
 
-def build_sequences_read(world: World, stages: Stages, labels: pa.Table) -> None:
-    """Build the rows of member_sequences that labels read, and the last snapshot as a whole.
+def build_served(
+    world: World, stages: Stages, aggregators: Sequence[Aggregator], labels: pa.Table
+) -> None:
+    """Build what is compared with the serving side: the last snapshot, and rows that labels read.
 
     Args:
         labels: member_id, and as_of of the newest snapshot that is readable at the label's time.
     """
-    config = world.config
-    with connect(config) as con, stages.stage("sequences") as stage:
+    config, between = world.config, (world.split.fit_until, world.split.until)
+    with connect(config) as con, stages.stage("snapshot") as stage:
         shown = build_sequences_of(config, con, [world.shown])
         read = build_rows_read(config, con, labels, world.series)
+        embed_snapshots(config, con, [world.shown], aggregators)
+        embed_rows_read(config, con, between, aggregators)
         stage.rows_in, stage.rows_out = labels.num_rows, shown.rows_out + read.rows_out
-        stage.note = (
-            f"those that a label reads, and the last snapshot, {world.shown.as_of:%Y-%m-%d}"
-        )
-
-
-def embed_sequences_read(world: World, stages: Stages, aggregators: Sequence[Aggregator]) -> None:
-    """Make the vectors of those rows."""
-    config, between = world.config, (world.split.weights_until, world.split.test_until)
-    with connect(config) as con, stages.stage("vectors") as stage:
-        shown = embed_snapshots(config, con, [world.shown], aggregators, stage.advance)
-        read = embed_rows_read(config, con, between, aggregators, stage.advance)
-        stage.rows_in = shown.members + read.members
-        stage.rows_out = sum(shown.rows.values()) + sum(read.rows.values())
-
-
-def _ends(config: Config, con: Connection) -> tuple[datetime, datetime]:
-    files = partition_files(config.layout.activity)
-    if not files:
-        raise InputError(
-            f"expected activity in {config.layout.activity}, found none; first: activity run"
-        )
-    ends = [files[0], files[-1]]
-    query = activity_query(config, con, ends)
-    row = con.execute(
-        f"select min(event_timestamp), max(event_timestamp) from ({query})"
-    ).fetchone()
-    assert row is not None
-    return row[0], row[1]
+        stage.note = f"{world.shown.as_of:%Y-%m-%d}, and rows that a sample of labels reads"
 
 
 def _clear_if_changed(folder: Path, config: Config, split: Split) -> None:
     """Remove what was built with other settings: its item vectors and weights saw another time."""
     note = folder / "split.yaml"
     wanted = {
-        "weights_until": split.weights_until.isoformat(),
-        "test_until": split.test_until.isoformat(),
-        # An older version built all snapshots, and a join would still find them.
-        "rows": "those that a label reads",
+        "split": [str(each) for each in (split.fit_until, split.train_until, split.until)],
+        "moments": [str(moment) for moment in split.moments],
         "attributes": config.model_dump(mode="json")["events"]["attributes"],
         "settings": config.model_dump_json(
             exclude={"data_dir", "feature_store", "events", "min_positives"}
@@ -185,8 +178,9 @@ def _clear_if_changed(folder: Path, config: Config, split: Split) -> None:
     }
     if note.exists() and yaml.safe_load(note.read_text()) == wanted:
         return
-    if (folder / "activity").is_symlink():
-        (folder / "activity").unlink()
+    for link in (folder / "activity", folder / "searches"):
+        if link.is_symlink():
+            link.unlink()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     note.write_text(yaml.safe_dump(wanted))

@@ -32,6 +32,7 @@ from transformations.quoting import identifier
 
 CATEGORIES = 9  # the number of colours on the map; rarer categories are `other`
 BINS = 64
+LONGEST = 80
 
 
 def distributions(config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime) -> Distributions:
@@ -124,7 +125,6 @@ def shown_members(
     """
     _read_sequences(config, con, as_of)
     _read_texts(config, con, as_of)
-    read_items(config, con, as_of)
     con.execute(
         f"create or replace temp table shown_members as {_sql('shown_members')}", {"count": count}
     )
@@ -135,6 +135,7 @@ def shown_members(
         acted.setdefault(member, []).append(Action(when=when, action=action, item=item, text=text))
     near: dict[int | str, list[Nearest]] = {member: [] for member in acted}
     for aggregator in aggregators:
+        read_items(aggregator.config_of(config), con, as_of)
         for vector, dim in aggregator.vectors(config).items():
             if dim != config.dim:
                 continue
@@ -149,6 +150,19 @@ def shown_members(
     return [
         MemberRow(member_id=member, actions=acted[member], nearest=near[member]) for member in acted
     ]
+
+
+def item_texts(
+    config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime, items: Sequence[int | str]
+) -> dict[int | str, str]:
+    """Return the newest text of each of these items that has one, cut to LONGEST characters."""
+    _read_texts(config, con, as_of)
+    rows = con.execute(
+        "select item_id, left(text, $longest) from item_texts "
+        "where text is not null and list_contains($items, item_id)",
+        {"items": list(items), "longest": LONGEST},
+    ).fetchall()
+    return dict(rows)
 
 
 def _sql(name: str) -> str:

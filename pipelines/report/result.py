@@ -40,11 +40,13 @@ class Data(_Strict):
 
 
 class SplitRow(_Strict):
-    """The global temporal split: each period ends before its timestamp."""
+    """The split of the test's time: each period ends before its timestamp."""
 
+    fit_until: datetime
+    """Of what spaces and aggregators are fitted on."""
     train_until: datetime
-    validation_until: datetime
-    test_until: datetime
+    """Of the ranker's labels."""
+    until: datetime
 
 
 class Metric(_Strict):
@@ -69,6 +71,8 @@ class VariantRow(_Strict):
     """Metric's key → value. A recommender does not judge, so it has no AUC for that."""
     difference: dict[str, Interval] = {}
     """Metric's key → paired difference, this variant minus the baseline; empty for the baseline."""
+    over_items: dict[str, Interval] = {}
+    """The same, with the interval over members and items."""
     bytes_per_member: int | None = None
     """Of all its vectors in float32; None for a variant without vectors."""
     vectors: int | None = None
@@ -110,18 +114,57 @@ class ControlRow(_Strict):
     passed: bool
 
 
-class RowsRead(_Strict):
-    """What the labels of one period got of some views, which all gave the same."""
+class Differences(_Strict):
+    """Paired differences by metric, with the interval over members, and over members and items."""
+
+    difference: dict[str, Interval]
+    over_items: dict[str, Interval]
+
+
+class FreshRow(_Strict):
+    """One variant with one freshness."""
+
+    metrics: dict[str, Interval]
+    minus_baseline: Differences
+    """To the baseline with the same freshness."""
+    minus_first: Differences
+    """To the variant itself with the first freshness."""
+
+
+class FreshnessRow(_Strict):
+    """All variants and references with features of one freshness."""
+
+    name: str
+    """live, a gap such as 30m, or a snapshot such as 1d."""
+    seeds: int
+    variants: dict[str, FreshRow]
+
+
+class CarrierRow(_Strict):
+    """An item, and what its labels add to the challenger's difference to the baseline."""
+
+    item: Id
+    text: str | None = None
+    labels: int
+    adds: float
+
+
+class TrialRow(_Strict):
+    """One setting that was tried on the validation."""
 
     period: str
-    views: list[str]
-    labels: int
-    without_row: int
-    """Labels whose member had no row by then."""
-    old: int
-    """Labels whose row had an age of max_age_hours or more."""
-    max_age_hours: float
-    """One step and the delay of publishing."""
+    what: str
+    settings: dict[str, Any]
+    metric: str | None = None
+    value: float | None = None
+    made_at: str = ""
+
+
+class Opening(_Strict):
+    """One time that the test was looked at."""
+
+    at: str
+    what: str
 
 
 class Storage(_Strict):
@@ -283,7 +326,7 @@ class Result(_Strict):
     challenger: str | None = None
     """Name of the variant that the promises are about."""
     n_trials: int | None = None
-    """Number of variants and settings tried on validation before the test."""
+    """Number of settings tried on validation, in all runs of this workspace."""
     protocol: list[str] = []
     """How it was done, one item each."""
     gaps: list[str] = []
@@ -293,7 +336,15 @@ class Result(_Strict):
     promises: list[PromiseRow] = []
     cohorts: list[Cohort] = []
     controls: list[ControlRow] = []
-    rows_read: list[RowsRead] = []
+    freshness: list[FreshnessRow] = []
+    """Side by side; the first is that of all other parts."""
+    challenger_minus: dict[str, Differences] = {}
+    """Other variant's name → the challenger minus it."""
+    carriers: list[CarrierRow] = []
+    """The items that add most to the challenger's difference in NDCG@10, in either direction."""
+    trials: list[TrialRow] = []
+    test_openings: list[Opening] = []
+    """Of this workspace, the oldest first."""
     storage: list[Storage] = []
     cold_start: list[ColdStart] = []
     decay_grid: list[DecayPoint] = []
@@ -313,6 +364,9 @@ class Result(_Strict):
         for variant in self.variants:
             _known(f"variants.{variant.name}", variant.metrics.keys(), metrics)
             _known(f"variants.{variant.name}", variant.difference.keys(), metrics)
+        _known("challenger_minus", self.challenger_minus.keys(), variants)
+        for fresh in self.freshness:
+            _known(f"freshness.{fresh.name}", fresh.variants.keys(), variants)
         for cohort in self.cohorts:
             _known("cohorts", {cohort.metric}, metrics)
             _known(f"cohorts.{cohort.cohort}", cohort.difference.keys(), variants)

@@ -65,6 +65,44 @@ def test_every_resample_is_the_metric_of_repeated_labels(case):
     np.testing.assert_allclose(mean.value, scores[:, mask].mean() if mask.any() else math.nan)
 
 
+@settings(max_examples=60, deadline=None)
+@given(labels(), st.data())
+def test_over_items_every_label_counts_with_the_product_of_both_weights(case, data):
+    scores, positive, members, mask = case
+    items = np.array([data.draw(st.integers(0, 3)) for _ in members])
+    resamples = Resamples(5, len(scores), 10, items=4)
+    mean = resamples.mean(scores, members, mask, items)
+    of_auc = resamples.auc(scores, positive, members, mask, items)
+    for number in range(10):
+        of_members = resamples._member_weights[:, number].astype(int)
+        of_items = resamples._item_weights[:, number].astype(int)
+        again = np.flatnonzero(mask).repeat((of_members[members] * of_items[items])[mask])
+        shares = resamples._seeds[number]
+        by_seed = [row[again].mean() if len(again) else math.nan for row in scores]
+        np.testing.assert_allclose(mean.over_items[number], np.dot(by_seed, shares), rtol=1e-5)
+        by_seed = [auc(row[again], positive[again]) for row in scores]
+        np.testing.assert_allclose(of_auc.over_items[number], np.dot(by_seed, shares), rtol=1e-5)
+    plain = Resamples(5, len(scores), 10)
+    np.testing.assert_array_equal(mean.resampled, plain.mean(scores, members, mask).resampled)
+    assert not len(plain.mean(scores, members, mask).over_items)
+
+
+def test_an_item_that_moves_all_of_its_labels_widens_the_interval_over_items():
+    """A hundred members, two items: whether the first one is hit decides half of all labels."""
+    members, items = np.arange(200) % 100, np.arange(200) // 100
+    hits = (items == 0).astype(float)
+    estimate = Resamples(100, 1, 600, items=2).mean(hits, members, items=items)
+    over_members, over_items = estimate.interval(), estimate.interval_over_items()
+    assert over_members == Interval(0.5, 0.5, 0.5)
+    assert over_items.low == 0.0
+    assert over_items.high == 1.0
+
+
+def test_items_need_resamples_that_know_them():
+    with pytest.raises(InputError, match="know the number of items"):
+        Resamples(2, 1, 10).mean(np.ones(2), np.array([0, 1]), items=np.array([0, 1]))
+
+
 def test_every_member_and_seed_is_drawn_as_often_on_average():
     resamples = Resamples(300, 4, 400)
     draws = resamples._members.astype(int)
@@ -158,13 +196,6 @@ def test_scale_and_shift():
     one = resamples.mean(values, members).interval()
     two = resamples.mean(3 * values + 1, members).interval()
     np.testing.assert_allclose(dataclasses.astuple(two), 3 * np.array(dataclasses.astuple(one)) + 1)
-
-
-def test_a_ratio_weighs_labels():
-    members = np.array([0, 0, 1])
-    got = Resamples(2, 1, 50).ratio(np.array([1.0, 2.0, 6.0]), np.array([1.0, 1.0, 4.0]), members)
-    assert got.value == 9 / 6
-    assert set(got.resampled.round(6)) == {1.5}
 
 
 def test_values_without_seeds_are_compared_to_values_with_seeds():

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from models.evaluation.cohorts import cohorts, count_between
 from transformations.errors import InputError
-from transformations.timestamps import DAY_US
+from transformations.timestamps import DAY_US, microseconds
 
 NOW = pd.Timestamp("2026-03-10", tz="UTC")
 TRAIN_UNTIL = datetime(2026, 3, 1, tzinfo=UTC)
+FIT_UNTIL = datetime(2026, 2, 1, tzinfo=UTC)
 
 
 def labels(**columns):
@@ -22,6 +23,7 @@ def labels(**columns):
         "n_actions": [1] * n,
         "last_action_at": [NOW] * n,
         "item_popularity": [1] * n,
+        "item_first_at": [0] * n,
         "first_seen_at": [NOW] * n,
     }
     return pd.DataFrame(defaults | columns)
@@ -41,7 +43,7 @@ def days_ago(days):
 
 def test_history_length():
     frame = labels(n_actions=[None, 0, 1, 3, 4, 9, 10, 31, 32, 99])
-    assert levels(cohorts(frame, TRAIN_UNTIL)["History length"]) == [
+    assert levels(cohorts(frame, TRAIN_UNTIL, FIT_UNTIL)["History length"]) == [
         *["0 actions"] * 2,
         *["1 to 3 actions"] * 2,
         *["4 to 9 actions"] * 2,
@@ -52,7 +54,7 @@ def test_history_length():
 
 def test_time_since_the_last_action():
     frame = labels(last_action_at=[*days_ago([0, 0.99, 1, 6.99, 7, 27.99, 28]), pd.NaT])
-    assert levels(cohorts(frame, TRAIN_UNTIL)["Time since the last action"]) == [
+    assert levels(cohorts(frame, TRAIN_UNTIL, FIT_UNTIL)["Time since the last action"]) == [
         *["under 1 day"] * 2,
         *["1 to 7 days"] * 2,
         *["7 to 28 days"] * 2,
@@ -63,7 +65,7 @@ def test_time_since_the_last_action():
 
 def test_popularity_by_thirds_of_the_labels():
     frame = labels(item_popularity=[0, 1, 1, 5, 6, 7, 8])
-    assert levels(cohorts(frame, TRAIN_UNTIL)["Item's popularity in 7 days"]) == [
+    assert levels(cohorts(frame, TRAIN_UNTIL, FIT_UNTIL)["Item's popularity in 7 days"]) == [
         "not seen",
         *["low third"] * 2,
         *["middle third"] * 2,
@@ -73,10 +75,19 @@ def test_popularity_by_thirds_of_the_labels():
 
 def test_new_members():
     first = [pd.Timestamp("2026-02-28", tz="UTC"), pd.Timestamp(TRAIN_UNTIL), pd.NaT]
-    assert levels(cohorts(labels(first_seen_at=first), TRAIN_UNTIL)["Members"]) == [
+    assert levels(cohorts(labels(first_seen_at=first), TRAIN_UNTIL, FIT_UNTIL)["Members"]) == [
         "known in training",
         "new since",
         "new since",
+    ]
+
+
+def test_items_that_are_new_to_the_fit():
+    at_the_fit = microseconds(FIT_UNTIL)
+    frame = labels(item_first_at=[at_the_fit - 1, at_the_fit])
+    assert levels(cohorts(frame, TRAIN_UNTIL, FIT_UNTIL)["Items"]) == [
+        "first acted on before the fit",
+        "first acted on after it",
     ]
 
 
@@ -101,13 +112,17 @@ def test_each_label_is_in_one_level_of_each_cohort(rows):
         item_popularity=[row[2] for row in rows],
         first_seen_at=times(3),
     )
-    for masks in cohorts(frame, TRAIN_UNTIL).values():
+    for masks in cohorts(frame, TRAIN_UNTIL, FIT_UNTIL).values():
         assert len(levels(masks)) == len(rows)
 
 
 def test_a_missing_column_is_named():
     with pytest.raises(InputError, match="none called n_actions, first_seen_at"):
-        cohorts(labels(n_actions=[1]).drop(columns=["n_actions", "first_seen_at"]), TRAIN_UNTIL)
+        cohorts(
+            labels(n_actions=[1]).drop(columns=["n_actions", "first_seen_at"]),
+            TRAIN_UNTIL,
+            FIT_UNTIL,
+        )
 
 
 HALF_DAYS = st.integers(0, 12).map(lambda n: n * DAY_US // 2)

@@ -10,9 +10,6 @@ from sklearn.metrics import roc_auc_score
 from models.backend import keras
 from models.evaluation.metrics import (
     auc,
-    full_ranks,
-    grouped_average_precision,
-    grouped_ndcg,
     hit_rate,
     ndcg,
     paired_auc,
@@ -42,41 +39,25 @@ def ranking(draw):
     scores = np.array([draw(row) for _ in range(labels)], np.float32)
     targets = np.array([draw(st.integers(0, items - 1)) for _ in range(labels)])
     mask = np.array([draw(flags) for _ in range(labels)])
-    exclude = np.array(
-        [[draw(st.integers(-1, items - 1)) for _ in range(3)] for _ in range(labels)]
-    )
-    return scores, targets, mask, exclude
+    pair = st.tuples(st.integers(0, labels - 1), st.integers(0, items - 1))
+    return scores, targets, mask, draw(st.lists(pair, max_size=6))
 
 
 @settings(max_examples=60, deadline=None)
 @given(ranking())
 def test_ranks_are_those_of_counting(case):
     scores, targets, mask, exclude = case
-    got = ranks(scores, targets, mask, exclude)
+    pairs = np.array(exclude, np.int64).reshape(-1, 2).T
+    got = ranks(scores, targets, mask, (pairs[0], pairs[1]))
     for n, target in enumerate(targets):
         expected = brute_rank(
-            scores[n], target, lambda i, n=n: mask[n, i] and i not in exclude[n].tolist()
+            scores[n], target, lambda i, n=n: mask[n, i] and (n, i) not in exclude
         )
         assert got[n] == expected
     shared = ranks(scores, targets, mask[0])
     assert shared.tolist() == [
         brute_rank(scores[n], t, lambda i: mask[0, i]) for n, t in enumerate(targets)
     ]
-
-
-@settings(max_examples=60, deadline=None)
-@given(ranking(), st.integers(1, 6))
-def test_batches_change_nothing(case, batch):
-    scores, targets, mask, exclude = case
-    got = full_ranks(
-        lambda rows: scores[rows],
-        targets,
-        {"all": None, "some": lambda rows: mask[rows]},
-        exclude,
-        batch,
-    )
-    np.testing.assert_array_equal(got["all"], ranks(scores, targets, None, exclude))
-    np.testing.assert_array_equal(got["some"], ranks(scores, targets, mask, exclude))
 
 
 def test_constant_scores_rank_in_the_middle():
@@ -105,48 +86,21 @@ def test_metrics_of_a_rank():
 
 
 def test_metrics_are_those_of_keras_rs():
-    """Scores without ties, with one relevant item and with several."""
+    """Scores without ties, with one relevant item."""
     rng = np.random.default_rng(0)
     scores = rng.permuted(np.tile(np.linspace(-1, 1, 40), (50, 1)), axis=1).astype(np.float32)
     one = rng.integers(0, 40, 50)
-    several = rng.random((50, 40)) < 0.1
-    several[:, 0] = True
-    queries, columns = np.nonzero(several)
     in_one = ranks(scores, one)
-    in_several = ranks(scores[queries], columns)
     single = np.eye(40, dtype=np.float32)[one]
     for metric, relevant, got in (
         (keras_rs.metrics.RecallAtK(k=10), single, hit_rate(in_one, 10)),
         (keras_rs.metrics.NDCG(k=10), single, ndcg(in_one, 10)),
         (keras_rs.metrics.MeanReciprocalRank(), single, reciprocal_rank(in_one)),
         (keras_rs.metrics.MeanAveragePrecision(), single, reciprocal_rank(in_one)),
-        (keras_rs.metrics.NDCG(k=10), several, grouped_ndcg(in_several, queries, 10)),
-        (
-            keras_rs.metrics.MeanAveragePrecision(),
-            several,
-            grouped_average_precision(in_several, queries),
-        ),
     ):
         metric.update_state(relevant.astype(np.float32), scores)
         expected = float(keras.ops.convert_to_numpy(metric.result()))
         assert got.mean() == pytest.approx(expected, abs=1e-6), metric.name
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(SCORES, st.booleans()), min_size=1, max_size=12), st.integers(1, 5))
-def test_grouped_metrics_lie_between_0_and_1_whatever_the_ties(rows, k):
-    scores = np.array([[score for score, _ in rows]], np.float32)
-    relevant = np.flatnonzero([flag for _, flag in rows])
-    if not len(relevant):
-        return
-    queries = np.zeros(len(relevant), int)
-    got = ranks(scores.repeat(len(relevant), axis=0), relevant)
-    for value in (grouped_ndcg(got, queries, k), grouped_average_precision(got, queries)):
-        assert value.shape == (1,)
-        assert 0 <= value[0] <= 1 + 1e-12
-    if len(relevant) == 1:
-        assert grouped_ndcg(got, queries, k).tolist() == ndcg(got, k).tolist()
-        assert grouped_average_precision(got, queries).tolist() == reciprocal_rank(got).tolist()
 
 
 ROWS = st.lists(st.tuples(SCORES, st.booleans(), st.integers(0, 3)), min_size=2, max_size=12)

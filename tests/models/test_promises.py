@@ -36,12 +36,25 @@ NAN = Interval(math.nan, math.nan, math.nan)
     ],
 )
 def test_promises_on_a_difference(difference, gains, holds):
-    gain = clear_gain("hr10", "HR@10", difference)
-    hold = no_clear_loss("ndcg10", "NDCG@10", difference)
+    gain = clear_gain("hr10", "HR@10", difference, difference)
+    hold = no_clear_loss("ndcg10", "NDCG@10", difference, difference)
     assert (gain.passed, hold.passed) == (gains, holds)
-    assert gain.sentence.startswith("HR@10: required CI lower bound > 0, got ")
+    assert gain.sentence.startswith("HR@10: required both CIs above 0, got ")
     assert f"{difference.low:+.4f}" in hold.sentence
     assert json.loads(json.dumps(dataclasses.asdict(gain)))["name"] == "hr10"
+
+
+@pytest.mark.parametrize("other", [Interval(0.02, -0.01, 0.05), NAN])
+def test_a_gain_holds_only_with_both_intervals(other):
+    clear = Interval(0.02, 0.01, 0.03)
+    for pair in ((clear, other), (other, clear)):
+        assert not clear_gain("hr10", "HR@10", *pair).passed
+
+
+def test_a_loss_over_items_alone_breaks_a_promise():
+    unclear, loss = Interval(-0.01, -0.03, 0.01), Interval(-0.01, -0.02, -0.001)
+    for pair in ((unclear, loss), (loss, unclear)):
+        assert not no_clear_loss("hr10", "HR@10", *pair).passed
 
 
 @pytest.mark.parametrize("actions", [1, 2, 3, 7, 49])

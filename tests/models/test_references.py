@@ -9,7 +9,6 @@ from models.evaluation.references import (
     DecayedCooccurrence,
     Popular,
     PositiveEvents,
-    snapshot_before,
 )
 from transformations.errors import InputError
 from transformations.timestamps import DAY_US
@@ -55,11 +54,11 @@ def brute_cooccurrence(log, as_of, history, last, decay, damping, half_life):
         if day >= as_of:
             continue
         counts[item] += fade(day)
-        for other in past[member][-last:]:
-            if other != item:
+        for other, then in past[member][-last:]:
+            if other != item and then != day:
                 together[item, other] += fade(day)
                 together[other, item] += fade(day)
-        past[member].append(item)
+        past[member].append((item, day))
     damp = {item: max(counts[item], 1.0) ** -damping for item in range(ITEMS)}
     newest = [item for item in reversed(history) if item >= 0][:last]
     found = []
@@ -100,6 +99,10 @@ def test_cooccurrence_is_the_formula_at_each_timestamp(
     got = recommender.scores(times(labels), histories(labels))
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, expected, rtol=1e-4)
+    again = DecayedCooccurrence(events(log), ITEMS, **settings)
+    for row, (day, history) in enumerate(labels):
+        related = again.related(int(day * DAY_US), np.array([history])).toarray()[0]
+        np.testing.assert_allclose(related, np.maximum(expected[row], 0.0), rtol=1e-4)
 
 
 @settings(max_examples=60, deadline=None)
@@ -140,6 +143,14 @@ def test_a_members_newest_action_counts_most():
     assert got[2].tolist() == [-1, -1, -1, -1, -2]
 
 
+def test_a_basket_says_nothing_of_itself():
+    """Two items at one timestamp do not co-occur; a later one co-occurs with both."""
+    log = events([(0, 0, 1), (0, 1, 1), (0, 2, 2)])
+    recommender = DecayedCooccurrence(log, ITEMS, decay=0.5, half_life=None)
+    got = recommender.related(int(3 * DAY_US), np.array([[0], [2]])).toarray()
+    assert got.tolist() == [[0, 0, 1, 0, 0], [1, 1, 0, 0, 0]]
+
+
 def test_no_labels_give_no_scores():
     log = events([(0, 0, 0)])
     for kind in (Popular, DecayedCooccurrence):
@@ -160,10 +171,3 @@ def test_time_does_not_go_back():
         PositiveEvents(np.array([0]), np.array([0, 1]), np.array([0]))
     with pytest.raises(InputError, match="decay <= 1"):
         DecayedCooccurrence(events([(0, 0, 0)]), ITEMS, decay=2.0)
-
-
-def test_the_snapshot_is_the_newest_readable_one():
-    hour = DAY_US // 24
-    times = np.array([0, 1, DAY_US - 1, DAY_US, DAY_US + 6 * hour - 1, DAY_US + 6 * hour])
-    assert snapshot_before(times).tolist() == [0, 0, 0, DAY_US, DAY_US, DAY_US]
-    assert snapshot_before(times, 6 * hour).tolist() == [-DAY_US, -DAY_US, 0, 0, 0, DAY_US]

@@ -17,8 +17,8 @@ from operations.ledger import Ledger
 from pipelines.daily import stage_events
 from pipelines.datasets.simulate import Size, simulate
 from pipelines.evaluation.evaluate import evaluate
-from pipelines.evaluation.protocol import Protocol, Split
-from pipelines.evaluation.world import open_world
+from pipelines.evaluation.labels import positive_times
+from pipelines.evaluation.protocol import LIVE, Protocol, Split
 from pipelines.progress import Stages
 from pipelines.report import write_report
 from transformations.config import Config
@@ -27,7 +27,15 @@ from transformations.errors import InputError
 from transformations.layout import partition_files
 
 END = datetime(2026, 3, 1, tzinfo=UTC)
-PROTOCOL = Protocol(seeds=1, resamples=20, l2=(1e-4,), decays=(0.8,))
+PROTOCOL = Protocol(
+    freshness=(LIVE,),
+    seeds=1,
+    resamples=20,
+    l2=(1e-4,),
+    decays=(0.8,),
+    popular_days=(7,),
+    half_lives=(None,),
+)
 LINES = (
     GeometricDecay(version=1, decay=0.8),
     Cnn(
@@ -75,16 +83,17 @@ def stages(config: Config) -> Stages:
 
 
 def rename(action: str, time: datetime, split: Split) -> str:
-    in_test = time >= split.validation_until
+    in_test = time >= split.train_until
     if action == "SAVE" and not in_test:
-        return "STAR" if split.weights_until <= time < split.train_until else "APPLY"
+        return "STAR" if split.fit_until <= time < split.train_until else "APPLY"
     return "APPLY" if action == "DISMISS" and in_test else action
 
 
 def test_actions_that_a_period_lacks_are_said_in_the_report(tmp_path: Path) -> None:
     config = market(tmp_path, min_positives=1)
     with connect(config) as con:
-        split = open_world(config, con, PROTOCOL).split
+        times = positive_times(config, con, ())
+    split = Split.of(times, PROTOCOL.test, PROTOCOL.fold_in)
     for file in partition_files(config.layout.activity):
         table = pq.ParquetFile(file).read()
         frame: pd.DataFrame = table.select(["action", "event_timestamp"]).to_pandas()
@@ -97,9 +106,6 @@ def test_actions_that_a_period_lacks_are_said_in_the_report(tmp_path: Path) -> N
     assert result["gaps"] == [
         "No label of the train period is a SAVE: no ranker learned from it.",
         "No label of the train period is a LIKE: no ranker learned from it.",
-        "No label of the validation period is a SAVE: no choice was made by it.",
-        "No label of the validation period is a STAR: no choice was made by it.",
-        "No label of the validation period is a LIKE: no choice was made by it.",
         "No label of the test period is a STAR: nothing was measured on it.",
         "No label of the test period is a LIKE: nothing was measured on it.",
         "No label of the test period is a DISMISS: nothing was measured on it.",

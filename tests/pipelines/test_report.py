@@ -20,7 +20,9 @@ from transformations.timestamps import day
 SECTIONS = (
     "verdict",
     "comparison",
+    "freshness",
     "differences",
+    "carriers",
     "cohorts",
     "controls",
     "training",
@@ -34,6 +36,8 @@ SECTIONS = (
 )
 OPTIONAL = (
     "promises",
+    "freshness",
+    "carriers",
     "cohorts",
     "controls",
     "storage",
@@ -218,7 +222,8 @@ def small_result() -> dict[str, Any]:
     keys = [metric["key"] for metric in small["metrics"]]
     for variant in small["variants"]:
         variant["metrics"] = {key: variant["metrics"][key] for key in keys}
-        variant["difference"] = {k: v for k, v in variant["difference"].items() if k in keys}
+        for part in ("difference", "over_items"):
+            variant[part] = {k: v for k, v in variant[part].items() if k in keys}
     small["cohorts"] = whole["cohorts"][:1]
     small["cold_start"] = [{**whole["cold_start"][0], "metrics": {"hr10": interval(0.1)}}]
     small["training"] = {"cnn": {"epochs": [1], "curves": {"loss": [0.5]}}}

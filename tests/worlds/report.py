@@ -71,9 +71,9 @@ def realistic_result() -> dict[str, Any]:
             "last": "2021-05-14T06:24:51Z",
         },
         "split": {
-            "train_until": "2018-01-20",
-            "validation_until": "2019-09-17",
-            "test_until": "2021-05-15",
+            "fit_until": "2018-01-20",
+            "train_until": "2019-09-17",
+            "until": "2021-05-15",
         },
         "seeds": [0, 1, 2, 3, 4, 5],
         "baseline": "decay",
@@ -143,17 +143,30 @@ def realistic_result() -> dict[str, Any]:
                 "passed": False,
             },
         ],
-        "rows_read": [
-            {
-                "period": period,
-                "views": ["member_activity_sequence", "member_activity_decay_v1"],
-                "labels": labels,
-                "without_row": labels // 8,
-                "old": labels // 3,
-                "max_age_hours": 30.0,
+        "freshness": [_freshness(name) for name in ("live", "30m", "1d")],
+        "challenger_minus": {
+            name: {
+                "difference": {"ndcg10": interval(0.0063 - delta, 0.004)},
+                "over_items": {"ndcg10": interval(0.0063 - delta, 0.009)},
             }
-            for period, labels in (("train", 60_000), ("validation", 20_000), ("test", 20_312))
+            for name, _, _, _, _, delta in VARIANTS
+            if name != "learned_decay"
+        },
+        "carriers": [
+            {"item": 1_000 + n, "text": text, "labels": 40 - n, "adds": 0.0004 * (5 - n)}
+            for n, text in enumerate([*TITLES[:9], None])
         ],
+        "trials": [
+            {
+                "period": "validation",
+                "what": "decayed",
+                "settings": {"r": 0.8, "space": "tfidf_svd_v1"},
+                "metric": "ndcg10",
+                "value": 0.0914,
+                "made_at": "2026-11-25T16:02:00Z",
+            }
+        ],
+        "test_openings": [{"at": "2026-11-25T17:00:00Z", "what": "learned_decay against decay"}],
         "storage": [
             {
                 "variant": name,
@@ -212,6 +225,25 @@ def realistic_result() -> dict[str, Any]:
     }
 
 
+def _freshness(name: str) -> dict[str, Any]:
+    older = {"live": 0.0, "30m": 0.01, "1d": 0.012}[name]
+
+    def row(delta: float) -> dict[str, Any]:
+        metrics = {key: interval(0.09 + delta - older) for key, _, _ in METRICS}
+        nothing = {key: interval(-older, 0.006) for key, _, _ in METRICS}
+        return {
+            "metrics": metrics,
+            "minus_baseline": {"difference": nothing, "over_items": nothing},
+            "minus_first": {"difference": nothing, "over_items": nothing},
+        }
+
+    return {
+        "name": name,
+        "seeds": 3 if name == "live" else 1,
+        "variants": {variant: row(delta) for variant, _, _, _, _, delta in VARIANTS},
+    }
+
+
 def _variant(
     rng: np.random.Generator,
     name: str,
@@ -234,6 +266,9 @@ def _variant(
         "difference": {}
         if name == "decay"
         else {key: interval(delta + noise[key], 0.0042) for key in keys},
+        "over_items": {}
+        if name == "decay"
+        else {key: interval(delta + noise[key], 0.008) for key in keys},
         "bytes_per_member": vectors * 256 or None,
         "vectors": vectors or None,
         "dims": 64 if vectors else None,

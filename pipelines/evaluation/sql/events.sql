@@ -1,4 +1,4 @@
--- one row per action before $until on an item that is predicted, oldest first
+-- one row per action with a sign before $until on an item that is predicted, oldest first
 -- Reads `activity` and `other_items`.
 with
 candidates as (
@@ -17,6 +17,7 @@ events as (
     from candidates
     where
         event_timestamp < $until
+        and sign <> 0
         and list_contains($actions, action)
     order by event_timestamp, member_id, item_id, action
 )

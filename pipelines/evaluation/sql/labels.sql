@@ -1,28 +1,55 @@
--- one row per action with a sign in [$since, $before) of a sampled member, on an item that had a
--- vector by its midnight: the newest one of which something could be read at its time
--- Reads `activity`, `other_items`, and `first_items`, each item's first vector.
+-- one row per action with a sign in [$since, $before) of a sampled member: the member's first one
+-- on an item that was known by the midnight before; at most $per_member of a member and sign
+-- Reads `activity` and `known_items`.
 with
-candidates as (
-    select activity.*
-    from activity
-    anti join other_items on activity.item_id = other_items.item_id
-),
-
-actions as (
+sampled as (
     select
         member_id,
         item_id,
         action,
         event_timestamp,
         sign > 0 as positive,
-        date_trunc('day', event_timestamp - $publish_delay) as midnight,
-    from candidates
+    from activity
+    where
+        list_contains($actions, action)
+        and sign <> 0
+        and hash(member_id, $seed) % 1000000 < $share * 1000000
+),
+
+signed as (
+    select
+        sampled.*,
+        known_items.available_at,
+    from sampled
+    inner join known_items on sampled.item_id = known_items.item_id
+),
+
+news as (
+    select *
+    from signed
+    qualify row_number() over (
+        partition by member_id, item_id order by event_timestamp, action
+    ) = 1
+),
+
+of_the_period as (
+    select
+        *,
+        date_trunc('day', event_timestamp) as midnight,
+    from news
     where
         event_timestamp >= $since
         and event_timestamp < $before
-        and list_contains($actions, action)
-        and (sign < 0 or (sign > 0 and list_contains($predicted, action)))
-        and hash(member_id, $seed) % 1000000 < $share * 1000000
+        and (not positive or list_contains($predicted, action))
+),
+
+kept as (
+    select *
+    from of_the_period
+    where available_at <= midnight
+    qualify row_number() over (
+        partition by member_id, positive order by hash(item_id, $seed), item_id
+    ) <= $per_member
 ),
 
 labels as (
@@ -34,16 +61,7 @@ labels as (
         event_timestamp,
         positive,
         midnight,
-    from actions
-    where
-        midnight >= $first_snapshot
-        and exists (
-            select 1
-            from first_items
-            where
-                actions.item_id = first_items.item_id
-                and first_items.available_at <= actions.midnight
-        )
+    from kept
     order by label
 )
 

@@ -1,6 +1,7 @@
--- one row per action before $until, by member, oldest first. Reads `activity`.
+-- one row per action before $until, in the order of a sequence, member by member
+-- Reads `activity`.
 with
-delayed_events as (
+log as (
     select
         member_id,
         item_id,
@@ -12,7 +13,7 @@ delayed_events as (
     where
         event_timestamp < $until
         and list_contains($actions, action)
-    order by member_id, timestamp_us
+    order by member_id, timestamp_us, item_id, action
 )
 
-select * from delayed_events
+select * from log

@@ -1,29 +1,18 @@
-"""Labels with the features that a store with a delay would have had."""
+"""Labels with the features that they would have had: live, after a gap, of a snapshot."""
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.evaluation.ranker import RankerLabels
-from models.evaluation.scoring import Task, random_items
-from models.sequences import ItemTable
-from pipelines.evaluation.delayed import (
-    BATCH,
-    Log,
-    as_written,
-    late,
-    sequences_as_of,
-    without_repeats,
-)
-from pipelines.evaluation.features import EvaluationData, EventArrays, Period
+from pipelines.evaluation.histories import BATCH, Histories, Log, sequences_as_of
+from pipelines.evaluation.protocol import DAILY, LIVE, Freshness
 from tests.worlds.events import (
     AS_OF,
     DAY,
@@ -39,8 +28,9 @@ from tests.worlds.events import (
 )
 from transformations.config import Config
 from transformations.duck import connect
+from transformations.errors import InputError
 from transformations.stream import Actions
-from transformations.timestamps import DAY_US, NO_TIME, microseconds, timestamp_of
+from transformations.timestamps import NO_TIME, microseconds, timestamp_of
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 WINDOW = timedelta(days=3)
@@ -58,7 +48,10 @@ SITTING = [
 
 def log_of(config: Config, events: list[Event], members: list[Any]) -> Log:
     """The events as `Log.read` returns them."""
-    rows = sorted(events, key=lambda e: (members.index(e.member_id), e.event_timestamp))
+    rows = sorted(
+        events,
+        key=lambda e: (members.index(e.member_id), e.event_timestamp, e.item_id, e.action),
+    )
     actions = Actions.of(
         config.rules,
         [members.index(event.member_id) for event in rows],
@@ -68,15 +61,6 @@ def log_of(config: Config, events: list[Event], members: list[Any]) -> Log:
     )
     known = [NO_TIME if e.ingested_at is None else microseconds(e.ingested_at) for e in rows]
     return Log(actions, np.array(known, np.int64))
-
-
-def period_of(labels: list[tuple[int, datetime]]) -> Any:
-    """A period of labels (member code, timestamp)."""
-    arrays = SimpleNamespace(
-        members=np.array([code for code, _ in labels], np.int64),
-        times=np.array([microseconds(time) for _, time in labels], np.int64),
-    )
-    return SimpleNamespace(task=SimpleNamespace(labels=arrays))
 
 
 def rows_of(config: Config, log: Log, members: Any, as_of: Any) -> list[dict[str, Any]]:
@@ -95,31 +79,55 @@ def config(tmp_path: Path) -> Config:
 
 
 @pytest.mark.parametrize(
-    ("label", "delay", "expected"),
+    ("label", "freshness", "expected"),
     [
         # Actions in the label's own second are not seen, the label included.
-        ("2026-03-02 20:00:30", timedelta(0), [10, 11]),
-        ("2026-03-02 20:05", timedelta(0), [11, 12, 13]),
-        ("2026-03-02 20:05", 4.5 * MINUTE, [10, 11]),
-        ("2026-03-02 20:05", 4.5 * MINUTE - timedelta(microseconds=1), [11, 12, 13]),
-        ("2026-03-02 20:05", HOUR, [10]),
-        ("2026-03-02 20:05", DAY, [10]),
-        ("2026-03-02 20:05", DAY + 5 * MINUTE, []),
+        ("2026-03-02 20:00:30", "live", [10, 11]),
+        ("2026-03-02 20:05", "live", [11, 12, 13]),
+        ("2026-03-02 20:05", "270s", [10, 11]),
+        ("2026-03-02 20:05", "269s", [11, 12, 13]),
+        ("2026-03-02 20:05", "1h", [10]),
+        # The snapshot of 2 March can be read from 06:00 on, that of 3 March not yet.
+        ("2026-03-02 20:05", "1d", [10]),
+        ("2026-03-03 05:59", "1d", [10]),
+        ("2026-03-03 06:00", "1d", [12, 13, 14]),
+        ("2026-03-03 06:00", "7d", []),
         # The window is that of the row, not of the label.
-        ("2026-03-04 20:00:00", timedelta(0), [12, 13, 14]),
-        ("2026-03-05 20:00:01", timedelta(0), [12, 13, 14]),
-        ("2026-03-05 20:00:31", timedelta(0), [14]),
-        ("2026-03-05 20:00:31", HOUR, [12, 13, 14]),
+        ("2026-03-04 20:00:00", "live", [12, 13, 14]),
+        ("2026-03-05 20:00:01", "live", [12, 13, 14]),
+        ("2026-03-05 20:00:31", "live", [14]),
+        ("2026-03-05 20:00:31", "1h", [12, 13, 14]),
     ],
 )
-def test_the_rows_of_a_store_with_a_delay(
-    config: Config, label: str, delay: timedelta, expected: list[int]
+def test_the_rows_of_each_freshness(
+    config: Config, label: str, freshness: str, expected: list[int]
 ) -> None:
-    log = log_of(config, SITTING, [1, 2])
-    period = period_of([(0, at(label))])
-    (row,) = rows_of(config, log, [0], late(period, delay))
+    log, times = log_of(config, SITTING, [1, 2]), np.array([microseconds(at(label))])
+    as_of = Freshness.read(freshness).as_of(times, at("2026-03-01"), 6 * HOUR)
+    (row,) = rows_of(config, log, [0], as_of)
     assert row["item_ids"] == expected
     assert row["n_actions"] == len(expected)
+
+
+def test_a_freshness_is_live_a_gap_or_a_snapshot() -> None:
+    assert (LIVE.kind, DAILY.kind, DAILY.time) == ("live", "snapshot", DAY)
+    gap = Freshness.read("30m")
+    assert (gap.kind, gap.time, str(gap)) == ("gap", 30 * MINUTE, "30m")
+    for wrong in ("", "30", "0m", "1w", "1.5h", "-1d", "LIVE"):
+        with pytest.raises(InputError, match=f"--freshness: expected live.*got '{wrong}'"):
+            Freshness.read(wrong)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(-100, 400), st.integers(0, 30), st.integers(1, 3))
+def test_a_snapshot_is_the_newest_that_could_be_read(hours: int, delay: int, days: int) -> None:
+    """Against trying all of them."""
+    first, label = AS_OF, AS_OF + hours * HOUR
+    snapshots = [first + n * days * DAY for n in range(-40, 40)]
+    expected = max(one for one in snapshots if one + delay * HOUR <= label)
+    times = np.array([microseconds(label)])
+    (got,) = Freshness.read(f"{days}d").as_of(times, first, delay * HOUR)
+    assert timestamp_of(int(got)) == expected
 
 
 def test_the_log_is_the_staged_activity(config: Config) -> None:
@@ -129,10 +137,10 @@ def test_the_log_is_the_staged_activity(config: Config) -> None:
         Event(1, 10, "SAVE", at("2026-03-09")),
     )
     write_activity(config, [*SITTING, late, unknown, too_late])
-    split = SimpleNamespace(test_until=at("2026-03-09"))
     with connect(config) as con:
-        world = SimpleNamespace(config=config, split=split)
-        log = Log.read(world, con, pd.Index([2, 1]))
+        log = Log.read(config, con, at("2026-03-09"), pd.Index([2, 1]))
+        alone = Log.read(config, con, at("2026-03-09"), pd.Index([2]))
+    assert alone.actions.member.tolist() == [0, 0]
     wanted = log_of(config, [*SITTING, late], [2, 1])
     for mine, theirs in zip(_columns(log), _columns(wanted), strict=True):
         assert mine.tolist() == theirs.tolist()
@@ -143,23 +151,6 @@ def test_the_log_is_the_staged_activity(config: Config) -> None:
 def _columns(log: Log) -> list[Any]:
     actions = log.actions
     return [actions.member, actions.item, actions.code, actions.timestamp, log.ingested]
-
-
-def test_the_rows_that_a_stream_without_delay_wrote(config: Config) -> None:
-    log = log_of(config, SITTING, [1, 2])
-    labels = [(0, at("2026-03-02 20:05")), (1, at("2026-03-02 20:00:10")), (1, at("2026-03-04"))]
-    written = as_written(log, period_of(labels))
-    after = timedelta(microseconds=1)
-    assert [timestamp_of(int(time)) for time in written] == [
-        at("2026-03-02 20:00:30") + after,
-        at("2026-03-02 20:00:10"),
-        at("2026-03-02 20:00:10") + after,
-    ]
-    assert [row["item_ids"] for row in rows_of(config, log, [0, 1, 1], written)] == [
-        [11, 12, 13],
-        [],
-        [14],
-    ]
 
 
 @pytest.mark.parametrize("id_type", ["int64", "string"])
@@ -175,7 +166,8 @@ def test_every_label_has_the_batchs_row_of_its_own_timestamp(id_type: str, data:
     times = st.sampled_from([AS_OF, *(event.event_timestamp for event in events)])
     labels = data.draw(st.lists(st.tuples(st.integers(0, 3), times), min_size=1, max_size=8))
     delay = data.draw(st.sampled_from([timedelta(0), timedelta(microseconds=1), HOUR, DAY]))
-    found = rows_of(config, log, [code for code, _ in labels], late(period_of(labels), delay))
+    as_ofs = np.array([microseconds(time - delay) for _, time in labels])
+    found = rows_of(config, log, [code for code, _ in labels], as_ofs)
     for (code, time), row in zip(labels, found, strict=True):
         as_of = time - delay
         wanted = expected_sequences(events, as_of, as_of - DAY, WINDOW, 4).get(members[code])
@@ -198,23 +190,18 @@ def test_more_labels_than_a_batch(config: Config) -> None:
     assert [row["item_ids"] for row in rows[-2:]] == [[14], [11, 12, 13]]
 
 
-def test_items_acted_on_right_before_are_not_candidates(config: Config) -> None:
-    """Neither among all items nor as random items; later ones are."""
-    log = log_of(config, SITTING, [1, 2])
-    ids = [10, 11, 12, 13, 14]
-    columns = np.array([ids.index(item) for item in log.actions.item])
-    order = np.argsort(log.actions.timestamp, kind="stable")
-    times = log.actions.timestamp
-    events = EventArrays(log.actions.member[order], columns[order], times[order], order > -1)
-    items = ItemTable(pa.array(ids), np.zeros((6, 2), np.float32))
-    data = EvaluationData(items, None, events, pd.Index([1, 2]))
-    times = np.array([microseconds(at(f"2026-03-02 20:00:{second}")) for second in (30, 10)])
-    # The first member acts on item 12, the second on item 14.
-    labels = RankerLabels(np.array([0, 1]), np.array([2, 4]), times // DAY_US, times, times > 0)
-    drawn = random_items(labels, events.items, events.times)
-    assert (drawn[0] == 1).any()
-    period = Period("test", None, Task(labels, None, np.array([[0], [-1]]), drawn), None)
-    task = without_repeats(period, data, log).task
-    assert task.seen.tolist() == [[0, 1], [-1, -1]]
-    assert set(task.random_items[0].tolist()) == {3, 4}  # 13 shares the label's second
-    assert task.random_items[1].tolist() == drawn[1].tolist()
+def test_what_is_known_of_a_member_is_relative_to_its_label(config: Config) -> None:
+    """Half an hour after its last action, and with a gap that hides the last two."""
+    log, label = log_of(config, SITTING, [1, 2]), at("2026-03-02 20:35")
+    labels = SimpleNamespace(members=np.array([0, 0]))
+    frame = pd.DataFrame({"event_timestamp": pd.to_datetime([label, label], utc=True)})
+    period: Any = SimpleNamespace(task=SimpleNamespace(labels=labels), frame=frame)
+    as_of = np.array([microseconds(label), microseconds(at("2026-03-02 20:00:30"))])
+    found = Histories.of(config, log, period, as_of)
+    assert found.history["n_actions"].tolist() == [3, 2]
+    assert [str(time)[11:19] for time in found.history["last_action_at"]] == [
+        "20:05:00",
+        "20:00:00",
+    ]
+    hours = np.array([30, 35]) / 60
+    np.testing.assert_allclose(found.member_features[:, -1], np.log1p(hours / 24) / 3, rtol=1e-5)

@@ -1,0 +1,264 @@
+"""Every choice is made on the validation, before the test is opened."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from models.evaluation.matrix_references import Als, Ease, MatrixRecommender
+from models.evaluation.ranker import RankerSettings
+from models.evaluation.scoring import LabelScores
+from models.lines import by_space
+from models.spec import Aggregator, GeometricDecay
+from operations.trials import Trial, note_trial
+from pipelines.evaluation.protocol import Freshness, Protocol
+from pipelines.evaluation.saved import SavedScores
+from pipelines.evaluation.variants import CHOSEN_BY, Bench, KnnSettings, Variant
+from pipelines.evaluation.world import train_lines
+from pipelines.progress import Stage, Stages
+from transformations.config import Config
+from transformations.names import Space
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What validation chose.
+
+    Attributes:
+        popular_days: Window of popularity.
+        knn: Settings of item-kNN.
+        ease: EASE's penalty.
+        als: Confidence and penalty of ALS.
+        decays: Item space → r of the decayed vectors in it.
+        baseline: The space that is best for the decayed vectors.
+        settings: Variant's name → settings of its ranker.
+    """
+
+    popular_days: float
+    knn: KnnSettings
+    ease: float
+    als: tuple[float, float]
+    decays: Mapping[Space, float]
+    baseline: Space
+    settings: Mapping[str, RankerSettings]
+
+
+@dataclass(eq=False)
+class Measured:
+    """Scores of a world's variants and references, from disk where they are there.
+
+    Attributes:
+        made: How many were measured by this process.
+    """
+
+    bench: Bench
+    made: int = 0
+    _digests: dict[Space, str] = field(default_factory=dict)
+    _last: dict[str, tuple[tuple[float, ...], MatrixRecommender]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Name what all the scores are about."""
+        labels = hashlib.sha256()
+        for period in self.bench.data.periods.values():
+            for array in (period.task.labels.items, period.task.labels.times):
+                labels.update(np.ascontiguousarray(array).tobytes())
+        about = {"labels": labels.hexdigest(), "items": len(self.bench.data.item_ids)}
+        self.saved = SavedScores(self.bench.world.results, about)
+
+    def ranker(
+        self, variant: Variant, freshness: Freshness, settings: RankerSettings, seed: int
+    ) -> LabelScores:
+        """Return the scores of one ranker."""
+        inputs: dict[str, Any] = {
+            "freshness": freshness.name,
+            "settings": asdict(settings),
+            "seed": seed,
+            "space": self._digest(variant.space),
+            "knn": asdict(self.bench.knn) if variant.knn else None,
+        }
+        if variant.line is not None:
+            config = variant.line.config_of(self.bench.world.config)
+            inputs["line"] = variant.line.identity(config)
+            inputs["parameters"] = variant.line.parameters()
+        return self.reference(
+            f"{variant.name}.{freshness}.{seed}",
+            inputs,
+            lambda: self.bench.scores(variant, freshness, settings, seed),
+        )
+
+    def reference(
+        self, name: str, inputs: Mapping[str, Any], make: Callable[[], LabelScores]
+    ) -> LabelScores:
+        """Return the scores of anything else."""
+        scores, is_new = self.saved.scores(name, inputs, make)
+        self.made += is_new
+        return scores
+
+    def popular(self, days: float) -> LabelScores:
+        """Return the scores of popularity."""
+        return self.reference("popular", {"days": days}, lambda: self.bench.popular(days))
+
+    def neighbours(self, freshness: Freshness, last: int) -> LabelScores:
+        """Return the scores of item-kNN on that many of a member's last positive actions."""
+        inputs = {"freshness": freshness.name, "last": last, **asdict(self.bench.knn)}
+        return self.reference(
+            f"knn.{freshness}", inputs, lambda: self.bench.neighbours(freshness, last)
+        )
+
+    def ease(self, freshness: Freshness, l2: float) -> LabelScores:
+        """Return the scores of EASE."""
+        inputs = {"freshness": freshness.name, "l2": l2, "days": self.bench.knn.days}
+
+        def make() -> LabelScores:
+            recommender = self._fitted("ease", (l2,), lambda m: Ease.fit(m, l2))
+            return self.bench.whole(recommender, freshness)
+
+        return self.reference(f"ease.{freshness}", inputs, make)
+
+    def als(self, freshness: Freshness, alpha: float, l2: float) -> LabelScores:
+        """Return the scores of ALS."""
+        inputs = {"freshness": freshness.name, "alpha": alpha, "l2": l2}
+        inputs["days"] = self.bench.knn.days
+
+        def make() -> LabelScores:
+            recommender = self._fitted("als", (alpha, l2), lambda m: Als.fit(m, alpha, l2))
+            return self.bench.whole(recommender, freshness)
+
+        return self.reference(f"als.{freshness}", inputs, make)
+
+    def _fitted(
+        self,
+        name: str,
+        settings: tuple[float, ...],
+        fit: Callable[[csr_array], MatrixRecommender],
+    ) -> MatrixRecommender:
+        """Return a recommender of the whole matrix; the last one of a name is kept."""
+        if name not in self._last or self._last[name][0] != settings:
+            self._last[name] = settings, fit(self.bench.matrix())
+        return self._last[name][1]
+
+    def _digest(self, space: Space) -> str:
+        """Identify every vector of a space."""
+        if space not in self._digests:
+            vectors = self.bench.item_vectors(space).versions.vectors
+            digest = hashlib.sha256(np.ascontiguousarray(vectors).tobytes())
+            self._digests[space] = f"{space} {digest.hexdigest()}"
+        return self._digests[space]
+
+
+def decayed(
+    config: Config, aggregators: Iterable[Aggregator], space: Space, r: float
+) -> GeometricDecay:
+    """Return the decayed vectors with this r in a space: the catalogue's line if it has one."""
+    for line in aggregators:
+        is_it = isinstance(line, GeometricDecay) and line.decay == r and not line.reads
+        if isinstance(line, GeometricDecay) and is_it and line.config_of(config).space == space:
+            return line
+    name = f"decay_r{round(1000 * r)}"
+    if space != config.space:
+        name += f"_in_{space}"
+    return GeometricDecay(name=name, version=1, decay=r).of_fit(1, space)
+
+
+def variants_of(config: Config, lines: Sequence[Aggregator]) -> list[Variant]:
+    """Return the ranker without activity, and one for each line."""
+    variants = [Variant("none", None, config.space)]
+    return variants + [Variant(line.name, line, line.config_of(config).space) for line in lines]
+
+
+def choose(
+    measured: Measured, aggregators: Sequence[Aggregator], protocol: Protocol, stages: Stages
+) -> Choices:
+    """Try everything that is to be chosen on the validation; note each trial in the ledger."""
+    config, freshness = measured.bench.world.config, protocol.freshness[0]
+    spaces = [own.space for own, _ in by_space(config, aggregators)]
+    trials = len(protocol.popular_days) + len(protocol.half_lives)
+    trials += len(protocol.ease) + len(protocol.als)
+    trials += len(spaces) * len(protocol.decays) + len(protocol.l2) * (len(aggregators) + 1)
+    with stages.stage("validation", trials, "trials") as stage:
+        trying = _Trying(measured, stages, stage)
+        popular = trying.best(
+            "popular", {days: {"days": days} for days in protocol.popular_days}, measured.popular
+        )
+
+        def neighbours(half_life: float | None) -> LabelScores:
+            measured.bench.knn = KnnSettings(half_life, popular)
+            return measured.neighbours(freshness, 10)
+
+        half_lives = {each: {"half_life": each} for each in protocol.half_lives}
+        knn = KnnSettings(trying.best("knn", half_lives, neighbours), popular)
+        measured.bench.knn = knn
+        ease = trying.best(
+            "ease",
+            {l2: {"l2": l2} for l2 in protocol.ease},
+            lambda l2: measured.ease(freshness, l2),
+        )
+        als = trying.best(
+            "als",
+            {pair: dict(zip(("alpha", "l2"), pair, strict=True)) for pair in protocol.als},
+            lambda pair: measured.als(freshness, *pair),
+        )
+        default = RankerSettings(l2=protocol.l2[0])
+        decays: dict[Space, float] = {}
+        found: dict[Space, float] = {}
+        for space in spaces:
+
+            def of(r: float, space: Space = space) -> LabelScores:
+                line = decayed(config, aggregators, space, r)
+                train_lines(measured.bench.world, stages, [line])
+                variant = Variant(line.name, line, space)
+                return measured.ranker(variant, freshness, default, 0)
+
+            grid = {r: {"r": r, "space": str(space)} for r in protocol.decays}
+            decays[space] = trying.best("decayed", grid, of)
+            found[space] = measured.bench.chosen_by(of(decays[space]))
+        best = [decayed(config, aggregators, space, r) for space, r in decays.items()]
+        lines = [*aggregators, *(line for line in best if line not in aggregators)]
+        settings: dict[str, RankerSettings] = {}
+        for variant in variants_of(config, lines):
+            each = {
+                l2: {"l2": l2, "space": str(variant.space), "freshness": freshness.name}
+                for l2 in protocol.l2
+            }
+
+            def with_l2(l2: float, variant: Variant = variant) -> LabelScores:
+                return measured.ranker(variant, freshness, replace(default, l2=l2), 0)
+
+            l2 = trying.best(variant.name, each, with_l2)
+            settings[variant.name] = replace(default, l2=l2)
+        baseline = max(found, key=lambda space: found[space])
+        stage.rows_out = stage.done
+        stage.note = (
+            f"popularity of {popular:g} days; decayed vectors best in {baseline} with r = "
+            f"{decays[baseline]:g}, {CHOSEN_BY} {found[baseline]:.4f}"
+        )
+    return Choices(popular, knn, ease, als, decays, baseline, settings)
+
+
+@dataclass
+class _Trying:
+    """Measures settings on the validation, and notes those that were not measured before."""
+
+    measured: Measured
+    stages: Stages
+    stage: Stage
+
+    def best(
+        self,
+        what: str,
+        settings: Mapping[Any, Mapping[str, Any]],
+        scores: Callable[[Any], LabelScores],
+    ) -> Any:
+        """Return the setting with the highest CHOSEN_BY; the first of equal ones."""
+        values = {}
+        for setting, described in settings.items():
+            before = self.measured.made
+            values[setting] = self.measured.bench.chosen_by(scores(setting))
+            if self.measured.made > before:
+                trial = Trial("validation", what, described, CHOSEN_BY, values[setting])
+                note_trial(self.stages.ledger, self.stages.run_id, trial)
+            self.stage.advance(1)
+        return max(values, key=lambda setting: values[setting])
