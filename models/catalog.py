@@ -26,6 +26,5 @@ ITEM_ENCODERS: tuple[ItemEncoder, ...] = (
 AGGREGATORS: tuple[Aggregator, ...] = (
     Average(version=1),
     GeometricDecay(version=1, decay=0.8, stream=True),
-    LearnedDecay(version=1, stream=True),
     TWO_DECAYS,
 )

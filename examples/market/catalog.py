@@ -1,4 +1,4 @@
-"""AGGREGATORS: one line each, from which training, vectors, Feast view and service follow."""
+"""The catalogue: one line each, from which training, vectors, Feast views and service follow."""
 
 from models.spec import Aggregator, Average, GeometricDecay, LearnedDecay
 

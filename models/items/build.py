@@ -1,7 +1,7 @@
 """`items`: the vectors of an item space; each row is encoded once per space."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from models.items.folded import folded
-from models.items.protocol import Corpus, Document, FittedEncoder
+from models.items.protocol import Corpus, Document, FittedEncoder, Progress
 from models.items.saved import fitted, fitted_until, reads_activity, saved
 from models.items.spec import Given
 from models.lines import encoder_of
@@ -25,8 +25,6 @@ ROWS_AT_ONCE = 20_000
 NO_TOKEN = "no known token"
 NO_VECTOR = "no usable vector in the source"
 NOTHING_KNOWN = "neither a known token nor activity"
-
-Progress = Callable[[int, int], object]
 
 
 def build_items(
@@ -123,7 +121,7 @@ class _Rows:
             yield from self._given(config.items.embedding.index(line.column) + 1)
             return
         if line is not None:
-            encoder, available_from = fitted(config, self.con, line, fit_before)
+            encoder, available_from = fitted(config, self.con, line, fit_before, self.progress)
         else:  # kept beside the catalogue's: it goes on as it was fitted
             kept, until = saved(config), fitted_until(config)
             if kept is None or until is None:

@@ -18,7 +18,7 @@ from models.items.learning.archive import ids_array, ids_of, nested, packed, unp
 from models.items.learning.pairs import Pairs, Weighing
 from models.items.learning.svd import largest
 from models.items.learning.text_ridge import TEXT_DIM, TextRidge, encode_text, text_encoder, unit
-from models.items.protocol import Behaviour, Corpus
+from models.items.protocol import Behaviour, Corpus, Progress
 from models.items.tfidf_svd import TfidfSvd
 from transformations.errors import TooFewError
 
@@ -104,7 +104,13 @@ class CoActions:
     figures: dict[str, Any]
 
     @classmethod
-    def fit(cls, line: spec.ItemEncoder, corpus: Corpus, dim: int) -> Self:
+    def fit(
+        cls,
+        line: spec.ItemEncoder,
+        corpus: Corpus,
+        dim: int,
+        progress: Progress | None = None,  # noqa: ARG003 - it takes no time worth telling
+    ) -> Self:
         """Fit on all the corpus holds; a later event or item is not in it.
 
         Raises:

@@ -15,7 +15,7 @@ from scipy import sparse
 from models.items import spec
 from models.items.co_actions import Placed, behaviour_of, placed
 from models.items.learning.pairs import Weighing
-from models.items.protocol import Behaviour, Corpus
+from models.items.protocol import Behaviour, Corpus, Progress
 from transformations.errors import InputError, TooFewError
 
 NEIGHBOURS = Weighing(reach=10, decay=1.0, context_power=0.75, shrink=0.0)
@@ -27,7 +27,13 @@ class Factors(Placed):
     """A fitted encoder; the methods are those of `FittedEncoder`."""
 
     @classmethod
-    def fit(cls, line: spec.ItemEncoder, corpus: Corpus, dim: int) -> Self:
+    def fit(
+        cls,
+        line: spec.ItemEncoder,
+        corpus: Corpus,
+        dim: int,
+        progress: Progress | None = None,  # noqa: ARG003 - it takes no time worth telling
+    ) -> Self:
         """Fit on all that the corpus holds; a later event is not in it.
 
         Raises:

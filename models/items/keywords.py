@@ -19,7 +19,7 @@ from models.items import spec
 from models.items.learning.archive import packed, strings_array, strings_of, unpacked
 from models.items.learning.text_ridge import unit
 from models.items.learning.words import skip_gram
-from models.items.protocol import Corpus, Document
+from models.items.protocol import Corpus, Document, Progress
 from models.items.tfidf_svd import MIN_ITEMS, tokens
 from transformations.errors import TooFewError
 
@@ -47,7 +47,13 @@ class Keywords:
     damping: float
 
     @classmethod
-    def fit(cls, line: spec.ItemEncoder, corpus: Corpus, dim: int) -> Self:
+    def fit(
+        cls,
+        line: spec.ItemEncoder,
+        corpus: Corpus,
+        dim: int,
+        progress: Progress | None = None,  # noqa: ARG003 - it takes no time worth telling
+    ) -> Self:
         """Fit on these items; the same items in the same order give the same encoder.
 
         Raises:

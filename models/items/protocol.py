@@ -3,7 +3,7 @@
 To add one, write a class with these methods and a line for it in models/items/spec.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -12,6 +12,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from models.items.spec import ItemEncoder
+
+Progress = Callable[[int, int], object]
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,13 @@ class FittedEncoder(Protocol):
     """A fitted encoder. Vectors of one fit share a space."""
 
     @classmethod
-    def fit(cls, line: ItemEncoder, corpus: Corpus, dim: int) -> Self:
+    def fit(
+        cls, line: ItemEncoder, corpus: Corpus, dim: int, progress: Progress | None = None
+    ) -> Self:
         """Fit on these items; the same corpus gives the same encoder.
+
+        Args:
+            progress: Called with how many steps are done, of how many, where a fit takes long.
 
         Raises:
             TooFewError: there is too little to fit `dim` dimensions on.

@@ -10,7 +10,7 @@ from typing import Any
 import duckdb
 
 from models.items.corpus import corpus_at
-from models.items.protocol import FittedEncoder
+from models.items.protocol import FittedEncoder, Progress
 from models.items.spec import ItemEncoder, fitted_class, kind_of
 from models.lines import encoder_of
 from transformations.config import Config
@@ -73,12 +73,19 @@ def saved(config: Config) -> FittedEncoder | None:
 
 
 def fitted(
-    config: Config, con: duckdb.DuckDBPyConnection, line: ItemEncoder, fit_before: datetime
+    config: Config,
+    con: duckdb.DuckDBPyConnection,
+    line: ItemEncoder,
+    fit_before: datetime,
+    progress: Progress | None = None,
 ) -> tuple[FittedEncoder, datetime]:
     """Return the space's encoder, and the time before which its fit saw what was known.
 
     Fits it on the items and, where it reads activity, the actions known before `fit_before`, and
     saves it, if the space has none yet.
+
+    Args:
+        progress: Called with how many steps of a fit are done, of how many.
 
     Raises:
         InputError: it was fitted with other settings.
@@ -87,7 +94,7 @@ def fitted(
     """
     manifest = read_manifest(config)
     if manifest is None:
-        manifest = _fit(config, con, line, fit_before)
+        manifest = _fit(config, con, line, fit_before, progress)
     differing = differences(config)
     if differing:
         raise InputError(
@@ -123,12 +130,16 @@ def _load(config: Config, manifest: dict[str, Any]) -> FittedEncoder:
 
 
 def _fit(
-    config: Config, con: duckdb.DuckDBPyConnection, line: ItemEncoder, fit_before: datetime
+    config: Config,
+    con: duckdb.DuckDBPyConnection,
+    line: ItemEncoder,
+    fit_before: datetime,
+    progress: Progress | None,
 ) -> dict[str, Any]:
     """Fit and save the space's encoder; return its manifest."""
     corpus = corpus_at(config, con, fit_before, line.reads_activity)
     try:
-        encoder = fitted_class(line.kind).fit(line, corpus, config.dim)
+        encoder = fitted_class(line.kind).fit(line, corpus, config.dim, progress)
     except TooFewError as error:
         reads = "columns in items.text or items.categories"
         raise TooFewError(

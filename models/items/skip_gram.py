@@ -14,7 +14,7 @@ from models.items import spec
 from models.items.co_actions import Placed, behaviour_of, placed
 from models.items.learning.pairs import Weighing
 from models.items.learning.words import skip_gram
-from models.items.protocol import Behaviour, Corpus
+from models.items.protocol import Behaviour, Corpus, Progress
 from transformations.errors import TooFewError
 
 MINUTE_US = 60_000_000
@@ -25,7 +25,13 @@ class SkipGram(Placed):
     """A fitted encoder; the methods are those of `FittedEncoder`."""
 
     @classmethod
-    def fit(cls, line: spec.ItemEncoder, corpus: Corpus, dim: int) -> Self:
+    def fit(
+        cls,
+        line: spec.ItemEncoder,
+        corpus: Corpus,
+        dim: int,
+        progress: Progress | None = None,  # noqa: ARG003 - it takes no time worth telling
+    ) -> Self:
         """Fit on all that the corpus holds; a later event is not in it.
 
         Raises:

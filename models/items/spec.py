@@ -259,6 +259,8 @@ class Trained(Joint):
         own_part: Above 0, an item has a part of its own beside the map, of which n / (n +
             own_part) counts with n positive actions. It overfits where most items have few.
         epochs: How often each label is seen.
+        labels: Labels seen per epoch at most, so that training has a bound; each epoch draws
+            others.
         seed: Of the negatives, the order and the dropout.
     """
 
@@ -271,6 +273,7 @@ class Trained(Joint):
     text_dim: int = 256
     own_part: float = 0.0
     epochs: int = 10
+    labels: int = 150_000
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -278,6 +281,7 @@ class Trained(Joint):
         self._expect("text_dim", self.text_dim >= 1, "at least 1")
         self._expect("own_part", self.own_part >= 0, "0 or more")
         self._expect("epochs", self.epochs >= 1, "at least 1")
+        self._expect("labels", self.labels >= 1, "at least 1")
 
     def parameters(self) -> dict[str, Any]:
         """Return the settings; of the layer, what decides its weights."""

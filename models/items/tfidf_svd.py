@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from models.items.protocol import Corpus, Document
+from models.items.protocol import Corpus, Document, Progress
 from models.items.spec import ItemEncoder
 from transformations.errors import TooFewError
 
@@ -52,7 +52,13 @@ class TfidfSvd:
     components: NDArray[np.float64]
 
     @classmethod
-    def fit(cls, line: ItemEncoder, corpus: Corpus, dim: int) -> Self:  # noqa: ARG003 - no settings
+    def fit(
+        cls,
+        line: ItemEncoder,  # noqa: ARG003 - it has no settings
+        corpus: Corpus,
+        dim: int,
+        progress: Progress | None = None,  # noqa: ARG003 - it takes no time worth telling
+    ) -> Self:
         """Fit on these items; the same items in the same order give the same encoder.
 
         Raises:

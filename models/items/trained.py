@@ -56,14 +56,14 @@ class Trained(Joint):
         line: spec.ItemEncoder,
         corpus: Corpus,
         dim: int,
-        progress: Callable[[int, float], object] | None = None,
+        progress: Callable[[int, int], object] | None = None,
     ) -> Self:
         """Fit on all that the corpus holds; a later event or item is not in it.
 
         The same corpus gives the same weights on the same machine.
 
         Args:
-            progress: Called after each epoch with its number and its mean loss.
+            progress: Called after each epoch with its number, of how many.
 
         Raises:
             TooFewError: as `Parts.fit` and `principal`; or too few actions have one before them.
@@ -91,7 +91,7 @@ class Trained(Joint):
             **({"further": N_SIGNS} if line.layer.reads_signs else {}),
         )
         layer.build((None, LENGTH, dim), (None, LENGTH), (None, LENGTH))
-        course = Course(length=LENGTH, epochs=line.epochs, seed=line.seed)
+        course = Course(LENGTH, line.epochs, line.seed, line.labels)
         outcome = train(layer, start, material, course, progress)
         figures = figures_of(parts, features, outcome.map) | {
             "labels": len(material.labels),

@@ -40,6 +40,7 @@ class Course:
         length: Actions of a history.
         epochs: How often each label is seen, in one cycle of the learning rate.
         seed: Of the negatives, the order and the dropout.
+        labels: Labels seen per epoch at most; each epoch draws others.
         batch_size: Labels per step.
         negatives: Items drawn per step, half of them by popularity.
         learning_rate: The highest, of AdamW.
@@ -50,6 +51,7 @@ class Course:
     length: int
     epochs: int
     seed: int
+    labels: int = 150_000
     batch_size: int = 2_048
     negatives: int = 1_024
     learning_rate: float = 1e-3
@@ -162,7 +164,7 @@ def train(
     start: NDArray[np.float32],
     material: Material,
     course: Course,
-    progress: Callable[[int, float], object] | None = None,
+    progress: Callable[[int, int], object] | None = None,
 ) -> Outcome:
     """Train the map and the layer, whose weights are those of the last epoch.
 
@@ -170,13 +172,10 @@ def train(
         layer: Of models/layers, built; it reads items, actions and ages, and signs where it has
             `further`.
         start: The first map, float32 [features, dim].
-        progress: Called after each epoch with its number and its mean loss.
+        progress: Called after each epoch with its number, of how many.
     """
     n_own = material.popularity.n_items if material.own is not None else 0
     model = Through(layer, start, course.dropout, course.seed, n_own)
-    per_epoch = sum(
-        -(-int(count) // course.batch_size) for count in np.bincount(material.blocks) if count
-    )
     optimizer = keras.optimizers.AdamW(course.learning_rate, weight_decay=course.weight_decay)
     weights = model.trainable_weights
 
@@ -189,17 +188,18 @@ def train(
         return loss
 
     losses: list[float] = []
-    step, total = 0, per_epoch * course.epochs
+    step = 0
+    total = sum(len(_groups(material, course, epoch)) for epoch in range(course.epochs))
     for epoch in range(course.epochs):
-        seen = 0.0
+        seen, before = 0.0, step
         for batch in _batches(material, course, epoch):
             optimizer.learning_rate.assign(course.learning_rate * one_cycle(step / total))
             loss = advance(batch, tf.constant(step, tf.int32))
             seen += float(loss)
             step += 1
-        losses.append(seen / per_epoch)
+        losses.append(seen / (step - before))
         if progress is not None:
-            progress(epoch + 1, losses[-1])
+            progress(epoch + 1, course.epochs)
     temperature = FIRST_SCALE * math.exp(SPEED * float(model.temperature))
     popular = SPEED * np.asarray(model.popular)
     own = None if model.own is None else np.asarray(model.own)
@@ -221,16 +221,22 @@ def one_cycle(done: float) -> float:
     return low + (1.0 - low) * 0.5 * (1.0 - math.cos(math.pi * share))
 
 
-def _batches(material: Material, course: Course, epoch: int) -> Iterator[dict[str, Any]]:
-    """Yield an epoch's batches; each is of one block, so items have one vector in it."""
+def _groups(material: Material, course: Course, epoch: int) -> list[tuple[int, NDArray[np.int64]]]:
+    """Return an epoch's batches, as a block and labels of it: items have one vector in each."""
     rng = np.random.default_rng([course.seed, epoch])
+    drawn = rng.permutation(len(material.labels))[: course.labels]
+    blocks = material.blocks[drawn]
     groups = []
-    for block in np.unique(material.blocks):
-        labels = rng.permutation(np.flatnonzero(material.blocks == block))
+    for block in np.unique(blocks):
+        labels = drawn[blocks == block]
         n = -(-len(labels) // course.batch_size)
         groups += [(int(block), part) for part in np.array_split(labels, n)]
-    for number in rng.permutation(len(groups)):
-        block, chosen = groups[number]
+    return [groups[number] for number in rng.permutation(len(groups))]
+
+
+def _batches(material: Material, course: Course, epoch: int) -> Iterator[dict[str, Any]]:
+    rng = np.random.default_rng([course.seed, epoch, 1])
+    for block, chosen in _groups(material, course, epoch):
         yield _batch(material, course, block, material.labels.take(chosen), rng)
 
 
