@@ -69,6 +69,7 @@ class Workspace:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        root.mkdir(parents=True, exist_ok=True)
         write(root / "source", "{}", "g-{}", "user_id")
         (root / "activity.yaml").write_text(SETTINGS)
         (root / "feature_store.yaml").write_text(STORE)
@@ -106,12 +107,12 @@ class Workspace:
     def backfill(self, *as_ofs: datetime) -> None:
         self.do("backfill", lambda stages: run_backfill(self.config, as_ofs, stages))
 
-    def fit(self, until: datetime) -> None:
+    def fit(self, until: datetime, items: str | None = None) -> None:
         def work(stages: Stages) -> None:
             with connect(self.config) as con:
                 stage_events(self.config, con, END, stages)
                 stage_the_items(self.config, con, END, stages)
-                fit_anew(self.config, con, END, until, stages)
+                fit_anew(self.config, con, END, until, stages, items)
 
         self.do("fit", work)
 
