@@ -204,6 +204,8 @@ class Items(_Strict):
     """Category columns: one value, a list, or values separated by |."""
     available_at: str | None = None
     """When the item became known. Without it, every item counts as known since 1970."""
+    refresh: Duration | None = None
+    """Time between two refreshes of `activity items refresh --keep-on`; default: 5 minutes."""
     kind: str | None = None
     """The column with the kind of an item (job, course). Without it, all are of one kind."""
     available_until: str | None = None

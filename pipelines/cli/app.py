@@ -9,7 +9,19 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli import check, evaluate, export, fits, init, models, options, reset, serve, stream
+from pipelines.cli import (
+    check,
+    evaluate,
+    export,
+    fits,
+    init,
+    items,
+    models,
+    options,
+    reset,
+    serve,
+    stream,
+)
 from pipelines.cli.options import (
     ConfigOption,
     DebugOption,
@@ -35,7 +47,7 @@ app = typer.Typer(
 )
 imports = typer.Typer(no_args_is_help=True, help="Read a public data set.")
 app.add_typer(imports, name="import")
-for part in (init, check, reset, fits, export, models, evaluate, serve, stream):
+for part in (init, check, reset, fits, items, export, models, evaluate, serve, stream):
     app.add_typer(part.app)
 
 console = Terminal()

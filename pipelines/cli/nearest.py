@@ -13,7 +13,7 @@ from transformations.config import Config
 from transformations.duck import parquet, sql
 from transformations.item_kinds import has_kinds
 from transformations.layout import part_files
-from transformations.searches import are_searches
+from transformations.searches import Id, are_searches
 
 
 class DescribedItems:
@@ -45,6 +45,26 @@ class DescribedItems:
         self._vectors = np.array(items["embedding"].to_pylist(), np.float32)
         self._lengths = np.linalg.norm(self._vectors, axis=1)
 
+    def described(self, item: Id) -> str | None:
+        """Return an item's id and text; None where it has no vector."""
+        place = self._place(item)
+        return None if place is None else self._line(place)
+
+    def neighbours(self, item: Id, count: int) -> list[str]:
+        """Return a line per item nearest to one by cosine, without itself."""
+        place = self._place(item)
+        if place is None:
+            return []
+        line = self._line(place)
+        found = self.nearest(self._vectors[place], count + 1)
+        return [each for each in found if each.partition("  ")[2] != line][:count]
+
+    def _place(self, item: Id) -> int | None:
+        return self._ids.index(item) if item in self._ids else None
+
+    def _line(self, place: int) -> str:
+        return f"{self._ids[place]} {' '.join(self._texts[place].split())}".rstrip()
+
     def nearest(
         self, vector: NDArray[np.float32], count: int, kinds: Sequence[str] | None = None
     ) -> list[str]:
@@ -61,7 +81,4 @@ class DescribedItems:
         wanted = None if kinds is None else np.isin(self._kinds, list(kinds))
         places = np.arange(len(scores)) if wanted is None else np.flatnonzero(wanted)
         found = places[np.argsort(-scores[places], kind="stable")[:count]].tolist()
-        return [
-            f"{scores[n]:+.3f}  {self._ids[n]} {' '.join(self._texts[n].split())}".rstrip()
-            for n in found
-        ]
+        return [f"{scores[n]:+.3f}  {self._line(n)}" for n in found]

@@ -6,7 +6,7 @@ from serving.publish.items import ItemsOnline
 from serving.publish.read_back import read_back
 from serving.publish.reset import remove_online, what_online
 from serving.publish.retire import retire_views, what_retires
-from serving.publish.snapshots import publish
+from serving.publish.snapshots import publish, publish_items
 from serving.publish.stamps import restamp, set_aside
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "ask",
     "open_store",
     "publish",
+    "publish_items",
     "read_back",
     "remove_online",
     "restamp",

@@ -64,18 +64,30 @@ class ItemsOnline:
         with replacing(self.note) as temporary:
             temporary.write_text(
                 json.dumps(
-                    {"target": self._target(), "as_of": as_of.isoformat(), "files": self.files}
+                    {
+                        "target": self._target(),
+                        # A snapshot's publication may follow a later refresh.
+                        "as_of": max(as_of, self.until).isoformat(),
+                        "files": self.files,
+                    }
                 )
             )
+
+    @property
+    def until(self) -> datetime:
+        """The as_of of the last publication into this store; 1970 without one."""
+        note = json.loads(self.note.read_text()) if self.note.exists() else {}
+        if note.get("target") != self._target():
+            return EPOCH
+        return datetime.fromisoformat(note["as_of"])
 
     def _known(self) -> tuple[datetime, list[str]]:
         """Return until when items are online, and the files that have not changed since."""
         if not self.note.exists():
             return EPOCH, []
-        note = json.loads(self.note.read_text())
-        until = datetime.fromisoformat(note["as_of"])
+        note, until = json.loads(self.note.read_text()), self.until
         unchanged = [file for file, stamp in self.files.items() if note["files"].get(file) == stamp]
-        if note["target"] != self._target() or not self._still_there(until, unchanged):
+        if until == EPOCH or not self._still_there(until, unchanged):
             return EPOCH, []
         return until, unchanged
 

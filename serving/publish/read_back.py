@@ -10,6 +10,7 @@ from feast import FeatureStore
 
 from models.spec import Aggregator
 from operations.fits import Fits, chosen
+from serving.publish.items import ItemsOnline
 from serving.publish.snapshots import views
 from stores.eviction import eviction
 from transformations.config import Config
@@ -56,7 +57,9 @@ def read_back(
         for own, _ in Fits(config).all_spaces(aggregators):
             files = [one_file(file) for file in part_files(own.items_dir)]
             if files:
-                cursor = con.execute(query, drawn | {"files": files, "as_of": as_of})
+                # A refresh of items may have published later ones than this snapshot's.
+                until = max(as_of, ItemsOnline(own, store).until)
+                cursor = con.execute(query, drawn | {"files": files, "as_of": until})
                 compared += _compare(store, own.item_view, cursor)
     return compared
 

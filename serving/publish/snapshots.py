@@ -56,7 +56,26 @@ def publish(
         written += rows
         if progress is not None:
             progress(rows)
-    for own, _ in Fits(config).all_spaces(aggregators):
+    spaces = [own for own, _ in Fits(config).all_spaces(aggregators)]
+    return written + publish_items(spaces, store, as_of, progress)
+
+
+def publish_items(
+    spaces: Sequence[Config],
+    store: FeatureStore,
+    as_of: datetime,
+    progress: Callable[[int], object] | None = None,
+) -> int:
+    """Write the item vectors that are available by `as_of` and not online yet.
+
+    Args:
+        spaces: The configuration in each item space.
+        progress: Called with a number of rows once they are written.
+
+    Returns the number of written rows.
+    """
+    written = 0
+    for own in spaces:
         items = ItemsOnline(own, store)
         first, rows = items.missing(as_of)
         if first is not None:

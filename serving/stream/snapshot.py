@@ -62,13 +62,17 @@ def some_members(config: Config, limit: int = 3) -> list[Id]:
 
 
 def follow_snapshot(config: Config, updater: MemberUpdater) -> bool:
-    """Fold the newest published snapshot into the states if it is new; return whether it was."""
+    """Fold the newest published snapshot into the states if it is new; return whether it was.
+
+    New item vectors are taken over in any case: items are refreshed between snapshots too.
+    """
     as_of = last_snapshot(config)
     note = note_of(config, as_of)
     updater.forgotten.follow(as_of, note)
+    if updater.vectors.has_new_items():
+        updater.vectors.refresh(updater.clock())
     if updater.states.base() == note:
         return False
-    updater.vectors.refresh(updater.clock())
     rewritten = _seed(config, updater, as_of)
     updater.states.set_base(note)
     logger.info(

@@ -16,6 +16,7 @@ from models.spec import Aggregator
 from serving.searches import search_vectors
 from transformations.config import Config
 from transformations.duck import connect
+from transformations.layout import part_files
 from transformations.searches import Id
 
 
@@ -46,9 +47,18 @@ class Vectors:
 
     def refresh(self, as_of: datetime) -> None:
         """Read the item vectors available at `as_of`, as the batch does."""
+        self._parts = self._item_parts()
         with connect(self._config) as con:
             items = [ItemTable.read(own, con, as_of) for own, _, _ in self._spaces]
         self._items = [(table, tf.constant(table.vectors)) for table in items]
+
+    def has_new_items(self) -> bool:
+        """Whether there are other item parts than those that were read."""
+        return self._item_parts() != self._parts
+
+    def _item_parts(self) -> list[tuple[str, int, int]]:
+        files = [file for own, _, _ in self._spaces for file in part_files(own.items_dir)]
+        return [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
 
     def learn(self, texts: Mapping[Id, str]) -> list[tuple[str, dict[Id, Vector]]]:
         """Encode the normalized texts of searches, by their ids.

@@ -52,6 +52,8 @@ COMMANDS = [
     ["stream"],
     ["fit"],
     ["retire"],
+    ["items", "neighbours"],
+    ["items", "refresh"],
 ]
 
 

@@ -15,7 +15,10 @@ from models.items.saved import fitted_until
 from models.lines import catalogue_lines, encoder_lines
 from models.manifest import read
 from operations.fits import Fits, current_lines, lines_of
+from pipelines.cli.items import _neighbours
+from pipelines.refresh import refresh_items
 from serving.request.vectors import RequestTime
+from serving.stream.vectors import Vectors
 from tests.worlds.workspace import END, Workspace
 from transformations.config import Config
 from transformations.errors import InputError
@@ -29,6 +32,7 @@ CO_ACTIONS = "CoActions(version=1)"
 LAYER = 'ranks="positive", projected=False, share="all", decays=2'
 TRAINED = f"Trained(version=1, epochs=2, text_dim=8, layer=LearnedDecay(version=1, {LAYER}))"
 ENCODERS = ("TfidfSvd(version=1)", CO_ACTIONS, TRAINED)
+GIVEN = ('Given(name="e5", version=1, column="v")',)
 LINES = (
     "Average(version=1)",
     'GeometricDecay(version=1, decay=0.5, items="co_actions_v1", stream=True)',
@@ -168,6 +172,46 @@ def test_actions_are_folded_in_and_an_item_is_known_before_its_first(tmp_path: P
     assert added
 
 
+def test_items_are_refreshed_between_two_runs(tmp_path: Path) -> None:
+    workspace = market(tmp_path / "w", LINES[1], encoders=("TfidfSvd(version=1)", CO_ACTIONS))
+    refresh = lambda: workspace.do(  # noqa: E731
+        "items refresh", lambda stages: refresh_items(workspace.config, stages)
+    )
+    with pytest.raises(InputError, match="first: activity run"):
+        refresh()
+    workspace.run(END)
+    with (workspace.root / "source" / "items.csv").open("a") as file:
+        file.write("g-new,data engineer\n")
+    refresh()
+    config = workspace.config.in_space(Space("co_actions", 1))
+    item = {"member_id": 3, "item_id": "g-new"}
+    features = [f"{config.item_view}:embedding", "activity_match_decay_v1:cosine_play"]
+
+    def online() -> list[float]:
+        answer = workspace.store.get_online_features(features, [item]).to_dict()
+        vector: list[float] = answer["embedding"][0]
+        return vector
+
+    by_text = online()
+    assert by_text is not None
+    # What members do is folded in, and a running service and stream take it over.
+    lines = current_lines(config)
+    stream = Vectors(config, lines, END, workspace.store)
+    with RequestTime(config, workspace.store, lambda: lines) as requests:
+        assert not requests.refresh()
+        assert not stream.has_new_items()
+        act(workspace, *(f"{n},g-new,play,{END:%Y-%m-%d %H:%M:%S}" for n in range(0, 60, 2)))
+        refresh()
+        assert online() != by_text
+        assert requests.refresh()
+        assert stream.has_new_items()
+    # The next snapshot finds the later vectors online, and leaves them there.
+    refreshed = online()
+    workspace.run(END)
+    assert online() == refreshed
+    workspace.run(END + DAY)
+
+
 def test_too_little_to_fit_is_said_and_the_rest_is_served(tmp_path: Path) -> None:
     workspace = market(tmp_path / "w", *LINES[:2], encoders=("TfidfSvd(version=1)", CO_ACTIONS))
     events = workspace.root / "source" / "events.csv"
@@ -216,6 +260,20 @@ def test_a_catalogue_that_cannot_be_is_refused(
     workspace.lines(*lines, encoders=encoders)
     with pytest.raises(InputError, match=message):
         catalogue_lines(workspace.config)
+
+
+def test_the_nearest_items_under_every_encoder(served: Workspace) -> None:
+    found = _neighbours(served.config, "g-2", 5)
+    assert [space for space, _, _ in found] == ["tfidf_svd_v1", "co_actions_v1", "trained_v1"]
+    for _, title, lines in found:
+        assert title.startswith("g-2 ")
+        assert len(lines) == 5
+        assert not any(line.split()[1] == "g-2" for line in lines)
+    # Members stay in their field, so behaviour tells it.
+    behaviour = [line.split()[1] for line in found[1][2]]
+    assert sum(int(item.removeprefix("g-")) % 2 == 0 for item in behaviour) >= 4
+    with pytest.raises(InputError, match="expected an item with a vector in one of tfidf_svd_v1"):
+        _neighbours(served.config, "g-none", 5)
 
 
 def test_given_vectors_of_several_columns_are_a_space_each(tmp_path: Path) -> None:

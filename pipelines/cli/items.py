@@ -1,0 +1,107 @@
+"""`activity items`: the nearest items of one under every encoder; vectors between two snapshots."""
+
+import signal
+import threading
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+
+from pipelines.cli.options import ConfigOption, DebugOption, settings_of
+from pipelines.cli.quick_feast import import_feast
+from pipelines.progress import Stages, loading, plain_table, working
+from pipelines.terminal import Terminal, escape
+from transformations.config import Config
+from transformations.errors import InputError
+
+app = typer.Typer()
+commands = typer.Typer(no_args_is_help=True, help="Look at item spaces, and keep them fresh.")
+app.add_typer(commands, name="items")
+console = Terminal()
+EVERY = timedelta(minutes=5)
+"""Between two refreshes, where `items.refresh` does not say."""
+
+
+@commands.command("neighbours", epilog="Example: activity items neighbours 42")
+def neighbours_command(
+    item: Annotated[str, typer.Argument(help="An item's id.")],
+    count: Annotated[int, typer.Option(min=1, help="Neighbours per encoder.")] = 10,
+    config: ConfigOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Show the items nearest to one, under every encoder of the catalogue side by side."""
+    settings = settings_of(config)
+
+    with working("reading the item spaces"):
+        found = _neighbours(settings, item, count)
+    table = plain_table(f"{escape(found[0][1])}: the nearest items")
+    table.expand = True
+    for space, _, _ in found:
+        table.add_column(space, ratio=1, overflow="ellipsis", no_wrap=True)
+    for rank in range(max(len(lines) for _, _, lines in found)):
+        cells = (lines[rank] if rank < len(lines) else "" for _, _, lines in found)
+        table.add_row(*(escape(cell) for cell in cells))
+    console.print(table)
+
+
+def _neighbours(config: Config, item: str, count: int) -> list[tuple[str, str, list[str]]]:
+    """Return each space, the item's own line, and a line of each neighbour.
+
+    Raises:
+        InputError: not an item's id, there is no item vector, or no space has one of the item.
+    """
+    from operations.fits import Fits
+    from pipelines.cli.nearest import DescribedItems
+    from stores.ids import IdError, ids_of
+    from transformations.duck import connect
+    from transformations.layout import part_files
+
+    try:
+        (wanted,) = ids_of([item], config.item_id_type, "item_id")
+    except IdError as error:
+        raise InputError(str(error)) from None
+    made = [config.in_space(space) for space in Fits(config).spaces.values()]
+    made = [own for own in made if part_files(own.items_dir)]
+    if not made:
+        raise InputError(f"no item has a vector yet in {config.data}; first: activity run")
+    found, title = [], ""
+    with connect(config) as con:
+        for own in made:
+            items = DescribedItems(own, con, datetime.now(UTC))
+            described = items.described(wanted)
+            title = title or described or ""
+            found.append((str(own.space), items.neighbours(wanted, count)))
+    if not title:
+        spaces = ", ".join(str(own.space) for own in made)
+        raise InputError(f"expected an item with a vector in one of {spaces}, got {item!r}")
+    return [(space, title, lines) for space, lines in found]
+
+
+@commands.command("refresh", epilog="Example: activity items refresh --keep-on")
+def refresh_command(
+    keep_on: Annotated[
+        bool,
+        typer.Option("--keep-on", help="Again every `items.refresh`, 5 minutes by default."),
+    ] = False,
+    config: ConfigOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Encode new items and fold in what was done, between two runs, and publish the vectors."""
+    settings = settings_of(config)
+
+    with loading("Feast and TensorFlow"):
+        import_feast()
+        from operations.ledger import Ledger
+        from pipelines.refresh import refresh_items
+
+    stop = threading.Event()
+    if keep_on:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+    ledger = Ledger(settings)
+    while True:
+        with ledger.lock(), ledger.run("items refresh", None) as run_id:
+            rows = refresh_items(settings, Stages(console, ledger, run_id))
+        console.print(f"[green]✓[/] {rows:,} item vectors published")
+        if not keep_on or stop.wait((settings.items.refresh or EVERY).total_seconds()):
+            return
