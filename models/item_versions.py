@@ -98,7 +98,7 @@ class ItemVersions(ItemTable):
 
     def numbers(self, item_ids: pa.Array) -> NDArray[np.int32]:
         """Return each item's number, from 1 on; 0 for one that the table does not hold."""
-        if self._numbers is None or len(item_ids) > len(self._ids):
+        if self._numbers is None or len(item_ids) > len(self.ids):
             return super().rows(item_ids)
         found = [self._numbers.get(item, 0) for item in item_ids.to_pylist()]
         return np.array(found, np.int32)

@@ -1,7 +1,9 @@
 """`activity fit`: fit the item space and the lines anew. `activity retire`: take a fit down."""
 
 import shutil
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,8 +11,13 @@ from pipelines.cli.options import ConfigOption, DebugOption, confirm, settings_o
 from pipelines.cli.quick_feast import import_feast
 from pipelines.progress import Stages, loading, megabytes, number, plain_table, short, working
 from pipelines.terminal import Terminal, escape
+from transformations.config import Config
 from transformations.errors import InputError
+from transformations.names import Space
 from transformations.timestamps import read_timestamp
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
 
 app = typer.Typer()
 console = Terminal()
@@ -52,14 +59,35 @@ def fit_command(
             stage_events(settings, con, now, stages)
             stage_the_items(settings, con, now, stages)
             timestamp = given or fit_until(settings, end_of_last_day(settings))
+            before = Fits(settings).spaces
             made = fit_anew(settings, con, now, timestamp, stages, items)
+            apart = list(_how_far(settings, con, before, now))
     console.print()
     console.print(stages.table())
     fits = ", ".join(map(str, made))
     console.print(f"{escape(fits)}: fitted on what was known before {timestamp:%Y-%m-%d %H:%M} UTC")
     console.print("The next run and backfill make rows by them.")
+    for said in apart:
+        console.print(said, highlight=False, soft_wrap=True)
     for said in say_kept(Fits(settings).kept(made)):
         console.print(said, highlight=False, soft_wrap=True)
+
+
+def _how_far(
+    config: Config, con: "DuckDBPyConnection", before: Mapping[str, Space], as_of: datetime
+) -> Iterator[str]:
+    """Say of each space that has a new fit how far it is from the one before."""
+    from models.items.distance import distance
+    from models.sequences import ItemTable
+    from operations.fits import Fits
+    from transformations.layout import part_files
+
+    for name, space in Fits(config).spaces.items():
+        owns = [config.in_space(each) for each in (before[name], space)]
+        if space != before[name] and all(part_files(own.items_dir) for own in owns):
+            tables = [ItemTable.read(own, con, as_of) for own in owns]
+            old, new = ((table.ids, table.vectors[1:]) for table in tables)
+            yield f"{space} and {before[name]}: {distance(old, new)}"
 
 
 @app.command("retire", epilog="Example: activity retire decay 1 --fit 1 --yes")

@@ -15,12 +15,14 @@ from models.items.saved import fitted_until
 from models.lines import catalogue_lines, encoder_lines
 from models.manifest import read
 from operations.fits import Fits, current_lines, lines_of
+from pipelines.cli.fits import _how_far
 from pipelines.cli.items import _neighbours
 from pipelines.refresh import refresh_items
 from serving.request.vectors import RequestTime
 from serving.stream.vectors import Vectors
 from tests.worlds.workspace import END, Workspace
 from transformations.config import Config
+from transformations.duck import connect
 from transformations.errors import InputError
 from transformations.layout import part_files
 from transformations.names import Space
@@ -236,6 +238,9 @@ def test_one_encoder_is_fitted_anew_with_what_reads_it(tmp_path: Path) -> None:
         "co_actions_v1_f2",
     }
     assert [str(line) for line in lines_of(config)] == ["average_v1", "decay_v1_f2", "decay_v1"]
+    with connect(config) as con:
+        (said,) = _how_far(config, con, {n: Space(n[:-3], 1) for n in Fits(config).spaces}, END)
+    assert said.startswith("co_actions_v1_f2 and co_actions_v1: aligned cosine 0.")
     with pytest.raises(InputError, match=r"--items: expected one of tfidf_svd_v1, co_actions_v1"):
         workspace.fit(END, items="word2vec_v1")
 
