@@ -14,7 +14,7 @@ from scipy import sparse
 SPARE = 8
 """Vectors of a block beyond those asked for."""
 STEPS = 8
-RANK = 1e-6
+RANK = 1e-5
 """Smaller squares of singular values, as shares of the largest, are rounding errors."""
 
 
@@ -29,21 +29,33 @@ def largest(
     """
     if not columns:
         return np.zeros(0), np.zeros((0, 0))
-    width = min(dim + SPARE, columns)
-    block = np.random.default_rng(0).standard_normal((columns, width)).astype(np.float32)
-    krylov = [_orthogonal(_squared(blocks, block))]
-    while len(krylov) <= STEPS and len(krylov) * width < columns:
-        krylov.append(_orthogonal(_squared(blocks, krylov[-1])))
-    basis, _ = np.linalg.qr(np.concatenate(krylov, axis=1).astype(np.float64))
-    small = np.zeros((basis.shape[1],) * 2)
+    width = dim + SPARE
+    if columns <= width * (STEPS + 1):
+        basis = np.eye(columns, dtype=np.float32)
+    else:
+        basis = _krylov(blocks, columns, width)
+    squared = np.zeros((basis.shape[1],) * 2)
     for rows in blocks:
-        projected = rows @ basis
-        small += projected.T @ projected
-    squares, vectors = np.linalg.eigh(small)
+        projected = (rows @ basis).astype(np.float64)
+        squared += projected.T @ projected
+    squares, vectors = np.linalg.eigh(squared)
     squares, vectors = squares[::-1][:dim], vectors[:, ::-1][:, :dim]
     found = squares > squares.max(initial=0.0) * RANK
-    vectors = basis @ vectors[:, found]
+    vectors = (basis @ vectors[:, found].astype(np.float32)).astype(np.float64)
     return np.sqrt(squares[found]), with_signs(vectors)
+
+
+def _krylov(blocks: Sequence[sparse.csr_array], columns: int, width: int) -> NDArray[np.float32]:
+    """Return an orthogonal basis of A'A x, (A'A)^2 x, …, float32 [columns, width · (STEPS + 1)]."""
+    start = np.random.default_rng(0).standard_normal((columns, width)).astype(np.float32)
+    basis = np.zeros((columns, width * (STEPS + 1)), np.float32)
+    for step in range(STEPS + 1):
+        before = basis[:, : step * width]
+        block = _squared(blocks, start)
+        for _ in range(2):  # once leaves what rounding took from it
+            block = np.linalg.qr(block - before @ (before.T @ block))[0]
+        basis[:, step * width : (step + 1) * width] = start = block
+    return basis
 
 
 def with_signs(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -61,7 +73,3 @@ def _squared(
     for rows in blocks:
         total += rows.T @ (rows @ vectors)
     return total
-
-
-def _orthogonal(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.linalg.qr(vectors.astype(np.float64))[0].astype(np.float32)
