@@ -28,6 +28,31 @@ LEFT_OUT = ("map", "members", "training", "distributions")
 DATA = "ACTIVITY_TEST_DATA"
 
 
+# What every real set compares. Three decayed vectors with the best r are made in each space besides.
+CATALOGUE = """from models.items.spec import CoActions, Joint, TfidfSvd, Trained
+from models.spec import GeometricDecay, LearnedDecay
+
+LAYER = LearnedDecay(
+    version=1, items="trained_v1", ranks="positive", projected=False, share="all", decays=2
+)
+ITEM_ENCODERS = (
+    TfidfSvd(version=1),
+    CoActions(version=1),
+    Joint(version=1),
+    Trained(version=1, layer=LAYER),
+)
+AGGREGATORS = (
+    LAYER,
+    GeometricDecay(
+        name="ranked_decay", version=1, decay=0.8, ranks="positive", items="trained_v1"
+    ),
+    GeometricDecay(
+        name="pooled_decay", version=1, decay=0.8, pooled=True, ranks="positive", items="trained_v1"
+    ),
+)
+"""
+
+
 @dataclass(frozen=True)
 class Set:
     """A set of data, and the settings of its workspace.
@@ -77,6 +102,7 @@ def _workspace(name: str) -> Path:
     _activity("init", name, *files)
     settings = yaml.safe_load(file.read_text()) | SETS[name].settings
     file.write_text(yaml.safe_dump(settings, sort_keys=False))
+    (file.parent / "catalog.py").write_text(CATALOGUE)
     return file
 
 
