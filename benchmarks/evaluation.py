@@ -28,7 +28,7 @@ LEFT_OUT = ("map", "members", "training", "distributions")
 DATA = "ACTIVITY_TEST_DATA"
 
 
-# What every real set compares. Three decayed vectors with the best r are made in each space besides.
+# What every real set compares; three decayed vectors with the best r are made in each of its spaces.
 CATALOGUE = """from models.items.spec import CoActions, Joint, TfidfSvd, Trained
 from models.spec import GeometricDecay, LearnedDecay
 
@@ -41,14 +41,14 @@ ITEM_ENCODERS = (
     Joint(version=1),
     Trained(version=1, layer=LAYER),
 )
+IN_TRAINED = dict(version=1, decay=0.8, ranks="positive", items="trained_v1")
 AGGREGATORS = (
+    GeometricDecay(name="decay_text", version=1, decay=0.8),
+    GeometricDecay(name="decay_co_actions", version=1, decay=0.8, items="co_actions_v1"),
+    GeometricDecay(name="decay_joint", version=1, decay=0.8, items="joint_v1"),
     LAYER,
-    GeometricDecay(
-        name="ranked_decay", version=1, decay=0.8, ranks="positive", items="trained_v1"
-    ),
-    GeometricDecay(
-        name="pooled_decay", version=1, decay=0.8, pooled=True, ranks="positive", items="trained_v1"
-    ),
+    GeometricDecay(name="ranked_decay", **IN_TRAINED),
+    GeometricDecay(name="pooled_decay", pooled=True, **IN_TRAINED),
 )
 """
 
