@@ -10,7 +10,7 @@ Counts are made for some items at a time, so memory is bounded by the pairs of t
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -21,8 +21,12 @@ from scipy import sparse
 from models.items import spec
 from models.items.protocol import Behaviour
 
-EVENTS_AT_ONCE = 400_000
+EVENTS_AT_ONCE = 200_000
 """Actions whose pairs are in memory at once: some 30 bytes times four times `reach` each."""
+
+
+FAR: dict[type, int] = {np.int32: 2**30, np.int64: 2**62}
+"""A position that is far from all, of each type that holds positions."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,8 @@ class Pairs:
         self.n_items = len(behaviour.item_ids)
         found = pc.fill_null(pc.index_in(behaviour.item_ids, contexts), -1)
         self._context = found.to_numpy(zero_copy_only=False).astype(np.int32)
-        self._items = behaviour.items[positive]
-        self.counts = np.bincount(self._items, minlength=self.n_items)
+        items = behaviour.items[positive]
+        self.counts = np.bincount(items, minlength=self.n_items)
         doubled = twice_the_positions(
             behaviour.members[positive], behaviour.timestamps[positive], weighing.reach
         )
@@ -77,9 +81,11 @@ class Pairs:
         largest = int(np.diff(changes).max(initial=1))
         self._most = min(2 * weighing.reach - 1, weighing.reach + largest - 1)
         # Where a position has no action, one is put that is far from all.
-        far = np.full(self._most, np.iinfo(np.int64).max // 4)
-        self._doubled = np.concatenate([-far, doubled, far])
-        self._padded = np.pad(self._items, self._most)
+        kind = np.int32 if doubled.max(initial=0) < FAR[np.int32] // 2 else np.int64
+        far: NDArray[Any] = np.full(self._most, FAR[kind], kind)
+        self._doubled = np.concatenate([-far, doubled.astype(kind), far])
+        self._padded = np.pad(items, self._most)
+        self._items = self._padded[self._most : self._most + len(items)]
         steps = 0.5 * np.arange(2 * weighing.reach + 2)
         self._weights = weighing.decay**steps
         self._weights[[0, -1]] = 0.0  # of one timestamp, and too far apart
@@ -157,16 +163,21 @@ class Pairs:
             yield slice(first, last), counted
             first = last
 
-    def _events_of(self, wanted: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _events_of(
+        self, wanted: NDArray[np.int64]
+    ) -> tuple[NDArray[np.signedinteger], NDArray[np.int64]]:
         """Return the wanted items' actions, item by item, and where each item's end."""
-        place = np.full(self.n_items, -1, np.int64)
+        place = np.full(self.n_items, -1, np.int32)
         place[wanted] = np.arange(len(wanted))
         of = place[self._items]
         events = np.flatnonzero(of >= 0)
         events = events[np.argsort(of[events], kind="stable")]
-        return events, np.cumsum(self.counts[wanted])
+        small = len(self._items) < FAR[np.int32]
+        return events.astype(np.int32 if small else np.int64), np.cumsum(self.counts[wanted])
 
-    def _count(self, events: NDArray[np.int64], bounds: NDArray[np.int64]) -> sparse.csr_array:
+    def _count(
+        self, events: NDArray[np.signedinteger], bounds: NDArray[np.int64]
+    ) -> sparse.csr_array:
         """Return the counts of some items' actions; item i has events[bounds[i]:bounds[i + 1]]."""
         steps = np.arange(-self._most, self._most + 1)
         others = (events + self._most)[:, None] + steps[steps != 0]
@@ -185,7 +196,7 @@ class Pairs:
         )
         return belongs @ each
 
-    def _weigh(self, doubled: NDArray[np.int64]) -> NDArray[np.float64]:
+    def _weigh(self, doubled: NDArray[np.signedinteger]) -> NDArray[np.float64]:
         weights = self._weights[np.minimum(doubled, len(self._weights) - 1)]
         return np.asarray(weights, np.float64)
 
