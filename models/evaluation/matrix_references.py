@@ -9,7 +9,10 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import lapack
 from scipy.sparse import csr_array
+
+from transformations.errors import RunFailedError
 
 Floats = NDArray[np.float32]
 
@@ -60,7 +63,7 @@ class Ease:
         own = matrix[:, items].astype(np.float32)
         gram = np.asarray((own.T @ own).todense(), np.float32)
         gram[np.diag_indices_from(gram)] += np.float32(l2)
-        inverse = np.linalg.inv(gram)
+        inverse = _inverse(gram)
         weights = -inverse / np.diag(inverse)
         np.fill_diagonal(weights, 0.0)
         return cls(weights.astype(np.float32), items, matrix.shape[1])
@@ -75,6 +78,16 @@ class Ease:
         found = np.zeros((histories.shape[0], self.count), np.float32)
         found[:, self.items] = histories[:, self.items].astype(np.float32) @ self.weights
         return found
+
+
+def _inverse(gram: Floats) -> Floats:
+    """Return the inverse of a symmetric positive matrix, in half the time of a general one's."""
+    factor, _ = lapack.spotrf(gram.T, lower=True, overwrite_a=True)
+    lower, failed = lapack.spotri(factor, lower=True, overwrite_c=True)
+    if failed:
+        raise RunFailedError("EASE: expected a matrix that can be inverted; raise its penalty")
+    lower = np.tril(lower)
+    return lower + np.tril(lower, -1).T
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,13 +3,13 @@
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from scipy.sparse import csr_array
 
-from models.evaluation.matrix_references import Als, Ease, MatrixRecommender
+from models.evaluation.matrix_references import Als, Ease
 from models.evaluation.ranker import RankerSettings
+from models.evaluation.sasrec import SasRecSettings, fit_sasrec
 from models.evaluation.scoring import LabelScores
 from models.lines import by_space
 from models.spec import Aggregator, GeometricDecay
@@ -21,6 +21,8 @@ from pipelines.evaluation.world import train_lines
 from pipelines.progress import Stage, Stages
 from transformations.config import Config
 from transformations.names import Space
+
+Fitted = TypeVar("Fitted")
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Measured:
     bench: Bench
     made: int = 0
     _digests: dict[Space, str] = field(default_factory=dict)
-    _last: dict[str, tuple[tuple[float, ...], MatrixRecommender]] = field(default_factory=dict)
+    _last: dict[str, tuple[tuple[float, ...], Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Name what all the scores are about."""
@@ -113,7 +115,7 @@ class Measured:
         inputs = {"freshness": freshness.name, "l2": l2, "days": self.bench.knn.days}
 
         def make() -> LabelScores:
-            recommender = self._fitted("ease", (l2,), lambda m: Ease.fit(m, l2))
+            recommender = self._fitted("ease", (l2,), lambda: Ease.fit(self.bench.matrix(), l2))
             return self.bench.whole(recommender, freshness)
 
         return self.reference(f"ease.{freshness}", inputs, make)
@@ -124,20 +126,31 @@ class Measured:
         inputs["days"] = self.bench.knn.days
 
         def make() -> LabelScores:
-            recommender = self._fitted("als", (alpha, l2), lambda m: Als.fit(m, alpha, l2))
+            recommender = self._fitted(
+                "als", (alpha, l2), lambda: Als.fit(self.bench.matrix(), alpha, l2)
+            )
             return self.bench.whole(recommender, freshness)
 
         return self.reference(f"als.{freshness}", inputs, make)
 
-    def _fitted(
-        self,
-        name: str,
-        settings: tuple[float, ...],
-        fit: Callable[[csr_array], MatrixRecommender],
-    ) -> MatrixRecommender:
-        """Return a recommender of the whole matrix; the last one of a name is kept."""
+    def sasrec(self, freshness: Freshness) -> LabelScores:
+        """Return the scores of SASRec."""
+        settings = SasRecSettings()
+        inputs = {"freshness": freshness.name, "days": self.bench.knn.days, **asdict(settings)}
+
+        def make() -> LabelScores:
+            items = len(self.bench.data.item_ids)
+            model = self._fitted(
+                "sasrec", (), lambda: fit_sasrec(self.bench.earlier(), items, settings)
+            )
+            return self.bench.sequential(model, freshness)
+
+        return self.reference(f"sasrec.{freshness}", inputs, make)
+
+    def _fitted(self, name: str, settings: tuple[float, ...], fit: Callable[[], Fitted]) -> Fitted:
+        """Return what was fitted; the last one of a name is kept."""
         if name not in self._last or self._last[name][0] != settings:
-            self._last[name] = settings, fit(self.bench.matrix())
+            self._last[name] = settings, fit()
         return self._last[name][1]
 
     def _digest(self, space: Space) -> str:

@@ -119,4 +119,5 @@ def references(
         "last_item": measured.neighbours(freshness, 1),
         "ease": measured.ease(freshness, choices.ease),
         "als": measured.als(freshness, *choices.als),
+        "sasrec": measured.sasrec(freshness),
     }

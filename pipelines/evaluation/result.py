@@ -33,7 +33,7 @@ COHORT_METRICS = (CHOSEN_BY, "auc_random")
 MUST_GAIN = ("hr10", CHOSEN_BY)
 """Metrics on which the challenger must be clearly better than the baseline; on the others it must
 not be clearly worse."""
-MUST_NOT_LOSE_TO = ("popular", "knn", "ease", "als")
+MUST_NOT_LOSE_TO = ("popular", "knn", "ease", "als", "sasrec")
 GENERIC = ("/", "data", "source", "events", "events.parquet", "events.csv")
 
 Found = Mapping[str, Mapping[str, Estimate]]
@@ -214,6 +214,7 @@ def _label(name: str, comparison: Comparison) -> str:
         "last_item": "item-kNN, last item",
         "ease": f"EASE, penalty {choices.ease:g}",
         "als": "implicit ALS, 64 factors",
+        "sasrec": "SASRec, 64 units",
     }
     if name in named:
         return named[name]

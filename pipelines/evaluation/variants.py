@@ -1,5 +1,6 @@
 """What is compared: the same ranker with different features, and recommenders without vectors."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -14,13 +15,14 @@ from models.evaluation.item_vectors import ItemVectors
 from models.evaluation.matrix_references import MatrixRecommender
 from models.evaluation.ranker import RankerFeatures, RankerSettings, fit_ranker
 from models.evaluation.ranker_weights import Ranker
-from models.evaluation.references import DecayedCooccurrence, Popular
+from models.evaluation.references import DecayedCooccurrence, Popular, PositiveEvents
+from models.evaluation.sasrec import SasRec
 from models.evaluation.scoring import LabelScores, measure, measure_ranker
 from models.evaluation.task import which
 from models.item_versions import ItemVersions
 from models.spec import Aggregator
 from pipelines.evaluation.histories import Embedder, Histories, Log
-from pipelines.evaluation.labels import EvaluationData, Period
+from pipelines.evaluation.labels import EvaluationData, Floats, Period
 from pipelines.evaluation.protocol import Freshness, Times
 from pipelines.evaluation.world import World
 from transformations.config import Config
@@ -202,18 +204,19 @@ class Bench:
 
         return measure(score, self.measured.task)
 
-    def matrix(self) -> csr_array:
-        """Return which items members acted on before the measured period, [members, items]."""
+    def earlier(self) -> PositiveEvents:
+        """Return the positive actions before the first label of the measured period."""
         events, until = self.data.events.positives(), self.measured.task.labels.times.min()
         before = events.before(int(until))
-        shape = (len(self.data.member_codes), len(self.data.item_ids))
-        return which(events.members[:before], events.items[:before], shape).astype(np.float32)
+        return PositiveEvents(events.members[:before], events.items[:before], events.times[:before])
+
+    def matrix(self) -> csr_array:
+        """Return which items members acted on earlier, sparse float32 [members, items]."""
+        events, shape = self.earlier(), (len(self.data.member_codes), len(self.data.item_ids))
+        return which(events.members, events.items, shape).astype(np.float32)
 
     def whole(self, recommender: MatrixRecommender, freshness: Freshness) -> LabelScores:
-        """Measure a recommender of the whole matrix on members' histories.
-
-        Below what it knows, and for members without a history, stand items by popularity.
-        """
+        """Measure a recommender of the whole matrix on all positive actions of each member."""
         labels, events = self.measured.task.labels, self.data.events.positives()
         order = np.lexsort((events.times, events.members))
         rows, found = events_before(
@@ -224,18 +227,45 @@ class Bench:
         )
         shape = (len(labels), len(self.data.item_ids))
         histories = which(rows, events.items[order][found], shape).astype(np.float32)
-        popular = Popular(events, shape[1], self.knn.days)
-        unknown = ~recommender.known
+        return self._above_popularity(
+            lambda some: recommender.scores(histories[some]),
+            recommender.known,
+            np.diff(histories.indptr) > 0,
+        )
 
-        def score(some: NDArray[np.int64], day: int) -> NDArray[np.float32]:
+    def sequential(self, recommender: SasRec, freshness: Freshness) -> LabelScores:
+        """Measure SASRec on the last positive actions of each member."""
+        length = recommender.settings.length
+        histories = self.recent(self.world.name, freshness, length)
+        return self._above_popularity(
+            lambda some: recommender.scores(histories[some]),
+            recommender.known,
+            np.asarray((histories >= 0).any(axis=1)),
+        )
+
+    def _above_popularity(
+        self,
+        scores: Callable[[NDArray[np.int64]], Floats],
+        known: NDArray[np.bool_],
+        has_history: NDArray[np.bool_],
+    ) -> LabelScores:
+        """Measure scores, below which stand other items by popularity.
+
+        Args:
+            scores: Indices of labels → float32 [indices, items].
+            known: Which items have a score [items].
+            has_history: Which labels' members have one [labels]; the others get popular items.
+        """
+        popular = Popular(self.data.events.positives(), len(known), self.knn.days)
+
+        def score(rows: NDArray[np.int64], day: int) -> Floats:
             counts = popular.at(day * DAY_US)
             least = counts / (counts.max() + 1) - 1  # below 0, by popularity
-            scores = recommender.scores(histories[some])
-            lowest = scores.min(axis=1, keepdims=True)
-            scores[:, unknown] = (lowest + least[None, :])[:, unknown]
-            nothing = np.diff(histories[some].indptr) == 0
-            scores[nothing] = least
-            return scores
+            found = scores(rows)
+            lowest = found.min(axis=1, keepdims=True)
+            found[:, ~known] = (lowest + least[None, :])[:, ~known]
+            found[~has_history[rows]] = least
+            return found
 
         return measure(score, self.measured.task)
 
@@ -253,10 +283,10 @@ class Bench:
             self._pairs[key] = csr_array(vstack(found, format="csr")[np.argsort(order)])
         return self._pairs[key]
 
-    def recent(self, period: str, freshness: Freshness) -> NDArray[np.int64]:
+    def recent(self, period: str, freshness: Freshness, length: int = LAST) -> NDArray[np.int64]:
         """Return the items of the last positive actions before each label's as_of.
 
-        Int64 [labels, LAST], the newest last, padded on the left with -1.
+        Int64 [labels, length], the newest last, padded on the left with -1.
         """
         labels, events = self.data.periods[period].task.labels, self.data.events.positives()
         order = np.lexsort((events.times, events.members))
@@ -267,9 +297,9 @@ class Bench:
             self.as_of(period, freshness),
         )
         # Each pair's column, counted from the right: the newest action of each label is the last.
-        column = LAST + np.arange(len(rows)) - np.searchsorted(rows, rows, side="right")
+        column = length + np.arange(len(rows)) - np.searchsorted(rows, rows, side="right")
         recent = column >= 0
-        histories = np.full((len(labels), LAST), -1)
+        histories = np.full((len(labels), length), -1)
         histories[rows[recent], column[recent]] = events.items[order][found[recent]]
         return histories
 

@@ -117,7 +117,9 @@ def test_each_line_is_compared_in_its_space_and_an_interrupted_run_goes_on(
     baseline_in_other = max(best, key=lambda space: best[space]) == "other_v3"
     assert (result["baseline"] in in_other) == baseline_in_other
     assert result["challenger"] == "learned_decay"
-    assert {"popular", "knn", "last_item", "ease", "als", "none", "none_knn"} <= set(names)
+    assert {"popular", "knn", "last_item", "ease", "als", "sasrec", "none", "none_knn"} <= set(
+        names
+    )
     labels = {variant["name"]: variant["label"] for variant in result["variants"]}
     assert labels["learned_decay"] == "learned decay, other_v3"
 
