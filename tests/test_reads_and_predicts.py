@@ -126,6 +126,7 @@ def test_it_is_evaluated_on_items_of_the_kind_that_it_predicts(workspace: Worksp
         decays=(0.8,),
         l2=(1e-3,),
         predicts=("enroll",),
+        without=("ease", "als", "sasrec"),
     )
     lines = chosen_lines(catalogue_lines(workspace.config), (), protocol.predicts)
 

@@ -43,6 +43,13 @@ def evaluate_command(
         int | None,
         typer.Option(min=1, help="About that many labels per period at most; default: all."),
     ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A reference that takes long to fit, to be left out: ease, als or sasrec; "
+            "repeatable."
+        ),
+    ] = None,
     predicts: Annotated[
         list[str] | None,
         typer.Option(
@@ -69,11 +76,19 @@ def evaluate_command(
         from transformations.duck import connect
 
     fresh = tuple(Freshness.read(each) for each in freshness or []) or ALL
+    protocol = Protocol(
+        freshness=fresh,
+        seeds=seeds,
+        max_labels=max_labels,
+        predicts=tuple(predicts or ()),
+        without=tuple(without or ()),
+    )
     lines = chosen_lines(catalogue_lines(settings), also or [], predicts or [])
     command = " ".join(
         ["activity evaluate", *(f"--also {name}" for name in also or [])]
         + [*(f"--freshness {each}" for each in freshness or []), f"--seeds {seeds}"]
         + ([f"--max-labels {max_labels}"] if max_labels else [])
+        + [f"--without {name}" for name in without or []]
         + [f"--predicts {action}" for action in predicts or []]
     )
     ledger = Ledger(settings)
@@ -82,9 +97,6 @@ def evaluate_command(
         with connect(settings) as con:
             now = max(last_midnight(), ledger.newest_as_of() or last_midnight())
             stage_events(settings, con, now, stages)
-        protocol = Protocol(
-            freshness=fresh, seeds=seeds, max_labels=max_labels, predicts=tuple(predicts or ())
-        )
         evaluate(settings, stages, protocol, command, lines)
     _show(settings)
 

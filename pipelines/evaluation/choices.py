@@ -189,7 +189,8 @@ def choose(
     config, freshness = measured.bench.world.config, protocol.freshness[0]
     spaces = [own.space for own, _ in by_space(config, aggregators)]
     trials = len(protocol.popular_days) + len(protocol.half_lives)
-    trials += len(protocol.ease) + len(protocol.als)
+    trials += len(protocol.ease) * ("ease" not in protocol.without)
+    trials += len(protocol.als) * ("als" not in protocol.without)
     trials += len(spaces) * len(protocol.decays) + len(protocol.l2) * (len(aggregators) + 1)
     with stages.stage("validation", trials, "trials") as stage:
         trying = _Trying(measured, stages, stage)
@@ -204,16 +205,19 @@ def choose(
         half_lives = {each: {"half_life": each} for each in protocol.half_lives}
         knn = KnnSettings(trying.best("knn", half_lives, neighbours), popular)
         measured.bench.knn = knn
-        ease = trying.best(
-            "ease",
-            {l2: {"l2": l2} for l2 in protocol.ease},
-            lambda l2: measured.ease(freshness, l2),
-        )
-        als = trying.best(
-            "als",
-            {pair: dict(zip(("alpha", "l2"), pair, strict=True)) for pair in protocol.als},
-            lambda pair: measured.als(freshness, *pair),
-        )
+        ease, als = protocol.ease[0], protocol.als[0]
+        if "ease" not in protocol.without:
+            ease = trying.best(
+                "ease",
+                {l2: {"l2": l2} for l2 in protocol.ease},
+                lambda l2: measured.ease(freshness, l2),
+            )
+        if "als" not in protocol.without:
+            als = trying.best(
+                "als",
+                {pair: dict(zip(("alpha", "l2"), pair, strict=True)) for pair in protocol.als},
+                lambda pair: measured.als(freshness, *pair),
+            )
         default = RankerSettings(l2=protocol.l2[0])
         decays: dict[Space, float] = {}
         found: dict[Space, float] = {}

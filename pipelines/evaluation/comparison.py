@@ -92,7 +92,10 @@ def measure_all(
         for freshness, count in zip(protocol.freshness, seeds, strict=True):
             stage.doing = freshness.name
             found[freshness.name] = {
-                name: [scores] for name, scores in references(measured, freshness, choices).items()
+                name: [scores]
+                for name, scores in references(
+                    measured, freshness, choices, protocol.without
+                ).items()
             }
             for variant in variants:
                 own = []
@@ -110,14 +113,17 @@ def measure_all(
 
 
 def references(
-    measured: Measured, freshness: Freshness, choices: Choices
+    measured: Measured, freshness: Freshness, choices: Choices, without: Sequence[str]
 ) -> dict[str, LabelScores]:
     """Measure the recommenders without vectors."""
-    return {
+    found = {
         "popular": measured.popular(choices.popular_days),
         "knn": measured.neighbours(freshness, LAST),
         "last_item": measured.neighbours(freshness, 1),
-        "ease": measured.ease(freshness, choices.ease),
-        "als": measured.als(freshness, *choices.als),
-        "sasrec": measured.sasrec(freshness),
     }
+    slow = {
+        "ease": lambda: measured.ease(freshness, choices.ease),
+        "als": lambda: measured.als(freshness, *choices.als),
+        "sasrec": lambda: measured.sasrec(freshness),
+    }
+    return found | {name: make() for name, make in slow.items() if name not in without}

@@ -73,6 +73,8 @@ class Freshness:
 
 LIVE, GAP, DAILY = (Freshness.read(name) for name in ("live", "30m", "1d"))
 ALL = (LIVE, GAP, DAILY)
+SLOW = ("ease", "als", "sasrec")
+"""References that are fitted on all that is before the test."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +122,7 @@ class Protocol:
         half_lives: Of co-occurrence, in days, to choose from; None: pairs never fade.
         ease: Penalties of EASE to choose from.
         als: Confidence alpha and penalty of ALS, pairs to choose from.
+        without: References that are left out: those of SLOW, which take long to fit.
     """
 
     validation: Shares = Shares(fit=0.60, train=0.70, until=0.85)
@@ -137,12 +140,16 @@ class Protocol:
     half_lives: tuple[float | None, ...] = (7.0, 90.0, None)
     ease: tuple[float, ...] = (100.0, 500.0)
     als: tuple[tuple[float, float], ...] = ((1.0, 1.0), (10.0, 10.0))
+    without: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise InputError(f"seeds: expected at least 1, got {self.seeds}")
         if not 0 < self.fold_in <= 1:
             raise InputError(f"fold_in: expected a share above 0, at most 1, got {self.fold_in}")
+        unknown = sorted(set(self.without) - set(SLOW))
+        if unknown:
+            raise InputError(f"--without: expected some of {', '.join(SLOW)}, got {unknown[0]!r}")
         names = [one.name for one in self.freshness]
         if not names or len(set(names)) < len(names):
             raise InputError(f"freshness: expected at least one, each once, got {names}")

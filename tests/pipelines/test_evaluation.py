@@ -108,6 +108,7 @@ def test_a_protocol_without_sense_is_refused() -> None:
         ({"fold_in": 0.0}, "fold_in: expected a share"),
         ({"freshness": (LIVE, LIVE)}, "each once"),
         ({"freshness": ()}, "at least one"),
+        ({"without": ("knn",)}, "--without: expected some of ease, als, sasrec, got 'knn'"),
     ):
         with pytest.raises(InputError, match=said):
             Protocol(**wrong)

@@ -35,6 +35,7 @@ PROTOCOL = Protocol(
     decays=(0.8,),
     popular_days=(7,),
     half_lives=(None,),
+    without=("ease", "als", "sasrec"),
 )
 LINES = (
     GeometricDecay(version=1, decay=0.8),
