@@ -19,6 +19,7 @@ from models.lines import by_space
 from models.packaging import package
 from models.spec import Aggregator, Learned
 from models.training.train import train
+from models.training.with_space import trained_with_space
 from operations.fits import Fits
 from pipelines.daily import stage_the_items
 from pipelines.evaluation.protocol import DAILY, Protocol, Split, Times, WorldName
@@ -134,8 +135,10 @@ def train_lines(
             config = line.config_of(world.config)
             if isinstance(line, Learned) and trains(line, config):
                 with stages.stage(f"train {line.name}", unit="epochs") as stage:
-                    learned = train(line, config, con, until, partial(show_step, stage, str(line)))
-                    stage.rows_in = learned.figures["examples"]
+                    learned = trained_with_space(line, config) or train(
+                        line, config, con, until, partial(show_step, stage, str(line))
+                    )
+                    stage.rows_in = learned.figures.get("examples")
                     stage.note = summary(line, learned)
                 notes = (learned.trained_until, learned.metrics, learned.notes())
                 package(line, config, learned.model, *notes)
