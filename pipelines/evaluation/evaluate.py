@@ -8,7 +8,16 @@ from models.evaluation.bootstrap import Resamples
 from models.lines import catalogue_lines
 from models.spec import Aggregator, Learned, learned_kinds
 from operations.trials import Trial, note_trial
-from pipelines.evaluation.choices import Choices, Measured, choose, decayed, variants_of
+from pipelines.evaluation.choices import (
+    PUBLISHED,
+    Choices,
+    Measured,
+    choose,
+    decayed,
+    untuned,
+    variants_of,
+    with_decayed,
+)
 from pipelines.evaluation.comparison import Comparison, measure_all
 from pipelines.evaluation.controls import controls
 from pipelines.evaluation.gaps import figures, refuse_too_little
@@ -57,20 +66,25 @@ def evaluate(
     _refuse_equal_names(aggregators)
     with connect(config) as con:
         times = positive_times(config, con, protocol.predicts)
-    validation = _bench(config, "validation", times, protocol, aggregators, stages)
-    # As the first fits in a world: the same names in both.
-    aggregators = validation.world.bound(aggregators)
-    challenger = next(line for line in aggregators if isinstance(line, Learned))
-    train_lines(validation.world, stages, aggregators)
-    choices = choose(Measured(validation), aggregators, protocol, stages)
-    del validation  # its item vectors and features
+    if protocol.tuned:
+        validation = _bench(config, "validation", times, protocol, aggregators, stages)
+        bound = validation.world.bound(aggregators)
+        train_lines(validation.world, stages, bound)
+        choices = choose(Measured(validation), bound, protocol, stages)
+        del validation  # its item vectors and features
     bench = _bench(config, "test", times, protocol, aggregators, stages)
+    # As the first fits in a world: the same names in both.
+    aggregators = bench.world.bound(aggregators)
+    if not protocol.tuned:
+        choices = untuned(bench.world.config, aggregators, protocol)
+    challenger = next(line for line in aggregators if isinstance(line, Learned))
     bench.knn = choices.knn
     own = bench.world.config
-    best = [decayed(own, aggregators, space, r) for space, r in choices.decays.items()]
-    lines = [*aggregators, *(line for line in best if line not in aggregators)]
+    lines = with_decayed(own, aggregators, choices.decays)
     manifests = train_lines(bench.world, stages, lines)
-    baseline = decayed(own, aggregators, choices.baseline, choices.decays[choices.baseline])
+    baseline = decayed(
+        own, aggregators, choices.baseline, choices.decays[choices.baseline, PUBLISHED]
+    )
     comparison = _compared(bench, lines, baseline, challenger, choices, protocol, stages)
     note_trial(stages.ledger, stages.run_id, Trial("test", comparison.title, {"command": command}))
     with stages.stage("controls") as stage:

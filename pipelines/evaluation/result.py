@@ -15,9 +15,10 @@ from models.evaluation.cohorts import cohorts
 from models.evaluation.compare import METRICS, carriers, estimates
 from models.evaluation.promises import Control, Promise, at_most, clear_gain, no_clear_loss
 from models.quantization import bytes_per_member
-from models.spec import Learned
+from models.spec import GeometricDecay, Learned
 from operations.ledger import Ledger
 from operations.trials import Trial, trials
+from pipelines.evaluation.choices import PUBLISHED, decayed
 from pipelines.evaluation.comparison import Comparison
 from pipelines.evaluation.controls import too_good
 from pipelines.evaluation.gaps import figures, gaps, measured
@@ -57,7 +58,7 @@ def result_of(
         found[challenger]["auc_random"].interval(),
         found[baseline]["auc_random"].interval(),
     )
-    tried = trials(ledger, "validation")
+    tried = trials(ledger, "validation") if protocol.tuned else []
     result = {
         "title": comparison.title,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -107,10 +108,11 @@ def _decay_grid(comparison: Comparison, tried: Sequence[Trial]) -> Iterator[dict
     newest = {
         one.settings["r"]: one.value
         for one in tried
-        if one.what == "decayed" and one.settings["space"] == str(space)
+        if one.what == "decayed"
+        and (one.settings["space"], one.settings["form"]) == (str(space), PUBLISHED)
     }
     for r, value in sorted(newest.items()):
-        chosen = r == comparison.choices.decays[space]
+        chosen = r == comparison.choices.decays[space, PUBLISHED]
         yield {"decay": r, "metric": CHOSEN_BY, "value": value, "chosen": chosen}
 
 
@@ -172,10 +174,23 @@ def _protocol(comparison: Comparison, protocol: Protocol) -> Iterator[str]:
     yield (
         f"Time is split by shares of the positive actions. Spaces and aggregators are fitted on "
         f"the first {test.fit:.0%}, before {split.fit_until:%Y-%m-%d}; the ranker on labels up to "
-        f"{test.train:.0%}, {split.train_until:%Y-%m-%d}; later labels are the test. Every choice "
-        f"is made on the same, shifted: {validation.fit:.0%}, {validation.train:.0%}, "
-        f"{validation.until:.0%}. Items are folded in after every {protocol.fold_in:.1%}."
+        f"{test.train:.0%}, {split.train_until:%Y-%m-%d}; later labels are the test. Items are "
+        f"folded in after every {protocol.fold_in:.1%}."
     )
+    if protocol.tuned:
+        yield (
+            f"Every choice is made on the same, shifted: {validation.fit:.0%}, "
+            f"{validation.train:.0%}, {validation.until:.0%}. Chosen by {CHOSEN_BY} are, for each "
+            "variant, the ranker's L2 penalty, from "
+            + ", ".join(f"{l2:g}" for l2 in protocol.l2)
+            + "; r and the item space of the decayed vectors, the window of popularity, how fast "
+            "pairs of item-kNN fade, and the penalties of EASE and ALS."
+        )
+    else:
+        yield (
+            "Nothing was chosen on the validation (--untuned): r, the windows and penalties are "
+            "defaults, and the baseline is in the first item space."
+        )
     yield (
         "History is strictly earlier by timestamp. `live`: up to the label's time, as the stream "
         "and the request path serve it. A gap, such as `30m`: up to that time before. A snapshot, "
@@ -190,12 +205,8 @@ def _protocol(comparison: Comparison, protocol: Protocol) -> Iterator[str]:
         "in the 7 days before; items that the member had acted on before the label are left out."
     )
     yield (
-        f"All variants use the same Keras ranker, fitted with {protocol.seeds} seeds for "
-        f"`{comparison.freshness[0]}` and one for the others. Its L2 penalty is chosen by "
-        f"{CHOSEN_BY} on the validation, for each variant, from "
-        + ", ".join(f"{l2:g}" for l2 in protocol.l2)
-        + "; so are r and the item space of the decayed vectors, the window of popularity, how "
-        "fast pairs of item-kNN fade, and the penalties of EASE and ALS."
+        f"All variants use the same small ranker, fitted with {protocol.seeds} seeds for "
+        f"`{comparison.freshness[0]}` and one for the others."
     )
     yield (
         f"Intervals are 95 % percentiles of {protocol.resamples:,} paired resamples of members and "
@@ -221,9 +232,11 @@ def _label(name: str, comparison: Comparison) -> str:
     base = name.removesuffix("_knn")
     line, config = comparison.lines[base], comparison.bench.world.config
     vectors, text = len(line.vectors(config)), base.replace("_", " ")
-    if "decay" in line.parameters():
-        text = f"{vectors} decayed vectors, r = {line.parameters()['decay']}"
-    if len(choices.decays) > 1:
+    if isinstance(line, GeometricDecay):
+        text = f"{vectors} decayed vector{'s' * (vectors > 1)}"
+        text += ", ranks over all positive" * (line.ranks == "positive" and not line.pooled)
+        text += " over all positive" * line.pooled + f", r = {line.decay}"
+    if len({space for space, _ in choices.decays}) > 1:
         text += f", {line.config_of(config).space}"
     return text + (", item-kNN as input" if base != name else "")
 
@@ -311,6 +324,14 @@ def _promises(comparison: Comparison) -> Iterator[Promise]:
     # One vector instead of one per action.
     parts = len(config.actions)
     yield at_most("bytes", "Bytes per member", challenger, of=baseline, parts=parts)
+    # In the challenger's own space: the aggregator alone.
+    space = comparison.challenger.space
+    for form, require in (("positive", no_clear_loss), ("pooled", clear_gain)):
+        r = comparison.choices.decays[space, form]
+        name = decayed(config, lines.values(), space, r, form).name
+        difference = found[ours][CHOSEN_BY] - found[name][CHOSEN_BY]
+        what = f"{METRICS[CHOSEN_BY].label}, {ours} minus {_label(name, comparison)}"
+        yield require(name, what, difference.interval(), difference.interval_over_items())
     for name in (name for name in MUST_NOT_LOSE_TO if name in found):
         difference = found[ours][CHOSEN_BY] - found[name][CHOSEN_BY]
         what = f"{METRICS[CHOSEN_BY].label}, {ours} minus {_label(name, comparison)}"
@@ -354,11 +375,12 @@ def _level(
 
 
 def _training(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    epochs = manifest["history"]["select"]
+    # A line whose weights were trained with its space has that training's history alone.
+    phase, epochs = next(iter(manifest["history"].items()))
     names = sorted({name for epoch in epochs for name in epoch})
     return {
         "epochs": list(range(1, len(epochs) + 1)),
         "curves": {name: [epoch.get(name) for epoch in epochs] for name in names},
         "best_epoch": int(manifest["metrics"]["epochs"]),
-        "objective": manifest["recipe"]["objective"],
+        "objective": manifest["recipe"]["objective"] if phase == "select" else "that of its space",
     }
