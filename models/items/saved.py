@@ -146,6 +146,13 @@ def _fit(
             f"{line}: {error}; what was known before {_text(fit_before)} is used. Set `dim` lower, "
             f"name more {reads}, or a shorter fit_holdback in {config.file}"
         ) from error
+    described = encoder.describe()
+    if described.get("labels", config.min_positives) < config.min_positives:
+        raise TooFewError(
+            f"{line}: expected at least {config.min_positives:,} positive labels before "
+            f"{_text(fit_before)} to train on, got {described['labels']:,}; lower min_positives in "
+            f"{config.file.name}, if so few are enough for you"
+        )
     archive = encoder.to_bytes()
     manifest: dict[str, Any] = {
         **_settings(config),
@@ -153,7 +160,7 @@ def _fit(
         "fit_before": fit_before.astimezone(UTC).isoformat(),
         "items": len(corpus),
         **({} if corpus.behaviour is None else {"actions": len(corpus.behaviour)}),
-        **encoder.describe(),
+        **described,
         "sha256": hashlib.sha256(archive).hexdigest(),
         "libraries": {"scikit-learn": version("scikit-learn")},
     }

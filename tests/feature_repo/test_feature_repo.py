@@ -175,11 +175,13 @@ def test_feast_apply_works_alone_in_a_clean_clone(tmp_path, config):
 
 def test_the_pipeline_applies_as_feast_apply_does(tmp_path):
     clone = Clone(tmp_path)
+    # Two entities, the sequences, the item spaces; of each line a view, a match and a service.
+    n_objects = 3 + len({line.items for line in AGGREGATORS}) + 3 * len(AGGREGATORS)
     clone.python(
         "import os\nfrom serving import publish\n"
         "from transformations.config import load_config\nos.chdir('/')\n"
         "config = load_config()\n"
-        f"assert publish.apply(config, publish.open_store(config)) == {4 + 3 * len(AGGREGATORS)}"
+        f"assert publish.apply(config, publish.open_store(config)) == {n_objects}"
     )
     before = registered(clone)
     feast_apply(clone)
@@ -288,5 +290,6 @@ def test_every_aggregator_of_the_catalogue_is_declared(config):
             for p in services[aggregator.service].feature_view_projections
         }
         assert projected[aggregator.view] == [*aggregator.vectors(config), "last_action_at"]
-        assert projected["item_embedding_tfidf_svd_v1"] == ["embedding"]
+        space = aggregator.items or "tfidf_svd_v1"
+        assert projected[f"item_embedding_{space}"] == ["embedding"]
         assert "n_actions" in projected[aggregator.match]

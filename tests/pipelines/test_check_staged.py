@@ -42,7 +42,7 @@ def test_how_much_there_is_and_what_is_poor(tmp_path: Path) -> None:
     assert lines[0] == "7 actions of 2 members, 2025-11-29 to 2026-03-09"
     assert lines[1:] == [
         (
-            "• learned_decay_v1 could learn from at most 0 positive actions before 2026-02-13, of "
+            "• learned_decay_v2 could learn from at most 0 positive actions before 2026-02-13, of "
             "members with 4 actions, and min_positives asks for 1: it is not trained"
         ),
         "• 33% of the events' items have no row in the items source: 1 actions get no vector",
@@ -90,12 +90,12 @@ def test_a_training_that_would_have_too_little(tmp_path: Path) -> None:
     """Member 1 has five positive actions, the first of which follows nothing."""
     config = configure(tmp_path, fit_holdback="1h", min_positives=5)
     sentence = (
-        "learned_decay_v1 could learn from at most 0 positive actions before 2026-02-23, of "
+        "learned_decay_v2 could learn from at most 0 positive actions before 2026-02-23, of "
         "members with 4 actions, and min_positives asks for 5: it is not trained"
     )
     assert sentence in warnings_of(find(config, NOW), NOW)
     (training,) = find(config, NOW + 14 * DAY).activity.trainings
-    assert (training.line, training.positives, training.min_actions) == ("learned_decay_v1", 4, 4)
+    assert (training.line, training.positives, training.min_actions) == ("learned_decay_v2", 4, 4)
 
 
 @settings(max_examples=40, deadline=None)

@@ -196,15 +196,16 @@ def _walk(source: Path) -> Iterator[tuple[Path, str | None]]:
             yield Path(at), "the link leads to a folder that is read already"
             continue
         seen.add(real)
-        for name in [*folders, *names]:
+        each = [(name, False) for name in folders] + [(name, True) for name in names]
+        for name, is_file in each:
             path = Path(at, name)
             if name.startswith((".", "_")):
                 yield path, "the name begins with . or _"
             elif not path.exists():
                 yield path, "the link leads nowhere"
-            elif name in names and not _ends_well(path):
+            elif is_file and not _ends_well(path):
                 yield path, _ENDS
-            elif name in names:
+            elif is_file:
                 yield path, None if path.stat().st_size else "the file is empty"
         folders[:] = sorted(name for name in folders if not name.startswith((".", "_")))
 
