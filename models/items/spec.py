@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
 from typing import Any, ClassVar, Literal
 
@@ -282,6 +282,18 @@ class Trained(Joint):
         self._expect("own_part", self.own_part >= 0, "0 or more")
         self._expect("epochs", self.epochs >= 1, "at least 1")
         self._expect("labels", self.labels >= 1, "at least 1")
+
+    def aggregator(self, version: int, **settings: Any) -> LearnedVector:
+        """Return the line of AGGREGATORS that reads this space and shares its training.
+
+        Args:
+            settings: Others than the layer's of what decides no weights: name, stream.
+
+        >>> line = Trained(version=3).aggregator(version=2, stream=True)
+        >>> str(line), line.items
+        ('learned_decay_v2', 'trained_v3')
+        """
+        return replace(self.layer, version=version, items=str(self), **settings)
 
     def parameters(self) -> dict[str, Any]:
         """Return the settings; of the layer, what decides its weights."""

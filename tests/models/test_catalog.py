@@ -8,6 +8,7 @@ import pytest
 
 from models import catalog
 from models.catalog import AGGREGATORS
+from models.items.spec import Trained
 from models.spec import Aggregator, Average, GeometricDecay, LearnedDecay, Packaged
 from transformations.config import ROOT, Config
 from transformations.errors import InputError
@@ -23,7 +24,7 @@ def test_the_shipped_lines_are_there() -> None:
     shipped = {
         Average(version=1),
         GeometricDecay(version=1, decay=0.8, stream=True),
-        LearnedDecay(version=1, stream=True),
+        Trained(version=1).aggregator(version=2, stream=True),
     }
     assert shipped <= set(AGGREGATORS)
 
@@ -47,11 +48,13 @@ def test_what_feast_is_told_of_each_line(line: Aggregator, config: Config) -> No
 def test_each_line_is_one_line() -> None:
     """The catalogue's file is the only list: an import, and a call per entry."""
     tree = ast.parse(Path(catalog.__file__).read_text())
-    (assignment,) = (node for node in tree.body if isinstance(node, ast.AnnAssign))
-    assert isinstance(assignment.value, ast.Tuple)
-    for entry in assignment.value.elts:
-        assert isinstance(entry, ast.Call)
-        assert entry.lineno == entry.end_lineno
+    assignments = [node for node in tree.body if isinstance(node, ast.AnnAssign)]
+    assert len(assignments) == 2
+    for assignment in assignments:
+        assert isinstance(assignment.value, ast.Tuple)
+        for entry in assignment.value.elts:
+            assert isinstance(entry, ast.Call)
+            assert entry.lineno == entry.end_lineno
 
 
 def test_vectors_follow_the_configured_actions(tmp_path: Path) -> None:

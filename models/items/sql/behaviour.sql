@@ -1,6 +1,6 @@
 -- one row per distinct action that happened, and was known, before $moment
--- Reads `activity_so_far`. Member by member, oldest first; the order of the rest is fixed too, since
--- the last digits of a fit depend on it.
+-- Reads `activity_so_far`. Member by member, oldest first; the order of the rest is fixed too,
+-- since the last digits of a fit depend on it.
 with
 seen as (
     select

@@ -1,6 +1,6 @@
 -- one row per item_id and available_at that has no vector yet
--- Reads `stg_items` and `items`. Where the source holds the vectors, $place is which of them, from 1
--- on, and $fit_before is null; else the other way round.
+-- Reads `stg_items` and `items`. Where the source holds the vectors, $place is which of them, from
+-- 1 on, and $fit_before is null; else the other way round.
 with
 usable as (
     select
