@@ -199,7 +199,8 @@ def test_a_line_with_a_recipe_stays_one_line(catalogue: Path) -> None:
     text = catalogue.read_text()
     assert "    LearnedDecay(version=2, recipe=LEARNED_DECAY_2),\n" in text
     assert max(map(len, text.splitlines())) <= 100
-    (tuple_node,) = (n.value for n in ast.parse(text).body if isinstance(n, ast.AnnAssign))
+    assigned = [n.value for n in ast.parse(text).body if isinstance(n, ast.AnnAssign)]
+    tuple_node = assigned[-1]
     assert all(entry.lineno == entry.end_lineno for entry in tuple_node.elts)  # type: ignore[attr-defined]
     catalogue.write_text("AGGREGATORS = []\n")
     with pytest.raises(InputError, match="expected AGGREGATORS"):
