@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import product
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,6 +25,15 @@ from transformations.names import Space
 
 Fitted = TypeVar("Fitted")
 
+PUBLISHED = "action"
+FORMS: Mapping[str, dict[str, Any]] = {
+    PUBLISHED: {},
+    "positive": {"ranks": "positive"},
+    "pooled": {"ranks": "positive", "pooled": True},
+}
+"""Decayed vectors: one per action with ranks by action, the baseline; with ranks over all positive
+actions; and a single one over all positive actions."""
+
 
 @dataclass(frozen=True)
 class Choices:
@@ -34,7 +44,7 @@ class Choices:
         knn: Settings of item-kNN.
         ease: EASE's penalty.
         als: Confidence and penalty of ALS.
-        decays: Item space → r of the decayed vectors in it.
+        decays: Item space and form of the decayed vectors (FORMS) → their r.
         baseline: The space that is best for the decayed vectors.
         settings: Variant's name → settings of its ranker.
     """
@@ -43,7 +53,7 @@ class Choices:
     knn: KnnSettings
     ease: float
     als: tuple[float, float]
-    decays: Mapping[Space, float]
+    decays: Mapping[tuple[Space, str], float]
     baseline: Space
     settings: Mapping[str, RankerSettings]
 
@@ -163,17 +173,36 @@ class Measured:
 
 
 def decayed(
-    config: Config, aggregators: Iterable[Aggregator], space: Space, r: float
+    config: Config,
+    aggregators: Iterable[Aggregator],
+    space: Space,
+    r: float,
+    form: str = PUBLISHED,
 ) -> GeometricDecay:
     """Return the decayed vectors with this r in a space: the catalogue's line if it has one."""
+    wanted = GeometricDecay(version=1, decay=r, **FORMS[form]).parameters()
     for line in aggregators:
-        is_it = isinstance(line, GeometricDecay) and line.decay == r and not line.reads
-        if isinstance(line, GeometricDecay) and is_it and line.config_of(config).space == space:
+        if (
+            isinstance(line, GeometricDecay)
+            and line.parameters() == wanted
+            and not line.reads
+            and line.config_of(config).space == space
+        ):
             return line
-    name = f"decay_r{round(1000 * r)}"
+    name = f"decay_r{round(1000 * r)}" + ("" if form == PUBLISHED else f"_{form}")
     if space != config.space:
         name += f"_in_{space}"
-    return GeometricDecay(name=name, version=1, decay=r).of_fit(1, space)
+    return GeometricDecay(name=name, version=1, decay=r, **FORMS[form]).of_fit(1, space)
+
+
+def with_decayed(
+    config: Config,
+    aggregators: Sequence[Aggregator],
+    decays: Mapping[tuple[Space, str], float],
+) -> list[Aggregator]:
+    """Return the lines, and the decayed vectors of each space and form that are not among them."""
+    best = [decayed(config, aggregators, space, r, form) for (space, form), r in decays.items()]
+    return [*aggregators, *(line for line in best if line not in aggregators)]
 
 
 def variants_of(config: Config, lines: Sequence[Aggregator]) -> list[Variant]:
@@ -191,7 +220,8 @@ def choose(
     trials = len(protocol.popular_days) + len(protocol.half_lives)
     trials += len(protocol.ease) * ("ease" not in protocol.without)
     trials += len(protocol.als) * ("als" not in protocol.without)
-    trials += len(spaces) * len(protocol.decays) + len(protocol.l2) * (len(aggregators) + 1)
+    trials += len(spaces) * len(FORMS) * (len(protocol.decays) + len(protocol.l2))
+    trials += len(protocol.l2) * (len(aggregators) + 1)
     with stages.stage("validation", trials, "trials") as stage:
         trying = _Trying(measured, stages, stage)
         popular = trying.best(
@@ -219,21 +249,20 @@ def choose(
                 lambda pair: measured.als(freshness, *pair),
             )
         default = RankerSettings(l2=protocol.l2[0])
-        decays: dict[Space, float] = {}
+        decays: dict[tuple[Space, str], float] = {}
         found: dict[Space, float] = {}
-        for space in spaces:
+        for space, form in product(spaces, FORMS):
 
-            def of(r: float, space: Space = space) -> LabelScores:
-                line = decayed(config, aggregators, space, r)
+            def of(r: float, space: Space = space, form: str = form) -> LabelScores:
+                line = decayed(config, aggregators, space, r, form)
                 train_lines(measured.bench.world, stages, [line])
-                variant = Variant(line.name, line, space)
-                return measured.ranker(variant, freshness, default, 0)
+                return measured.ranker(Variant(line.name, line, space), freshness, default, 0)
 
-            grid = {r: {"r": r, "space": str(space)} for r in protocol.decays}
-            decays[space] = trying.best("decayed", grid, of)
-            found[space] = measured.bench.chosen_by(of(decays[space]))
-        best = [decayed(config, aggregators, space, r) for space, r in decays.items()]
-        lines = [*aggregators, *(line for line in best if line not in aggregators)]
+            grid = {r: {"r": r, "space": str(space), "form": form} for r in protocol.decays}
+            decays[space, form] = trying.best("decayed", grid, of)
+            if form == PUBLISHED:
+                found[space] = measured.bench.chosen_by(of(decays[space, form]))
+        lines = with_decayed(config, aggregators, decays)
         settings: dict[str, RankerSettings] = {}
         for variant in variants_of(config, lines):
             each = {
@@ -250,7 +279,7 @@ def choose(
         stage.rows_out = stage.done
         stage.note = (
             f"popularity of {popular:g} days; decayed vectors best in {baseline} with r = "
-            f"{decays[baseline]:g}, {CHOSEN_BY} {found[baseline]:.4f}"
+            f"{decays[baseline, PUBLISHED]:g}, {CHOSEN_BY} {found[baseline]:.4f}"
         )
     return Choices(popular, knn, ease, als, decays, baseline, settings)
 

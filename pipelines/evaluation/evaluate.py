@@ -8,7 +8,15 @@ from models.evaluation.bootstrap import Resamples
 from models.lines import catalogue_lines
 from models.spec import Aggregator, Learned, learned_kinds
 from operations.trials import Trial, note_trial
-from pipelines.evaluation.choices import Choices, Measured, choose, decayed, variants_of
+from pipelines.evaluation.choices import (
+    PUBLISHED,
+    Choices,
+    Measured,
+    choose,
+    decayed,
+    variants_of,
+    with_decayed,
+)
 from pipelines.evaluation.comparison import Comparison, measure_all
 from pipelines.evaluation.controls import controls
 from pipelines.evaluation.gaps import figures, refuse_too_little
@@ -67,10 +75,11 @@ def evaluate(
     bench = _bench(config, "test", times, protocol, aggregators, stages)
     bench.knn = choices.knn
     own = bench.world.config
-    best = [decayed(own, aggregators, space, r) for space, r in choices.decays.items()]
-    lines = [*aggregators, *(line for line in best if line not in aggregators)]
+    lines = with_decayed(own, aggregators, choices.decays)
     manifests = train_lines(bench.world, stages, lines)
-    baseline = decayed(own, aggregators, choices.baseline, choices.decays[choices.baseline])
+    baseline = decayed(
+        own, aggregators, choices.baseline, choices.decays[choices.baseline, PUBLISHED]
+    )
     comparison = _compared(bench, lines, baseline, challenger, choices, protocol, stages)
     note_trial(stages.ledger, stages.run_id, Trial("test", comparison.title, {"command": command}))
     with stages.stage("controls") as stage:

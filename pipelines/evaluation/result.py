@@ -15,9 +15,10 @@ from models.evaluation.cohorts import cohorts
 from models.evaluation.compare import METRICS, carriers, estimates
 from models.evaluation.promises import Control, Promise, at_most, clear_gain, no_clear_loss
 from models.quantization import bytes_per_member
-from models.spec import Learned
+from models.spec import GeometricDecay, Learned
 from operations.ledger import Ledger
 from operations.trials import Trial, trials
+from pipelines.evaluation.choices import PUBLISHED, decayed
 from pipelines.evaluation.comparison import Comparison
 from pipelines.evaluation.controls import too_good
 from pipelines.evaluation.gaps import figures, gaps, measured
@@ -107,10 +108,11 @@ def _decay_grid(comparison: Comparison, tried: Sequence[Trial]) -> Iterator[dict
     newest = {
         one.settings["r"]: one.value
         for one in tried
-        if one.what == "decayed" and one.settings["space"] == str(space)
+        if one.what == "decayed"
+        and (one.settings["space"], one.settings["form"]) == (str(space), PUBLISHED)
     }
     for r, value in sorted(newest.items()):
-        chosen = r == comparison.choices.decays[space]
+        chosen = r == comparison.choices.decays[space, PUBLISHED]
         yield {"decay": r, "metric": CHOSEN_BY, "value": value, "chosen": chosen}
 
 
@@ -221,9 +223,11 @@ def _label(name: str, comparison: Comparison) -> str:
     base = name.removesuffix("_knn")
     line, config = comparison.lines[base], comparison.bench.world.config
     vectors, text = len(line.vectors(config)), base.replace("_", " ")
-    if "decay" in line.parameters():
-        text = f"{vectors} decayed vectors, r = {line.parameters()['decay']}"
-    if len(choices.decays) > 1:
+    if isinstance(line, GeometricDecay):
+        text = f"{vectors} decayed vector{'s' * (vectors > 1)}"
+        text += ", ranks over all positive" * (line.ranks == "positive" and not line.pooled)
+        text += " over all positive" * line.pooled + f", r = {line.decay}"
+    if len({space for space, _ in choices.decays}) > 1:
         text += f", {line.config_of(config).space}"
     return text + (", item-kNN as input" if base != name else "")
 
@@ -311,6 +315,14 @@ def _promises(comparison: Comparison) -> Iterator[Promise]:
     # One vector instead of one per action.
     parts = len(config.actions)
     yield at_most("bytes", "Bytes per member", challenger, of=baseline, parts=parts)
+    # In the challenger's own space: the aggregator alone.
+    space = comparison.challenger.space
+    for form, require in (("positive", no_clear_loss), ("pooled", clear_gain)):
+        r = comparison.choices.decays[space, form]
+        name = decayed(config, lines.values(), space, r, form).name
+        difference = found[ours][CHOSEN_BY] - found[name][CHOSEN_BY]
+        what = f"{METRICS[CHOSEN_BY].label}, {ours} minus {_label(name, comparison)}"
+        yield require(name, what, difference.interval(), difference.interval_over_items())
     for name in (name for name in MUST_NOT_LOSE_TO if name in found):
         difference = found[ours][CHOSEN_BY] - found[name][CHOSEN_BY]
         what = f"{METRICS[CHOSEN_BY].label}, {ours} minus {_label(name, comparison)}"
@@ -354,11 +366,12 @@ def _level(
 
 
 def _training(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    epochs = manifest["history"]["select"]
+    # A line whose weights were trained with its space has that training's history alone.
+    phase, epochs = next(iter(manifest["history"].items()))
     names = sorted({name for epoch in epochs for name in epoch})
     return {
         "epochs": list(range(1, len(epochs) + 1)),
         "curves": {name: [epoch.get(name) for epoch in epochs] for name in names},
         "best_epoch": int(manifest["metrics"]["epochs"]),
-        "objective": manifest["recipe"]["objective"],
+        "objective": manifest["recipe"]["objective"] if phase == "select" else "that of its space",
     }

@@ -26,7 +26,7 @@ from operations.ledger import Ledger
 from operations.trials import Trial, note_trial, trials
 from pipelines.daily import stage_events
 from pipelines.datasets.simulate import Size, simulate
-from pipelines.evaluation.choices import Measured, choose, decayed
+from pipelines.evaluation.choices import FORMS, Measured, choose, decayed
 from pipelines.evaluation.controls import _shuffle
 from pipelines.evaluation.evaluate import chosen_lines, prepare
 from pipelines.evaluation.labels import positive_times, read_data
@@ -290,9 +290,14 @@ def test_choices_are_trials_of_the_ledger_and_are_kept(market: Market) -> None:
     popular = {one.settings["days"]: one.value for one in tried if one.what == "popular"}
     assert set(popular) == {1, 7}
     assert popular[choices.popular_days] == max(popular.values())
-    grid = {one.settings["r"]: one.value for one in tried if one.what == "decayed"}
     space = market.world.config.space
-    assert grid[choices.decays[space]] == max(grid.values())
+    for form in FORMS:
+        grid = {
+            one.settings["r"]: one.value
+            for one in tried
+            if one.what == "decayed" and one.settings["form"] == form
+        }
+        assert grid[choices.decays[space, form]] == max(grid.values())
     assert choices.baseline == space
     assert set(choices.settings) >= {"none", "average", "decay"}
     again = Measured(market.bench)
@@ -308,6 +313,9 @@ def test_the_decayed_vectors_of_a_space_are_the_catalogues_where_it_has_them() -
     home, there = (decayed(config, LINES, space, 0.5) for space in (config.space, other))
     assert (home.name, home.config_of(config).space) == ("decay_r500", config.space)
     assert (there.name, there.config_of(config).space) == ("decay_r500_in_co_actions_v2", other)
+    pooled = decayed(config, LINES, config.space, 0.8, "pooled")
+    assert (pooled.name, len(pooled.vectors(config))) == ("decay_r800_pooled", 1)
+    assert decayed(config, [pooled.of_fit(1, other)], other, 0.8, "pooled").name == pooled.name
 
 
 def test_a_ranker_with_neighbours_reads_what_item_knn_says(market: Market) -> None:

@@ -1,4 +1,4 @@
-"""Two item spaces in one evaluation, interrupted and taken up again."""
+"""Several item spaces in one evaluation, interrupted and taken up again."""
 
 import json
 from datetime import UTC, datetime
@@ -15,6 +15,7 @@ from operations.trials import trials
 from pipelines.daily import stage_events
 from pipelines.datasets.simulate import Size, simulate
 from pipelines.evaluation import evaluate as evaluation
+from pipelines.evaluation.choices import FORMS, PUBLISHED
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.protocol import LIVE, Freshness, Protocol
 from pipelines.progress import Stages
@@ -34,6 +35,10 @@ PROTOCOL = Protocol(
     half_lives=(None,),
     ease=(10.0,),
     als=((1.0, 1.0),),
+)
+TRAINED = (
+    'LearnedDecay(name="with_space", version=2, items="trained_v1", ranks="positive", '
+    'projected=False, share="all", decays=2)'
 )
 RECIPE = "Recipe(epochs=1, negatives=16, validation=timedelta(days=5))"
 
@@ -63,7 +68,12 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     lines = catalogue(
         "GeometricDecay(version=1, decay=0.8)",
         f'LearnedDecay(version=1, items="other_v3", recipe={RECIPE})',
-        encoders=["TfidfSvd(version=1)", 'TfidfSvd(name="other", version=3)'],
+        TRAINED,
+        encoders=[
+            "TfidfSvd(version=1)",
+            'TfidfSvd(name="other", version=3)',
+            f"Trained(version=1, layer={TRAINED})",
+        ],
     )
     (folder / "catalog.py").write_text("from models.training.recipe import Recipe\n" + lines)
     read = load_config(folder)
@@ -107,13 +117,13 @@ def test_each_line_is_compared_in_its_space_and_an_interrupted_run_goes_on(
     # Decayed vectors in both spaces; the baseline is the better one on validation.
     best: dict[str, float] = {}
     for one in tried:
-        if one.what == "decayed":
+        if one.what == "decayed" and one.settings["form"] == PUBLISHED:
             space = one.settings["space"]
             best[space] = max(best.get(space, 0.0), one.value or 0.0)
-    assert set(best) == {"tfidf_svd_v1", "other_v3"}
+    assert set(best) == {"tfidf_svd_v1", "other_v3", "trained_v1"}
     names = [variant["name"] for variant in result["variants"]]
     in_other = [name for name in names if name.endswith("_in_other_v3")]
-    assert len(in_other) == 1
+    assert len(in_other) == len(FORMS)
     baseline_in_other = max(best, key=lambda space: best[space]) == "other_v3"
     assert (result["baseline"] in in_other) == baseline_in_other
     assert result["challenger"] == "learned_decay"
@@ -122,6 +132,9 @@ def test_each_line_is_compared_in_its_space_and_an_interrupted_run_goes_on(
     )
     labels = {variant["name"]: variant["label"] for variant in result["variants"]}
     assert labels["learned_decay"] == "learned decay, other_v3"
+
+    # One training made the space and the line that reads it.
+    assert result["training"]["with_space"]["objective"] == "that of its space"
 
     # Everything stands side by side, the second freshness with one seed.
     assert [(one["name"], one["seeds"]) for one in result["freshness"]] == [("live", 2), ("1d", 1)]
