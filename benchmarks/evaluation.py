@@ -128,20 +128,24 @@ def keep(name: str, file: Path) -> Path:
 
 
 def write_page() -> Path:
-    """Insert the tables into the text of the page."""
+    """Insert each set's figures into the text of the page."""
     text = TEXT.read_text()
-    for file in sorted(RESULTS.glob("evaluation_*.json")):
-        name = file.stem.removeprefix("evaluation_")
-        result = json.loads(file.read_text())
-        for section, make in SECTIONS.items():
-            text = text.replace(f"{{{{ {name}.{section} }}}}", make(result))
-    left = [line for line in text.splitlines() if "{{" in line]
-    if left:
-        raise SystemExit(
-            f"expected a result for {left}; first: python -m benchmarks.evaluation run NAME"
-        )
+    for name in SETS:
+        text = text.replace(f"{{{{ {name} }}}}", _figures(name))
     PAGE.write_text(text)
     return PAGE
+
+
+def _figures(name: str) -> str:
+    """Return what the page shows of a set; that it was not measured, where it was not."""
+    file = RESULTS / f"evaluation_{name}.json"
+    if not file.exists():
+        return (
+            f"Not measured under this protocol yet: `python -m benchmarks.evaluation run {name}`."
+        )
+    result = json.loads(file.read_text())
+    parts = (_data, _table, _promises, _carriers, _controls)
+    return "\n\n".join(part(result) for part in parts)
 
 
 def _data(result: dict[str, Any]) -> str:
@@ -155,10 +159,6 @@ def _data(result: dict[str, Any]) -> str:
     )
 
 
-def _protocol(result: dict[str, Any]) -> str:
-    return "\n".join(f"- {sentence}" for sentence in result["protocol"])
-
-
 def _table(result: dict[str, Any]) -> str:
     """Return all variants: HR@10 and NDCG@10 with every freshness, and what they win."""
     fresh = result["freshness"]
@@ -168,8 +168,8 @@ def _table(result: dict[str, Any]) -> str:
     head += ["NDCG@10 minus baseline", "over items too", "AUC"]
     rows = []
     for variant in result["variants"]:
-        name, difference = variant["name"], variant["difference"].get("ndcg10")
-        over_items = variant["over_items"].get("ndcg10")
+        name, difference = variant["name"], variant.get("difference", {}).get("ndcg10")
+        over_items = variant.get("over_items", {}).get("ndcg10")
         rows.append(
             [
                 _marked(variant, result),
@@ -206,9 +206,8 @@ def _carriers(result: dict[str, Any]) -> str:
         for row in result["carriers"][:3]
     ]
     found = result["challenger_minus"][result["baseline"]]["difference"]["ndcg10"]["estimate"]
-    return f"The difference in NDCG@10 is {found:+.4f}; its largest parts are of " + "; ".join(
-        shown
-    )
+    parts = "; ".join(shown)
+    return f"The difference in NDCG@10 is {found:+.4f}; its largest parts are of {parts}."
 
 
 def _controls(result: dict[str, Any]) -> str:
@@ -216,21 +215,6 @@ def _controls(result: dict[str, Any]) -> str:
     if failed:
         return f"Controls that failed: {', '.join(failed)}."
     return f"All {len(result['controls'])} controls passed."
-
-
-def _command(result: dict[str, Any]) -> str:
-    return f"`{result['command']}`"
-
-
-SECTIONS = {
-    "command": _command,
-    "data": _data,
-    "protocol": _protocol,
-    "table": _table,
-    "promises": _promises,
-    "carriers": _carriers,
-    "controls": _controls,
-}
 
 
 def _number(interval: dict[str, float] | None, digits: int = 4) -> str:

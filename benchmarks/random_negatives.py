@@ -1,7 +1,7 @@
 """The effect of random negatives: the post's aggregator with and without them.
 
 On the simulated market its labels are 97 positive to 3 dismissed. The benchmark simulates a market,
-trains, evaluates, and keeps the result for docs/evaluation.md.
+trains, evaluates, and keeps the result as evaluation_ablation.json in benchmarks/results.
 """
 
 import argparse
