@@ -43,6 +43,14 @@ def evaluate_command(
         int | None,
         typer.Option(min=1, help="About that many labels per period at most; default: all."),
     ] = None,
+    untuned: Annotated[
+        bool,
+        typer.Option(
+            "--untuned",
+            help="Choose nothing on the validation: every setting is its default. Half the work, "
+            "for a look.",
+        ),
+    ] = False,
     without: Annotated[
         list[str] | None,
         typer.Option(
@@ -81,6 +89,7 @@ def evaluate_command(
         seeds=seeds,
         max_labels=max_labels,
         predicts=tuple(predicts or ()),
+        tuned=not untuned,
         without=tuple(without or ()),
     )
     lines = chosen_lines(catalogue_lines(settings), also or [], predicts or [])
@@ -88,6 +97,7 @@ def evaluate_command(
         ["activity evaluate", *(f"--also {name}" for name in also or [])]
         + [*(f"--freshness {each}" for each in freshness or []), f"--seeds {seeds}"]
         + ([f"--max-labels {max_labels}"] if max_labels else [])
+        + ["--untuned"] * untuned
         + [f"--without {name}" for name in without or []]
         + [f"--predicts {action}" for action in predicts or []]
     )

@@ -15,7 +15,7 @@ from models.evaluation.scoring import LabelScores
 from models.lines import by_space
 from models.spec import Aggregator, GeometricDecay
 from operations.trials import Trial, note_trial
-from pipelines.evaluation.protocol import Freshness, Protocol
+from pipelines.evaluation.protocol import DECAY, Freshness, Protocol
 from pipelines.evaluation.saved import SavedScores
 from pipelines.evaluation.variants import CHOSEN_BY, Bench, KnnSettings, Variant
 from pipelines.evaluation.world import train_lines
@@ -282,6 +282,24 @@ def choose(
             f"{decays[baseline, PUBLISHED]:g}, {CHOSEN_BY} {found[baseline]:.4f}"
         )
     return Choices(popular, knn, ease, als, decays, baseline, settings)
+
+
+def untuned(config: Config, aggregators: Sequence[Aggregator], protocol: Protocol) -> Choices:
+    """Return every setting as it is where nothing is chosen; see `Protocol.tuned`."""
+    spaces = [own.space for own, _ in by_space(config, aggregators)]
+    decays = dict.fromkeys(product(spaces, FORMS), DECAY)
+    default = RankerSettings(l2=protocol.l2[0])
+    lines = with_decayed(config, aggregators, decays)
+    days = protocol.popular_days[0]
+    return Choices(
+        popular_days=days,
+        knn=KnnSettings(protocol.half_lives[0], days),
+        ease=protocol.ease[0],
+        als=protocol.als[0],
+        decays=decays,
+        baseline=spaces[0],
+        settings={variant.name: default for variant in variants_of(config, lines)},
+    )
 
 
 @dataclass

@@ -14,6 +14,7 @@ from pipelines.evaluation.choices import (
     Measured,
     choose,
     decayed,
+    untuned,
     variants_of,
     with_decayed,
 )
@@ -65,14 +66,18 @@ def evaluate(
     _refuse_equal_names(aggregators)
     with connect(config) as con:
         times = positive_times(config, con, protocol.predicts)
-    validation = _bench(config, "validation", times, protocol, aggregators, stages)
-    # As the first fits in a world: the same names in both.
-    aggregators = validation.world.bound(aggregators)
-    challenger = next(line for line in aggregators if isinstance(line, Learned))
-    train_lines(validation.world, stages, aggregators)
-    choices = choose(Measured(validation), aggregators, protocol, stages)
-    del validation  # its item vectors and features
+    if protocol.tuned:
+        validation = _bench(config, "validation", times, protocol, aggregators, stages)
+        bound = validation.world.bound(aggregators)
+        train_lines(validation.world, stages, bound)
+        choices = choose(Measured(validation), bound, protocol, stages)
+        del validation  # its item vectors and features
     bench = _bench(config, "test", times, protocol, aggregators, stages)
+    # As the first fits in a world: the same names in both.
+    aggregators = bench.world.bound(aggregators)
+    if not protocol.tuned:
+        choices = untuned(bench.world.config, aggregators, protocol)
+    challenger = next(line for line in aggregators if isinstance(line, Learned))
     bench.knn = choices.knn
     own = bench.world.config
     lines = with_decayed(own, aggregators, choices.decays)

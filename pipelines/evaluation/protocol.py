@@ -73,6 +73,8 @@ class Freshness:
 
 LIVE, GAP, DAILY = (Freshness.read(name) for name in ("live", "30m", "1d"))
 ALL = (LIVE, GAP, DAILY)
+DECAY = 0.8
+"""r of decayed vectors where none is chosen."""
 SLOW = ("ease", "als", "sasrec")
 """References that are fitted on all that is before the test."""
 
@@ -122,6 +124,8 @@ class Protocol:
         half_lives: Of co-occurrence, in days, to choose from; None: pairs never fade.
         ease: Penalties of EASE to choose from.
         als: Confidence alpha and penalty of ALS, pairs to choose from.
+        tuned: Whether settings are chosen on the validation. Else each is the first of its grid, r
+            is DECAY, and the baseline is in the first item space: half the work, for a look.
         without: References that are left out: those of SLOW, which take long to fit.
     """
 
@@ -140,6 +144,7 @@ class Protocol:
     half_lives: tuple[float | None, ...] = (7.0, 90.0, None)
     ease: tuple[float, ...] = (100.0, 500.0)
     als: tuple[tuple[float, float], ...] = ((1.0, 1.0), (10.0, 10.0))
+    tuned: bool = True
     without: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

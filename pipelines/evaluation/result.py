@@ -58,7 +58,7 @@ def result_of(
         found[challenger]["auc_random"].interval(),
         found[baseline]["auc_random"].interval(),
     )
-    tried = trials(ledger, "validation")
+    tried = trials(ledger, "validation") if protocol.tuned else []
     result = {
         "title": comparison.title,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -174,10 +174,23 @@ def _protocol(comparison: Comparison, protocol: Protocol) -> Iterator[str]:
     yield (
         f"Time is split by shares of the positive actions. Spaces and aggregators are fitted on "
         f"the first {test.fit:.0%}, before {split.fit_until:%Y-%m-%d}; the ranker on labels up to "
-        f"{test.train:.0%}, {split.train_until:%Y-%m-%d}; later labels are the test. Every choice "
-        f"is made on the same, shifted: {validation.fit:.0%}, {validation.train:.0%}, "
-        f"{validation.until:.0%}. Items are folded in after every {protocol.fold_in:.1%}."
+        f"{test.train:.0%}, {split.train_until:%Y-%m-%d}; later labels are the test. Items are "
+        f"folded in after every {protocol.fold_in:.1%}."
     )
+    if protocol.tuned:
+        yield (
+            f"Every choice is made on the same, shifted: {validation.fit:.0%}, "
+            f"{validation.train:.0%}, {validation.until:.0%}. Chosen by {CHOSEN_BY} are, for each "
+            "variant, the ranker's L2 penalty, from "
+            + ", ".join(f"{l2:g}" for l2 in protocol.l2)
+            + "; r and the item space of the decayed vectors, the window of popularity, how fast "
+            "pairs of item-kNN fade, and the penalties of EASE and ALS."
+        )
+    else:
+        yield (
+            "Nothing was chosen on the validation (--untuned): r, the windows and penalties are "
+            "defaults, and the baseline is in the first item space."
+        )
     yield (
         "History is strictly earlier by timestamp. `live`: up to the label's time, as the stream "
         "and the request path serve it. A gap, such as `30m`: up to that time before. A snapshot, "
@@ -192,12 +205,8 @@ def _protocol(comparison: Comparison, protocol: Protocol) -> Iterator[str]:
         "in the 7 days before; items that the member had acted on before the label are left out."
     )
     yield (
-        f"All variants use the same Keras ranker, fitted with {protocol.seeds} seeds for "
-        f"`{comparison.freshness[0]}` and one for the others. Its L2 penalty is chosen by "
-        f"{CHOSEN_BY} on the validation, for each variant, from "
-        + ", ".join(f"{l2:g}" for l2 in protocol.l2)
-        + "; so are r and the item space of the decayed vectors, the window of popularity, how "
-        "fast pairs of item-kNN fade, and the penalties of EASE and ALS."
+        f"All variants use the same small ranker, fitted with {protocol.seeds} seeds for "
+        f"`{comparison.freshness[0]}` and one for the others."
     )
     yield (
         f"Intervals are 95 % percentiles of {protocol.resamples:,} paired resamples of members and "

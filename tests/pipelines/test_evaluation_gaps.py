@@ -1,6 +1,7 @@
 """An action that one period lacks leaves a line in the report; too few labels are refused."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,17 @@ def test_actions_that_a_period_lacks_are_said_in_the_report(tmp_path: Path) -> N
     assert "at most 1/5 of 160, got 32" in promises["bytes"]["sentence"]
     assert "labels permuted" not in [control["name"] for control in result["controls"]]
     assert any("positive) of" in sentence for sentence in result["protocol"])
+    assert result["n_trials"] > 0
+    assert any("Every choice is made on" in sentence for sentence in result["protocol"])
+
+    quick = replace(PROTOCOL, tuned=False)
+    untuned = json.loads(evaluate(config, stages(config), quick, "test", LINES).read_text())
+    assert (untuned["n_trials"], untuned["decay_grid"]) == (0, [])
+    assert any("Nothing was chosen on" in sentence for sentence in untuned["protocol"])
+    assert untuned["baseline"] == "decay"
+    assert [one["name"] for one in untuned["variants"]] == [
+        one["name"] for one in result["variants"]
+    ]
     page = write_report(result, tmp_path).read_text()
     assert "No label of the train period is a LIKE" in page
 
