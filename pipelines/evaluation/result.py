@@ -353,7 +353,7 @@ def _cohorts(comparison: Comparison) -> Iterator[dict[str, Any]]:
 def _level(
     comparison: Comparison, cohort: str, level: str, mask: NDArray[Any], count: int
 ) -> Iterator[dict[str, Any]]:
-    labels = comparison.bench.measured.task.labels
+    labels = comparison.bench.labels
     scores = comparison.scores[comparison.freshness[0].name]
     found = {
         variant.name: estimates(
