@@ -220,7 +220,7 @@ def _label(name: str, comparison: Comparison) -> str:
     named = {
         "none": "no activity",
         "none_knn": "no activity, item-kNN as input",
-        "popular": f"popularity, {choices.popular_days:g} days",
+        "popular": f"popularity, window {choices.popular_days:g}d",
         "knn": "item-kNN, last 10",
         "last_item": "item-kNN, last item",
         "ease": f"EASE, penalty {choices.ease:g}",
