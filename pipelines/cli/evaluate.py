@@ -150,14 +150,14 @@ def _show(settings: Config) -> None:
 
 def _table(result: "Result") -> Table:
     table = PlainTable(
-        title=f"Test period, with differences to {result.baseline}",
+        title=f"Test period, with differences to {result.baseline} (*: the interval is clear)",
         title_justify="left",
         header_style="bold",
     )
-    table.add_column("variant", no_wrap=True)
+    table.add_column("variant", min_width=20)
     labels = {metric.key: metric.label for metric in result.metrics}
     for key in COLUMNS:
-        table.add_column(labels[key], justify="right")
+        table.add_column(labels[key], justify="right", min_width=9)
     for variant in result.variants:
         cells = []
         for key in COLUMNS:
@@ -165,7 +165,7 @@ def _table(result: "Result") -> Table:
             text = "" if value is None else f"{value.estimate:.4f}"
             if change is not None:
                 clear = change.low > 0 or change.high < 0
-                text += f" [{'bold' if clear else 'dim'}]{change.estimate:+.4f}[/]"
+                text += f" {change.estimate:+.4f}{'*' if clear else ' '}"
             cells.append(text)
         table.add_row(variant.label, *cells)
     return table
@@ -175,10 +175,10 @@ def _side_by_side(result: "Result") -> Table:
     """Return HR@10 and NDCG@10 with every freshness."""
     labels = {metric.key: metric.label for metric in result.metrics}
     table = PlainTable(title="By freshness", title_justify="left", header_style="bold")
-    table.add_column("variant", no_wrap=True)
+    table.add_column("variant", min_width=20)
     for key in COLUMNS[:2]:
         for fresh in result.freshness:
-            table.add_column(f"{labels[key]}, {fresh.name}", justify="right")
+            table.add_column(f"{labels[key]}, {fresh.name}", justify="right", min_width=6)
     for variant in result.variants:
         cells = [
             f"{fresh.variants[variant.name].metrics[key].estimate:.4f}"

@@ -52,7 +52,7 @@ class Comparison:
     @cached_property
     def found(self) -> dict[str, dict[str, dict[str, Estimate]]]:
         """Freshness's name → name → metric's key → its estimate on the test."""
-        labels = self.bench.measured.task.labels
+        labels = self.bench.labels
         return {
             freshness: {
                 name: estimates(each, labels, self.resamples, over_items=True)

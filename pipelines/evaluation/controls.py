@@ -37,7 +37,7 @@ def shuffled(comparison: Comparison, variant: Variant) -> Control:
     after, before = (
         estimates(
             [bench.measure(ranker, variant, each)],
-            bench.measured.task.labels,
+            bench.labels,
             comparison.resamples,
             metrics=["auc_random"],
         )["auc_random"]

@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from models.evaluation.bootstrap import Resamples
 from models.lines import catalogue_lines
 from models.spec import Aggregator, Learned, learned_kinds
 from operations.trials import Trial, note_trial
@@ -92,7 +91,10 @@ def evaluate(
         stage.rows_out = len(controlled)
     with stages.stage("costs"):
         costs = serving_costs(comparison)
-    result = result_of(comparison, protocol, manifests, controlled, costs, command, stages.ledger)
+    with stages.stage("intervals"):
+        result = result_of(
+            comparison, protocol, manifests, controlled, costs, command, stages.ledger
+        )
     file = config.layout.evaluation / RESULT
     with replacing(file) as temporary:
         temporary.write_text(json.dumps(result, indent=1, default=str))
@@ -163,11 +165,8 @@ def _compared(
         choices=choices,
         baseline=variants[baseline.name],
         challenger=variants[challenger.name],
-        resamples=Resamples(
-            len(bench.data.member_codes),
-            protocol.seeds,
-            protocol.resamples,
-            items=len(bench.data.item_ids),
+        resamples=bench.resamples(
+            protocol.seeds, protocol.resamples, items=len(bench.data.item_ids)
         ),
     )
 

@@ -140,7 +140,7 @@ class Protocol:
     predicts: tuple[str, ...] = ()
     l2: tuple[float, ...] = (1e-4, 1e-3)
     decays: tuple[float, ...] = (0.5, 0.65, 0.8, 0.9, 0.95)
-    popular_days: tuple[float, ...] = (1, 7, 28, 90, 365)
+    popular_days: tuple[float, ...] = (7, 1, 28, 90, 365)
     half_lives: tuple[float | None, ...] = (7.0, 90.0, None)
     ease: tuple[float, ...] = (100.0, 500.0)
     als: tuple[tuple[float, float], ...] = ((1.0, 1.0), (10.0, 10.0))

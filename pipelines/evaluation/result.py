@@ -220,7 +220,7 @@ def _label(name: str, comparison: Comparison) -> str:
     named = {
         "none": "no activity",
         "none_knn": "no activity, item-kNN as input",
-        "popular": f"popularity, {choices.popular_days:g} days",
+        "popular": f"popularity, window {choices.popular_days:g}d",
         "knn": "item-kNN, last 10",
         "last_item": "item-kNN, last item",
         "ease": f"EASE, penalty {choices.ease:g}",
@@ -353,7 +353,7 @@ def _cohorts(comparison: Comparison) -> Iterator[dict[str, Any]]:
 def _level(
     comparison: Comparison, cohort: str, level: str, mask: NDArray[Any], count: int
 ) -> Iterator[dict[str, Any]]:
-    labels = comparison.bench.measured.task.labels
+    labels = comparison.bench.labels
     scores = comparison.scores[comparison.freshness[0].name]
     found = {
         variant.name: estimates(

@@ -1,5 +1,6 @@
 """Controls that the features of labels are those that are served: in training joins, and now."""
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -128,8 +129,14 @@ def join(
         features=store.get_feature_service(line.service),
         filter_by_created_timestamp=True,
     )
-    with quiet():  # members who had not acted have no row
-        joined = job.to_arrow().sort_by("label")
+    coverage = logging.getLogger("stores.asof.coverage")
+    level = coverage.level
+    coverage.setLevel(logging.ERROR)  # members who had not acted have no row: that is no news
+    try:
+        with quiet():
+            joined = job.to_arrow().sort_by("label")
+    finally:
+        coverage.setLevel(level)
     frame = joined.select(["event_timestamp", "last_action_at"]).to_pandas()
     assert_nothing_from_the_future(frame, ["last_action_at"])
     columns = [joined[name].combine_chunks() for name in line.vectors(config)]

@@ -73,7 +73,7 @@ def _vectors(variant: Variant, comparison: Comparison, period: str | None = None
 
 
 def _chosen_by(variant: Variant, comparison: Comparison, vectors: Floats) -> Estimate:
-    labels = comparison.bench.measured.task.labels
+    labels = comparison.bench.labels
     scores = [_with_vectors(variant, comparison, vectors)]
     return estimates(scores, labels, comparison.resamples, metrics=[CHOSEN_BY])[CHOSEN_BY]
 
@@ -129,7 +129,7 @@ def _cold_start(comparison: Comparison) -> Iterator[dict[str, Any]]:
     """Compare ways to serve members with little history."""
     bench, learned = comparison.bench, comparison.challenger
     assert learned.line is not None
-    labels = bench.measured.task.labels
+    labels = bench.labels
     counts = (_padded(learned.line, comparison).actions != 0).sum(axis=1)
     vectors, empty = _vectors(learned, comparison), (counts == 0)[:, None, None]
     nothing = next(variant for variant in comparison.variants if variant.line is None)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from duckdb import DuckDBPyConnection as Connection
@@ -18,7 +19,7 @@ from models.evaluation.ranker_weights import Ranker
 from models.evaluation.references import DecayedCooccurrence, Popular, PositiveEvents
 from models.evaluation.sasrec import SasRec
 from models.evaluation.scoring import LabelScores, measure, measure_ranker
-from models.evaluation.task import which
+from models.evaluation.task import RankerLabels, which
 from models.item_versions import ItemVersions
 from models.spec import Aggregator
 from pipelines.evaluation.histories import Embedder, Histories, Log
@@ -97,6 +98,17 @@ class Bench:
     def measured(self) -> Period:
         """The period that is measured: of the validation, or of the test."""
         return self.data.periods[self.world.name]
+
+    @cached_property
+    def labels(self) -> RankerLabels:
+        """The measured labels, their members counted among those that have one, for resampling."""
+        labels = self.measured.task.labels
+        _, members = np.unique(labels.members, return_inverse=True)
+        return replace(labels, members=members.astype(np.int64))
+
+    def resamples(self, seeds: int, resamples: int, items: int = 0) -> Resamples:
+        """Return resamples of the members of `labels`, and of that many items."""
+        return Resamples(int(self.labels.members.max()) + 1, seeds, resamples, items=items)
 
     def as_of(self, period: str, freshness: Freshness) -> Times:
         """Return the as_of of the features of each label of a period."""
@@ -182,9 +194,8 @@ class Bench:
 
     def chosen_by(self, scores: LabelScores) -> float:
         """Return CHOSEN_BY of scores on the measured period."""
-        labels = self.measured.task.labels
-        resamples = Resamples(members=len(self.data.member_codes), seeds=1, resamples=1)
-        return estimates([scores], labels, resamples, metrics=[CHOSEN_BY])[CHOSEN_BY].value
+        resamples = self.resamples(seeds=1, resamples=1)
+        return estimates([scores], self.labels, resamples, metrics=[CHOSEN_BY])[CHOSEN_BY].value
 
     def popular(self, days: float) -> LabelScores:
         """Measure the popularity of the last days before each label's midnight."""
