@@ -28,7 +28,7 @@ LEFT_OUT = ("map", "members", "training", "distributions")
 DATA = "ACTIVITY_TEST_DATA"
 
 
-# What every real set compares. In each of its spaces, three decayed vectors with the best r join.
+# What every real set compares; decayed vectors with the best r are made in each of its spaces.
 CATALOGUE = """from models.items.spec import CoActions, Joint, TfidfSvd, Trained
 from models.spec import GeometricDecay, LearnedDecay
 
