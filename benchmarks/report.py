@@ -43,6 +43,7 @@ def main() -> None:
         _feast,
         _daily,
         _own_data,
+        _growth,
     ):
         text, found = make()
         if text:
@@ -433,6 +434,26 @@ reckoned from a part.
 {table}
 
     ACTIVITY_IFDB=folder python -m benchmarks.own_data
+"""
+    return text, {}
+
+
+def _growth() -> Section:
+    rows = []
+    for shape, found in _load("growth").items():
+        largest = max(found["sizes"], key=int)
+        for step, exponent in found["exponents"].items():
+            value = found["sizes"][largest][step]
+            of_step = f"{value:,} MB" if step == "peak MB" else f"{value:.2f} s"
+            rows.append((f"{int(largest):,} {shape}", step, of_step, f"{exponent:.2f}"))
+    text = f"""## How it grows
+
+Twice the input takes 2^exponent times the CPU seconds, from the second largest to the largest size.
+Memory is bounded by `duckdb.memory_limit`, 1 GB here.
+
+{_table(("input", "step", "CPU or memory", "exponent"), rows)}
+
+    python -m benchmarks.growth
 """
     return text, {}
 

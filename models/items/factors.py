@@ -50,9 +50,9 @@ class Factors(Placed):
                 f"item factors of {dim} dimensions need at least {dim} items of members who liked "
                 f"two or more, got {len(items):,}"
             )
-        model = _model(line, dim)
         # One thread: several are not repeatable.
         with threadpool_limits(1):
+            model = _model(line, dim)
             model.fit(ratings, show_progress=False)
         # The last column of BPR is the item's own bias, which is no part of the space.
         vectors = np.asarray(model.item_factors)[:, :dim]

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.catalog import AGGREGATORS
 from models.spec import GeometricDecay
 from serving import publish
 from tests.worlds.applied import World, utc, vector
+from tests.worlds.lines import AGGREGATORS
 
 DECAY = next(line for line in AGGREGATORS if isinstance(line, GeometricDecay))
 MINUTE = timedelta(minutes=1)

@@ -35,6 +35,7 @@ from tests.worlds.events import (
     write_activity,
 )
 from tests.worlds.events import configure as by_hand
+from tests.worlds.lines import write_catalogue
 from transformations.config import ROOT, Config
 from transformations.duck import connect
 from transformations.errors import InputError
@@ -324,6 +325,8 @@ def test_vectors_of_another_length(tmp_path, suffix):
     config = configure(tmp_path, items={"item_id": [10, 11, 13], "v": values}, suffix=suffix)
     items = config.items.model_dump() | {"text": [], "embedding": "v"}
     config = Config.model_validate(config.model_dump() | {"items": items})
+    write_catalogue(tmp_path)
+    config._root = tmp_path
     found = find(config, NOW)
     n_rows, samples, lines, _ = mend_of(found, "embedding is no list of dim finite numbers")
     assert (n_rows, samples, lines) == (3, ("[0.5, 1.0, 2.0]",), ("dim: 3",))

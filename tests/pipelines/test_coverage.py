@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.catalog import AGGREGATORS
 from models.packaging import package
 from operations.ledger import Ledger
 from pipelines import coverage
@@ -20,6 +19,7 @@ from pipelines.workspace import OpenWorkspace
 from serving import publish
 from tests.worlds.applied import World, utc
 from tests.worlds.events import configure
+from tests.worlds.lines import AGGREGATORS
 from transformations.config import Config
 from transformations.layout import partition
 from transformations.timestamps import microseconds

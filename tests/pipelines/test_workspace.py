@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from models.catalog import AGGREGATORS
 from operations.ledger import Ledger
 from pipelines import export as files
 from pipelines import workspace
@@ -19,6 +18,7 @@ from pipelines.workspace import OpenWorkspace
 from serving import publish
 from tests.worlds.applied import DIM, World, utc, vector
 from tests.worlds.events import DAY, Event, write_activity
+from tests.worlds.lines import AGGREGATORS
 from transformations.config import CONFIG_VARIABLE
 from transformations.errors import InputError
 

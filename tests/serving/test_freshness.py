@@ -8,12 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from models.catalog import AGGREGATORS
 from pipelines.cli import app as cli
 from serving import publish
 from serving.freshness import Freshness, freshness, write_metrics
 from tests.worlds.applied import World, utc
 from tests.worlds.events import Event, write_activity
+from tests.worlds.lines import AGGREGATORS
 from transformations.config import CONFIG_VARIABLE
 from transformations.errors import InputError
 from transformations.names import SEQUENCE_VIEW

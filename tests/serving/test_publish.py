@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from models.catalog import AGGREGATORS
 from models.spec import GeometricDecay
 from serving import publish
 from serving.publish import feast_store
 from serving.publish import items as items_online
 from tests.worlds.applied import World, utc, vector
+from tests.worlds.lines import AGGREGATORS
 from transformations.errors import InputError, RunFailedError
 from transformations.layout import partition
 from transformations.names import SEQUENCE_VIEW

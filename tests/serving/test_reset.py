@@ -20,7 +20,7 @@ VIEWS = {
     "item_embedding_tfidf_svd_v1": 2,
     "member_activity_average_v1": 2,
     "member_activity_decay_v1": 2,
-    "member_activity_learned_decay_v2": 2,
+    "member_activity_learned_decay_v1": 2,
     "member_activity_sequence": 2,
 }
 ALL = VIEWS | {"stream states": 1, "registry objects": 18, "version history rows": 8}

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import yaml
 
-from models.catalog import AGGREGATORS
 from serving.stream.bus.open import open_bus
 from serving.stream.offline_log import parts
 from serving.stream.updater import utc_now
 from tests.worlds.events import Event
+from tests.worlds.lines import AGGREGATORS, write_catalogue
 from tests.worlds.live import (
     Live,
     assert_same_row,
@@ -52,6 +52,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, _redis_process: str) -> Live
     live.build(past_events(np.random.default_rng(7), 40, 2), midnight())
     settings = live.config.model_dump(mode="json", exclude_defaults=True)
     (live.folder / "activity.yaml").write_text(yaml.safe_dump(settings))
+    write_catalogue(live.folder)
     return live
 
 

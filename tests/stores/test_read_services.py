@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.catalog import AGGREGATORS
 from serving import publish
 from stores.read import Reader
 from tests.worlds.applied import DIM, World, utc
+from tests.worlds.lines import AGGREGATORS
 
 ACTIONS = [(1, "APPLY", utc(1, 3)), (2, "SAVE", utc(2, 4))]
 

@@ -4,10 +4,10 @@ import pytest
 import redis
 import sqlalchemy as sa
 
-from models.catalog import AGGREGATORS
 from models.spec import GeometricDecay
 from serving import publish
 from tests.worlds.applied import World, utc, vector
+from tests.worlds.lines import AGGREGATORS
 
 DECAY = next(line for line in AGGREGATORS if isinstance(line, GeometricDecay))
 VIEWS = 1 + len(AGGREGATORS)

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from models.catalog import AGGREGATORS
 from models.spec import Aggregator
 from tests.worlds import plain_feast
+from tests.worlds.lines import AGGREGATORS, write_catalogue
 from transformations import names
 from transformations.config import ROOT, Config
 from transformations.layout import partition
@@ -59,6 +59,8 @@ class World:
                 "length": 5,
             }
         )
+        write_catalogue(self.folder)
+        self.config._root = self.folder
 
     def snapshot(
         self,
