@@ -24,8 +24,7 @@ from transformations.config import Config
 from transformations.member_columns import UTC_US
 from transformations.timestamps import microseconds
 
-CHANGED = 1e-3
-"""A vector that moved by less keeps its row: all of them move a little with every action."""
+NO_ROWS = pa.table({"item_id": pa.array([], pa.int64())})
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +49,12 @@ def folded(
     as_of: datetime,
     fit_before: datetime,
 ) -> Folded:
-    """Return the rows that the view `items` lacks, from `stg_items` and activity before `as_of`."""
+    """Return the rows that the view `items` lacks, from `stg_items` and activity before `as_of`.
+
+    None where `as_of` lies before the end of the fit's data: no row may be used then.
+    """
+    if as_of < fit_before:
+        return Folded(NO_ROWS, np.zeros((0, config.dim), np.float32), 0)
     newest = _Newest(con, as_of, config.dim)
     made: list[tuple[pa.Array, NDArray[np.int64], NDArray[np.float32]]] = []
 
@@ -79,7 +83,7 @@ def folded(
     assert since.available_at is not None
     add(since, np.maximum(since.available_at, start), encoder.encode(since))
     vectors = encoder.encode(now)
-    add(now, np.full(len(now), max(start, end)), vectors)
+    add(now, np.full(len(now), end), vectors)
     kinds: pa.Table = con.sql(
         "select item_id, arg_max(kind, available_at) as kind from stg_items group by item_id"
     ).to_arrow_table()
@@ -135,7 +139,8 @@ class _Newest:
         places = pc.fill_null(pc.index_in(ids, value_set=self._ids), -1).to_numpy()
         known = np.flatnonzero(places >= 0)
         before = places[known]
-        moved = np.linalg.norm(vectors[known] - self._vectors[before], axis=1) > CHANGED
+        # However little: else a vector would depend on which other times were built before.
+        moved = (vectors[known] != self._vectors[before]).any(axis=1)
         # A row of the same time stays: it may have been read.
         later = at[known] > self._at[before]
         is_new[known] = moved & later & vectors[known].any(axis=1)

@@ -172,6 +172,10 @@ def test_actions_are_folded_in_and_an_item_is_known_before_its_first(tmp_path: P
     added = vectors(config).keys() - after.keys()
     assert {at for _, at in added} <= {END - 2 * DAY}
     assert added
+    # Before the end of the fit's data there is nothing to fold in.
+    with pytest.raises(InputError, match="1 of 1 snapshots are left out"):
+        workspace.backfill(END - 9 * DAY)
+    assert vectors(config).keys() == added | after.keys()
 
 
 def test_items_are_refreshed_between_two_runs(tmp_path: Path) -> None:
