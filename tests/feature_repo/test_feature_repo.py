@@ -23,13 +23,19 @@ from models.spec import Average, GeometricDecay, LearnedDecay
 from stores.asof.coverage import MAX_AGE_TAG
 from tests.worlds.applied import World
 from tests.worlds.clone import Clone
-from transformations.config import Config
+from transformations.config import ROOT, Config
 from transformations.names import SEQUENCE_VIEW
 
 
 @pytest.fixture
 def config(tmp_path) -> Config:
-    return World(tmp_path).config
+    return shipped(World(tmp_path).config)
+
+
+def shipped(config: Config) -> Config:
+    """Return it with the lines of the repository's own catalogue."""
+    config._root = ROOT
+    return config
 
 
 def named(objects, kind):
@@ -37,8 +43,8 @@ def named(objects, kind):
 
 
 def test_one_view_one_match_one_service_per_aggregator(config):
-    shipped = [Average(version=1), GeometricDecay(version=1, decay=0.8), LearnedDecay(version=1)]
-    objects = declare(config, shipped)
+    lines = [Average(version=1), GeometricDecay(version=1, decay=0.8), LearnedDecay(version=1)]
+    objects = declare(config, lines)
     assert set(named(objects, Entity)) == {"member", "item"}
     assert set(named(objects, FeatureView)) == {
         "item_embedding_tfidf_svd_v1",
@@ -100,7 +106,7 @@ def test_types_of_a_view(config):
     [("int64", ValueType.INT64, Array(Int64)), ("string", ValueType.STRING, Array(String))],
 )
 def test_ids_have_the_configured_type(tmp_path, id_type, value_type, list_type):
-    objects = declare(World(tmp_path, id_type=id_type).config)
+    objects = declare(shipped(World(tmp_path, id_type=id_type).config))
     assert {e.value_type for e in named(objects, Entity).values()} == {value_type}
     sequence = named(objects, FeatureView)[SEQUENCE_VIEW]
     assert {f.name: f.dtype for f in sequence.features}["item_ids"] == list_type

@@ -1,6 +1,7 @@
 """Feast's own command line, run in a clone whose snapshot is online."""
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -25,6 +26,8 @@ class FeastClone:
         self.clone = Clone(folder)
         self.root = self.clone.root
         self.world = World(self.root)
+        # `feast` takes the clone for the repository, whose catalogue lies elsewhere.
+        shutil.copy(self.root / "catalog.py", self.root / "models" / "catalog.py")
         self.world.snapshot(TODAY, {1: [(10, "APPLY", utc(1))], 2: []})
         self.world.items("part-0", {10: utc(1), 11: utc(1)})
         settings = json.loads(self.world.config.model_dump_json(exclude_defaults=True))

@@ -42,7 +42,7 @@ entity_key_serialization_version: 3
 
 def catalogue(*lines: str, encoders: Sequence[str] = ()) -> str:
     imports = "from datetime import timedelta\nfrom models.items.spec import *\n"
-    imports += "from models.spec import *\n\n"
+    imports += "from models.spec import *\nfrom models.training.recipe import Recipe\n\n"
     spaces = f"ITEM_ENCODERS = ({', '.join(encoders)},)\n" if encoders else ""
     return f"{imports}{spaces}AGGREGATORS = ({', '.join(lines)},)\n"
 
