@@ -122,7 +122,8 @@ class _Replay:
     def show(self, aggregator: Aggregator, items: Any) -> None:
         """Replay, with a live table; then one member's vectors before and after its last action."""
         stop = threading.Event()
-        thread = threading.Thread(target=self._work, args=(stop,))
+        # A daemon: an interrupt inside `start` leaves it without an ident, and so without a join.
+        thread = threading.Thread(target=self._work, args=(stop,), daemon=True)
         chosen = self._last_of_someone()
         try:  # after an interrupt the thread must end, or it keeps the process alive
             self._clock.begin()
