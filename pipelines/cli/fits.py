@@ -39,7 +39,7 @@ def fit_command(
     config: ConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
-    """Fit the item spaces anew, and all that learns in them, beside the fits that are in use."""
+    """Fit the item spaces again, and all that learns in them, beside the fits that are in use."""
     settings = settings_of(config)
     given = read_timestamp(until) if until else None
 
