@@ -404,7 +404,12 @@ def _writer(file: Path, model: Loaded, sequences: pa.Schema, rules: Rules) -> pq
     # Floats gain nothing from a dictionary or statistics. Measured on 200,000 rows of 3 vectors:
     # lz4 writes 1.5 times and reads twice as fast as zstd, with a tenth more bytes.
     return pq.ParquetWriter(
-        file, schema, compression="lz4", use_dictionary=others, write_statistics=others
+        file,
+        schema,
+        compression="lz4",
+        use_dictionary=others,
+        write_statistics=others,
+        write_page_checksum=True,
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
@@ -151,3 +152,19 @@ def test_it_is_refused_and_made_again(ran: Workspace, table: str) -> None:
     else:
         assert again == before
     assert list(damage(file.path for file in table_files(config))) == []
+
+
+@pytest.mark.parametrize("table", ["items", "member_embeddings", "member_sequences"])
+def test_arrow_finds_a_flipped_bit_by_itself(ran: Workspace, tmp_path: Path, table: str) -> None:
+    """Whoever reads a table of ours elsewhere can ask Arrow to check its pages."""
+    of_table = (file.path for file in table_files(ran.config) if f"/{table}/" in str(file.path))
+    file = tmp_path / "part.parquet"
+    shutil.copy(next(of_table), file)
+    page_of = pq.ParquetFile(file).metadata.row_group(0).column(0)
+    content = bytearray(file.read_bytes())
+    # The last bytes of a column are of its last page.
+    begins = page_of.dictionary_page_offset or page_of.data_page_offset
+    content[begins + page_of.total_compressed_size - 5] ^= 4
+    file.write_bytes(content)
+    with pytest.raises(OSError, match="checksum"):
+        pq.read_table(file, columns=[page_of.path_in_schema], page_checksum_verification=True)

@@ -388,6 +388,7 @@ def sequences_writer(file: Path, rules: Rules) -> pq.ParquetWriter:
         use_dictionary=sorted(columns - varied),
         column_encoding=dict.fromkeys(varied, "DELTA_BINARY_PACKED"),
         write_statistics=[field.name for field in schema if not pa.types.is_list(field.type)],
+        write_page_checksum=True,
         store_schema=False,  # readers shall see text, whatever it was written from
     )
 

@@ -74,7 +74,9 @@ def build_items(
     for first in itertools.islice(batches, 1):
         path = _new_part(config.items_dir, as_of)
         with sealing(path, str(config.space)) as file:
-            with pq.ParquetWriter(file, first.schema, compression="zstd") as writer:
+            with pq.ParquetWriter(
+                file, first.schema, compression="zstd", write_page_checksum=True
+            ) as writer:
                 for batch in itertools.chain([first], batches):
                     writer.write_batch(batch)
                     rows_out += batch.num_rows

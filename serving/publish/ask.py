@@ -4,7 +4,9 @@ Feast would notice a missing password or TLS after minutes of work, with its reg
 its client's own tries behind it.
 """
 
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from feast import FeatureStore
@@ -75,10 +77,26 @@ def _redis(store: FeatureStore) -> None:
         "socket_timeout": SECONDS,
         "socket_connect_timeout": SECONDS,
     }
-    if store.config.online_store.redis_type != "redis":
-        return  # a cluster or sentinels: the store's own client finds the node
+    redis_type = store.config.online_store.redis_type
+    if redis_type == "redis_sentinel":
+        hosts = [(node["host"], int(node["port"])) for node in nodes]
+        sentinels = redis.Sentinel(hosts, **settings)
+        sentinels.master_for(store.config.online_store.sentinel_master).ping()
+        return
+    if redis_type == "redis_cluster":
+        # Its nodes know each other, so that one of them is enough.
+        nodes = [next((node for node in nodes if _is_there(node)), nodes[0])]
     with redis.Redis(**nodes[0], **settings) as client:
-        client.get(f"activity:{store.project}:owner")
+        if redis_type == "redis_cluster":
+            client.execute_command("CLUSTER SHARDS")
+        else:
+            client.get(f"activity:{store.project}:owner")
+
+
+def _is_there(node: dict[str, Any]) -> bool:
+    with suppress(OSError), socket.create_connection((node["host"], int(node["port"])), SECONDS):
+        return True
+    return False
 
 
 def _postgres(store: FeatureStore) -> None:

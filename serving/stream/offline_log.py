@@ -176,7 +176,9 @@ def _append(spool: Path, part: Path) -> int:
     try:
         for table in _groups(spool):
             if writer is None:
-                writer = pq.ParquetWriter(temporary, table.schema, compression="lz4")
+                writer = pq.ParquetWriter(
+                    temporary, table.schema, compression="lz4", write_page_checksum=True
+                )
             writer.write_table(table)
             rows += table.num_rows
     finally:

@@ -111,6 +111,39 @@ def test_a_missing_or_wrong_password(tmp_path: Path) -> None:
         open_bus(f"redis://:s3cret-word@127.0.0.1:{port}", "consumer").ask()
 
 
+def as_cluster(address: str) -> str:
+    return json.dumps(json.loads(redis_online(address)) | {"redis_type": "redis_cluster"})
+
+
+@pytest.mark.redis
+def test_a_cluster_is_asked_at_the_first_node_that_is_there(tmp_path: Path) -> None:
+    port, nobody = free_port(), free_port()
+    (tmp_path / "redis").mkdir()
+    of_cluster = ("--cluster-enabled", "yes", "--requirepass", "s3cret-word")
+    with redis_of(tmp_path / "redis", "--port", str(port), *of_cluster):
+        nodes = f"127.0.0.1:{nobody},127.0.0.1:{port}"
+        said = refused(Live(tmp_path, as_cluster(f"{nodes},password=other-word")))
+        assert "Nothing was changed. Look at the password" in said
+        assert "other-word" not in said
+        live = Live(tmp_path, as_cluster(f"{nodes},password=s3cret-word"))
+        live.write_settings()
+        publish.ask(live.config, live.store())
+    assert "Look at host and port" in refused(Live(tmp_path, as_cluster(nodes)))
+
+
+@pytest.mark.redis
+def test_a_server_alone_is_not_a_cluster(tmp_path: Path, redis_server: str) -> None:
+    said = refused(Live(tmp_path, as_cluster(redis_server)))
+    assert "cluster support disabled" in said
+
+
+@pytest.mark.redis
+def test_sentinels_that_are_not_there(tmp_path: Path) -> None:
+    options = {"redis_type": "redis_sentinel", "sentinel_master": "mymaster"}
+    online = json.loads(redis_online(f"127.0.0.1:{free_port()}")) | options
+    assert "Look at host and port" in refused(Live(tmp_path, json.dumps(online)))
+
+
 def test_a_server_that_waits_for_tls(tmp_path: Path) -> None:
     with closing() as port:
         said = refused(Live(tmp_path, redis_online(f"127.0.0.1:{port}")))
