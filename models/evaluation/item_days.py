@@ -1,6 +1,6 @@
 """The ranker's item features besides vectors, by day: popularity and age."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -16,6 +16,8 @@ PRIOR, PRIOR_SHARE = 2.0, 0.8
 N_FEATURES = len(WINDOW_DAYS) + 5
 # Counts of all time are kept at every so many events; between, the events themselves are counted.
 EVERY = 65_536
+KEPT_BYTES = 1_000_000_000
+"""Of features by day, which every ranker of an evaluation reads again."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +33,7 @@ class ItemDays:
     keys: NDArray[np.int64]
     times: NDArray[np.int64]
     available_at: NDArray[np.int64]
+    _features: dict[int, NDArray[np.float32]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def count(
@@ -93,14 +96,20 @@ class ItemDays:
         Args:
             items: Their indices; default: all.
         """
+        if day not in self._features:
+            found = self._every(day)
+            if found.nbytes * (len(self._features) + 1) > KEPT_BYTES:
+                self._features.clear()
+            self._features[day] = found
+        return self._features[day][items]
+
+    def _every(self, day: int) -> NDArray[np.float32]:
+        """Return the features of all items; a feature of all of them lies together in memory."""
         counts = np.stack(
-            [
-                *(self.window(day, days)[items, 0] for days in WINDOW_DAYS),
-                *self.so_far(day)[items].T,
-            ]
+            [*(self.window(day, days)[:, 0] for days in WINDOW_DAYS), *self.so_far(day).T]
         ).astype(np.float32)
         positive, negative = counts[-2:]
         odds = np.log(positive + PRIOR * PRIOR_SHARE) - np.log(negative + PRIOR * (1 - PRIOR_SHARE))
-        age = np.maximum(day - self.available_at[items] / DAY_US, 0.0).astype(np.float32)
+        age = np.maximum(day - self.available_at / DAY_US, 0.0).astype(np.float32)
         columns = [odds - np.log(PRIOR_SHARE / (1 - PRIOR_SHARE)), np.log1p(age) / 3, age < 1]
-        return np.concatenate([np.log1p(counts), columns]).T.astype(np.float32, order="C")
+        return np.concatenate([np.log1p(counts), columns]).astype(np.float32).T

@@ -1,6 +1,7 @@
 """The item vectors that a ranker multiplies with: those of one space, as of each midnight."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,7 @@ class ItemVectors:
     versions: ItemVersions
     numbers: NDArray[np.int32]
     _rows: dict[int, NDArray[np.int32]] = field(default_factory=dict)
+    _all: list[Any] = field(default_factory=list)
 
     @classmethod
     def of(cls, versions: ItemVersions, item_ids: pa.Array) -> "ItemVectors":
@@ -53,4 +55,10 @@ class ItemVectors:
         if day not in self._rows:
             as_of = self.versions.at(np.array(day * DAY_US))
             self._rows[day] = as_of.rows_of(self.numbers)
-        return self.versions.vectors[self._rows[day][items]]
+        rows = self._rows[day]
+        if not isinstance(items, slice):
+            return self.versions.vectors[rows[items]]
+        # Between two days that items are folded in on, all vectors stay.
+        if not (self._all and np.array_equal(self._all[0], rows)):
+            self._all[:] = rows, self.versions.vectors[rows]
+        return self._all[1][items]

@@ -104,17 +104,27 @@ class Ranker:
             start += size
         return views
 
-    def member_side(self, vectors: Floats, member_features: Floats) -> list[Floats]:
-        """Return [n, dim + TOWER] for each head; arguments as in `Batch`."""
-        members = self._members(self.arrays(self.weights), vectors, member_features)
-        return [np.concatenate([members[f"mixed{h}"], members[f"tower{h}"]], 1) for h in HEADS]
+    def member_side(self, vectors: Floats, member_features: Floats) -> list[tuple[Floats, Floats]]:
+        """Return for each head what multiplies items' vectors, [n, dim], and towers, [n, TOWER].
 
-    def item_side(self, items: Floats, features: Floats) -> list[Floats]:
-        """Return [items, dim + TOWER] for each head; arguments as in `Batch`."""
+        Arguments as in `Batch`.
+        """
+        members = self._members(self.arrays(self.weights), vectors, member_features)
+        return [(members[f"mixed{h}"] / self.item_scale, members[f"tower{h}"]) for h in HEADS]
+
+    def item_towers(self, features: Floats, head: int) -> Floats:
+        """Return [TOWER, items] of a head, from the features of all items [items, n].
+
+        It is what an evaluation spends most time on: so items lie along the rows, and only what the
+        head needs is computed.
+        """
         arrays = self.arrays(self.weights)
-        out = _dense(arrays["item_out"], _relu(_dense(arrays["item_hidden"], features)))
-        scaled = items / self.item_scale
-        return [np.concatenate([scaled, _tower(out, head)], axis=1) for head in HEADS]
+        hidden, out = arrays["item_hidden"], _tower(arrays["item_out"], head)
+        units = hidden[:-1].T @ features.T
+        units += hidden[-1][:, None]
+        found = out[:-1].T @ np.maximum(units, 0, out=units)
+        found += out[-1][:, None]
+        return found
 
     def pair_side(self, pairs: Floats) -> Floats:
         """Return what another recommender's scores add, [n, items] from [n, items, N_PAIR]."""

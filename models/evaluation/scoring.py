@@ -74,12 +74,14 @@ def measure_ranker(
         rows = np.flatnonzero(labels.days == day)
         own = labels.items[rows]
         of_items = task.item_days.features(int(day), own)
-        items = ranker.item_side(item_vectors.at(int(day), own), of_items)[JUDGE]
-        judged[rows] += np.einsum("nd,nd->n", sides[JUDGE][rows], items)
+        mixed, towers = (side[rows] for side in sides[JUDGE])
+        judged[rows] += np.einsum("nd,nd->n", mixed, item_vectors.at(int(day), own))
+        judged[rows] += np.einsum("nt,tn->n", towers, ranker.item_towers(of_items, JUDGE))
 
     def score(rows: NDArray[np.int64], day: int) -> NDArray[np.float32]:
-        items = ranker.item_side(item_vectors.at(day), task.item_days.features(day))[RANK]
-        scores = sides[RANK][rows] @ items.T
+        mixed, towers = (side[rows] for side in sides[RANK])
+        scores = mixed @ item_vectors.at(day).T
+        scores += towers @ ranker.item_towers(task.item_days.features(day), RANK)
         if features.pairs is not None:
             scores += ranker.pair_side(features.pair_features(rows))
         return scores
