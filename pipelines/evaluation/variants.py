@@ -8,6 +8,7 @@ import numpy as np
 from duckdb import DuckDBPyConnection as Connection
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
+from threadpoolctl import threadpool_limits
 
 from models.evaluation.bootstrap import Resamples
 from models.evaluation.compare import estimates
@@ -188,9 +189,15 @@ class Bench:
     def scores(
         self, variant: Variant, freshness: Freshness, settings: RankerSettings, seed: int
     ) -> LabelScores:
-        """Fit a ranker and measure it."""
-        ranker = self.fit(variant, freshness, settings, seed)
-        return self.measure(ranker, variant, self.features(variant, self.world.name, freshness))
+        """Fit a ranker and measure it.
+
+        By one thread: its products are so small that several wait for each other longer than they
+        compute, ten times as long beside other work.
+        """
+        features = self.features(variant, self.world.name, freshness)
+        with threadpool_limits(1):
+            ranker = self.fit(variant, freshness, settings, seed)
+            return self.measure(ranker, variant, features)
 
     def chosen_by(self, scores: LabelScores) -> float:
         """Return CHOSEN_BY of scores on the measured period."""
