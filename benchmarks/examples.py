@@ -1,7 +1,7 @@
 """Training examples per second: made by the SQL, and read by the input pipeline; and memory.
 
-The pipeline is measured with the examples kept in memory, read row group by row group, and with
-the actions of a session shuffled, beside a training step of the default learned aggregator.
+The pipeline is measured with the examples kept in memory and read row group by row group, beside a
+training step of the default learned aggregator.
 """
 
 import argparse
@@ -127,13 +127,9 @@ def _pipeline(config: Config, file: Path) -> dict[str, float]:
     items = ItemTable(pa.array(np.arange(ITEMS)), vectors)
     kept = examples.KEPT_BYTES
     rates = {}
-    for what, limit, gap in (
-        ("kept in memory", sys.maxsize, None),
-        ("kept in memory, sessions shuffled", sys.maxsize, timedelta(minutes=30)),
-        ("read row group by row group", 0, None),
-    ):
+    for what, limit in (("kept in memory", sys.maxsize), ("read row group by row group", 0)):
         examples.KEPT_BYTES = limit
-        stream = examples.dataset(file, items, config, BATCH, seed=0, shuffle_within_sessions=gap)
+        stream = examples.dataset(file, items, config, BATCH, seed=0)
         rates[what] = _rate(stream, warm=limit > 0)
     examples.KEPT_BYTES = kept
     rates["training step alone"] = _training(config, file, items)

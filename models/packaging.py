@@ -29,6 +29,8 @@ from transformations.files import plain_path, replacing_folder
 SIGNATURE = "embed"
 ASKED_SETTINGS = ("reads", "predicts", "attributes", "signs")
 """Settings that only the manifest of a line that asks for them has."""
+GONE = {"shuffle_sessions": False}
+"""Settings of a recipe that older manifests hold: with these values, training is as it is today."""
 
 
 @dataclass(frozen=True)
@@ -319,6 +321,9 @@ def differences(
     of_signs = manifest.get("signs")
     if of_signs is not None:  # whoever made it, it reads what the configuration says of an action
         expected["signs"] = _signs(config)
+    recipe = manifest.get("recipe")
+    if recipe is not None and recipe | GONE == recipe:
+        manifest = {**manifest, "recipe": {k: v for k, v in recipe.items() if k not in GONE}}
     if aggregator.layer is not None:  # what the line no longer asks for
         expected |= {key: None for key in ASKED_SETTINGS if key in manifest and key not in expected}
     # As JSON text, because the order of actions and vectors counts and JSON has no tuples.

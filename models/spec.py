@@ -220,6 +220,23 @@ class Gru(LearnedVector):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sessions(Gru):
+    """A gated recurrent unit over sessions, oldest first; the order inside one changes nothing.
+
+    A list of items is often seen at once, so that the order of its actions says nothing.
+
+    Attributes:
+        use_ages: Give the layer the age of each session's newest action.
+        use_sessions: Give the layer each session's number, from the newest.
+    """
+
+    kind: ClassVar[str] = "sessions"
+    layer: ClassVar[str] = "models.layers.sessions:Sessions"
+
+    name: str = "sessions"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Transformer(LearnedVector):
     """A small causal transformer; its state at the newest action becomes the vector.
 

@@ -102,7 +102,12 @@ def time_features(ages: Any, used: Any) -> Any:
 
 def session_features(ages: Any, used: Any, gap: float) -> Any:
     """Return each action's session as log(1 + index), from 0 to 1, and whether it is the newest."""
-    index = sessions(ages, used, gap)[:, :, None]
+    return index_features(sessions(ages, used, gap), used)
+
+
+def index_features(index: Any, used: Any) -> Any:
+    """Return log(1 + index) of sessions, from 0 to 1, and whether it is the newest; as `used`."""
+    index = index[:, :, None]
     newest = ops.cast(ops.equal(index, 0.0), "float32")
     features = [ops.log1p(index) / math.log1p(MAX_SESSION), newest]
     return ops.where(used[:, :, None], ops.concatenate(features, axis=2), 0.0)

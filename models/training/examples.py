@@ -5,8 +5,8 @@ new order and shuffles each one needs no more memory than one group.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field, fields
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from models.backend import tf
 from models.inputs import NOTHING, Inputs
 from models.packaging import specs
-from models.sequences import PAD, ItemTable, pad
+from models.sequences import ItemTable, pad
 from transformations.config import Config
 from transformations.examples import RANDOM_NEGATIVE, input_actions
 from transformations.timestamps import microseconds
@@ -30,7 +30,6 @@ from transformations.timestamps import microseconds
 KEPT_BYTES = 512 * 2**20
 ROWS_AT_ONCE = 32_768
 BATCHES_AHEAD = 32
-DAY = timedelta(days=1)
 
 COLUMNS = [
     "as_of",
@@ -136,7 +135,6 @@ def dataset(
     between: Between | None = None,
     only_positive: bool = False,
     with_random: bool = True,
-    shuffle_within_sessions: timedelta | None = None,
     further: Inputs = NOTHING,
 ) -> Any:
     """Return a tf.data.Dataset of batches: dicts of ExampleArrays' arrays, by name.
@@ -150,9 +148,6 @@ def dataset(
         between: Only labels that happened in [from, until).
         only_positive: Leave out negatives, random ones included.
         with_random: Whether random negatives are among the examples.
-        shuffle_within_sessions: Actions of an input less than this apart share a session and are
-            shuffled in it, since a list of jobs is seen at once; ages stay in their slots. None
-            keeps the order.
         further: What the line reads besides; the batches hold it by name under `further`.
     """
 
@@ -169,8 +164,6 @@ def dataset(
         chunks = _chunks(file, items, config, rng, further)
         left = _joined([], config, further)
         for examples in _shuffled(chunks, wanted, batch_size * BATCHES_AHEAD, left, rng):
-            if shuffle_within_sessions is not None:
-                examples = shuffled_within_sessions(examples, shuffle_within_sessions, rng)
             for start in range(0, len(examples), batch_size):
                 yield examples.take(slice(start, start + batch_size)).tensors()
 
@@ -190,50 +183,6 @@ def dataset(
         signature["further"] = specs(further.shapes(config.length))
     stream = tf.data.Dataset.from_generator(batches, output_signature=signature)
     return stream.prefetch(BATCHES_AHEAD)
-
-
-def session_index(
-    ages: NDArray[np.float32], actions: NDArray[np.int32], gap_days: float
-) -> NDArray[np.int32]:
-    """Return each action's session: 1 for the oldest of its row, 0 in a PAD slot; as `ages`.
-
-    An action at least `gap_days` after the previous one starts a new session; PAD in between is
-    skipped.
-
-    >>> ages = np.array([[0, 9, 5, 0, 4.99]], np.float32)
-    >>> session_index(ages, np.array([[0, 1, 1, 0, 2]], np.int32), gap_days=0.02)
-    array([[0, 1, 2, 0, 2]], dtype=int32)
-    """
-    used = actions != PAD
-    # The age of the newest action so far; ages only fall.
-    so_far = np.minimum.accumulate(np.where(used, ages, np.inf), axis=1)
-    before = np.concatenate([np.full((len(ages), 1), np.inf, so_far.dtype), so_far[:, :-1]], axis=1)
-    starts = used & (before - ages >= gap_days)
-    return np.where(used, np.cumsum(starts, axis=1), 0).astype(np.int32)
-
-
-def shuffled_within_sessions(
-    examples: ExampleArrays, gap: timedelta, rng: np.random.Generator
-) -> ExampleArrays:
-    """Shuffle the actions of each session; ages and PAD stay in their slots."""
-    sessions = session_index(examples.ages, examples.actions, gap / DAY)
-    # Slots by session and then at random, PAD first, go to slots by order, PAD first: so PAD
-    # between actions stays there. Sessions 1 0 1 2: source is [1, 2, 0, 3] or [1, 0, 2, 3], target
-    # is [1, 0, 2, 3].
-    source = np.argsort(sessions + rng.random(sessions.shape, np.float32) * (sessions > 0), axis=1)
-    target = np.argsort(sessions > 0, axis=1, kind="stable")
-
-    def moved(values: NDArray[Any]) -> NDArray[Any]:
-        result = np.empty_like(values)
-        np.put_along_axis(result, target, np.take_along_axis(values, source, 1), 1)
-        return result
-
-    return replace(
-        examples,
-        rows=moved(examples.rows),
-        actions=moved(examples.actions),
-        further={name: moved(values) for name, values in examples.further.items()},
-    )
 
 
 def _shuffled(

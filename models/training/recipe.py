@@ -21,8 +21,6 @@ class Recipe:
             uniformly.
         blanked: Fraction of training windows whose inputs are masked. Their labels train the
             default vector for members with no actions.
-        shuffle_sessions: Whether each epoch shuffles the actions of a session: a list of ranked
-            jobs is seen at once, so its order says nothing.
         dismissed_weight: Weight of the loss that ranks positives above dismissed items.
         batch_size: Examples per step.
         learning_rate: Adam's.
@@ -41,7 +39,6 @@ class Recipe:
     negatives: int = 1024
     popular_share: float = 0.5
     blanked: float = 0.02
-    shuffle_sessions: bool = False
     dismissed_weight: float = 0.0
     batch_size: int = 512
     learning_rate: float = 0.001

@@ -269,7 +269,6 @@ def epoch_batches(
         between=between,
         only_positive=not (objective.reads_random or recipe.dismissed_weight),
         with_random=objective.reads_random,
-        shuffle_within_sessions=recipe.examples.session_gap if recipe.shuffle_sessions else None,
         further=data.further,
     )
 
@@ -312,8 +311,7 @@ def _validation(
     data: Data, config: Config, recipe: Recipe, after: tuple[datetime, datetime]
 ) -> Any:
     """Return the batches for early stopping, kept in memory."""
-    ordered = replace(recipe, shuffle_sessions=False)
-    batches = epoch_batches(data, config, ordered, after, seed=0).cache()
+    batches = epoch_batches(data, config, recipe, after, seed=0).cache()
     seen, steps = set(), 0
     for batch in batches.as_numpy_iterator():
         seen |= {bool(positive) for positive in batch["positive"]}

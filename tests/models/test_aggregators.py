@@ -24,6 +24,7 @@ from models.spec import (
     GeometricDecay,
     Gru,
     LearnedDecay,
+    Sessions,
     Transformer,
 )
 from tests.worlds.tiny_models import Learned, tiny_config
@@ -43,6 +44,8 @@ LEARNED: list[Aggregator] = [
     Cnn(**ASKED, use_ages=True, layers=2, pooling="avg"),
     Gru(version=1),
     Gru(**ASKED, use_ages=True, learned_default=False),
+    Sessions(version=1),
+    Sessions(**ASKED, use_ages=True, signs=True),
     Transformer(version=1),
     Transformer(**ASKED, use_ages=True, layers=1, positions=4),
 ]

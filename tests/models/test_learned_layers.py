@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from models.backend import keras, tf
 from models.layers import slots
 from models.layers.build import layer_class
-from models.spec import AttentionPool, Cnn, Gru, LearnedDecay, LearnedVector, Transformer
+from models.spec import (
+    AttentionPool,
+    Cnn,
+    Gru,
+    LearnedDecay,
+    LearnedVector,
+    Sessions,
+    Transformer,
+)
 from transformations.errors import InputError
 
 LENGTH, DIM, KINDS = 6, 3, 3
@@ -23,6 +31,7 @@ LINES: list[LearnedVector] = [
     AttentionPool(version=1),
     Cnn(version=1),
     Gru(version=1),
+    Sessions(version=1),
     Transformer(version=1),
 ]
 POSITIVE = LearnedDecay(version=1, ranks="positive", projected=False, share="all", decays=2)
@@ -403,6 +412,98 @@ def test_cnn_is_a_causal_convolution_pooled_over_the_actions(pooling: Any) -> No
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_session_is_the_means_of_its_kinds_their_counts_and_its_newest_age() -> None:
+    layer = made(Sessions(version=1, use_ages=True, use_sessions=True, signs=True))
+    minutes = np.array([[0, 95, 90, 0, 40, 10]])  # gaps of 5, 50 and 30
+    actions = np.array([[0, 1, 1, 0, 3, 2]], np.int32)
+    items = np.zeros((1, LENGTH, DIM), np.float32)
+    items[0, :, 0] = [9, 2, 4, 9, 5, 7]
+    ages = (minutes / 1440).astype(np.float32)
+    signs = np.zeros((1, LENGTH, 2), np.float32)
+    signs[0, 1, 0] = signs[0, 4, 1] = 1.0
+    there, features = layer.sessions(items, actions, ages, actions != 0, signs)
+    assert np.asarray(there).tolist() == [[False, False, False, True, True, True]]
+    means = [[[3, 0, 0], [0, 0, 0], [0, 0, 0]], [[0] * 3, [0] * 3, [5, 0, 0]], [[0] * 3, [7, 0, 0]]]
+    counts = [[2, 0, 0], [0, 0, 1], [0, 1, 0]]
+    for i, (mean, count, newest, sign) in enumerate(
+        zip(means, counts, [90, 40, 10], [[0.5, 0], [0, 1], [0, 0]], strict=True)
+    ):
+        age = np.array([[newest / 1440]], np.float32)
+        times = np.asarray(slots.time_features(age, np.array([[True]])))[0, 0]
+        number = [math.log1p(2 - i) / math.log1p(31), float(i == 2)]
+        flat = np.zeros(KINDS * DIM)
+        flat[: 3 * len(mean)] = np.ravel(mean)
+        expected = np.concatenate([flat, np.log1p(count), times, number, sign])
+        np.testing.assert_allclose(np.asarray(features)[0, 3 + i], expected, rtol=1e-5, atol=1e-6)
+    assert not np.asarray(features)[0, :3].any()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        Sessions(version=1),
+        Sessions(version=1, use_ages=True, use_sessions=True, session_gap=45, signs=True),
+    ],
+)
+def test_only_the_order_of_sessions_reaches_their_vector(line: Sessions) -> None:
+    layer = rolled(made(line))
+
+    @settings(max_examples=60, deadline=None)
+    @given(MEMBERS, st.integers(0, 1000))
+    def holds(members: list[list[int]], seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        arrays = padded(members, seed)
+        if line.signs:
+            arrays = with_signs(arrays, seed)
+        before = embedded(layer, arrays)
+        inside = np.tile(np.arange(LENGTH), (len(before), 1))
+        turned = inside.copy()
+        differ = np.zeros(len(before), bool)
+        for i, (ages, actions) in enumerate(zip(arrays["ages"], arrays["actions"], strict=True)):
+            session = np.array(oracle_sessions(ages, actions, line.session_gap))
+            for number in range(session.max() + 1):
+                own = np.flatnonzero(session == number)
+                inside[i, own] = rng.permutation(own)
+            oldest, newest = (np.flatnonzero(session == n) for n in (session.max(), 0))
+            if session.max() > 0:
+                turned[i, [oldest[0], newest[0]]] = newest[0], oldest[0]
+                differ[i] = True
+
+        def moved(order: np.ndarray) -> Arrays:
+            return arrays | {  # ages stay: a sequence is in the order of time
+                name: np.take_along_axis(
+                    array, order.reshape(*order.shape, *[1] * (array.ndim - 2)), axis=1
+                )
+                for name, array in arrays.items()
+                if name != "ages"
+            }
+
+        np.testing.assert_allclose(embedded(layer, moved(inside)), before, rtol=1e-5, atol=1e-5)
+        changed = np.abs(embedded(layer, moved(turned)) - before).max(axis=1)
+        assert (changed[differ] > 1e-4).all()
+        assert (changed[~differ] == 0).all()
+
+    holds()
+
+
+def test_the_sequence_of_sessions_before_the_31_newest_is_not_read() -> None:
+    """They are one session, so that no sequence of any length needs more of them."""
+    layer = rolled(made(Sessions(version=1)))
+    rng = np.random.default_rng(0)
+    arrays = {
+        "item_embeddings": rng.normal(size=(1, 40, DIM)).astype(np.float32),
+        "actions": np.ones((1, 40), np.int32),
+        "ages": np.arange(40, 0, -1, dtype=np.float32)[None],
+    }
+    before = embedded(layer, arrays)
+    for other, same in ((8, True), (9, False)):  # the ninth from the oldest is the 32nd newest
+        order = np.arange(40)
+        order[[0, other]] = order[[other, 0]]
+        items = arrays["item_embeddings"][:, order]
+        got = embedded(layer, arrays | {"item_embeddings": items})
+        assert np.allclose(got, before, atol=1e-5) == same
+
+
 def test_no_state_of_the_transformer_sees_a_later_action() -> None:
     layer = rolled(made(Transformer(version=1, layers=3)))
     arrays = padded([[1, 2, 0, 3, 1, 2]])
@@ -589,6 +690,7 @@ def test_mixed_precision_stays_inside(line: LearnedVector, mixed: None) -> None:
         (Cnn, {"dropout": -0.1}, "dropout: expected 0 or more, below 1, got -0.1"),
         (Gru, {"units": 0}, "gru: units: expected at least 1, got 0"),
         (Gru, {"dropout": math.nan}, "dropout: expected 0 or more, below 1, got nan"),
+        (Sessions, {"units": 0}, "sessions: units: expected at least 1, got 0"),
         (Transformer, {"heads": 0}, "heads: expected at least 1, got 0"),
         (Transformer, {"units": 6, "heads": 4}, "units: expected a multiple of heads=4, got 6"),
         (Transformer, {"positions": 0}, "positions: expected at least 1, got 0"),

@@ -375,6 +375,19 @@ def test_an_older_package_keeps_loading_with_its_identity(
         assert contents(folder) == before
 
 
+def test_a_recipe_that_holds_a_setting_of_before_loads_where_it_had_no_effect(
+    tmp_path: Path,
+) -> None:
+    config, line = tiny_config(tmp_path), LearnedDecay(version=1)
+    folder = package(line, config, trained=build(line, config))
+    recipe = manifest_of(folder)["recipe"]
+    edit(folder, recipe=recipe | {"shuffle_sessions": False})
+    assert load(line, config).aggregator == line
+    edit(folder, recipe=recipe | {"shuffle_sessions": True})
+    with pytest.raises(InputError, match=r'recipe: packaged .*"shuffle_sessions": true.*expected'):
+        load(line, config)
+
+
 def test_an_older_formula_has_the_hash_that_the_older_code_gave_it(tmp_path: Path) -> None:
     """Printed by commit 3d52556, the last that wrote addresses, for this configuration."""
     address = "models.aggregators:GeometricDecay"

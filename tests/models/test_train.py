@@ -25,8 +25,6 @@ from models.training.objectives import OBJECTIVES
 from models.training.recipe import Recipe
 from models.training.train import (
     _phase,
-    _validation,
-    epoch_batches,
     gather,
     popularity_of,
     train,
@@ -134,28 +132,6 @@ def test_popularity_is_that_of_the_training_period(world: Config) -> None:
     ).fetchall()
     assert counts == {split: before, UNTIL: everything}
     assert before < everything
-
-
-def test_sessions_are_shuffled_in_training_only(world: Config) -> None:
-    """With a session as long as the window, all of a window's actions may be shuffled."""
-    examples = replace(RECIPE.examples, session_gap=timedelta(days=400))
-    recipes = [replace(RECIPE, examples=examples, shuffle_sessions=s) for s in (False, True)]
-    with connect(world) as con:
-        data = gather(replace(TASTE, recipe=recipes[0]), world, con, UNTIL)
-    span = (EPOCH, UNTIL)
-    plain, dealt = (
-        np.concatenate(
-            [b["rows"] for b in epoch_batches(data, world, r, span, 3).as_numpy_iterator()]
-        )
-        for r in recipes
-    )
-    assert (plain != dealt).any()
-    assert sorted(map(sorted, plain.tolist())) == sorted(map(sorted, dealt.tolist()))
-    kept = [
-        [b["rows"].tolist() for b in _validation(data, world, r, span).as_numpy_iterator()]
-        for r in recipes
-    ]
-    assert kept[0] == kept[1]
 
 
 KILLED = """

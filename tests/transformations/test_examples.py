@@ -14,13 +14,7 @@ import pytest
 
 from models.sequences import ItemTable
 from models.training import examples as module
-from models.training.examples import (
-    ExampleArrays,
-    dataset,
-    read,
-    session_index,
-    shuffled_within_sessions,
-)
+from models.training.examples import dataset, read
 from tests.worlds.events import AS_OF, DAY, Event, at, configure, write_activity
 from transformations import examples as building
 from transformations.config import Config
@@ -448,22 +442,3 @@ def test_which_examples(tmp_path: Path) -> None:
     assert len(recent["rows"]) == (whole.happened_at >= since.timestamp() * 1e6).sum()
     nothing = dataset(file, items, config, 8, 0, between=(AS_OF, AS_OF + DAY))
     assert list(nothing.as_numpy_iterator()) == []
-
-
-def test_sessions_are_shuffled_and_nothing_else_is() -> None:
-    rows = np.array([[0, 1, 2, 0, 3, 4, 5]] * 50, np.int32)
-    actions = np.array([[0, 1, 2, 0, 3, 1, 2]] * 50, np.int32)
-    ages = np.array([[0, 3, 2.999, 0, 2.998, 1, 0.999]] * 50, np.float32)
-    assert session_index(ages, actions, 0.01)[0].tolist() == [0, 1, 1, 0, 1, 2, 2]
-    column = np.zeros(50, np.int32)
-    examples = ExampleArrays(rows, actions, ages, *[column] * 7)
-
-    moved = shuffled_within_sessions(examples, 0.01 * DAY, np.random.default_rng(0))
-
-    assert (moved.ages == ages).all()
-    assert (moved.rows[:, [0, 3]] == 0).all()
-    assert {frozenset(row) for row in moved.rows[:, [1, 2, 4]].tolist()} == {frozenset({1, 2, 3})}
-    assert {frozenset(row) for row in moved.rows[:, 5:].tolist()} == {frozenset({4, 5})}
-    assert len({tuple(row) for row in moved.rows.tolist()}) == 12  # 3! * 2!
-    pairs = set(zip(moved.rows.ravel().tolist(), moved.actions.ravel().tolist(), strict=True))
-    assert pairs == {(0, 0), (1, 1), (2, 2), (3, 3), (4, 1), (5, 2)}
