@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from models.backend import keras, tf
 from models.evaluation.references import PositiveEvents
 from models.layers.transformer import Block
+from models.training.recipe import compares_with_all
 
 ops = keras.ops
 Floats = NDArray[np.float32]
@@ -30,7 +31,7 @@ class SasRecSettings:
     Attributes:
         length: Actions that it sees.
         negatives: Items drawn per step, half by popularity and half uniformly; all items where
-            they are at most twice as many.
+            they are few (`compares_with_all`).
     """
 
     length: int = 32
@@ -171,7 +172,7 @@ def _candidates(
     """
     there = np.flatnonzero(counts)
     log_draws = np.zeros(len(counts) + 1, np.float32)
-    if len(there) <= 2 * negatives:
+    if compares_with_all(len(there), negatives):
         return (there + 1).astype(np.int32), log_draws[there + 1], log_draws
     chance = 0.5 * counts / counts.sum() + 0.5 * (counts > 0) / len(there)
     drawn = np.searchsorted(np.cumsum(chance), rng.random(negatives), side="right")

@@ -13,7 +13,10 @@ ops = keras.ops
 class Transformer(Slotwise):
     """Causal pre-norm attention over the slots; the newest action's state, dense to the items.
 
-    Positions count from the newest action. The last block computes only the returned state.
+    Positions count from the newest action. The last block computes only the returned state. The
+    architecture is that of Kang & McAuley, "Self-attentive sequential recommendation" (2018), on
+    item vectors in place of ids; docs/training.md says how it differs from
+    models/evaluation/sasrec.py.
 
     >>> from models.spec import Transformer as Line
     >>> layer = Transformer({"activity_embedding": 2}, n_actions=1, **Line(version=1).parameters())

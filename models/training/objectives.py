@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from models.backend import keras, keras_rs, tf
 from models.layers.one_vector import NO_SCORE
 from models.training.popularity import RecentPopularity
-from models.training.recipe import Recipe
+from models.training.recipe import Recipe, compares_with_all
 
 ops = keras.ops
 
@@ -104,11 +104,11 @@ class NextAction(keras.layers.Layer):
 
 
 class NextItem(keras.layers.Layer):
-    """Which item the next positive action is on: softmax over all items, estimated from a sample.
+    """Which item the next positive action is on: softmax over all items.
 
-    The score of an item is `vector · item / temperature + w log(popularity) + v log(popularity in
-    the week before)`. The learned w and v explain what is popular with everybody, so the vector
-    need not.
+    It is exact where they are few (`compares_with_all`), else estimated from a sample. The score of
+    an item is `vector · item / temperature + w log(popularity) + v log(popularity in the week
+    before)`. The learned w and v explain what is popular with everybody, so the vector need not.
 
     The denominator of the softmax is estimated without bias (Bengio & Senécal, "Adaptive
     importance sampling", 2008; for retrieval Yi et al., "Sampling-bias-corrected neural modeling",
@@ -158,6 +158,13 @@ class NextItem(keras.layers.Layer):
         self.correct = keras_rs.layers.SamplingProbabilityCorrection(epsilon=1e-12, dtype="float32")
         self.metric = keras.metrics.Mean(name=f"recall_at_{AT}")
 
+    def compared(self, negatives: int, seed: Any, share: float | None = None) -> tuple[Any, Any]:
+        """Return what `draw` does; where items are few, each that may be predicted, once."""
+        if compares_with_all(len(self.candidates), negatives):
+            rows = tf.constant(self.candidates, tf.int32)
+            return rows, tf.ones(rows.shape)
+        return self.draw(negatives, seed, share)
+
     def draw(self, negatives: int, seed: Any, share: float | None = None) -> tuple[Any, Any]:
         """Draw items by popularity and uniformly, with replacement.
 
@@ -192,7 +199,7 @@ class NextItem(keras.layers.Layer):
     ) -> Outcome:
         """Return the loss of each positive example, and whether its item ranks in the first 10.
 
-        The rank is among the distinct drawn items.
+        The rank is among the distinct items that are compared.
         """
         if self.field_weights is None:
             vector = vectors[:, 0]
@@ -200,7 +207,7 @@ class NextItem(keras.layers.Layer):
             vector = ops.sum(vectors * self.field_weights[:, None], axis=1)
         vector /= self.temperature
         popularity = self.popularity_weight * self.log_popularity
-        rows, expected = self.draw(negatives, seed, share)
+        rows, expected = self.compared(negatives, seed, share)
         own = ops.sum(vector * ops.take(table, labels.rows, axis=0), axis=1)
         own += ops.take(popularity, labels.rows) + self._recent(labels.days, labels.rows)
         others = ops.matmul(vector, ops.transpose(ops.take(table, rows, axis=0)))

@@ -16,7 +16,8 @@ class Recipe:
         objective: `next_action` (the post's proxy task: positive or negative), `next_item`
             (sampled softmax over items) or `all_action` (every positive of the next days).
         examples: How the training examples are made.
-        negatives: Items drawn per batch for the softmax, shared by its rows.
+        negatives: Items drawn per batch for the softmax, shared by its rows; all items where they
+            are few (`compares_with_all`).
         popular_share: Share of them drawn by popularity in the training period; the others
             uniformly.
         blanked: Fraction of training windows whose inputs are masked. Their labels train the
@@ -65,3 +66,14 @@ class Recipe:
                 raise InputError(f"{name}: expected 0 or more, got {getattr(self, name)}")
         if self.validation <= timedelta(0):
             raise InputError(f"validation: expected a time above zero, got {self.validation}")
+
+
+def compares_with_all(items: int, negatives: int) -> bool:
+    """Return whether a softmax is over all items: they are at most twice as many as are drawn.
+
+    A sample of that many costs as much, and only estimates it.
+
+    >>> compares_with_all(2_000, negatives=1_024), compares_with_all(3_000, negatives=1_024)
+    (True, False)
+    """
+    return items <= 2 * negatives

@@ -45,6 +45,13 @@ def next_item(**changes: Any) -> NextItem:
     return NextItem(Recipe(**changes), fields=1, popularity=POPULARITY)
 
 
+def sampled(**changes: Any) -> NextItem:
+    """One that draws, however few the items are."""
+    head = next_item(**changes)
+    head.compared = head.draw
+    return head
+
+
 def full_softmax(head: NextItem, vectors: Any, labels: Labels, table: Any) -> np.ndarray:
     """The loss that the sampled one estimates: over every item."""
     bias = head.log_popularity[1:]
@@ -57,7 +64,7 @@ def full_softmax(head: NextItem, vectors: Any, labels: Labels, table: Any) -> np
 def test_the_sampled_softmax_goes_to_the_full_one(popular_share: float) -> None:
     """With many draws, whatever they are drawn from; at 1.0 the items nobody took are missing."""
     vectors, labels, table = world()
-    head = next_item(popular_share=popular_share, temperature=0.7)
+    head = sampled(popular_share=popular_share, temperature=0.7)
     if popular_share == 1.0:
         head.share = np.full(ITEMS + 1, 1 / ITEMS, np.float32)
         head.cumulated = np.cumsum(head.share[1:])
@@ -68,7 +75,7 @@ def test_the_sampled_softmax_goes_to_the_full_one(popular_share: float) -> None:
 def test_without_the_correction_it_would_not() -> None:
     """So the test above does see logQ."""
     vectors, labels, table = world()
-    head = next_item(popular_share=0.9)
+    head = sampled(popular_share=0.9)
     head.correct = lambda logits, _: logits + np.log(ITEMS)
     got = head(vectors, labels, table, negatives=200_000, seed=tf.constant([1, 2]))
     assert np.abs(got.loss - full_softmax(head, vectors, labels, table)).max() > 0.1
@@ -85,7 +92,7 @@ def test_the_loss_of_a_few_draws_by_hand(
     negatives: int, popular_share: float, temperature: float, seed: int
 ) -> None:
     vectors, labels, table = world(seed=seed)
-    head = next_item(popular_share=popular_share, temperature=temperature)
+    head = sampled(popular_share=popular_share, temperature=temperature)
     rows, expected = head.draw(negatives, tf.constant([seed, 0]))
     got = head(vectors, labels, table, negatives=negatives, seed=tf.constant([seed, 0]))
     scores = vectors.numpy()[:, 0] @ table.numpy().T / temperature + head.log_popularity
@@ -98,6 +105,27 @@ def test_the_loss_of_a_few_draws_by_hand(
         loss = np.log(np.exp(scores[i, own]) + others) - scores[i, own]
         assert float(got.loss[i]) == pytest.approx(loss, abs=1e-3)
     np.testing.assert_array_equal(got.weight, np.where(labels.positive, labels.weight, 0.0))
+
+
+@pytest.mark.parametrize("negatives", [3, 1_000])
+def test_over_few_items_the_softmax_is_the_full_one(negatives: int) -> None:
+    vectors, labels, table = world()
+    head = next_item(popular_share=0.5, temperature=0.7)
+    got = head(vectors, labels, table, negatives=negatives, seed=tf.constant([1, 2]))
+    np.testing.assert_allclose(got.loss, full_softmax(head, vectors, labels, table), atol=1e-5)
+    fewer = head(vectors, labels, table, negatives=2, seed=tf.constant([1, 2]))
+    assert np.abs(fewer.loss - got.loss).max() > 0.01
+
+
+def test_only_items_that_may_be_predicted_are_in_the_full_softmax() -> None:
+    vectors, labels, table = world()
+    own = np.full(len(labels.rows), 5, np.int32)
+    candidates = np.array([2, 3, 5])
+    head = NextItem(Recipe(), fields=1, popularity=POPULARITY, candidates=candidates)
+    got = head(vectors, labels._replace(rows=tf.constant(own)), table, negatives=4, seed=None)
+    scores = vectors.numpy()[:, 0] @ table.numpy().T + head.log_popularity
+    expected = np.log(np.exp(scores[:, candidates]).sum(axis=1)) - scores[:, 5]
+    np.testing.assert_allclose(got.loss, expected, atol=1e-5)
 
 
 def test_draws_are_those_of_the_mixture() -> None:
@@ -132,7 +160,7 @@ def test_the_rank_decides_what_is_recalled() -> None:
     )
     head = NextItem(Recipe(), fields=1, popularity=np.zeros(30, np.float32))
     for better, recalled in ((AT - 1, 1.0), (AT, 0.0)):
-        head.draw = lambda *_, n=better: (tf.tile(tf.range(2, 2 + n), [3]), tf.ones(3 * n))
+        head.compared = lambda *_, n=better: (tf.tile(tf.range(2, 2 + n), [3]), tf.ones(3 * n))
         got = head(tf.ones((1, 1, 1)), labels, table, negatives=1, seed=None)
         assert float(got.score[0]) == recalled
 

@@ -1,9 +1,10 @@
 """Training a map of item features through an aggregator: one objective for both.
 
-The loss is a sampled softmax over items: half of the negatives by popularity, half uniform, each
-corrected by the probability of being drawn at all (Bengio & Senécal, "Adaptive importance
-sampling", 2008). What is popular with everybody enters the score beside the vectors, so vectors
-need not say it. Everything random follows from the seed.
+The loss is a softmax over items: over all of them where they are few, else a sampled one. Half of
+the negatives are then drawn by popularity, half uniformly, each corrected by the probability of
+being drawn at all (Bengio & Senécal, "Adaptive importance sampling", 2008). What is popular with
+everybody enters the score beside the vectors, so vectors need not say it. Everything random follows
+from the seed.
 """
 
 import math
@@ -19,6 +20,7 @@ from models.items.learning.popularity import N_FEATURES, PopularityByDay
 from models.items.learning.windows import Labels, histories_of
 from models.items.protocol import Behaviour
 from models.layers.one_vector import NO_SCORE
+from models.training.recipe import compares_with_all
 
 ops = keras.ops
 
@@ -42,7 +44,8 @@ class Course:
         seed: Of the negatives, the order and the dropout.
         labels: Labels seen per epoch at most; each epoch draws others.
         batch_size: Labels per step.
-        negatives: Items drawn per step, half of them by popularity.
+        negatives: Items drawn per step, half of them by popularity; all items where they are few
+            (`models.training.recipe.compares_with_all`).
         learning_rate: The highest, of AdamW.
         weight_decay: AdamW's.
         dropout: Share of an item's features dropped.
@@ -286,12 +289,16 @@ def draw(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Draw items that are known by a row of the table, half by popularity and half uniformly.
 
+    Where all items are few, each that is known is drawn, for sure.
+
     Returns:
         Distinct items, int64 [drawn], and the log of the probability that each is drawn at all.
     """
     known = np.flatnonzero(popularity.is_known(np.array(row), np.arange(popularity.n_items)))
     if not len(known):  # before the first item was there; they are masked
         known = np.arange(popularity.n_items)
+    if compares_with_all(popularity.n_items, negatives):
+        return known, np.zeros(len(known), np.float32)
     share = popularity.before[row, known].astype(np.float64)
     share = share / share.sum() if share.any() else np.full(len(known), 1 / len(known))
     popular = negatives // 2

@@ -4,20 +4,21 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from models.backend import tf
 from models.items.learning.popularity import PopularityByDay
 from models.items.learning.text_ridge import unit
 from models.items.learning.through import Through, draw
-from models.items.protocol import Corpus
+from models.items.protocol import Corpus, Document
 from models.items.spec import Trained as Line
 from models.items.trained import Trained
 from models.layers.build import build
 from models.layers.one_vector import NO_SCORE
-from models.spec import Gru, LearnedDecay
+from models.spec import Gru, LearnedDecay, LearnedVector, Transformer
 from tests.models.items.test_co_actions import nearest_of_own_topic
-from tests.models.items.worlds import START, market
+from tests.models.items.worlds import START, behaviour_from, market
 from tests.worlds.tiny_models import tiny_config
 from transformations.errors import InputError, TooFewError
 from transformations.timestamps import DAY_US
@@ -52,6 +53,20 @@ def test_the_probability_of_being_drawn_at_all_is_the_share_of_draws() -> None:
         chance[items] = np.exp(logs)
     assert not drawn[:5].any()  # not there yet
     np.testing.assert_allclose(drawn[5:] / 2_000, chance[5:], atol=0.04)
+
+
+def test_few_items_are_compared_with_all_of_them() -> None:
+    corpus = market(members=20)
+    assert corpus.behaviour is not None
+    assert corpus.available_at is not None
+    known_since = corpus.available_at.copy()
+    known_since[:5] = START + 1000 * DAY_US
+    popularity = PopularityByDay.count(corpus.behaviour, known_since)
+    row, rng = len(popularity.before) - 1, np.random.default_rng(0)
+    items, logs = draw(popularity, row, len(corpus) // 2, rng)
+    assert items.tolist() == list(range(5, len(corpus)))
+    assert not logs.any()
+    assert len(draw(popularity, row, len(corpus) // 2 - 1, rng)[0]) < len(corpus) - 5
 
 
 def test_the_loss_is_a_softmax_over_what_is_drawn(corpus: Corpus) -> None:
@@ -146,6 +161,52 @@ def test_what_a_layer_cannot_read_here_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         Trained.fit(Line(version=1, layer=layer), corpus, DIM)
+
+
+RING, STEPS = 14, 6
+
+
+def ring(members: int = 250) -> Corpus:
+    """Each member goes round a ring of items, one by one, from anywhere."""
+    starts = np.random.default_rng(3).integers(0, RING, members)
+    events = [
+        (member, int(n * DAY_US + (member % 50) * 2 * DAY_US), int(start + n) % RING, "SAVE")
+        for member, start in enumerate(starts)
+        for n in range(STEPS)
+    ]
+    ids = pa.array([f"item-{n:03d}" for n in range(RING)])
+    documents = [Document(f"word{n} word{(n + 1) % RING}", []) for n in range(RING)]
+    return Corpus(documents, ids, np.full(RING, START - DAY_US), behaviour_from(events, ids))
+
+
+@pytest.mark.parametrize(
+    ("layer", "knows"),
+    [
+        (Transformer(version=1, units=16, layers=1, dropout=0.0, normalize=True), True),
+        (LearnedDecay(version=1, projected=False, share="all"), False),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_a_transformer_in_an_item_space_learns_what_follows(
+    layer: LearnedVector, knows: bool, tmp_path: Any
+) -> None:
+    """After one action, as a line serves it. A sum of items cannot: their products are symmetric,
+    and grow nowhere along the whole ring."""
+    corpus = ring()
+    encoder = Trained.fit(Line(version=1, epochs=25, layer=layer), corpus, RING - 2)
+    model = build(replace(layer, version=4), tiny_config(tmp_path, dim=RING - 2, length=4))
+    model.set_weights(list(encoder.layer_weights))
+    items = encoder.encode(corpus)
+    one = np.eye(4, dtype=np.float32)[[3] * RING]
+    given = {
+        "item_embeddings": items[:, None] * one[:, :, None],
+        "actions": 2 * one.astype(np.int32),
+        "ages": one,
+    }
+    scores = model.predict(given, verbose=0)["activity_embedding"] @ items.T
+    np.fill_diagonal(scores, -np.inf)
+    right = scores.argmax(axis=1) == (np.arange(RING) + 1) % RING
+    assert right.all() == knows
 
 
 def test_an_item_may_have_a_part_of_its_own(encoder: Trained, corpus: Corpus) -> None:
