@@ -101,17 +101,17 @@ class Fits:
         self,
         lines: Iterable[Line],
         spaces: Mapping[str, Space] | None = None,
-        anew: bool = False,
+        as_next: bool = False,
     ) -> list[Line]:
         """Return lines of the catalogue, each as its newest fit in the item space that it names.
 
         Args:
             spaces: Other spaces than the present ones, as `spaces` has them.
-            anew: Each as its next fit, which is to be made.
+            as_next: Each as its next fit, which is to be made.
         """
         present = self.spaces if spaces is None else spaces
         first = next(iter(present.values()))
-        return [self._bind(line, present.get(line.items, first), anew) for line in lines]
+        return [self._bind(line, present.get(line.items, first), as_next) for line in lines]
 
     def kept(self, current: Iterable[Aggregator]) -> list[Aggregator]:
         """Return the fits that were used, are not retired, and are not among the current lines.
@@ -146,7 +146,7 @@ class Fits:
         key = (kind, name, version)
         return [row for row in self._rows if (row["kind"], row["name"], row["version"]) == key]
 
-    def _bind(self, line: Line, space: Space, anew: bool) -> Line:
+    def _bind(self, line: Line, space: Space, as_next: bool) -> Line:
         if isinstance(line, Packaged):
             # Made elsewhere: it is what it is, in the fit of the space that its manifest names.
             made = _space_of_package(self.config, line, space)
@@ -157,7 +157,7 @@ class Fits:
             for row in self._served(LINE, line.name, line.version)
             if _space_of(row) == space
         ]
-        if anew or not fits:
+        if as_next or not fits:
             fits = [self.next_fit(LINE, line.name, line.version)]
         return line.of_fit(max(fits), space)
 

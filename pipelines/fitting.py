@@ -161,7 +161,7 @@ def prepare(
     return untrained
 
 
-def fit_anew(
+def new_fit(
     config: Config,
     con: Connection,
     as_of: datetime,
@@ -202,7 +202,7 @@ def fit_anew(
             next_one = fits.next_fit(SPACE, space.encoder, space.version)
             spaces = spaces | {name: replace(space, fit=next_one)}
     made = [
-        fits.bind([line], spaces, anew=True)[0] if fits.is_used(before) else before
+        fits.bind([line], spaces, as_next=True)[0] if fits.is_used(before) else before
         for line, before in zip(lines, fits.bind(lines, spaces), strict=True)
         # A formula in the same space would be the same numbers under another name.
         if isinstance(line, Learned)

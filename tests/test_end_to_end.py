@@ -295,6 +295,13 @@ def test_readme_training(world, newest):
     assert seen > 50
 
 
+def test_the_readme_adds_one_line_to_the_catalogue_that_is_there():
+    shown = snippet("aggregator").splitlines(keepends=True)
+    (new,) = (line for line in shown if line.endswith("# the new line\n"))
+    shown.remove(new)
+    assert (ROOT / "models" / "catalog.py").read_text().endswith('"""\n\n' + "".join(shown))
+
+
 def test_readme_aggregator(world, newest):
     catalog = world.root / "models" / "catalog.py"
     text = catalog.read_text()

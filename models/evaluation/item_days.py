@@ -14,7 +14,7 @@ ACTIVE_DAYS = 7
 # The prior of an item's share of positive actions: that many actions, that share of them positive.
 PRIOR, PRIOR_SHARE = 2.0, 0.8
 N_FEATURES = len(WINDOW_DAYS) + 5
-# Counts of all time are kept at every so many events; between, the events themselves are counted.
+# Counts of all time are kept at every nth event; between, the events themselves are counted.
 EVERY = 65_536
 KEPT_BYTES = 1_000_000_000
 """Of features by day, which every ranker of an evaluation reads again."""

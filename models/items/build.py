@@ -158,7 +158,7 @@ class _Rows:
     def _folded(
         self, encoder: FittedEncoder, as_of: datetime, available_from: datetime
     ) -> Iterator[pa.RecordBatch]:
-        """Encode all items anew; keep the vectors that changed."""
+        """Encode all items again; keep the vectors that changed."""
         made = folded(self.config, self.con, encoder, as_of, available_from)
         self.refused = made.without_vector
         for start in range(0, len(made.vectors), ROWS_AT_ONCE):

@@ -44,7 +44,7 @@ class Shapes:
         unit: What a bin of `starts` is.
         starts: Where each bin begins, without those that no action lies in.
         over_time: Action → how often it happened in each bin.
-        per_member: "1", "2 to 3", "4 to 7", … actions → members that have so many.
+        per_member: "1", "2 to 3", "4 to 7", … actions → members that have that many.
         ages: How long a member's last action is ago, as of `last_as_of` → members.
         pauses: How long after its member's action before an action follows → actions.
     """

@@ -32,7 +32,7 @@ def evaluate_command(
         list[str] | None,
         typer.Option(
             help="How fresh features are: live, a gap before the label (30m, 6h), or a snapshot "
-            "every so many days (1d); repeatable. Choices and promises are about the first. "
+            "every n days (1d); repeatable. Choices and promises are about the first. "
             "Default: live, 30m and 1d side by side."
         ),
     ] = None,

@@ -1,4 +1,4 @@
-"""`activity fit`: fit the item space and the lines anew. `activity retire`: take a fit down."""
+"""`activity fit`: fit the item space and the lines again. `activity retire`: take a fit down."""
 
 import shutil
 from collections.abc import Iterator, Mapping
@@ -48,7 +48,7 @@ def fit_command(
         from operations.fits import Fits, fit_until, say_kept
         from operations.ledger import Ledger
         from pipelines.daily import end_of_last_day, last_midnight, stage_events, stage_the_items
-        from pipelines.fitting import fit_anew
+        from pipelines.fitting import new_fit
         from transformations.duck import connect
 
     ledger = Ledger(settings)
@@ -60,7 +60,7 @@ def fit_command(
             stage_the_items(settings, con, now, stages)
             timestamp = given or fit_until(settings, end_of_last_day(settings))
             before = Fits(settings).spaces
-            made = fit_anew(settings, con, now, timestamp, stages, items)
+            made = new_fit(settings, con, now, timestamp, stages, items)
             apart = list(_how_far(settings, con, before, now))
     console.print()
     console.print(stages.table())

@@ -64,7 +64,7 @@ def train_command(
 
     with _read(settings, "train", until) as (settings, con, timestamp, stages):
         fits = Fits(settings)
-        (fit,) = fits.bind([line], anew=fits.is_used(*fits.bind([line])))
+        (fit,) = fits.bind([line], as_next=fits.is_used(*fits.bind([line])))
         forget(settings, fit)
         folder, registered = train_line(settings, con, fit, timestamp, stages)
         note_fits(settings, [fit], used=False)

@@ -48,8 +48,8 @@ class Freshness:
         match = re.fullmatch(r"([1-9]\d*)([dhms])", text)
         if match is None:
             raise InputError(
-                "--freshness: expected live, a gap such as 30m or 6h, or a snapshot every so many "
-                f"days such as 1d, got {text!r}"
+                "--freshness: expected live, a gap such as 30m or 6h, or a snapshot every n days "
+                f"such as 1d, got {text!r}"
             )
         time = timedelta(**{DURATION_UNITS[match[2]]: int(match[1])})
         return cls(text, "snapshot" if match[2] == "d" else "gap", time)

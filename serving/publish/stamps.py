@@ -1,7 +1,7 @@
 """Record since when a snapshot's rows can be read online: their created_timestamp.
 
 A row that is published again unchanged keeps its stamp: it could be read since then. So a rerun
-puts the published partitions aside before it builds them anew, and compares afterwards.
+puts the published partitions aside before it builds them again, and compares afterwards.
 """
 
 import os

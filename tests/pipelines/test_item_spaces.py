@@ -231,7 +231,7 @@ def test_too_little_to_fit_is_said_and_the_rest_is_served(tmp_path: Path) -> Non
     assert workspace.services() == ["ranker_average_v1", "ranker_decay_v1"]
 
 
-def test_one_encoder_is_fitted_anew_with_what_reads_it(tmp_path: Path) -> None:
+def test_one_encoder_is_fitted_again_with_what_reads_it(tmp_path: Path) -> None:
     workspace = market(tmp_path / "w", *LINES[:2], encoders=("TfidfSvd(version=1)", CO_ACTIONS))
     workspace.run(END - DAY)
     workspace.fit(END - 2 * DAY, items="co_actions_v1")

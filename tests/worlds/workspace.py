@@ -11,7 +11,7 @@ from rich.console import Console
 from operations.ledger import Ledger
 from pipelines.backfill import run_backfill
 from pipelines.daily import run_daily, stage_events, stage_the_items
-from pipelines.fitting import fit_anew
+from pipelines.fitting import new_fit
 from pipelines.progress import Stages
 from serving import publish
 from transformations.config import Config, load_config
@@ -112,7 +112,7 @@ class Workspace:
             with connect(self.config) as con:
                 stage_events(self.config, con, END, stages)
                 stage_the_items(self.config, con, END, stages)
-                fit_anew(self.config, con, END, until, stages, items)
+                new_fit(self.config, con, END, until, stages, items)
 
         self.do("fit", work)
 

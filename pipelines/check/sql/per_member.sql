@@ -1,4 +1,4 @@
--- one row per power of two: members with so many actions, up to below the next power
+-- one row per power of two: members with that many actions, up to below the next power
 -- Reads `activity`.
 with
 members as (
