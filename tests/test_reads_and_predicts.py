@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from models.inputs import Category, Inputs, Number
+from models.items.corpus import corpus_at
 from models.lines import catalogue_lines
 from models.packaging import load
 from models.spec import Cnn
@@ -115,6 +116,26 @@ def test_it_trains_serves_and_is_the_same_at_request_time(workspace: Workspace) 
         features=service,
     ).to_df()
     np.testing.assert_allclose(joined.sort_values("item_id")["cosine"], matched["cosine"], 1e-5)
+
+
+def test_an_encoder_that_predicts_knows_its_candidates(workspace: Workspace) -> None:
+    workspace.lines("Average(version=1)")
+    workspace.run(END)
+    with connect(workspace.config) as con:
+        con.execute(f"create temp view stg_items as from '{workspace.config.layout.staged_items}'")
+        corpus, everything, nothing = (
+            corpus_at(workspace.config, con, END, with_activity=False, predicts=predicts)
+            for predicts in (("enroll",), (), ("view",))
+        )
+    assert corpus.ids is not None
+    assert corpus.candidates is not None
+    are_courses = [item.startswith("c-") for item in corpus.ids.to_pylist()]
+    assert corpus.candidates.tolist() == are_courses
+    assert sum(are_courses) == COURSES < len(corpus)
+    assert everything.candidates is None
+    # A view is on items of any kind.
+    assert nothing.candidates is not None
+    assert nothing.candidates.all()
 
 
 def test_it_is_evaluated_on_items_of_the_kind_that_it_predicts(workspace: Workspace) -> None:

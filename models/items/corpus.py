@@ -1,5 +1,6 @@
 """Reads what item encoders are fitted on and encode: items, and what members did, at a moment."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 import duckdb
@@ -10,6 +11,7 @@ import pyarrow.compute as pc
 from models.items.protocol import Behaviour, Corpus, Document
 from transformations.config import Config
 from transformations.duck import sql
+from transformations.item_kinds import other_items
 from transformations.layout import files_between
 from transformations.tables import activity_query
 from transformations.timestamps import EPOCH
@@ -21,12 +23,17 @@ def corpus_at(
     moment: datetime,
     with_activity: bool,
     with_searches: bool = False,
+    predicts: Sequence[str] = (),
 ) -> Corpus:
     """Return the items of `stg_items` known before a moment, and the actions known by then.
 
     Args:
         with_activity: Whether to read what members did.
         with_searches: Whether the texts that members searched for are among the items.
+        predicts: Actions whose kinds of items are the candidates; default: all items are.
+
+    Raises:
+        InputError: as `transformations.item_kinds.other_items`.
     """
     query = sql("items_known", __file__)
     parameters = {"moment": moment, "with_searches": with_searches}
@@ -37,11 +44,19 @@ def corpus_at(
             items["text"].to_pylist(), items["categories"].to_pylist(), strict=True
         )
     ]
+    ids = items["item_id"].combine_chunks()
+    candidates = None
+    if predicts:
+        others = con.sql(other_items(config, con, predicts)).to_arrow_table()["item_id"]
+        candidates = pc.invert(pc.is_in(ids, value_set=others.combine_chunks())).to_numpy(
+            zero_copy_only=False
+        )
     return Corpus(
         documents,
-        items["item_id"].combine_chunks(),
+        ids,
         items["available_at"].to_numpy(),
         behaviour_before(config, con, moment) if with_activity else None,
+        candidates,
     )
 
 

@@ -78,12 +78,14 @@ class Corpus:
         available_at: Since when each is known, microseconds since 1970, int64 [items]; None as ids.
         behaviour: What members did; it may name other items too. None for an encoder that does not
             read activity, and where only texts are known.
+        candidates: Which items the encoder's own line may predict, bool [items]; None for all.
     """
 
     documents: Sequence[Document]
     ids: pa.Array | None = None
     available_at: NDArray[np.int64] | None = None
     behaviour: Behaviour | None = None
+    candidates: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.documents)

@@ -137,7 +137,7 @@ def _fit(
     progress: Progress | None,
 ) -> dict[str, Any]:
     """Fit and save the space's encoder; return its manifest."""
-    corpus = corpus_at(config, con, fit_before, line.reads_activity)
+    corpus = corpus_at(config, con, fit_before, line.reads_activity, predicts=line.predicts)
     try:
         encoder = fitted_class(line.kind).fit(line, corpus, config.dim, progress)
     except TooFewError as error:

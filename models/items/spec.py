@@ -53,6 +53,11 @@ class ItemEncoder:
         """Return the space of one of its fits."""
         return names.Space(self.name, self.version, fit)
 
+    @property
+    def predicts(self) -> tuple[str, ...]:
+        """The actions that it is trained to predict; empty: none in particular."""
+        return ()
+
     def parameters(self) -> dict[str, Any]:
         """Return the subclass's own settings, for the manifest."""
         base = {f.name for f in fields(ItemEncoder)}
@@ -294,6 +299,11 @@ class Trained(Joint):
         ('learned_decay_v2', 'trained_v3')
         """
         return replace(self.layer, version=version, items=str(self), **settings)
+
+    @property
+    def predicts(self) -> tuple[str, ...]:
+        """Those of its layer."""
+        return self.layer.predicts
 
     def parameters(self) -> dict[str, Any]:
         """Return the settings; of the layer, what decides its weights."""

@@ -19,7 +19,7 @@ from models.items import spec
 from models.items.co_actions import behaviour_of
 from models.items.joint import Joint, Parts, figures_of, parts_of, principal
 from models.items.learning.archive import ids_array, ids_of, packed, unpacked
-from models.items.learning.popularity import PopularityByDay
+from models.items.learning.popularity import NEVER, PopularityByDay
 from models.items.learning.text_ridge import encode_text, unit
 from models.items.learning.windows import Labels, edges_of, labels_of
 from models.items.protocol import Behaviour, Corpus
@@ -177,9 +177,12 @@ def _material(line: spec.Trained, parts: Parts, corpus: Corpus) -> "Material":
         known_since = corpus.available_at.copy()
     # Whoever acts on an item knows it.
     np.minimum.at(known_since, behaviour.items, behaviour.timestamps)
+    if corpus.candidates is not None:
+        known_since[~corpus.candidates] = NEVER
     popularity = PopularityByDay.count(behaviour, known_since)
     labels = _labels(line, behaviour)
-    # What was posted the same day could not have been shown, as the negatives could not.
+    # What was posted the same day could not have been shown, as the negatives could not; what is
+    # never predicted is neither.
     events = labels.events
     days = popularity.rows_of(behaviour.timestamps[events])
     labels = labels.take(

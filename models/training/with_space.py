@@ -24,11 +24,13 @@ def trained_with_space(aggregator: Aggregator, config: Config) -> Trained | None
         return None
     if layer_settings(aggregator) != layer_settings(line.layer):
         return None
+    from models.items.trained import Trained as FittedSpace  # and scikit-learn
+
     encoder, until, manifest = saved(config), fitted_until(config), read_manifest(config)
-    if encoder is None or until is None or manifest is None:
+    if not isinstance(encoder, FittedSpace) or until is None or manifest is None:
         return None
     model = build(aggregator, config)
-    model.set_weights(encoder.layer_weights)  # type: ignore[attr-defined]
+    model.set_weights(encoder.layer_weights)
     return Trained(
         model=model,
         trained_until=until,

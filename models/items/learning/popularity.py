@@ -1,6 +1,7 @@
 """How popular and how old each item was at a time: what an item's vector need not say."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -15,6 +16,8 @@ N_FEATURES = len(SPANS) + 3
 CELLS = 32_000_000
 """Numbers in the table at most (128 MB); with more items or years, several days share a row."""
 YOUNG_DAYS = 7.0
+NEVER = np.iinfo(np.int64).max
+"""Since when an item is known that is never to be predicted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +43,8 @@ class PopularityByDay:
         """Count the positive actions of some behaviour, which must not be empty.
 
         Args:
-            known_since: Microseconds since 1970 at which each item was there, int64 [items].
+            known_since: Microseconds since 1970 at which each item was there, int64 [items]; or
+                NEVER.
             cells: Numbers in the table at most.
         """
         positive = behaviour.signs > 0
@@ -58,6 +62,11 @@ class PopularityByDay:
     def n_items(self) -> int:
         """How many items it counts."""
         return len(self.known_since)
+
+    @cached_property
+    def n_candidates(self) -> int:
+        """How many of them may be predicted once they are known."""
+        return int((self.known_since < float(NEVER) / DAY_US).sum())
 
     def rows_of(self, timestamps: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the row of each time."""

@@ -289,7 +289,7 @@ def draw(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Draw items that are known by a row of the table, half by popularity and half uniformly.
 
-    Where all items are few, each that is known is drawn, for sure.
+    Where the items that may be predicted are few, each that is known is drawn, for sure.
 
     Returns:
         Distinct items, int64 [drawn], and the log of the probability that each is drawn at all.
@@ -297,7 +297,7 @@ def draw(
     known = np.flatnonzero(popularity.is_known(np.array(row), np.arange(popularity.n_items)))
     if not len(known):  # before the first item was there; they are masked
         known = np.arange(popularity.n_items)
-    if compares_with_all(popularity.n_items, negatives):
+    if compares_with_all(popularity.n_candidates, negatives):
         return known, np.zeros(len(known), np.float32)
     share = popularity.before[row, known].astype(np.float64)
     share = share / share.sum() if share.any() else np.full(len(known), 1 / len(known))

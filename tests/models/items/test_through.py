@@ -8,12 +8,13 @@ import pyarrow as pa
 import pytest
 
 from models.backend import tf
+from models.items.joint import Parts
 from models.items.learning.popularity import PopularityByDay
 from models.items.learning.text_ridge import unit
 from models.items.learning.through import Through, draw
 from models.items.protocol import Corpus, Document
 from models.items.spec import Trained as Line
-from models.items.trained import Trained
+from models.items.trained import Trained, _material
 from models.layers.build import build
 from models.layers.one_vector import NO_SCORE
 from models.spec import Gru, LearnedDecay, LearnedVector, Transformer
@@ -147,6 +148,25 @@ def test_another_layer_and_its_own_actions(corpus: Corpus) -> None:
     )
     assert encoder.describe()["labels"] < everything.describe()["labels"]
     assert encoder.encode(corpus).any(axis=1).all()
+
+
+def test_only_items_of_the_predicted_kinds_are_labels_and_negatives(corpus: Corpus) -> None:
+    parts = Parts.fit(LINE, corpus, DIM, LINE.text_dim)
+    everything = _material(LINE, parts, corpus)
+    candidates = np.arange(len(corpus)) % 3 > 0
+    chosen = _material(LINE, parts, replace(corpus, candidates=candidates))
+    of_label = everything.behaviour.items[everything.labels.events]
+    kept = chosen.behaviour.items[chosen.labels.events]
+    np.testing.assert_array_equal(np.sort(kept), np.sort(of_label[candidates[of_label]]))
+    assert chosen.popularity.n_candidates == candidates.sum() == 40
+    rng, row = np.random.default_rng(0), len(chosen.popularity.before) - 1
+    for negatives in (10, 1_024):  # a sample of them, and all
+        drawn = np.unique(
+            np.concatenate([draw(chosen.popularity, row, negatives, rng)[0] for _ in range(50)])
+        )
+        np.testing.assert_array_equal(drawn, np.flatnonzero(candidates))
+    # They stay in the histories.
+    assert len(chosen.behaviour) == len(everything.behaviour)
 
 
 @pytest.mark.parametrize(
