@@ -18,7 +18,7 @@ from models.items.learning.archive import ids_array, ids_of, nested, packed, unp
 from models.items.learning.pairs import Pairs, Weighing
 from models.items.learning.svd import largest
 from models.items.learning.text_ridge import TEXT_DIM, TextRidge, encode_text, text_encoder, unit
-from models.items.protocol import Behaviour, Corpus, Progress
+from models.items.protocol import Behaviour, Corpus, OneStep
 from models.items.tfidf_svd import TfidfSvd
 from transformations.errors import TooFewError
 
@@ -88,8 +88,8 @@ class Basis:
 
 
 @dataclass(frozen=True)
-class CoActions:
-    """A fitted encoder; the methods are those of `FittedEncoder`.
+class ByPairs(OneStep):
+    """Base of encoders that fold items in by their pairs; the methods are those of `FittedEncoder`.
 
     Attributes:
         basis: What folds items in by their pairs so far.
@@ -102,23 +102,6 @@ class CoActions:
     text: TfidfSvd | None
     ridge: TextRidge | None
     figures: dict[str, Any]
-
-    @classmethod
-    def fit(
-        cls,
-        line: spec.ItemEncoder,
-        corpus: Corpus,
-        dim: int,
-        progress: Progress | None = None,  # noqa: ARG003 - it takes no time worth telling
-    ) -> Self:
-        """Fit on all the corpus holds; a later event or item is not in it.
-
-        Raises:
-            TooFewError: too few items have pairs.
-        """
-        assert isinstance(line, spec.CoActions)
-        behaviour, _ = behaviour_of(corpus)
-        return cls.with_text(Basis.fit(behaviour, Weighing.of(line), dim), corpus)
 
     @classmethod
     def with_text(cls, basis: Basis, corpus: Corpus) -> Self:
@@ -191,7 +174,22 @@ class CoActions:
 
 
 @dataclass(frozen=True)
-class Placed(CoActions):
+class CoActions(ByPairs):
+    """A fitted encoder; the methods are those of `FittedEncoder`."""
+
+    @classmethod
+    def fitted(cls, line: spec.CoActions, corpus: Corpus, dim: int) -> Self:
+        """Fit on all the corpus holds; a later event or item is not in it.
+
+        Raises:
+            TooFewError: too few items have pairs.
+        """
+        behaviour, _ = behaviour_of(corpus)
+        return cls.with_text(Basis.fit(behaviour, Weighing.of(line), dim), corpus)
+
+
+@dataclass(frozen=True)
+class Placed(ByPairs):
     """Base of encoders whose fit gives each item that it saw a vector of its own, which stays.
 
     The basis then holds these vectors. An item that got actions since is where the items stand that

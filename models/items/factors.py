@@ -15,7 +15,7 @@ from scipy import sparse
 from models.items import spec
 from models.items.co_actions import Placed, behaviour_of, placed
 from models.items.learning.pairs import Weighing
-from models.items.protocol import Behaviour, Corpus, Progress
+from models.items.protocol import Behaviour, Corpus
 from transformations.errors import InputError, TooFewError
 
 NEIGHBOURS = Weighing(reach=10, decay=1.0, context_power=0.75, shrink=0.0)
@@ -27,13 +27,7 @@ class Factors(Placed):
     """A fitted encoder; the methods are those of `FittedEncoder`."""
 
     @classmethod
-    def fit(
-        cls,
-        line: spec.ItemEncoder,
-        corpus: Corpus,
-        dim: int,
-        progress: Progress | None = None,  # noqa: ARG003 - it takes no time worth telling
-    ) -> Self:
+    def fitted(cls, line: spec.Factors, corpus: Corpus, dim: int) -> Self:
         """Fit on all that the corpus holds; a later event is not in it.
 
         Raises:
@@ -42,7 +36,6 @@ class Factors(Placed):
         """
         from threadpoolctl import threadpool_limits
 
-        assert isinstance(line, spec.Factors)
         behaviour, _ = behaviour_of(corpus)
         ratings, items = _ratings(line, behaviour)
         if len(items) < dim:

@@ -12,7 +12,7 @@ from models.items.learning.archive import ids_array, ids_of, nested, packed, unp
 from models.items.learning.pairs import Weighing
 from models.items.learning.svd import with_signs
 from models.items.learning.text_ridge import TEXT_DIM, agreement, encode_text, text_encoder, unit
-from models.items.protocol import Corpus, Progress
+from models.items.protocol import Corpus, OneStep
 from models.items.tfidf_svd import TfidfSvd
 from transformations.errors import TooFewError
 
@@ -75,7 +75,7 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class Joint:
+class Joint(OneStep):
     """A fitted encoder: a linear map of both parts. The methods are those of `FittedEncoder`.
 
     Attributes:
@@ -89,19 +89,12 @@ class Joint:
     figures: dict[str, Any]
 
     @classmethod
-    def fit(
-        cls,
-        line: spec.ItemEncoder,
-        corpus: Corpus,
-        dim: int,
-        progress: Progress | None = None,  # noqa: ARG003 - it takes no time worth telling
-    ) -> Self:
+    def fitted(cls, line: spec.Joint, corpus: Corpus, dim: int) -> Self:
         """Fit on all that the corpus holds; a later event or item is not in it.
 
         Raises:
             TooFewError: as `Parts.fit`; or the features span fewer dimensions than `dim`.
         """
-        assert isinstance(line, spec.Joint)
         parts = Parts.fit(line, corpus, dim)
         features = parts.features(corpus)
         map_ = principal(features, dim)

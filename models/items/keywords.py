@@ -19,7 +19,7 @@ from models.items import spec
 from models.items.learning.archive import packed, strings_array, strings_of, unpacked
 from models.items.learning.text_ridge import unit
 from models.items.learning.words import skip_gram
-from models.items.protocol import Corpus, Document, Progress
+from models.items.protocol import Corpus, Document, OneStep
 from models.items.tfidf_svd import MIN_ITEMS, tokens
 from transformations.errors import TooFewError
 
@@ -27,7 +27,7 @@ PRECISION, MOST_STEPS = 1e-8, 200
 
 
 @dataclass(frozen=True)
-class Keywords:
+class Keywords(OneStep):
     """A fitted encoder; the methods are those of `FittedEncoder`.
 
     Attributes:
@@ -47,19 +47,12 @@ class Keywords:
     damping: float
 
     @classmethod
-    def fit(
-        cls,
-        line: spec.ItemEncoder,
-        corpus: Corpus,
-        dim: int,
-        progress: Progress | None = None,  # noqa: ARG003 - it takes no time worth telling
-    ) -> Self:
+    def fitted(cls, line: spec.Keywords, corpus: Corpus, dim: int) -> Self:
         """Fit on these items; the same items in the same order give the same encoder.
 
         Raises:
             TooFewError: fewer words than `dim` that at least two items share.
         """
-        assert isinstance(line, spec.Keywords)
         texts = [list(tokens(document)) for document in corpus.documents]
         items_with = Counter(word for text in texts for word in {*text})
         shared = {word for word, items in items_with.items() if items >= MIN_ITEMS}

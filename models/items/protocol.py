@@ -133,3 +133,23 @@ class FittedEncoder(Protocol):
     def from_bytes(cls, archive: bytes) -> Self:
         """Read what `to_bytes` wrote."""
         ...
+
+
+class OneStep:
+    """Base of encoders whose fit takes no time worth telling; the rest is as `FittedEncoder`."""
+
+    @classmethod
+    def fit(
+        cls,
+        line: ItemEncoder,
+        corpus: Corpus,
+        dim: int,
+        progress: Progress | None = None,  # noqa: ARG003
+    ) -> Self:
+        """As `FittedEncoder.fit`; `progress` is never called."""
+        return cls.fitted(line, corpus, dim)
+
+    @classmethod
+    def fitted(cls, line: Any, corpus: Corpus, dim: int) -> Self:
+        """Fit on all that the corpus holds, by a line of the encoder's kind."""
+        raise NotImplementedError

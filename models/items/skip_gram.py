@@ -14,7 +14,7 @@ from models.items import spec
 from models.items.co_actions import Placed, behaviour_of, placed
 from models.items.learning.pairs import Weighing
 from models.items.learning.words import skip_gram
-from models.items.protocol import Behaviour, Corpus, Progress
+from models.items.protocol import Behaviour, Corpus
 from transformations.errors import TooFewError
 
 MINUTE_US = 60_000_000
@@ -25,19 +25,12 @@ class SkipGram(Placed):
     """A fitted encoder; the methods are those of `FittedEncoder`."""
 
     @classmethod
-    def fit(
-        cls,
-        line: spec.ItemEncoder,
-        corpus: Corpus,
-        dim: int,
-        progress: Progress | None = None,  # noqa: ARG003 - it takes no time worth telling
-    ) -> Self:
+    def fitted(cls, line: spec.SkipGram, corpus: Corpus, dim: int) -> Self:
         """Fit on all that the corpus holds; a later event is not in it.
 
         Raises:
             TooFewError: fewer items than `dim` stand in a sentence with another.
         """
-        assert isinstance(line, spec.SkipGram)
         behaviour, _ = behaviour_of(corpus)
         gap = line.session_gap if line.sentences == "sessions" else np.inf
         sentences = sentences_of(behaviour, gap, line.only_positive)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from models.items.protocol import Corpus, Document, Progress
+from models.items.protocol import Corpus, Document, OneStep
 from models.items.spec import ItemEncoder
 from transformations.errors import TooFewError
 
@@ -38,7 +38,7 @@ def tokens(document: Document) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class TfidfSvd:
+class TfidfSvd(OneStep):
     """A fitted encoder; the methods are those of `FittedEncoder`.
 
     Attributes:
@@ -52,12 +52,11 @@ class TfidfSvd:
     components: NDArray[np.float64]
 
     @classmethod
-    def fit(
+    def fitted(
         cls,
         line: ItemEncoder,  # noqa: ARG003 - it has no settings
         corpus: Corpus,
         dim: int,
-        progress: Progress | None = None,  # noqa: ARG003 - it takes no time worth telling
     ) -> Self:
         """Fit on these items; the same items in the same order give the same encoder.
 
@@ -68,7 +67,7 @@ class TfidfSvd:
 
     @classmethod
     def of_documents(cls, documents: Sequence[Document], dim: int) -> Self:
-        """As `fit`."""
+        """As `fitted`."""
         items_with = Counter(token for document in documents for token in {*tokens(document)})
         terms = sorted(token for token, items in items_with.items() if items >= MIN_ITEMS)
         if min(len(documents), len(terms)) < dim:
