@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from models.inputs import Category, Inputs, Number
-from models.items.corpus import corpus_at
+from models.items.corpus import behaviour_before, corpus_at
+from models.items.saved import saved
 from models.lines import catalogue_lines
 from models.packaging import load
 from models.spec import Cnn
@@ -22,6 +23,8 @@ from pipelines.progress import Stages
 from serving.request.vectors import RequestTime
 from tests.worlds.workspace import END, Workspace
 from transformations.duck import connect
+from transformations.errors import InputError
+from transformations.names import Space
 
 LINE = (
     'LearnedDecay(version=1, reads=("play", "view"), predicts=("enroll",), signs=True, '
@@ -136,6 +139,37 @@ def test_an_encoder_that_predicts_knows_its_candidates(workspace: Workspace) -> 
     # A view is on items of any kind.
     assert nothing.candidates is not None
     assert nothing.candidates.all()
+
+
+def test_an_encoder_is_fitted_with_the_number_that_it_reads(workspace: Workspace) -> None:
+    spaces = ("Factors(version=1)", 'Factors(version=2, confidence_by="dwell")')
+    workspace.lines(
+        'Average(version=1, items="factors_v1")',
+        'Average(version=2, items="factors_v2")',
+        encoders=spaces,
+    )
+    workspace.run(END)
+    plain, weighed = (
+        saved(workspace.config.in_space(Space("factors", version, 1))) for version in (1, 2)
+    )
+    assert plain is not None
+    assert weighed is not None
+    assert plain.to_bytes() != weighed.to_bytes()
+    with connect(workspace.config) as con:
+        behaviour, without = (
+            behaviour_before(workspace.config, con, END, number) for number in ("dwell", "")
+        )
+        with pytest.raises(InputError, match=r"expected a number .*\(dwell\), got 'seen_on'"):
+            behaviour_before(workspace.config, con, END, "seen_on")
+    assert without.numbers is None
+    assert behaviour.numbers is not None
+    ago = (END.timestamp() * 1e6 - behaviour.timestamps) / 3.6e9  # hours
+    n = np.round((ago - 1) / 3).astype(int)
+    np.testing.assert_array_equal(behaviour.numbers, np.where(n % 4 == 0, np.nan, n % 60))
+    assert len(behaviour) == 240
+    later = behaviour.take(behaviour.codes > 1)
+    assert later.numbers is not None
+    assert len(later.numbers) == len(later)
 
 
 def test_it_is_evaluated_on_items_of_the_kind_that_it_predicts(workspace: Workspace) -> None:

@@ -85,7 +85,11 @@ def _ratings(
     liked = behaviour.take(behaviour.signs > 0)
     _, member = np.unique(liked.members, return_inverse=True)
     shape = (int(member.max(initial=-1)) + 1, len(liked.item_ids))
-    ratings = sparse.csr_matrix((weights[liked.codes], (member, liked.items)), shape)
+    counts = weights[liked.codes]
+    if liked.numbers is not None:
+        counts *= np.where(np.isnan(liked.numbers), 1.0, np.maximum(liked.numbers, 0.0))
+    ratings = sparse.csr_matrix((counts, (member, liked.items)), shape)
+    ratings.eliminate_zeros()
     ratings = ratings[np.diff(ratings.indptr) > 1]
     used = np.unique(ratings.indices).astype(np.int64)
     order = np.argsort(np.asarray(liked.item_ids.take(used).to_pylist(), dtype=object))

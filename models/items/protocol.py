@@ -38,6 +38,8 @@ class Behaviour:
         signs: 1 liked, -1 disliked, 0 neither; int8 [actions].
         codes: Which action: 1 for the first of `actions`, int16 [actions].
         actions: The configured actions, in order.
+        numbers: The number that each action carries, if a line reads one (`reads_number`), float64
+            [actions], NaN where it is missing.
     """
 
     members: NDArray[np.int64]
@@ -47,6 +49,7 @@ class Behaviour:
     signs: NDArray[np.int8]
     codes: NDArray[np.int16]
     actions: tuple[str, ...]
+    numbers: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.items)
@@ -65,6 +68,7 @@ class Behaviour:
             self.signs[chosen],
             self.codes[chosen],
             self.actions,
+            None if self.numbers is None else self.numbers[chosen],
         )
 
 

@@ -137,7 +137,14 @@ def _fit(
     progress: Progress | None,
 ) -> dict[str, Any]:
     """Fit and save the space's encoder; return its manifest."""
-    corpus = corpus_at(config, con, fit_before, line.reads_activity, predicts=line.predicts)
+    corpus = corpus_at(
+        config,
+        con,
+        fit_before,
+        line.reads_activity,
+        predicts=line.predicts,
+        number=line.reads_number,
+    )
     try:
         encoder = fitted_class(line.kind).fit(line, corpus, config.dim, progress)
     except TooFewError as error:

@@ -33,6 +33,8 @@ class ItemEncoder:
     items get a new vector as they are acted on."""
     similarity: ClassVar[Literal["cosine", "dot"]] = "cosine"
     """How near two vectors of its space are: neighbours, match and map follow it."""
+    later_settings: ClassVar[tuple[str, ...]] = ()
+    """Settings that came later: left out of the manifest where they are the default."""
 
     name: str
     version: int
@@ -58,10 +60,20 @@ class ItemEncoder:
         """The actions that it is trained to predict; empty: none in particular."""
         return ()
 
+    @property
+    def reads_number(self) -> str:
+        """The attribute of actions, a number, that its fit reads; empty: none."""
+        return ""
+
     def parameters(self) -> dict[str, Any]:
         """Return the subclass's own settings, for the manifest."""
         base = {f.name for f in fields(ItemEncoder)}
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in base}
+        return {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if f.name not in base
+            and not (f.name in self.later_settings and getattr(self, f.name) == f.default)
+        }
 
     def _expect(self, setting: str, right: bool, expected: str) -> None:
         if not right:
@@ -191,7 +203,9 @@ class Factors(ItemEncoder):
     Attributes:
         algorithm: `als`, alternating least squares (Hu, Koren & Volinsky, 2008), or `bpr`, Bayesian
             personalized ranking (Rendle et al., 2009).
-        confidence: What an action counts, as ("APPLY", 2.0); others count 1.
+        confidence: What an action counts, as ("APPLY", 2.0); others count 1. BPR counts none.
+        confidence_by: A number of `events.attributes`, as a rating, by which what an action counts
+            is multiplied where it has one; one of 0 or less counts nothing.
         regularization: Of the factors.
         iterations: Of the algorithm.
         seed: Of the first factors and what is drawn.
@@ -200,10 +214,12 @@ class Factors(ItemEncoder):
     kind: ClassVar[str] = "factors"
     encoder: ClassVar[str] = "models.items.factors:Factors"
     reads_activity: ClassVar[bool] = True
+    later_settings: ClassVar[tuple[str, ...]] = ("confidence_by",)
 
     name: str = "factors"
     algorithm: Literal["als", "bpr"] = "als"
     confidence: tuple[tuple[str, float], ...] = ()
+    confidence_by: str = ""
     regularization: float = 0.01
     iterations: int = 15
     seed: int = 0
@@ -213,8 +229,16 @@ class Factors(ItemEncoder):
         self._expect("algorithm", self.algorithm in ("als", "bpr"), "'als' or 'bpr'")
         above = all(weight > 0 for _, weight in self.confidence)
         self._expect("confidence", above, "numbers above 0")
+        for setting in ("confidence", "confidence_by"):
+            read = self.algorithm == "als" or not getattr(self, setting)
+            self._expect(setting, read, "none with algorithm='bpr', which does not read it")
         self._expect("regularization", self.regularization >= 0, "0 or more")
         self._expect("iterations", self.iterations >= 1, "at least 1")
+
+    @property
+    def reads_number(self) -> str:
+        """The one that weighs its actions."""
+        return self.confidence_by
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 -- one row per distinct action that happened, and was known, before $moment
--- Reads `activity_so_far`. Member by member, oldest first; the order of the rest is fixed too,
--- since the last digits of a fit depend on it.
+-- Reads `activity_so_far`, whose `number` is the attribute that is asked for, or null. Member by
+-- member, oldest first; the order of the rest is fixed too, since the last digits of a fit depend
+-- on it.
 with
 seen as (
     select
@@ -10,6 +11,7 @@ seen as (
         list_position($actions, action)::smallint as code,
         -- Copies of one action may carry different attributes, and so signs.
         max(sign) as sign,
+        max(number) as number,
     from activity_so_far
     where
         event_timestamp < $moment

@@ -147,6 +147,47 @@ def test_confidence_names_actions() -> None:
         Factors.fit(FactorsLine(version=1, confidence=(("VIEW", 2.0),)), corpus, DIM)
 
 
+def test_confidence_is_multiplied_by_a_number_that_actions_carry() -> None:
+    """Against a line whose actions count that much; one without a number counts as it does."""
+    corpus = market()
+    assert corpus.behaviour is not None
+    line = FactorsLine(version=1, confidence=(("APPLY", 2.0),), confidence_by="rating")
+    of_action = np.where(corpus.behaviour.codes == 1, 5.0, np.nan)
+    numbered = replace(corpus, behaviour=replace(corpus.behaviour, numbers=of_action))
+    as_much = Factors.fit(FactorsLine(version=1, confidence=(("APPLY", 10.0),)), corpus, DIM)
+    got = Factors.fit(line, numbered, DIM).encode(corpus)
+    np.testing.assert_array_equal(got, as_much.encode(corpus))
+    # What counts 0 is as if it were not there: here all saves and half of the applications.
+    less = np.where(np.arange(len(of_action)) % 2 > 0, 5.0, 0.0)
+    less[corpus.behaviour.codes != 1] = -1.0
+    some = replace(corpus.behaviour, numbers=less)
+    there = replace(some.take((less > 0) | (some.signs < 0)), numbers=None)
+    np.testing.assert_array_equal(
+        Factors.fit(line, replace(corpus, behaviour=some), DIM).basis.projection,
+        Factors.fit(
+            FactorsLine(version=1, confidence=(("APPLY", 10.0),)),
+            replace(corpus, behaviour=there),
+            DIM,
+        ).basis.projection,
+    )
+
+
+def test_a_setting_that_bpr_does_not_read_is_refused() -> None:
+    wrong: list[dict[str, Any]] = [
+        {"confidence": (("APPLY", 2.0),)},
+        {"confidence_by": "rating"},
+    ]
+    for setting in wrong:
+        with pytest.raises(InputError, match=r"expected none with algorithm='bpr'"):
+            FactorsLine(version=1, algorithm="bpr", **setting)
+
+
+def test_a_later_setting_is_no_difference_to_a_fit_without_it() -> None:
+    assert "confidence_by" not in FactorsLine(version=1).parameters()
+    line = FactorsLine(version=1, confidence_by="rating")
+    assert line.parameters()["confidence_by"] == "rating"
+
+
 # Keywords.
 
 
