@@ -71,7 +71,7 @@ class Recipe:
 def compares_with_all(items: int, negatives: int) -> bool:
     """Return whether a softmax is over all items: they are at most twice as many as are drawn.
 
-    A sample of that many costs as much, and only estimates it.
+    A sample of that many only estimates it, and costs half at best.
 
     >>> compares_with_all(2_000, negatives=1_024), compares_with_all(3_000, negatives=1_024)
     (True, False)
