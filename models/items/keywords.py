@@ -23,7 +23,7 @@ from models.items.protocol import Corpus, Document, OneStep
 from models.items.tfidf_svd import MIN_ITEMS, tokens
 from transformations.errors import TooFewError
 
-PRECISION, MOST_STEPS = 1e-8, 200
+PRECISION, MOST_STEPS = 1e-8, 2_000  # enough for a damping of 0.99
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import networkx
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from models.items.factors import Factors
@@ -197,6 +197,7 @@ def test_a_later_setting_is_no_difference_to_a_fit_without_it() -> None:
     reach=st.integers(1, 4),
     damping=st.floats(0.1, 0.95),
 )
+@example(text=[0, 1, 2], reach=1, damping=0.9453125)  # more than 200 steps
 def test_text_rank_is_networkxs_pagerank(text: list[int], reach: int, damping: float) -> None:
     _, places = np.unique(text, return_inverse=True)
     graph = networkx.Graph()
