@@ -68,7 +68,9 @@ class Clone:
             text=True,
             check=False,
         )
-        assert done.returncode == fails, f"{done.stdout}\n{done.stderr}"
+        assert done.returncode == fails, (
+            f"{done.stdout}\n{done.stderr}\nexit code {done.returncode}"
+        )
         assert "Warning" not in done.stderr, done.stderr
         return done.stdout if fails == 0 else done.stderr
 
