@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
@@ -224,12 +224,14 @@ def blocks_of(matrix: np.ndarray, size: int) -> list[sparse.csr_array]:
     dim=st.integers(1, 8),
     seed=st.integers(0, 99),
 )
+@example(rows=7, columns=8, dim=7, seed=19)  # the last is 0.0022 of the first
 def test_the_svd_is_numpys(rows: int, columns: int, dim: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     matrix = rng.normal(size=(rows, columns)) * (rng.random((rows, columns)) < 0.4)
     values, vectors = svd.largest(blocks_of(matrix, 7), columns, dim)
     expected = np.linalg.svd(matrix, compute_uv=False)
-    found = int((expected > 1e-3 * max(expected[0], 1e-30)).sum()) if expected[0] else 0
+    # What is smaller counts as a lower rank, give or take the rounding of float32.
+    found = int((expected**2 > 1.1 * svd.RANK * expected[0] ** 2).sum())
     assert len(values) >= min(found, dim)
     np.testing.assert_allclose(values, expected[: len(values)], rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(len(values)), atol=1e-4)
