@@ -3,7 +3,8 @@
 import signal
 import threading
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +14,9 @@ from pipelines.progress import Stages, loading, plain_table, working
 from pipelines.terminal import Terminal, escape
 from transformations.config import Config
 from transformations.errors import InputError
+
+if TYPE_CHECKING:
+    from pipelines.nearest import Near
 
 app = typer.Typer()
 commands = typer.Typer(no_args_is_help=True, help="Look at item spaces, and keep them fresh.")
@@ -38,20 +42,19 @@ def neighbours_command(
     table.expand = True
     for space, _, _ in found:
         table.add_column(space, ratio=1, overflow="ellipsis", no_wrap=True)
-    for rank in range(max(len(lines) for _, _, lines in found)):
-        cells = (lines[rank] if rank < len(lines) else "" for _, _, lines in found)
-        table.add_row(*(escape(cell) for cell in cells))
+    for row in zip_longest(*(near for _, _, near in found), fillvalue=""):
+        table.add_row(*(escape(str(cell)) for cell in row))
     console.print(table)
 
 
-def _neighbours(config: Config, item: str, count: int) -> list[tuple[str, str, list[str]]]:
-    """Return each space, the item's own line, and a line of each neighbour.
+def _neighbours(config: Config, item: str, count: int) -> list[tuple[str, str, list["Near"]]]:
+    """Return each space with its similarity, the item with its text, and its neighbours.
 
     Raises:
         InputError: not an item's id, there is no item vector, or no space has one of the item.
     """
     from operations.fits import Fits
-    from pipelines.cli.nearest import DescribedItems
+    from pipelines.nearest import DescribedItems
     from stores.ids import IdError, ids_of
     from transformations.duck import connect
     from transformations.layout import part_files
@@ -68,13 +71,14 @@ def _neighbours(config: Config, item: str, count: int) -> list[tuple[str, str, l
     with connect(config) as con:
         for own in made:
             items = DescribedItems(own, con, datetime.now(UTC))
-            described = items.described(wanted)
-            title = title or described or ""
-            found.append((str(own.space), items.neighbours(wanted, count)))
+            text = items.text_of(wanted)
+            if text is not None:
+                title = title or f"{wanted} {text}".rstrip()
+            found.append((f"{own.space}, {items.similarity}", items.neighbours(wanted, count)))
     if not title:
         spaces = ", ".join(str(own.space) for own in made)
         raise InputError(f"expected an item with a vector in one of {spaces}, got {item!r}")
-    return [(space, title, lines) for space, lines in found]
+    return [(space, title, near) for space, near in found]
 
 
 @commands.command("refresh", epilog="Example: activity items refresh --keep-on")

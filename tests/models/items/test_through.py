@@ -8,9 +8,9 @@ import pytest
 
 from models.backend import tf
 from models.items.learning.popularity import PopularityByDay
-from models.items.learning.text_ridge import unit
 from models.items.learning.through import Through, draw
 from models.items.protocol import Corpus
+from models.items.similarity import unit
 from models.items.spec import Trained as Line
 from models.items.trained import Trained
 from models.layers.build import build
