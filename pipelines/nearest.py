@@ -14,10 +14,35 @@ from numpy.typing import NDArray
 from models.items.similarity import comparable
 from models.lines import similarity_of
 from models.sequences import read_items
+from operations.fits import Fits
 from transformations.config import Config
 from transformations.duck import parquet, sql
+from transformations.errors import InputError
 from transformations.item_kinds import has_kinds
+from transformations.layout import part_files
 from transformations.searches import Id, are_searches
+
+
+def beginning(text: str, most: int) -> str:
+    """Return a text of at most so many characters.
+
+    >>> beginning("a data engineer", 8)
+    'a data…'
+    """
+    return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
+
+
+def made_spaces(config: Config) -> list[Config]:
+    """Return the configuration of each present space of the catalogue that has vectors.
+
+    Raises:
+        InputError: none has.
+    """
+    made = [config.in_space(space) for space in Fits(config).spaces.values()]
+    made = [own for own in made if part_files(own.items_dir)]
+    if not made:
+        raise InputError(f"no item has a vector yet in {config.data}; first: activity run")
+    return made
 
 
 @dataclass(frozen=True)
@@ -80,22 +105,25 @@ class DescribedItems:
         self._has_length = self.vectors.any(axis=1)
         self._places = {item: place for place, item in enumerate(self.ids)}
 
+    def has(self, item: Id) -> bool:
+        """Whether it has a vector of an item."""
+        return item in self._places
+
     def text_of(self, item: Id) -> str | None:
         """Return an item's text in one line; None where it has no vector."""
         place = self._places.get(item)
         return None if place is None else self._text(place)
 
-    def vector_of(self, item: Id) -> NDArray[np.float32] | None:
-        """Return an item's row of `vectors`; None where it has none."""
-        place = self._places.get(item)
-        return None if place is None else self.vectors[place]
+    def vectors_of(self, items: Sequence[Id]) -> NDArray[np.float32]:
+        """Return the rows of `vectors` of items that have one, float32 [items, dim]."""
+        return self.vectors[[self._places[item] for item in items]]
 
     def neighbours(self, item: Id, count: int) -> list[Near]:
         """Return the items nearest to one, without itself; none where it has no vector."""
-        vector = self.vector_of(item)
-        if vector is None:
+        if not self.has(item):
             return []
-        return [near for near in self.nearest(vector, count + 1) if near.item != item][:count]
+        found = self.nearest(self.vectors_of([item])[0], count + 1)
+        return [near for near in found if near.item != item][:count]
 
     def nearest(
         self, vector: NDArray[np.float32], count: int, kinds: Sequence[str] | None = None

@@ -108,6 +108,7 @@ def _show_next(console: Console, config: Config, member: int | str | None) -> No
     console.print("[bold]What to type next[/]")
     for command, what in (
         (f"activity show {'MEMBER_ID' if member is None else member}", "any member's vectors"),
+        ("activity items map", "a page of the item spaces: maps, neighbours"),
         ("activity status", "what ran, what was refused, what is online"),
         (f"feast feature-services describe {service}", "what a ranker asks for"),
         ("activity run", "tomorrow's snapshot; put it into your scheduler"),

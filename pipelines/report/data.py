@@ -77,7 +77,7 @@ def member_map(
         InputError: there is no snapshot of `as_of`, or the aggregator did not embed it.
     """
     _read_sequences(config, con, as_of)
-    _read_texts(config, con, as_of)
+    read_texts(config, con, as_of)
     vector = next(iter(aggregator.vectors(config)))
     _read_vectors(config, con, as_of, aggregator, vector)
     categories = config.items.categories
@@ -126,7 +126,7 @@ def shown_members(
         InputError: there is no snapshot of `as_of`, or an aggregator did not embed it.
     """
     _read_sequences(config, con, as_of)
-    _read_texts(config, con, as_of)
+    read_texts(config, con, as_of)
     con.execute(
         f"create or replace temp table shown_members as {_sql('shown_members')}", {"count": count}
     )
@@ -180,7 +180,7 @@ def item_texts(
     config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime, items: Sequence[int | str]
 ) -> dict[int | str, str]:
     """Return the newest text of each of these items that has one, cut to LONGEST characters."""
-    _read_texts(config, con, as_of)
+    read_texts(config, con, as_of)
     rows = con.execute(
         "select item_id, left(text, $longest) from item_texts "
         "where text is not null and list_contains($items, item_id)",
@@ -204,8 +204,11 @@ def _read_sequences(config: Config, con: duckdb.DuckDBPyConnection, as_of: datet
     con.execute(f"create or replace temp view sequences as from {parquet([file])}")
 
 
-def _read_texts(config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime) -> None:
-    """Make the table `item_texts`; text is null if the source has vectors only."""
+def read_texts(config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime) -> None:
+    """Make the table `item_texts` of the view `described_items`.
+
+    Text is null if the source has vectors only.
+    """
     staged = parquet([config.layout.staged_items])
     columns = "null::varchar as text, null::varchar[] as categories"
     if config.items.has_text:
