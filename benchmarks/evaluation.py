@@ -77,14 +77,14 @@ SETS = {
 
 def run(name: str, seeds: int) -> Path:
     """Evaluate one set; return the file of its result in benchmarks/results."""
-    config = _simulated() if name == "simulated" else _workspace(name)
-    _activity("evaluate", "--config", str(config), "--seeds", str(seeds))
+    config = _simulated() if name == "simulated" else workspace_of(name)
+    activity("evaluate", "--config", str(config), "--seeds", str(seeds))
     from transformations.config import load_config
 
     return keep(name, load_config(config).layout.evaluation / "result.json")
 
 
-def _workspace(name: str) -> Path:
+def workspace_of(name: str) -> Path:
     """Return the activity.yaml of a set's workspace; make it where it is missing."""
     from transformations.config import CONFIG, WORKSPACES
 
@@ -96,10 +96,10 @@ def _workspace(name: str) -> Path:
     source = Path(os.environ[DATA]) / name
     if SETS[name].importer is not None:
         made = WORKSPACES / f"{name}-source"
-        _activity("import", SETS[name].importer or "", str(source), str(made))
+        activity("import", SETS[name].importer or "", str(source), str(made))
         source = made
     files = [f"--{what}={source / what}.parquet" for what in ("events", "items")]
-    _activity("init", name, *files)
+    activity("init", name, *files)
     settings = yaml.safe_load(file.read_text()) | SETS[name].settings
     file.write_text(yaml.safe_dump(settings, sort_keys=False))
     (file.parent / "catalog.py").write_text(CATALOGUE)
@@ -110,11 +110,12 @@ def _simulated() -> Path:
     """Simulate the market of the repository's own workspace, unless it is there."""
     from transformations.config import CONFIG, ROOT
 
-    _activity("simulate", "--if-needed", "--config", str(ROOT / CONFIG))
+    activity("simulate", "--if-needed", "--config", str(ROOT / CONFIG))
     return ROOT / CONFIG
 
 
-def _activity(*arguments: str) -> None:
+def activity(*arguments: str) -> None:
+    """Type a command."""
     subprocess.run([sys.executable, "-m", "pipelines.cli", *arguments], check=True)
 
 

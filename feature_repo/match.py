@@ -6,16 +6,29 @@ from typing import Any
 
 from feast.transformation.udf_rehydrate import rehydrate_udf_from_source
 
+from transformations import names
+
 KINDS = "kinds: tuple[str, ...] = ()"
+SAID = 'measures: tuple[str, ...] = ("cosine", "dot")'
 
 
-def match_of(kinds: Sequence[str] | None) -> tuple[Callable[..., Any], str]:
-    """Return `activity_match` of items of these kinds only, and its text; None: of any item."""
-    text = inspect.getsource(activity_match)
-    if kinds is None:
+def match_of(
+    kinds: Sequence[str] | None, similarity: names.Similarity = "cosine"
+) -> tuple[Callable[..., Any], str]:
+    """Return `activity_match` as a line needs it, and its text.
+
+    Args:
+        kinds: Of the items that it is not 0.0 of; None: any.
+        similarity: Of the item space: `names.MEASURES` has what is said of each vector.
+    """
+    text = changed = inspect.getsource(activity_match)
+    if similarity != "cosine":
+        changed = changed.replace(SAID, f"measures = {names.MEASURES[similarity]!r}", 1)
+    if kinds is not None:
+        changed = changed.replace(KINDS, f"kinds = {tuple(kinds)!r}", 1)
+    if changed == text:
         return activity_match, text
-    text = text.replace(KINDS, f"kinds = {tuple(kinds)!r}", 1)
-    return rehydrate_udf_from_source(text), text
+    return rehydrate_udf_from_source(changed), changed
 
 
 def activity_match(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -24,8 +37,9 @@ def activity_match(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
     For every vector `<stem>_embedding` it returns `cosine_<stem>` and `dot_<stem>` with the input
     `embedding` (`cosine` and `dot` for the single `activity_embedding`): 0.0 where the member or
     the item is missing or the item's input `kind` is not among the kinds that the line predicts,
-    and cosine 0.0 where a vector has length 0. For every input `stored_…` it
-    returns the same without `stored_`, with 0 for null.
+    and cosine 0.0 where a vector has length 0. In a space whose similarity is the dot product,
+    it returns that alone. For every input `stored_…` it returns the same without `stored_`, with 0
+    for null.
 
     Feast stores this text and runs it in a bare namespace, so it may use nothing outside its body.
     One text serves every aggregator. Feast passes each source feature twice: as `name` and as
@@ -40,8 +54,10 @@ def activity_match(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
     """
     import numpy as np
 
-    # Replaced in the text of a line that predicts actions on items of some kinds.
+    # Replaced in the text of a line that predicts actions on items of some kinds, and of one whose
+    # space is compared by dot product.
     kinds: tuple[str, ...] = ()
+    measures: tuple[str, ...] = ("cosine", "dot")
 
     def matrix(rows: list[Any]) -> Any:
         width = max((len(row) for row in rows if row is not None), default=0)
@@ -75,6 +91,6 @@ def activity_match(inputs: dict[str, list[Any]]) -> dict[str, list[Any]]:
             length = np.sqrt(np.einsum("nd,nd->n", member, member)) * item_length
             cosine = np.divide(dot, length, out=np.zeros(len(item)), where=length > 0)
             stem = "" if name == "activity_embedding" else "_" + name.removesuffix("_embedding")
-            results[f"cosine{stem}"] = cosine.tolist()
-            results[f"dot{stem}"] = dot.tolist()
+            said = {"cosine": cosine, "dot": dot}
+            results |= {f"{measure}{stem}": said[measure].tolist() for measure in measures}
     return results

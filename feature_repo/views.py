@@ -13,7 +13,7 @@ from feast.value_type import ValueType
 
 from feature_repo.match import match_of
 from feature_repo.source import declared_source
-from models.lines import Aggregator
+from models.lines import Aggregator, similarity_of
 from operations.fits import Fits, chosen
 from transformations import names
 from transformations.config import Config
@@ -24,6 +24,8 @@ from transformations.rules import MISSING, Action
 OWNER = "member-activity-embeddings"
 TYPES = {"int64": Int64, "float64": Float64, "timestamp": UnixTimestamp}
 """Kind of a member column → its Feast type."""
+SAID: dict[names.Similarity, str] = {"cosine": "cosine and dot product", "dot": "dot product"}
+"""Similarity of an item space → what the match says in it."""
 
 # A view's row is valid until the member's next one, and a member whose last action leaves the
 # window gets a next one (zeros). A ttl would later turn that row into nulls in the training join,
@@ -180,9 +182,9 @@ def _match_view(
     vectors = aggregator.vectors(config)
     columns = _columns(config, aggregator)
     stored = _stored(columns)
-    stems = [names.stem(name) for name in vectors]
+    similarity = similarity_of(config, aggregator)
     kinds = predicted_kinds(config, aggregator.predicted(config))
-    match, text = match_of(kinds)
+    match, text = match_of(kinds, similarity)
     item = item_view[["embedding"] if kinds is None else ["embedding", "kind"]]
     return OnDemandFeatureView(
         name=aggregator.match,
@@ -191,18 +193,18 @@ def _match_view(
         schema=[
             *(Field(name=c.name, dtype=TYPES[c.kind]) for c in columns if c.name in stored),
             *(
-                Field(name=f"{measure}{stem}", dtype=Float64)
-                for stem in stems
-                for measure in ("cosine", "dot")
+                Field(name=field, dtype=Float64)
+                for name in vectors
+                for field in names.match_fields(name, similarity)
             ),
         ],
         udf=match,
         # Without the text Feast would store a pickle that only this Python version can read.
         udf_string=text,
         mode="python",
-        description=f"How an item fits what a member did, by {aggregator.name}: cosine and dot "
-        "product with each of the member's vectors, 0.0 where either is not there; and the "
-        "member's columns, 0 where there is no such member.",
+        description=f"How an item fits what a member did, by {aggregator.name}: "
+        f"{SAID[similarity]} with each of the member's vectors, 0.0 where either is not there; and "
+        "the member's columns, 0 where there is no such member.",
         # No hash of the weights: Feast does not notice a change of only an on-demand view's tags.
         tags={
             "aggregator": aggregator.name,

@@ -11,7 +11,14 @@ from transformations.config import Config
 from transformations.errors import InputError
 from transformations.names import Space
 
-__all__ = ["Aggregator", "ItemEncoder", "by_space", "catalogue_lines", "encoder_lines"]
+__all__ = [
+    "Aggregator",
+    "ItemEncoder",
+    "by_space",
+    "catalogue_lines",
+    "encoder_lines",
+    "similarity_of",
+]
 
 
 def catalogue_lines(config: Config) -> tuple[Aggregator, ...]:
@@ -60,6 +67,20 @@ def encoder_lines(config: Config) -> tuple[ItemEncoder, ...]:
 def encoder_of(config: Config, space: Space) -> ItemEncoder | None:
     """Return the encoder that a space was made by; None where it left the catalogue."""
     return next((line for line in encoder_lines(config) if line.in_fit(space.fit) == space), None)
+
+
+def similarity_of(config: Config, line: Aggregator | None = None) -> names.Similarity:
+    """Return by what vectors of an item space are compared: that of a line, or the configuration's.
+
+    Its encoder says so; where that left the catalogue, the line's package.
+    """
+    space = config.space if line is None else line.config_of(config).space
+    encoder = encoder_of(config, space)
+    if encoder is not None:
+        return encoder.similarity
+    package = line.manifest(config) if line is not None and line.is_packaged(config) else {}
+    similarity: names.Similarity = (package.get("item_encoder") or {}).get("similarity", "cosine")
+    return similarity
 
 
 def _run(config: Config) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from models.allowed import refuse_other_operations
 from models.backend import keras, tf
 from models.inputs import Inputs, Number
 from models.layers.build import build, input_shapes
+from models.lines import similarity_of
 from models.manifest import MANIFEST, identity_keys
 from models.spec import Aggregator, Learned, Packaged
 from models.training.recipe import Recipe
@@ -200,6 +201,7 @@ def _save(model: Any, folder: Path, config: Config) -> None:
 def _settings(aggregator: Aggregator, config: Config, vectors: Mapping[str, int]) -> dict[str, Any]:
     """Return what the vectors depend on besides the weights, as JSON values."""
     space = aggregator.config_of(config).space
+    similarity = similarity_of(config, aggregator)
     more: dict[str, Any] = {"reads": list(aggregator.reads)} if aggregator.reads else {}
     if aggregator.reads_signs:
         more["signs"] = _signs(config)
@@ -216,7 +218,12 @@ def _settings(aggregator: Aggregator, config: Config, vectors: Mapping[str, int]
         "vectors": dict(vectors),
         "kind": aggregator.kind,
         "parameters": aggregator.parameters(),
-        "item_encoder": {"name": space.encoder, "version": space.version, "fit": space.fit},
+        "item_encoder": {
+            "name": space.encoder,
+            "version": space.version,
+            "fit": space.fit,
+            **({"similarity": similarity} if similarity != "cosine" else {}),
+        },
         **more,
     }
 

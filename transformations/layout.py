@@ -118,6 +118,11 @@ class Layout:
         return self.root / "evaluation"
 
     @property
+    def item_page(self) -> Path:
+        """File of the page of item spaces."""
+        return self.root / "reports" / "items.html"
+
+    @property
     def simulated(self) -> Path:
         """Folder of the simulated market."""
         return self.root / "simulated"
@@ -142,6 +147,7 @@ class Layout:
                 "member_sequences",
                 "training_examples",
                 "evaluation",
+                "reports",
                 "tuning",
                 "artifacts",
                 "registered",

@@ -5,13 +5,19 @@ A version is a definition, raised by a person; a fit is what it became from data
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 TEXT_ENCODER = "tfidf_svd"
 """The encoder of text of a catalogue that names none."""
 SEQUENCE_VIEW = "member_activity_sequence"
 SINGLE_VECTOR = "activity_embedding"
 """The vector field of an aggregator that has one for all actions."""
+Similarity = Literal["cosine", "dot"]
+"""By what the vectors of an item space are compared."""
+MEASURES: Mapping[Similarity, tuple[str, ...]] = {"cosine": ("cosine", "dot"), "dot": ("dot",)}
+"""What the match of a line says of each vector, by the similarity of its space: that one first."""
 
 
 @dataclass(frozen=True, order=True)
@@ -94,10 +100,11 @@ def vector_field(action: str) -> str:
     return f"{action.lower()}_embedding"
 
 
-def stem(field: str) -> str:
-    """Return what follows `cosine` and `dot` in the match of a vector field.
+def match_fields(field: str, similarity: Similarity) -> list[str]:
+    """Name what the match of a vector field says; the similarity of the item space comes first.
 
-    >>> stem("apply_embedding"), stem("activity_embedding")
-    ('_apply', '')
+    >>> match_fields("apply_embedding", "cosine"), match_fields("activity_embedding", "dot")
+    (['cosine_apply', 'dot_apply'], ['dot'])
     """
-    return "" if field == SINGLE_VECTOR else "_" + field.removesuffix("_embedding")
+    stem = "" if field == SINGLE_VECTOR else "_" + field.removesuffix("_embedding")
+    return [f"{measure}{stem}" for measure in MEASURES[similarity]]

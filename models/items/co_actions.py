@@ -6,7 +6,7 @@ the fit are folded in: their row of the data so far, projected on the fit's basi
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
@@ -17,10 +17,12 @@ from models.items import spec
 from models.items.learning.archive import ids_array, ids_of, nested, packed, unpacked
 from models.items.learning.pairs import Pairs, Weighing
 from models.items.learning.svd import largest
-from models.items.learning.text_ridge import TEXT_DIM, TextRidge, encode_text, text_encoder, unit
+from models.items.learning.text_ridge import TEXT_DIM, TextRidge, encode_text, text_encoder
 from models.items.protocol import Behaviour, Corpus, OneStep
+from models.items.similarity import unit
 from models.items.tfidf_svd import TfidfSvd
 from transformations.errors import TooFewError
+from transformations.names import Similarity
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,16 @@ class Basis:
         return cls(contexts.filter(pa.array(has_pairs)), projection, weighing)
 
     def fold_in(
-        self, behaviour: Behaviour, item_ids: pa.Array
+        self, behaviour: Behaviour, item_ids: pa.Array, as_mean: bool = False
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return items' vectors by the behaviour so far, and how many positive actions they have.
 
+        Args:
+            as_mean: A vector is the weighted mean of its contexts' rows, not made of length 1.
+
         Returns:
-            float32 [items, dim], of length 1, or zeros where an item has no pair with a context
-            above chance; int64 [items].
+            float32 [items, dim], of length 1 unless `as_mean`, or zeros where an item has no pair
+            with a context above chance; int64 [items].
         """
         vectors = np.zeros((len(item_ids), self.projection.shape[1]), np.float32)
         counts = np.zeros(len(item_ids), np.int64)
@@ -82,7 +87,9 @@ class Basis:
         wanted, which = np.unique(indices[seen], return_inverse=True)
         folded = np.zeros((len(wanted), vectors.shape[1]), np.float32)
         for chosen, rows in pairs.rows(wanted):
-            folded[chosen] = unit(rows @ self.projection)
+            sums = rows @ self.projection
+            weights = np.asarray(rows.sum(axis=1)).reshape(-1, 1)
+            folded[chosen] = sums / np.where(weights > 0, weights, 1) if as_mean else unit(sums)
         vectors[seen] = folded[which]
         return vectors, counts
 
@@ -97,6 +104,9 @@ class ByPairs(OneStep):
             pairs; None without texts that share words, or without enough items to learn from.
         figures: What the manifest keeps.
     """
+
+    similarity: ClassVar[Similarity] = "cosine"
+    """That of its line in models/items/spec.py: what the vectors from text are judged by."""
 
     basis: Basis
     text: TfidfSvd | None
@@ -121,7 +131,8 @@ class ByPairs(OneStep):
         if text is None:
             return alone
         vectors = alone.of_behaviour(corpus)
-        ridge = TextRidge.fit(encode_text(text, corpus.documents), vectors)
+        features = encode_text(text, corpus.documents)
+        ridge = TextRidge.fit(features, vectors, cls.similarity)
         if ridge is None:
             return alone
         return cls(basis, text, ridge, figures | {"ridge": ridge.figures})
@@ -134,8 +145,8 @@ class ByPairs(OneStep):
     def encode(self, corpus: Corpus) -> NDArray[np.float32]:
         """Return vectors, float32 [items, dim].
 
-        An item's vector is its pairs so far, folded in, of length 1; without any, what its text
-        says, which is shorter; else zeros. It does not depend on the other items of the call.
+        An item's vector is its pairs so far, folded in; without any, what its text says, which is
+        shorter; else zeros. It does not depend on the other items of the call.
         """
         vectors = self.of_behaviour(corpus)
         left = ~vectors.any(axis=1)
@@ -198,7 +209,7 @@ class Placed(ByPairs):
 
     def of_behaviour(self, corpus: Corpus) -> NDArray[np.float32]:
         """Return the fit's vectors, and folded in those that it did not see."""
-        vectors = super().of_behaviour(corpus)
+        vectors = folded_in(self.basis, corpus, as_mean=self.similarity == "dot")[0]
         if corpus.ids is not None:
             places = pc.fill_null(pc.index_in(corpus.ids, self.basis.contexts), -1)
             index = places.to_numpy(zero_copy_only=False).astype(np.int64)
@@ -210,7 +221,7 @@ def placed(ids: pa.Array, vectors: NDArray[np.float32], weighing: Weighing) -> B
     """Return the basis of items that have these vectors, in the order of ids; without zeros."""
     order = pc.array_sort_indices(ids).to_numpy()
     order = order[vectors[order].any(axis=1)]
-    return Basis(ids.take(pa.array(order)), unit(vectors[order]), weighing)
+    return Basis(ids.take(pa.array(order)), vectors[order], weighing)
 
 
 def behaviour_of(corpus: Corpus) -> tuple[Behaviour, pa.Array]:
@@ -224,9 +235,11 @@ def behaviour_of(corpus: Corpus) -> tuple[Behaviour, pa.Array]:
     return corpus.behaviour, corpus.ids
 
 
-def folded_in(basis: Basis, corpus: Corpus) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def folded_in(
+    basis: Basis, corpus: Corpus, as_mean: bool = False
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Return what `Basis.fold_in` does; zeros where the corpus has no behaviour."""
     if corpus.behaviour is None or corpus.ids is None:
         n = len(corpus.documents)
         return np.zeros((n, basis.projection.shape[1]), np.float32), np.zeros(n, np.int64)
-    return basis.fold_in(corpus.behaviour, corpus.ids)
+    return basis.fold_in(corpus.behaviour, corpus.ids, as_mean)

@@ -6,7 +6,7 @@ did at one timestamp counts as what the member did on two days. Where members ac
 """
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from models.items.co_actions import Placed, behaviour_of, placed
 from models.items.learning.pairs import Weighing
 from models.items.protocol import Behaviour, Corpus
 from transformations.errors import InputError, TooFewError
+from transformations.names import Similarity
 
 NEIGHBOURS = Weighing(reach=10, decay=1.0, context_power=0.75, shrink=0.0)
 """How pairs place an item that the fit did not see."""
@@ -24,7 +25,13 @@ NEIGHBOURS = Weighing(reach=10, decay=1.0, context_power=0.75, shrink=0.0)
 
 @dataclass(frozen=True)
 class Factors(Placed):
-    """A fitted encoder; the methods are those of `FittedEncoder`."""
+    """A fitted encoder; the methods are those of `FittedEncoder`.
+
+    Factors are made for the dot product, so they keep their lengths: those of popular items are
+    longer.
+    """
+
+    similarity: ClassVar[Similarity] = spec.Factors.similarity
 
     @classmethod
     def fitted(cls, line: spec.Factors, corpus: Corpus, dim: int) -> Self:

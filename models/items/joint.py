@@ -11,8 +11,9 @@ from models.items.co_actions import Basis, behaviour_of, folded_in
 from models.items.learning.archive import ids_array, ids_of, nested, packed, unpacked
 from models.items.learning.pairs import Weighing
 from models.items.learning.svd import with_signs
-from models.items.learning.text_ridge import TEXT_DIM, agreement, encode_text, text_encoder, unit
+from models.items.learning.text_ridge import TEXT_DIM, agreement, encode_text, text_encoder
 from models.items.protocol import Corpus, OneStep
+from models.items.similarity import unit
 from models.items.tfidf_svd import TfidfSvd
 from transformations.errors import TooFewError
 

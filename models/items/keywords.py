@@ -17,9 +17,9 @@ from scipy import sparse
 
 from models.items import spec
 from models.items.learning.archive import packed, strings_array, strings_of, unpacked
-from models.items.learning.text_ridge import unit
 from models.items.learning.words import skip_gram
 from models.items.protocol import Corpus, Document, OneStep
+from models.items.similarity import unit
 from models.items.tfidf_svd import MIN_ITEMS, tokens
 from transformations.errors import TooFewError
 

@@ -15,6 +15,7 @@ from models.items.co_actions import Placed, behaviour_of, placed
 from models.items.learning.pairs import Weighing
 from models.items.learning.words import skip_gram
 from models.items.protocol import Behaviour, Corpus
+from models.items.similarity import unit
 from transformations.errors import TooFewError
 
 MINUTE_US = 60_000_000
@@ -52,7 +53,7 @@ class SkipGram(Placed):
         )
         ids = behaviour.item_ids.take(pa.array([int(word) for word in words], pa.int64()))
         weighing = Weighing(line.window, decay=1.0, context_power=0.75, shrink=0.0)
-        return cls.with_text(placed(ids, vectors, weighing), corpus)
+        return cls.with_text(placed(ids, unit(vectors), weighing), corpus)
 
 
 def sentences_of(

@@ -31,8 +31,8 @@ class ItemEncoder:
     reads_activity: ClassVar[bool] = False
     """Whether it reads what members did: then it sees what happened before its `fit_before`, and
     items get a new vector as they are acted on."""
-    similarity: ClassVar[Literal["cosine", "dot"]] = "cosine"
-    """How near two vectors of its space are: neighbours, match and map follow it."""
+    similarity: ClassVar[names.Similarity] = "cosine"
+    """How near two vectors of its space are: neighbours, match, map and distances follow it."""
     later_settings: ClassVar[tuple[str, ...]] = ()
     """Settings that came later: left out of the manifest where they are the default."""
 
@@ -98,11 +98,17 @@ class Given(ItemEncoder):
 
     Attributes:
         column: The column of the source, one of `items.embedding` in activity.yaml.
+        similarity: What they were made for: `cosine`, or `dot`, where lengths count too.
     """
 
     kind: ClassVar[str] = "given"
 
     column: str
+    similarity: names.Similarity = "cosine"  # type: ignore[misc]  # of a kind, but here of a line
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._expect("similarity", self.similarity in names.MEASURES, "'cosine' or 'dot'")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +220,7 @@ class Factors(ItemEncoder):
     kind: ClassVar[str] = "factors"
     encoder: ClassVar[str] = "models.items.factors:Factors"
     reads_activity: ClassVar[bool] = True
+    similarity: ClassVar[names.Similarity] = "dot"
     later_settings: ClassVar[tuple[str, ...]] = ("confidence_by",)
 
     name: str = "factors"

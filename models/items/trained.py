@@ -20,9 +20,10 @@ from models.items.co_actions import behaviour_of
 from models.items.joint import Joint, Parts, figures_of, parts_of, principal
 from models.items.learning.archive import ids_array, ids_of, packed, unpacked
 from models.items.learning.popularity import NEVER, PopularityByDay
-from models.items.learning.text_ridge import encode_text, unit
+from models.items.learning.text_ridge import encode_text
 from models.items.learning.windows import Labels, edges_of, labels_of
 from models.items.protocol import Behaviour, Corpus
+from models.items.similarity import unit
 from transformations.errors import InputError, TooFewError
 from transformations.names import SINGLE_VECTOR
 

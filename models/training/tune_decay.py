@@ -13,6 +13,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from models.items.similarity import comparable
+from models.lines import similarity_of
 from models.sequences import ItemTable
 from models.training.examples import dataset
 from transformations.config import Config
@@ -66,14 +68,14 @@ class Pairs:
     """n labels with the decayed vectors' similarities.
 
     Attributes:
-        cosines: Of the label's item with the decayed vector, float32 [actions, grid, n].
+        similarities: Of the label's item with the decayed vector, float32 [actions, grid, n].
         popularity: Log of how often the item was a positive label before, float32 [n].
         positive: bool [n].
         random: bool [n].
         fits: Whether the label is before the validation period, bool [n].
     """
 
-    cosines: NDArray[np.float32]
+    similarities: NDArray[np.float32]
     popularity: NDArray[np.float32]
     positive: NDArray[np.bool_]
     random: NDArray[np.bool_]
@@ -90,7 +92,7 @@ def tune_decay(
 ) -> DecayStudy:
     """Score decays by a small ranker, as the downstream one would use them.
 
-    A logistic regression on each action's cosine (what the match view gives a ranker) and the
+    A logistic regression on each action's similarity (what the match view gives a ranker) and the
     item's log popularity is fitted to labels before the validation period and scored on those in
     it. A window is what the daily snapshot would have held at the label's time. First all actions
     have the same r. From the best one, each action's r is varied with the others fixed, until
@@ -144,8 +146,8 @@ def _changed(indices: tuple[int, ...], number: int, index: int) -> tuple[int, ..
 
 
 def _score(pairs: Pairs, indices: tuple[int, ...], grid: Sequence[float]) -> Scored:
-    cosines = [pairs.cosines[action, index] for action, index in enumerate(indices)]
-    features = np.column_stack([*cosines, pairs.popularity])
+    matches = [pairs.similarities[action, index] for action, index in enumerate(indices)]
+    features = np.column_stack([*matches, pairs.popularity])
     return Scored(
         decay=tuple(grid[index] for index in indices),
         auc_random=_auc(features, pairs, pairs.random),
@@ -180,7 +182,7 @@ def _pairs(
             if fits:
                 np.add.at(popularity, batch["label_rows"][batch["positive"]], 1.0)
             if taken < LABELS:
-                chunks.append((fits, batch, cosines(batch, items.vectors, config, grid)))
+                chunks.append((fits, batch, similarities(batch, items.vectors, config, grid)))
             taken += len(batch["label_rows"])
     return _joined(chunks, popularity, config, validation)
 
@@ -208,7 +210,7 @@ def _joined(
                 f"these kinds; give another --until ({', '.join(config.actions)} are the actions)"
             )
     return Pairs(
-        cosines=np.concatenate([similar for _, _, similar in chunks], axis=2),
+        similarities=np.concatenate([similar for _, _, similar in chunks], axis=2),
         popularity=np.log1p(popularity[column("label_rows")]),
         positive=column("positive"),
         random=column("random"),
@@ -216,30 +218,29 @@ def _joined(
     )
 
 
-def cosines(
+def similarities(
     batch: Mapping[str, Any],
     table: NDArray[np.float32],
     config: Config,
     grid: Sequence[float],
 ) -> NDArray[np.float32]:
-    """Return each label item's cosine with each action's decayed vector; 0 where there is none.
+    """Return each label item's similarity with each action's decayed vector; 0 without one.
 
-    The vectors are those of models.layers.geometric_decay, up to a factor that the cosine does not
-    see.
+    The vectors are those of models.layers.geometric_decay, compared as their item space does.
 
     Returns:
         float32 [actions, grid, batch].
     """
+    similarity = similarity_of(config)
     vectors = table[batch["rows"]]
-    wanted = table[batch["label_rows"]]
-    wanted /= np.maximum(np.linalg.norm(wanted, axis=1, keepdims=True), 1e-12)
+    wanted = comparable(table[batch["label_rows"]], similarity)
     result = np.zeros((len(config.actions), len(grid), len(wanted)), np.float32)
     for number in range(len(config.actions)):
         of_kind = (batch["actions"] == number + 1).astype(np.float32)
         later = of_kind.sum(axis=1, keepdims=True) - of_kind.cumsum(axis=1)
         for index, r in enumerate(grid):
             weights = of_kind * np.float32(r) ** later
+            weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1e-12)
             decayed = np.matmul(weights[:, None, :], vectors)[:, 0]
-            norms = np.maximum(np.linalg.norm(decayed, axis=1), 1e-12)
-            result[number, index] = (decayed * wanted).sum(axis=1) / norms
+            result[number, index] = (comparable(decayed, similarity) * wanted).sum(axis=1)
     return result

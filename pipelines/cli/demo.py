@@ -18,7 +18,7 @@ from rich.table import Table
 from models.embed import embed_snapshot
 from models.spec import Aggregator
 from operations.fits import made_lines
-from pipelines.cli.nearest import DescribedItems
+from pipelines.nearest import DescribedItems
 from pipelines.private_redis import private_redis, write_store
 from pipelines.progress import number, working
 from pipelines.terminal import PlainTable
@@ -240,7 +240,7 @@ def _compared(
         table.add_column(column)
     for when, found in (("before", before[name]), ("after", after[name])):
         head = " ".join(f"{value:+.3f}" for value in found[:4])
-        lines = "\n".join(items.nearest(found, TOP))
+        lines = "\n".join(map(str, items.nearest(found, TOP)))
         table.add_row(when, f"[{head} …", lines or "none: no such action so far")
     return table
 

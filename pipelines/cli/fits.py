@@ -78,6 +78,7 @@ def _how_far(
 ) -> Iterator[str]:
     """Say of each space that has a new fit how far it is from the one before."""
     from models.items.distance import distance
+    from models.lines import similarity_of
     from models.sequences import ItemTable
     from operations.fits import Fits
     from transformations.layout import part_files
@@ -87,7 +88,8 @@ def _how_far(
         if space != before[name] and all(part_files(own.items_dir) for own in owns):
             tables = [ItemTable.read(own, con, as_of) for own in owns]
             old, new = ((table.ids, table.vectors[1:]) for table in tables)
-            yield f"{space} and {before[name]}: {distance(old, new)}"
+            apart = distance(old, new, similarity_of(owns[1]))
+            yield f"{space} and {before[name]}: {apart}"
 
 
 @app.command("retire", epilog="Example: activity retire decay 1 --fit 1 --yes")

@@ -3,16 +3,21 @@
 import signal
 import threading
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipelines.cli.options import ConfigOption, DebugOption, settings_of
 from pipelines.cli.quick_feast import import_feast
-from pipelines.progress import Stages, loading, plain_table, working
+from pipelines.progress import Stages, loading, plain_table, short, working
 from pipelines.terminal import Terminal, escape
 from transformations.config import Config
 from transformations.errors import InputError
+
+if TYPE_CHECKING:
+    from pipelines.nearest import Near
 
 app = typer.Typer()
 commands = typer.Typer(no_args_is_help=True, help="Look at item spaces, and keep them fresh.")
@@ -20,6 +25,8 @@ app.add_typer(commands, name="items")
 console = Terminal()
 EVERY = timedelta(minutes=5)
 """Between two refreshes, where `items.refresh` does not say."""
+TITLE = 120
+"""Characters of the item that is looked at, at most."""
 
 
 @commands.command("neighbours", epilog="Example: activity items neighbours 42")
@@ -33,48 +40,87 @@ def neighbours_command(
     settings = settings_of(config)
 
     with working("reading the item spaces"):
+        from pipelines.nearest import beginning
+
         found = _neighbours(settings, item, count)
-    table = plain_table(f"{escape(found[0][1])}: the nearest items")
+    table = plain_table(f"{escape(beginning(found[0][1], TITLE))}: the nearest items")
     table.expand = True
     for space, _, _ in found:
-        table.add_column(space, ratio=1, overflow="ellipsis", no_wrap=True)
-    for rank in range(max(len(lines) for _, _, lines in found)):
-        cells = (lines[rank] if rank < len(lines) else "" for _, _, lines in found)
-        table.add_row(*(escape(cell) for cell in cells))
+        table.add_column(space.replace(", ", "\n"), ratio=1, overflow="ellipsis", no_wrap=True)
+    for row in zip_longest(*(near for _, _, near in found), fillvalue=""):
+        table.add_row(*(escape(str(cell)) for cell in row))
     console.print(table)
 
 
-def _neighbours(config: Config, item: str, count: int) -> list[tuple[str, str, list[str]]]:
-    """Return each space, the item's own line, and a line of each neighbour.
+def _neighbours(config: Config, item: str, count: int) -> list[tuple[str, str, list["Near"]]]:
+    """Return each space with its similarity, the item with its text, and its neighbours.
 
     Raises:
         InputError: not an item's id, there is no item vector, or no space has one of the item.
     """
-    from operations.fits import Fits
-    from pipelines.cli.nearest import DescribedItems
-    from stores.ids import IdError, ids_of
+    from pipelines.nearest import DescribedItems, made_spaces
     from transformations.duck import connect
-    from transformations.layout import part_files
 
-    try:
-        (wanted,) = ids_of([item], config.item_id_type, "item_id")
-    except IdError as error:
-        raise InputError(str(error)) from None
-    made = [config.in_space(space) for space in Fits(config).spaces.values()]
-    made = [own for own in made if part_files(own.items_dir)]
-    if not made:
-        raise InputError(f"no item has a vector yet in {config.data}; first: activity run")
+    (wanted,) = _ids(config, [item])
+    made = made_spaces(config)
     found, title = [], ""
     with connect(config) as con:
         for own in made:
             items = DescribedItems(own, con, datetime.now(UTC))
-            described = items.described(wanted)
-            title = title or described or ""
-            found.append((str(own.space), items.neighbours(wanted, count)))
+            text = items.text_of(wanted)
+            if text is not None:
+                title = title or f"{wanted} {text}".rstrip()
+            found.append((f"{own.space}, {items.similarity}", items.neighbours(wanted, count)))
     if not title:
         spaces = ", ".join(str(own.space) for own in made)
         raise InputError(f"expected an item with a vector in one of {spaces}, got {item!r}")
-    return [(space, title, lines) for space, lines in found]
+    return [(space, title, near) for space, near in found]
+
+
+def _ids(config: Config, items: list[str]) -> list[int | str]:
+    """Return items' ids, as the workspace has them.
+
+    Raises:
+        InputError: one is not an item's id.
+    """
+    from stores.ids import IdError, ids_of
+
+    try:
+        return list(ids_of(items, config.item_id_type, "item_id"))
+    except IdError as error:
+        raise InputError(str(error)) from None
+
+
+@commands.command("map", epilog="Example: activity items map --item 42 --item 7")
+def map_command(
+    item: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An item whose neighbours are shown; repeatable. Default: the one most acted on, "
+            "one in the middle, a new one."
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="The page; default: reports/items.html in the data folder.")
+    ] = None,
+    config: ConfigOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Write a page of the item spaces: a map of each, and neighbours in all of them."""
+    settings = settings_of(config)
+    if html is not None and (html.suffix != ".html" or html.is_dir()):
+        raise InputError(f"--html: expected a file whose name ends in .html, got {html}")
+    items = _ids(settings, item or [])
+
+    with working("mapping the item spaces"):
+        from pipelines.report.items import item_spaces, write_items
+        from transformations.duck import connect
+
+        with connect(settings) as con:
+            found = item_spaces(settings, con, datetime.now(UTC), items)
+        page = html or settings.layout.item_page
+        write_items(found, settings.root.name, page)
+    console.print(f"[green]✓[/] {escape(short(page))}", highlight=False, soft_wrap=True)
 
 
 @commands.command("refresh", epilog="Example: activity items refresh --keep-on")

@@ -13,7 +13,7 @@ from rich.text import Text
 from models.lines import by_space
 from operations.fits import made_lines
 from operations.ledger import Ledger
-from pipelines.cli.nearest import DescribedItems
+from pipelines.nearest import DescribedItems
 from pipelines.progress import plain_table, working
 from serving.publish import open_store
 from stores.ids import IdError, ids_of
@@ -155,19 +155,19 @@ def _nearest_table(
     member: int | str,
     items: dict[Space, DescribedItems],
 ) -> Table:
-    table = plain_table(f"Member {member}: the items nearest to each vector, by cosine")
+    table = plain_table(f"Member {member}: the items nearest to each vector")
     table.expand = True
     table.add_column("vector", no_wrap=True)
     table.add_column("nearest items", ratio=1, no_wrap=True, overflow="ellipsis")
     for aggregator in made_lines(config):
         kinds = predicted_kinds(config, aggregator.predicted(config))
-        table.add_row(Text(aggregator.service, "bold"), "")
+        of_space = items[aggregator.config_of(config).space]
+        table.add_row(Text(aggregator.service, "bold"), f"by {of_space.similarity}")
         for name in aggregator.vectors(config):
             value = values[aggregator.service].get(name)
-            of_space = items[aggregator.config_of(config).space]
             vector = np.zeros(0, np.float32) if value is None else np.asarray(value, np.float32)
             found = of_space.nearest(vector, NEAREST, kinds)
-            table.add_row(f"  {name}", "\n".join(found) or "none: no such action")
+            table.add_row(f"  {name}", "\n".join(map(str, found)) or "none: no such action")
     return table
 
 
@@ -177,7 +177,8 @@ def _rank(feature: str) -> tuple[int, str]:
         return 0, feature
     if feature.startswith("n_") or feature == "last_action_at":
         return 1, feature
-    return (2 if feature.startswith(("cosine", "dot")) else 3), feature
+    measures = names.MEASURES["cosine"]  # all that there are
+    return (2 if feature.startswith(measures) else 3), feature
 
 
 def show_value(value: Any) -> str:

@@ -8,11 +8,13 @@ import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 
+from models.lines import similarity_of
 from operations.fits import made_lines
 from pipelines.cli.show import show_member, show_value, someone
 from pipelines.progress import working
 from pipelines.terminal import PlainTable, escape
 from pipelines.workspace import OpenWorkspace
+from transformations import names
 from transformations.config import ROOT, Config
 from transformations.duck import connect, parquet
 from transformations.layout import files_between
@@ -49,7 +51,7 @@ def _show_join(console: Console, config: Config, as_of: datetime) -> None:
         joined = OpenWorkspace(config).join(labels, aggregator.name, said.append).to_pandas()
     joined = joined.sort_values(["event_timestamp", "member_id"])
     vector = next(iter(aggregator.vectors(config)))
-    match = next(name for name in joined.columns if name.startswith("cosine"))
+    match = names.match_fields(vector, similarity_of(config, aggregator))[0]
     table = PlainTable(
         title=f"A training set: {len(labels)} actions joined with {aggregator.service},\n"
         "each with what could be read at its time",
@@ -106,6 +108,7 @@ def _show_next(console: Console, config: Config, member: int | str | None) -> No
     console.print("[bold]What to type next[/]")
     for command, what in (
         (f"activity show {'MEMBER_ID' if member is None else member}", "any member's vectors"),
+        ("activity items map", "a page of the item spaces: maps, neighbours"),
         ("activity status", "what ran, what was refused, what is online"),
         (f"feast feature-services describe {service}", "what a ranker asks for"),
         ("activity run", "tomorrow's snapshot; put it into your scheduler"),

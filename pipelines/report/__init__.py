@@ -18,6 +18,7 @@ from transformations.files import replacing
 from transformations.timestamps import day
 
 FOLDER = Path(__file__).parent
+SCRIPT = FOLDER / "report.js"
 TEMPLATE = "report.html.j2"
 NAME = "report.html"
 # An empty row, so that the forest plots of all metrics have the same rows.
@@ -44,10 +45,20 @@ def write_page(template: str, context: Mapping[str, Any], file: Path) -> None:
     """Write a page of this folder's templates, in the report's style.
 
     Args:
-        context: The template's variables, besides the colours of report.css.
+        context: The template's variables, besides the colours of report.css, and report.js with its
+            hash: a page's policy allows that script alone, and no requests.
     """
-    colours = plots.INK | plots.SERIES
-    page = _environment().get_template(template).render(context, colours=colours)
+    script = Markup(SCRIPT.read_text())
+    page = (
+        _environment()
+        .get_template(template)
+        .render(
+            context,
+            colours=plots.INK | plots.SERIES,
+            script=script,
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        )
+    )
     with replacing(file) as temporary:
         temporary.write_text(page)
 
@@ -79,8 +90,6 @@ def _shown(value: Any) -> Any:
 def _context(result: Result) -> dict[str, Any]:
     """Return the template's variables: the result, and what is drawn or sorted from it."""
     labels = {variant.name: variant.label for variant in result.variants}
-    # The page's policy allows this one script, by its hash, and no requests.
-    script = Markup((FOLDER / "report.js").read_text())
     return {
         "result": result,
         "labels": labels,
@@ -100,8 +109,6 @@ def _context(result: Result) -> dict[str, Any]:
         "map": Markup(plots.member_map(result.map)) if result.map else None,
         "map_colours": plots.category_colours(result.map.category) if result.map else {},
         "vectors": _vectors(result),
-        "script": script,
-        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
 
 

@@ -12,8 +12,8 @@ import duckdb
 import numpy as np
 from sklearn.decomposition import PCA
 
-from models.sequences import read_items
 from models.spec import Aggregator
+from pipelines.nearest import DescribedItems
 from pipelines.report.plots import OTHER
 from pipelines.report.result import (
     Action,
@@ -28,6 +28,7 @@ from transformations.config import Config
 from transformations.duck import parquet, sql
 from transformations.errors import InputError
 from transformations.layout import partition
+from transformations.names import Space
 from transformations.quoting import identifier
 
 CATEGORIES = 9  # the number of colours on the map; rarer categories are `other`
@@ -76,7 +77,7 @@ def member_map(
         InputError: there is no snapshot of `as_of`, or the aggregator did not embed it.
     """
     _read_sequences(config, con, as_of)
-    _read_texts(config, con, as_of)
+    read_texts(config, con, as_of)
     vector = next(iter(aggregator.vectors(config)))
     _read_vectors(config, con, as_of, aggregator, vector)
     categories = config.items.categories
@@ -118,13 +119,14 @@ def shown_members(
 ) -> list[MemberRow]:
     """Return members with their last actions and the items nearest to each of their vectors.
 
-    A vector of another dimension than the items' is left out: it has no nearest items.
+    A vector of another dimension than the items' is left out: it has no nearest items. How near
+    is said by the similarity of the line's space.
 
     Raises:
         InputError: there is no snapshot of `as_of`, or an aggregator did not embed it.
     """
     _read_sequences(config, con, as_of)
-    _read_texts(config, con, as_of)
+    read_texts(config, con, as_of)
     con.execute(
         f"create or replace temp table shown_members as {_sql('shown_members')}", {"count": count}
     )
@@ -134,19 +136,41 @@ def shown_members(
     ).fetchall():
         acted.setdefault(member, []).append(Action(when=when, action=action, item=item, text=text))
     near: dict[int | str, list[Nearest]] = {member: [] for member in acted}
+    of_space: dict[Space, DescribedItems] = {}
     for aggregator in aggregators:
-        read_items(aggregator.config_of(config), con, as_of)
+        own = aggregator.config_of(config)
+        if own.space not in of_space:
+            of_space[own.space] = DescribedItems(own, con, as_of)
+        items = of_space[own.space]
         for vector, dim in aggregator.vectors(config).items():
             if dim != config.dim:
                 continue
             _read_vectors(config, con, as_of, aggregator, vector)
-            found: dict[int | str, list[NearItem]] = {member: [] for member in acted}
-            for member, item, text, cosine in con.execute(
-                _sql("nearest_items"), {"count": nearest}
-            ).fetchall():
-                found[member].append(NearItem(item=item, text=text, cosine=cosine))
-            for member, items in found.items():
-                near[member].append(Nearest(variant=aggregator.name, vector=vector, items=items))
+            found = {
+                member: items.nearest(np.array(embedding, np.float32), nearest)
+                for member, embedding in con.execute(
+                    "select member_id, embedding from vectors semi join shown_members "
+                    "using (member_id)"
+                ).fetchall()
+            }
+            told = [each.item for one in found.values() for each in one]
+            texts = item_texts(config, con, as_of, told)
+            for member in acted:
+                near[member].append(
+                    Nearest(
+                        variant=aggregator.name,
+                        vector=vector,
+                        by=items.similarity,
+                        items=[
+                            NearItem(
+                                item=each.item,
+                                text=texts.get(each.item),
+                                similarity=each.similarity,
+                            )
+                            for each in found.get(member, [])
+                        ],
+                    )
+                )
     return [
         MemberRow(member_id=member, actions=acted[member], nearest=near[member]) for member in acted
     ]
@@ -156,7 +180,7 @@ def item_texts(
     config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime, items: Sequence[int | str]
 ) -> dict[int | str, str]:
     """Return the newest text of each of these items that has one, cut to LONGEST characters."""
-    _read_texts(config, con, as_of)
+    read_texts(config, con, as_of)
     rows = con.execute(
         "select item_id, left(text, $longest) from item_texts "
         "where text is not null and list_contains($items, item_id)",
@@ -180,8 +204,11 @@ def _read_sequences(config: Config, con: duckdb.DuckDBPyConnection, as_of: datet
     con.execute(f"create or replace temp view sequences as from {parquet([file])}")
 
 
-def _read_texts(config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime) -> None:
-    """Make the table `item_texts`; text is null if the source has vectors only."""
+def read_texts(config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime) -> None:
+    """Make the table `item_texts` of the view `described_items`.
+
+    Text is null if the source has vectors only.
+    """
     staged = parquet([config.layout.staged_items])
     columns = "null::varchar as text, null::varchar[] as categories"
     if config.items.has_text:

@@ -21,6 +21,7 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
 
 from pipelines.report.result import DecayPoint, Histogram, Interval, MemberMap, Training
 from pipelines.report.words import number, shown_by, tick
@@ -29,6 +30,7 @@ from transformations.timestamps import as_utc
 
 WIDTH, WIDE = 420, 450
 INK = {
+    "card": "#ffffff",
     "ink": "#1c2733",
     "muted": "#64707d",
     "line": "#d3d9df",
@@ -248,22 +250,60 @@ def category_colours(categories: Sequence[str]) -> dict[str, str]:
 def member_map(members: MemberMap) -> str:
     """Draw the members as points coloured by their category."""
     figure, axes = _axes(480, width=960)
-    colours = category_colours(members.category)
-    for category in reversed(colours):
-        chosen = [index for index, name in enumerate(members.category) if name == category]
+    draw_map(axes, members.x, members.y, members.category)
+    return _svg(figure, "map", "Map of the members' vectors, coloured by category")
+
+
+@styled
+def item_map(points: NDArray[Any], category: Sequence[str], marked: int, space: str) -> str:
+    """Draw the items of a space as points coloured by their category.
+
+    Args:
+        points: float [items, 2].
+        marked: The first ones are circled, and numbered from 1.
+    """
+    figure, axes = _axes(420, width=560)
+    x, y = points.T.tolist()
+    draw_map(axes, x, y, category, size=4.5, marked=marked)
+    return _svg(figure, f"map {space}", f"Map of the items' vectors in {space}, by category")
+
+
+def draw_map(
+    axes: Axes,
+    x: Sequence[float],
+    y: Sequence[float],
+    category: Sequence[str],
+    size: float = 5.5,
+    marked: int = 0,
+) -> None:
+    """Draw points in the colours of `category_colours`; the first `marked` ones get a number."""
+    colours = category_colours(category)
+    for name in reversed(colours):
+        chosen = [index for index, own in enumerate(category) if own == name]
         axes.plot(
-            [members.x[index] for index in chosen],
-            [members.y[index] for index in chosen],
+            [x[index] for index in chosen],
+            [y[index] for index in chosen],
             "o",
-            color=SERIES[colours[category]],
-            ms=5.5,
+            color=SERIES[colours[name]],
+            ms=size,
             mec="none",
             alpha=0.75,
+        )
+    for index in range(marked):
+        point = (x[index], y[index])
+        axes.plot(*point, "o", ms=4 * size, mfc="none", mec=INK["ink"], mew=1.5)
+        axes.annotate(
+            str(index + 1),
+            point,
+            xytext=(2.6 * size, 2.6 * size),
+            textcoords="offset points",
+            fontweight="bold",
+            color=INK["card"],
+            bbox={"boxstyle": "circle,pad=0.15", "fc": INK["ink"], "ec": "none"},
         )
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[["left", "bottom"]].set_visible(False)
-    return _svg(figure, "map", "Map of the members' vectors, coloured by category")
 
 
 def _named(counts: Mapping[str, int], what: str, height: float) -> str:

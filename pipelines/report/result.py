@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from transformations.errors import InputError
+from transformations.names import Similarity
 
 Id = int | str
 
@@ -285,11 +286,11 @@ class Action(_Strict):
 
 
 class NearItem(_Strict):
-    """An item near a member's vector."""
+    """An item near a vector."""
 
     item: Id
     text: str | None = None
-    cosine: float
+    similarity: float
 
 
 class Nearest(_Strict):
@@ -297,6 +298,8 @@ class Nearest(_Strict):
 
     variant: str
     vector: str
+    by: Similarity = "cosine"
+    """The similarity of the item space."""
     items: list[NearItem]
     """Nearest first; empty where the member's vector is zero."""
 

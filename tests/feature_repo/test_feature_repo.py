@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from feast import Entity, FeatureService, FeatureView, OnDemandFeatureView
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from feature_repo.match import activity_match, match_of
 from feature_repo.views import declare
 from models.catalog import AGGREGATORS
+from models.items.similarity import comparable
 from models.spec import Average, GeometricDecay, LearnedDecay
 from stores.asof.coverage import MAX_AGE_TAG
 from tests.worlds.applied import World
@@ -259,6 +261,19 @@ def test_match_with_an_item_of_another_kind_is_zero():
     assert match_of(None) == (activity_match, inspect.getsource(activity_match))
 
 
+def test_a_space_of_dot_products_is_matched_by_them_alone():
+    match, text = match_of(None, "dot")
+    assert match(ROW) == {"dot_apply": [3.0], "n_apply": [2]}
+    rebuilt = rehydrate_udf_from_source(text)
+    assert rebuilt is not None
+    assert rebuilt(ROW) == match(ROW)
+    of_kinds, _ = match_of(["post"], "dot")
+    assert of_kinds(ROW | {"i__kind": ["job"], "kind": ["job"]}) == {
+        "dot_apply": [0.0],
+        "n_apply": [2],
+    }
+
+
 def test_match_needs_nothing_but_its_own_text():
     rebuilt = rehydrate_udf_from_source(inspect.getsource(activity_match))
     assert rebuilt is not None
@@ -279,6 +294,12 @@ def test_match_is_the_formula(rows):
     )
     assert len(matched["cosine"]) == len(matched["dot"]) == len(rows)
     for (member, item), cosine, dot in zip(rows, matched["cosine"], matched["dot"], strict=True):
+        said = {"cosine": cosine, "dot": dot}
+        if member and item and max(map(abs, (*member, *item))) < 1e6:
+            for similarity in ("cosine", "dot"):
+                one, other = comparable(np.array([member, item]), similarity)
+                scale = math.hypot(*one) * math.hypot(*other)
+                assert said[similarity] == pytest.approx(float(one @ other), abs=1e-5 * scale)
         products = [a * b for a, b in zip(member or [], item or [], strict=False)]
         scale = math.hypot(*(member or [])) * math.hypot(*(item or []))
         assert dot == pytest.approx(sum(products), abs=1e-12 * scale)

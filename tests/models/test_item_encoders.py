@@ -100,7 +100,10 @@ def test_a_text_alone_gets_a_vector_where_there_is_text(line: ItemEncoder) -> No
 def test_names_and_versions() -> None:
     assert str(TfidfSvd(version=3)) == "tfidf_svd_v3"
     assert str(TfidfSvd(version=1).in_fit(2)) == "tfidf_svd_v1_f2"
-    assert Given(name="minilm", version=1, column="v").parameters() == {"column": "v"}
+    assert Given(name="minilm", version=1, column="v").parameters() == {
+        "column": "v",
+        "similarity": "cosine",
+    }
     for wrong in ({"version": 0}, {"version": 1, "name": "No-Name"}):
         with pytest.raises(InputError, match="expected"):
             TfidfSvd(**wrong)

@@ -18,10 +18,11 @@ from models import catalog
 from models.backend import keras
 from models.layers.geometric_decay import GeometricDecay as DecayLayer
 from models.spec import GeometricDecay, LearnedDecay
+from models.training import tune_decay as tune_module
 from models.training.objectives import OBJECTIVES
 from models.training.recipe import Recipe
 from models.training.tune import suggest, tune
-from models.training.tune_decay import DecayStudy, Scored, cosines, tune_decay
+from models.training.tune_decay import DecayStudy, Scored, similarities, tune_decay
 from operations.ledger import Ledger
 from pipelines.progress import Stages
 from pipelines.tuning import _table, add_line, say, tune_line, why_common
@@ -30,6 +31,7 @@ from transformations.config import Config
 from transformations.duck import connect
 from transformations.errors import InputError
 from transformations.example_settings import ExampleSettings
+from transformations.names import Similarity
 
 ops = keras.ops
 TASTE = Taste(version=1, recipe=replace(RECIPE, epochs=2))
@@ -56,7 +58,11 @@ def test_decays_out_of_bounds_are_refused(decay: tuple[float, ...]) -> None:
         GeometricDecay(version=1, decay=decay)
 
 
-def test_the_grids_cosines_are_those_of_the_aggregator(world: Config) -> None:
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_the_grids_similarities_are_those_of_the_aggregator(
+    world: Config, similarity: Similarity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune_module, "similarity_of", lambda _: similarity)
     rng = np.random.default_rng(0)
     table = np.concatenate([np.zeros((1, 4)), rng.normal(size=(9, 4))]).astype(np.float32)
     batch = {
@@ -65,15 +71,17 @@ def test_the_grids_cosines_are_those_of_the_aggregator(world: Config) -> None:
         "label_rows": rng.integers(1, 10, 6),
     }
     batch["actions"][0] = 0
-    got = cosines(batch, table, world, (0.5, 0.9))
+    got = similarities(batch, table, world, (0.5, 0.9))
     vectors = GeometricDecay(version=1, decay=0.5).vectors(world)
     for index, r in enumerate((0.5, 0.9)):
         layer = DecayLayer(vectors=vectors, n_actions=3, decay=r)
         outputs = layer(table[batch["rows"]], batch["actions"], np.zeros((6, 5), np.float32))
         for action, decayed in enumerate(outputs.values()):
             own, item = decayed.numpy(), table[batch["label_rows"]]
-            norms = np.linalg.norm(own, axis=1) * np.linalg.norm(item, axis=1)
-            expected = (own * item).sum(axis=1) / np.maximum(norms, 1e-12)
+            expected = (own * item).sum(axis=1)
+            if similarity == "cosine":
+                norms = np.linalg.norm(own, axis=1) * np.linalg.norm(item, axis=1)
+                expected /= np.maximum(norms, 1e-12)
             np.testing.assert_allclose(got[action, index], expected, atol=1e-5)
 
 

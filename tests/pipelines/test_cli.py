@@ -54,6 +54,7 @@ COMMANDS = [
     ["retire"],
     ["items", "neighbours"],
     ["items", "refresh"],
+    ["items", "map"],
 ]
 
 

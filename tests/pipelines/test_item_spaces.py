@@ -273,13 +273,14 @@ def test_a_catalogue_that_cannot_be_is_refused(
 
 def test_the_nearest_items_under_every_encoder(served: Workspace) -> None:
     found = _neighbours(served.config, "g-2", 5)
-    assert [space for space, _, _ in found] == ["tfidf_svd_v1", "co_actions_v1", "trained_v1"]
-    for _, title, lines in found:
+    named = ("tfidf_svd_v1", "co_actions_v1", "trained_v1")
+    assert [space for space, _, _ in found] == [f"{name}, cosine" for name in named]
+    for _, title, near in found:
         assert title.startswith("g-2 ")
-        assert len(lines) == 5
-        assert not any(line.split()[1] == "g-2" for line in lines)
+        assert len(near) == 5
+        assert "g-2" not in [each.item for each in near]
     # Members stay in their field, so behaviour tells it.
-    behaviour = [line.split()[1] for line in found[1][2]]
+    behaviour = [str(each.item) for each in found[1][2]]
     assert sum(int(item.removeprefix("g-")) % 2 == 0 for item in behaviour) >= 4
     with pytest.raises(InputError, match="expected an item with a vector in one of tfidf_svd_v1"):
         _neighbours(served.config, "g-none", 5)

@@ -223,12 +223,12 @@ def test_a_member_is_shown_with_the_items_near_its_vectors(tmp_path: Path, id_ty
                 Nearest(
                     variant="decay",
                     vector="apply_embedding",
-                    items=[NearItem(**ten, cosine=1.0), NearItem(**eleven, cosine=0.0)],
+                    items=[NearItem(**ten, similarity=1.0), NearItem(**eleven, similarity=0.0)],
                 ),
                 Nearest(
                     variant="decay",
                     vector="save_embedding",
-                    items=[NearItem(**eleven, cosine=1.0), NearItem(**ten, cosine=0.0)],
+                    items=[NearItem(**eleven, similarity=1.0), NearItem(**ten, similarity=0.0)],
                 ),
                 Nearest(variant="decay", vector="dismiss_embedding", items=[]),
             ],
@@ -291,11 +291,11 @@ def test_the_nearest_items_are_those_of_numpy(
         }
         expected = sorted(cosines.values(), reverse=True)[:3]
         got = member.nearest[0].items
-        assert [near.cosine for near in got] == pytest.approx(expected, abs=1e-6)
+        assert [near.similarity for near in got] == pytest.approx(expected, abs=1e-6)
         # Ties may be in any order, but each item has its own cosine.
         assert len({near.item for near in got}) == len(got)
         for near in got:
-            assert near.cosine == pytest.approx(cosines[int(near.item)], abs=1e-6)
+            assert near.similarity == pytest.approx(cosines[int(near.item)], abs=1e-6)
 
 
 def test_missing_tables_are_named(tmp_path: Path) -> None:

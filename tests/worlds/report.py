@@ -316,7 +316,7 @@ def _member(rng: np.random.Generator, member: int) -> dict[str, Any]:
             "variant": variant,
             "vector": vector,
             "items": [
-                {"item": int(i), "text": TITLES[i], "cosine": 0.91 - 0.05 * nth}
+                {"item": int(i), "text": TITLES[i], "similarity": 0.91 - 0.05 * nth}
                 for nth, i in enumerate(items)
             ],
         }

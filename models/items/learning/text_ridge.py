@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.items.protocol import Corpus, Document
+from models.items.similarity import comparable, unit
 from models.items.tfidf_svd import MIN_ITEMS, TfidfSvd, tokens
+from transformations.names import Similarity
 
 TEXT_DIM = 256
 """Dimensions of the text's features, at most."""
@@ -54,7 +56,12 @@ class TextRidge:
     figures: dict[str, Any]
 
     @classmethod
-    def fit(cls, features: NDArray[np.float32], vectors: NDArray[np.float32]) -> Self | None:
+    def fit(
+        cls,
+        features: NDArray[np.float32],
+        vectors: NDArray[np.float32],
+        similarity: Similarity = "cosine",
+    ) -> Self | None:
         """Fit on items [items, features] with vectors [items, dim]; None if they are too few.
 
         Rows of zeros, of items without a known word or without actions, are left out.
@@ -70,27 +77,24 @@ class TextRidge:
         figures = {
             "items": len(x),
             "penalty": best,
-            **agreement(predicted[best], y[held_out], y[~held_out]),
+            **agreement(predicted[best], y[held_out], y[~held_out], similarity),
         }
         return cls(_solve(x, y, best).astype(np.float32), figures)
 
     def predict(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return vectors, float32 [items, dim]; zeros for features of zeros.
 
-        They are as long as the text is sure of them, shorter than the length 1 of what they
-        predict: made as long, all of them would be near whatever is in the middle.
+        They are as long as the text is sure of them, shorter than what they predict, which in a
+        cosine space has length 1: made as long, all would be near whatever is in the middle.
         """
         return features @ self.weights
 
 
-def unit(vectors: NDArray[Any]) -> NDArray[np.float32]:
-    """Return the rows with length 1, float32; rows of zeros stay."""
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0).astype(np.float32)
-
-
 def agreement(
-    predicted: NDArray[Any], true: NDArray[Any], others: NDArray[Any]
+    predicted: NDArray[Any],
+    true: NDArray[Any],
+    others: NDArray[Any],
+    similarity: Similarity = "cosine",
 ) -> dict[str, float]:
     """Return how alike two vectors of the same items are, on average of at most 2,000 of them.
 
@@ -98,6 +102,7 @@ def agreement(
         predicted: float [items, dim].
         true: float [items, dim].
         others: The items among which neighbours are found, float [others, dim].
+        similarity: Of the space, by which the nearest are found.
 
     Returns:
         `cosine`, and `overlap_at_10`: the share of the ten others nearest to the one that are
@@ -107,7 +112,7 @@ def agreement(
     predicted, true = predicted[chosen], true[chosen]
     return {
         "cosine": round(_cosine(predicted, true), 4),
-        "overlap_at_10": round(_overlap(predicted, true, others), 4),
+        "overlap_at_10": round(_overlap(predicted, true, others, similarity), 4),
     }
 
 
@@ -120,14 +125,17 @@ def _cosine(predicted: NDArray[Any], true: NDArray[Any]) -> float:
     return float((unit(predicted) * unit(true)).sum(axis=1).mean())
 
 
-def _overlap(predicted: NDArray[Any], true: NDArray[Any], others: NDArray[Any]) -> float:
-    among = unit(others).T
+def _overlap(
+    predicted: NDArray[Any], true: NDArray[Any], others: NDArray[Any], similarity: Similarity
+) -> float:
+    among = comparable(others, similarity).T
     count = min(NEIGHBOURS, among.shape[1])
-    pairs = zip(_nearest(predicted, among, count), _nearest(true, among, count), strict=True)
+    nearest = (_nearest(comparable(each, similarity), among, count) for each in (predicted, true))
+    pairs = zip(*nearest, strict=True)
     return sum(len(np.intersect1d(one, other)) for one, other in pairs) / (count * len(true))
 
 
 def _nearest(vectors: NDArray[Any], among: NDArray[np.float32], count: int) -> NDArray[np.int64]:
     """Return the nearest columns of `among` to each vector, int64 [vectors, count]."""
-    scores = unit(vectors) @ among
+    scores = vectors @ among
     return np.argpartition(-scores, count - 1, axis=1)[:, :count]

@@ -14,8 +14,9 @@ from models.items.co_actions import Basis, CoActions
 from models.items.joint import Joint
 from models.items.learning import svd
 from models.items.learning.pairs import Pairs, Weighing
-from models.items.learning.text_ridge import TextRidge, unit
+from models.items.learning.text_ridge import TextRidge
 from models.items.protocol import Behaviour, Corpus, Document
+from models.items.similarity import unit
 from models.items.spec import CoActions as Line
 from models.items.spec import Joint as JointLine
 from models.items.spec import Trained as TrainedLine

@@ -31,6 +31,21 @@ def test_unlike_spaces_are_far_apart() -> None:
     assert found.overlap < 0.1  # ten of four hundred by chance
 
 
+def test_lengths_count_where_the_dot_product_does() -> None:
+    angles = np.linspace(0, np.pi, 60)
+    directions = np.column_stack([np.cos(angles), np.sin(angles)])
+    ids = list(range(len(directions)))
+    longer = directions * np.where(np.arange(60) % 2, 9, 1)[:, None]
+    one, other = table(ids, directions), table(ids, longer)
+    by_cosine, by_dot = distance(one, other), distance(one, other, "dot")
+    assert (by_cosine.cosine, by_cosine.overlap) == pytest.approx((1.0, 1.0), abs=1e-6)
+    assert by_dot.cosine < 0.95
+    assert by_dot.overlap < 0.7  # only the long ones, every second, are near
+    # One factor for all changes no order.
+    alike = distance(other, table(ids, 3 * longer), "dot")
+    assert (alike.cosine, alike.overlap) == pytest.approx((1.0, 1.0), abs=1e-6)
+
+
 def test_new_items_are_counted_and_left_out() -> None:
     vectors = np.eye(4)
     found = distance(table([1, 2, 3, 4], vectors), table([3, 4, 5, 6, 1], np.ones((5, 4))))

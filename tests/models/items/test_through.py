@@ -10,9 +10,9 @@ import pytest
 from models.backend import tf
 from models.items.joint import Parts
 from models.items.learning.popularity import PopularityByDay
-from models.items.learning.text_ridge import unit
 from models.items.learning.through import Through, draw
 from models.items.protocol import Corpus, Document
+from models.items.similarity import unit
 from models.items.spec import Trained as Line
 from models.items.trained import Trained, _material
 from models.layers.build import build
