@@ -94,6 +94,15 @@ def vector_field(action: str) -> str:
     return f"{action.lower()}_embedding"
 
 
+def stored(column: str) -> str:
+    """Name, in a view, the column that its match gives back under the column's own name.
+
+    >>> stored("n_actions")
+    'stored_n_actions'
+    """
+    return f"stored_{column}"
+
+
 def stem(field: str) -> str:
     """Return what follows `cosine` and `dot` in the match of a vector field.
 
