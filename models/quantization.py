@@ -47,18 +47,18 @@ def to_int8(vectors: NDArray[np.floating]) -> NDArray[np.uint8]:
     >>> to_int8(np.array([[127.0, -63.5, 0.5, 1.5]], np.float32)).view(np.int8)[0, 4:].tolist()
     [127, -64, 0, 2]
     """
-    wrong = int((~np.isfinite(vectors)).any(axis=-1).sum())
+    largest = np.abs(vectors).max(axis=-1, keepdims=True, initial=0.0).astype(np.float64)
+    wrong = int((~np.isfinite(largest)).sum())
     if wrong:
         raise InputError(
             f"expected finite vectors, got {wrong:,} of {len(vectors):,} with NaN or infinity"
         )
-    exact = vectors.astype(np.float64)
-    largest = np.abs(exact).max(axis=-1, keepdims=True, initial=0.0)
     scale = np.minimum(largest / LARGEST, LAST_SCALE).astype(SCALE)
     scale[scale < FIRST_SCALE] = 0.0
-    steps = np.divide(exact, scale, out=np.zeros_like(exact), where=scale > 0)
-    rounded = np.clip(np.rint(steps), -LARGEST, LARGEST).astype(np.int8)
-    return np.concatenate([scale.view(np.uint8), rounded.view(np.uint8)], axis=-1)
+    steps = np.divide(vectors, np.where(scale > 0, scale, np.inf), dtype=np.float64)
+    np.rint(steps, out=steps)
+    np.clip(steps, -LARGEST, LARGEST, out=steps)
+    return np.concatenate([scale.view(np.uint8), steps.astype(np.int8).view(np.uint8)], axis=-1)
 
 
 def from_int8(kept: NDArray[np.uint8]) -> NDArray[np.float32]:

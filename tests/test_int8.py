@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 from feast import FeatureStore
 
-from models.quantization import from_int8, stored, to_int8
+from models.quantization import stored, to_int8
 from models.spec import GeometricDecay, Packaged
 from operations.fits import chosen, lines_of
 from pipelines.export import arrays
@@ -29,7 +28,6 @@ from tests.worlds.live import Live, midnight, past_events
 from tests.worlds.workspace import DAY, END, Workspace
 from transformations.duck import connect
 from transformations.errors import InputError, RunFailedError
-from transformations.layout import partition
 
 DECAY = GeometricDecay(version=1, decay=0.8, stream=True)
 SMALL = GeometricDecay(name="small", version=1, decay=0.8, stream=True, store="int8")
@@ -291,13 +289,3 @@ def test_a_package_made_elsewhere_is_kept_as_its_manifest_says(workspace: Worksp
 def test_an_unknown_store_is_refused() -> None:
     with pytest.raises(InputError, match="store: expected 'float32' or 'int8', got 'int4'"):
         GeometricDecay(version=1, decay=0.5, store="int4")  # type: ignore[arg-type]
-
-
-def test_rows_are_what_the_table_says(workspace: Workspace) -> None:
-    workspace.run(END)
-    line = lines_of(workspace.config)[1]
-    file = partition(workspace.config.layout.embeddings(line.view), END)
-    kept = pq.ParquetFile(file).read()["play_embedding"].to_pylist()
-    matrix = np.frombuffer(b"".join(kept), np.uint8).reshape(len(kept), -1)
-    opened = OpenWorkspace(workspace.config).vectors("small")
-    assert from_int8(matrix).tolist() == opened["play_embedding"].to_pylist()
