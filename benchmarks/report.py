@@ -37,6 +37,7 @@ def main() -> None:
         _embedding,
         _training_join,
         _materialize,
+        _stored_bytes,
         _read,
         _stream,
         _request_time,
@@ -227,6 +228,49 @@ Ours into {memory["store"]} as the table grows. The aims: 1.2 times the memory, 
         for (store, side), row in rows.items()
         if side == "feast"
     }
+
+
+def _stored_bytes() -> Section:
+    result = _load("stored_bytes")
+    by_form: dict[tuple[str, int, str], dict[str, Any]] = {}
+    for row in result["rows"]:
+        key = row["line"], row["vectors"], row["where"]
+        by_form.setdefault(key, {})[row["kept_as"]] = row
+    table = _table(
+        ("line", "vectors", "where", "float32", "int8", "of which vectors", "share"),
+        (
+            (
+                line,
+                f"{vectors}",
+                where,
+                *(f"{form[kept]['bytes_per_member']:,.0f}" for kept in ("float32", "int8")),
+                *_of_vectors(form),
+            )
+            for (line, vectors, where), form in by_form.items()
+        ),
+    )
+    text = f"""## Bytes per member
+
+What a row takes of a line that says `store="int8"`, against float32: {result["members"]:,} members,
+{result["dimension"]} dimensions; the vectors, the counts, the last action and what made the row. Of
+Redis it is the memory of a member's key, and what of it is freed with its vectors (names and table
+entries too); of SQLite the file, of PostgreSQL the table with its indexes, and the values of the
+vectors. The aim: a quarter of the vectors' bytes; {result["dimension"]} + 4 of 4 ·
+{result["dimension"]} is {(result["dimension"] + 4) / 4 / result["dimension"]:.2f}.
+
+{table}
+
+    python -m benchmarks.stored_bytes
+"""
+    return text, {}
+
+
+def _of_vectors(form: dict[str, Any]) -> tuple[str, str]:
+    """Write the bytes of the vectors in both forms, and int8's share."""
+    floats, small = (form[kept]["of_vectors"] for kept in ("float32", "int8"))
+    if floats is None:
+        return "", ""
+    return f"{floats:,.0f} → {small:,.0f}", f"{small / floats:.2f}"
 
 
 def _read() -> Section:

@@ -8,7 +8,7 @@ from typing import Any
 
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, OnDemandFeatureView
 from feast.data_format import ParquetFormat
-from feast.types import Array, Float32, Float64, Int64, String, UnixTimestamp
+from feast.types import Array, Bytes, Float32, Float64, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
 
 from feature_repo.match import match_of
@@ -55,7 +55,7 @@ def declare(config: Config, aggregators: Sequence[Aggregator] | None = None) -> 
         service = FeatureService(
             name=aggregator.service,
             features=[
-                view[[*aggregator.vectors(config), *_beside(_columns(config, aggregator))]],
+                view[_beside(config, aggregator)],
                 match,
                 item_view,
             ],
@@ -144,7 +144,8 @@ def _aggregator_view(
     # Feast's historical join returns an on-demand view's inputs beside its outputs, so they cannot
     # share a name. n_actions is the output, which is 0, not null, for an unknown member.
     columns = _columns(config, aggregator)
-    renamed = _stored(columns)
+    stored = _stored(config, aggregator)
+    about = f"Vector of what the member did, by {aggregator.name}."
     absent = "Null where there is no such member."
     return FeatureView(
         name=aggregator.view,
@@ -152,20 +153,22 @@ def _aggregator_view(
         ttl=FOREVER,
         schema=[
             *(
-                _vector(name, dim, f"Vector of what the member did, by {aggregator.name}.")
+                _field(stored[name], Bytes, f"{about} As int8: the match gives its {dim} numbers.")
+                if name in stored
+                else _vector(name, dim, about)
                 for name, dim in aggregator.vectors(config).items()
             ),
             *(
                 _field(
-                    renamed.get(column.name, column.name),
+                    stored.get(column.name, column.name),
                     TYPES[column.kind],
-                    f"{column.about} {absent}" if column.name in renamed else column.about,
+                    f"{column.about} {absent}" if column.name in stored else column.about,
                 )
                 for column in columns
             ),
             _field("model_version", String, "What made this row: the packaged aggregator."),
         ],
-        source=_source(aggregator.view, config.layout.embeddings(aggregator.view), renamed),
+        source=_source(aggregator.view, config.layout.embeddings(aggregator.view), stored),
         description=f"A member's last {config.length} actions in {config.window.days} days as "
         f"vectors, by {aggregator.name} version {aggregator.version}, fit {aggregator.fit}.",
         tags=tags | _ages(config),
@@ -180,18 +183,22 @@ def _match_view(
     item_view: FeatureView,
 ) -> OnDemandFeatureView:
     vectors = aggregator.vectors(config)
-    columns = _columns(config, aggregator)
-    stored = _stored(columns)
+    stored = _stored(config, aggregator)
     similarity = similarity_of(config, aggregator)
     kinds = predicted_kinds(config, aggregator.predicted(config))
     match, text = match_of(kinds, similarity)
     item = item_view[["embedding"] if kinds is None else ["embedding", "kind"]]
     return OnDemandFeatureView(
         name=aggregator.match,
-        sources=[view[[*vectors, *stored.values()]], item],
+        sources=[view[[*(name for name in vectors if name not in stored), *stored.values()]], item],
         # No descriptions: Feast compares these fields with inferred ones, which have none.
         schema=[
-            *(Field(name=c.name, dtype=TYPES[c.kind]) for c in columns if c.name in stored),
+            *(_vector(name, dim) for name, dim in vectors.items() if name in stored),
+            *(
+                Field(name=column.name, dtype=TYPES[column.kind])
+                for column in _columns(config, aggregator)
+                if column.name in stored
+            ),
             *(
                 Field(name=field, dtype=Float64)
                 for name in vectors
@@ -203,8 +210,9 @@ def _match_view(
         udf_string=text,
         mode="python",
         description=f"How an item fits what a member did, by {aggregator.name}: "
-        f"{SAID[similarity]} with each of the member's vectors, 0.0 where either is not there; and "
-        "the member's columns, 0 where there is no such member.",
+        f"{SAID[similarity]} with each of the member's vectors, 0.0 where either is not there; the "
+        "member's columns, 0 where there is no such member; and its vectors where they are kept as "
+        "int8.",
         # No hash of the weights: Feast does not notice a change of only an on-demand view's tags.
         tags={
             "aggregator": aggregator.name,
@@ -234,21 +242,28 @@ def _columns(config: Config, aggregator: Aggregator) -> tuple[MemberColumn, ...]
     return member_columns(replace(config.rules, actions=actions))
 
 
-def _stored(columns: Sequence[MemberColumn]) -> dict[str, str]:
-    """Return what the columns that are 0 for an unknown member are called in the view."""
-    return {c.name: f"stored_{c.name}" for c in columns if c.absent == "zero"}
+def _stored(config: Config, aggregator: Aggregator) -> dict[str, str]:
+    """Return what the columns that the match gives back are called in the view.
+
+    They are the vectors that are kept as int8, and the columns that are 0 for an unknown member.
+    """
+    vectors = aggregator.vectors(config) if aggregator.stored_as(config) == "int8" else {}
+    zeros = (c.name for c in _columns(config, aggregator) if c.absent == "zero")
+    return {name: names.stored(name) for name in (*vectors, *zeros)}
 
 
-def _beside(columns: Sequence[MemberColumn]) -> list[str]:
-    """Name the columns that a ranker reads from the view: they are null for an unknown member."""
-    return [column.name for column in columns if column.absent == "null"]
+def _beside(config: Config, aggregator: Aggregator) -> list[str]:
+    """Name what a ranker reads from the view: what is null for an unknown member."""
+    stored = _stored(config, aggregator)
+    columns = (column.name for column in _columns(config, aggregator))
+    return [name for name in (*aggregator.vectors(config), *columns) if name not in stored]
 
 
 def _field(name: str, dtype: Any, description: str) -> Field:
     return Field(name=name, dtype=dtype, description=description)
 
 
-def _vector(name: str, dim: int, description: str) -> Field:
+def _vector(name: str, dim: int, description: str = "") -> Field:
     return Field(name=name, dtype=Array(Float32), description=description, vector_length=dim)
 
 

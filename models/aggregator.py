@@ -4,10 +4,10 @@ import copy
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, get_args
 
 from models import manifest
-from models.manifest import MANIFEST
+from models.manifest import MANIFEST, Store
 from models.training.recipe import Recipe
 from transformations import names
 from transformations.config import Config
@@ -28,6 +28,9 @@ class Aggregator:
         version: Part of the view's name. Raise it whenever the definition changes; versions live
             side by side.
         stream: Whether the stream keeps its vectors fresh between two daily runs.
+        store: How its vectors are kept, online and in snapshots: `float32`, or `int8` in about a
+            quarter of the bytes. It decides no weights, but the type of the view's columns, and so
+            belongs to the version.
         reads: The actions that it sees; others are PAD to it. Default: all.
         items: The item space that it reads, as ITEM_ENCODERS names it: "co_actions_v1". Default:
             the first.
@@ -51,6 +54,7 @@ class Aggregator:
     name: str
     version: int
     stream: bool = False
+    store: Store = "float32"
     reads: tuple[str, ...] = ()
     items: str = ""
     fit: int = field(default=1, init=False)
@@ -69,6 +73,11 @@ class Aggregator:
             )
         if self.version < 1:
             raise InputError(f"{self.name}: expected a version of 1 or more, got {self.version}")
+        if self.store not in get_args(Store):
+            raise InputError(
+                f"{self.name}: store: expected {' or '.join(map(repr, get_args(Store)))}, got "
+                f"{self.store!r}"
+            )
 
     def __str__(self) -> str:
         return names.fitted(self.name, self.version, self.fit)
@@ -145,6 +154,23 @@ class Aggregator:
     def is_packaged(self, config: Config) -> bool:
         """Whether its folder holds a whole package."""
         return (self.artifact(config) / MANIFEST).exists()
+
+    def stored_as(self, config: Config) -> Store:
+        """Return how its vectors are kept: what its package says, once there is one.
+
+        Raises:
+            InputError: the line asks for another way than it is packaged with.
+        """
+        if not self.is_packaged(config):
+            return self.store
+        packaged = manifest.store_of(self.manifest(config))
+        if packaged != self.store:
+            raise InputError(
+                f"{self} is packaged with store={packaged!r}, got store={self.store!r} in the "
+                "catalogue: columns of two types must not mix. Raise its version, or undo the "
+                "change; where nothing made by it was published, the next run packages it again"
+            )
+        return packaged
 
     def manifest(self, config: Config) -> dict[str, Any]:
         """Return the packaged aggregator's manifest.
@@ -239,6 +265,21 @@ class Packaged(Aggregator):
                 "yet; `activity run` copies it"
             )
         return super().manifest(config)
+
+    def stored_as(self, config: Config) -> Store:
+        """Return what the manifest says, which the line may repeat; kept lines do not.
+
+        Raises:
+            InputError: the line asks for int8 and the manifest does not.
+        """
+        packaged = manifest.store_of(self.manifest(config))
+        if self.store not in ("float32", packaged):
+            raise InputError(
+                f'{self}: expected "store": {self.store!r} in the {MANIFEST} of '
+                f"{self.artifact(config)}, as the line asks, got {packaged!r}; write the manifest "
+                "with this line (models.packaging.write_manifest), or leave store out"
+            )
+        return packaged
 
     def vectors(self, config: Config) -> dict[str, int]:
         """Return the manifest's vector fields with their dimensions."""

@@ -20,6 +20,7 @@ from models.backend import tf
 from models.item_versions import ItemVersions
 from models.lines import by_space
 from models.packaging import Loaded, load, specs
+from models.quantization import COLUMNS, of_vectors, stored
 from models.sequences import ItemTable, Padded, carried_values, pad
 from models.spec import Aggregator
 from transformations.config import Config
@@ -91,7 +92,7 @@ class Graph:
         self._embed = embed
 
     def vectors(self, padded: Padded, table: Any) -> list[Vectors]:
-        """Return each model's vectors {field: [members, dim]}.
+        """Return each model's vectors {field: [members, dim]}, before they are kept.
 
         Args:
             table: The item vectors as a tensor, float32 [items + 1, dim].
@@ -338,15 +339,26 @@ def load_graph(aggregators: Sequence[Aggregator], config: Config) -> Graph:
 def together(
     models: Sequence[Loaded], items: ItemTable, rules: Rules
 ) -> Callable[[Padded], list[Vectors]]:
-    """Return a function from padded sequences to each model's vectors {field: [members, dim]}."""
+    """Return a function from padded sequences to each model's vectors {field: [members, dim]}.
+
+    They are what is served: after a round trip through what the line keeps.
+    """
     graph, table = Graph(models, rules), tf.constant(items.vectors)
-    return lambda padded: graph.vectors(padded, table)
+
+    def run(padded: Padded) -> list[Vectors]:
+        results = graph.vectors(padded, table)
+        return [
+            {field: stored(values, model.store) for field, values in vectors.items()}
+            for model, vectors in zip(models, results, strict=True)
+        ]
+
+    return run
 
 
 def view_schema(model: Loaded, sequences: pa.Schema, rules: Rules) -> pa.Schema:
     """Return the columns of a view: the snapshot's, the vectors, their model_version."""
     columns = [column.name for column in member_columns(rules)]
-    vectors = [pa.field(field, pa.list_(pa.float32())) for field in model.vectors]
+    vectors = [pa.field(field, COLUMNS[model.store].kind) for field in model.vectors]
     return pa.schema(
         [sequences.field(name) for name in ("member_id", "event_timestamp", "created_timestamp")]
         + vectors
@@ -379,10 +391,10 @@ class _Writers:
                 self._move(index, rows.schema)
             of_rows = slice(done, done + rows.num_rows)
             created = self._created[index]
-            for writer, vectors in zip(self._open, results, strict=True):
+            for writer, model, vectors in zip(self._open, self._models, results, strict=True):
                 if rows.num_rows:
                     own = {field: values[of_rows] for field, values in vectors.items()}
-                    writer.write_batch(view_rows(rows, own, created, writer.schema))
+                    writer.write_batch(view_rows(rows, model, own, created, writer.schema))
             done += rows.num_rows
         return done
 
@@ -414,14 +426,19 @@ def _writer(file: Path, model: Loaded, sequences: pa.Schema, rules: Rules) -> pq
 
 
 def view_rows(
-    sequences: pa.RecordBatch, vectors: Vectors, created: datetime | None, schema: pa.Schema
+    sequences: pa.RecordBatch,
+    model: Loaded,
+    vectors: Vectors,
+    created: datetime | None,
+    schema: pa.Schema,
 ) -> pa.RecordBatch:
-    """Return a view's rows: the snapshot's rows with their vectors.
+    """Return a view's rows: the snapshot's rows with their vectors, as the line keeps them.
 
     Args:
         created: The created_timestamp of all; None: that of each sequence.
     """
-    made = {field: _lists(values) for field, values in vectors.items()} | {
+    kept = COLUMNS[model.store].of
+    made = {field: kept(values) for field, values in vectors.items()} | {
         "model_version": pa.repeat(schema.metadata[b"model_version"].decode(), sequences.num_rows),
     }
     if created is not None:
@@ -429,13 +446,6 @@ def view_rows(
         made["created_timestamp"] = pa.repeat(pa.scalar(created, kind), sequences.num_rows)
     columns = [made[name] if name in made else sequences[name] for name in schema.names]
     return pa.record_batch(columns, schema=schema)
-
-
-def _lists(values: NDArray[np.float32]) -> pa.ListArray:
-    members, dim = values.shape
-    return pa.ListArray.from_arrays(
-        pa.array(np.arange(members + 1, dtype=np.int32) * dim), pa.array(values.ravel())
-    )
 
 
 def _check(
@@ -446,11 +456,8 @@ def _check(
     rules: Rules,
 ) -> None:
     """Check a view's files against `member_sequences`, in the same order."""
-    view_of_partitions(con, "member_embeddings", files, as_ofs, of_member(rules))
-    parameters = {
-        "vectors": list(model.vectors),
-        "dims": list(model.vectors.values()),
-        "counts": rules.count_columns[1:],
-    }
+    more = f"{of_member(rules)}, {of_vectors(model.vectors, model.store)}"
+    view_of_partitions(con, "member_embeddings", files, as_ofs, more)
+    parameters = {"dims": list(model.vectors.values()), "counts": rules.count_columns[1:]}
     check(con, "member_embeddings", parameters)
     con.execute("drop view member_embeddings")

@@ -3,11 +3,13 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from transformations.errors import InputError
 
 MANIFEST = "manifest.json"
+Store = Literal["float32", "int8"]
+"""How vectors are kept, online and in snapshots (models/quantization.py)."""
 KEYS = (
     "name",
     "version",
@@ -68,7 +70,17 @@ def read(folder: Path, whose: str) -> dict[str, Any]:
     missing = [key for key in KEYS if key not in manifest]
     if missing:
         raise InputError(f"{file}: expected the keys {', '.join(missing)}, which are missing")
+    if store_of(manifest) not in get_args(Store):
+        raise InputError(
+            f"{file}: store: expected one of {', '.join(get_args(Store))}, got {store_of(manifest)}"
+        )
     return dict(manifest)
+
+
+def store_of(manifest: Mapping[str, Any]) -> Store:
+    """Return how a package's vectors are kept; a manifest that does not say it means float32."""
+    store: Store = manifest.get("store", "float32")
+    return store
 
 
 def identity_keys(manifest: Mapping[str, Any]) -> dict[str, Any]:

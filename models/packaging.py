@@ -20,7 +20,7 @@ from models.backend import keras, tf
 from models.inputs import Inputs, Number
 from models.layers.build import build, input_shapes
 from models.lines import similarity_of
-from models.manifest import MANIFEST, identity_keys
+from models.manifest import MANIFEST, Store, identity_keys
 from models.spec import Aggregator, Learned, Packaged
 from models.training.recipe import Recipe
 from transformations.config import DURATION_UNITS, Config
@@ -28,7 +28,7 @@ from transformations.errors import InputError, RunFailedError
 from transformations.files import plain_path, replacing_folder
 
 SIGNATURE = "embed"
-ASKED_SETTINGS = ("reads", "predicts", "attributes", "signs")
+ASKED_SETTINGS = ("reads", "predicts", "attributes", "signs", "store")
 """Settings that only the manifest of a line that asks for them has."""
 GONE = {"shuffle_sessions": False}
 """Settings of a recipe that older manifests hold: with these values, training is as it is today."""
@@ -41,6 +41,7 @@ class Loaded:
     Attributes:
         vectors: Field → dimension, in the order of the view.
         model_version: Aggregator, weights and item encoder, as one text.
+        store: How the vectors are kept.
         further: What `embed` reads beside items, actions and ages.
         embed: The SavedModel's signature: the inputs of models/layers/build.py as keyword
             arguments → {field: float32 [batch, dimension]}.
@@ -49,6 +50,7 @@ class Loaded:
     aggregator: Aggregator
     vectors: dict[str, int]
     model_version: str
+    store: Store
     further: Inputs
     embed: Callable[..., dict[str, Any]]
     saved: Any
@@ -70,8 +72,7 @@ def package(
             aggregator that has weights.
         trained_until: All events that influenced the weights are before it.
         metrics: Metrics of the training, kept in the manifest.
-        notes: More for the manifest, as JSON values: the data's figures, the curves, the scales of
-            8-bit vectors.
+        notes: More for the manifest, as JSON values: the data's figures, the curves.
 
     Raises:
         InputError: the folder holds the same version with other settings or weights, or the
@@ -170,6 +171,7 @@ def load(aggregator: Aggregator, config: Config) -> Loaded:
         aggregator=aggregator,
         vectors=vectors,
         model_version=f"{aggregator}/{manifest['weights_sha256'][:12]}/{space}",
+        store=aggregator.stored_as(config),
         further=further,
         embed=saved.signatures[SIGNATURE],
         saved=saved,
@@ -205,6 +207,8 @@ def _settings(aggregator: Aggregator, config: Config, vectors: Mapping[str, int]
     more: dict[str, Any] = {"reads": list(aggregator.reads)} if aggregator.reads else {}
     if aggregator.reads_signs:
         more["signs"] = _signs(config)
+    if aggregator.store != "float32":
+        more["store"] = aggregator.store
     if isinstance(aggregator, Learned):
         more |= {"recipe": described(aggregator.recipe)} | _asked(aggregator, config)
     return {

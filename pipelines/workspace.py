@@ -190,6 +190,8 @@ class OpenWorkspace:
     def rows(self, name: str, as_of: When = None) -> "pa.Table":
         """Return the rows of one view's snapshot, in the columns of docs/architecture.md.
 
+        Vectors are lists of float32, also those that a line keeps as int8.
+
         Args:
             name: A view, or an aggregator's name, which stands for its newest line and fit.
             as_of: The snapshot, as a datetime or as "2026-01-31"; without a zone it is UTC.
@@ -213,7 +215,9 @@ class OpenWorkspace:
         of_items = self._item_views().get(view)
         if of_items is not None:
             return _items(of_items, wanted or self._snapshot(names.SEQUENCE_VIEW, None))
-        return _read([partition(self.config.layout.table(view), self._snapshot(view, wanted))])
+        return _floats(
+            _read([partition(self.config.layout.table(view), self._snapshot(view, wanted))])
+        )
 
     def views(self) -> list[str]:
         """Name the views: the sequences, what is served, others that have snapshots, the items."""
@@ -306,6 +310,14 @@ def _items(config: Config, as_of: datetime) -> "pa.Table":
     for name, value in identity(config).items():
         items = items.append_column(name, pa.repeat(pa.scalar(value), items.num_rows))
     return items
+
+
+def _floats(rows: "pa.Table") -> "pa.Table":
+    from models.quantization import floats
+
+    for index, name in enumerate(rows.column_names):
+        rows = rows.set_column(index, name, floats(rows[name]))
+    return rows
 
 
 def table_of(held: Iterable[Held]) -> Table:

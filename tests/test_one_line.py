@@ -38,7 +38,6 @@ def test_it_is_trained_and_packaged(clone: Clone) -> None:
     assert manifest["recipe"]["epochs"] == 2
     assert len(manifest["history"]["select"]) == 2
     assert manifest["figures"]["examples"] > 100
-    assert set(manifest["quantization"]) == {"activity_embedding"}
     assert "positive : negative" in clone.output
     name_number_line = re.compile(r"^\s*tiny\s+1\s+v3\s", re.MULTILINE)
     assert name_number_line.search(clone.activity("models"))

@@ -100,6 +100,15 @@ def vector_field(action: str) -> str:
     return f"{action.lower()}_embedding"
 
 
+def stored(column: str) -> str:
+    """Name, in a view, the column that its match gives back under the column's own name.
+
+    >>> stored("n_actions")
+    'stored_n_actions'
+    """
+    return f"stored_{column}"
+
+
 def match_fields(field: str, similarity: Similarity) -> list[str]:
     """Name what the match of a vector field says; the similarity of the item space comes first.
 

@@ -259,7 +259,7 @@ def view_of_partitions(
 
     Args:
         as_ofs: None stands for a file that is not a partition: each of its rows has its own as_of.
-        more: One more column, in SQL.
+        more: More columns, in SQL.
     """
     timestamps = ", ".join(
         f"timestamptz {quoted(at.isoformat())}" if at else "null" for at in as_ofs

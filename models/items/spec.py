@@ -323,7 +323,7 @@ class Trained(Joint):
         """Return the line of AGGREGATORS that reads this space and shares its training.
 
         Args:
-            settings: Others than the layer's of what decides no weights: name, stream.
+            settings: Others than the layer's of what decides no weights: name, stream, store.
 
         >>> line = Trained(version=3).aggregator(version=2, stream=True)
         >>> str(line), line.items

@@ -18,7 +18,6 @@ from models.inputs import NOTHING, Inputs, measured
 from models.kinds import candidate_rows
 from models.layers.build import build
 from models.packaging import described
-from models.quantization import Quantization
 from models.sequences import ItemTable
 from models.spec import Aggregator, Learned
 from models.training.examples import dataset, read
@@ -32,11 +31,6 @@ from transformations.examples import build_training_examples
 from transformations.layout import files_between
 from transformations.tables import activity_query
 from transformations.timestamps import EPOCH
-
-# Members' vectors that the scale of 8-bit numbers is taken from, and the share of each dimension's
-# values that may be cut at either end.
-QUANTIZED_FROM = 20_000
-CUT = 0.001
 
 
 @dataclass(frozen=True)
@@ -71,8 +65,6 @@ class Trained:
             the epoch's number.
         history: Losses and metrics per epoch of each phase.
         figures: Figures of the examples.
-        quantization: Field → models.quantization.Quantization of the training members' vectors,
-            as JSON.
     """
 
     model: Any
@@ -80,14 +72,12 @@ class Trained:
     metrics: dict[str, float]
     history: dict[str, list[dict[str, float]]]
     figures: dict[str, Any]
-    quantization: dict[str, dict[str, Any]]
 
     def notes(self) -> dict[str, Any]:
         """Return what the manifest keeps besides the metrics."""
         return {
             "figures": self.figures,
             "history": self.history,
-            "quantization": self.quantization,
         }
 
 
@@ -190,7 +180,6 @@ def train_on(
         },
         history=history,
         figures=data.figures,
-        quantization=_quantization(whole, aggregator, config, data),
     )
 
 
@@ -325,27 +314,6 @@ def _validation(
             "another --until or a longer validation"
         )
     return batches.apply(tf.data.experimental.assert_cardinality(steps))
-
-
-def _quantization(
-    model: Any, aggregator: Aggregator, config: Config, data: Data
-) -> dict[str, dict[str, Any]]:
-    recipe = recipe_of(aggregator)
-    batches = epoch_batches(data, config, recipe, (EPOCH, data.until), seed=0)
-    seen: dict[str, list[NDArray[np.float32]]] = {field: [] for field in aggregator.vectors(config)}
-    for batch in batches.take(-(-QUANTIZED_FROM // recipe.batch_size)).as_numpy_iterator():
-        inputs = {
-            "item_embeddings": data.items.vectors[batch["rows"]],
-            "actions": batch["actions"],
-            "ages": batch["ages"],
-            **batch.get("further", {}),
-        }
-        for field, vectors in model(inputs, training=False).items():
-            seen[field].append(np.asarray(vectors))
-    return {
-        field: Quantization.fit(np.concatenate(vectors), CUT).to_json()
-        for field, vectors in seen.items()
-    }
 
 
 @contextmanager

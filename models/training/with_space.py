@@ -37,5 +37,4 @@ def trained_with_space(aggregator: Aggregator, config: Config) -> Trained | None
         metrics={"loss": manifest["losses"][-1], "epochs": len(manifest["losses"])},
         history={"with_space": [{"loss": loss} for loss in manifest["losses"]]},
         figures={"labels": manifest["labels"], "space": str(config.space)},
-        quantization={},
     )

@@ -18,6 +18,7 @@ from rich.table import Table
 from models.embed import embed_snapshot
 from models.spec import Aggregator
 from operations.fits import made_lines
+from pipelines.cli.show import absent_item
 from pipelines.nearest import DescribedItems
 from pipelines.private_redis import private_redis, write_store
 from pipelines.progress import number, working
@@ -196,13 +197,15 @@ class _Replay:
         return max(fitting or last.values())
 
     def _vectors(self, aggregator: Aggregator, member: Any) -> dict[str, np.ndarray]:
-        names = list(aggregator.vectors(self._config))
         answer = self._store.get_online_features(
-            features=[f"{aggregator.view}:{name}" for name in names],
-            entity_rows=[{"member_id": member}],
+            features=self._store.get_feature_service(aggregator.service),
+            entity_rows=[{"member_id": member, "item_id": absent_item(self._config)}],
         ).to_dict()
         empty = [0.0] * self._config.dim
-        return {name: np.array(answer[name][0] or empty, np.float32) for name in names}
+        return {
+            name: np.array(answer[name][0] or empty, np.float32)
+            for name in aggregator.vectors(self._config)
+        }
 
     def _table(self) -> Table:
         metrics = self._worker.metrics

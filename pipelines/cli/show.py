@@ -120,12 +120,13 @@ def _online_values(
 ) -> dict[str, dict[str, Any]]:
     """Return service → feature → value, as the online store answers."""
     store = open_store(config)
-    absent: int | str = "" if config.item_id_type == "string" else -1
     found = {}
     for aggregator in made_lines(config):
         answer = store.get_online_features(
             features=store.get_feature_service(aggregator.service),
-            entity_rows=[{"member_id": member, "item_id": absent if item is None else item}],
+            entity_rows=[
+                {"member_id": member, "item_id": absent_item(config) if item is None else item}
+            ],
         ).to_dict()
         found[aggregator.service] = {
             name: value
@@ -133,6 +134,11 @@ def _online_values(
             if name not in ("member_id", "item_id")
         }
     return found
+
+
+def absent_item(config: Config) -> int | str:
+    """Return an id that no item has, for a service that is asked about a member alone."""
+    return "" if config.item_id_type == "string" else -1
 
 
 def _vectors_table(

@@ -8,7 +8,6 @@ from models.evaluation.bootstrap import Estimate
 from models.evaluation.compare import METRICS
 from pipelines.evaluation.comparison import Comparison
 from pipelines.evaluation.labels import Period
-from pipelines.evaluation.serving_costs import without_scale
 from transformations.config import Config
 from transformations.errors import InputError
 
@@ -58,12 +57,6 @@ def gaps(comparison: Comparison, found: Mapping[str, Estimate]) -> Iterator[str]
             yield (
                 f"{metric.label}: the test period has no label to measure it on; nothing is "
                 "promised of it."
-            )
-    for variant in (comparison.baseline, comparison.challenger):
-        for field in without_scale(variant, comparison):
-            yield (
-                f"{variant.name}: no member has a {field} in the train period to take a scale for "
-                "int8 from."
             )
 
 

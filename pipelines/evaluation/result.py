@@ -256,7 +256,7 @@ def _variant(name: str, comparison: Comparison, costs: Mapping[str, Any]) -> dic
         vectors = line.vectors(config)
         variant |= {
             "kind": "learned" if isinstance(line, Learned) else "hand",
-            "bytes_per_member": bytes_per_member(len(vectors), config.dim, "float32"),
+            "bytes_per_member": bytes_per_member(len(vectors), config.dim, line.stored_as(config)),
             "vectors": len(vectors),
             "dims": config.dim,
             "members_per_second": costs["members_per_second"][name],
@@ -318,8 +318,8 @@ def _promises(comparison: Comparison) -> Iterator[Promise]:
         what = f"{metric.label}, {ours} minus {theirs}"
         yield require(key, what, difference.interval(), difference.interval_over_items())
     challenger, baseline = (
-        bytes_per_member(len(lines[name].vectors(config)), config.dim, "float32")
-        for name in (ours, theirs)
+        bytes_per_member(len(line.vectors(config)), config.dim, line.stored_as(config))
+        for line in (lines[ours], lines[theirs])
     )
     # One vector instead of one per action.
     parts = len(config.actions)

@@ -1,7 +1,7 @@
 """What a variant's vectors cost: bytes per member by dtype, members per second, cold start."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from models.evaluation.bootstrap import Estimate
 from models.evaluation.compare import estimates
 from models.evaluation.scoring import LabelScores
 from models.packaging import load
-from models.quantization import DTYPES, Quantization, bytes_per_member, stored
+from models.quantization import DTYPES, Dtype, bytes_per_member, stored
 from models.sequences import Padded
 from models.spec import Aggregator
 from pipelines.evaluation.comparison import Comparison
@@ -39,71 +39,39 @@ def serving_costs(comparison: Comparison) -> dict[str, Any]:
 
 
 def _storage(variant: Variant, comparison: Comparison) -> Iterator[dict[str, Any]]:
-    """Measure the ranker on vectors after a round trip through each dtype."""
+    """Measure the ranker on vectors after a round trip through each dtype.
+
+    Of a line that is kept as int8 there is nothing else to compare with: its vectors are int8's.
+    """
     assert variant.line is not None
     config = comparison.bench.world.config
     before, fields = _vectors(variant, comparison), variant.line.vectors(config)
-    float32 = _chosen_by(variant, comparison, before)
-    scales = _scales(variant, comparison)
-    for dtype in DTYPES:
-        if dtype == "int8" and without_scale(variant, comparison):
-            continue
-        vectors = before.copy()
-        for index, name in enumerate(fields):
-            # Zeros stand for null, which stays null in any dtype.
-            there = before[:, index].any(axis=1, keepdims=True)
-            if there.any():
-                kept = stored(before[:, index], dtype, scales.get(name))
-                vectors[:, index] = np.where(there, kept, 0.0)
-        got = _chosen_by(variant, comparison, vectors)
+    kept_as = variant.line.stored_as(config)
+    first = _chosen_by(variant, comparison, before)
+    dtypes: Sequence[Dtype] = DTYPES if kept_as == "float32" else [kept_as]
+    for dtype in dtypes:
+        is_first = dtype == kept_as
+        vectors = before if is_first else stored(before.reshape(-1, config.dim), dtype)
+        got = _chosen_by(variant, comparison, vectors.reshape(before.shape))
         yield {
             "variant": variant.name,
             "dtype": dtype,
             "bytes_per_member": bytes_per_member(len(fields), config.dim, dtype),
             "ndcg10": got.interval(),
-            "difference": None if dtype == "float32" else (got - float32).interval(),
+            "difference": None if is_first else (got - first).interval(),
         }
 
 
-def _vectors(variant: Variant, comparison: Comparison, period: str | None = None) -> Floats:
-    """Return a variant's vectors of the first freshness, of the test unless said otherwise."""
+def _vectors(variant: Variant, comparison: Comparison) -> Floats:
+    """Return a variant's vectors of the first freshness, of the measured period."""
     bench = comparison.bench
-    period = period or bench.world.name
-    return bench.features(variant, period, comparison.freshness[0]).vectors
+    return bench.features(variant, bench.world.name, comparison.freshness[0]).vectors
 
 
 def _chosen_by(variant: Variant, comparison: Comparison, vectors: Floats) -> Estimate:
     labels = comparison.bench.labels
     scores = [_with_vectors(variant, comparison, vectors)]
     return estimates(scores, labels, comparison.resamples, metrics=[CHOSEN_BY])[CHOSEN_BY]
-
-
-def _scales(variant: Variant, comparison: Comparison) -> Mapping[str, Quantization]:
-    """Return the scales of each field: the manifest's, or a formula's from the train period.
-
-    A field that no member has in the train period has none.
-    """
-    assert variant.line is not None
-    config = comparison.bench.world.config
-    kept = variant.line.manifest(config).get("quantization") or {}
-    scales = {name: Quantization.from_json(saved) for name, saved in kept.items()}
-    for index, name in enumerate(variant.line.vectors(config)):
-        known = _vectors(variant, comparison, "train")[:, index]
-        known = known[known.any(axis=1)]
-        if name not in scales and len(known):
-            scales[name] = Quantization.fit(known)
-    return scales
-
-
-def without_scale(variant: Variant, comparison: Comparison) -> list[str]:
-    """Return the fields that members have in the test period, but none had in the train period."""
-    assert variant.line is not None
-    scales, vectors = _scales(variant, comparison), _vectors(variant, comparison)
-    return [
-        name
-        for index, name in enumerate(variant.line.vectors(comparison.bench.world.config))
-        if name not in scales and vectors[:, index].any()
-    ]
 
 
 def _padded(line: Aggregator, comparison: Comparison) -> Padded:

@@ -7,11 +7,15 @@ Everything is read from tables of a run: `member_sequences`, `member_embeddings`
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 
 import duckdb
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from sklearn.decomposition import PCA
 
+from models.quantization import LISTS, floats
 from models.spec import Aggregator
 from pipelines.nearest import DescribedItems
 from pipelines.report.plots import OTHER
@@ -236,7 +240,22 @@ def _read_vectors(
             f"expected the vectors of {aggregator} at {as_of} in "
             f"{file}, found none; `activity run` or `activity backfill` makes them"
         )
-    con.execute(
-        "create or replace temp view vectors as "
-        f"select member_id, {identifier(vector)} as embedding from {parquet([file])}"
-    )
+    source = f"select member_id, {identifier(vector)} as embedding from {parquet([file])}"
+    if aggregator.stored_as(config) == "int8":
+        source = _decoded(con, file, vector)
+    con.execute(f"create or replace temp view vectors as {source}")
+
+
+def _decoded(con: duckdb.DuckDBPyConnection, file: Path, vector: str) -> str:
+    """Decode a vector that is kept as int8 into a table; return the table's query."""
+    with pq.ParquetFile(file) as opened:
+        ids = opened.schema_arrow.field("member_id")
+        schema = pa.schema([ids, pa.field("embedding", LISTS)])
+        batches = (
+            pa.record_batch([batch["member_id"], floats(batch[vector])], schema=schema)
+            for batch in opened.iter_batches(columns=["member_id", vector])
+        )
+        con.register("decoding", pa.RecordBatchReader.from_batches(schema, batches))
+        con.execute("create or replace temp table decoded_vectors as from decoding")
+        con.unregister("decoding")
+    return "from decoded_vectors"

@@ -176,7 +176,7 @@ class Storage(_Strict):
     bytes_per_member: int
     ndcg10: Interval
     difference: Interval | None = None
-    """NDCG@10 minus that of float32; None for float32."""
+    """NDCG@10 minus that of the form that the line is kept in; None for that."""
 
 
 class ColdStart(_Strict):

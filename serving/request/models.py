@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from models.backend import tf
 from models.packaging import Loaded, load, specs
+from models.quantization import stored
 from models.sequences import Padded
 from models.spec import Aggregator
 from transformations.config import Config
@@ -73,6 +74,8 @@ class CompiledModels:
     def embed(self, vectors: NDArray[np.float32], padded: Padded) -> Vectors:
         """Return view → field → vectors [members, dim] of any number of padded sequences.
 
+        They are what the views give: after a round trip through what the line keeps.
+
         Args:
             vectors: The item table, float32 [rows, dim]; gathered once for all models.
         """
@@ -88,7 +91,7 @@ class CompiledModels:
         for model in self.loaded:
             fields = named[model.aggregator.view] = {}
             for field, dim in model.vectors.items():
-                fields[field] = together[:, start : start + dim]
+                fields[field] = stored(together[:, start : start + dim], model.store)
                 start += dim
         return named
 

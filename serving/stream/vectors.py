@@ -82,5 +82,5 @@ class Vectors:
             results = graph.vectors(padded, table)
             for model, vectors in zip(graph.models, results, strict=True):
                 schema = view_schema(model, sequences.schema, rules)
-                rows[model.aggregator.view] = view_rows(sequences, vectors, created, schema)
+                rows[model.aggregator.view] = view_rows(sequences, model, vectors, created, schema)
         return rows

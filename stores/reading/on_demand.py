@@ -12,6 +12,7 @@ from stores.bytes import decode
 from stores.bytes.decode import Array, Mask
 from stores.reading.plan import OnDemand, ReadError
 
+_VECTORS = {ValueType.FLOAT_LIST: np.float32, ValueType.DOUBLE_LIST: np.float64}
 _FLOATS = {ValueType.FLOAT: np.float32, ValueType.DOUBLE: np.float64}
 
 
@@ -61,6 +62,14 @@ def as_feast_sees(cells: list[Any]) -> list[Any]:
 
 def _typed(value_type: ValueType, cells: Sequence[Any], dim: int) -> tuple[Array, Mask]:
     """Convert a function's result as Feast does, including NaN to null."""
+    if value_type in _VECTORS:
+        known = [cell for cell in cells if cell is not None]
+        forms = {(type(cell), getattr(cell, "dtype", None), np.shape(cell)) for cell in known}
+        if forms == {(np.ndarray, np.dtype(_VECTORS[value_type]), (dim,))} and dim:
+            present = np.fromiter((cell is not None for cell in cells), bool, len(cells))
+            vectors = np.zeros((len(cells), dim), _VECTORS[value_type])
+            vectors[present] = known
+            return vectors, present
     if value_type in _FLOATS and {*map(type, cells)} <= {float, int, type(None)}:
         numbers = np.array(cells, np.float64)  # None is NaN
         present = ~np.isnan(numbers)

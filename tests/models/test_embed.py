@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from models.embed import embed_snapshot
 from models.layers.build import build
 from models.packaging import load, package
+from models.quantization import of_vectors
 from models.sequences import ItemTable, pad
 from models.spec import Average, GeometricDecay
 from tests.worlds.tiny_models import (
@@ -325,12 +326,12 @@ def check_rows(config: Config, **columns: Any) -> list[tuple[str, Any]]:
     spoil(file, **columns)
     query = (ROOT / "transformations/checks/member_embeddings.sql").read_text()
     vectors = HALF.vectors(config)
+    more = f"{of_member(config.rules)}, {of_vectors(vectors, HALF.store)}"
     with connect(config) as con:
         source = partition(config.layout.sequences, AS_OF)
-        view_of_partitions(con, "member_embeddings", [file], [AS_OF], of_member(config.rules))
+        view_of_partitions(con, "member_embeddings", [file], [AS_OF], more)
         view_of_partitions(con, "member_sequences", [source], [AS_OF], of_member(config.rules))
         parameters = {
-            "vectors": list(vectors),
             "dims": list(vectors.values()),
             "counts": config.rules.count_columns[1:],
         }

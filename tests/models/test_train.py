@@ -265,7 +265,6 @@ def test_a_line_is_trained_packaged_and_registered(tmp_path: Path) -> None:
         assert manifest["recipe"]["examples"]["min_actions"] == 2
         assert manifest["figures"]["windows"] > 0
         assert manifest["history"]["select"][0]["val_loss"] > 0
-        assert len(manifest["quantization"]["activity_embedding"]["scale"]) == 4
         assert registered.uri == "models:/taste/1"
         text = shown.console.export_text()
         assert re.search(r"positive : negative\W+[\d,]+ : [\d,]+", text)

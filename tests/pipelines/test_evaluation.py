@@ -239,7 +239,9 @@ def test_nothing_of_a_labels_own_time_or_later_is_in_its_features(market: Market
 
 def test_the_three_are_those_that_are_served(market: Market) -> None:
     """The daily snapshot as in training joins, and live as at request time."""
-    bench, lines = market.bench, list(LINES)
+    small = GeometricDecay(name="small", version=1, decay=0.8, store="int8")
+    train_lines(market.world, market.stages, [small])
+    bench, lines = market.bench, [*LINES, small]
     sample = _sample(bench.measured, bench.measured.task.labels.times > 0, 120)
     build_served(bench.world, market.stages, lines, readings(bench, sample))
     store = bench.world.store(lines)
@@ -248,8 +250,10 @@ def test_the_three_are_those_that_are_served(market: Market) -> None:
     assert [control.name for control in joined + asked] == [
         "as in training joins, average",
         "as in training joins, decay",
+        "as in training joins, small",
         "as at request time, average",
         "as at request time, decay",
+        "as at request time, small",
     ]
     assert all(control.passed for control in joined + asked), joined + asked
 

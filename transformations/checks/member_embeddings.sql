@@ -1,12 +1,12 @@
 -- every rule that a row of member_embeddings breaks, one row each
--- $vectors names the vector columns, $dims their dimensions. Also reads member_sequences, the
--- snapshots that the vectors were made from, in the same order. The column as_of is that of the
--- partition that a row lies in, of_member holds the row's member columns.
+-- $dims are the dimensions of the vectors. Also reads member_sequences, the snapshots that the
+-- vectors were made from, in the same order. The column as_of is that of the partition that a row
+-- lies in, of_member holds the row's member columns, dims the dimension of each of its vectors;
+-- is_not_finite says whether one of their numbers is not finite.
 with
 gathered as (
     select
         *,
-        [*columns(lambda c: list_contains($vectors, c))] as vectors,
         list_sum([*columns(lambda c: list_contains($counts, c))]) as n_counted,
     from member_embeddings
 ),
@@ -20,11 +20,8 @@ embedded as (
         n_actions,
         n_counted,
         model_version,
-        list_transform(vectors, lambda v: coalesce(len(v), 0)) as dims,
-        -- A sum is finite only if each term is.
-        list_contains(
-            list_transform(vectors, lambda v: isfinite(list_sum(v))), false
-        ) as is_not_finite,
+        dims,
+        is_not_finite,
     from gathered
 ),
 
