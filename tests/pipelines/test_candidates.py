@@ -1,5 +1,6 @@
 """Candidate sources in a workspace: built and published by a run, found online for a member."""
 
+import re
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from pipelines.cli import app as cli
 from serving.recommend.candidates import Candidates, Found
 from tests.pipelines.test_item_spaces import CO_ACTIONS, ITEMS, market
 from tests.worlds.workspace import AVERAGE, END, Workspace
+from transformations.config import ROOT
 from transformations.duck import connect
 from transformations.errors import InputError
 from transformations.layout import partition
@@ -202,6 +204,22 @@ def test_a_catalogue_without_candidates_has_none(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli.app, ["candidates", "3", "--config", str(tmp_path)])
     assert isinstance(result.exception, InputError)
     assert "expected CANDIDATES" in str(result.exception)
+
+
+def test_the_page_shows_a_catalogue(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "recommend.md").read_text()
+    (shown,) = re.findall(r"<!-- test: candidates -->\n```python\n(.*?)```", page, re.DOTALL)
+    workspace = Workspace(tmp_path)
+    workspace.lines(AVERAGE, DECAY.replace("co_actions", "tfidf_svd"), encoders=ENCODERS)
+    with (workspace.root / "catalog.py").open("a") as file:
+        file.write(shown)
+    lines = candidate_lines(workspace.config)
+    assert [line.kind for line in lines] == [
+        "popular",
+        "popular",
+        "neighbours",
+        "nearest_to_member",
+    ]
 
 
 def test_every_kind_of_line_is_found_online() -> None:
