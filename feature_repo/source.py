@@ -1,10 +1,14 @@
 """The Parquet source of a view, registered without the time of its declaration."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from feast import FileSource
+from feast.data_format import ParquetFormat
 
+OWNER = "member-activity-embeddings"
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -20,6 +24,19 @@ def declared_source(**settings: Any) -> FileSource:
     source = FileSource(**settings)
     source._set_timestamps_in_proto = _set_to_1970
     return source
+
+
+def snapshots_in(name: str, folder: Path, renamed: Mapping[str, str] | None = None) -> FileSource:
+    """Return the source of a table of snapshots, whose rows say when they could be read."""
+    return declared_source(
+        name=name,
+        path=str(folder),
+        file_format=ParquetFormat(),
+        timestamp_field="event_timestamp",
+        created_timestamp_column="created_timestamp",
+        field_mapping=dict(renamed or {}),
+        owner=OWNER,
+    )
 
 
 def _set_to_1970(proto: Any) -> None:

@@ -1,27 +1,26 @@
 """Makes the Feast objects of a configuration and a catalogue; binds none of them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
-from feast import Entity, FeatureService, FeatureView, Field, FileSource, OnDemandFeatureView
+from feast import Entity, FeatureService, FeatureView, Field, OnDemandFeatureView
 from feast.data_format import ParquetFormat
 from feast.types import Array, Bytes, Float32, Float64, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
 
+from feature_repo.lists import list_views
 from feature_repo.match import match_of
-from feature_repo.source import declared_source
+from feature_repo.source import OWNER, declared_source, snapshots_in
 from models.lines import Aggregator, similarity_of
-from operations.fits import Fits, chosen
+from operations.fits import Fits, chosen, listing_sources
 from transformations import names
 from transformations.config import Config
 from transformations.item_kinds import predicted_kinds
 from transformations.member_columns import MemberColumn, member_columns
 from transformations.rules import MISSING, Action
 
-OWNER = "member-activity-embeddings"
 TYPES = {"int64": Int64, "float64": Float64, "timestamp": UnixTimestamp}
 """Kind of a member column → its Feast type."""
 SAID: dict[names.Similarity, str] = {"cosine": "cosine and dot product", "dot": "dot product"}
@@ -47,6 +46,7 @@ def declare(config: Config, aggregators: Sequence[Aggregator] | None = None) -> 
         for own, lines in Fits(config).all_spaces(aggregators)
     }
     objects: list[Any] = [member, item, *item_views.values(), _sequence_view(config, member)]
+    objects += list_views(listing_sources(config), item)
     for aggregator in aggregators:
         item_view = item_views[aggregator.config_of(config).space]
         tags = aggregator.identity(config)
@@ -75,18 +75,6 @@ def _entity(config: Config, name: str, description: str) -> Entity:
         join_keys=[f"{name}_id"],
         value_type=ValueType.INT64 if id_type == "int64" else ValueType.STRING,
         description=description,
-        owner=OWNER,
-    )
-
-
-def _source(name: str, folder: Path, renamed: Mapping[str, str] | None = None) -> FileSource:
-    return declared_source(
-        name=name,
-        path=str(folder),
-        file_format=ParquetFormat(),
-        timestamp_field="event_timestamp",
-        created_timestamp_column="created_timestamp",
-        field_mapping=dict(renamed or {}),
         owner=OWNER,
     )
 
@@ -131,7 +119,7 @@ def _sequence_view(config: Config, member: Entity) -> FeatureView:
             *_attributes(config),
             *(_field(c.name, TYPES[c.kind], c.about) for c in member_columns(config.rules)),
         ],
-        source=_source(names.SEQUENCE_VIEW, config.layout.sequences),
+        source=snapshots_in(names.SEQUENCE_VIEW, config.layout.sequences),
         description=f"A member's last {config.length} actions in {config.window.days} days.",
         tags=_ages(config),
         owner=OWNER,
@@ -168,7 +156,7 @@ def _aggregator_view(
             ),
             _field("model_version", String, "What made this row: the packaged aggregator."),
         ],
-        source=_source(aggregator.view, config.layout.embeddings(aggregator.view), stored),
+        source=snapshots_in(aggregator.view, config.layout.embeddings(aggregator.view), stored),
         description=f"A member's last {config.length} actions in {config.window.days} days as "
         f"vectors, by {aggregator.name} version {aggregator.version}, fit {aggregator.fit}.",
         tags=tags | _ages(config),

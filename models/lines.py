@@ -4,6 +4,7 @@ import runpy
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from models.candidates.spec import CandidateSource
 from models.items.spec import Given, ItemEncoder, TfidfSvd
 from models.spec import Aggregator
 from transformations import names
@@ -13,8 +14,10 @@ from transformations.names import Space
 
 __all__ = [
     "Aggregator",
+    "CandidateSource",
     "ItemEncoder",
     "by_space",
+    "candidate_lines",
     "catalogue_lines",
     "encoder_lines",
     "similarity_of",
@@ -62,6 +65,38 @@ def encoder_lines(config: Config) -> tuple[ItemEncoder, ...]:
             one that reads what `items` of activity.yaml does not name.
     """
     return _encoders(config, _run(config))
+
+
+def candidate_lines(config: Config) -> tuple[CandidateSource, ...]:
+    """Return the CANDIDATES of the workspace's catalogue, as the file is now; none without them.
+
+    Raises:
+        InputError: the file fails, or has CANDIDATES that are no candidate sources, one twice, or
+            one that reads a space or an aggregator which the catalogue does not name.
+    """
+    scope = _run(config)
+    lines = scope.get("CANDIDATES", ())
+    if not isinstance(lines, tuple | list) or not all(
+        isinstance(line, CandidateSource) for line in lines
+    ):
+        raise InputError(
+            f"{config.catalogue}: expected CANDIDATES, a tuple of lines such as "
+            f"Popular(version=1), got {lines!r}"
+        )
+    _refuse_twice(config, "CANDIDATES", [f"{line.table} {line}".strip() for line in lines])
+    encoders = [str(line) for line in _encoders(config, scope)]
+    aggregators = [str(line) for line in scope.get("AGGREGATORS", ())]
+    for line in lines:
+        for named, known, section in (
+            (line.space, encoders, "ITEM_ENCODERS"),
+            (getattr(line, "aggregator", None), aggregators, "AGGREGATORS"),
+        ):
+            if named is not None and named not in known:
+                raise InputError(
+                    f"{config.catalogue}: {line}: expected one of {', '.join(known)}, as {section} "
+                    f"names them, got {named!r}"
+                )
+    return tuple(lines)
 
 
 def encoder_of(config: Config, space: Space) -> ItemEncoder | None:
@@ -116,13 +151,7 @@ def _given(column: str) -> Given:
 
 
 def _check(config: Config, lines: Sequence[ItemEncoder]) -> None:
-    listed = [str(line) for line in lines]
-    twice = sorted({name for name in listed if listed.count(name) > 1})
-    if twice:
-        raise InputError(
-            f"{config.catalogue}: ITEM_ENCODERS: expected each name and version once, got "
-            f"{', '.join(twice)} twice; give one of them another name"
-        )
+    _refuse_twice(config, "ITEM_ENCODERS", [str(line) for line in lines])
     for line in lines:
         if isinstance(line, Given) and line.column not in config.items.embedding:
             raise InputError(
@@ -134,6 +163,15 @@ def _check(config: Config, lines: Sequence[ItemEncoder]) -> None:
                 f"{config.catalogue}: {line} reads text: expected columns in `items.text` or "
                 f"`items.categories` of {config.file.name}, got none"
             )
+
+
+def _refuse_twice(config: Config, section: str, listed: list[str]) -> None:
+    twice = sorted({name for name in listed if listed.count(name) > 1})
+    if twice:
+        raise InputError(
+            f"{config.catalogue}: {section}: expected each name and version once, got "
+            f"{', '.join(twice)} twice; give one of them another name"
+        )
 
 
 def by_space(

@@ -13,7 +13,15 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from models.lines import Aggregator, ItemEncoder, by_space, catalogue_lines, encoder_lines
+from models.lines import (
+    Aggregator,
+    CandidateSource,
+    ItemEncoder,
+    by_space,
+    candidate_lines,
+    catalogue_lines,
+    encoder_lines,
+)
 from models.manifest import MANIFEST
 from models.spec import Packaged
 from operations.ledger import METADATA, RUNS, Ledger, ledger_exists, now_text
@@ -190,6 +198,22 @@ def embedded_lines(config: Config) -> list[Aggregator]:
     fits = Fits(config)
     current = fits.bind(catalogue_lines(config))
     return [*current, *(line for line in fits.kept(current) if not stands_still(line, config))]
+
+
+def listing_sources(config: Config) -> list[tuple[CandidateSource, Config]]:
+    """Return the candidate sources that keep lists, each with the present space that it reads.
+
+    Without those whose space is not made yet.
+    """
+    fits, found = Fits(config), []
+    for line in candidate_lines(config):
+        if line.lists is None:
+            continue
+        if line.space is None:
+            found.append((line, config))
+        elif fits.is_made(fits.spaces[line.space]):
+            found.append((line, config.in_space(fits.spaces[line.space])))
+    return found
 
 
 def stands_still(line: Aggregator, config: Config) -> list[str]:

@@ -6,10 +6,11 @@ from datetime import UTC, datetime, timedelta
 import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection as Connection
 
+from models.candidates.build import build_lists
 from models.embed import EmbedReport, embed_snapshot
 from models.lines import by_space
 from models.spec import Aggregator, Learned
-from operations.fits import Fits, fit_until, note_fits
+from operations.fits import Fits, fit_until, listing_sources, note_fits
 from operations.sources import note_sources
 from pipelines.check.say import say_staged
 from pipelines.fitting import fit_items, lines_to_serve, prepare, refuse_future
@@ -86,6 +87,7 @@ def run_daily(
     trained = train_lines(config, untrained, until, stages)
     if trained:
         serve(config, as_of, trained, [*ready, *still], stages, with_sequences=False)
+    serve_lists(config, as_of, stages)
     return as_of
 
 
@@ -179,6 +181,32 @@ def serve(
         stage.note = f"readable since {published_at:%Y-%m-%d %H:%M:%S} UTC"
     if with_sequences:
         stages.ledger.published(stages.run_id, published_at)
+
+
+def serve_lists(config: Config, as_of: datetime, stages: Stages) -> None:
+    """Build the lists of the candidate sources, publish them, and read them back."""
+    sources = listing_sources(config)
+    if not sources:
+        return
+    with (
+        connect(config) as con,
+        stages.stage("candidate_lists", total=len(sources), unit="sources") as stage,
+    ):
+        rows = build_lists(config, con, as_of, _not_yet(config), sources, stage.advance)
+        stage.rows_out = sum(rows.values())
+        stage.note = ", ".join(view for view in rows)
+    keys = {
+        source.view(own.space): source.key
+        for source, own in sources
+        if rows[source.view(own.space)]
+    }
+    store = publish.open_store(config)
+    with stages.stage("publish") as stage:
+        stage.rows_out = publish.publish_lists(config, store, as_of, keys)
+        published_at = datetime.now(UTC)
+    with stages.stage("read back") as stage:
+        stage.rows_out = publish.read_back_lists(config, store, as_of, keys)
+    publish.restamp_lists(config, as_of, published_at, keys)
 
 
 def without_vector(report: EmbedReport) -> str:

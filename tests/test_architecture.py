@@ -10,6 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import BaseModel
 
+from models.candidates.build import build_lists
+from models.candidates.spec import Neighbours, Popular
 from models.embed import embed_snapshot
 from models.items.build import build_items
 from models.packaging import package
@@ -37,6 +39,7 @@ TYPES = {
     "timestamp": pa.timestamp("us", tz="UTC"),
 }
 LINE = Average(version=1)
+SOURCES = (Popular(version=1), Neighbours(of="tfidf_svd_v1", version=1))
 
 
 def rows(text: str) -> Iterator[list[str]]:
@@ -111,9 +114,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
         build_sequences(config, con, AS_OF, AS_OF - DAY, AS_OF)
         package(LINE, config)
         embed_snapshot(config, con, AS_OF, AS_OF, [LINE])
+        build_lists(config, con, AS_OF, AS_OF, [(line, config) for line in SOURCES])
         settings = ExampleSettings(horizon=timedelta(days=1))
         examples = build_training_examples(config, con, settings, AS_OF)
     layout = config.layout
+    lists = [partition(layout.lists(line.view(config.space)), AS_OF) for line in SOURCES]
     return {
         "activity": partition_files(layout.activity),
         "quarantine": partition_files(layout.quarantine),
@@ -122,6 +127,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
         "items": part_files(config.items_dir),
         "member_sequences": [partition(layout.sequences, AS_OF)],
         "member_embeddings": [partition(layout.embeddings(LINE.view), AS_OF)],
+        "popular_items": lists[:1],
+        "item_neighbours": lists[1:],
         "training_examples": [examples.file],
     }
 
@@ -141,6 +148,8 @@ def test_every_table_is_on_the_page(built: dict[str, list[Path]]) -> None:
         "items",
         "member_sequences",
         "member_embeddings",
+        "popular_items",
+        "item_neighbours",
         "training_examples",
     ],
 )

@@ -63,6 +63,13 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "stores",
         "transformations",
     ),
+    "serving.recommend": (
+        "models",
+        "operations.fits",
+        "serving.request",
+        "stores",
+        "transformations",
+    ),
     "serving.stream": (
         "models",
         "operations",

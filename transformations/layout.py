@@ -72,6 +72,15 @@ class Layout:
         """Folder of a member view's snapshots, whichever view it is."""
         return self.sequences if view == names.SEQUENCE_VIEW else self.embeddings(view)
 
+    @property
+    def all_lists(self) -> Path:
+        """Folder of every candidate source's lists."""
+        return self.root / "candidate_lists"
+
+    def lists(self, view: str) -> Path:
+        """Folder of `candidate_lists/<view>/as_of=…`."""
+        return self.all_lists / view
+
     def items(self, space: names.Space) -> Path:
         """Folder of the item vectors of a space."""
         return self.root / "items" / _of_space(space)
@@ -145,6 +154,7 @@ class Layout:
             for name in (
                 "member_embeddings",
                 "member_sequences",
+                "candidate_lists",
                 "training_examples",
                 "evaluation",
                 "reports",

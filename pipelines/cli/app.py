@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from pipelines.cli import (
+    candidates,
     check,
     evaluate,
     export,
@@ -47,7 +48,7 @@ app = typer.Typer(
 )
 imports = typer.Typer(no_args_is_help=True, help="Read a public data set.")
 app.add_typer(imports, name="import")
-for part in (init, check, reset, fits, items, export, models, evaluate, serve, stream):
+for part in (init, check, reset, fits, items, candidates, export, models, evaluate, serve, stream):
     app.add_typer(part.app)
 
 console = Terminal()

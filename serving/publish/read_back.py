@@ -1,7 +1,7 @@
 """Check that the online store returns what was published, for members drawn at random."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,7 +17,7 @@ from transformations.config import Config
 from transformations.duck import connect, sql
 from transformations.errors import RunFailedError
 from transformations.layout import part_files, partition
-from transformations.quoting import one_file
+from transformations.quoting import identifier, one_file
 
 TOLERANCE = 1e-6
 
@@ -61,6 +61,30 @@ def read_back(
                 until = max(as_of, ItemsOnline(own, store).until)
                 cursor = con.execute(query, drawn | {"files": files, "as_of": until})
                 compared += _compare(store, own.item_view, cursor)
+    return compared
+
+
+def read_back_lists(
+    config: Config, store: FeatureStore, as_of: datetime, keys: Mapping[str, str], count: int = 200
+) -> int:
+    """As `read_back`, of the lists of candidate sources.
+
+    Args:
+        keys: View of lists → its key column.
+    """
+    compared = 0
+    with connect(config) as con:
+        for view, key in keys.items():
+            cursor = con.execute(
+                "select * from read_parquet($file, hive_partitioning = false) "
+                f"order by hash({identifier(key)}, $seed::bigint) limit $count",
+                {
+                    "file": one_file(partition(config.layout.lists(view), as_of)),
+                    "seed": secrets.randbits(32),
+                    "count": count,
+                },
+            )
+            compared += _compare(store, view, cursor, as_of)
     return compared
 
 

@@ -1,6 +1,6 @@
 """Materialize snapshots: write the rows of one timestamp to the online store."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
 import pyarrow.parquet as pq
@@ -58,6 +58,19 @@ def publish(
             progress(rows)
     spaces = [own for own, _ in Fits(config).all_spaces(aggregators)]
     return written + publish_items(spaces, store, as_of, progress)
+
+
+def publish_lists(
+    config: Config, store: FeatureStore, as_of: datetime, views: Iterable[str]
+) -> int:
+    """Write the lists of candidate sources as of a timestamp; return the number of rows."""
+    written = 0
+    for view in views:
+        file = partition(config.layout.lists(view), as_of)
+        expect_whole([file], f"{TAKE_AWAY}, then activity run")
+        materialize(store, view, as_of, as_of)
+        written += pq.read_metadata(file).num_rows
+    return written
 
 
 def publish_items(

@@ -5,15 +5,16 @@ puts the published partitions aside before it builds them again, and compares af
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
+import duckdb
 import pyarrow.parquet as pq
 
 from models.spec import Aggregator
-from operations.fits import chosen
+from operations.fits import chosen, listing_sources
 from serving.publish.snapshots import views
 from transformations.config import Config
 from transformations.duck import connect, copy
@@ -30,8 +31,12 @@ def set_aside(config: Config, as_of: datetime, aggregators: Sequence[Aggregator]
     What a killed rerun set aside is kept: it was published, and the partitions since were not.
     """
     folder = _aside(config, as_of)
-    for view in views(aggregators):
-        file, kept = partition(config.layout.table(view), as_of), folder / f"{view}.parquet"
+    tables = {view: config.layout.table(view) for view in views(aggregators)}
+    for source, own in listing_sources(config):
+        view = source.view(own.space)
+        tables[view] = config.layout.lists(view)
+    for view, table in tables.items():
+        file, kept = partition(table, as_of), folder / f"{view}.parquet"
         if file.exists() and not kept.exists():
             folder.mkdir(parents=True, exist_ok=True)
             os.link(file, kept)  # no copy: a partition is replaced, never changed
@@ -54,22 +59,55 @@ def restamp(
     with connect(config) as con:
         for view in views(aggregators, with_sequences):
             file = partition(config.layout.table(view), as_of)
-            kept = _aside(config, as_of) / f"{view}.parquet"
-            parameters = {"created": created_timestamp, "file": one_file(file)}
-            query = STAMPED
-            columns = [name for name in pq.read_schema(file).names if name != STAMP]
-            if kept.exists() and {*columns, STAMP} == set(pq.read_schema(kept).names):
-                query = KEPT_WHERE_EQUAL.format(
-                    ours=_struct("new", columns), theirs=_struct("old", columns)
-                )
-                parameters["kept"] = one_file(kept)
-            with sealing(file, view) as temporary:
-                copy(con, query, temporary, parameters)
-            kept.unlink(missing_ok=True)
-            rows += pq.read_metadata(file).num_rows
+            rows += _restamp(config, con, as_of, view, file, created_timestamp, "member_id")
     with suppress(OSError):  # not there, or it holds the views of a later step
         _aside(config, as_of).rmdir()
     return rows
+
+
+def restamp_lists(
+    config: Config, as_of: datetime, created_timestamp: datetime, keys: Mapping[str, str]
+) -> int:
+    """As `restamp`, of the lists of candidate sources.
+
+    Args:
+        keys: View of lists → its key column.
+    """
+    with connect(config) as con:
+        rows = sum(
+            _restamp(
+                config, con, as_of, view, partition(config.layout.lists(view), as_of),
+                created_timestamp, key,
+            )
+            for view, key in keys.items()
+        )  # fmt: skip
+    with suppress(OSError):
+        _aside(config, as_of).rmdir()
+    return rows
+
+
+def _restamp(
+    config: Config,
+    con: duckdb.DuckDBPyConnection,
+    as_of: datetime,
+    view: str,
+    file: Path,
+    created_timestamp: datetime,
+    key: str,
+) -> int:
+    kept = _aside(config, as_of) / f"{view}.parquet"
+    parameters = {"created": created_timestamp, "file": one_file(file)}
+    query = STAMPED
+    columns = [name for name in pq.read_schema(file).names if name != STAMP]
+    if kept.exists() and {*columns, STAMP} == set(pq.read_schema(kept).names):
+        query = KEPT_WHERE_EQUAL.format(
+            ours=_struct("new", columns), theirs=_struct("old", columns), key=identifier(key)
+        )
+        parameters["kept"] = one_file(kept)
+    with sealing(file, view) as temporary:
+        copy(con, query, temporary, parameters)
+    kept.unlink(missing_ok=True)
+    return pq.read_metadata(file).num_rows
 
 
 STAMPED = """
@@ -85,8 +123,8 @@ select new.* replace (
     end as created_timestamp
 )
 from read_parquet($file, hive_partitioning = false) as new
-left join read_parquet($kept, hive_partitioning = false) as old on new.member_id = old.member_id
-order by new.member_id
+left join read_parquet($kept, hive_partitioning = false) as old on new.{key} = old.{key}
+order by new.{key}
 """
 
 

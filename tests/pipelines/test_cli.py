@@ -40,6 +40,7 @@ COMMANDS = [
     ["run"],
     ["backfill"],
     ["show"],
+    ["candidates"],
     ["status"],
     ["export"],
     ["train"],

@@ -40,11 +40,13 @@ entity_key_serialization_version: 3
 """
 
 
-def catalogue(*lines: str, encoders: Sequence[str] = ()) -> str:
+def catalogue(*lines: str, encoders: Sequence[str] = (), candidates: Sequence[str] = ()) -> str:
     imports = "from datetime import timedelta\nfrom models.items.spec import *\n"
+    imports += "from models.candidates.spec import *\n"
     imports += "from models.spec import *\nfrom models.training.recipe import Recipe\n\n"
     spaces = f"ITEM_ENCODERS = ({', '.join(encoders)},)\n" if encoders else ""
-    return f"{imports}{spaces}AGGREGATORS = ({', '.join(lines)},)\n"
+    sources = f"CANDIDATES = ({', '.join(candidates)},)\n" if candidates else ""
+    return f"{imports}{spaces}AGGREGATORS = ({', '.join(lines)},)\n{sources}"
 
 
 AVERAGE, DECAY = "Average(version=1)", "GeometricDecay(version=1, decay=0.5, stream=True)"
@@ -84,8 +86,11 @@ class Workspace:
     def store(self) -> FeatureStore:
         return publish.open_store(self.config)
 
-    def lines(self, *lines: str, encoders: Sequence[str] = ()) -> None:
-        (self.root / "catalog.py").write_text(catalogue(*lines, encoders=encoders))
+    def lines(
+        self, *lines: str, encoders: Sequence[str] = (), candidates: Sequence[str] = ()
+    ) -> None:
+        text = catalogue(*lines, encoders=encoders, candidates=candidates)
+        (self.root / "catalog.py").write_text(text)
 
     def setting(self, old: str, new: str) -> None:
         text = (self.root / "activity.yaml").read_text()

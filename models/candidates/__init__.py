@@ -1,0 +1,1 @@
+"""Candidate sources: which items a ranker looks at, member by member."""

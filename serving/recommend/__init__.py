@@ -1,0 +1,1 @@
+"""Candidates of a member, from what is online."""

@@ -1,0 +1,206 @@
+"""A member's candidates by every source of the catalogue, from what is online now."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from feast import FeatureStore
+from numpy.typing import NDArray
+
+from models.candidates.build import items_there
+from models.candidates.nearest import Nearest
+from models.candidates.spec import CandidateSource, NearestToMember, Neighbours, Popular
+from models.candidates.votes import Floats, Ids, last_liked, together
+from models.lines import candidate_lines, similarity_of
+from models.quantization import from_int8
+from operations.fits import Fits, made_lines
+from serving.request.item_table import open_item_table
+from stores.read import Reader
+from transformations import names
+from transformations.attributes import as_values
+from transformations.config import Config
+from transformations.duck import connect
+from transformations.signs import read_by_signs, signs_of
+
+Find = Callable[[Any, "Member"], tuple[Ids, Floats]]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a source brings for a member.
+
+    Attributes:
+        items: Ids, the best first.
+        scores: float32 [items].
+        why_none: Why there are none, where there are none.
+    """
+
+    source: CandidateSource
+    items: Ids
+    scores: Floats
+    why_none: str = ""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member's last actions, oldest first.
+
+    Attributes:
+        items: Their ids.
+        signs: int32 [actions].
+    """
+
+    items: Sequence[Any]
+    signs: NDArray[np.int32]
+
+
+class Candidates:
+    """The candidates of members; make it once, and again after a run that fitted anew.
+
+    Args:
+        store: A feature store that `stores.read.Reader` reads.
+    """
+
+    def __init__(self, config: Config, store: FeatureStore) -> None:
+        self.config, self.store = config, store
+        self._by_sign = sorted(read_by_signs(config.rules))
+        columns = ["item_ids", "actions", *self._by_sign]
+        self._sequences = Reader(store, [f"{names.SEQUENCE_VIEW}:{name}" for name in columns])
+        self._finders: list[tuple[CandidateSource, Find | str]] = [
+            (line, KINDS[type(line)](self, line)) for line in candidate_lines(config)
+        ]
+
+    def of(self, member: Any) -> list[Found]:
+        """Return what every source brings for a member; an unknown one gets what needs no actions.
+
+        Raises:
+            ReadError: not a member's id.
+        """
+        known, found = self.member(member), []
+        nothing = np.zeros(0, np.int64), np.zeros(0, np.float32)
+        for source, find in self._finders:
+            if isinstance(find, str):
+                found.append(Found(source, *nothing, why_none=find))
+            else:
+                items, scores = find(member, known)
+                why = "" if len(items) else "nothing is near to what it did"
+                found.append(Found(source, items[: source.count], scores[: source.count], why))
+        return found
+
+    def member(self, member: Any) -> Member:
+        """Return a member's last actions, as the online store has them; none of an unknown one."""
+        row = self._sequences.read({"member_id": [member]})
+        items, actions = row["item_ids"][0] or [], row["actions"][0] or []
+        rules = self.config.rules
+        known = {name: rules.action_code(name) for name in rules.actions}
+        codes = np.array([known.get(action, 0) for action in actions], np.int32)
+        read = {}
+        for name in self._by_sign:
+            listed = row[name][0] or [None] * len(items)
+            read[name] = as_values(rules.attributes[name], pa.array(listed))
+        return Member(items, signs_of(rules, codes, read))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._sequences.close()
+
+
+def _popular(self: Candidates, line: Popular) -> Find:
+    view = line.view(self.config.space)
+    reader = Reader(self.store, [f"{view}:item_ids", f"{view}:scores"])
+
+    def find(_: Any, __: Member) -> tuple[Ids, Floats]:
+        row = reader.read({line.key: ["all"]})
+        return _ids(self.config, row["item_ids"][0]), _scores(row["scores"][0])
+
+    return find
+
+
+def _neighbours(self: Candidates, line: Neighbours) -> Find | str:
+    fits = Fits(self.config)
+    space = fits.spaces[line.of]
+    if not fits.is_made(space):
+        return f"{space} is not fitted yet"
+    view = line.view(space)
+    reader = Reader(self.store, [f"{view}:item_ids", f"{view}:scores"])
+
+    def find(_: Any, member: Member) -> tuple[Ids, Floats]:
+        liked = last_liked(member.items, member.signs, line.last)
+        if not liked:
+            return _ids(self.config, []), _scores([])
+        rows = reader.read({line.key: liked})
+        votes = line.decay ** np.arange(len(liked))
+        return together(
+            [_ids(self.config, listed) for listed in rows["item_ids"]],
+            [vote * _scores(listed) for vote, listed in zip(votes, rows["scores"], strict=True)],
+            line.count,
+        )
+
+    return find
+
+
+def _nearest(self: Candidates, line: NearestToMember) -> Find | str:
+    config = self.config
+    made = {f"{one.name}_v{one.version}": one for one in made_lines(config)}
+    if line.aggregator not in made:
+        return f"{line.aggregator} is not trained yet"
+    aggregator = made[line.aggregator]
+    own = aggregator.config_of(config)
+    positive = {names.vector_field(n) for n, a in config.rules.actions.items() if a.can_be_positive}
+    fields = [
+        field
+        for field in aggregator.vectors(config)
+        if field == names.SINGLE_VECTOR or field in positive
+    ]
+    is_int8 = aggregator.stored_as(config) == "int8"
+    columns = [names.stored(field) if is_int8 else field for field in fields]
+    reader = Reader(self.store, [f"{aggregator.view}:{column}" for column in columns])
+    now = datetime.now(UTC)
+    table = open_item_table(own).at(now)
+    with connect(config) as con:
+        items_there(config, con, now)
+        ids = con.sql("select item_id from items_there order by item_id").to_arrow_table()
+    there = ids["item_id"].combine_chunks()
+    rows = table.rows(there)
+    there = np.array(there.to_pylist())
+    no_vector = np.zeros((0, own.dim), np.float32)
+    nearest = Nearest(table.vectors[rows], similarity_of(config, aggregator))
+
+    def find(member: Any, _: Member) -> tuple[Ids, Floats]:
+        read = reader.read({"member_id": [member]})
+        vectors = [_vector(read[column]) for column in columns if read.present[column][0]]
+        found, scores = nearest.of(np.concatenate([no_vector, *vectors]), line.count)
+        return together(
+            [there[each[each >= 0]] for each in found],
+            [score[each >= 0] for each, score in zip(found, scores, strict=True)],
+            line.count,
+            "max",
+        )
+
+    return find
+
+
+KINDS: dict[type[CandidateSource], Callable[[Candidates, Any], Find | str]] = {
+    Popular: _popular,
+    Neighbours: _neighbours,
+    NearestToMember: _nearest,
+}
+"""Kind of a line → what finds its candidates online, or why nothing does."""
+
+
+def _vector(read: NDArray[Any]) -> Floats:
+    """Return a vector that was read, float32 [1, dim], also one that is kept as int8."""
+    if read.dtype != object:
+        return read
+    return from_int8(np.frombuffer(read[0], np.uint8)[None])
+
+
+def _ids(config: Config, listed: Sequence[Any] | None) -> Ids:
+    return np.array(listed or [], np.int64 if config.item_id_type == "int64" else object)
+
+
+def _scores(listed: Sequence[float] | None) -> Floats:
+    return np.array(listed or [], np.float32)
