@@ -106,7 +106,7 @@ class LearnedDecay(LearnedVector):
             first) is added; 0 for none.
         ranks: `action`: weights decay by the newer actions of the same kind, of all kinds, and by
             days. `positive`: instead of all kinds, by the newer positive actions, from 1.2 (fast)
-            to 0.15 (slow), and also by the logarithm of hours; the scalars learn 8 times as fast.
+            to 0.15 (slow), and also by the logarithm of hours; the scalars learn 24 times as fast.
             It needs no `signs=True`.
         projected: Whether kernels are learned between the means and the vector. Without them the
             vector is the plain sum, which a good item space does not need more than.

@@ -57,7 +57,7 @@ class Course:
     labels: int = 150_000
     batch_size: int = 2_048
     negatives: int = 1_024
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     weight_decay: float = 1e-4
     dropout: float = 0.2
 
