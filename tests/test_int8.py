@@ -197,7 +197,7 @@ def test_python_export_and_report_get_floats(workspace: Workspace) -> None:
         assert second.x == pytest.approx(first.x, abs=0.02)
         for member in shown_members(workspace.config, con, END, [decay, line], nearest=1):
             for one, other in zip(member.nearest[:2], member.nearest[2:], strict=True):
-                assert one.items[0].cosine == pytest.approx(other.items[0].cosine, abs=0.01)
+                assert one.items[0].similarity == pytest.approx(other.items[0].similarity, abs=0.01)
 
 
 def test_the_check_holds_size_and_finite_numbers(

@@ -30,6 +30,8 @@ class CandidateSource:
     """What its lists are called: the table, and with name and version the view."""
     key: ClassVar[Literal["item_id", "segment"]] = "item_id"
     """What a list is of: an item, or a segment of members."""
+    nothing: ClassVar[str] = "nothing is near to what the member did"
+    """Why it may bring no item."""
 
     name: str
     version: int
@@ -86,6 +88,7 @@ class Popular(CandidateSource):
     lists: ClassVar[str | None] = "models.candidates.popular:lists"
     table: ClassVar[str] = "popular_items"
     key: ClassVar[Literal["item_id", "segment"]] = "segment"
+    nothing: ClassVar[str] = "no item was acted on, or became known, in its days"
 
     name: str = "popular"
     days: int = 7

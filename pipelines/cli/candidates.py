@@ -1,6 +1,6 @@
 """`activity candidates`: what each candidate source brings for a member."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -11,9 +11,6 @@ from pipelines.terminal import Terminal, escape
 from transformations.config import Config
 from transformations.errors import InputError
 
-if TYPE_CHECKING:
-    from serving.recommend.candidates import Found
-
 app = typer.Typer()
 console = Terminal()
 
@@ -21,7 +18,7 @@ console = Terminal()
 @app.command("candidates", epilog="Example: activity candidates 42 --count 5")
 def candidates_command(
     member: Annotated[str, typer.Argument(help="A member's id; also one that nobody knows.")],
-    count: Annotated[int, typer.Option(min=1, help="Items shown per source.")] = 10,
+    count: Annotated[int, typer.Option(min=1, help="Items shown per source.")] = 5,
     config: ConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
@@ -35,42 +32,32 @@ def candidates_command(
         from models.lines import candidate_lines
         from serving.publish import open_store
         from serving.recommend.candidates import Candidates
-        from stores.read import ReadError
+        from stores.ids import IdError, ids_of
 
     if not candidate_lines(settings):
         raise InputError(
             f"expected CANDIDATES in {settings.catalogue}, such as CANDIDATES = "
             "(Popular(version=1),), got none"
         )
-    candidates = Candidates(settings, open_store(settings))
     try:
-        found = candidates.of(member)
-        liked = candidates.member(member)
-    except ReadError as error:
+        (wanted,) = ids_of([member], settings.member_id_type, "member_id")
+    except IdError as error:
         raise InputError(str(error)) from None
-    finally:
-        candidates.close()
+    candidates = Candidates(settings, open_store(settings))
+    found, liked = candidates.of(wanted), candidates.member(wanted)
+    candidates.close()
     shown = [each.items[:count].tolist() for each in found]
     titles = _titles(settings, {item for items in shown for item in items})
     table = plain_table(f"Member {escape(member)}: candidates, {len(liked.items)} actions known")
     table.expand = True
-    for each in found:
-        table.add_column(escape(f"{each.source.kind} {each.source}"), ratio=1, overflow="ellipsis")
-        table.columns[-1].no_wrap = True
-    for rank in range(max(map(len, shown), default=0)):
-        columns = zip(found, shown, strict=True)
-        table.add_row(*(_cell(each, items, titles, rank) for each, items in columns))
+    for name in ("source", "score", "item"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("what", ratio=1, no_wrap=True, overflow="ellipsis")
+    for each, items in zip(found, shown, strict=True):
+        table.add_row(f"{each.source.kind} {each.source}", "", "", each.why_none)
+        for score, item in zip(each.scores.tolist(), items, strict=False):
+            table.add_row("", f"{score:.3g}", escape(str(item)), escape(titles.get(item, "")))
     console.print(table)
-    for each in found:
-        if each.why_none:
-            console.print(f"{each.source}: {each.why_none}", highlight=False, markup=False)
-
-
-def _cell(found: "Found", items: list[object], titles: dict[object, str], rank: int) -> str:
-    if rank >= len(items):
-        return ""
-    text = f"{found.scores[rank]:.3g}  {items[rank]} {titles.get(items[rank], '')}"
-    return escape(text.rstrip())
 
 
 def _titles(config: Config, items: set[object]) -> dict[object, str]:

@@ -86,7 +86,7 @@ class Candidates:
                 found.append(Found(source, *nothing, why_none=find))
             else:
                 items, scores = find(member, known)
-                why = "" if len(items) else "nothing is near to what it did"
+                why = "" if len(items) else source.nothing
                 found.append(Found(source, items[: source.count], scores[: source.count], why))
         return found
 

@@ -131,7 +131,7 @@ def test_who_nobody_knows_gets_what_is_popular(served: Workspace) -> None:
     assert len(found["popular"].items) == 15
     for name in ("co_actions", "decay"):
         assert found[name].items.tolist() == []
-        assert found[name].why_none == "nothing is near to what it did"
+        assert found[name].why_none == "nothing is near to what the member did"
 
 
 def test_a_label_sees_the_list_that_could_be_read_then(served: Workspace) -> None:
@@ -169,9 +169,19 @@ def test_the_command_shows_every_source(served: Workspace) -> None:
         cli.app, ["candidates", "3", "--count", "2", "--config", str(served.root)]
     )
     assert result.exit_code == 0, result.output
-    for words in ("popular popular_v1", "neighbours co_actions_v1", "nearest_to_member decay_v1"):
-        assert words.split()[0] in result.output
-    assert "g-" in result.output
+    lines = [line.strip() for line in result.output.splitlines()]
+    sources = [line for line in lines if line.startswith(("popular ", "neighbours ", "nearest_"))]
+    assert [source.split("  ")[0] for source in sources] == [
+        "popular popular_v1",
+        "popular new_v1",
+        "neighbours co_actions_v1",
+        "nearest_to_member decay_v1",
+        "nearest_to_member small_v1",
+    ]
+    assert "no item was acted on, or became known, in its days" in result.output
+    found = of(served, "3")["popular"]
+    assert f"{found.scores[0]:.3g}" in lines[lines.index(sources[0]) + 1]
+    assert found.items[0] in lines[lines.index(sources[0]) + 1]
 
 
 def test_a_space_that_is_not_fitted_yet_is_said(tmp_path: Path) -> None:
