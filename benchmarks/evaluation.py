@@ -86,23 +86,25 @@ def run(name: str, seeds: int) -> Path:
 
 def workspace_of(name: str) -> Path:
     """Return the activity.yaml of a set's workspace; make it where it is missing."""
-    from transformations.config import CONFIG, WORKSPACES
+    from transformations.config import CONFIG, ROOT, WORKSPACES
 
     file = WORKSPACES / name / CONFIG
-    if file.exists():
-        return file
-    if DATA not in os.environ:
-        raise SystemExit(f"expected {DATA} to name the folder of {name}/, got nothing")
-    source = Path(os.environ[DATA]) / name
-    if SETS[name].importer is not None:
-        made = WORKSPACES / f"{name}-source"
-        activity("import", SETS[name].importer or "", str(source), str(made))
-        source = made
-    files = [f"--{what}={source / what}.parquet" for what in ("events", "items")]
-    activity("init", name, *files)
-    settings = yaml.safe_load(file.read_text()) | SETS[name].settings
-    file.write_text(yaml.safe_dump(settings, sort_keys=False))
-    (file.parent / "catalog.py").write_text(CATALOGUE)
+    catalogue = file.parent / "catalog.py"
+    if not file.exists():
+        if DATA not in os.environ:
+            raise SystemExit(f"expected {DATA} to name the folder of {name}/, got nothing")
+        source = Path(os.environ[DATA]) / name
+        if SETS[name].importer is not None:
+            made = WORKSPACES / f"{name}-source"
+            activity("import", SETS[name].importer or "", str(source), str(made))
+            source = made
+        files = [f"--{what}={source / what}.parquet" for what in ("events", "items")]
+        activity("init", name, *files)
+    # Still the shipped one: it was made just now, or by a run that was killed here.
+    if catalogue.read_text() == (ROOT / "models" / "catalog.py").read_text():
+        settings = yaml.safe_load(file.read_text()) | SETS[name].settings
+        file.write_text(yaml.safe_dump(settings, sort_keys=False))
+        catalogue.write_text(CATALOGUE)
     return file
 
 
@@ -121,7 +123,8 @@ def activity(*arguments: str) -> None:
 
 def keep(name: str, file: Path) -> Path:
     """Copy a result without the parts that only the HTML report shows; return the file."""
-    result = json.loads(file.read_text())
+    # Six digits after the point are more than any interval tells apart.
+    result = json.loads(file.read_text(), parse_float=lambda text: round(float(text), 6))
     kept = {key: value for key, value in result.items() if key not in LEFT_OUT}
     place = RESULTS / f"evaluation_{name}.json"
     place.write_text(json.dumps(kept, indent=1) + "\n")
@@ -145,7 +148,7 @@ def _figures(name: str) -> str:
             f"Not measured under this protocol yet: `python -m benchmarks.evaluation run {name}`."
         )
     result = json.loads(file.read_text())
-    parts = (_data, _table, _promises, _carriers, _controls)
+    parts = (_data, _validation, _table, _promises, _new_items, _int8, _carriers, _controls)
     return "\n\n".join(part(result) for part in parts)
 
 
@@ -160,17 +163,31 @@ def _data(result: dict[str, Any]) -> str:
     )
 
 
+def _validation(result: dict[str, Any]) -> str:
+    """Say how the lines did where they were chosen, each with its best penalty."""
+    best: dict[str, float] = {}
+    for trial in result["trials"]:
+        if "l2" in trial["settings"]:
+            best[trial["what"]] = max(best.get(trial["what"], 0.0), trial["value"])
+    labels = {one["name"]: one["label"] for one in result["variants"]}
+    ranked = sorted((name for name in best if name in labels), key=lambda name: -best[name])
+    shown = "; ".join(f"{labels[name]} {best[name]:.4f}" for name in ranked[:4])
+    return f"The best four on validation, NDCG@10, one seed: {shown}."
+
+
 def _table(result: dict[str, Any]) -> str:
-    """Return all variants: HR@10 and NDCG@10 with every freshness, and what they win."""
+    """Return all variants: HR@10 and NDCG@10 with every freshness, and what the challenger wins."""
     fresh = result["freshness"]
     names = [one["name"] for one in fresh]
     head = ["", "bytes"]
     head += [f"{metric}, {name}" for metric in ("HR@10", "NDCG@10") for name in names]
-    head += ["NDCG@10 minus baseline", "over items too", "AUC"]
+    head += ["challenger minus it, NDCG@10", "of its own", "over items too", "AUC"]
     rows = []
     for variant in result["variants"]:
-        name, difference = variant["name"], variant.get("difference", {}).get("ndcg10")
-        over_items = variant.get("over_items", {}).get("ndcg10")
+        name = variant["name"]
+        minus = result["challenger_minus"].get(name, {"difference": {}, "over_items": {}})
+        difference, over_items = (minus[key].get("ndcg10") for key in ("difference", "over_items"))
+        own = variant["metrics"]["ndcg10"]["estimate"]
         rows.append(
             [
                 _marked(variant, result),
@@ -181,6 +198,7 @@ def _table(result: dict[str, Any]) -> str:
                     for one in fresh
                 ),
                 _interval(difference),
+                "" if difference is None else f"{difference['estimate'] / own:+.1%}",
                 "" if over_items is None else _bounds(over_items),
                 _number(variant["metrics"].get("auc_random"), 3),
             ]
@@ -199,6 +217,36 @@ def _promises(result: dict[str, Any]) -> str:
         f"- {'kept' if promise['passed'] else '**not kept**'}: {promise['sentence']}"
         for promise in result["promises"]
     )
+
+
+def _new_items(result: dict[str, Any]) -> str:
+    """Say what is won on items that no fit knew, and what the best decays of a frozen space win."""
+    (cohort,) = (
+        one
+        for one in result["cohorts"]
+        if (one["metric"], one["level"]) == ("ndcg10", "first acted on after it")
+    )
+    minus = cohort["difference"]
+    frozen = [name for name in minus if "_in_trained_" not in name and name.startswith("decay_")]
+    labels = {one["name"]: one["label"] for one in result["variants"]}
+    best = sorted(frozen, key=lambda name: -minus[name]["estimate"])[:1]
+    parts = "; ".join(
+        f"{labels[name]} {_interval(minus[name])}" for name in (result["challenger"], *best)
+    )
+    n = sum(one["labels"] for one in result["cohorts"] if one["cohort"] == "Items") // 2
+    return (
+        f"Items first acted on after the fit, {cohort['labels']:,} of {n:,} labels, NDCG@10 minus "
+        f"baseline: {parts}."
+    )
+
+
+def _int8(result: dict[str, Any]) -> str:
+    parts = "; ".join(
+        f"{row['variant']} {_interval(row['difference'])} at {row['bytes_per_member']} bytes"
+        for row in result["storage"]
+        if row["dtype"] == "int8"
+    )
+    return f"Kept as int8, NDCG@10 minus float32: {parts}."
 
 
 def _carriers(result: dict[str, Any]) -> str:

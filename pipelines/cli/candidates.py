@@ -54,10 +54,13 @@ def candidates_command(
         table.add_column(name, no_wrap=True)
     table.add_column("what", ratio=1, no_wrap=True, overflow="ellipsis")
     for each, items in zip(found, shown, strict=True):
-        table.add_row(f"{each.source.kind} {each.source}", "", "", each.why_none)
+        table.add_row(f"{each.source.kind} {each.source}", "", "", "")
         for score, item in zip(each.scores.tolist(), items, strict=False):
             table.add_row("", f"{score:.3g}", escape(str(item)), escape(titles.get(item, "")))
     console.print(table)
+    for each in found:
+        if each.why_none:
+            console.print(f"{each.source}: {each.why_none}", highlight=False, markup=False)
 
 
 def _titles(config: Config, items: set[object]) -> dict[object, str]:

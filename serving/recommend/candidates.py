@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from feast import FeatureStore
+from feast.errors import FeastObjectNotFoundException
 from numpy.typing import NDArray
 
 from models.candidates.build import items_there
@@ -23,6 +24,7 @@ from transformations import names
 from transformations.attributes import as_values
 from transformations.config import Config
 from transformations.duck import connect
+from transformations.errors import InputError
 from transformations.signs import read_by_signs, signs_of
 
 Find = Callable[[Any, "Member"], tuple[Ids, Floats]]
@@ -68,7 +70,8 @@ class Candidates:
         self.config, self.store = config, store
         self._by_sign = sorted(read_by_signs(config.rules))
         columns = ["item_ids", "actions", *self._by_sign]
-        self._sequences = Reader(store, [f"{names.SEQUENCE_VIEW}:{name}" for name in columns])
+        self._readers: list[Reader] = []
+        self._sequences = self.reader([f"{names.SEQUENCE_VIEW}:{name}" for name in columns])
         self._finders: list[tuple[CandidateSource, Find | str]] = [
             (line, KINDS[type(line)](self, line)) for line in candidate_lines(config)
         ]
@@ -103,14 +106,30 @@ class Candidates:
             read[name] = as_values(rules.attributes[name], pa.array(listed))
         return Member(items, signs_of(rules, codes, read))
 
+    def reader(self, features: Sequence[str]) -> Reader:
+        """Return a reader of features, which `close` closes.
+
+        Raises:
+            InputError: no run has registered their view yet.
+        """
+        try:
+            self._readers.append(Reader(self.store, features))
+        except FeastObjectNotFoundException as error:
+            raise InputError(
+                f"expected a view that a run has registered and published, got none: {error}; "
+                "first: activity run"
+            ) from None
+        return self._readers[-1]
+
     def close(self) -> None:
         """Close the connections."""
-        self._sequences.close()
+        for reader in self._readers:
+            reader.close()
 
 
 def _popular(self: Candidates, line: Popular) -> Find:
     view = line.view(self.config.space)
-    reader = Reader(self.store, [f"{view}:item_ids", f"{view}:scores"])
+    reader = self.reader([f"{view}:item_ids", f"{view}:scores"])
 
     def find(_: Any, __: Member) -> tuple[Ids, Floats]:
         row = reader.read({line.key: ["all"]})
@@ -125,7 +144,7 @@ def _neighbours(self: Candidates, line: Neighbours) -> Find | str:
     if not fits.is_made(space):
         return f"{space} is not fitted yet"
     view = line.view(space)
-    reader = Reader(self.store, [f"{view}:item_ids", f"{view}:scores"])
+    reader = self.reader([f"{view}:item_ids", f"{view}:scores"])
 
     def find(_: Any, member: Member) -> tuple[Ids, Floats]:
         liked = last_liked(member.items, member.signs, line.last)
@@ -157,7 +176,7 @@ def _nearest(self: Candidates, line: NearestToMember) -> Find | str:
     ]
     is_int8 = aggregator.stored_as(config) == "int8"
     columns = [names.stored(field) if is_int8 else field for field in fields]
-    reader = Reader(self.store, [f"{aggregator.view}:{column}" for column in columns])
+    reader = self.reader([f"{aggregator.view}:{column}" for column in columns])
     now = datetime.now(UTC)
     table = open_item_table(own).at(now)
     with connect(config) as con:

@@ -216,6 +216,13 @@ def test_lines_that_cannot_be(tmp_path: Path, candidates: tuple[str, ...], said:
         candidate_lines(workspace.config)
 
 
+def test_a_line_that_no_run_has_seen_yet(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    workspace.lines(AVERAGE, candidates=("Popular(version=1)",))
+    with pytest.raises(InputError, match="first: activity run"):
+        Candidates(workspace.config, workspace.store)
+
+
 def test_a_catalogue_without_candidates_has_none(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     assert candidate_lines(workspace.config) == ()
