@@ -183,16 +183,24 @@ def serve(
         stages.ledger.published(stages.run_id, published_at)
 
 
-def serve_lists(config: Config, as_of: datetime, stages: Stages) -> None:
-    """Build the lists of the candidate sources, publish them, and read them back."""
-    sources = listing_sources(config)
+def serve_lists(config: Config, as_of: datetime, stages: Stages, only_new: bool = False) -> None:
+    """Build the lists of the candidate sources, publish them, and read them back.
+
+    Args:
+        only_new: Those of new items alone, and what is new: between two runs.
+    """
+    sources = [
+        (source, own)
+        for source, own in listing_sources(config)
+        if source.is_refreshed or not only_new
+    ]
     if not sources:
         return
     with (
         connect(config) as con,
         stages.stage("candidate_lists", total=len(sources), unit="sources") as stage,
     ):
-        rows = build_lists(config, con, as_of, _not_yet(config), sources, stage.advance)
+        rows = build_lists(config, con, as_of, _not_yet(config), sources, stage.advance, only_new)
         stage.rows_out = sum(rows.values())
         stage.note = ", ".join(view for view in rows)
     keys = {

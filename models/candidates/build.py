@@ -2,12 +2,13 @@
 
 What makes a source's lists is a function (line, config, con, as_of) that yields record batches: the
 key of the list (`item_id` or `segment`), `item_ids` and `scores`, both as long and the best first.
-It finds `items_there` on the connection: what may be recommended at as_of.
+It finds two tables on the connection: `items_there`, what may be recommended at as_of, and
+`listed`, the items whose list is not wanted again.
 """
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from importlib import import_module
 
 import duckdb
@@ -16,11 +17,14 @@ import pyarrow.parquet as pq
 
 from models.candidates.spec import CandidateSource
 from transformations.config import Config
-from transformations.duck import check, parquet, sql
+from transformations.duck import SQL_ID_TYPES, check, parquet, sql
 from transformations.errors import InputError
-from transformations.layout import partition
+from transformations.layout import partition, partitions
 from transformations.member_columns import UTC_US
 from transformations.seals import sealing
+
+RECENT = timedelta(days=2)
+"""A run makes all lists anew, so whoever has one has it of these days; else it is made again."""
 
 
 def build_lists(
@@ -30,6 +34,7 @@ def build_lists(
     created_timestamp: datetime,
     sources: Iterable[tuple[CandidateSource, Config]],
     progress: Callable[[int], object] | None = None,
+    only_new: bool = False,
 ) -> dict[str, int]:
     """Write the lists of these sources as of a timestamp; replace those of a run before.
 
@@ -38,6 +43,7 @@ def build_lists(
     Args:
         sources: Each with the configuration in the space that it reads.
         progress: Called with 1 once a source is done.
+        only_new: Leave out the items that have a list of the last days.
 
     Returns the rows of each table by view. One without a row is not written: nothing is popular,
     or no item has a vector yet.
@@ -52,6 +58,7 @@ def build_lists(
         view = source.view(own.space)
         batches = (batch for batch in _rows(source, own, con, as_of) if batch.num_rows)
         rows[view] = 0
+        _listed(own, con, source, as_of, only_new)
         # Of a run before; without it a killed one leaves no list rather than another's.
         partition(own.layout.lists(view), as_of).unlink(missing_ok=True)
         for first in itertools.islice(batches, 1):
@@ -60,7 +67,8 @@ def build_lists(
             )
         if progress is not None:
             progress(1)
-    con.execute("drop table items_there")
+    for table in ("items_there", "listed"):
+        con.execute(f"drop table if exists {table}")
     return rows
 
 
@@ -70,6 +78,24 @@ def _rows(
     assert source.lists is not None
     module, _, name = source.lists.partition(":")
     return getattr(import_module(module), name)(source, own, con, as_of)
+
+
+def _listed(
+    own: Config,
+    con: duckdb.DuckDBPyConnection,
+    source: CandidateSource,
+    as_of: datetime,
+    only_new: bool,
+) -> None:
+    folder = own.layout.lists(source.view(own.space))
+    files = [
+        partition(folder, at)
+        for at in partitions(folder)
+        if only_new and source.key == "item_id" and as_of - RECENT <= at < as_of
+    ]
+    none = f"select null::{SQL_ID_TYPES[own.item_id_type]} as item_id where false"
+    query = f"select distinct item_id from {parquet(files)}" if files else none
+    con.execute(f"create or replace temp table listed as {query}")
 
 
 def items_there(config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime) -> None:

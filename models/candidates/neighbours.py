@@ -35,8 +35,10 @@ def lists(
     of_there = table.rows(ids)
     ids, of_there = ids.filter(pa.array(of_there > 0)), of_there[of_there > 0]
     nearest = Nearest(table.vectors[of_there], similarity_of(config))
-    for start in range(0, len(table), ITEMS_AT_ONCE):
-        rows = np.arange(start, min(start + ITEMS_AT_ONCE, len(table))) + 1
+    listed = con.sql("from listed").to_arrow_table()["item_id"].combine_chunks()
+    wanted = np.setdiff1d(np.arange(1, len(table) + 1), table.rows(listed))
+    for start in range(0, len(wanted), ITEMS_AT_ONCE):
+        rows = wanted[start : start + ITEMS_AT_ONCE]
         # One more, as most find themselves.
         found, scores = nearest.of(table.vectors[rows], line.nearest + 1)
         kept = (found >= 0) & (of_there[found] != rows[:, None])

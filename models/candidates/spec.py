@@ -54,6 +54,11 @@ class CandidateSource:
         """The item space that its lists are made from, as "co_actions_v1"; None without one."""
         return None
 
+    @property
+    def is_refreshed(self) -> bool:
+        """Whether an item refresh between two runs makes lists too: for items that are new."""
+        return self.space is not None
+
     def view(self, space: names.Space) -> str:
         """Return the name of the Feast view of its lists, and of their folder.
 
@@ -97,6 +102,11 @@ class Popular(CandidateSource):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._expect("days", self.days >= 1, "at least 1")
+
+    @property
+    def is_refreshed(self) -> bool:
+        """What is popular is counted once a run; what is new is new at any time."""
+        return self.newest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,13 +15,14 @@ from models.lines import candidate_lines
 from models.sequences import ItemTable
 from operations.fits import Fits, current_lines, listing_sources
 from pipelines.cli import app as cli
+from pipelines.refresh import refresh_items
 from serving.recommend.candidates import Candidates, Found
 from tests.pipelines.test_item_spaces import CO_ACTIONS, ITEMS, market
 from tests.worlds.workspace import AVERAGE, END, Workspace
 from transformations.config import ROOT
 from transformations.duck import connect
 from transformations.errors import InputError
-from transformations.layout import partition
+from transformations.layout import partition, partitions
 
 DAY = timedelta(days=1)
 ENCODERS = ("TfidfSvd(version=1)", CO_ACTIONS)
@@ -214,6 +215,28 @@ def test_lines_that_cannot_be(tmp_path: Path, candidates: tuple[str, ...], said:
     workspace.lines(AVERAGE, candidates=candidates)
     with pytest.raises(InputError, match=said):
         candidate_lines(workspace.config)
+
+
+def test_an_item_that_was_posted_since_has_neighbours_at_the_next_refresh(tmp_path: Path) -> None:
+    workspace = market(tmp_path, AVERAGE)
+    candidates = ('Neighbours(of="co_actions_v1", version=1, nearest=3)', CANDIDATES[1])
+    workspace.lines(AVERAGE, encoders=ENCODERS, candidates=candidates)
+    workspace.run(END)
+    lists = workspace.config.layout.lists("item_neighbours_co_actions_v1")
+
+    def refreshed() -> list[str]:
+        workspace.do("items refresh", lambda stages: refresh_items(workspace.config, stages))
+        return pq.read_table(partition(lists, partitions(lists)[-1]))["item_id"].to_pylist()
+
+    assert len(refreshed()) == ITEMS  # the run was of long ago
+    with (workspace.root / "source" / "items.csv").open("a") as file:
+        file.write("g-new,python engineer data\n")
+    assert refreshed() == ["g-new"]
+    row = workspace.store.get_online_features(
+        features=["item_neighbours_co_actions_v1:item_ids"],
+        entity_rows=[{"item_id": "g-new"}],
+    ).to_dict()
+    assert len(row["item_ids"][0]) == 3
 
 
 def test_a_line_that_no_run_has_seen_yet(tmp_path: Path) -> None:
