@@ -105,9 +105,11 @@ def _show_places(console: Console, config: Config) -> None:
 
 def _show_next(console: Console, config: Config, member: int | str | None) -> None:
     service = made_lines(config)[-1].service
+    shown = "MEMBER_ID" if member is None else member
     console.print("[bold]What to type next[/]")
     for command, what in (
-        (f"activity show {'MEMBER_ID' if member is None else member}", "any member's vectors"),
+        (f"activity show {shown}", "any member's vectors"),
+        (f"activity candidates {shown}", "what each candidate source brings for it"),
         ("activity items map", "a page of the item spaces: maps, neighbours"),
         ("activity status", "what ran, what was refused, what is online"),
         (f"feast feature-services describe {service}", "what a ranker asks for"),

@@ -47,13 +47,15 @@ def named(objects, kind):
 def test_one_view_one_match_one_service_per_aggregator(config):
     lines = [Average(version=1), GeometricDecay(version=1, decay=0.8), LearnedDecay(version=1)]
     objects = declare(config, lines)
-    assert set(named(objects, Entity)) == {"member", "item"}
+    assert set(named(objects, Entity)) == {"member", "item", "segment"}
     assert set(named(objects, FeatureView)) == {
         "item_embedding_tfidf_svd_v1",
         "member_activity_sequence",
         "member_activity_average_v1",
         "member_activity_decay_v1",
         "member_activity_learned_decay_v1",
+        "popular_items_popular_v1",
+        "popular_items_new_v1",  # neighbours need a space that a run has made
     }
     assert set(named(objects, OnDemandFeatureView)) == {
         "activity_match_average_v1",
@@ -109,7 +111,10 @@ def test_types_of_a_view(config):
 )
 def test_ids_have_the_configured_type(tmp_path, id_type, value_type, list_type):
     objects = declare(shipped(World(tmp_path, id_type=id_type).config))
-    assert {e.value_type for e in named(objects, Entity).values()} == {value_type}
+    entities = named(objects, Entity)
+    assert {entities[name].value_type for name in ("member", "item")} == {value_type}
+    popular = named(objects, FeatureView)["popular_items_popular_v1"]
+    assert {f.name: f.dtype for f in popular.features}["item_ids"] == list_type
     sequence = named(objects, FeatureView)[SEQUENCE_VIEW]
     assert {f.name: f.dtype for f in sequence.features}["item_ids"] == list_type
 
@@ -183,8 +188,9 @@ def test_feast_apply_works_alone_in_a_clean_clone(tmp_path, config):
 
 def test_the_pipeline_applies_as_feast_apply_does(tmp_path):
     clone = Clone(tmp_path)
-    # Two entities, the sequences, the item spaces; of each line a view, a match and a service.
-    n_objects = 3 + len({line.items for line in AGGREGATORS}) + 3 * len(AGGREGATORS)
+    # Three entities, the sequences, two popular lists, the item spaces; of each line a view, a
+    # match and a service.
+    n_objects = 6 + len({line.items for line in AGGREGATORS}) + 3 * len(AGGREGATORS)
     clone.python(
         "import os\nfrom serving import publish\n"
         "from transformations.config import load_config\nos.chdir('/')\n"
