@@ -24,6 +24,8 @@ from transformations.config import Config
 from transformations.member_columns import UTC_US
 from transformations.timestamps import microseconds
 
+ROUNDING = 1e-6
+"""Share of a vector's largest number by which two computations of it may differ."""
 NO_ROWS = pa.table({"item_id": pa.array([], pa.int64())})
 
 
@@ -139,8 +141,10 @@ class _Newest:
         places = pc.fill_null(pc.index_in(ids, value_set=self._ids), -1).to_numpy()
         known = np.flatnonzero(places >= 0)
         before = places[known]
-        # However little: else a vector would depend on which other times were built before.
-        moved = (vectors[known] != self._vectors[before]).any(axis=1)
+        # By more than rounding, which differs from one training or machine to another. A vector
+        # depends by that little on which other times were built before.
+        change = np.abs(vectors[known] - self._vectors[before]).max(axis=1)
+        moved = change > ROUNDING * np.abs(vectors[known]).max(axis=1)
         # A row of the same time stays: it may have been read.
         later = at[known] > self._at[before]
         is_new[known] = moved & later & vectors[known].any(axis=1)

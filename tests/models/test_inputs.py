@@ -48,7 +48,12 @@ def world(folder: Path, **settings: Any) -> Config:
         "length": 4,
         "items": {"embedding": "vector"},
     }
-    return configure(folder, **(defaults | settings))
+    config = configure(folder, **(defaults | settings))
+    # The repository's catalogue encodes text; one without encoders takes the given vectors.
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "catalog.py").write_text("AGGREGATORS = ()\n")
+    config._root = folder
+    return config
 
 
 def sequences(dwell: list[float], seen_on: list[str]) -> pa.RecordBatch:

@@ -222,10 +222,10 @@ def with_signs(arrays: Arrays, seed: int) -> Arrays:
 
 
 def oracle_positive(line: LearnedDecay, layer: Any, member: Arrays) -> np.ndarray:
-    """Ranks among positive actions; a scalar counts eight times its weight."""
+    """Ranks among positive actions; a scalar counts 24 times its weight."""
     named = ("scale", "by_kind", "by_rank", "by_day", "by_hours")
     weight = {
-        w.name: np.asarray(w, np.float64) * (8 if w.name in named else 1) for w in layer.weights
+        w.name: np.asarray(w, np.float64) * (24 if w.name in named else 1) for w in layer.weights
     }
     starts = {
         "by_kind": 0.03,
