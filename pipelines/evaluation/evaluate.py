@@ -66,12 +66,12 @@ def evaluate(
     with connect(config) as con:
         times = positive_times(config, con, protocol.predicts)
     if protocol.tuned:
-        validation = _bench(config, "validation", times, protocol, aggregators, stages)
+        validation = open_bench(config, "validation", times, protocol, aggregators, stages)
         bound = validation.world.bound(aggregators)
         train_lines(validation.world, stages, bound)
         choices = choose(Measured(validation), bound, protocol, stages)
         del validation  # its item vectors and features
-    bench = _bench(config, "test", times, protocol, aggregators, stages)
+    bench = open_bench(config, "test", times, protocol, aggregators, stages)
     # As the first fits in a world: the same names in both.
     aggregators = bench.world.bound(aggregators)
     if not protocol.tuned:
@@ -116,7 +116,7 @@ def prepare(
     return world
 
 
-def _bench(
+def open_bench(
     config: Config,
     name: WorldName,
     times: Times,
