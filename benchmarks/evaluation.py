@@ -136,8 +136,19 @@ def write_page() -> Path:
     text = TEXT.read_text()
     for name in SETS:
         text = text.replace(f"{{{{ {name} }}}}", _figures(name))
-    PAGE.write_text(text)
+    PAGE.write_text(text.replace("{{ new items }}", _ways()))
     return PAGE
+
+
+def _ways() -> str:
+    """Return the table of benchmarks/new_items.py."""
+    rows = json.loads((RESULTS / "new_items.json").read_text())["rows"]
+    head = ["", "line", "HR@10, all", "HR@10, new", "NDCG@10, all", "NDCG@10, new"]
+    keys = ("hr10_all", "hr10_new", "ndcg10_all", "ndcg10_new")
+    of = f"{rows[0]['new_labels']:,} of {rows[0]['labels']:,} labels are on new items.\n\n"
+    return of + _lines(
+        head, ([row["way"], row["line"], *(f"{row[key]:.4f}" for key in keys)] for row in rows)
+    )
 
 
 def _figures(name: str) -> str:

@@ -25,6 +25,7 @@ from benchmarks.evaluation import workspace_of
 from transformations.config import Config, load_config
 from transformations.duck import connect, parquet
 from transformations.layout import part_files, partition_files
+from transformations.timestamps import microseconds
 
 RESULT = Path(__file__).parent / "results" / "new_items.json"
 SET = "ifdb"
@@ -43,7 +44,6 @@ WAYS = {"folded in": (0.025, True), "text alone": (1.0, True), "no vector": (1.0
 
 def measure(fold_in: float, with_vectors: bool) -> Iterator[dict[str, Any]]:
     """Yield a row per line: HR@10 and NDCG@10 of all labels, and of those on new items."""
-    from models.evaluation.cohorts import cohorts
     from models.evaluation.metrics import hit_rate, ndcg
     from models.evaluation.ranker import RankerSettings
     from models.lines import catalogue_lines
@@ -51,7 +51,7 @@ def measure(fold_in: float, with_vectors: bool) -> Iterator[dict[str, Any]]:
     from pipelines.daily import last_midnight, stage_events, stage_the_items
     from pipelines.evaluation.choices import variants_of
     from pipelines.evaluation.evaluate import open_bench
-    from pipelines.evaluation.labels import positive_times
+    from pipelines.evaluation.labels import cohort_columns, positive_times
     from pipelines.evaluation.protocol import LIVE, Protocol
     from pipelines.evaluation.world import train_lines
     from pipelines.progress import Stages
@@ -73,10 +73,9 @@ def measure(fold_in: float, with_vectors: bool) -> Iterator[dict[str, Any]]:
             bench = open_bench(config, "validation", times, protocol, lines, stages)
             lines = bench.world.bound(lines)
             train_lines(bench.world, stages, lines)
-        split, frame = bench.world.split, bench.measured.frame
-        is_new = cohorts(frame, split.train_until, split.fit_until)["Items"][
-            "first acted on after it"
-        ]
+        split = bench.world.split
+        first_at = cohort_columns(bench.measured, bench.data)["item_first_at"].to_numpy()
+        is_new = first_at >= microseconds(split.fit_until)
         for variant in variants_of(bench.world.config, lines):
             if variant.line is None:
                 continue
@@ -85,7 +84,7 @@ def measure(fold_in: float, with_vectors: bool) -> Iterator[dict[str, Any]]:
             ranks = bench.scores(variant, LIVE, RankerSettings(), 0).rank
             positive = ~np.isnan(ranks)
             yield (
-                {"line": variant.label}
+                {"line": f"{variant.name}, {variant.space}"}
                 | {
                     f"{metric}_{name}": round(float(of(ranks[chosen], 10).mean()), 4)
                     for metric, of in (("hr10", hit_rate), ("ndcg10", ndcg))

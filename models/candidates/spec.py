@@ -55,6 +55,11 @@ class CandidateSource:
         return None
 
     @property
+    def reads(self) -> str:
+        """What it brings items by: a space, an aggregator, or what its own name says."""
+        return self.space or self.name
+
+    @property
     def is_refreshed(self) -> bool:
         """Whether an item refresh between two runs makes lists too: for items that are new."""
         return self.space is not None
@@ -166,3 +171,8 @@ class NearestToMember(CandidateSource):
         if not self.name:
             object.__setattr__(self, "name", self.aggregator.rpartition("_v")[0])
         super().__post_init__()
+
+    @property
+    def reads(self) -> str:
+        """The aggregator whose vectors it reads."""
+        return self.aggregator

@@ -54,7 +54,7 @@ def candidates_command(
         table.add_column(name, no_wrap=True)
     table.add_column("what", ratio=1, no_wrap=True, overflow="ellipsis")
     for each, items in zip(found, shown, strict=True):
-        table.add_row(f"{each.source.kind} {each.source}", "", "", "")
+        table.add_row(f"{each.source.kind}: {each.source.reads}", "", "", "")
         for score, item in zip(each.scores.tolist(), items, strict=False):
             table.add_row("", f"{score:.3g}", escape(str(item)), escape(titles.get(item, "")))
     console.print(table)

@@ -171,13 +171,13 @@ def test_the_command_shows_every_source(served: Workspace) -> None:
     )
     assert result.exit_code == 0, result.output
     lines = [line.strip() for line in result.output.splitlines()]
-    sources = [line for line in lines if line.startswith(("popular ", "neighbours ", "nearest_"))]
+    sources = [line for line in lines if line.startswith(("popular:", "neighbours:", "nearest_"))]
     assert [source.split("  ")[0] for source in sources] == [
-        "popular popular_v1",
-        "popular new_v1",
-        "neighbours co_actions_v1",
-        "nearest_to_member decay_v1",
-        "nearest_to_member small_v1",
+        "popular: popular",
+        "popular: new",
+        "neighbours: co_actions_v1",
+        "nearest_to_member: decay_v1",
+        "nearest_to_member: small_v1",
     ]
     assert "no item was acted on, or became known, in its days" in result.output
     found = of(served, "3")["popular"]
