@@ -1,8 +1,9 @@
 """Candidate sources in a workspace: built and published by a run, found online for a member."""
 
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -217,7 +218,17 @@ def test_lines_that_cannot_be(tmp_path: Path, candidates: tuple[str, ...], said:
         candidate_lines(workspace.config)
 
 
-def test_an_item_that_was_posted_since_has_neighbours_at_the_next_refresh(tmp_path: Path) -> None:
+def test_an_item_that_was_posted_since_has_neighbours_at_the_next_refresh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(datetime.now(UTC) + n * timedelta(minutes=5) for n in (-2, -1))
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, _: Any = None) -> datetime:  # type: ignore[override]
+            return next(clock)
+
+    monkeypatch.setattr("pipelines.refresh.datetime", Clock)
     workspace = market(tmp_path, AVERAGE)
     candidates = ('Neighbours(of="co_actions_v1", version=1, nearest=3)', CANDIDATES[1])
     workspace.lines(AVERAGE, encoders=ENCODERS, candidates=candidates)
