@@ -2,17 +2,15 @@
 
     python -m benchmarks.new_items
 
-Each way is a world of its own: items folded in after every 2.5 % of the positive actions; never, so
-that a new item keeps the vector of its text (ridge from text, or the text's part of the map); and
-without any vector for them, as where a space knows only what it was fitted on. The test stays
-closed.
+Each way is a world of its own: items folded in after every 2.5 % of the positive actions; or never,
+so that a new item keeps the vector of its text (ridge from text, or the text's part of the map).
+The test stays closed.
 """
 
 import json
 import shutil
 import tempfile
 from collections.abc import Iterator
-from datetime import datetime
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -22,9 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.evaluation import workspace_of
-from transformations.config import Config, load_config
-from transformations.duck import connect, parquet
-from transformations.layout import part_files, partition_files
+from transformations.config import load_config
+from transformations.duck import connect
 from transformations.timestamps import microseconds
 
 RESULT = Path(__file__).parent / "results" / "new_items.json"
@@ -38,11 +35,11 @@ AGGREGATORS = (
     GeometricDecay(version=1, decay=0.5, ranks="positive", items="co_actions_v1"),
 )
 """
-WAYS = {"folded in": (0.025, True), "text alone": (1.0, True), "no vector": (1.0, False)}
-"""Way → the share of actions between two fold-ins, and whether new items have a vector."""
+WAYS = {"folded in": 0.025, "text alone": 1.0}
+"""Way → the share of the positive actions between two fold-ins."""
 
 
-def measure(fold_in: float, with_vectors: bool) -> Iterator[dict[str, Any]]:
+def measure(fold_in: float) -> Iterator[dict[str, Any]]:
     """Yield a row per line: HR@10 and NDCG@10 of all labels, and of those on new items."""
     from models.evaluation.metrics import hit_rate, ndcg
     from models.evaluation.ranker import RankerSettings
@@ -79,8 +76,6 @@ def measure(fold_in: float, with_vectors: bool) -> Iterator[dict[str, Any]]:
         for variant in variants_of(bench.world.config, lines):
             if variant.line is None:
                 continue
-            if not with_vectors:
-                _forget_new(variant.line.config_of(bench.world.config), split.fit_until)
             ranks = bench.scores(variant, LIVE, RankerSettings(), 0).rank
             positive = ~np.isnan(ranks)
             yield (
@@ -94,23 +89,9 @@ def measure(fold_in: float, with_vectors: bool) -> Iterator[dict[str, Any]]:
             )
 
 
-def _forget_new(config: Config, fit_until: datetime) -> None:
-    """Remove the vectors of items that nobody had acted on when the space was fitted."""
-    activity = parquet(partition_files(config.layout.activity))
-    with connect(config) as con:
-        for file in part_files(config.items_dir):
-            kept = file.with_suffix(".kept")
-            con.execute(
-                f"copy (select * from {parquet([file])} where item_id in (select item_id from "
-                f"{activity} group by item_id having min(event_timestamp) < '{fit_until}')) "
-                f"to '{kept}' (format parquet)"
-            )
-            kept.replace(file)
-
-
 def main() -> None:
     """Measure the ways, print a table, write the JSON."""
-    rows = [{"way": way} | row for way, how in WAYS.items() for row in measure(*how)]
+    rows = [{"way": way} | row for way, fold_in in WAYS.items() for row in measure(fold_in)]
     first = rows[0]
     table = Table(title=f"{SET}, validation: {first['new_labels']:,} of {first['labels']:,} new")
     for column in rows[0]:
