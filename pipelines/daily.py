@@ -202,7 +202,7 @@ def serve_lists(config: Config, as_of: datetime, stages: Stages, only_new: bool 
     ):
         rows = build_lists(config, con, as_of, _not_yet(config), sources, stage.advance, only_new)
         stage.rows_out = sum(rows.values())
-        stage.note = ", ".join(view for view in rows)
+        stage.note = ", ".join(rows)
     keys = {
         source.view(own.space): source.key
         for source, own in sources

@@ -24,7 +24,7 @@ from transformations.searches import Id, are_searches
 
 
 def beginning(text: str, most: int) -> str:
-    """Return a text of at most so many characters.
+    """Return a text of at most `most` characters.
 
     >>> beginning("a data engineer", 8)
     'a data…'

@@ -24,7 +24,7 @@ from transformations.member_columns import UTC_US
 from transformations.seals import sealing
 
 RECENT = timedelta(days=2)
-"""A run makes all lists anew, so whoever has one has it of these days; else it is made again."""
+"""A run makes all lists, so an item without one of these days is new, or gets another."""
 
 
 def build_lists(
@@ -59,12 +59,12 @@ def build_lists(
         batches = (batch for batch in _rows(source, own, con, as_of) if batch.num_rows)
         rows[view] = 0
         _listed(own, con, source, as_of, only_new)
-        # Of a run before; without it a killed one leaves no list rather than another's.
-        partition(own.layout.lists(view), as_of).unlink(missing_ok=True)
         for first in itertools.islice(batches, 1):
             rows[view] = _write(
                 own, con, source, as_of, created_timestamp, itertools.chain([first], batches)
             )
+        if not rows[view]:  # what a run before wrote
+            partition(own.layout.lists(view), as_of).unlink(missing_ok=True)
         if progress is not None:
             progress(1)
     for table in ("items_there", "listed"):
@@ -110,7 +110,7 @@ def items_there(config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime)
     # Staged by a version that knew no kinds or ends, it lacks a column.
     con.execute(
         "create or replace temp view stg_items as select null::varchar as kind, "
-        "null::varchar[] as categories, null::timestamptz as available_until where false "
+        "null::timestamptz as available_until where false "
         f"union all by name from {parquet([staged])}"
     )
     query = f"create or replace temp table items_there as {sql('items_there', __file__)}"

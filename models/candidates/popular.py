@@ -28,5 +28,14 @@ def lists(
         activity = activity_query(config, con, files_between(config.layout.activity, start, as_of))
         con.execute(f"create or replace temp view activity_so_far as {activity}")
         query = sql("popular_items", __file__)
-    yield from con.sql(query, params=parameters).to_arrow_reader()
+    best: pa.Table = con.sql(query, params=parameters).to_arrow_table().combine_chunks()
     con.execute("drop view if exists activity_so_far")
+    if len(best):
+        ends = pa.array([0, len(best)], pa.int32())
+        yield pa.RecordBatch.from_pydict(
+            {
+                "segment": ["all"],
+                "item_ids": pa.ListArray.from_arrays(ends, best["item_id"].combine_chunks()),
+                "scores": pa.ListArray.from_arrays(ends, best["score"].combine_chunks()),
+            }
+        )

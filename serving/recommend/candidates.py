@@ -60,7 +60,7 @@ class Member:
 
 
 class Candidates:
-    """The candidates of members; make it once, and again after a run that fitted anew.
+    """The candidates of members; make it once, and again after a new fit.
 
     Args:
         store: A feature store that `stores.read.Reader` reads.

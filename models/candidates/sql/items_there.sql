@@ -5,7 +5,6 @@ known as (
     select
         item_id,
         kind,
-        categories,
         available_at,
         available_until,
         min(available_at) over (partition by item_id) as first_at,
@@ -22,8 +21,6 @@ newest as (
 items_there as (
     select
         item_id,
-        kind,
-        coalesce(categories, []) as categories,
         first_at,
     from newest
     where coalesce(available_until > $as_of, true) and kind is distinct from 'search'

@@ -1,4 +1,4 @@
--- one row: the items that most members lately acted on positively, the best first
+-- one row per item that members lately acted on positively, with how many did; the best first
 -- Reads `activity_so_far`, and `items_there`: the items that may be recommended at $as_of. Of equal
 -- items the one with the smaller id comes first, so that a rerun gives the same list.
 with
@@ -15,7 +15,7 @@ acted_on as (
     group by item_id
 ),
 
-best as (
+popular_items as (
     select
         items_there.item_id,
         acted_on.score,
@@ -23,15 +23,6 @@ best as (
     inner join acted_on on items_there.item_id = acted_on.item_id
     order by acted_on.score desc, items_there.item_id asc
     limit $count
-),
-
-popular_items as (
-    select
-        'all' as segment,
-        list(item_id order by score desc, item_id asc) as item_ids,
-        list(score order by score desc, item_id asc) as scores,
-    from best
-    having count(*) > 0
 )
 
 select * from popular_items
