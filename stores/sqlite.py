@@ -36,6 +36,7 @@ from stores.bytes.wire import in_turn
 from stores.reading.expiry import ExpiringReads
 from stores.sqlite_times import ADDED, LEAST, columns_of, event_seconds, exact, stored_seconds
 from stores.writing.rows import Row, created_us, entity_key, event_us
+from stores.writing.write_ahead import write_ahead
 
 # Another writer's transaction is one batch long, so after a minute something hangs.
 BUSY_SECONDS = 60.0
@@ -285,7 +286,7 @@ class ColumnarSqliteOnlineStore(ExpiringReads, SqliteOnlineStore):
             connection.execute(f"pragma page_size = {PAGE_BYTES}")
             connection.isolation_level = None
             connection.execute(f"pragma busy_timeout = {int(BUSY_SECONDS * 1000)}")
-            connection.execute("pragma journal_mode = wal")
+            write_ahead(connection, BUSY_SECONDS)
             (page,) = connection.execute("pragma page_size").fetchone()
             connection.execute(f"pragma wal_autocheckpoint = {BYTES_PER_CHECKPOINT // page}")
             # Writes visit the key index in random order; with the default cache, 2 MB, most visits

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.stream.states.protocol import NONE, Id, StateLostError, digest
+from stores.sqlite import BUSY_SECONDS
+from stores.writing.write_ahead import write_ahead
 from transformations.config import Config
 
 
@@ -20,8 +22,8 @@ class SqliteStates:
     def __init__(self, config: Config, file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         self._lock = file.with_suffix(".lock")
-        self._con = sqlite3.connect(file, timeout=60, isolation_level=None)
-        self._con.execute("pragma journal_mode = wal")
+        self._con = sqlite3.connect(file, timeout=BUSY_SECONDS, isolation_level=None)
+        write_ahead(self._con, BUSY_SECONDS)
         self._con.execute("pragma synchronous = normal")
         name = digest(config.rules)
         self._members, self._note = f"members_{name}", f"base_{name}"
