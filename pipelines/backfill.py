@@ -4,10 +4,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 import pyarrow.parquet as pq
+from duckdb import DuckDBPyConnection as Connection
 
+from models.candidates.build import build_lists
 from models.embed import embed_snapshots
+from models.items.saved import fitted_until
 from models.spec import Aggregator
-from operations.fits import Fits, fit_until, note_fits, seen_until
+from operations.fits import Fits, fit_until, listing_sources, note_fits, seen_until
 from pipelines.daily import (
     DAY,
     fill,
@@ -83,6 +86,7 @@ def run_backfill(
         }
         built = [at for at in wanted if lacking[at] or at in gone]
         if not built:
+            _lists(config, con, wanted, kept, stages)
             return []
         views = {line.view for at in built for line in lacking[at]}
         note_fits(config, [line for line in served if line.view in views], used=True)
@@ -103,7 +107,41 @@ def run_backfill(
                 report = embed_snapshots(config, con, some, lines, stage.advance)
                 stage.rows_in, stage.rows_out = report.members, sum(report.rows.values())
                 stage.note = without_vector(report)
+        _lists(config, con, wanted, kept, stages)
     return built
+
+
+def _lists(
+    config: Config,
+    con: Connection,
+    wanted: Sequence[datetime],
+    kept: Mapping[datetime, datetime],
+    stages: Stages,
+) -> None:
+    """Build the lists of the candidate sources that a past timestamp lacks.
+
+    A ranker learns from what they brought then. A space makes none before what it saw last.
+    """
+    sources = listing_sources(config)
+    lacking = {
+        at: [
+            (source, own)
+            for source, own in sources
+            if not partition(own.layout.lists(source.view(own.space)), at).exists()
+            and (source.space is None or at >= (fitted_until(own) or at))
+        ]
+        for at in wanted
+    }
+    total = sum(map(len, lacking.values()))
+    if not total:
+        return
+    with stages.stage("candidate_lists", total, "lists") as stage:
+        stage.rows_out = 0
+        for at, some in lacking.items():
+            created = max(at + config.publish_delay, kept.get(at, at))
+            rows = build_lists(config, con, at, created, some, stage.advance) if some else {}
+            stage.rows_out += sum(rows.values())
+        stage.note = _span([at for at, some in lacking.items() if some])
 
 
 def _is_built(config: Config, line: Aggregator, as_of: datetime) -> bool:

@@ -13,7 +13,7 @@ begins with where it comes from:
 Missing stays missing: NaN in a number, None in a category, zeros in a vector.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +41,22 @@ class Columns:
     def take(self, rows: Rows) -> "Columns":
         """Return some of the rows."""
         return Columns(*({n: v[rows] for n, v in some.items()} for some in self._kinds()))
+
+    @property
+    def rows(self) -> int:
+        """How many; 0 without a column."""
+        return max((len(v) for some in self._kinds() for v in some.values()), default=0)
+
+    @classmethod
+    def concatenated(cls, parts: Sequence["Columns"]) -> "Columns":
+        """Return the rows of all parts, which have the same columns."""
+        kinds = (part._kinds() for part in parts)
+        return cls(
+            *(
+                {name: np.concatenate([own[name] for own in some]) for name in some[0]}
+                for some in zip(*kinds, strict=True)
+            )
+        )
 
     def __or__(self, other: "Columns") -> "Columns":
         """Return the columns of both."""
@@ -83,6 +99,33 @@ class Inputs:
             self.member_rows[rows],
             self.item_rows[rows],
             self.spaces,
+        )
+
+    def compact(self) -> "Inputs":
+        """Return the same pairs with only the members and items that they name."""
+        members, member_rows = np.unique(self.member_rows, return_inverse=True)
+        items, item_rows = np.unique(self.item_rows, return_inverse=True)
+        return Inputs(
+            self.members.take(members),
+            self.items.take(items),
+            self.pairs,
+            member_rows.astype(np.int64),
+            item_rows.astype(np.int64),
+            self.spaces,
+        )
+
+    @classmethod
+    def concatenated(cls, parts: Sequence["Inputs"]) -> "Inputs":
+        """Return the pairs of all parts, which have the same columns."""
+        members = np.cumsum([0, *(part.members.rows for part in parts)])
+        items = np.cumsum([0, *(part.items.rows for part in parts)])
+        return cls(
+            Columns.concatenated([part.members for part in parts]),
+            Columns.concatenated([part.items for part in parts]),
+            Columns.concatenated([part.pairs for part in parts]),
+            np.concatenate([p.member_rows + n for p, n in zip(parts, members, strict=False)]),
+            np.concatenate([p.item_rows + n for p, n in zip(parts, items, strict=False)]),
+            parts[0].spaces,
         )
 
     def number(self, name: str) -> Floats:

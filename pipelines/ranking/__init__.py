@@ -1,0 +1,1 @@
+"""What a ranker learns from: labels, their candidates, and features as they were at the time."""

@@ -1,0 +1,91 @@
+"""The labels of a ranker: what members did on items that were new to them."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from duckdb import DuckDBPyConnection as Connection
+from numpy.typing import NDArray
+
+from models.rankers.item_categories import items_known
+from transformations.config import Config
+from transformations.duck import sql
+from transformations.errors import InputError
+from transformations.layout import files_between
+from transformations.tables import activity_query
+from transformations.timestamps import DAY_US, EPOCH
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """Actions in the order of time; every array is [labels].
+
+    Attributes:
+        members, items: Ids.
+        actions: Names.
+        signs: 1 or -1.
+        times: Microseconds since 1970, int64.
+    """
+
+    members: NDArray[Any]
+    items: NDArray[Any]
+    actions: NDArray[Any]
+    signs: NDArray[np.int32]
+    times: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def take(self, rows: NDArray[np.integer] | slice) -> "Labels":
+        """Return some of them."""
+        return Labels(
+            self.members[rows],
+            self.items[rows],
+            self.actions[rows],
+            self.signs[rows],
+            self.times[rows],
+        )
+
+    @property
+    def timestamps(self) -> pd.DatetimeIndex:
+        """Their times for a training join."""
+        return pd.to_datetime(self.times, unit="us", utc=True).as_unit("us")
+
+
+def read_labels(
+    config: Config, con: Connection, since: datetime, before: datetime, most: int
+) -> Labels:
+    """Read the labels in [since, before), about `most` of them: those of a sample of members.
+
+    Nothing that was ingested at or after `before` is read.
+
+    Raises:
+        InputError: there is none, or no item is staged.
+    """
+    items_known(config, con)
+    files = files_between(config.layout.activity, EPOCH, before)
+    con.execute(f"create or replace temp view activity as {activity_query(config, con, files)}")
+    parameters = {"since": since, "before": before, "most": most}
+    table: pa.Table = con.sql(sql("ranking_labels", __file__), params=parameters).to_arrow_table()
+    if not table.num_rows:
+        raise InputError(
+            f"expected actions with a sign from {since:%Y-%m-%d} to {before:%Y-%m-%d} for a ranker "
+            "to learn from, found none; stage more events, or set fit_holdback or the ranker's "
+            "`days`"
+        )
+    return Labels(
+        table["member_id"].to_numpy(),
+        table["item_id"].to_numpy(),
+        table["action"].to_numpy(),
+        table["sign"].to_numpy().astype(np.int32),
+        table["event_timestamp"].cast("int64").to_numpy(),
+    )
+
+
+def items_of_days(labels: Labels) -> dict[int, NDArray[Any]]:
+    """Return the items that were acted on, by day since 1970: what easy negatives come from."""
+    days = labels.times // DAY_US
+    return {int(day): np.unique(labels.items[days == day]) for day in np.unique(days)}
