@@ -28,10 +28,17 @@ of_the_time as (
     where event_timestamp >= $since
 ),
 
-sampled as (
-    select *
+counted as (
+    select
+        *,
+        count(*) over () as labels,
     from of_the_time
-    where hash(member_id, 17) % 1000000 < 1000000.0 * $most / (select count(*) from of_the_time)
+),
+
+sampled as (
+    select * exclude (labels)
+    from counted
+    where hash(member_id, 17) % 1000000 < 1000000.0 * $most / labels
 )
 
 select * from sampled
