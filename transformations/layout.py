@@ -112,6 +112,10 @@ class Layout:
         """Folder of a packaged aggregator: its SavedModel and manifest."""
         return self.artifacts / aggregator / names.number(version, fit)
 
+    def ranker(self, name: str, version: int, fit: int = 1) -> Path:
+        """Folder of a packaged ranker: what was fitted, and its manifest."""
+        return self.artifacts / "rankers" / name / names.number(version, fit)
+
     def registered(self, aggregator: str, version: int) -> Path:
         """Folder of a package that was copied from the model registry."""
         return self.root / "registered" / aggregator / f"v{version}"

@@ -7,6 +7,7 @@ begins with where it comes from:
     member.<aggregator>    a vector of the member, as "member.learned_decay_v2" (or with its field:
                            "member.decay_v1.apply_embedding")
     item.<column>          item_stats, and "item.category"
+    member.id, item.id     the ids as categories, for a ranker that reads "ids"
     item.<space>           the item's vector in an aggregator's space
     pair.<column>          match in a space, history with the item's category, ranks in the sources
 
@@ -22,6 +23,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
+IDS = ("member.id", "item.id")
+"""The columns of the group "ids"."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
 """What the class behind a ranker's line does; RANKERS enrol in its contract suite by themselves."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -50,6 +50,16 @@ class FittedRanker(Protocol):
 
     def importance(self) -> Mapping[str, float]:
         """Return how much each input counts, the largest first; empty where it cannot tell."""
+        ...
+
+    @property
+    def columns(self) -> Mapping[str, Sequence[str]]:
+        """The inputs that it needs: numbers, categories, vectors → their names."""
+        ...
+
+    @property
+    def spaces(self) -> Mapping[str, str]:
+        """A member's vector → the item's vector that it is compared with."""
         ...
 
     @property

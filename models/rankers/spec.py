@@ -1,10 +1,14 @@
 """What a line of RANKERS says, in plain Python: it is read without any library."""
 
+import json
 import re
-from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, Self
+from dataclasses import dataclass, field, fields, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
 from transformations import names
+from transformations.config import Config
 from transformations.errors import InputError
 from transformations.rules import Rules
 
@@ -78,6 +82,21 @@ class Ranker:
 
     def __str__(self) -> str:
         return names.fitted(self.name, self.version, self.fit)
+
+    def parameters(self) -> dict[str, Any]:
+        """Return all settings that a fit depends on, as JSON values."""
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        settings = {k: v for k, v in own.items() if k not in ("name", "version", "fit")}
+        return dict(json.loads(json.dumps(settings)))
+
+    def folder(self, config: Config) -> Path:
+        """Folder of this ranker's package."""
+        return config.layout.ranker(self.name, self.version, self.fit)
+
+    def fitted_class(self) -> Any:
+        """Return the class that is fitted for it (models/rankers/protocol.py), with its imports."""
+        module, _, name = self.code.partition(":")
+        return getattr(import_module(module), name)
 
     def of_fit(self, fit: int) -> Self:
         """Return the line as one of its fits."""

@@ -68,7 +68,7 @@ def read_labels(
     items_known(config, con)
     files = files_between(config.layout.activity, EPOCH, before)
     con.execute(f"create or replace temp view activity as {activity_query(config, con, files)}")
-    parameters = {"since": since, "before": before, "most": most}
+    parameters = {"since": since, "until": before, "most": most}
     table: pa.Table = con.sql(sql("ranking_labels", __file__), params=parameters).to_arrow_table()
     if not table.num_rows:
         raise InputError(

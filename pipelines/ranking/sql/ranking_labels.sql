@@ -1,4 +1,4 @@
--- one row per action with a sign in [$since, $before): a member's first one on an item
+-- one row per action with a sign in [$since, $until): a member's first one on an item
 -- Reads `activity` and `items_known`. An item that was not known by then can be no label. Of more
 -- than $most, a sample of members.
 with
@@ -14,8 +14,8 @@ signed as (
     where
         activity.sign <> 0
         and activity.event_timestamp >= items_known.available_at
-        and activity.event_timestamp < $before
-        and coalesce(activity.ingested_at < $before, true)
+        and activity.event_timestamp < $until
+        and coalesce(activity.ingested_at < $until, true)
     qualify row_number() over (
         partition by activity.member_id, activity.item_id
         order by activity.event_timestamp, activity.action
