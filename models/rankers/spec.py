@@ -43,7 +43,8 @@ class Ranker:
             is negative.
         hard, easy: Negatives that are drawn per label from its candidates at the label's time, and
             from the items of its day.
-        days: Of labels before `fit_holdback` that it learns from.
+        days: Of labels that it learns from, the newest; none from before what it reads was fitted.
+        labels: At most about that many, by a sample of members.
         fit: What the line became from data, counted from 1; `of_fit` sets it, no catalogue does.
     """
 
@@ -61,6 +62,7 @@ class Ranker:
     hard: int = 8
     easy: int = 8
     days: int = 28
+    labels: int = 50_000
     fit: int = field(default=1, init=False)
 
     def __post_init__(self) -> None:
@@ -79,6 +81,7 @@ class Ranker:
         self._expect("easy", self.easy >= 0, "0 or more")
         self._expect("easy", self.hard + self.easy > 0, "1 or more where hard is 0")
         self._expect("days", self.days >= 1, "at least 1")
+        self._expect("labels", self.labels >= 1, "at least 1")
 
     def __str__(self) -> str:
         return names.fitted(self.name, self.version, self.fit)
