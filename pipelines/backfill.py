@@ -26,6 +26,7 @@ from transformations.duck import connect
 from transformations.errors import InputError
 from transformations.last_actions import Snapshot
 from transformations.layout import partition
+from transformations.stats.item_stats import build_item_stats
 from transformations.tables import build_sequences_of
 
 
@@ -99,6 +100,7 @@ def run_backfill(
             with stages.stage("member_sequences", len(sequences), "snapshots") as stage:
                 fill(stage, build_sequences_of(config, con, sequences, stage.advance))
                 stage.note = _span([snapshot.as_of for snapshot in sequences])
+        _build_item_stats(config, con, list(snapshots.values()), stages)
         fold_items(config, con, built, served, stages)
         for at_once in _together(lacking):
             lines = lacking[at_once[0]]
@@ -142,6 +144,20 @@ def _lists(
             rows = build_lists(config, con, at, created, some, stage.advance) if some else {}
             stage.rows_out += sum(rows.values())
         stage.note = _span([at for at, some in lacking.items() if some])
+
+
+def _build_item_stats(
+    config: Config, con: Connection, snapshots: Sequence[Snapshot], stages: Stages
+) -> None:
+    """Build the statistics of items of the timestamps that have none: a published one is kept."""
+    folder = config.layout.item_stats
+    lacking = [one for one in snapshots if not partition(folder, one.as_of).exists()]
+    if lacking:
+        with stages.stage("item_stats", len(lacking), "snapshots") as stage:
+            for one in lacking:
+                report = build_item_stats(config, con, one.as_of, one.created_timestamp)
+                stage.rows_out = (stage.rows_out or 0) + report.rows_out
+                stage.advance(1)
 
 
 def _is_built(config: Config, line: Aggregator, as_of: datetime) -> bool:

@@ -3,28 +3,33 @@
 -- than $most, a sample of members.
 with
 signed as (
-    select
-        activity.member_id,
-        activity.item_id,
-        activity.action,
-        activity.event_timestamp,
-        activity.sign,
+    select *
     from activity
-    inner join items_known on activity.item_id = items_known.item_id
     where
-        activity.sign <> 0
-        and activity.event_timestamp >= items_known.available_at
-        and activity.event_timestamp < $until
-        and coalesce(activity.ingested_at < $until, true)
+        sign <> 0
+        and event_timestamp < $until
+        and coalesce(ingested_at < $until, true)
+),
+
+news as (
+    select
+        signed.member_id,
+        signed.item_id,
+        signed.action,
+        signed.event_timestamp,
+        signed.sign,
+    from signed
+    inner join items_known on signed.item_id = items_known.item_id
+    where signed.event_timestamp >= items_known.available_at
     qualify row_number() over (
-        partition by activity.member_id, activity.item_id
-        order by activity.event_timestamp, activity.action
+        partition by signed.member_id, signed.item_id
+        order by signed.event_timestamp, signed.action
     ) = 1
 ),
 
 of_the_time as (
     select *
-    from signed
+    from news
     where event_timestamp >= $since
 ),
 
