@@ -223,31 +223,8 @@ def choose(
     trials += len(spaces) * len(FORMS) * (len(protocol.decays) + len(protocol.l2))
     trials += len(protocol.l2) * (len(aggregators) + 1)
     with stages.stage("validation", trials, "trials") as stage:
-        trying = _Trying(measured, stages, stage)
-        popular = trying.best(
-            "popular", {days: {"days": days} for days in protocol.popular_days}, measured.popular
-        )
-
-        def neighbours(half_life: float | None) -> LabelScores:
-            measured.bench.knn = KnnSettings(half_life, popular)
-            return measured.neighbours(freshness, 10)
-
-        half_lives = {each: {"half_life": each} for each in protocol.half_lives}
-        knn = KnnSettings(trying.best("knn", half_lives, neighbours), popular)
-        measured.bench.knn = knn
-        ease, als = protocol.ease[0], protocol.als[0]
-        if "ease" not in protocol.without:
-            ease = trying.best(
-                "ease",
-                {l2: {"l2": l2} for l2 in protocol.ease},
-                lambda l2: measured.ease(freshness, l2),
-            )
-        if "als" not in protocol.without:
-            als = trying.best(
-                "als",
-                {pair: dict(zip(("alpha", "l2"), pair, strict=True)) for pair in protocol.als},
-                lambda pair: measured.als(freshness, *pair),
-            )
+        trying = Trying(measured, stages, stage)
+        popular, knn, ease, als = choose_references(trying, protocol)
         default = RankerSettings(l2=protocol.l2[0])
         decays: dict[tuple[Space, str], float] = {}
         found: dict[Space, float] = {}
@@ -302,8 +279,40 @@ def untuned(config: Config, aggregators: Sequence[Aggregator], protocol: Protoco
     )
 
 
+def choose_references(
+    trying: "Trying", protocol: Protocol
+) -> tuple[float, KnnSettings, float, tuple[float, float]]:
+    """Choose the settings of recommenders without vectors: popularity, item-kNN, EASE, ALS."""
+    measured, freshness = trying.measured, protocol.freshness[0]
+    popular = trying.best(
+        "popular", {days: {"days": days} for days in protocol.popular_days}, measured.popular
+    )
+
+    def neighbours(half_life: float | None) -> LabelScores:
+        measured.bench.knn = KnnSettings(half_life, popular)
+        return measured.neighbours(freshness, 10)
+
+    half_lives = {each: {"half_life": each} for each in protocol.half_lives}
+    knn = KnnSettings(trying.best("knn", half_lives, neighbours), popular)
+    measured.bench.knn = knn
+    ease, als = protocol.ease[0], protocol.als[0]
+    if "ease" not in protocol.without:
+        ease = trying.best(
+            "ease",
+            {l2: {"l2": l2} for l2 in protocol.ease},
+            lambda l2: measured.ease(freshness, l2),
+        )
+    if "als" not in protocol.without:
+        als = trying.best(
+            "als",
+            {pair: dict(zip(("alpha", "l2"), pair, strict=True)) for pair in protocol.als},
+            lambda pair: measured.als(freshness, *pair),
+        )
+    return popular, knn, ease, als
+
+
 @dataclass
-class _Trying:
+class Trying:
     """Measures settings on the validation, and notes those that were not measured before."""
 
     measured: Measured

@@ -1,0 +1,310 @@
+"""A ranker's inputs for labels of an evaluation: members as served live, items as of their day.
+
+The production side of the same is pipelines/ranking, from Feast's training joins; what a pair's
+columns are is said once, in models/rankers.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from duckdb import DuckDBPyConnection as Connection
+from numpy.typing import NDArray
+
+from models.candidates.build import items_there
+from models.candidates.nearest import Nearest
+from models.candidates.popular import lists as popular_lists
+from models.candidates.spec import CandidateSource, NearestToMember, Neighbours, Popular
+from models.candidates.votes import together
+from models.lines import similarity_of
+from models.rankers.history import Categories
+from models.rankers.inputs import Columns, Floats, Inputs
+from models.rankers.reading import SEQUENCE, Members, Needs, inputs_of, items_of, members_of
+from models.spec import Aggregator
+from operations.fits import Fits
+from pipelines.evaluation.labels import indices_of
+from pipelines.evaluation.protocol import LIVE
+from pipelines.evaluation.variants import Bench
+from pipelines.ranking.candidates import positive_fields, source_name
+from pipelines.ranking.joined import Joined
+from transformations.config import Config
+from transformations.layout import partition
+from transformations.names import Space
+from transformations.stats.item_stats import build_item_stats
+from transformations.timestamps import DAY_US, timestamp_of
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(eq=False)
+class LivePairs:
+    """What rankers read in one world.
+
+    Attributes:
+        lines: Aggregators by what the catalogue calls them.
+        sources: Candidate sources.
+    """
+
+    bench: Bench
+    con: Connection
+    lines: Mapping[str, Aggregator]
+    sources: Sequence[CandidateSource]
+    categories: Categories
+    _members: dict[tuple[str, str], Members] = field(default_factory=dict)
+    _items: dict[tuple[str, int], Columns] = field(default_factory=dict)
+    _popular: dict[tuple[str, int], Indices] = field(default_factory=dict)
+    _neighbours: dict[tuple[str, int], tuple[Indices, Floats]] = field(default_factory=dict)
+    _nearest: dict[tuple[str, int], Nearest] = field(default_factory=dict)
+    _there: dict[int, Indices] = field(default_factory=dict)
+    _kept: dict[tuple[str, str], dict[str, Floats]] = field(default_factory=dict)
+
+    @property
+    def config(self) -> Config:
+        """Of the world."""
+        return self.bench.world.config
+
+    @property
+    def ids(self) -> NDArray[Any]:
+        """The id of each item that may be ranked."""
+        ids: NDArray[Any] = self.bench.data.item_ids.to_numpy(zero_copy_only=False)
+        return ids
+
+    def members(self, period: str, needs: Needs) -> Members:
+        """Return the members of a period's labels as the ranker would see them live."""
+        key = (period, repr(needs))
+        if key not in self._members:
+            rules = self.config.rules
+            labels = self.bench.data.periods[period].task.labels
+            read = self._read(period, needs)
+            frame = self.bench.data.periods[period].frame
+            ids = frame["member_id"].tolist()
+            self._members[key] = members_of(rules, needs, read, ids, labels.times)
+        return self._members[key]
+
+    def _read(self, period: str, needs: Needs) -> Joined:
+        """Return what the online store would hold at each label's time, were it up to date."""
+        histories = self.bench.histories(period, LIVE)
+        rows, as_of = histories.rows, histories.as_of
+        arrays: dict[str, NDArray[Any]] = {}
+        every = np.ones(len(as_of), bool)
+        lengths = rows["n_actions"].to_numpy()
+        rows = _placed(rows, as_of, lengths)
+        for name in rows.schema.names:
+            arrays[f"{SEQUENCE}__{name}"] = _array(rows[name])
+        for one in needs.vectors:
+            for kept, vectors in self._vectors(period, one.line).items():
+                arrays[f"{one.view}__{kept}"] = vectors
+        present = {name: _present(values, every) for name, values in arrays.items()}
+        return Joined(arrays, present)
+
+    def _vectors(self, period: str, line: str) -> dict[str, Floats]:
+        """Return a line's vectors by field, float32 [labels, dim]."""
+        if (period, line) not in self._kept:
+            made = self.lines[line]
+            own = made.config_of(self.config)
+            embedder = self.bench.embedder(own)
+            padded = self.bench.histories(period, LIVE).padded(embedder.config, embedder.versions)
+            stacked = embedder.vectors(made, padded)
+            fields = {name: stacked[:, row] for row, name in enumerate(made.vectors(own))}
+            self._kept[period, line] = fields
+        return self._kept[period, line]
+
+    def items(self, needs: Needs, day: int) -> Columns:
+        """Return every item as of the midnight at the start of a day."""
+        key = (repr(needs), day)
+        if key not in self._items:
+            self._items.clear()  # days ascend
+            ids, arrays = self.ids, {}
+            present = {}
+            for one in needs.vectors:
+                space = self.lines[one.line].config_of(self.config).space
+                name = f"{one.item_view}__embedding"
+                arrays[name] = self.bench.item_vectors(space).at(day)
+                present[name] = np.ones(len(ids), bool)
+            now = np.full(len(ids), day * DAY_US)
+            self._stats(needs, day, arrays, present)
+            self._items[key] = items_of(needs, Joined(arrays, present), ids, now, self.categories)
+        return self._items[key]
+
+    def _stats(
+        self,
+        needs: Needs,
+        day: int,
+        arrays: dict[str, NDArray[Any]],
+        present: dict[str, NDArray[np.bool_]],
+    ) -> None:
+        """Add the item statistics of a day, by the SQL that makes them in a run."""
+        if not needs.items:
+            return
+        at = timestamp_of(day * DAY_US)
+        file = partition(self.config.layout.item_stats, at)
+        if not file.exists():
+            build_item_stats(self.config, self.con, at, at)
+        table = pq.read_table(file)
+        rows = indices_of(self.bench.data.item_ids, table["item_id"].combine_chunks())
+        for view, name, _ in needs.items.values():
+            values = np.full(len(self.ids), np.nan)
+            values[rows[rows >= 0]] = table[name].to_numpy()[rows >= 0]
+            arrays[f"{view}__{name}"] = np.nan_to_num(values)
+            present[f"{view}__{name}"] = ~np.isnan(values)
+
+    def candidates(self, period: str, rows: Indices, day: int) -> dict[str, list[Indices]]:
+        """Return the items that each source brings for labels of one day, as indices."""
+        found: dict[str, list[Indices]] = {}
+        for source in self.sources:
+            name = source_name(source)
+            if isinstance(source, Popular):
+                found[name] = [self._popular_at(source, day)] * len(rows)
+            elif isinstance(source, Neighbours):
+                found[name] = self._neighbours_of(source, period, rows, day)
+            elif isinstance(source, NearestToMember) and source.aggregator in self.lines:
+                found[name] = self._nearest_to(source, period, rows, day)
+        return found
+
+    def there(self, day: int) -> Indices:
+        """Return the items that may be recommended at a midnight."""
+        if day not in self._there:
+            self._there.clear()
+            items_there(self.config, self.con, timestamp_of(day * DAY_US))
+            ids = self.con.sql("select item_id from items_there order by 1").to_arrow_table()
+            found = indices_of(self.bench.data.item_ids, ids["item_id"].combine_chunks())
+            self._there[day] = found[found >= 0]
+        return self._there[day]
+
+    def _popular_at(self, source: Popular, day: int) -> Indices:
+        key = (str(source), day)
+        if key not in self._popular:
+            at = timestamp_of(day * DAY_US)
+            items_there(self.config, self.con, at)
+            items: Indices = np.zeros(0, np.int64)
+            for batch in popular_lists(source, self.config, self.con, at):
+                found = indices_of(self.bench.data.item_ids, batch["item_ids"].flatten())
+                items = found[found >= 0]
+            self._popular[key] = items
+        return self._popular[key]
+
+    def _space(self, source: CandidateSource) -> Space:
+        assert source.space is not None
+        return Fits(self.config).spaces[source.space]
+
+    def _neighbours_of(
+        self, source: Neighbours, period: str, rows: Indices, day: int
+    ) -> list[Indices]:
+        """Let the last liked items vote; lists are made anew whenever items are folded in."""
+        moment = max(
+            (one for one in self.bench.world.split.moments if one <= timestamp_of(day * DAY_US)),
+            default=self.bench.world.split.fit_until,
+        )
+        since = int(moment.timestamp()) // 86_400
+        key = (str(source), since)
+        if key not in self._neighbours:
+            vectors = self.bench.item_vectors(self._space(source)).at(day)
+            there = self.there(day)
+            config = self.config.in_space(self._space(source))
+            nearest = Nearest(vectors[there], similarity_of(config))
+            places, scores = nearest.of(vectors, source.nearest + 1)
+            items = np.where(places >= 0, there[places], -1)
+            items[items == np.arange(len(vectors))[:, None]] = -1  # not itself
+            self._neighbours[key] = items, scores
+        items, scores = self._neighbours[key]
+        recent = self.bench.recent(period, LIVE, 2 * source.last)[rows]
+        found = []
+        for row in recent:
+            liked = list(dict.fromkeys(row[row >= 0][::-1].tolist()))[: source.last]
+            votes = source.decay ** np.arange(len(liked))
+            lists = [items[item][items[item] >= 0] for item in liked]
+            weighed = [
+                vote * scores[item][items[item] >= 0]
+                for vote, item in zip(votes, liked, strict=True)
+            ]
+            found.append(together(lists, weighed, source.count)[0])
+        return found
+
+    def _nearest_to(
+        self, source: NearestToMember, period: str, rows: Indices, day: int
+    ) -> list[Indices]:
+        line = self.lines[source.aggregator]
+        own = line.config_of(self.config)
+        there = self.there(day)
+        key = (source.aggregator, day)
+        if key not in self._nearest:
+            self._nearest.clear()
+            vectors = self.bench.item_vectors(own.space).at(day)
+            self._nearest[key] = Nearest(vectors[there], similarity_of(self.config, line))
+        nearest = self._nearest[key]
+        every = self._vectors(period, source.aggregator)
+        positive = positive_fields(self.config, line)
+        each = [nearest.of(every[name][rows], source.count) for name in positive]
+        found = []
+        for row in range(len(rows)):
+            lists = [(there[p[row][p[row] >= 0]], s[row][p[row] >= 0]) for p, s in each]
+            best = together([i for i, _ in lists], [s for _, s in lists], source.count, "max")
+            found.append(best[0])
+        return found
+
+    def inputs(
+        self,
+        period: str,
+        needs: Needs,
+        rows: Indices,
+        items: Indices,
+        day: int,
+        ranks: Mapping[str, Floats],
+    ) -> Inputs:
+        """Return pairs of labels of one day with items, by indices [n] each."""
+        return inputs_of(
+            needs,
+            self.members(period, needs),
+            self.items(needs, day),
+            self.ids,
+            self.categories,
+            rows,
+            items,
+            ranks,
+        )
+
+
+def _placed(rows: pa.RecordBatch, as_of: NDArray[np.int64], lengths: NDArray[Any]) -> Any:
+    """Return rows of `sequences_as_of` with their timestamps as they were, not from as_of."""
+    table = pa.Table.from_batches([rows])
+    lists = table["event_timestamps"].combine_chunks()
+    flat = lists.flatten().cast(pa.int64()).to_numpy() + np.repeat(as_of, lengths)
+    kind = lists.type.value_type
+    moved = pa.ListArray.from_arrays(lists.offsets, pa.array(flat).cast(kind))
+    place = table.schema.get_field_index("event_timestamps")
+    table = table.set_column(place, "event_timestamps", moved)
+    last = table["last_action_at"].combine_chunks()
+    moved_last = pa.array(
+        last.cast(pa.int64()).fill_null(0).to_numpy() + as_of,
+        mask=~np.asarray(last.is_valid()),
+    ).cast(last.type)
+    place = table.schema.get_field_index("last_action_at")
+    return table.set_column(place, "last_action_at", moved_last).combine_chunks().to_batches()[0]
+
+
+def _array(column: pa.Array) -> NDArray[Any]:
+    if pa.types.is_list(column.type):
+        lengths = np.asarray(column.value_lengths().fill_null(0))
+        flat = column.flatten()
+        if pa.types.is_timestamp(flat.type):
+            flat = flat.cast(pa.timestamp("us"))
+        values = flat.to_numpy(zero_copy_only=False)
+        rows = np.empty(len(column), object)
+        parts = np.split(values, np.cumsum(lengths)[:-1]) if len(column) else []
+        for row, part in enumerate(parts):
+            rows[row] = part
+        return rows
+    if pa.types.is_timestamp(column.type):
+        column = column.cast(pa.timestamp("us"))
+    return np.asarray(column.to_numpy(zero_copy_only=False))
+
+
+def _present(values: NDArray[Any], every: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    if values.dtype.kind == "M":
+        return ~np.isnat(values)
+    if values.dtype.kind == "f" and values.ndim == 1:
+        return ~np.isnan(values)
+    return every

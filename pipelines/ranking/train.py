@@ -1,0 +1,171 @@
+"""Fitting a ranker: what was readable at each label's time, drawn negatives, a package."""
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from duckdb import DuckDBPyConnection as Connection
+
+from models.evaluation.metrics import auc
+from models.lines import candidate_lines, ranker_lines
+from models.rankers.columns import ranker_columns
+from models.rankers.inputs import Labelled
+from models.rankers.item_categories import items_known, read_categories
+from models.rankers.package import package
+from models.rankers.protocol import FittedRanker
+from models.rankers.reading import Needs
+from models.rankers.spec import Ranker
+from models.spec import Aggregator
+from operations.fits import made_lines, seen_until
+from operations.rankers import next_fit, note_made
+from pipelines.progress import Stages
+from pipelines.ranking.candidates import source_name
+from pipelines.ranking.dataset import Known
+from pipelines.ranking.labels import Labels, read_labels
+from serving import publish
+from transformations.config import Config
+from transformations.duck import connect
+from transformations.errors import InputError, TooFewError
+
+VALIDATION = 0.15
+"""The newest share of the labels, for early stopping and the figures."""
+LEAST = 50
+"""Positive labels without which nothing is fitted."""
+
+
+def train_ranker(
+    config: Config, line: Ranker, until: datetime, stages: Stages, seed: int = 0
+) -> tuple[Ranker, Path]:
+    """Fit a ranker to labels before a timestamp, package it, and note its fit; return both.
+
+    Raises:
+        InputError: an aggregator that it reads is not made, or there are too few labels.
+    """
+    line = next_fit(config, line)
+    with connect(config) as con:
+        items_known(config, con)
+        needs, aggregators = needs_of(config, line)
+        store = publish.open_store(config)
+        known = Known.of(config, store, needs, read_categories(con))
+        heads = line.heads(config.rules)
+        with stages.stage("ranking_labels") as stage:
+            seen = [moment for one in aggregators if (moment := seen_until(one, config))]
+            since = max([until - timedelta(days=line.days), *seen])
+            labels = read_labels(config, con, since, until, line.labels)
+            _refuse_few(line, labels, since, until)
+            stage.rows_out = len(labels)
+            stage.note = f"from {since:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M} UTC"
+        with stages.stage("ranking_pairs", len(labels), "labels") as stage:
+            train, validation = split(known, con, line, labels, heads, seed, stage)
+            stage.rows_in, stage.rows_out = len(labels), len(train) + len(validation)
+            stage.note = f"{len(train.inputs.names('numbers'))} numbers"
+    with stages.stage(f"train {line}") as stage:
+        code: type[FittedRanker] = line.fitted_class()
+        fitted = code.fit(line, heads, train, validation, seed)
+        metrics = judged(fitted, validation, list(heads))
+        stage.rows_in, stage.note = len(train), say(metrics)
+    notes = {
+        "needs": needs.noted(),
+        "trained_until": until.isoformat(),
+        "labels": len(labels),
+        "metrics": metrics,
+        "figures": dict(fitted.figures),
+        "importance": dict(fitted.importance()),
+    }
+    with stages.stage("package") as stage:
+        folder = package(line, heads, config, fitted, notes)
+        note_made(config, line)
+        stage.note = str(line)
+    return line, folder
+
+
+def rankers_to_train(config: Config) -> list[Ranker]:
+    """Return the lines of RANKERS that no fit was made of yet."""
+    from operations.rankers import made_fits
+
+    return [line for line in ranker_lines(config) if not made_fits(config, line)]
+
+
+def needs_of(config: Config, line: Ranker) -> tuple[Needs, list[Aggregator]]:
+    """Return what a line reads, and the fits of its aggregators.
+
+    Raises:
+        InputError: an aggregator is not made.
+    """
+    made = {f"{one.name}_v{one.version}": one for one in made_lines(config)}
+    missing = [name for name in line.aggregators if name not in made]
+    if missing:
+        raise InputError(
+            f"{line} reads {', '.join(missing)}, which no run has made; first: activity run"
+        )
+    aggregators = [made[name] for name in line.aggregators]
+    sources = [source_name(source) for source in candidate_lines(config)]
+    context = {key: str(kind) for key, kind in config.recommend.context.items()}
+    return (
+        Needs.of(config, line, aggregators, sources, ranker_columns(config), context),
+        aggregators,
+    )
+
+
+def split(
+    known: Known,
+    con: Connection,
+    line: Ranker,
+    labels: Labels,
+    heads: dict[str, float],
+    seed: int,
+    stage: Any,
+) -> tuple[Labelled, Labelled]:
+    """Return the labels as pairs; the newest VALIDATION of them apart."""
+    border = int(len(labels) * (1 - VALIDATION))
+    border = int(np.searchsorted(labels.times, labels.times[border]))  # not inside one moment
+    parts = []
+    for number, part in enumerate((slice(0, border), slice(border, len(labels)))):
+        some = labels.take(part)
+        read = known.read(some)
+        members = known.members(some, read)
+        candidates = known.candidates(con, some, read, members)
+        pairs = known.drawn(line, some, members, candidates, seed + number)
+        parts.append(known.labelled(some, members, pairs, candidates, heads))
+        stage.advance(len(some))
+    return parts[0], parts[1]
+
+
+def judged(fitted: FittedRanker, pairs: Labelled, heads: list[str]) -> dict[str, float]:
+    """Return the AUC of each head, and how often a liked item comes first among its negatives."""
+    if not len(pairs):
+        return {}
+    likely = fitted.probabilities(pairs.inputs)
+    metrics = {}
+    for column, head in enumerate(heads):
+        positive = pairs.targets[:, column] > 0
+        if positive.any() and not positive.all():
+            metrics[f"auc_{head.lower()}"] = float(auc(likely[:, column], positive))
+    scores = fitted.scores(pairs.inputs)
+    starts = np.flatnonzero(np.diff(pairs.groups, prepend=-1))
+    best = np.maximum.reduceat(scores, starts)
+    sizes = np.diff(np.append(starts, len(scores)))
+    chosen = (sizes > 1) & (pairs.targets[starts].sum(axis=1) > 0)
+    if chosen.any():
+        metrics["first"] = float((scores[starts] >= best)[chosen].mean())
+    return metrics
+
+
+def say(metrics: dict[str, float]) -> str:
+    """Say how good a fit is.
+
+    >>> say({"auc_apply": 0.8123, "first": 0.25})
+    'on validation: auc_apply 0.812, first 0.250'
+    """
+    return "on validation: " + ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+
+
+def _refuse_few(line: Ranker, labels: Labels, since: datetime, until: datetime) -> None:
+    positive = int((labels.signs > 0).sum())
+    if positive < LEAST or len(np.unique(labels.times)) < 2:
+        raise TooFewError(
+            f"expected at least {LEAST} positive actions from {since:%Y-%m-%d} to {until:%Y-%m-%d} "
+            f"for {line} to learn from, on items new to their member; got {positive}. A longer "
+            "fit_holdback, or more `days`, gives more"
+        )
