@@ -90,7 +90,7 @@ class WideAndDeep(Scaled):
 
     One output per action; all are trained together. With the ids alone it is what the field calls
 
-    >>> mf = WideAndDeep(name="mf", version=1, reads=("ids",), deep=(), weight_decay=0.1)
+    >>> mf = WideAndDeep(name="mf", version=1, reads=("ids",), deep=(), weight_decay=1.0)
     >>> ncf = WideAndDeep(name="ncf", version=1, reads=("ids",))
 
     matrix factorization (the wide part: biases and one dot product of member and item, decayed)

@@ -120,7 +120,7 @@ def wide_of(line: WideAndDeep, made: Preprocessing) -> tuple[tuple[int, ...], tu
     """Return the dense columns and the categories that the factorization machine reads.
 
     Raises:
-        InputError: there is none, and no network either.
+        InputError: there is none.
     """
     beginnings = tuple(name for entry in line.wide for name in (IDS if entry == "ids" else [entry]))
 
@@ -129,9 +129,10 @@ def wide_of(line: WideAndDeep, made: Preprocessing) -> tuple[tuple[int, ...], tu
 
     columns = tuple(index for index, name in enumerate(made.columns) if reads(name))
     fields = tuple(index for index, one in enumerate(made.categories) if reads(one.name))
-    if not columns and not fields and not line.deep:
+    if not columns and not fields:
+        there = dict.fromkeys([*made.columns, *(one.name for one in made.categories)])
         raise InputError(
             f"{line}: wide: expected the beginning of an input's name, got {', '.join(line.wide)}; "
-            f"there are {', '.join(dict.fromkeys(made.columns))}"
+            f"there are {', '.join(there)}"
         )
     return columns, fields
