@@ -6,6 +6,7 @@ from typing import Any
 
 from models.candidates.spec import CandidateSource
 from models.items.spec import Given, ItemEncoder, TfidfSvd
+from models.rankers.spec import Ranker
 from models.spec import Aggregator
 from transformations import names
 from transformations.config import Config
@@ -16,10 +17,12 @@ __all__ = [
     "Aggregator",
     "CandidateSource",
     "ItemEncoder",
+    "Ranker",
     "by_space",
     "candidate_lines",
     "catalogue_lines",
     "encoder_lines",
+    "ranker_lines",
     "similarity_of",
 ]
 
@@ -96,6 +99,38 @@ def candidate_lines(config: Config) -> tuple[CandidateSource, ...]:
                     f"{config.catalogue}: {line}: expected one of {', '.join(known)}, as {section} "
                     f"names them, got {named!r}"
                 )
+    return tuple(lines)
+
+
+def ranker_lines(config: Config) -> tuple[Ranker, ...]:
+    """Return the RANKERS of the workspace's catalogue, as the file is now; none without them.
+
+    They are definitions, each as its first fit.
+
+    Raises:
+        InputError: the file fails, or has RANKERS that are no rankers, one twice, or one that reads
+            an aggregator which AGGREGATORS does not name, or weighs an action that there is not.
+    """
+    scope = _run(config)
+    lines = scope.get("RANKERS", ())
+    if not isinstance(lines, tuple | list) or not all(isinstance(line, Ranker) for line in lines):
+        raise InputError(
+            f"{config.catalogue}: expected RANKERS, a tuple of lines such as Linear(version=1), "
+            f"got {lines!r}"
+        )
+    _refuse_twice(config, "RANKERS", [str(line) for line in lines])
+    known = [str(line) for line in scope.get("AGGREGATORS", ())]
+    for line in lines:
+        unknown = [name for name in line.aggregators if name not in known]
+        if unknown:
+            raise InputError(
+                f"{config.catalogue}: {line}: aggregators: expected some of {', '.join(known)}, as "
+                f"AGGREGATORS names them, got {', '.join(map(repr, unknown))}"
+            )
+        try:
+            line.heads(config.rules)
+        except InputError as error:
+            raise InputError(f"{config.catalogue}: {error}") from error
     return tuple(lines)
 
 

@@ -240,7 +240,8 @@ class Preprocessing:
             # A row counts as often as pairs have it, so that pairs need not be laid out.
             weights = np.bincount(rows).astype(np.float64)
             sides.append(_fit_side(columns, weights, impute, min_count, hashed_ids))
-        made = cls(*sides, matched=tuple(_matched(inputs.spaces, sides)))
+        members, items, pairs = sides
+        made = cls(members, items, pairs, tuple(_matched(inputs.spaces, sides)))
         if not made.columns and not made.categories:
             raise InputError(
                 "expected a column that differs between pairs, got "
@@ -294,7 +295,8 @@ class Preprocessing:
             last = first + len(side.categories)
             tables.append(Table(table.dense, table.codes + self.offsets[first:last]))
             first = last
-        return Encoded(*tables, inputs.member_rows, inputs.item_rows, self.places)
+        members, items, pairs = tables
+        return Encoded(members, items, pairs, inputs.member_rows, inputs.item_rows, self.places)
 
     def check(self, inputs: Inputs) -> None:
         """Raise InputError unless all columns that it was fitted with are there."""
@@ -333,8 +335,9 @@ class Preprocessing:
                 tuple(Vector(**one) for one in of["vectors"]),
             )
 
+        members, items, pairs = (side(state[name]) for name in SIDES)
         matched = tuple((member, item) for member, item in state["matched"])
-        return cls(*(side(state[name]) for name in SIDES), matched=matched)
+        return cls(members, items, pairs, matched)
 
 
 def as_text(value: Any) -> str | None:
