@@ -2,6 +2,12 @@
 
 Kang and McAuley, "Self-attentive sequential recommendation", 2018, with a softmax over items in
 place of one negative per positive: over all of them where they are few, else a sampled one.
+
+The network is that of the catalogue's `Transformer`, of the same blocks; the training is not that
+of models/items/learning/through.py, or the reference would not be the published one. Its items are
+free embeddings of ids, without text, popularity or temperature; one pass teaches every position of
+a window; its negatives are those of the whole period. There, items are vectors of a space as of the
+label's time, and each label has a history of its own.
 """
 
 from dataclasses import dataclass

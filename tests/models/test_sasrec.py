@@ -6,8 +6,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.evaluation import sasrec
 from models.evaluation.references import PositiveEvents
 from models.evaluation.sasrec import SasRec, SasRecSettings, fit_sasrec, windows
+from models.items.learning import through
+from models.layers.build import layer_class
+from models.spec import Transformer
+from models.training import objectives
 
 SMALL = SasRecSettings(
     length=5, units=16, heads=2, layers=1, dropout=0.0, batch_size=32, epochs=25,
@@ -65,6 +70,36 @@ def test_a_state_sees_nothing_later_and_no_padding() -> None:
     longer = model.scores(np.array([[-1, -1, -1, -1, -1, -1, 2, 3]]))
     np.testing.assert_allclose(short, longer, atol=1e-6)
     assert short.shape == (1, 10)
+
+
+def test_the_catalogues_layer_is_the_same_network() -> None:
+    """With its weights, and its embeddings as item vectors, it makes the state after the newest."""
+    own = SasRecSettings(**(vars(SMALL) | {"layers": 2}))
+    model = SasRec(10, own)
+    rows = np.array([[2, 3, 4, 5, 6], [0, 0, 7, 1, 9], [0, 0, 0, 0, 10]], np.int32)
+    states = np.asarray(model(rows))[:, -1]
+    line = Transformer(
+        version=1, units=own.units, heads=own.heads, layers=2, positions=own.length, dropout=0.0
+    )
+    layer = layer_class(line)({"vector": own.units}, n_actions=1, **line.parameters())
+    layer.build((None, own.length, own.units), (None, own.length), (None, own.length))
+    # The reads of its one action are nothing; positions count from the newest.
+    layer.to_units.kernel.assign(np.eye(own.units + 2, own.units))
+    layer.positions.embeddings.assign(np.asarray(model.positions.embeddings)[::-1])
+    for block, of_model in zip(layer.blocks, model.blocks, strict=True):
+        block.set_weights(of_model.get_weights())
+    layer.norm.set_weights(model.norm.get_weights())
+    layer.to_items.kernel.assign(np.eye(own.units))
+    items = np.asarray(model.items.embeddings)[rows]
+    (vectors,) = layer(
+        items, (rows > 0).astype(np.int32), np.zeros(rows.shape, np.float32)
+    ).values()
+    np.testing.assert_allclose(np.asarray(vectors), states, atol=1e-5)
+
+
+def test_one_rule_says_when_all_items_are_compared() -> None:
+    rules = {each.compares_with_all for each in (sasrec, through, objectives)}
+    assert len(rules) == 1
 
 
 def test_it_learns_what_follows() -> None:
