@@ -1,0 +1,1 @@
+"""docs/performance.md and its plot, made from the benchmarks' JSON."""
