@@ -131,23 +131,38 @@ def keep(name: str, file: Path) -> Path:
     return place
 
 
-def write_page() -> Path:
-    """Insert each set's figures into the text of the page."""
+def page() -> str:
+    """Return the text of the page, with each set's figures."""
     text = TEXT.read_text()
     for name in SETS:
         text = text.replace(f"{{{{ {name} }}}}", _figures(name))
-    PAGE.write_text(text.replace("{{ new items }}", _ways()))
-    return PAGE
+    return text.replace("{{ new items }}", _ways())
 
 
 def _ways() -> str:
-    """Return the table of benchmarks/new_items.py."""
+    """Return the tables of benchmarks/new_items.py, one a world."""
     rows = json.loads((RESULTS / "new_items.json").read_text())["rows"]
+    worlds = dict.fromkeys(row["world"] for row in rows)
+    return "\n\n".join(_world([row for row in rows if row["world"] == name]) for name in worlds)
+
+
+def _world(rows: Sequence[dict[str, Any]]) -> str:
     head = ["", "line", "HR@10, all", "HR@10, new", "NDCG@10, all", "NDCG@10, new"]
     keys = ("hr10_all", "hr10_new", "ndcg10_all", "ndcg10_new")
-    of = f"{rows[0]['new_labels']:,} of {rows[0]['labels']:,} labels are on new items.\n\n"
+    of = (
+        f"On the {rows[0]['world']}, {rows[0]['new_labels']:,} of {rows[0]['labels']:,} labels are "
+        "on new items:\n\n"
+    )
     return of + _lines(
-        head, ([row["way"], row["line"], *(f"{row[key]:.4f}" for key in keys)] for row in rows)
+        [*head, "new with a vector"],
+        (
+            [
+                *(row["way"], row["line"]),
+                *(f"{row[key]:.4f}" for key in keys),
+                f"{row['with_vector_new']:.0%}",
+            ]
+            for row in rows
+        ),
     )
 
 
@@ -308,7 +323,8 @@ def main() -> None:
     options = parser.parse_args()
     match options.what:
         case []:
-            print(f"wrote {write_page().name}")
+            PAGE.write_text(page())
+            print(f"wrote {PAGE.name}")
         case ["run", name] if name in SETS:
             print(f"kept {run(name, options.seeds).name}")
         case ["keep", name, file]:

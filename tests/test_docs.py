@@ -1,9 +1,11 @@
-"""Every test that a document names as its proof is there."""
+"""Every test that a document names as its proof is there; pages of figures hold those measured."""
 
 import re
 
 import pytest
 
+from benchmarks import evaluation
+from benchmarks.report import __main__ as performance
 from transformations.config import ROOT
 
 FOUND = {file.name: file.read_text() for file in (ROOT / "tests").rglob("test_*.py")}
@@ -16,3 +18,8 @@ def test_the_tests_that_a_document_names_are_there(document: str) -> None:
     functions = (re.findall(r"^\s*def (test_\w+)", text, re.MULTILINE) for text in FOUND.values())
     assert named
     assert named - set(FOUND).union(*functions) == set()
+
+
+def test_pages_of_figures_are_as_they_would_be_made_now() -> None:
+    assert performance.PAGE.read_text() == performance.page()[0]
+    assert evaluation.PAGE.read_text() == evaluation.page()

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.new_items import without_fold_in
 from feature_repo.views import declare
 from models.items.saved import fitted_until
 from models.lines import catalogue_lines, encoder_lines
@@ -176,6 +177,21 @@ def test_actions_are_folded_in_and_an_item_is_known_before_its_first(tmp_path: P
     with pytest.raises(InputError, match="1 of 1 snapshots are left out"):
         workspace.backfill(END - 9 * DAY)
     assert vectors(config).keys() == added | after.keys()
+
+
+def test_fold_in_can_be_left_out_to_measure_what_it_is_worth(tmp_path: Path) -> None:
+    workspace = market(tmp_path / "w", LINES[1], encoders=("TfidfSvd(version=1)", CO_ACTIONS))
+    with without_fold_in(END - 4 * DAY):
+        workspace.run(END - DAY)
+        config = workspace.config.in_space(Space("co_actions", 1))
+        before = vectors(config)
+        with (workspace.root / "source" / "items.csv").open("a") as file:
+            file.write("g-new,data engineer\n")
+        midday = END - DAY / 2
+        act(workspace, *(f"{n},g-new,play,{midday:%Y-%m-%d %H:%M:%S}" for n in range(0, 60, 2)))
+        workspace.run(END)
+    assert {at for _, at in before} == {fitted_until(config)} == {END - 4 * DAY}
+    assert vectors(config).keys() - before.keys() == {("g-new", END - 4 * DAY)}
 
 
 def test_items_are_refreshed_between_two_runs(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
+from benchmarks.new_items import without_ridge
 from models.items.co_actions import Basis, CoActions
 from models.items.joint import Joint
 from models.items.learning import svd
@@ -125,6 +126,19 @@ def test_without_texts_an_item_without_actions_has_zeros() -> None:
     vectors = encoder.encode(silent)
     assert encoder.describe()["ridge"] is None
     assert (~vectors.any(axis=1)).sum() == 3 * TOPICS
+
+
+def test_the_ridge_can_be_left_out_to_measure_what_it_is_worth() -> None:
+    corpus = market()
+    with_ridge = CoActions.fit(LINE, corpus, DIM).encode(corpus)
+    with without_ridge():
+        encoder = CoActions.fit(LINE, corpus, DIM)
+    vectors = encoder.encode(corpus)
+    acted_on = vectors.any(axis=1)
+    assert encoder.describe()["ridge"] is None
+    assert (~acted_on).sum() == 3 * TOPICS
+    assert with_ridge.any(axis=1).all()
+    np.testing.assert_array_equal(vectors[acted_on], with_ridge[acted_on])
 
 
 def test_joint_leans_on_text_where_actions_are_few() -> None:
