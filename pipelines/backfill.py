@@ -27,6 +27,7 @@ from transformations.errors import InputError
 from transformations.last_actions import Snapshot
 from transformations.layout import partition
 from transformations.stats.item_stats import build_item_stats
+from transformations.stats.member_stats import build_member_stats
 from transformations.tables import build_sequences_of
 
 
@@ -85,7 +86,8 @@ def run_backfill(
             for at in wanted
             if at in kept and not partition(config.layout.sequences, at).exists()
         }
-        built = [at for at in wanted if lacking[at] or at in gone]
+        # A version before statistics may have published it.
+        built = [at for at in wanted if lacking[at] or at in gone or _lacks_stats(config, at)]
         if not built:
             _lists(config, con, wanted, kept, stages)
             return []
@@ -100,6 +102,9 @@ def run_backfill(
             with stages.stage("member_sequences", len(sequences), "snapshots") as stage:
                 fill(stage, build_sequences_of(config, con, sequences, stage.advance))
                 stage.note = _span([snapshot.as_of for snapshot in sequences])
+        again = {snapshot.as_of for snapshot in sequences}
+        lacking_stats = [at for at in built if at in again or _lacks_stats(config, at)]
+        _build_member_stats(config, lacking_stats, stages)
         _build_item_stats(config, con, list(snapshots.values()), stages)
         fold_items(config, con, built, served, stages)
         for at_once in _together(lacking):
@@ -144,6 +149,19 @@ def _lists(
             rows = build_lists(config, con, at, created, some, stage.advance) if some else {}
             stage.rows_out += sum(rows.values())
         stage.note = _span([at for at, some in lacking.items() if some])
+
+
+def _lacks_stats(config: Config, as_of: datetime) -> bool:
+    return not partition(config.layout.member_stats, as_of).exists()
+
+
+def _build_member_stats(config: Config, lacking: Sequence[datetime], stages: Stages) -> None:
+    """Build the statistics of members from the sequences of these timestamps."""
+    if lacking:
+        with stages.stage("member_stats", len(lacking), "snapshots") as stage:
+            for at in lacking:
+                stage.rows_out = (stage.rows_out or 0) + build_member_stats(config, at).rows_out
+                stage.advance(1)
 
 
 def _build_item_stats(
