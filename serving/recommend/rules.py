@@ -97,17 +97,17 @@ def listed(
     pins = {pin.position: pin.item for pin in rules.pinned if pin.position <= n}
     pins = {position: item for position, item in pins.items() if not never(item)}
     pinned = {*pins.values()}
-    out = acted | pinned
-    stays = np.array([item not in out and not never(item) for item in pool.items.tolist()], bool)
+    out, ids = acted | pinned, pool.items.tolist()
+    stays = np.array([item not in out and not never(item) for item in ids], bool)
     rows = np.flatnonzero(stays & passes(pool, rules))
     scores = boosted(pool, rules)
     order = rows[np.argsort(-scores[rows], kind="stable")]
     chosen = _places(pool.take(order), scores[order], rules, n - len(pins), draw)
     places = [
-        Placed(pool.items[order[row]], int(order[row]), float(scores[order[row]]), propensity, by)
+        Placed(ids[order[row]], int(order[row]), float(scores[order[row]]), propensity, by)
         for row, propensity, by in chosen
     ]
-    known = {item: row for row, item in enumerate(pool.items.tolist())} if pins else {}
+    known = {item: row for row, item in enumerate(ids)} if pins else {}
     for position, item in sorted(pins.items()):
         row = known.get(item, -1)
         score = float(scores[row]) if row >= 0 else float("nan")
@@ -165,7 +165,7 @@ def _places(
         best = int(allowed[np.argmax(likes.worth[allowed])])  # of equal ones the first
         drawn = draw(len(allowed))
         row = best if drawn is None else int(allowed[drawn])
-        propensity = rules.explore / len(allowed) + (1 - rules.explore) * (row == best)
+        propensity = rules.explore / len(allowed) + (1 - rules.explore) * float(row == best)
         chosen.append((row, propensity, "score" if drawn is None else "explore"))
         free[row] = False
         left.take(row)
