@@ -23,7 +23,8 @@ from models.lines import similarity_of
 from models.manifest import MANIFEST, Store, identity_keys
 from models.spec import Aggregator, Learned, Packaged
 from models.training.recipe import Recipe
-from transformations.config import DURATION_UNITS, Config
+from transformations.config import Config
+from transformations.durations import DURATION_UNITS
 from transformations.errors import InputError, RunFailedError
 from transformations.files import plain_path, replacing_folder
 

@@ -28,7 +28,7 @@ def keys_of(model: type[BaseModel], path: str = "") -> set[str]:
     """Return the path of every key; `*` stands for a name that the user chooses."""
     found = set()
     for name, field in model.model_fields.items():
-        key = f"{path}{name}"
+        key = f"{path}{field.alias or name}"
         found.add(key)
         for inner in models_in(field.annotation):
             found |= keys_of(inner, f"{key}." if field.annotation is inner else f"{key}.*.")
@@ -40,13 +40,15 @@ def keys_in(raw: Mapping[str, Any], model: type[BaseModel], path: str = "") -> I
     for name, value in raw.items():
         key = f"{path}{name}"
         yield key
-        field = model.model_fields.get(name)
+        fields = {field.alias or own: field for own, field in model.model_fields.items()}
+        field = fields.get(name)
         for inner in models_in(field.annotation) if field else []:
             if field and field.annotation is inner:
                 yield from keys_in(value, inner, f"{key}.")
             else:
+                several = value.values() if isinstance(value, Mapping) else value
                 # A sign alone stands for a mapping.
-                for one in (one for one in value.values() if isinstance(one, Mapping)):
+                for one in (one for one in several if isinstance(one, Mapping)):
                     yield from keys_in(one, inner, f"{key}.*.")
 
 

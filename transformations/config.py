@@ -2,9 +2,10 @@
 
 import os
 import re
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import (
@@ -20,9 +21,11 @@ from pydantic import (
 )
 
 from transformations import names
+from transformations.durations import Delay, Duration
 from transformations.errors import InputError
 from transformations.expressions import Expression, Kind, parse
 from transformations.layout import Layout
+from transformations.recommend_settings import Recommend
 from transformations.rules import EARLIEST, SEARCH, Action, Attribute, IdType, Rules, Sign
 from transformations.timestamps import EPOCH, as_utc
 
@@ -33,29 +36,12 @@ FEATURE_STORE = "feature_store.yaml"
 WORKSPACES = ROOT / "workspaces"
 """Where workspaces lie that are named without a path."""
 
-DURATION_UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
-
-
-def _duration(value: Any) -> timedelta:
-    if isinstance(value, timedelta):
-        return value
-    match = re.fullmatch(r"(\d+)\s*([dhms])", str(value).strip())
-    if match is None:
-        raise ValueError(f"expected a duration such as 28d, 12h, 30m or 45s, got {value!r}")
-    return timedelta(**{DURATION_UNITS[match[2]]: int(match[1])})
-
 
 def _day(value: Any) -> Any:
     """Return a date, which YAML reads as such, as its midnight in UTC."""
     if isinstance(value, date) and not isinstance(value, datetime):
         return datetime.combine(value, time(), UTC)
     return as_utc(value) if isinstance(value, datetime) else value
-
-
-def _positive(value: timedelta) -> timedelta:
-    if value <= timedelta(0):
-        raise ValueError(f"expected a duration above zero, got {value}")
-    return value
 
 
 def _action(name: str) -> str:
@@ -104,8 +90,6 @@ TAKEN = {
 TAKEN_STARTS = ("n_", "stored_", "raw_", "label_")
 TAKEN_ENDS = ("_embedding", "_is_blank", "_y")
 
-Duration = Annotated[timedelta, BeforeValidator(_duration), AfterValidator(_positive)]
-Delay = Annotated[timedelta, BeforeValidator(_duration)]
 Earliest = Annotated[datetime, BeforeValidator(_day), Field(ge=EPOCH)]
 ActionName = Annotated[str, AfterValidator(_action)]
 AttributeName = Annotated[str, AfterValidator(_attribute)]
@@ -354,6 +338,7 @@ class Config(_Strict):
     min_positives: int = Field(default=1_000, ge=1)
     """Nothing is trained or evaluated on fewer positive labels."""
     train: TrainSettings = TrainSettings()
+    recommend: Recommend = Recommend()
     duckdb: DuckDB = DuckDB()
 
     _root: Path = PrivateAttr(default=ROOT)
@@ -394,6 +379,30 @@ class Config(_Strict):
                     f"actions.{name}.text: the encoder of the items makes a text's vector, so "
                     "expected items with `text` or `categories`, got only `embedding`"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _rules_hold_what_there_is(self) -> Self:
+        rules, key = self.recommend.rules, "recommend.rules"
+        columns = {*self.items.categories, *(["kind"] if self.items.kind else [])}
+        unknown = sorted(rules.columns - columns)
+        if unknown:
+            raise ValueError(
+                f"{key}: expected columns of items.categories"
+                f"{', or kind' if self.items.kind else ''} ({', '.join(sorted(columns)) or 'none'})"
+                f", got {', '.join(unknown)}"
+            )
+        others = sorted({*rules.leave_out_actions} - {*self.actions})
+        if others:
+            raise ValueError(
+                f"{key}.leave_out_actions: expected actions among {', '.join(self.actions)}, got "
+                f"{', '.join(others)}"
+            )
+        if rules.leave_out_acted is not None and rules.leave_out_acted > self.window:
+            raise ValueError(
+                f"{key}.leave_out_acted: a sequence knows the actions of the window, so expected "
+                f"at most {self.window}, got {rules.leave_out_acted}"
+            )
         return self
 
     def _action(self, name: str) -> Action:
@@ -560,7 +569,11 @@ def _explain(problem: Any) -> str:
         message = f"unknown key; expected one of: {', '.join(_siblings(problem['loc']))}"
     elif problem["type"] == "missing":
         message = "missing; this key has no default"
-    elif problem["type"] == "value_error" and not problem["loc"] and message.startswith("actions."):
+    elif (
+        problem["type"] == "value_error"
+        and not problem["loc"]
+        and message.startswith(("actions.", "recommend."))
+    ):
         return f"  {message}"  # it names its key
     elif problem["type"] != "value_error":
         message = f"{message}, got {problem['input']!r}"
@@ -575,7 +588,15 @@ def _explain(problem: Any) -> str:
 def _siblings(location: tuple[str | int, ...]) -> list[str]:
     model: type[BaseModel] = Config
     for part in location[:-1]:
-        annotation = model.model_fields[str(part)].annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            model = annotation
-    return list(model.model_fields)
+        # Else it is a name that the user chose, or a place in a list, of the model before it.
+        if (field := model.model_fields.get(str(part))) is not None:
+            model = next(_models_in(field.annotation), model)
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the models that a field's type names, however deep."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models_in(inner)

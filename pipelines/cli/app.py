@@ -19,6 +19,7 @@ from pipelines.cli import (
     items,
     models,
     options,
+    recommend,
     reset,
     serve,
     stream,
@@ -48,7 +49,9 @@ app = typer.Typer(
 )
 imports = typer.Typer(no_args_is_help=True, help="Read a public data set.")
 app.add_typer(imports, name="import")
-for part in (init, check, reset, fits, items, candidates, export, models, evaluate, serve, stream):
+for part in (
+    init, check, reset, fits, items, candidates, recommend, export, models, evaluate, serve, stream
+):  # fmt: skip
     app.add_typer(part.app)
 
 console = Terminal()

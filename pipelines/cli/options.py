@@ -11,7 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipelines.progress import short
 from pipelines.terminal import Terminal, escape
-from transformations.config import CONFIG, CONFIG_VARIABLE, Config, Duration, load_config
+from transformations.config import CONFIG, CONFIG_VARIABLE, Config, load_config
+from transformations.durations import Duration
 from transformations.errors import InputError
 
 ConfigOption = Annotated[

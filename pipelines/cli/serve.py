@@ -1,18 +1,29 @@
-"""`activity serve`: vectors at request time. `activity freshness`: the age of stored ones."""
+"""`activity serve`: vectors and recommendations. `activity freshness`: the age of stored ones."""
 
+import os
 import signal
-import socket
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipelines.cli.options import ConfigOption, DebugOption, settings_of
+from pipelines.cli.processes import forked, listening, reserved, waited
 from pipelines.progress import loading, working
 from pipelines.terminal import PlainTable, Terminal, escape
+from transformations.config import Config
 from transformations.errors import InputError
 from transformations.timestamps import read_timestamp
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+    from serving.recommend.service import RecommendService
+
+TOKEN = "ACTIVITY_TOKEN"
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 app = typer.Typer()
 console = Terminal()
@@ -40,16 +51,39 @@ def serve_command(
             "*: any."
         ),
     ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, max=64, help="Processes on the one port; each loads its own.")
+    ] = 1,
+    allow_open: Annotated[
+        bool, typer.Option("--allow-open", help="Serve others than this machine without a token.")
+    ] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Serve POST /embed, GET /health and GET /metrics until SIGTERM or Ctrl-C."""
+    """Serve POST /embed, POST /recommend, /health, /ready, /metrics and a page until SIGTERM.
+
+    Where the environment has ACTIVITY_TOKEN, each request needs it as its bearer token.
+    """
     settings = settings_of(config)
-    # Opened before anything is loaded, so that a port in use fails at once.
-    with _listening(host, port) as listening:
+    token = os.environ.get(TOKEN) or None
+    if token is None and not allow_open and host not in LOOPBACK:
+        raise InputError(
+            f"expected a token in ${TOKEN}, since others than this machine may ask at {host}; got "
+            "none. Set one, or serve everybody who comes with --allow-open"
+        )
+    with ExitStack() as opened:
+        if processes > 1:
+            holder = opened.enter_context(reserved(host, port))
+            port = holder.getsockname()[1]
+            number, children = forked(processes)
+            if number < 0:
+                raise typer.Exit(waited(children))
+        # Opened before anything is loaded, so that a port in use fails at once.
+        listener = opened.enter_context(listening(host, port, shared=processes > 1))
         with loading("Feast and TensorFlow"):
             from serving.publish.ask import ask
             from serving.publish.feast_store import open_store
-            from serving.request.limits import LOOPBACK, Limits
+            from serving.request.limits import LOOPBACK as HOSTS
+            from serving.request.limits import Limits
             from serving.request.server import server_of
             from serving.request.service import application
             from serving.request.vectors import RequestTime
@@ -58,18 +92,43 @@ def serve_command(
             store = open_store(settings)
             ask(settings, store)
             requests = RequestTime(settings, store)
+            beside, why_not = _recommending(settings, store, threads)
         limits = Limits(threads, max_in_flight, timeout=timeout)
-        hosts = (*LOOPBACK, host, *(allow_host or ()))
-        server = server_of(application(requests, limits, refresh, hosts), limits)
+        hosts = (*HOSTS, host, *(allow_host or ()))
+        server = server_of(application(requests, limits, refresh, hosts, beside, token), limits)
         # uvicorn finishes the requests in flight, then raises the signal again: ignore that one.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)
-        address = f"http://{host}:{listening.getsockname()[1]}"
+        for signalled in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signalled, lambda *_: None)
+        address = f"http://{host}:{listener.getsockname()[1]}"
         views = ", ".join(model.aggregator.view for model in requests.loaded)
         console.print(
             f"[green]✓[/] serving {escape(views)} on {escape(address)}/embed", soft_wrap=True
         )
-        server.run(sockets=[listening])
+        if why_not:
+            console.print(f"[yellow]![/] no recommendations: {escape(why_not)}", soft_wrap=True)
+        else:
+            console.print(
+                f"[green]✓[/] recommending on {escape(address)}/recommend; the page is "
+                f"{escape(address)}/",
+                soft_wrap=True,
+            )
+        server.run(sockets=[listener])
+
+
+def _recommending(
+    settings: Config, store: "FeatureStore", threads: int
+) -> "tuple[list[RecommendService], str]":
+    """Open the recommendations; where they cannot be made yet, return why."""
+    from serving.recommend.parts import open_parts, reopening
+    from serving.recommend.recommend import Recommender
+    from serving.recommend.service import RecommendService
+
+    try:
+        parts = open_parts(settings, store)
+    except InputError as error:
+        return [], str(error)
+    reopen = reopening(settings, store)
+    return [RecommendService(Recommender(settings, parts, reopen, threads))], ""
 
 
 @app.command("freshness", epilog="Example: activity freshness --older-than 36 --days 7")
@@ -137,12 +196,3 @@ def _span(seconds: float | None) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.2f} s"
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    try:
-        return socket.create_server((host, port), backlog=1024)
-    except OSError as error:
-        raise InputError(
-            f"expected a free address, got {host}:{port}: {error.strerror}; choose another --port"
-        ) from None

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from transformations.config import DURATION_UNITS
+from transformations.durations import DURATION_UNITS
 from transformations.errors import InputError
 from transformations.last_actions import Series
 from transformations.timestamps import DAY_US, MICROSECOND, timestamp_of

@@ -18,6 +18,7 @@ from models.candidates.votes import Floats, Ids, last_liked, together
 from models.lines import candidate_lines, similarity_of
 from models.quantization import from_int8
 from operations.fits import Fits, made_lines
+from serving.recommend.member import NOBODY, Member
 from serving.request.item_table import open_item_table
 from stores.read import Reader
 from transformations import names
@@ -27,7 +28,7 @@ from transformations.duck import connect
 from transformations.errors import InputError
 from transformations.signs import read_by_signs, signs_of
 
-Find = Callable[[Any, "Member"], tuple[Ids, Floats]]
+Find = Callable[[Any, Member], tuple[Ids, Floats]]
 
 
 @dataclass(frozen=True)
@@ -46,19 +47,6 @@ class Found:
     why_none: str = ""
 
 
-@dataclass(frozen=True)
-class Member:
-    """A member's last actions, oldest first.
-
-    Attributes:
-        items: Their ids.
-        signs: int32 [actions].
-    """
-
-    items: Sequence[Any]
-    signs: NDArray[np.int32]
-
-
 class Candidates:
     """The candidates of members; make it once, and again after a new fit.
 
@@ -69,21 +57,26 @@ class Candidates:
     def __init__(self, config: Config, store: FeatureStore) -> None:
         self.config, self.store = config, store
         self._by_sign = sorted(read_by_signs(config.rules))
-        columns = ["item_ids", "actions", *self._by_sign]
+        columns = ["item_ids", "actions", "event_timestamps", *self._by_sign]
         self._readers: list[Reader] = []
-        self._sequences = self.reader([f"{names.SEQUENCE_VIEW}:{name}" for name in columns])
+        self._sequences = self.reader(
+            [f"{names.SEQUENCE_VIEW}:{name}" for name in columns], event_timestamps=True
+        )
         self._finders: list[tuple[CandidateSource, Find | str]] = [
             (line, KINDS[type(line)](self, line)) for line in candidate_lines(config)
         ]
 
-    def of(self, member: Any) -> list[Found]:
+    def of(self, member: Any, known: Member | None = None) -> list[Found]:
         """Return what every source brings for a member; an unknown one gets what needs no actions.
+
+        Args:
+            known: Its last actions. Default: as they are online.
 
         Raises:
             ReadError: not a member's id.
         """
-        known, found = self.member(member), []
-        nothing = np.zeros(0, np.int64), np.zeros(0, np.float32)
+        known = self.member(member) if known is None else known
+        nothing, found = (np.zeros(0, np.int64), np.zeros(0, np.float32)), []
         for source, find in self._finders:
             if isinstance(find, str):
                 found.append(Found(source, *nothing, why_none=find))
@@ -93,10 +86,19 @@ class Candidates:
                 found.append(Found(source, items[: source.count], scores[: source.count], why))
         return found
 
+    def popular(self) -> list[Found]:
+        """Return what the sources bring that are the same for all members."""
+        return [
+            Found(source, *find(None, NOBODY))
+            for source, find in self._finders
+            if isinstance(source, Popular) and not isinstance(find, str)
+        ]
+
     def member(self, member: Any) -> Member:
         """Return a member's last actions, as the online store has them; none of an unknown one."""
         row = self._sequences.read({"member_id": [member]})
         items, actions = row["item_ids"][0] or [], row["actions"][0] or []
+        at = row.event_timestamps[names.SEQUENCE_VIEW][0]
         rules = self.config.rules
         known = {name: rules.action_code(name) for name in rules.actions}
         codes = np.array([known.get(action, 0) for action in actions], np.int32)
@@ -104,16 +106,22 @@ class Candidates:
         for name in self._by_sign:
             listed = row[name][0] or [None] * len(items)
             read[name] = as_values(rules.attributes[name], pa.array(listed))
-        return Member(items, signs_of(rules, codes, read))
+        return Member(
+            items,
+            signs_of(rules, codes, read),
+            actions,
+            row["event_timestamps"][0] or [],
+            None if np.isnat(at) else at.astype("M8[us]").item().replace(tzinfo=UTC),
+        )
 
-    def reader(self, features: Sequence[str]) -> Reader:
+    def reader(self, features: Sequence[str], event_timestamps: bool = False) -> Reader:
         """Return a reader of features, which `close` closes.
 
         Raises:
             InputError: no run has registered their view yet.
         """
         try:
-            self._readers.append(Reader(self.store, features))
+            self._readers.append(Reader(self.store, features, event_timestamps=event_timestamps))
         except FeastObjectNotFoundException as error:
             raise InputError(
                 f"expected a view that a run has registered and published, got none: {error}; "

@@ -1,16 +1,16 @@
 """Limits on requests before they are computed: whom they ask, number in flight, size, time."""
 
 import asyncio
+import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from fastapi.responses import JSONResponse
+from prometheus_client import Counter, Gauge
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.request.metrics import RequestMetrics
-
-GUARDED = "/embed"
+EMBED = ("/embed",)
 
 
 @dataclass(frozen=True)
@@ -78,21 +78,69 @@ def _name_of(host: str) -> str:
     return host.partition(":")[0].lower()
 
 
-class LoadLimit:
-    """ASGI middleware that enforces the limits on requests to GUARDED, and counts them.
+OPEN = ("/", "/health", "/ready")
+"""Paths that need no token: a page without data, and what a load balancer asks."""
 
-    A body is read before its request counts as in flight: slow clients take nobody's turn.
+
+class BearerToken:
+    """ASGI middleware that answers only requests with a token, save those to OPEN.
+
+    Args:
+        token: None lets each request pass.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits, metrics: RequestMetrics) -> None:
+    def __init__(self, app: ASGIApp, token: str | None) -> None:
+        self._app = app
+        self._expected = None if token is None else f"Bearer {token}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer 401."""
+        if scope["type"] == "http" and self._expected is not None and scope["path"] not in OPEN:
+            given = [value for name, value in scope["headers"] if name == b"authorization"]
+            # In constant time: how long a comparison takes says nothing of the token.
+            if len(given) != 1 or not hmac.compare_digest(given[0], self._expected):
+                message = "expected the header Authorization: Bearer TOKEN, with the token of here"
+                refusal = failure(401, "token", message, headers={"WWW-Authenticate": "Bearer"})
+                await refusal(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+class LoadMetrics(Protocol):
+    """What counts requests that have limits."""
+
+    requests: Counter
+    """By status."""
+    in_flight: Gauge
+
+
+class LoadLimit:
+    """ASGI middleware that enforces the limits on requests to some paths, and counts them.
+
+    A body is read before its request counts as in flight: slow clients take nobody's turn.
+
+    Args:
+        paths: These, and all below them.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        limits: Limits,
+        metrics: LoadMetrics,
+        paths: Sequence[str] = EMBED,
+    ) -> None:
         self._app = app
         self._limits = limits
         self._metrics = metrics
+        self._paths = tuple(paths)
+        self._below = tuple(f"{path}/" for path in paths)
         self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer 408, 413 or 429."""
-        if scope["type"] != "http" or scope["path"] != GUARDED:
+        path = scope.get("path", "")
+        if scope["type"] != "http" or not (path in self._paths or path.startswith(self._below)):
             await self._app(scope, receive, send)
             return
 

@@ -1,4 +1,4 @@
-"""The vector at request time over HTTP: POST /embed, GET /health, GET /metrics.
+"""The vector at request time over HTTP: POST /embed, GET /health, /ready and /metrics.
 
 Every error has the form {"error": {"code", "message", "details": [{"where", "message"}]}}.
 """
@@ -14,12 +14,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from pydantic import (
     AwareDatetime,
@@ -31,16 +30,20 @@ from pydantic import (
     StrictStr,
 )
 from pydantic_core import to_json
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
 
-from serving.outage import STORE_GONE
-from serving.request.limits import LOOPBACK, KnownHosts, Limits, LoadLimit, failure
+from serving.request.errors import answer_errors
+from serving.request.limits import (
+    LOOPBACK,
+    BearerToken,
+    KnownHosts,
+    Limits,
+    LoadLimit,
+    failure,
+)
 from serving.request.metrics import RequestMetrics
 from serving.request.sequences import Event
 from serving.request.vectors import Embedded, RequestTime
 from serving.times import read_time
-from stores.read import ReadError
 from transformations.errors import InputError
 from transformations.secrets import redact
 from transformations.timestamps import timestamp_of
@@ -126,6 +129,32 @@ class _Health:
 
     looked_at: datetime | None = None
     error: str | None = None
+    is_warm: bool = False
+
+
+class Beside(Protocol):
+    """Another service of the same process, on the same port."""
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """Its metrics."""
+        ...
+
+    def mount(self, app: FastAPI, limits: Limits) -> None:
+        """Add its paths and their limits."""
+        ...
+
+    def warm_up(self) -> None:
+        """Do what the first request would else wait for."""
+        ...
+
+    def refresh(self) -> bool:
+        """Load what is new; return whether anything was."""
+        ...
+
+    def close(self) -> None:
+        """Close its connections."""
+        ...
 
 
 def application(
@@ -133,12 +162,16 @@ def application(
     limits: Limits | None = None,
     refresh_every: float = 10.0,
     hosts: Sequence[str] = LOOPBACK,
+    beside: Sequence[Beside] = (),
+    token: str | None = None,
 ) -> FastAPI:
-    """Return the service; it closes `requests` when it ends.
+    """Return the service; it closes `requests` and what is beside it when it ends.
 
     Args:
         hosts: What a request may name as Host; ANY_HOST lets each pass.
         refresh_every: Seconds between two checks for new item parts and models.
+        beside: Further services of the process.
+        token: What requests have to have, if any.
     """
     limits = limits or Limits()
     metrics, health = RequestMetrics(), _Health()
@@ -148,16 +181,22 @@ def application(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         metrics.serving(requests)
         _settle()
-        refreshing = asyncio.create_task(_refreshing(requests, metrics, health, refresh_every))
+        working = asyncio.create_task(
+            _warm_then_refreshing(requests, beside, metrics, health, refresh_every)
+        )
         yield
-        refreshing.cancel()
+        working.cancel()
         pool.shutdown()
-        requests.close()
+        for service in (*beside, requests):
+            service.close()
         gc.unfreeze()
 
     # FastAPI's own pages of the schema load scripts from elsewhere.
     app = FastAPI(title=TITLE, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_middleware(LoadLimit, limits=limits, metrics=metrics)
+    for service in beside:
+        service.mount(app, limits)
+    app.add_middleware(BearerToken, token=token)
     app.add_middleware(KnownHosts, hosts=hosts)  # outermost: added last
 
     async def _in_time(work: Callable[[], T]) -> T:
@@ -206,10 +245,19 @@ def application(
             }
         )
 
+    @app.get("/ready")
+    async def ready() -> Response:
+        """Say whether everything is loaded and warmed up; 503 until then."""
+        if not health.is_warm:
+            return failure(503, "unavailable", "not ready yet", headers={"Retry-After": "1"})
+        return JSONResponse({"status": "ready"})
+
     @app.get("/metrics")
     async def measured() -> Response:
         """Return the figures as Prometheus reads them."""
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+        registries = [metrics.registry, *(service.registry for service in beside)]
+        figures = b"".join(map(generate_latest, registries))
+        return Response(figures, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     @app.get("/docs", include_in_schema=False)
     async def described() -> Response:
@@ -218,7 +266,7 @@ def application(
         page = f"<!doctype html><title>{TITLE}</title><h1>{TITLE}</h1><pre>{schema}</pre>"
         return HTMLResponse(page, headers={"Content-Security-Policy": "default-src 'none'"})
 
-    _answer_errors(app, limits)
+    answer_errors(app, limits)
     return app
 
 
@@ -232,14 +280,30 @@ def _settle() -> None:
     gc.freeze()
 
 
-async def _refreshing(
-    requests: RequestTime, metrics: RequestMetrics, health: _Health, every: float
+async def _warm_then_refreshing(
+    requests: RequestTime,
+    beside: Sequence[Beside],
+    metrics: RequestMetrics,
+    health: _Health,
+    every: float,
 ) -> None:
-    """Check for new models and items forever; after a failure the old ones serve on."""
+    """Warm up, then check for new models and items forever; after a failure the old serve on."""
+    while not health.is_warm:
+        try:
+            await asyncio.to_thread(requests.embed_nobody)
+            for service in beside:
+                await asyncio.to_thread(service.warm_up)
+            _settle()
+            health.is_warm = True
+        except Exception as error:
+            logger.warning("not ready, tried again in %g s: %s", every, error)
+            await asyncio.sleep(every)
     while True:
         await asyncio.sleep(every)
         try:
             changed = await asyncio.to_thread(requests.refresh)
+            for service in beside:
+                changed |= await asyncio.to_thread(service.refresh)
             if changed:
                 _settle()
             metrics.serving(requests)
@@ -294,50 +358,3 @@ def _listed(values: Any) -> list[Any]:
     if values.dtype.kind == "f":
         return [None if number != number else number for number in values.tolist()]
     return list(values.tolist())
-
-
-def _answer_errors(app: FastAPI, limits: Limits) -> None:
-    """Give every error the same form."""
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
-        details = [
-            {"where": ".".join(map(str, problem["loc"])), "message": problem["msg"]}
-            for problem in error.errors()[:20]
-        ]
-        return failure(
-            422, "invalid", "the request does not have the form that POST /embed takes", details
-        )
-
-    @app.exception_handler(InputError)
-    async def wrong(_: Request, error: InputError) -> Response:
-        return failure(422, "invalid", redact(str(error)))
-
-    @app.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> Response:
-        return failure(error.status_code, "http", str(error.detail), headers=error.headers)
-
-    @app.exception_handler(TimeoutError)
-    async def late(_: Request, __: TimeoutError) -> Response:
-        logger.warning("no answer within %g s", limits.timeout)
-        return failure(
-            503,
-            "unavailable",
-            f"no answer within {limits.timeout:g} s: the online store is away, or all is slow",
-            headers={"Retry-After": "1"},
-        )
-
-    async def gone(_: Request, error: Exception) -> Response:
-        logger.warning("the online store does not answer: %s", error)
-        return failure(
-            503, "unavailable", "the online store does not answer", headers={"Retry-After": "1"}
-        )
-
-    app.add_exception_handler(ReadError, gone)
-    for kind in STORE_GONE:
-        app.add_exception_handler(kind, gone)
-
-    @app.exception_handler(Exception)
-    async def unexpected(_: Request, error: Exception) -> Response:
-        logger.error("a request failed", exc_info=error)
-        return failure(500, "internal", "the request failed; the reason is in the service's log")

@@ -41,6 +41,7 @@ COMMANDS = [
     ["backfill"],
     ["show"],
     ["candidates"],
+    ["recommend"],
     ["status"],
     ["export"],
     ["train"],
@@ -125,6 +126,7 @@ def test_help(command):
         (["simulate"], "the configuration reads its events from data/simulated/events"),
         (["export", "decay", "--to", "decay.csv"], "expected a file that ends in .parquet or .npz"),
         (["export", "decay", "--to", "decay.npz"], "has no snapshot yet; first: activity run"),
+        (["serve", "--host", "0.0.0.0"], "expected a token in $ACTIVITY_TOKEN, since others"),
         (["run", "--config", "nowhere.yaml"], "no configuration at nowhere.yaml"),
     ],
 )

@@ -114,6 +114,7 @@ def test_what_a_user_says(tmp_path: Path) -> None:
     assert [config.rules.action_code(action) for action in config.actions] == [1, 2]
 
 
+BOOST = {"column": "kind", "is": "job", "by": 2}
 REFUSED = [
     ({"windw": "28d"}, "windw: unknown key; expected one of: data_dir, feature_store, events"),
     (
@@ -121,6 +122,37 @@ REFUSED = [
         "events.columns.user: unknown key; expected one of: member_id, item_id, action",
     ),
     ({"items": None}, "items: "),
+    (
+        {"events": {"attributes": {"dwell": {"type": "number", "units": "s"}}}},
+        "events.attributes.dwell.units: unknown key; expected one of: type, column, unit",
+    ),
+    (
+        {"recommend": {"rules": {"boosts": [BOOST | {"equals": "x"}]}}},
+        "recommend.rules.boosts.0.equals: unknown key; expected one of: column, is, by",
+    ),
+    (
+        {"recommend": {"rules": {"caps": {"city": 3}}}},
+        "  recommend.rules: expected columns of items.categories (none), got city",
+    ),
+    (
+        {"recommend": {"rules": {"leave_out_acted": "7d", "leave_out_actions": ["LIKE"]}}},
+        "recommend.rules.leave_out_actions: expected actions among APPLY, SAVE, DISMISS, got LIKE",
+    ),
+    (
+        {"recommend": {"rules": {"leave_out_actions": ["SAVE"]}}},
+        "recommend.rules: `leave_out_actions` needs `leave_out_acted`: within which time",
+    ),
+    (
+        {"recommend": {"rules": {"leave_out_acted": "29d"}}},
+        "recommend.rules.leave_out_acted: a sequence knows the actions of the window",
+    ),
+    (
+        {"recommend": {"rules": {"pinned": [{"item": i, "position": 1} for i in (7, 8)]}}},
+        "recommend.rules.pinned: expected each position once, got [1, 1]",
+    ),
+    ({"recommend": {"deadline": "0ms"}}, "recommend.deadline: expected a duration above zero"),
+    ({"recommend": {"context": {"Device": "category"}}}, "a key of lower-case letters"),
+    ({"recommend": {"rules": {"explore": 1}}}, "recommend.rules.explore: Input should be less"),
     ({"window": "28"}, "window: expected a duration such as 28d, 12h, 30m or 45s, got '28'"),
     ({"window": "0d"}, "window: expected a duration above zero"),
     ({"publish_delay": "-1h"}, "publish_delay: expected a duration such as 28d"),

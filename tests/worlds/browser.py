@@ -38,6 +38,10 @@ class Page:
 
     def open(self, file: Path, width: int, height: int = 900, scheme: str = "light") -> None:
         """Load a file at a width in CSS pixels; return when all of it is there."""
+        self.visit(file.resolve().as_uri(), width, height, scheme)
+
+    def visit(self, url: str, width: int, height: int = 900, scheme: str = "light") -> None:
+        """Load an address, as `open` does a file."""
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.send(f"{domain}.enable")
         self.send(
@@ -49,7 +53,7 @@ class Page:
         )
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.send("Emulation.setEmulatedMedia", features=features)
-        self.send("Page.navigate", url=file.resolve().as_uri())
+        self.send("Page.navigate", url=url)
         self.browser.until(lambda event: event.get("method") == "Page.loadEventFired")
 
     def evaluate(self, expression: str) -> Any:

@@ -1,0 +1,74 @@
+"""`activity recommend`: what a member did last, and what the service would recommend to it."""
+
+from typing import Annotated
+
+import typer
+
+from pipelines.cli.options import ConfigOption, DebugOption, settings_of
+from pipelines.cli.quick_feast import import_feast
+from pipelines.progress import loading, plain_table
+from pipelines.terminal import Terminal, escape
+from transformations.errors import InputError
+
+app = typer.Typer()
+console = Terminal()
+
+
+@app.command("recommend", epilog="Example: activity recommend 42 --n 10")
+def recommend_command(
+    member: Annotated[str, typer.Argument(help="A member's id; also one that nobody knows.")],
+    n: Annotated[int, typer.Option(min=1, max=1_000, help="Items of the list.")] = 10,
+    actions: Annotated[int, typer.Option(min=0, help="Last actions shown.")] = 5,
+    config: ConfigOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Show a member's last actions, then its recommendations: scores, sources and reasons.
+
+    It reads what is online, as the service does, but waits as long as it takes.
+    """
+    settings = settings_of(config)
+    with loading("Feast"):
+        import_feast()
+        from models.lines import candidate_lines
+        from serving.publish import open_store
+        from serving.recommend.asked import Request
+        from serving.recommend.parts import open_parts
+        from serving.recommend.recommend import Recommender
+
+    if not candidate_lines(settings):
+        raise InputError(
+            f"expected CANDIDATES in {settings.catalogue}, such as CANDIDATES = "
+            "(Popular(version=1),), got none"
+        )
+    with Recommender(settings, open_parts(settings, open_store(settings))) as recommender:
+        did = recommender.actions(member)
+        answer = recommender.now(Request(member, n))
+    last = plain_table(f"Member {escape(member)}: the last of {len(did)} actions known")
+    last.expand = True
+    for name in ("when", "action", "item"):
+        last.add_column(name, no_wrap=True)
+    last.add_column("what", ratio=1, no_wrap=True, overflow="ellipsis")
+    for row in did[:actions]:
+        cells = (f"{row['event_timestamp']:%Y-%m-%d %H:%M}", row["action"], str(row["item_id"]))
+        last.add_row(*map(escape, cells), escape(row["title"]))
+    console.print(last)
+    made_by = "the sources' votes" if answer.path == "votes" else answer.ranker
+    if answer.path == "popular":
+        made_by = "popularity"
+    shown = plain_table(f"Recommendations, ordered by {escape(made_by)}")
+    shown.expand = True
+    for name in ("score", "item"):
+        shown.add_column(name, no_wrap=True)
+    shown.add_column("what, and why", ratio=1, no_wrap=True, overflow="ellipsis")
+    shown.add_column("sources: rank", no_wrap=True)
+    for item in answer.items:
+        sources = [f"{source}: {rank + 1}" for source, rank in item.sources.items()] or [item.by]
+        score = "" if item.score is None else f"{item.score:.3g}"
+        cells = (score, str(item.item_id), item.title, sources[0])
+        shown.add_row(*map(escape, cells))
+        reason = item.reason
+        why = "" if reason is None else f"  like {reason.item_id} ({reason.action}) {reason.title}"
+        for number in range(max(len(sources) - 1, 1 if why else 0)):
+            more = sources[number + 1] if number + 1 < len(sources) else ""
+            shown.add_row("", "", escape(why) if number == 0 else "", escape(more))
+    console.print(shown)

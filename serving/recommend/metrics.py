@@ -1,0 +1,59 @@
+"""Prometheus metrics of recommendations."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1)
+STAGES = ("candidates", "features", "ranking", "rules", "answer")
+
+
+class RecommendMetrics:
+    """The collectors of one service, in a separate registry.
+
+    Attributes:
+        requests, in_flight: As serving.request.limits.LoadLimit counts them.
+    """
+
+    def __init__(self) -> None:
+        own = self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "activity_recommend_requests",
+            "Requests for recommendations by HTTP status.",
+            ["status"],
+            registry=own,
+        )
+        self.in_flight = Gauge(
+            "activity_recommend_inside", "Requests being read, waiting or computed.", registry=own
+        )
+        self.seconds = Histogram(
+            "activity_recommend_seconds",
+            "Seconds by stage: candidates (the member's row and what the sources bring), features "
+            "and ranking (scores), rules (the list and its reasons), answer (all, with waiting).",
+            ["stage"],
+            buckets=SECONDS,
+            registry=own,
+        )
+        self.answers = Counter(
+            "activity_recommend_answers",
+            "Answers by the path that made them: ranked, votes, cached, precomputed, popular.",
+            ["path"],
+            registry=own,
+        )
+        self.failures = Counter(
+            "activity_recommend_failures",
+            "What did not come: ranker (raised), late (not within the deadline), ranking (the "
+            "store, a source), lists (precomputed ones).",
+            ["what"],
+            registry=own,
+        )
+        self.candidates = Counter(
+            "activity_recommend_candidates", "Candidates by source.", ["source"], registry=own
+        )
+        self.empty = Counter("activity_recommend_empty", "Answers without an item.", registry=own)
+        self.refreshes = Counter(
+            "activity_recommend_refreshes",
+            "Checks for new fits, items and lists: changed, unchanged, failed.",
+            ["outcome"],
+            registry=own,
+        )
+        for stage in STAGES:
+            self.seconds.labels(stage)

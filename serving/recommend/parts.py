@@ -1,0 +1,111 @@
+"""What answers are made from, opened together and replaced together when something is new."""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from feast import FeatureStore
+
+from operations.fits import Fits, made_lines
+from serving.recommend.candidates import Candidates
+from serving.recommend.items import ItemFacts
+from serving.recommend.member import Member
+from serving.recommend.scored import Lists, NoLists, Precomputed, Scored, Scorer, fused
+from serving.request.item_table import table_key
+from transformations.config import Config
+from transformations.layout import part_files
+
+
+class Sources(Protocol):
+    """Where candidates come from: serving.recommend.candidates.Candidates, or a stand-in."""
+
+    def member(self, member: Any) -> Member:
+        """Return a member's last actions."""
+        ...
+
+    def of(self, member: Any, known: Member | None = None) -> Sequence[Lists]:
+        """Return what every source brings for a member."""
+        ...
+
+    def popular(self) -> Sequence[Lists]:
+        """Return what the sources bring that are the same for all members."""
+        ...
+
+    def close(self) -> None:
+        """Close the connections."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What an answer is made from.
+
+    Attributes:
+        scorer: None where no ranker is trained: then the sources' votes order.
+        popular: What is the same for all members, in memory: it needs no store.
+        state: Changes with what would be opened now (`state_of`).
+    """
+
+    sources: Sources
+    items: ItemFacts
+    scorer: Scorer | None = None
+    lists: Precomputed = field(default_factory=NoLists)
+    popular: Scored = field(default_factory=lambda: fused([]))
+    state: Hashable = None
+
+
+def scorer_of(config: Config, store: FeatureStore) -> Scorer | None:  # noqa: ARG001
+    """Return what scores by the ranker that is trained; None where none is."""
+    return None
+
+
+def lists_of(config: Config, store: FeatureStore) -> Precomputed:  # noqa: ARG001
+    """Return the lists that were made before."""
+    return NoLists()
+
+
+def open_parts(config: Config, store: FeatureStore) -> Parts:
+    """Open all that answers are made from.
+
+    Raises:
+        InputError: nothing was run yet.
+    """
+    state = state_of(config)
+    sources = Candidates(config, store)
+    items = ItemFacts(config, datetime.now(UTC))
+    popular = popular_now(sources, items)
+    return Parts(sources, items, scorer_of(config, store), lists_of(config, store), popular, state)
+
+
+def reopening(config: Config, store: FeatureStore) -> Callable[[Parts], Parts | None]:
+    """Return what opens new parts where there is something new, else returns None."""
+
+    def reopen(parts: Parts) -> Parts | None:
+        if state_of(config) == parts.state:
+            return None
+        store.refresh_registry()
+        return open_parts(config, store)
+
+    return reopen
+
+
+def popular_now(sources: Sources, items: ItemFacts) -> Scored:
+    """Return the list for all: what the popular sources bring; without any, the newest items."""
+    found = [each for each in sources.popular() if len(each.items)]
+    return fused(found, () if found else items.newest[:NEWEST])
+
+
+NEWEST = 1_000
+
+
+def state_of(config: Config) -> Hashable:
+    """Identify what there is to open: fits, lines that are made, staged items, item vectors."""
+    staged, spaces = config.layout.staged_items, Fits(config).spaces.values()
+    mark = (staged.stat().st_mtime_ns, staged.stat().st_size) if staged.exists() else None
+    made = [own for own in map(config.in_space, spaces) if part_files(own.items_dir)]
+    return (
+        mark,
+        tuple((str(own.space), table_key(own)) for own in made),
+        tuple(sorted(line.view for line in made_lines(config))),
+    )
