@@ -2,11 +2,13 @@
 
 ITEM_ENCODERS make the item spaces, AGGREGATORS the members' vectors in one of them; without
 `items`, in the first. A trained space gives the line that is trained with it. CANDIDATES bring a
-member's items for a ranker to order.
+member's items, and the first of RANKERS orders them; the others are there to compare with.
 """
 
 from models.candidates.spec import CandidateSource, NearestToMember, Neighbours, Popular
 from models.items.spec import ItemEncoder, TfidfSvd, Trained
+from models.rankers.lines import BoostedTrees, WideAndDeep
+from models.rankers.spec import Ranker
 from models.spec import Aggregator, Average, GeometricDecay
 
 ITEM_ENCODERS: tuple[ItemEncoder, ...] = (
@@ -25,4 +27,9 @@ CANDIDATES: tuple[CandidateSource, ...] = (
     Popular(name="new", version=1, newest=True),
     Neighbours(of="trained_v1", version=1),
     NearestToMember(aggregator="learned_decay_v2", version=1),
+)
+
+RANKERS: tuple[Ranker, ...] = (
+    WideAndDeep(version=1, aggregators=("learned_decay_v2",)),
+    BoostedTrees(version=1, aggregators=("learned_decay_v2",)),
 )

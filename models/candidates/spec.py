@@ -50,6 +50,15 @@ class CandidateSource:
         return names.fitted(self.name, self.version)
 
     @property
+    def full_name(self) -> str:
+        """What rankers call it, unlike that of any other line.
+
+        >>> Popular(version=1).full_name, Neighbours(of="co_actions_v1", version=2).full_name
+        ('popular_popular_v1', 'neighbours_co_actions_v2')
+        """
+        return f"{self.kind}_{self}"
+
+    @property
     def space(self) -> str | None:
         """The item space that its lists are made from, as "co_actions_v1"; None without one."""
         return None

@@ -124,7 +124,7 @@ class Needs:
             vectors=tuple(Vectors.of(config, line) for line in aggregators),
             members={**chosen["member_stats"], **chosen["profile"]},
             items=chosen["item_stats"],
-            counts=("n_actions", *config.rules.count_columns) if "member_stats" in reads else (),
+            counts=tuple(config.rules.count_columns) if "member_stats" in reads else (),
             context=context if "context" in reads else {},
             groups=reads,
             sources=tuple(sources) if "sources" in reads else (),

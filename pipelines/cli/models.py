@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from models import registry
-from models.lines import catalogue_lines
+from models.lines import catalogue_lines, ranker_lines
 from models.spec import Aggregator, Learned
 from pipelines.cli.options import ConfigOption, DebugOption, settings_of
 from pipelines.cli.quick_feast import import_feast
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 app = typer.Typer()
 console = Terminal()
 
-NameArgument = Annotated[str, typer.Argument(help="An aggregator's name, as in the catalogue.")]
 UntilOption = Annotated[
     str | None,
     typer.Option(
@@ -36,9 +35,20 @@ UntilOption = Annotated[
 ]
 
 
+RANKER = "ranker"
+
+
 @app.command("train", epilog="Example: activity train learned_decay --until 2026-01-31")
 def train_command(
-    name: NameArgument,
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="An aggregator's name, as in the catalogue; or [bold]ranker[/], and a ranker's."
+        ),
+    ],
+    ranker: Annotated[
+        str | None, typer.Argument(help="After [bold]ranker[/]: its name.", show_default=False)
+    ] = None,
     until: UntilOption = None,
     version: Annotated[
         int | None,
@@ -49,9 +59,15 @@ def train_command(
 ) -> None:
     """Train an aggregator, package it and register it; goes on where a killed one stopped.
 
-    Where vectors of its fit are in use, a new fit is made beside it.
+    Where vectors of its fit are in use, a new fit is made beside it. `train ranker NAME` makes the
+    next fit of a line of RANKERS, which the service takes over.
     """
     settings = settings_of(config)
+    if name == RANKER and ranker is not None:
+        _train_ranker(settings, ranker, version, until)
+        return
+    if ranker is not None:
+        raise InputError(f"expected one name, or ranker and a name, got {name} {ranker}")
     line = line_named(settings, name, version)
     if not isinstance(line, Learned):
         raise InputError(f"{name} is a formula or made elsewhere: it has nothing to train")
@@ -82,6 +98,31 @@ def train_command(
             highlight=False,
             soft_wrap=True,
         )
+
+
+def _train_ranker(settings: Config, name: str, version: int | None, until: str | None) -> None:
+    known = sorted(ranker_lines(settings), key=lambda line: line.version)
+    lines = [line for line in known if line.name == name and version in (None, line.version)]
+    if not lines:
+        there = ", ".join(map(str, known)) or "it has none"
+        raise InputError(f"expected a ranker of {settings.catalogue} ({there}), got {name!r}")
+
+    with loading("Feast and TensorFlow"):
+        import_feast()
+        from operations.ledger import Ledger
+        from pipelines.daily import end_of_last_day
+        from pipelines.ranking.train import train_ranker
+
+    ledger = Ledger(settings)
+    with ledger.lock(), ledger.run("train", None) as run_id:
+        stages = Stages(console, ledger, run_id)
+        before = read_timestamp(until) if until else end_of_last_day(settings)
+        fit, folder = train_ranker(settings, lines[-1], before, stages)
+    console.print(
+        f"\n{fit} lies in {escape(short(folder))}; the service takes it over.",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 @app.command("tune", epilog="Example: activity tune decay --apply")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
     from serving.recommend.service import RecommendService
+    from serving.request.vectors import RequestTime
 
 TOKEN = "ACTIVITY_TOKEN"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -92,7 +93,7 @@ def serve_command(
             store = open_store(settings)
             ask(settings, store)
             requests = RequestTime(settings, store)
-            beside, why_not = _recommending(settings, store, threads)
+            beside, why_not = _recommending(settings, store, requests, threads)
         limits = Limits(threads, max_in_flight, timeout=timeout)
         hosts = (*HOSTS, host, *(allow_host or ()))
         server = server_of(application(requests, limits, refresh, hosts, beside, token), limits)
@@ -116,7 +117,7 @@ def serve_command(
 
 
 def _recommending(
-    settings: Config, store: "FeatureStore", threads: int
+    settings: Config, store: "FeatureStore", requests: "RequestTime", threads: int
 ) -> "tuple[list[RecommendService], str]":
     """Open the recommendations; where they cannot be made yet, return why."""
     from serving.recommend.parts import open_parts, reopening
@@ -124,10 +125,10 @@ def _recommending(
     from serving.recommend.service import RecommendService
 
     try:
-        parts = open_parts(settings, store)
+        parts = open_parts(settings, store, requests)
     except InputError as error:
         return [], str(error)
-    reopen = reopening(settings, store)
+    reopen = reopening(settings, store, requests)
     return [RecommendService(Recommender(settings, parts, reopen, threads))], ""
 
 

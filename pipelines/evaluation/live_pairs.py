@@ -28,12 +28,14 @@ from operations.fits import Fits
 from pipelines.evaluation.labels import indices_of
 from pipelines.evaluation.protocol import LIVE
 from pipelines.evaluation.variants import Bench
-from pipelines.ranking.candidates import positive_fields, source_name
+from pipelines.ranking.candidates import positive_fields
 from pipelines.ranking.joined import Joined
 from transformations.config import Config
 from transformations.layout import partition
 from transformations.names import Space
+from transformations.stats.columns import duration
 from transformations.stats.item_stats import build_item_stats
+from transformations.stats.member_stats import member_stats
 from transformations.timestamps import DAY_US, timestamp_of
 
 Indices = NDArray[np.int64]
@@ -94,6 +96,11 @@ class LivePairs:
         rows = _placed(rows, as_of, lengths)
         for name in rows.schema.names:
             arrays[f"{SEQUENCE}__{name}"] = _array(rows[name])
+        if needs.members:
+            stats = member_stats(self.config.rules, rows, duration(self.config))
+            for view, name, _ in needs.members.values():
+                if name in stats.schema.names:
+                    arrays[f"{view}__{name}"] = _array(stats[name])
         for one in needs.vectors:
             for kept, vectors in self._vectors(period, one.line).items():
                 arrays[f"{one.view}__{kept}"] = vectors
@@ -155,7 +162,7 @@ class LivePairs:
         """Return the items that each source brings for labels of one day, as indices."""
         found: dict[str, list[Indices]] = {}
         for source in self.sources:
-            name = source_name(source)
+            name = source.full_name
             if isinstance(source, Popular):
                 found[name] = [self._popular_at(source, day)] * len(rows)
             elif isinstance(source, Neighbours):

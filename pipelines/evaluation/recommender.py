@@ -24,7 +24,6 @@ from models.rankers.spec import Ranker
 from models.spec import Aggregator
 from pipelines.evaluation.live_pairs import Indices, LivePairs
 from pipelines.evaluation.variants import Bench
-from pipelines.ranking.candidates import source_name
 from pipelines.ranking.examples import Pairs, draw, ranks_of, targets_of
 from pipelines.ranking.labels import Labels
 from transformations.config import Config
@@ -36,13 +35,16 @@ PAIRS_AT_ONCE = 400_000
 RECALL_AT = (10, 100, 500)
 WITHOUT: Mapping[str, Callable[[Ranker], Ranker]] = {
     "vectors": lambda line: replace(line, aggregators=()),
-    "stats": lambda line: replace(
-        line, reads=tuple(g for g in line.reads if g not in ("member_stats", "item_stats"))
-    ),
-    "history": lambda line: replace(line, reads=tuple(g for g in line.reads if g != "history")),
-    "sources": lambda line: replace(line, reads=tuple(g for g in line.reads if g != "sources")),
+    "member_stats": lambda line: _without(line, "member_stats"),
+    "item_stats": lambda line: _without(line, "item_stats"),
+    "history": lambda line: _without(line, "history"),
+    "sources": lambda line: _without(line, "sources"),
 }
 """What an ablation is called → the line without it."""
+
+
+def _without(line: Ranker, group: str) -> Ranker:
+    return replace(line, reads=tuple(one for one in line.reads if one != group))
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +99,7 @@ class RecommenderBench:
     def needs(self, line: Ranker) -> Needs:
         """Return what a line reads here."""
         aggregators = [self.lines[name] for name in line.aggregators]
-        sources = [source_name(source) for source in self.pairs.sources]
+        sources = [source.full_name for source in self.pairs.sources]
         return Needs.of(self.config, line, aggregators, sources, ranker_columns(self.config), {})
 
     def fit(self, line: Ranker, seed: int) -> tuple[FittedRanker, Needs]:
@@ -119,7 +121,7 @@ class RecommenderBench:
         """Fit a line, and measure it on the measured period.
 
         Args:
-            without: A candidate source that brings nothing, by `source_name`.
+            without: A candidate source that brings nothing, by `full_name`.
             everything: Score every item, not only the candidates.
         """
         fitted, needs = self.fit(line, seed)

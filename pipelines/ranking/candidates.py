@@ -31,15 +31,6 @@ Lists = list[NDArray[Any]]
 """Items of each label, the best first."""
 
 
-def source_name(source: CandidateSource) -> str:
-    """Return what a ranker calls a source: its kind, name and version.
-
-    >>> source_name(Popular(version=1)), source_name(Neighbours(of="co_actions_v1", version=2))
-    ('popular_popular_v1', 'neighbours_co_actions_v2')
-    """
-    return f"{source.kind}_{source}"
-
-
 def candidates_at(
     config: Config,
     con: Connection,
@@ -50,7 +41,7 @@ def candidates_at(
     vectors: Mapping[str, Sequence[Floats]],
     lines: Mapping[str, Aggregator],
 ) -> dict[str, Lists]:
-    """Return each source's items of each label, by `source_name`.
+    """Return each source's items of each label, by `full_name`.
 
     Args:
         actions: The last actions of each label's member, as it could be read then.
@@ -64,11 +55,11 @@ def candidates_at(
             if source.aggregator in vectors:
                 line = lines[source.aggregator]
                 own = vectors[source.aggregator]
-                found[source_name(source)] = _nearest(config, con, source, line, labels, own)
+                found[source.full_name] = _nearest(config, con, source, line, labels, own)
         elif str(source) in listed:
             view = source.view(listed[str(source)].space)
             kind = KINDS[type(source)]
-            found[source_name(source)] = kind(store, source, view, labels, actions)
+            found[source.full_name] = kind(store, source, view, labels, actions)
     return found
 
 

@@ -17,12 +17,12 @@ from models.rankers.protocol import FittedRanker
 from models.rankers.reading import Needs
 from models.rankers.spec import Ranker
 from models.spec import Aggregator
-from operations.fits import made_lines, seen_until
-from operations.rankers import next_fit, note_made
+from operations.fits import Fits, made_lines, seen_until
+from operations.rankers import made_fits, next_fit, note_made
 from pipelines.progress import Stages
-from pipelines.ranking.candidates import source_name
 from pipelines.ranking.dataset import Known
 from pipelines.ranking.labels import Labels, read_labels
+from pipelines.terminal import escape
 from serving import publish
 from transformations.config import Config
 from transformations.duck import connect
@@ -42,7 +42,7 @@ def train_ranker(
     Raises:
         InputError: an aggregator that it reads is not made, or there are too few labels.
     """
-    line = next_fit(config, line)
+    line, config = next_fit(config, line), config.in_space(Fits(config).space)
     with connect(config) as con:
         items_known(config, con)
         needs, aggregators = needs_of(config, line)
@@ -67,10 +67,11 @@ def train_ranker(
         stage.rows_in, stage.note = len(train), say(metrics)
     notes = {
         "needs": needs.noted(),
+        "fits": {one.line: {"view": one.view, "space": one.space} for one in needs.vectors},
+        "candidates": list(needs.sources),
         "trained_until": until.isoformat(),
         "labels": len(labels),
         "metrics": metrics,
-        "figures": dict(fitted.figures),
         "importance": dict(fitted.importance()),
     }
     with stages.stage("package") as stage:
@@ -80,11 +81,18 @@ def train_ranker(
     return line, folder
 
 
-def rankers_to_train(config: Config) -> list[Ranker]:
-    """Return the lines of RANKERS that no fit was made of yet."""
-    from operations.rankers import made_fits
+def train_rankers(config: Config, until: datetime, stages: Stages) -> None:
+    """Fit the lines of RANKERS that no fit was made of yet; who has too little is named.
 
-    return [line for line in ranker_lines(config) if not made_fits(config, line)]
+    A later fit is asked for: `activity train ranker NAME`.
+    """
+    for line in ranker_lines(config):
+        if not made_fits(config, line):
+            try:
+                train_ranker(config, line, until, stages)
+            except TooFewError as error:
+                said = f"[yellow]•[/] {line} is not trained: {escape(str(error))}"
+                stages.console.print(said, highlight=False, soft_wrap=True)
 
 
 def needs_of(config: Config, line: Ranker) -> tuple[Needs, list[Aggregator]]:
@@ -100,8 +108,8 @@ def needs_of(config: Config, line: Ranker) -> tuple[Needs, list[Aggregator]]:
             f"{line} reads {', '.join(missing)}, which no run has made; first: activity run"
         )
     aggregators = [made[name] for name in line.aggregators]
-    sources = [source_name(source) for source in candidate_lines(config)]
-    context = {key: str(kind) for key, kind in config.recommend.context.items()}
+    sources = [source.full_name for source in candidate_lines(config)]
+    context = dict(config.recommend.context)
     return (
         Needs.of(config, line, aggregators, sources, ranker_columns(config), context),
         aggregators,

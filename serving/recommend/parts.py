@@ -7,12 +7,16 @@ from typing import Any, Protocol
 
 from feast import FeatureStore
 
+from models.lines import ranker_lines
 from operations.fits import Fits, made_lines
+from operations.rankers import newest
 from serving.recommend.candidates import Candidates
 from serving.recommend.items import ItemFacts
 from serving.recommend.member import Member
 from serving.recommend.scored import Lists, NoLists, Precomputed, Scored, Scorer, fused
+from serving.recommend.scoring import open_scoring
 from serving.request.item_table import table_key
+from serving.request.vectors import RequestTime
 from transformations.config import Config
 from transformations.layout import part_files
 
@@ -55,18 +59,18 @@ class Parts:
     state: Hashable = None
 
 
-def scorer_of(config: Config, store: FeatureStore) -> Scorer | None:  # noqa: ARG001
-    """Return what scores by the ranker that is trained; None where none is."""
-    return None
-
-
 def lists_of(config: Config, store: FeatureStore) -> Precomputed:  # noqa: ARG001
     """Return the lists that were made before."""
     return NoLists()
 
 
-def open_parts(config: Config, store: FeatureStore) -> Parts:
+def open_parts(
+    config: Config, store: FeatureStore, request_time: RequestTime | None = None
+) -> Parts:
     """Open all that answers are made from.
+
+    Args:
+        request_time: Makes vectors with a request's own actions, for the ranker.
 
     Raises:
         InputError: nothing was run yet.
@@ -75,17 +79,20 @@ def open_parts(config: Config, store: FeatureStore) -> Parts:
     sources = Candidates(config, store)
     items = ItemFacts(config, datetime.now(UTC))
     popular = popular_now(sources, items)
-    return Parts(sources, items, scorer_of(config, store), lists_of(config, store), popular, state)
+    scorer = open_scoring(config, store, request_time)
+    return Parts(sources, items, scorer, lists_of(config, store), popular, state)
 
 
-def reopening(config: Config, store: FeatureStore) -> Callable[[Parts], Parts | None]:
+def reopening(
+    config: Config, store: FeatureStore, request_time: RequestTime | None = None
+) -> Callable[[Parts], Parts | None]:
     """Return what opens new parts where there is something new, else returns None."""
 
     def reopen(parts: Parts) -> Parts | None:
         if state_of(config) == parts.state:
             return None
         store.refresh_registry()
-        return open_parts(config, store)
+        return open_parts(config, store, request_time)
 
     return reopen
 
@@ -108,4 +115,5 @@ def state_of(config: Config) -> Hashable:
         mark,
         tuple((str(own.space), table_key(own)) for own in made),
         tuple(sorted(line.view for line in made_lines(config))),
+        tuple(map(str, newest(config, ranker_lines(config)))),
     )

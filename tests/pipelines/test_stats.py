@@ -104,9 +104,7 @@ class TestMembers:
         config, columns = served.config, ["n_sessions", "share_play", "last_session_at"]
         edge = END - 2 * DAY + config.publish_delay
         times = [END - 4 * DAY, edge - timedelta(microseconds=1), edge]
-        rows = joined(
-            served, MEMBER_STATS_VIEW, columns, member_id=[3] * 3, event_timestamp=times
-        )
+        rows = joined(served, MEMBER_STATS_VIEW, columns, member_id=[3] * 3, event_timestamp=times)
         assert rows.loc[0, columns].isna().all()
         for number, as_of in ((1, END - 3 * DAY), (2, END - 2 * DAY)):
             stored = row_of(config.layout.member_stats, as_of, "member_id", 3)

@@ -1,0 +1,174 @@
+"""Candidates in the order of a ranker, with features from the online store as they are now."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from feast import FeatureStore
+from feast.errors import FeastObjectNotFoundException
+
+from models.lines import ranker_lines
+from models.rankers.history import Actions
+from models.rankers.inputs import Floats
+from models.rankers.item_categories import items_known, read_categories
+from models.rankers.package import Loaded, is_packaged, load
+from models.rankers.reading import SEQUENCE, Members, Needs, inputs_of, items_of, members_of
+from operations.rankers import newest
+from serving.recommend.member import Member, with_events
+from serving.recommend.scored import Lists, Scored, as_ids, merged
+from serving.request.sequences import Event
+from serving.request.vectors import RequestTime
+from stores.read import Features, Reader
+from transformations.config import Config
+from transformations.duck import connect
+from transformations.errors import InputError
+from transformations.timestamps import microseconds, timestamp_of
+
+
+class Scoring:
+    """What a packaged ranker says of members and items; threads may share it.
+
+    Args:
+        store: A feature store that `stores.read.Reader` reads.
+        request_time: Makes a member's vectors with actions that no store has seen; None: its stored
+            vectors serve, and only what counts actions sees the new ones.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        store: FeatureStore,
+        ranker: Loaded,
+        request_time: RequestTime | None = None,
+    ) -> None:
+        self.config, self.ranker, self._request_time = config, ranker, request_time
+        self.needs = Needs.read(ranker.manifest["needs"])
+        with connect(config) as con:
+            items_known(config, con)
+            self._categories = read_categories(con)
+        try:
+            wanted = self.needs.of_members(config.rules)
+            self._members = Reader(store, wanted, full_feature_names=True)
+            of_items = self.needs.of_items()
+            self._items = Reader(store, of_items, full_feature_names=True) if of_items else None
+        except FeastObjectNotFoundException as error:
+            raise InputError(
+                f"{ranker.line} reads what is not registered any more ({error}); train it again: "
+                f"activity train ranker {ranker.line.name}"
+            ) from None
+        self._fits = {"ranker": ranker.model_version}
+        for one in self.needs.vectors:
+            self._fits |= {one.line: one.view, f"items of {one.line}": one.space}
+
+    def of(
+        self,
+        member: Any,
+        found: Sequence[Lists],
+        extra: Sequence[Any] = (),
+        context: Mapping[str, Any] | None = None,
+        now: datetime | None = None,
+        events: Sequence[Event] = (),
+    ) -> Scored:
+        """Return the scores of what the sources found and of further items (`Scorer.of`)."""
+        sources = merged(found, extra)
+        items = as_ids(list(sources))
+        started = time.perf_counter()
+        known = self.member(member, context or {}, now or datetime.now(UTC), events)
+        read = Features({}, {})
+        if self._items is not None and len(items):
+            read = self._items.read({"item_id": items.tolist()})
+        at = np.repeat(known.now, len(items))
+        columns = items_of(self.needs, read, items, at, self._categories)
+        inputs = inputs_of(
+            self.needs,
+            known,
+            columns,
+            items,
+            self._categories,
+            np.zeros(len(items), np.int64),
+            np.arange(len(items)),
+            _ranks(found, list(sources)),
+        )
+        seconds = {"features": time.perf_counter() - started}
+        fitted = self.ranker.fitted
+        likely = fitted.probabilities(inputs)
+        return Scored(
+            items,
+            fitted.scores(inputs),
+            list(sources.values()),
+            dict(zip(self.ranker.heads, likely.T, strict=True)),
+            str(self.ranker.line),
+            self._fits,
+            {"category": columns.categories.get("item.category", np.full(len(items), None))},
+            seconds,
+        )
+
+    def member(
+        self, member: Any, context: Mapping[str, Any], now: datetime, events: Sequence[Event]
+    ) -> Members:
+        """Return a member as the ranker sees it now; an unknown one has done nothing."""
+        read = self._members.read({"member_id": [member]})
+        at = np.array([microseconds(now)], np.int64)
+        given = {key: [value] for key, value in context.items()}
+        known = members_of(self.config.rules, self.needs, read, [member], at, given)
+        if not events:
+            return known
+        vectors = dict(known.columns.vectors)
+        if self._request_time is not None:
+            made = self._request_time.embed([member], events, now).vectors
+            for one in self.needs.vectors:
+                for column, kept in one.fields.items() if one.view in made else ():
+                    vectors[column] = made[one.view][kept.removeprefix("stored_")]
+        columns = replace(known.columns, vectors=vectors)
+        return Members(columns, _with_events(self.config, known.actions, read, events), known.now)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._members.close()
+        if self._items is not None:
+            self._items.close()
+
+
+def _with_events(
+    config: Config, actions: Actions, read: Features, events: Sequence[Event]
+) -> Actions:
+    """Return a member's actions with those of a request."""
+    there = actions.there[0]
+    names = read.arrays[f"{SEQUENCE}__actions"][0] if there.any() else []
+    stored = Member(
+        actions.items[0][there].tolist(),
+        actions.signs[0][there],
+        list(names or []),
+        [timestamp_of(int(at)) for at in actions.times[0][there]],
+    )
+    known = with_events(config.rules, stored, events)
+    times = np.array([[microseconds(at) for at in known.times]], np.int64)
+    items = np.array([known.items], actions.items.dtype)
+    return Actions(items, np.ones(items.shape, bool), known.signs[None, :], times)
+
+
+def _ranks(found: Sequence[Lists], items: Sequence[Any]) -> dict[str, Floats]:
+    """Return each item's rank in each source, from 0; NaN where it is not in it."""
+    ranks = {}
+    for each in found:
+        places = {item: rank for rank, item in enumerate(each.items.tolist())}
+        row = [places.get(item, np.nan) for item in items]
+        ranks[each.source.full_name] = np.array(row, np.float32)
+    return ranks
+
+
+def open_scoring(
+    config: Config, store: FeatureStore, request_time: RequestTime | None = None
+) -> Scoring | None:
+    """Return what scores by the newest fit of the first line of RANKERS that is made; or None.
+
+    Raises:
+        InputError: it is damaged, or reads what is gone.
+    """
+    made = [line for line in newest(config, ranker_lines(config)) if is_packaged(line, config)]
+    if not made:
+        return None
+    return Scoring(config, store, load(config, made[0]), request_time)
