@@ -70,17 +70,18 @@ class Category:
 
     def codes(self, values: NDArray[Any]) -> NDArray[np.int32]:
         """Return the codes of values, int32 [rows]."""
-        texts = map(as_text, values)
         if self.hashed is None:
             of = self._codes.get
-            found = (0 if text is None else of(text, 0) for text in texts)
+            # A text is looked up as it is; what it is not found by, None and NaN, has no code.
+            found = (of(v if type(v) is str else as_text(v), 0) for v in values.tolist())
         else:
-            size = self.hashed
-            found = (
-                0 if text is None else 1 + zlib.crc32(text.encode("utf-8", "replace")) % size
-                for text in texts
-            )
+            found = (self._hash(as_text(v)) for v in values.tolist())
         return np.fromiter(found, np.int32, len(values))
+
+    def _hash(self, text: str | None) -> int:
+        if text is None or self.hashed is None:
+            return 0
+        return 1 + zlib.crc32(text.encode("utf-8", "replace")) % self.hashed
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,12 @@ class Vector:
     name: str
     dim: int
     length: float
+
+    def scaled(self, vectors: Floats) -> Floats:
+        """Return vectors divided by the mean length, float32 [rows, dim]."""
+        with np.errstate(over="ignore"):  # cut right after
+            found = _finite(vectors) * np.float32(1 / self.length)
+        return np.clip(found, -MOST, MOST)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,9 +135,7 @@ class Side:
     def table(self, columns: Columns, rows: int) -> Table:
         """Make the table of a side that has so many rows."""
         numbers, told = self._scaled(columns, rows)
-        vectors = [
-            np.clip(_finite(columns.vectors[v.name]) / v.length, -MOST, MOST) for v in self.vectors
-        ]
+        vectors = [vector.scaled(columns.vectors[vector.name]) for vector in self.vectors]
         codes = [c.codes(columns.categories[c.name]) for c in self.categories]
         return Table(
             np.concatenate([numbers, told, *vectors], axis=1).astype(np.float32),
@@ -444,15 +449,16 @@ def _category(
 
 
 def _vector(name: str, column: Floats, weights: NDArray[np.float64]) -> Vector | None:
-    lengths = np.linalg.norm(_finite(column), axis=1)
-    there = weights * (lengths > 0)
+    lengths = np.linalg.norm(_finite(column).astype(np.float64), axis=1)
+    there = weights * (lengths > np.finfo(np.float32).tiny)
     if not there.any():
         return None
     return Vector(name, column.shape[1], float(np.average(lengths, weights=there)))
 
 
-def _finite(vectors: Floats) -> NDArray[np.float64]:
-    return np.nan_to_num(vectors.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+def _finite(vectors: Floats) -> Floats:
+    finite = np.isfinite(vectors)
+    return vectors if finite.all() else np.where(finite, vectors, np.float32(0))
 
 
 def _matched(spaces: Mapping[str, str], sides: Sequence[Side]) -> list[tuple[str, str]]:
