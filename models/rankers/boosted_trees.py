@@ -111,7 +111,7 @@ class BoostedTreesRanker:
         )
         noted: dict[str, Any] = {"trees": ranker.booster.num_trees()}
         if held:
-            noted["validation_ndcg_10"] = max(history["validation"]["ndcg@10"])
+            noted["validation_ndcg_10"] = float(max(history["validation"]["ndcg@10"]))
         return cls(line, heads, made, text, ranker.booster, calibration.astype(np.float32), noted)
 
     def scores(self, inputs: Inputs) -> Floats:

@@ -128,10 +128,10 @@ class WideAndDeep(Scaled):
     hashed_ids: int | None = None
     dropout: float = 0.1
     weight_decay: float = 1e-3
-    epochs: int = 10
+    epochs: int = 20
     patience: int = 2
     batch_size: int = 1024
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     listwise: float = 1.0
     balanced: bool = False
 
