@@ -68,9 +68,9 @@ class BoostedTrees(Ranker):
     code: ClassVar[str] = "models.rankers.boosted_trees:BoostedTreesRanker"
 
     name: str = "boosted_trees"
-    trees: int = 300
+    trees: int = 200
     leaves: int = 31
-    learning_rate: float = 0.05
+    learning_rate: float = 0.08
     min_rows: int = 50
     patience: int = 30
     min_count: int = 5
