@@ -87,8 +87,8 @@ def market(labels: int, seed: int = 0) -> Labelled:
 
 def training(labels: int) -> dict[str, Any]:
     """Return examples a second of an epoch of ours, and of bare Keras, in turns."""
-    from models.rankers.learning import Examples, Fitting, positive_weights
-    from models.rankers.network import Network, Sizes
+    from models.rankers.deep.learning import Examples, Fitting, positive_weights
+    from models.rankers.deep.network import Network, Sizes
     from models.rankers.preprocessing import Preprocessing
     from models.rankers.wide_and_deep import wide_of
 

@@ -11,6 +11,7 @@ how well they match.
 From: Burges, "From RankNet to LambdaRank to LambdaMART", 2010; Ke et al., "LightGBM", 2017.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from models.rankers.spec import Ranker
 
 TREES = "trees.txt"
 FIT_THREADS = 2
+"""At most; fewer where OMP_NUM_THREADS says so. Trees do not depend on it (`deterministic`)."""
 CALIBRATING_STEPS = 30
 
 
@@ -76,7 +78,7 @@ class BoostedTreesRanker:
             "num_leaves": line.leaves,
             "learning_rate": line.learning_rate,
             "min_data_in_leaf": line.min_rows,
-            "num_threads": FIT_THREADS,
+            "num_threads": min(FIT_THREADS, int(os.environ.get("OMP_NUM_THREADS") or FIT_THREADS)),
             "deterministic": True,
             "force_row_wise": True,
             "seed": seed,
@@ -109,7 +111,7 @@ class BoostedTreesRanker:
         )
         noted: dict[str, Any] = {"trees": ranker.booster.num_trees()}
         if held:
-            noted["validation_ndcg_10"] = max(history["validation"]["ndcg@10"])
+            noted["validation_ndcg_10"] = float(max(history["validation"]["ndcg@10"]))
         return cls(line, heads, made, text, ranker.booster, calibration.astype(np.float32), noted)
 
     def scores(self, inputs: Inputs) -> Floats:

@@ -14,7 +14,7 @@ POSITIONS = 50
 
 
 def refuse_nothing(labelled: Labelled, heads: Mapping[str, float]) -> None:
-    """Raise InputError unless there is something to learn: pairs that differ in what came of them.
+    """Raise InputError unless pairs differ in what came of them, and stand group by group.
 
     Args:
         heads: The actions of the targets' columns.
@@ -23,6 +23,8 @@ def refuse_nothing(labelled: Labelled, heads: Mapping[str, float]) -> None:
         raise InputError(
             f"expected a target for each of {', '.join(heads)}, got {labelled.targets.shape[1]}"
         )
+    if (np.diff(labelled.groups) < 0).any():
+        raise InputError("expected the groups of labels in ascending order, got others; sort them")
     positive = labelled.targets.sum(axis=0) if len(labelled) else np.zeros(len(heads))
     if not ((positive > 0) & (positive < len(labelled))).any():
         told = ", ".join(

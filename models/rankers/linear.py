@@ -1,7 +1,8 @@
 """`Linear`: one logistic regression per action, over the scaled columns and the categories."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -16,10 +17,12 @@ from models.rankers.lines import Linear
 from models.rankers.preprocessing import Encoded, Preprocessing
 from models.rankers.spec import Ranker
 
-STEPS = 200
+STEPS = 100
 """Of L-BFGS at most."""
 CHUNK = 65_536
 """Pairs whose products are laid out at once."""
+KEPT = 128_000_000
+"""Entries of products that are kept between steps: half a gigabyte."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +120,7 @@ class _Regression:
     """The loss of all heads and its gradient, over tables that hold a member or an item once."""
 
     encoded: Encoded
+    without: Encoded
     targets: NDArray[np.float64]
     weights: NDArray[np.float64]
     shown: NDArray[np.float64]
@@ -130,6 +134,7 @@ class _Regression:
         heads = train.targets.shape[1]
         return cls(
             encoded,
+            Encoded(**{**vars(encoded), "matched": ()}),
             train.targets.astype(np.float64),
             train.weights.astype(np.float64) / max(float(train.weights.sum()), 1e-12),
             shown.astype(np.float64),
@@ -142,7 +147,7 @@ class _Regression:
         from scipy.optimize import minimize
 
         start = np.zeros(sum(int(np.prod(shape)) for shape in self.shapes))
-        options = {"maxiter": STEPS, "ftol": 1e-9, "gtol": 1e-6}
+        options = {"maxiter": STEPS, "ftol": 1e-8, "gtol": 1e-6}
         found = minimize(self._loss, start, jac=True, method="L-BFGS-B", options=options)
         return self._parts(found.x), int(found.nit), float(found.fun)
 
@@ -170,11 +175,11 @@ class _Regression:
     ) -> NDArray[np.float64]:
         """As `added`, with the products of a chunk at a time."""
         first = sum(side.dense.shape[1] for side, _ in self.encoded.sides)
-        without = Encoded(**{**vars(self.encoded), "matched": ()})
-        total = added(without, weights[:first], table)
-        if first < len(weights):
-            for chunk in self._chunks():
-                total[chunk] += self.encoded.products(chunk) @ weights[first:]
+        # The tables are float32: of two types, each product would copy them.
+        weights, table = weights.astype(np.float32), table.astype(np.float32)
+        total = added(self.without, weights[:first], table).astype(np.float64)
+        for chunk, products in self._products():
+            total[chunk] += products @ weights[first:]
         return total
 
     def _gradients(
@@ -183,17 +188,28 @@ class _Regression:
         dense, table = [], np.zeros(self.shapes[1])
         for side, rows in self.encoded.sides:
             share = errors if isinstance(rows, slice) else _summed(errors, rows, len(side.dense))
-            dense.append(side.dense.T @ share)
+            dense.append(side.dense.T @ share.astype(np.float32))
             for codes in side.codes.T:
                 table += _summed(share, codes, len(table))
         products = np.zeros((self.shapes[0][0] - sum(map(len, dense)), errors.shape[1]))
-        if len(products):
-            for chunk in self._chunks():
-                products += self.encoded.products(chunk).T @ errors[chunk]
+        for chunk, made in self._products():
+            products += made.T @ errors[chunk].astype(np.float32)
         return np.concatenate([*dense, products]), table
 
-    def _chunks(self) -> list[slice]:
-        return [slice(start, start + CHUNK) for start in range(0, len(self.encoded), CHUNK)]
+    def _products(self) -> Iterable[tuple[slice, Floats]]:
+        """Return member ∘ item of each chunk of pairs; kept where there is room."""
+        width = sum(member.stop - member.start for member, _ in self.encoded.matched)
+        return self._kept if width * len(self.encoded) <= KEPT else self._made()
+
+    @cached_property
+    def _kept(self) -> list[tuple[slice, Floats]]:
+        return list(self._made())
+
+    def _made(self) -> Iterator[tuple[slice, Floats]]:
+        if self.encoded.matched:
+            for start in range(0, len(self.encoded), CHUNK):
+                chunk = slice(start, start + CHUNK)
+                yield chunk, self.encoded.products(chunk)
 
 
 def _summed(values: NDArray[np.float64], rows: NDArray[Any], size: int) -> NDArray[np.float64]:

@@ -68,9 +68,9 @@ class BoostedTrees(Ranker):
     code: ClassVar[str] = "models.rankers.boosted_trees:BoostedTreesRanker"
 
     name: str = "boosted_trees"
-    trees: int = 300
+    trees: int = 200
     leaves: int = 31
-    learning_rate: float = 0.05
+    learning_rate: float = 0.08
     min_rows: int = 50
     patience: int = 30
     min_count: int = 5
@@ -128,10 +128,10 @@ class WideAndDeep(Scaled):
     hashed_ids: int | None = None
     dropout: float = 0.1
     weight_decay: float = 1e-3
-    epochs: int = 10
+    epochs: int = 20
     patience: int = 2
     batch_size: int = 1024
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     listwise: float = 1.0
     balanced: bool = False
 

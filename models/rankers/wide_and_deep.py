@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.rankers import saved
-from models.rankers.forward import Forward
+from models.rankers.deep.forward import Forward
 from models.rankers.inputs import IDS, Floats, Inputs, Labelled
 from models.rankers.labels import combined, refuse_nothing, shown_at, sigmoid
 from models.rankers.lines import WideAndDeep
@@ -50,8 +50,8 @@ class WideAndDeepRanker:
         seed: int,
     ) -> Self:
         """Train it by AdamW, with early stopping."""
-        from models.rankers import learning
-        from models.rankers.network import Sizes
+        from models.rankers.deep import learning
+        from models.rankers.deep.network import Sizes
 
         line = cast(WideAndDeep, line)
         refuse_nothing(train, heads)

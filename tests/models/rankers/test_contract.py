@@ -1,6 +1,7 @@
 """The contract of rankers: every kind of line is enrolled."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,14 @@ def test_neither_the_order_nor_the_number_of_pairs_changes_a_score(line: Ranker)
     np.testing.assert_allclose(alone, together, atol=1e-6)
 
 
+def test_threads_may_share_it(line: Ranker) -> None:
+    inputs, of = market(2, groups=5).inputs, fitted(line)
+    expected = of.scores(inputs)
+    with ThreadPoolExecutor(4) as pool:
+        for scores in pool.map(lambda _: of.scores(inputs), range(40)):
+            np.testing.assert_array_equal(scores, expected)
+
+
 def test_a_new_category_is_the_unknown_one(line: Ranker) -> None:
     inputs = market(2, groups=5).inputs
 
@@ -155,6 +164,13 @@ def test_nothing_to_learn_from_is_refused(line: Ranker) -> None:
     for little in (nothing(labels), silent):
         with pytest.raises(InputError, match="expected pairs"):
             line.fitted_class().fit(line, HEADS, little, nothing(labels), seed=0)
+
+
+def test_pairs_that_do_not_stand_group_by_group_are_refused(line: Ranker) -> None:
+    labels = market(0, groups=5)
+    mixed = labels.take(np.random.default_rng(0).permutation(len(labels)))
+    with pytest.raises(InputError, match="groups of labels in ascending order"):
+        line.fitted_class().fit(line, HEADS, mixed, nothing(labels), seed=0)
 
 
 def test_it_fits_without_validation_and_where_pairs_were_shown(line: Ranker) -> None:

@@ -1,6 +1,7 @@
 """Packages of rankers, whole or absent and verified when they are loaded; and catalogue lines."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -167,6 +168,16 @@ def test_rankers_are_lines_of_the_catalogue(config: Config) -> None:
     first, second = ranker_lines(catalogue(config, told))
     assert (str(first), str(second)) == ("linear_v1", "wide_and_deep_v2")
     assert second == WideAndDeep(version=2)
+
+
+def test_the_lines_of_the_page_are_lines(config: Config) -> None:
+    page = (ROOT / "docs" / "recommend.md").read_text()
+    (shown,) = re.findall(r"<!-- test: rankers -->\n```python\n(.*?)```", page, re.DOTALL)
+    lines = ranker_lines(catalogue(config, shown.replace("decay_v1", "average_v1")))
+    assert [str(line) for line in lines] == [
+        *("linear_v1", "boosted_trees_v1", "wide_and_deep_v1"),
+        *("mf_v1", "ncf_v1"),
+    ]
 
 
 @pytest.mark.parametrize(

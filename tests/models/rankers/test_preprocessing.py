@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from models.rankers.additive import added
 from models.rankers.inputs import Columns, Inputs
-from models.rankers.preprocessing import MOST, Encoded, Preprocessing
+from models.rankers.preprocessing import Encoded, Preprocessing
+from models.rankers.sides import MOST
 from transformations.errors import InputError
 
 NAN = np.nan

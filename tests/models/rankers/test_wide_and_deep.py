@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.backend import tf
+from models.rankers.deep.learning import Examples, listwise, positive_weights
+from models.rankers.deep.network import Network, Sizes
 from models.rankers.inputs import Columns, Inputs, Labelled
 from models.rankers.labels import POSITIONS, shown_at
-from models.rankers.learning import Examples, listwise, positive_weights
 from models.rankers.lines import WideAndDeep
-from models.rankers.network import Network, Sizes
 from models.rankers.preprocessing import Encoded, Preprocessing
 from models.rankers.wide_and_deep import WideAndDeepRanker, wide_of
 from tests.models.rankers.worlds import GROUP, HEADS, market, nothing

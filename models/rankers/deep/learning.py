@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.backend import keras, tf
+from models.rankers.deep.network import Network, Sizes, Weights
 from models.rankers.inputs import Labelled, Rows
 from models.rankers.labels import shown_at, sizes
 from models.rankers.lines import WideAndDeep
-from models.rankers.network import Network, Sizes, Weights
 from models.rankers.preprocessing import Encoded
 
 VALIDATION_BATCH = 8_192
