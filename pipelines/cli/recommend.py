@@ -64,8 +64,8 @@ def recommend_command(
     for item in answer.items:
         sources = [f"{source}: {rank + 1}" for source, rank in item.sources.items()] or [item.by]
         score = "" if item.score is None else f"{item.score:.3g}"
-        cells = (score, str(item.item_id), item.title, sources[0])
-        shown.add_row(*map(escape, cells))
+        listed = (score, str(item.item_id), item.title, sources[0])
+        shown.add_row(*map(escape, listed))
         reason = item.reason
         why = "" if reason is None else f"  like {reason.item_id} ({reason.action}) {reason.title}"
         for number in range(max(len(sources) - 1, 1 if why else 0)):

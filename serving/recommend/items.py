@@ -120,13 +120,9 @@ class ItemFacts:
 
         None where no vector tells: nothing is nearer than at a right angle.
         """
-        past = {
-            item: action
-            for item, action, sign in zip(
-                member.items, member.actions, member.signs.tolist(), strict=True
-            )
-            if sign >= 0
-        }
+        rows = zip(member.items, member.actions, member.signs.tolist(), strict=True)
+        last = {item: (action, sign) for item, action, sign in rows}  # an item's newest counts
+        past = {item: action for item, (action, sign) in last.items() if sign >= 0}
         if not (past and items) or self.space is None:
             return [None] * len(items)
         ids = list(past)

@@ -157,7 +157,7 @@ def _places(
         return [(row, 1.0, "score") for row in range(min(n, len(pool)))]
     likes = _Likeness(pool, scores, rules.diversity)
     free, left = np.ones(len(pool), bool), _Caps(pool, rules.caps)
-    chosen = []
+    chosen: list[tuple[int, float, str]] = []
     while len(chosen) < n:
         allowed = np.flatnonzero(free & left.allows)
         if not len(allowed):

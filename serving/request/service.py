@@ -187,8 +187,9 @@ def application(
         yield
         working.cancel()
         pool.shutdown()
-        for service in (*beside, requests):
+        for service in beside:
             service.close()
+        requests.close()
         gc.unfreeze()
 
     # FastAPI's own pages of the schema load scripts from elsewhere.

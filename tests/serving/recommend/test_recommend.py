@@ -105,6 +105,15 @@ def test_the_ranker_orders_and_an_answer_says_what_made_it(
     assert len(scorer.calls) == 1
 
 
+def test_what_was_liked_and_then_dismissed_is_no_reason(
+    folder: Path, sources: StandInSources
+) -> None:
+    sources.members[42] = member_of((1, "APPLY", 9), (4, "SAVE", 5), (1, "DISMISS", 2))
+    with opened(folder, sources) as recommender:
+        reasons = {item.reason for item in recommender.of(Request(42)).items if item.reason}
+    assert {reason.item_id for reason in reasons} == {4}
+
+
 def test_without_a_ranker_the_votes_order(folder: Path, sources: StandInSources) -> None:
     with opened(folder, sources) as recommender:
         answer = recommender.of(Request(42, 3))
