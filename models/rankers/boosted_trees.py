@@ -85,7 +85,8 @@ class BoostedTreesRanker:
             "verbosity": -1,
         }
         of_train = _dataset(line, made, train, levels, weights)
-        held = [_dataset(line, made, validation, levels, weights, of_train)] * bool(len(validation))
+        given = [validation] if len(validation) else []
+        held = [_dataset(line, made, labels, levels, weights, of_train) for labels in given]
         history: dict[str, dict[str, list[float]]] = {}
         grown = lightgbm.train(
             parameters,
@@ -103,10 +104,7 @@ class BoostedTreesRanker:
         text = grown.model_to_string(num_iteration=grown.best_iteration if held else -1)
         ranker = cls(line, heads, made, text, _booster(text), np.zeros((2, 0), np.float32), {})
         calibration = np.stack(
-            [
-                _calibrated(ranker, head, [labels for labels in (validation, train) if len(labels)])
-                for head in range(len(heads))
-            ],
+            [_calibrated(ranker, head, [*given, train]) for head in range(len(heads))],
             axis=1,
         )
         noted: dict[str, Any] = {"trees": ranker.booster.num_trees()}

@@ -60,7 +60,8 @@ class WideAndDeepRanker:
         offsets = tuple(made.offsets.tolist())
         sizes = Sizes(len(made.columns), offsets, len(heads), columns, fields)
         of_train = made.encode(train.inputs), train
-        of_validation = made.encode(validation.inputs), validation
+        held = validation if len(validation) else train.take(np.zeros(0, np.int64))
+        of_validation = made.encode(held.inputs), held
         weights, figures = learning.train(line, heads, sizes, of_train, of_validation, seed)
         bias = -np.log(learning.positive_weights(line, train))
         if (shown_at(train) >= 0).any():

@@ -174,10 +174,13 @@ def test_pairs_that_do_not_stand_group_by_group_are_refused(line: Ranker) -> Non
 
 
 def test_it_fits_without_validation_and_where_pairs_were_shown(line: Ranker) -> None:
-    """The liked item stands last more often; served, no position is asked for."""
+    """Of no validation there may be no columns either. Served, no position is asked for."""
     labels = market(0, groups=60, shown=True)
-    made = line.fitted_class().fit(line, HEADS, labels, nothing(labels), seed=0)
-    assert np.isfinite(made.scores(labels.inputs)).all()
+    empty = Inputs(Columns(), Columns(), Columns(), *[np.zeros(0, np.int64)] * 2)
+    without = Labelled(**{**vars(nothing(labels)), "inputs": empty})
+    for validation in (without, market(1, groups=20, shown=True)):
+        made = line.fitted_class().fit(line, HEADS, labels, validation, seed=0)
+        assert np.isfinite(made.scores(labels.inputs)).all()
 
 
 def test_a_tiny_table_fits(line: Ranker) -> None:
