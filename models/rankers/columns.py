@@ -4,7 +4,12 @@ from collections.abc import Mapping
 
 from transformations import names
 from transformations.config import Config
-from transformations.stats.columns import Kind, item_stats_columns, member_stats_columns
+from transformations.stats.columns import (
+    Kind,
+    item_stats_columns,
+    member_stats_columns,
+    profile_columns,
+)
 
 Where = tuple[str, str, str]
 """View, feature, kind."""
@@ -14,6 +19,7 @@ def ranker_columns(config: Config) -> dict[str, dict[str, Where]]:
     """Return group of `Ranker.reads` → column of the ranker → where it lies."""
     return {
         "member_stats": _named("member", names.MEMBER_STATS_VIEW, member_stats_columns(config)),
+        "profile": _named("member", names.PROFILE_VIEW, profile_columns(config)),
         "item_stats": _named("item", names.ITEM_STATS_VIEW, item_stats_columns(config)),
     }
 

@@ -21,6 +21,7 @@ from transformations import names
 from transformations.config import Config
 from transformations.rules import Rules
 from transformations.signs import read_by_signs
+from transformations.timestamps import microseconds
 
 SEQUENCE = names.SEQUENCE_VIEW
 
@@ -177,12 +178,16 @@ def actions_of(rules: Rules, read: Read) -> Actions:
         column, present = read.arrays[f"{SEQUENCE}__{name}"], read.present[f"{SEQUENCE}__{name}"]
         return [row if there else None for row, there in zip(column, present, strict=True)]
 
-    times = [
-        None if row is None else np.asarray(row, "datetime64[us]").astype(np.int64)
-        for row in lists("event_timestamps")
-    ]
+    times = [None if row is None else _microseconds(row) for row in lists("event_timestamps")]
     attributes = {name: lists(name) for name in read_by_signs(rules)}
     return Actions.of(rules, lists("item_ids"), lists("actions"), times, attributes)
+
+
+def _microseconds(row: Sequence[Any] | NDArray[Any]) -> NDArray[np.int64]:
+    """Return times of a list as a training join has them, or as the online store's reader does."""
+    if isinstance(row, np.ndarray):
+        return row.astype("datetime64[us]").astype(np.int64)
+    return np.array([microseconds(at) for at in row], np.int64)
 
 
 def members_of(

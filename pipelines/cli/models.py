@@ -117,7 +117,7 @@ def _train_ranker(settings: Config, name: str, version: int | None, until: str |
     with ledger.lock(), ledger.run("train", None) as run_id:
         stages = Stages(console, ledger, run_id)
         before = read_timestamp(until) if until else end_of_last_day(settings)
-        fit, folder = train_ranker(settings, lines[-1], before, stages)
+        fit, folder, _ = train_ranker(settings, lines[-1], before, stages)
     console.print(
         f"\n{fit} lies in {escape(short(folder))}; the service takes it over.",
         highlight=False,

@@ -1,5 +1,8 @@
 """Fitting a ranker: what was readable at each label's time, drawn negatives, a package."""
 
+import json
+from collections.abc import Hashable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -34,21 +37,83 @@ LEAST = 50
 """Positive labels without which nothing is fitted."""
 
 
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Pairs for a ranker, from labels before a timestamp.
+
+    Attributes:
+        key: What they depend on: rankers that agree in it share them.
+        labels: How many there are.
+    """
+
+    key: Hashable
+    needs: Needs
+    labels: int
+    train: Labelled
+    validation: Labelled
+
+
 def train_ranker(
-    config: Config, line: Ranker, until: datetime, stages: Stages, seed: int = 0
-) -> tuple[Ranker, Path]:
-    """Fit a ranker to labels before a timestamp, package it, and note its fit; return both.
+    config: Config,
+    line: Ranker,
+    until: datetime,
+    stages: Stages,
+    seed: int = 0,
+    made: Examples | None = None,
+) -> tuple[Ranker, Path, Examples]:
+    """Fit a ranker to labels before a timestamp, package it, and note its fit.
+
+    Args:
+        made: Examples of another line, which are used where they are what this one needs.
+
+    Returns:
+        The fit, its folder, and the examples.
 
     Raises:
         InputError: an aggregator that it reads is not made, or there are too few labels.
     """
     line, config = next_fit(config, line), config.in_space(Fits(config).space)
+    examples = _examples(config, line, until, stages, seed, made)
+    train, validation, heads = examples.train, examples.validation, line.heads(config.rules)
+    with stages.stage(f"train {line}") as stage:
+        code: type[FittedRanker] = line.fitted_class()
+        fitted = code.fit(line, heads, train, validation, seed)
+        metrics = judged(fitted, validation, list(heads))
+        stage.rows_in, stage.note = len(train), say(metrics)
+    needs = examples.needs
+    notes = {
+        "needs": needs.noted(),
+        "fits": {one.line: {"view": one.view, "space": one.space} for one in needs.vectors},
+        "candidates": list(needs.sources),
+        "trained_until": until.isoformat(),
+        "labels": examples.labels,
+        "metrics": metrics,
+        "importance": dict(fitted.importance()),
+    }
+    with stages.stage("package") as stage:
+        folder = package(line, heads, config, fitted, notes)
+        note_made(config, line)
+        stage.note = str(line)
+    return line, folder, examples
+
+
+def _examples(
+    config: Config,
+    line: Ranker,
+    until: datetime,
+    stages: Stages,
+    seed: int,
+    made: Examples | None,
+) -> Examples:
+    needs, aggregators = needs_of(config, line)
+    heads = line.heads(config.rules)
+    settings = (line.hard, line.easy, line.days, line.labels, tuple(heads.items()))
+    key = (until, seed, settings, json.dumps(needs.noted(), sort_keys=True))
+    if made is not None and made.key == key:
+        return made
     with connect(config) as con:
         items_known(config, con)
-        needs, aggregators = needs_of(config, line)
-        store = publish.open_store(config)
-        known = Known.of(config, store, needs, read_categories(con))
-        heads = line.heads(config.rules)
+        known = Known.of(config, publish.open_store(config), needs, read_categories(con))
         with stages.stage("ranking_labels") as stage:
             seen = [moment for one in aggregators if (moment := seen_until(one, config))]
             since = max([until - timedelta(days=line.days), *seen])
@@ -60,25 +125,7 @@ def train_ranker(
             train, validation = split(known, con, line, labels, heads, seed, stage)
             stage.rows_in, stage.rows_out = len(labels), len(train) + len(validation)
             stage.note = f"{len(train.inputs.names('numbers'))} numbers"
-    with stages.stage(f"train {line}") as stage:
-        code: type[FittedRanker] = line.fitted_class()
-        fitted = code.fit(line, heads, train, validation, seed)
-        metrics = judged(fitted, validation, list(heads))
-        stage.rows_in, stage.note = len(train), say(metrics)
-    notes = {
-        "needs": needs.noted(),
-        "fits": {one.line: {"view": one.view, "space": one.space} for one in needs.vectors},
-        "candidates": list(needs.sources),
-        "trained_until": until.isoformat(),
-        "labels": len(labels),
-        "metrics": metrics,
-        "importance": dict(fitted.importance()),
-    }
-    with stages.stage("package") as stage:
-        folder = package(line, heads, config, fitted, notes)
-        note_made(config, line)
-        stage.note = str(line)
-    return line, folder
+    return Examples(key, needs, len(labels), train, validation)
 
 
 def train_rankers(config: Config, until: datetime, stages: Stages) -> None:
@@ -86,10 +133,11 @@ def train_rankers(config: Config, until: datetime, stages: Stages) -> None:
 
     A later fit is asked for: `activity train ranker NAME`.
     """
+    made: Examples | None = None
     for line in ranker_lines(config):
         if not made_fits(config, line):
             try:
-                train_ranker(config, line, until, stages)
+                _, _, made = train_ranker(config, line, until, stages, made=made)
             except TooFewError as error:
                 said = f"[yellow]•[/] {line} is not trained: {escape(str(error))}"
                 stages.console.print(said, highlight=False, soft_wrap=True)
