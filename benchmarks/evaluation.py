@@ -84,8 +84,13 @@ def run(name: str, seeds: int) -> Path:
     return keep(name, load_config(config).layout.evaluation / "result.json")
 
 
-def workspace_of(name: str) -> Path:
-    """Return the activity.yaml of a set's workspace; make it where it is missing."""
+def workspace_of(name: str, data: str = "", lines: str = CATALOGUE) -> Path:
+    """Return the activity.yaml of a set's workspace; make it where it is missing.
+
+    Args:
+        data: The set whose data it reads. Default: `name`.
+        lines: Its catalogue.
+    """
     from transformations.config import CONFIG, ROOT, WORKSPACES
 
     file = WORKSPACES / name / CONFIG
@@ -93,7 +98,7 @@ def workspace_of(name: str) -> Path:
     if not file.exists():
         if DATA not in os.environ:
             raise SystemExit(f"expected {DATA} to name the folder of {name}/, got nothing")
-        source = Path(os.environ[DATA]) / name
+        source = Path(os.environ[DATA]) / (data or name)
         if SETS[name].importer is not None:
             made = WORKSPACES / f"{name}-source"
             activity("import", SETS[name].importer or "", str(source), str(made))
@@ -104,7 +109,7 @@ def workspace_of(name: str) -> Path:
     if catalogue.read_text() == (ROOT / "models" / "catalog.py").read_text():
         settings = yaml.safe_load(file.read_text()) | SETS[name].settings
         file.write_text(yaml.safe_dump(settings, sort_keys=False))
-        catalogue.write_text(CATALOGUE)
+        catalogue.write_text(lines)
     return file
 
 

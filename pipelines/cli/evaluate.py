@@ -8,6 +8,7 @@ from rich.table import Table
 
 from pipelines.cli.options import ConfigOption, DebugOption, settings_of
 from pipelines.cli.quick_feast import import_feast
+from pipelines.cli.recommended import show_recommender
 from pipelines.progress import Stages, loading, short, working
 from pipelines.terminal import PlainTable, Terminal, escape
 from transformations.config import Config
@@ -19,11 +20,15 @@ if TYPE_CHECKING:
 app = typer.Typer()
 console = Terminal()
 RESULT = "evaluation/result.json"
+WHAT = ("aggregators", "recommender")
 COLUMNS = ("hr10", "ndcg10", "auc_random", "auc_dismiss")
 
 
 @app.command("evaluate", epilog="Example: activity evaluate --also cnn --also gru")
 def evaluate_command(
+    what: Annotated[
+        str, typer.Argument(help="[bold]aggregators[/] or [bold]recommender[/].")
+    ] = "aggregators",
     also: Annotated[
         list[str] | None,
         typer.Option(help="Name of a learned layer that is not in the catalogue; repeatable."),
@@ -70,9 +75,12 @@ def evaluate_command(
 ) -> None:
     """Compare the aggregators by one small ranker on a later period, and write the report.
 
-    An evaluation that was interrupted goes on where it was.
+    An evaluation that was interrupted goes on where it was. `evaluate recommender` measures both
+    stages end to end instead: the candidates, in the order of each line of RANKERS.
     """
     settings = settings_of(config)
+    if what not in WHAT:
+        raise InputError(f"expected {' or '.join(WHAT)} to evaluate, got {what!r}")
 
     with loading("Feast and TensorFlow"):
         import_feast()
@@ -94,7 +102,11 @@ def evaluate_command(
     )
     lines = chosen_lines(catalogue_lines(settings), also or [], predicts or [])
     command = " ".join(
-        ["activity evaluate", *(f"--also {name}" for name in also or [])]
+        [
+            "activity evaluate",
+            *[what] * (what != WHAT[0]),
+            *(f"--also {name}" for name in also or []),
+        ]
         + [*(f"--freshness {each}" for each in freshness or []), f"--seeds {seeds}"]
         + ([f"--max-labels {max_labels}"] if max_labels else [])
         + ["--untuned"] * untuned
@@ -107,8 +119,17 @@ def evaluate_command(
         with connect(settings) as con:
             now = max(last_midnight(), ledger.newest_as_of() or last_midnight())
             stage_events(settings, con, now, stages)
-        evaluate(settings, stages, protocol, command, lines)
-    _show(settings)
+        if what == "recommender":
+            from pipelines.evaluation.recommended import evaluate_recommender
+
+            file = evaluate_recommender(settings, stages, protocol, command)
+        else:
+            evaluate(settings, stages, protocol, command, lines)
+    if what == "recommender":
+        show_recommender(console, json.loads(file.read_text()))
+        console.print(f"\nAll figures: {escape(short(file))}", soft_wrap=True)
+    else:
+        _show(settings)
 
 
 @app.command("report", epilog="Example: activity report")
