@@ -52,6 +52,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("name", choices=[name for name in SETS if name != "simulated"])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("more", nargs="*", help="More options of activity evaluate.")
+    parser.add_argument("more", nargs=argparse.REMAINDER, help="More options of activity evaluate.")
     given = parser.parse_args()
     print(run(given.name, given.seeds, *given.more))

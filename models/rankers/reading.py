@@ -52,6 +52,7 @@ class Vectors:
         space: The fit of the item space.
         item_view: Of it.
         similarity: By which two vectors of it are compared.
+        dim: Of all of them.
     """
 
     line: str
@@ -60,6 +61,7 @@ class Vectors:
     space: str
     item_view: str
     similarity: names.Similarity
+    dim: int
 
     @classmethod
     def of(cls, config: Config, line: Aggregator) -> "Vectors":
@@ -71,7 +73,7 @@ class Vectors:
             kept = names.stored(field) if line.stored_as(own) == "int8" else field
             fields[f"member.{name}{stem}"] = kept
         similarity = similarity_of(config, line)
-        return cls(name, line.view, fields, str(own.space), own.item_view, similarity)
+        return cls(name, line.view, fields, str(own.space), own.item_view, similarity, own.dim)
 
     @property
     def item(self) -> str:
@@ -210,7 +212,7 @@ def members_of(
     vectors: dict[str, Floats] = {}
     for one in needs.vectors:
         for column, field in one.fields.items():
-            vectors[column] = vector_of(read, f"{one.view}__{field}")
+            vectors[column] = vector_of(read, f"{one.view}__{field}", one.dim)
     for name in needs.counts:
         numbers[f"member.{name}"] = _number(read, f"{SEQUENCE}__{name}", missing=0.0)
     _columns(read, needs.members, now, numbers, categories)
@@ -235,7 +237,9 @@ def items_of(
     numbers: dict[str, Floats] = {}
     found: dict[str, NDArray[Any]] = {}
     _columns(read, needs.items, now, numbers, found)
-    vectors = {one.item: vector_of(read, f"{one.item_view}__embedding") for one in needs.vectors}
+    vectors = {
+        one.item: vector_of(read, f"{one.item_view}__embedding", one.dim) for one in needs.vectors
+    }
     if "history" in needs.groups or "item_stats" in needs.groups:
         found["item.category"] = categories.of_items(ids)
     if "ids" in needs.groups:
@@ -311,15 +315,14 @@ def _number(read: Read, result: str, missing: float = np.nan) -> Floats:
     return np.where(read.present[result], values, missing).astype(np.float32)
 
 
-def vector_of(read: Read, result: str) -> Floats:
+def vector_of(read: Read, result: str, dim: int) -> Floats:
     """Return vectors, zeros where missing: float32 [n, dim], also those that are kept as int8."""
     values, present = read.arrays[result], read.present[result]
     if values.dtype != object:
         return np.ascontiguousarray(values, np.float32)
-    kept = [np.frombuffer(row, np.uint8) for row in values[present]]
-    width = len(kept[0]) - 4 if kept else 1
-    vectors = np.zeros((len(values), width), np.float32)
-    if kept:
+    vectors = np.zeros((len(values), dim), np.float32)
+    if present.any():
+        kept = [np.frombuffer(row, np.uint8) for row in values[present]]
         vectors[present] = from_int8(np.stack(kept))
     return vectors
 

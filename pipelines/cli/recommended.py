@@ -57,8 +57,8 @@ def show_recommender(console: Console, result: Mapping[str, Any]) -> None:
         apart.add_column(METRICS[key], justify="right")
     for name, metrics in result["apart"].items():
         if name.startswith("without "):
-            cells = (f"{metrics[key]['value']:+.4f}" for key in ("ndcg10", "hr10"))
-            apart.add_row(escape(name.removeprefix("without ")), *cells)
+            changes = [f"{metrics[key]['value']:+.4f}" for key in ("ndcg10", "hr10")]
+            apart.add_row(escape(name.removeprefix("without ")), *changes)
     console.print(apart)
     lists = result["lists"]
     if lists:

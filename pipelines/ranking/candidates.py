@@ -25,6 +25,7 @@ from pipelines.ranking.joined import join
 from pipelines.ranking.labels import Labels
 from transformations import names
 from transformations.config import Config
+from transformations.layout import partitions
 from transformations.timestamps import DAY_US, timestamp_of
 
 Lists = list[NDArray[Any]]
@@ -58,8 +59,10 @@ def candidates_at(
                 found[source.full_name] = _nearest(config, con, source, line, labels, own)
         elif str(source) in listed:
             view = source.view(listed[str(source)].space)
-            kind = KINDS[type(source)]
-            found[source.full_name] = kind(store, source, view, labels, actions)
+            lists: Lists = [labels.items[:0]] * len(labels)
+            if partitions(config.layout.lists(view)):  # else it never had an item to list
+                lists = KINDS[type(source)](store, source, view, labels, actions)
+            found[source.full_name] = lists
     return found
 
 

@@ -69,7 +69,7 @@ class Known:
             for kept in one.fields.values():
                 wanted.setdefault(f"{one.view}:{kept}")
                 if not kept.startswith("stored_"):
-                    dims[f"{one.view}__{kept}"] = self.config.dim
+                    dims[f"{one.view}__{kept}"] = one.dim
         return list(wanted), dims
 
     def read(self, labels: Labels) -> Read:
@@ -90,7 +90,7 @@ class Known:
         for name, one in self.by_sources().items():
             positive = positive_fields(self.config, self.lines[name])
             vectors[name] = [
-                vector_of(read, f"{one.view}__{kept}")
+                vector_of(read, f"{one.view}__{kept}", one.dim)
                 for kept in one.fields.values()
                 if kept in positive or kept.removeprefix("stored_") in positive
             ]
@@ -107,7 +107,7 @@ class Known:
         heads: Mapping[str, float],
     ) -> Labelled:
         """Return pairs as inputs and targets."""
-        dims = {f"{one.item_view}__embedding": self.config.dim for one in self.needs.vectors}
+        dims = {f"{one.item_view}__embedding": one.dim for one in self.needs.vectors}
         wanted = self.needs.of_items()
         times = labels.times[pairs.labels]
         read: Read = join(

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from feast import FeatureStore
 from feast.errors import FeastObjectNotFoundException
+from numpy.typing import NDArray
 
 from models.lines import ranker_lines
 from models.rankers.history import Actions
-from models.rankers.inputs import Floats
+from models.rankers.inputs import Floats, Inputs
 from models.rankers.item_categories import items_known, read_categories
 from models.rankers.package import Loaded, is_packaged, load
 from models.rankers.reading import SEQUENCE, Members, Needs, inputs_of, items_of, members_of
@@ -76,22 +77,7 @@ class Scoring:
         sources = merged(found, extra)
         items = as_ids(list(sources))
         started = time.perf_counter()
-        known = self.member(member, context or {}, now or datetime.now(UTC), events)
-        read = Features({}, {})
-        if self._items is not None and len(items):
-            read = self._items.read({"item_id": items.tolist()})
-        at = np.repeat(known.now, len(items))
-        columns = items_of(self.needs, read, items, at, self._categories)
-        inputs = inputs_of(
-            self.needs,
-            known,
-            columns,
-            items,
-            self._categories,
-            np.zeros(len(items), np.int64),
-            np.arange(len(items)),
-            _ranks(found, list(sources)),
-        )
+        inputs = self.inputs(member, found, items, context or {}, now or datetime.now(UTC), events)
         seconds = {"features": time.perf_counter() - started}
         fitted = self.ranker.fitted
         likely = fitted.probabilities(inputs)
@@ -102,8 +88,33 @@ class Scoring:
             dict(zip(self.ranker.heads, likely.T, strict=True)),
             str(self.ranker.line),
             self._fits,
-            {"category": columns.categories.get("item.category", np.full(len(items), None))},
-            seconds,
+            seconds=seconds,
+        )
+
+    def inputs(
+        self,
+        member: Any,
+        found: Sequence[Lists],
+        items: NDArray[Any],
+        context: Mapping[str, Any],
+        now: datetime,
+        events: Sequence[Event] = (),
+    ) -> Inputs:
+        """Return what the ranker reads of a member and items, a pair for each."""
+        known = self.member(member, context, now, events)
+        read = Features({}, {})
+        if self._items is not None and len(items):
+            read = self._items.read({"item_id": items.tolist()})
+        at = np.repeat(known.now, len(items))
+        return inputs_of(
+            self.needs,
+            known,
+            items_of(self.needs, read, items, at, self._categories),
+            items,
+            self._categories,
+            np.zeros(len(items), np.int64),
+            np.arange(len(items)),
+            ranks_in(found, items.tolist()),
         )
 
     def member(
@@ -150,7 +161,7 @@ def _with_events(
     return Actions(items, np.ones(items.shape, bool), known.signs[None, :], times)
 
 
-def _ranks(found: Sequence[Lists], items: Sequence[Any]) -> dict[str, Floats]:
+def ranks_in(found: Sequence[Lists], items: Sequence[Any]) -> dict[str, Floats]:
     """Return each item's rank in each source, from 0; NaN where it is not in it."""
     ranks = {}
     for each in found:

@@ -40,13 +40,19 @@ entity_key_serialization_version: 3
 """
 
 
-def catalogue(*lines: str, encoders: Sequence[str] = (), candidates: Sequence[str] = ()) -> str:
+def catalogue(
+    *lines: str,
+    encoders: Sequence[str] = (),
+    candidates: Sequence[str] = (),
+    rankers: Sequence[str] = (),
+) -> str:
     imports = "from datetime import timedelta\nfrom models.items.spec import *\n"
-    imports += "from models.candidates.spec import *\n"
+    imports += "from models.candidates.spec import *\nfrom models.rankers.lines import *\n"
     imports += "from models.spec import *\nfrom models.training.recipe import Recipe\n\n"
     spaces = f"ITEM_ENCODERS = ({', '.join(encoders)},)\n" if encoders else ""
     sources = f"CANDIDATES = ({', '.join(candidates)},)\n" if candidates else ""
-    return f"{imports}{spaces}AGGREGATORS = ({', '.join(lines)},)\n{sources}"
+    order = f"RANKERS = ({', '.join(rankers)},)\n" if rankers else ""
+    return f"{imports}{spaces}AGGREGATORS = ({', '.join(lines)},)\n{sources}{order}"
 
 
 AVERAGE, DECAY = "Average(version=1)", "GeometricDecay(version=1, decay=0.5, stream=True)"
@@ -87,9 +93,13 @@ class Workspace:
         return publish.open_store(self.config)
 
     def lines(
-        self, *lines: str, encoders: Sequence[str] = (), candidates: Sequence[str] = ()
+        self,
+        *lines: str,
+        encoders: Sequence[str] = (),
+        candidates: Sequence[str] = (),
+        rankers: Sequence[str] = (),
     ) -> None:
-        text = catalogue(*lines, encoders=encoders, candidates=candidates)
+        text = catalogue(*lines, encoders=encoders, candidates=candidates, rankers=rankers)
         (self.root / "catalog.py").write_text(text)
 
     def setting(self, old: str, new: str) -> None:

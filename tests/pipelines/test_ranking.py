@@ -1,0 +1,213 @@
+"""Rankers of a workspace: fitted on what could be read at the time, served from what is online."""
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from models.lines import ranker_lines
+from models.rankers.inputs import Inputs
+from models.rankers.item_categories import items_known, read_categories
+from models.rankers.package import load
+from models.rankers.reading import Needs
+from operations.rankers import newest
+from pipelines.cli import app as cli
+from pipelines.ranking.dataset import Known
+from pipelines.ranking.examples import Pairs
+from pipelines.ranking.labels import Labels, read_labels
+from pipelines.ranking.train import train_rankers
+from serving.recommend.candidates import Candidates
+from serving.recommend.scored import merged
+from serving.recommend.scoring import Scoring, open_scoring
+from serving.request.sequences import Event
+from tests.pipelines.test_candidates import CANDIDATES, DECAY, ENCODERS, KEPT_SMALL
+from tests.pipelines.test_item_spaces import market
+from tests.worlds.workspace import AVERAGE, DAY, END, Workspace
+from transformations.duck import connect
+from transformations.errors import InputError
+from transformations.timestamps import microseconds
+
+RANKERS = (
+    'Linear(version=1, aggregators=("decay_v1", "small_v1"), labels=400)',
+    'BoostedTrees(version=1, aggregators=("decay_v1",), trees=5, min_rows=2, labels=400)',
+)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    workspace = market(tmp_path_factory.mktemp("ranking"), AVERAGE)
+    workspace.lines(
+        *(AVERAGE, DECAY, KEPT_SMALL), encoders=ENCODERS, candidates=CANDIDATES, rankers=RANKERS
+    )
+    workspace.run(END)
+    workspace.backfill(END - 2 * DAY, END - DAY)
+    workspace.do("rankers", lambda stages: train_rankers(workspace.config, END, stages))
+    return workspace
+
+
+@pytest.fixture
+def scoring(served: Workspace) -> Iterator[Scoring]:
+    scoring = open_scoring(served.config, served.store)
+    assert scoring is not None
+    yield scoring
+    scoring.close()
+
+
+def test_each_line_is_fitted_once_and_packaged(served: Workspace) -> None:
+    lines = newest(served.config, ranker_lines(served.config))
+    assert [str(line) for line in lines] == ["linear_v1", "boosted_trees_v1"]
+    for line in lines:
+        manifest = load(served.config, line).manifest
+        assert manifest["trained_until"] == END.isoformat()
+        assert manifest["fits"]["decay_v1"]["view"] == "member_activity_decay_v1"
+        assert manifest["metrics"]["first"] > 0
+        assert manifest["candidates"][0] == "popular_popular_v1"
+    served.do("rankers", lambda stages: train_rankers(served.config, END, stages))
+    assert newest(served.config, ranker_lines(served.config)) == lines
+
+
+def joined_and_served(served: Workspace, scoring: Scoring, member: int) -> list[Inputs]:
+    """A member's candidates as a ranker sees them: by a training join as of now, and online."""
+    config, now = served.config, datetime.now(UTC)
+    candidates = Candidates(config, served.store)
+    found = [each for each in candidates.of(member) if len(each.items)]
+    candidates.close()
+    items = np.array(list(merged(found)), object)
+    at = np.array([microseconds(now)], np.int64)
+    labels = Labels(np.array([member]), items[:1], np.array(["play"]), np.array([1], np.int32), at)
+    with connect(config) as con:
+        items_known(config, con)
+        known = Known.of(config, served.store, scoring.needs, read_categories(con))
+        members = known.members(labels, known.read(labels))
+        brought = known.candidates(con, labels, known.read(labels), members)
+    every = np.zeros(len(items), np.int64)
+    pairs = Pairs(every, items, np.arange(len(items)) == 0)
+    heads = scoring.ranker.heads
+    joined = known.labelled(labels, members, pairs, brought, heads).inputs
+    online = scoring.inputs(member, found, items, {}, now)
+    return [joined, online]
+
+
+@pytest.mark.parametrize("member", [3, 17, 99_999])
+def test_training_and_serving_see_the_same(
+    served: Workspace, scoring: Scoring, member: int
+) -> None:
+    joined, online = joined_and_served(served, scoring, member)
+    assert joined.names("numbers") == online.names("numbers")
+    assert joined.names("vectors") == online.names("vectors")
+    for name in joined.names("numbers"):
+        assert online.number(name) == pytest.approx(
+            joined.number(name), nan_ok=True, rel=1e-4, abs=1e-3
+        ), name
+    for name in joined.names("categories"):
+        assert joined.category(name).tolist() == online.category(name).tolist(), name
+    for name in joined.names("vectors"):
+        assert online.vector(name) == pytest.approx(joined.vector(name), abs=1e-6), name
+    fitted = scoring.ranker.fitted
+    assert fitted.scores(online) == pytest.approx(fitted.scores(joined), abs=1e-4)
+
+
+def test_a_label_sees_nothing_that_could_not_be_read_then(
+    served: Workspace, scoring: Scoring
+) -> None:
+    """A day's snapshot is readable after publish_delay; before the first one there is nothing."""
+    config = served.config
+    first = END - 2 * DAY + config.publish_delay
+    at = np.array([microseconds(first - timedelta(minutes=1)), microseconds(first)], np.int64)
+    labels = Labels(
+        np.array([3, 3]), np.array(["g-1", "g-1"], object), np.array(["play"] * 2),
+        np.ones(2, np.int32), at,
+    )  # fmt: skip
+    with connect(config) as con:
+        items_known(config, con)
+        known = Known.of(config, served.store, scoring.needs, read_categories(con))
+    members = known.members(labels, known.read(labels))
+    assert members.actions.there.any(axis=1).tolist() == [False, True]
+    assert (members.columns.vectors["member.decay_v1.play"] != 0).any(axis=1).tolist() == [
+        False,
+        True,
+    ]
+
+
+def test_labels_are_a_members_first_actions_before_the_end(served: Workspace) -> None:
+    with connect(served.config) as con:
+        labels = read_labels(served.config, con, END - 5 * DAY, END, 10**9)
+        some = read_labels(served.config, con, END - 5 * DAY, END, 20)
+    assert 0 < len(some) < len(labels)
+    assert {*some.members.tolist()} < {*labels.members.tolist()}
+    pairs = [*zip(labels.members.tolist(), labels.items.tolist(), strict=True)]
+    assert len(pairs) == len({*pairs})
+    assert (np.diff(labels.times) >= 0).all()
+    assert labels.times.min() >= microseconds(END - 5 * DAY)
+    assert labels.times.max() < microseconds(END)
+    with (
+        connect(served.config) as con,
+        pytest.raises(InputError, match="actions with a sign from 2001-01-01"),
+    ):
+        read_labels(
+            served.config,
+            con,
+            datetime(2001, 1, 1, tzinfo=UTC),
+            datetime(2001, 1, 2, tzinfo=UTC),
+            9,
+        )
+
+
+def test_an_action_that_no_store_has_counts(served: Workspace, scoring: Scoring) -> None:
+    now = datetime.now(UTC)
+    event = Event("99999", "g-1", "play", now - timedelta(minutes=1))
+    member = scoring.member(99_999, {}, now, [event])
+    assert member.actions.items.tolist() == [["g-1"]]
+    assert member.actions.signs.tolist() == [[1]]
+    assert scoring.member(99_999, {}, now, []).actions.there.tolist() == [[False]]
+
+
+def test_the_command_makes_the_next_fit_and_recommends_by_it(served: Workspace) -> None:
+    runner, where = CliRunner(), ["--config", str(served.root)]
+    trained = runner.invoke(cli.app, ["train", "ranker", "linear", *where])
+    assert trained.exit_code == 0, trained.output
+    assert "linear_v1_f2" in trained.output
+    shown = runner.invoke(cli.app, ["recommend", "3", "--n", "4", *where])
+    assert shown.exit_code == 0, shown.output
+    assert "Recommendations, ordered by linear_v1_f2" in shown.output
+    assert re.search(r"like g-\d+ \(play\)", shown.output)
+    wrong = runner.invoke(cli.app, ["train", "ranker", "deep", *where])
+    assert isinstance(wrong.exception, InputError)
+    assert "linear_v1" in str(wrong.exception)
+
+
+def test_too_few_labels_are_said(tmp_path_factory: pytest.TempPathFactory) -> None:
+    workspace = Workspace(tmp_path_factory.mktemp("few") / "w")
+    workspace.lines(AVERAGE, candidates=CANDIDATES[:1], rankers=("Linear(version=1)",))
+    workspace.run(END)
+    workspace.do("rankers", lambda stages: train_rankers(workspace.config, END, stages))
+    assert "linear_v1 is not trained: expected at least 50 positive actions" in workspace.said
+    assert open_scoring(workspace.config, workspace.store) is None
+
+
+def test_needs_survive_json() -> None:
+    noted = {
+        "vectors": [
+            {
+                "line": "decay_v1",
+                "view": "v",
+                "fields": {"member.decay_v1": "activity_embedding"},
+                "space": "s_v1",
+                "item_view": "i",
+                "similarity": "dot",
+                "dim": 3,
+            }
+        ],
+        "members": {"member.a": ["view", "a", "number"]},
+        "items": {},
+        "counts": ["n_actions"],
+        "context": {"surface": "category"},
+        "groups": ["ids"],
+        "sources": [],
+    }
+    needs = Needs.read(noted)
+    assert Needs.read(needs.noted()) == needs
+    assert needs.members["member.a"] == ("view", "a", "number")
