@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from duckdb import DuckDBPyConnection as Connection
 from numpy.typing import NDArray
 
 from models.evaluation.bootstrap import Estimate, Interval, Resamples
@@ -17,8 +18,10 @@ from models.evaluation.compare import estimates
 from models.evaluation.metrics import auc
 from models.evaluation.scoring import LabelScores
 from models.items.similarity import unit
-from models.lines import catalogue_lines, ranker_lines
+from models.lines import candidate_lines, catalogue_lines, ranker_lines
 from models.rankers.spec import Ranker
+from models.spec import Aggregator
+from operations.fits import Fits
 from operations.trials import Trial, note_trial
 from pipelines.evaluation.choices import Choices, Measured, Trying, choose_references, untuned
 from pipelines.evaluation.comparison import references
@@ -27,7 +30,7 @@ from pipelines.evaluation.labels import cohort_columns, positive_times
 from pipelines.evaluation.protocol import LIVE, Protocol
 from pipelines.evaluation.recommender import WITHOUT, RecommenderBench, Served
 from pipelines.evaluation.variants import CHOSEN_BY
-from pipelines.evaluation.world import train_lines
+from pipelines.evaluation.world import World, encode_in, train_lines
 from pipelines.progress import Stages
 from transformations.config import Config
 from transformations.duck import connect
@@ -67,6 +70,7 @@ def evaluate_recommender(config: Config, stages: Stages, protocol: Protocol, com
         with connect(bench.world.config) as con, stages.stage("validation", trials) as stage:
             trying = Trying(Measured(bench), stages, stage)
             popular, knn, ease, als = choose_references(trying, protocol)
+            _encode_sources(bench.world, con, own, stages)
             recommender = RecommenderBench.of(bench, con, own)
             by_name = {str(line): line for line in rankers}
             best = trying.best(
@@ -86,6 +90,7 @@ def evaluate_recommender(config: Config, stages: Stages, protocol: Protocol, com
     bench.knn = choices.knn
     note_trial(stages.ledger, stages.run_id, Trial("test", "recommender", {"command": command}))
     with connect(bench.world.config) as con:
+        _encode_sources(bench.world, con, own, stages)
         recommender = RecommenderBench.of(bench, con, own)
         result = _measured(recommender, rankers, chosen, choices, protocol, stages)
     result |= {"command": command, "created": datetime.now(UTC).isoformat(timespec="seconds")}
@@ -93,6 +98,19 @@ def evaluate_recommender(config: Config, stages: Stages, protocol: Protocol, com
     with replacing(file) as temporary:
         temporary.write_text(json.dumps(result, indent=1))
     return file
+
+
+def _encode_sources(
+    world: World, con: Connection, lines: Sequence[Aggregator], stages: Stages
+) -> None:
+    """Encode the items in the spaces that candidate sources read and no aggregator does."""
+    config = world.config
+    read = {line.config_of(config).space for line in lines}
+    named = {source.space for source in candidate_lines(config) if source.space is not None}
+    spaces = [Fits(config).spaces[name] for name in sorted(named)]
+    missing = [config.in_space(space) for space in spaces if space not in read]
+    if missing:
+        encode_in(world, con, stages, missing)
 
 
 def _measured(

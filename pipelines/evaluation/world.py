@@ -104,9 +104,13 @@ def encode(world: World, con: Connection, stages: Stages, lines: Sequence[Aggreg
 
     What is fitted sees only what is before the fit; later items are folded in.
     """
-    config, split = world.config, world.split
-    stage_the_items(config, con, split.until, stages)
-    spaces = [own for own, _ in by_space(config, lines)]
+    stage_the_items(world.config, con, world.split.until, stages)
+    encode_in(world, con, stages, [own for own, _ in by_space(world.config, lines)])
+
+
+def encode_in(world: World, con: Connection, stages: Stages, spaces: Sequence[Config]) -> None:
+    """Encode the staged items in these spaces."""
+    split = world.split
     total = len(spaces) * len(split.moments)
     with stages.stage("items", total, "moments") as stage:
         stage.rows_in = stage.rows_out = 0
