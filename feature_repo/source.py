@@ -8,6 +8,8 @@ from typing import Any
 from feast import FileSource
 from feast.data_format import ParquetFormat
 
+from transformations.config import Config
+
 OWNER = "member-activity-embeddings"
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -37,6 +39,15 @@ def snapshots_in(name: str, folder: Path, renamed: Mapping[str, str] | None = No
         field_mapping=dict(renamed or {}),
         owner=OWNER,
     )
+
+
+def ages(config: Config) -> dict[str, str]:
+    """Say from which age on a row is old: a newer snapshot could be read (stores/asof/coverage.py).
+
+    Only a training join counts by it; it changes no row.
+    """
+    max_age = config.step + config.publish_delay
+    return {"max_age_seconds": f"{max_age.total_seconds():.0f}"}
 
 
 def _set_to_1970(proto: Any) -> None:

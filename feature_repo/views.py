@@ -12,7 +12,8 @@ from feast.value_type import ValueType
 
 from feature_repo.lists import list_views
 from feature_repo.match import match_of
-from feature_repo.source import OWNER, declared_source, snapshots_in
+from feature_repo.source import OWNER, ages, declared_source, snapshots_in
+from feature_repo.stats import stats_views
 from models.lines import Aggregator, similarity_of
 from operations.fits import Fits, chosen, listing_sources
 from transformations import names
@@ -46,6 +47,7 @@ def declare(config: Config, aggregators: Sequence[Aggregator] | None = None) -> 
         for own, lines in Fits(config).all_spaces(aggregators)
     }
     objects: list[Any] = [member, item, *item_views.values(), _sequence_view(config, member)]
+    objects += stats_views(config, item)
     objects += list_views(listing_sources(config), item)
     for aggregator in aggregators:
         item_view = item_views[aggregator.config_of(config).space]
@@ -121,7 +123,7 @@ def _sequence_view(config: Config, member: Entity) -> FeatureView:
         ],
         source=snapshots_in(names.SEQUENCE_VIEW, config.layout.sequences),
         description=f"A member's last {config.length} actions in {config.window.days} days.",
-        tags=_ages(config),
+        tags=ages(config),
         owner=OWNER,
     )
 
@@ -159,7 +161,7 @@ def _aggregator_view(
         source=snapshots_in(aggregator.view, config.layout.embeddings(aggregator.view), stored),
         description=f"A member's last {config.length} actions in {config.window.days} days as "
         f"vectors, by {aggregator.name} version {aggregator.version}, fit {aggregator.fit}.",
-        tags=tags | _ages(config),
+        tags=tags | ages(config),
         owner=OWNER,
     )
 
@@ -253,12 +255,3 @@ def _field(name: str, dtype: Any, description: str) -> Field:
 
 def _vector(name: str, dim: int, description: str = "") -> Field:
     return Field(name=name, dtype=Array(Float32), description=description, vector_length=dim)
-
-
-def _ages(config: Config) -> dict[str, str]:
-    """Say from which age on a row is old: a newer snapshot could be read (stores/asof/coverage.py).
-
-    Only a training join counts by it; it changes no row.
-    """
-    max_age = config.step + config.publish_delay
-    return {"max_age_seconds": f"{max_age.total_seconds():.0f}"}

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 import pyarrow.parquet as pq
+from duckdb import DuckDBPyConnection as Connection
 
 from models.embed import embed_snapshots
 from models.spec import Aggregator
@@ -23,6 +24,7 @@ from transformations.duck import connect
 from transformations.errors import InputError
 from transformations.last_actions import Snapshot
 from transformations.layout import partition
+from transformations.stats.item_stats import build_item_stats
 from transformations.tables import build_sequences_of
 
 
@@ -95,6 +97,7 @@ def run_backfill(
             with stages.stage("member_sequences", len(sequences), "snapshots") as stage:
                 fill(stage, build_sequences_of(config, con, sequences, stage.advance))
                 stage.note = _span([snapshot.as_of for snapshot in sequences])
+        _build_item_stats(config, con, list(snapshots.values()), stages)
         fold_items(config, con, built, served, stages)
         for at_once in _together(lacking):
             lines = lacking[at_once[0]]
@@ -104,6 +107,20 @@ def run_backfill(
                 stage.rows_in, stage.rows_out = report.members, sum(report.rows.values())
                 stage.note = without_vector(report)
     return built
+
+
+def _build_item_stats(
+    config: Config, con: Connection, snapshots: Sequence[Snapshot], stages: Stages
+) -> None:
+    """Build the statistics of items of the timestamps that have none: a published one is kept."""
+    folder = config.layout.item_stats
+    lacking = [one for one in snapshots if not partition(folder, one.as_of).exists()]
+    if lacking:
+        with stages.stage("item_stats", len(lacking), "snapshots") as stage:
+            for one in lacking:
+                report = build_item_stats(config, con, one.as_of, one.created_timestamp)
+                stage.rows_out = (stage.rows_out or 0) + report.rows_out
+                stage.advance(1)
 
 
 def _is_built(config: Config, line: Aggregator, as_of: datetime) -> bool:

@@ -23,8 +23,10 @@ from transformations.duck import TableReport, connect
 from transformations.errors import InputError, RunFailedError, TooFewError
 from transformations.files import sweep
 from transformations.layout import partition, partition_files, span
+from transformations.names import ITEM_STATS_VIEW
 from transformations.sources import stage_activity, stage_items
 from transformations.sources.files import say_passed_over
+from transformations.stats.item_stats import build_item_stats
 from transformations.tables import build_sequences
 
 DAY = timedelta(days=1)
@@ -87,7 +89,7 @@ def run_daily(
     trained = train_lines(config, untrained, until, stages)
     if trained:
         serve(config, as_of, trained, [*ready, *still], stages, with_sequences=False)
-    serve_lists(config, as_of, stages)
+    serve_beside(config, as_of, stages)
     return as_of
 
 
@@ -183,38 +185,44 @@ def serve(
         stages.ledger.published(stages.run_id, published_at)
 
 
-def serve_lists(config: Config, as_of: datetime, stages: Stages, only_new: bool = False) -> None:
-    """Build the lists of the candidate sources, publish them, and read them back.
+def serve_beside(config: Config, as_of: datetime, stages: Stages, only_new: bool = False) -> None:
+    """Build what stands beside the members' rows, publish it, and read it back.
+
+    They are the statistics of items and the lists of the candidate sources.
 
     Args:
-        only_new: Those of new items alone, and what is new: between two runs.
+        only_new: Between two runs: of items alone that are new or that something happened to, and
+            the list of what is new.
     """
+    rows: dict[str, int] = {}
+    with connect(config) as con, stages.stage("item_stats") as stage:
+        report = build_item_stats(config, con, as_of, _not_yet(config), only_new)
+        fill(stage, report)
+        rows[ITEM_STATS_VIEW] = report.rows_out
     sources = [
         (source, own)
         for source, own in listing_sources(config)
         if source.is_refreshed or not only_new
     ]
-    if not sources:
-        return
-    with (
-        connect(config) as con,
-        stages.stage("candidate_lists", total=len(sources), unit="sources") as stage,
-    ):
-        rows = build_lists(config, con, as_of, _not_yet(config), sources, stage.advance, only_new)
-        stage.rows_out = sum(rows.values())
-        stage.note = ", ".join(rows)
-    keys = {
-        source.view(own.space): source.key
-        for source, own in sources
-        if rows[source.view(own.space)]
-    }
+    if sources:
+        with (
+            connect(config) as con,
+            stages.stage("candidate_lists", total=len(sources), unit="sources") as stage,
+        ):
+            lists = build_lists(
+                config, con, as_of, _not_yet(config), sources, stage.advance, only_new
+            )
+            stage.rows_out = sum(lists.values())
+            stage.note = ", ".join(lists)
+            rows |= lists
+    tables = [table for table in publish.tables_beside(config) if rows.get(table.view)]
     store = publish.open_store(config)
     with stages.stage("publish") as stage:
-        stage.rows_out = publish.publish_lists(config, store, as_of, keys)
+        stage.rows_out = publish.publish_tables(store, as_of, tables)
         published_at = datetime.now(UTC)
     with stages.stage("read back") as stage:
-        stage.rows_out = publish.read_back_lists(config, store, as_of, keys)
-    publish.restamp_lists(config, as_of, published_at, keys)
+        stage.rows_out = publish.read_back_tables(config, store, as_of, tables)
+    publish.restamp_tables(config, as_of, published_at, tables)
 
 
 def without_vector(report: EmbedReport) -> str:

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from operations.fits import Fits, embedded_lines, fit_until
-from pipelines.daily import serve_lists, stage_events, stage_the_items
+from pipelines.daily import serve_beside, stage_events, stage_the_items
 from pipelines.fitting import fit_items
 from pipelines.progress import Stages
 from serving import publish
@@ -41,5 +41,5 @@ def refresh_items(config: Config, stages: Stages) -> int:
         stage.rows_out = publish.publish_items(owns, store, now)
         stage.note = ", ".join(own.item_view for own in owns)
         written = stage.rows_out
-    serve_lists(config, now, stages, only_new=True)
+    serve_beside(config, now, stages, only_new=True)
     return written

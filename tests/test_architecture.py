@@ -24,6 +24,7 @@ from transformations.example_settings import ExampleSettings
 from transformations.examples import build_training_examples
 from transformations.layout import part_files, partition, partition_files
 from transformations.sources import stage_activity, stage_items
+from transformations.stats.item_stats import build_item_stats
 from transformations.tables import build_sequences
 
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
@@ -32,6 +33,7 @@ TYPES = {
     "int64": pa.int64(),
     "string": pa.string(),
     "string[]": pa.list_(pa.string()),
+    "double": pa.float64(),
     "float": pa.float32(),
     "float[]": pa.list_(pa.float32()),
     "float[dim]": pa.list_(pa.float32()),
@@ -103,6 +105,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
         items={
             "source": str(folder / "items.parquet"),
             "text": ["title"],
+            "categories": ["title"],
             "embedding": "vector",
         },
         dim=2,
@@ -114,6 +117,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
         build_sequences(config, con, AS_OF, AS_OF - DAY, AS_OF)
         package(LINE, config)
         embed_snapshot(config, con, AS_OF, AS_OF, [LINE])
+        build_item_stats(config, con, AS_OF, AS_OF)
         build_lists(config, con, AS_OF, AS_OF, [(line, config) for line in SOURCES])
         settings = ExampleSettings(horizon=timedelta(days=1))
         examples = build_training_examples(config, con, settings, AS_OF)
@@ -129,6 +133,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
         "member_embeddings": [partition(layout.embeddings(LINE.view), AS_OF)],
         "popular_items": lists[:1],
         "item_neighbours": lists[1:],
+        "item_stats": [partition(layout.item_stats, AS_OF)],
         "training_examples": [examples.file],
     }
 
@@ -150,6 +155,7 @@ def test_every_table_is_on_the_page(built: dict[str, list[Path]]) -> None:
         "member_embeddings",
         "popular_items",
         "item_neighbours",
+        "item_stats",
         "training_examples",
     ],
 )
@@ -158,14 +164,18 @@ def test_the_columns_told_are_those_that_are_made(built: dict[str, list[Path]], 
     told: dict[str, str] = {}
     for names, kind, _ in list(rows(section))[1:]:
         for name in names.replace("\\", "").split(", "):
-            if name == "n_<action>":
-                told |= dict.fromkeys(("n_apply", "n_save", "n_dismiss"), kind)
+            if "<action>" in name:
+                # Of item_stats only those that have an item, which a DISMISS has not here.
+                done = ("apply", "save", "dismiss")[: 2 if table == "item_stats" else 3]
+                told |= dict.fromkeys((name.replace("<action>", one) for one in done), kind)
             elif name == "<vector field>":
                 told |= dict.fromkeys(LINE.vectors(configure(ROOT)), kind)
             else:
                 told[name] = kind
     for file in built[table]:
         made = pq.read_schema(file)
+        # Without an attribute that is a duration there is no such column.
+        told = {name: kind for name, kind in told.items() if not name.startswith("dwell")}
         assert set(made.names) == set(told)
         for name, kind in told.items():
             if kind == "list":

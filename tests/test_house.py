@@ -40,6 +40,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "transformations.names",
         "transformations.rules",
         "transformations.secrets",
+        "transformations.stats.columns",
     ),
     "stores": (),
     "serving": ("feature_repo", "models", "operations", "stores", "transformations"),

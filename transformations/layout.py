@@ -68,6 +68,11 @@ class Layout:
         """Folder of `member_embeddings/<view>/as_of=…`."""
         return self.all_embeddings / view
 
+    @property
+    def item_stats(self) -> Path:
+        """Folder of `item_stats/as_of=…`."""
+        return self.root / "item_stats"
+
     def table(self, view: str) -> Path:
         """Folder of a member view's snapshots, whichever view it is."""
         return self.sequences if view == names.SEQUENCE_VIEW else self.embeddings(view)
@@ -155,6 +160,7 @@ class Layout:
                 "member_embeddings",
                 "member_sequences",
                 "candidate_lists",
+                "item_stats",
                 "training_examples",
                 "evaluation",
                 "reports",

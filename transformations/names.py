@@ -12,6 +12,9 @@ from typing import Literal
 TEXT_ENCODER = "tfidf_svd"
 """The encoder of text of a catalogue that names none."""
 SEQUENCE_VIEW = "member_activity_sequence"
+ITEM_STATS_VIEW = "item_stats_v1"
+MEMBER_STATS_VIEW = "member_activity_stats_v1"
+PROFILE_VIEW = "member_profile_v1"
 SINGLE_VECTOR = "activity_embedding"
 """The vector field of an aggregator that has one for all actions."""
 Similarity = Literal["cosine", "dot"]

@@ -6,13 +6,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from transformations.stats.item_stats import PRIOR, PRIOR_SHARE
 from transformations.timestamps import DAY_US
 
 # Windows of the counts of positive actions.
 WINDOW_DAYS = (1, 7, 28, 90)
 ACTIVE_DAYS = 7
-# The prior of an item's share of positive actions: that many actions, that share of them positive.
-PRIOR, PRIOR_SHARE = 2.0, 0.8
 N_FEATURES = len(WINDOW_DAYS) + 5
 # Counts of all time are kept at every nth event; between, the events themselves are counted.
 EVERY = 65_536

@@ -3,27 +3,29 @@
 from serving.publish.ask import ask
 from serving.publish.feast_store import apply, open_store
 from serving.publish.items import ItemsOnline
-from serving.publish.read_back import read_back, read_back_lists
+from serving.publish.read_back import read_back, read_back_tables
 from serving.publish.reset import remove_online, what_online
 from serving.publish.retire import retire_views, what_retires
-from serving.publish.snapshots import publish, publish_items, publish_lists
-from serving.publish.stamps import restamp, restamp_lists, set_aside
+from serving.publish.snapshots import Table, publish, publish_items, publish_tables, tables_beside
+from serving.publish.stamps import restamp, restamp_tables, set_aside
 
 __all__ = [
     "ItemsOnline",
+    "Table",
     "apply",
     "ask",
     "open_store",
     "publish",
     "publish_items",
-    "publish_lists",
+    "publish_tables",
     "read_back",
-    "read_back_lists",
+    "read_back_tables",
     "remove_online",
     "restamp",
-    "restamp_lists",
+    "restamp_tables",
     "retire_views",
     "set_aside",
+    "tables_beside",
     "what_online",
     "what_retires",
 ]

@@ -1,7 +1,7 @@
 """Check that the online store returns what was published, for members drawn at random."""
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,7 +11,7 @@ from feast import FeatureStore
 from models.spec import Aggregator
 from operations.fits import Fits, chosen
 from serving.publish.items import ItemsOnline
-from serving.publish.snapshots import views
+from serving.publish.snapshots import Table, views
 from stores.eviction import eviction
 from transformations.config import Config
 from transformations.duck import connect, sql
@@ -64,22 +64,18 @@ def read_back(
     return compared
 
 
-def read_back_lists(
-    config: Config, store: FeatureStore, as_of: datetime, keys: Mapping[str, str], count: int = 200
+def read_back_tables(
+    config: Config, store: FeatureStore, as_of: datetime, tables: Iterable[Table], count: int = 200
 ) -> int:
-    """As `read_back`, of the lists of candidate sources.
-
-    Args:
-        keys: View of lists → its key column.
-    """
+    """As `read_back`, of tables that stand beside those of the members."""
     compared = 0
     with connect(config) as con:
-        for view, key in keys.items():
+        for view, key, folder in tables:
             cursor = con.execute(
                 "select * from read_parquet($file, hive_partitioning = false) "
                 f"order by hash({identifier(key)}, $seed::bigint) limit $count",
                 {
-                    "file": one_file(partition(config.layout.lists(view), as_of)),
+                    "file": one_file(partition(folder, as_of)),
                     "seed": secrets.randbits(32),
                     "count": count,
                 },

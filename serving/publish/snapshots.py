@@ -2,18 +2,20 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow.parquet as pq
 from feast import FeatureStore
 
 from models.spec import Aggregator
-from operations.fits import Fits, chosen
+from operations.fits import Fits, chosen, listing_sources
 from serving.publish.feast_store import quiet
 from serving.publish.items import ItemsOnline
 from transformations.config import Config
 from transformations.errors import RunFailedError
 from transformations.layout import part_files, partition
-from transformations.names import SEQUENCE_VIEW
+from transformations.names import ITEM_STATS_VIEW, SEQUENCE_VIEW
 from transformations.seals import expect_whole
 from transformations.table_files import ENCODED_AGAIN, TAKE_AWAY
 
@@ -60,13 +62,34 @@ def publish(
     return written + publish_items(spaces, store, as_of, progress)
 
 
-def publish_lists(
-    config: Config, store: FeatureStore, as_of: datetime, views: Iterable[str]
-) -> int:
-    """Write the lists of candidate sources as of a timestamp; return the number of rows."""
+class Table(NamedTuple):
+    """Snapshots that stand beside those of the members: lists of candidates, statistics of items.
+
+    Attributes:
+        view: The view that reads them.
+        key: Its key column.
+        folder: Where their partitions lie.
+    """
+
+    view: str
+    key: str
+    folder: Path
+
+
+def tables_beside(config: Config) -> list[Table]:
+    """Return the tables that a run may write beside those of the members."""
+    lists = [(source, source.view(own.space)) for source, own in listing_sources(config)]
+    return [
+        Table(ITEM_STATS_VIEW, "item_id", config.layout.item_stats),
+        *(Table(view, source.key, config.layout.lists(view)) for source, view in lists),
+    ]
+
+
+def publish_tables(store: FeatureStore, as_of: datetime, tables: Iterable[Table]) -> int:
+    """Write the rows of tables as of a timestamp; return their number."""
     written = 0
-    for view in views:
-        file = partition(config.layout.lists(view), as_of)
+    for view, _, folder in tables:
+        file = partition(folder, as_of)
         expect_whole([file], f"{TAKE_AWAY}, then activity run")
         materialize(store, view, as_of, as_of)
         written += pq.read_metadata(file).num_rows

@@ -5,7 +5,7 @@ puts the published partitions aside before it builds them again, and compares af
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -14,8 +14,8 @@ import duckdb
 import pyarrow.parquet as pq
 
 from models.spec import Aggregator
-from operations.fits import chosen, listing_sources
-from serving.publish.snapshots import views
+from operations.fits import chosen
+from serving.publish.snapshots import Table, tables_beside, views
 from transformations.config import Config
 from transformations.duck import connect, copy
 from transformations.layout import as_of_name, partition
@@ -32,9 +32,7 @@ def set_aside(config: Config, as_of: datetime, aggregators: Sequence[Aggregator]
     """
     folder = _aside(config, as_of)
     tables = {view: config.layout.table(view) for view in views(aggregators)}
-    for source, own in listing_sources(config):
-        view = source.view(own.space)
-        tables[view] = config.layout.lists(view)
+    tables |= {table.view: table.folder for table in tables_beside(config)}
     for view, table in tables.items():
         file, kept = partition(table, as_of), folder / f"{view}.parquet"
         if file.exists() and not kept.exists():
@@ -65,22 +63,15 @@ def restamp(
     return rows
 
 
-def restamp_lists(
-    config: Config, as_of: datetime, created_timestamp: datetime, keys: Mapping[str, str]
+def restamp_tables(
+    config: Config, as_of: datetime, created_timestamp: datetime, tables: Iterable[Table]
 ) -> int:
-    """As `restamp`, of the lists of candidate sources.
-
-    Args:
-        keys: View of lists → its key column.
-    """
+    """As `restamp`, of tables that stand beside those of the members."""
     with connect(config) as con:
         rows = sum(
-            _restamp(
-                config, con, as_of, view, partition(config.layout.lists(view), as_of),
-                created_timestamp, key,
-            )
-            for view, key in keys.items()
-        )  # fmt: skip
+            _restamp(config, con, as_of, view, partition(folder, as_of), created_timestamp, key)
+            for view, key, folder in tables
+        )
     with suppress(OSError):
         _aside(config, as_of).rmdir()
     return rows

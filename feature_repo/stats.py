@@ -1,0 +1,41 @@
+"""The views of plain numbers beside the vectors: what members did, of an item."""
+
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+
+from feast import Entity, FeatureView, Field
+from feast.types import Float64, PrimitiveFeastType, String, UnixTimestamp
+
+from feature_repo.source import OWNER, ages, snapshots_in
+from transformations.config import Config
+from transformations.names import ITEM_STATS_VIEW
+from transformations.stats.columns import Kind, item_stats_columns
+
+TYPES: Mapping[Kind, PrimitiveFeastType] = {
+    "number": Float64,
+    "category": String,
+    "timestamp": UnixTimestamp,
+}
+
+
+def stats_views(config: Config, item: Entity) -> Iterator[FeatureView]:
+    """Yield the views of statistics.
+
+    Args:
+        item: The entity of items.
+    """
+    yield FeatureView(
+        name=ITEM_STATS_VIEW,
+        entities=[item],
+        ttl=timedelta(0),  # a row is replaced by the next one
+        schema=_fields(item_stats_columns(config)),
+        source=snapshots_in(ITEM_STATS_VIEW, config.layout.item_stats),
+        description="What members did with an item in the last days, and how it compares.",
+        tags=ages(config),
+        owner=OWNER,
+    )
+
+
+def _fields(columns: Mapping[str, Kind]) -> list[Field]:
+    """Return the fields of columns; what each holds is told in docs/architecture.md."""
+    return [Field(name=name, dtype=TYPES[kind]) for name, kind in columns.items()]

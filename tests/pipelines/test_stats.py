@@ -1,0 +1,117 @@
+"""Numbers beside the vectors: built and published by a run, read online and in a training join."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.refresh import refresh_items
+from tests.pipelines.test_item_spaces import ITEMS, act, market
+from tests.worlds.workspace import AVERAGE, END, Workspace
+from transformations.layout import partition, partitions
+from transformations.names import ITEM_STATS_VIEW
+from transformations.stats.columns import item_stats_columns
+
+DAY = timedelta(days=1)
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    workspace = market(tmp_path_factory.mktemp("stats"), AVERAGE, encoders=("TfidfSvd(version=1)",))
+    workspace.setting("fit_holdback: 3d", "fit_holdback: 5d")
+    workspace.run(END - DAY)
+    workspace.backfill(END - 3 * DAY, END - 2 * DAY, END - DAY)
+    workspace.run(END)
+    return workspace
+
+
+def online(workspace: Workspace, view: str, columns: list[str], **keys: Any) -> dict[str, Any]:
+    answer = workspace.store.get_online_features(
+        features=[f"{view}:{name}" for name in columns], entity_rows=[keys]
+    ).to_dict()
+    return {name: answer[name][0] for name in columns}
+
+
+def row_of(folder: Path, as_of: datetime, key: str, value: object) -> dict[str, Any]:
+    rows = pq.read_table(partition(folder, as_of)).to_pylist()
+    return next(row for row in rows if row[key] == value)
+
+
+def joined(workspace: Workspace, view: str, columns: list[str], **keys: list[Any]) -> pd.DataFrame:
+    frame = pd.DataFrame(keys)
+    frame["number"] = range(len(frame))
+    job = workspace.store.get_historical_features(
+        entity_df=frame,
+        features=[f"{view}:{name}" for name in columns],
+        filter_by_created_timestamp=True,
+    )
+    return job.to_df().sort_values("number").reset_index(drop=True)
+
+
+class TestItems:
+    def test_a_run_publishes_a_row_of_every_item(self, served: Workspace) -> None:
+        config = served.config
+        table = pq.read_table(partition(config.layout.item_stats, END))
+        assert len(table) == ITEMS
+        events = pd.read_csv(served.root / "source" / "events.csv", parse_dates=["ts"])
+        since = (END - 7 * DAY).replace(tzinfo=None)
+        own = events[(events["product"] == "g-4") & (events.ts >= since)]
+        row = online(served, ITEM_STATS_VIEW, [*item_stats_columns(config)], item_id="g-4")
+        assert row["n_play_7d"] == (own.event_type == "play").sum()
+        assert row["age_days"] is None
+        stored = row_of(config.layout.item_stats, END, "item_id", "g-4")
+        assert row == pytest.approx({name: stored[name] for name in row})
+
+    def test_a_label_sees_what_could_be_read_at_its_time(self, served: Workspace) -> None:
+        config, columns = served.config, ["n_play_1d", "positive_share"]
+        delay = config.publish_delay
+        edge = END - 2 * DAY + delay
+        times = [END - 4 * DAY, edge - timedelta(microseconds=1), edge]
+        rows = joined(served, ITEM_STATS_VIEW, columns, item_id=["g-4"] * 3, event_timestamp=times)
+        assert rows.loc[0, columns].isna().all()
+        for number, as_of in ((1, END - 3 * DAY), (2, END - 2 * DAY)):
+            stored = row_of(config.layout.item_stats, as_of, "item_id", "g-4")
+            assert dict(rows.loc[number, columns]) == {name: stored[name] for name in columns}
+
+    def test_a_published_row_is_readable_since_it_was_published(self, served: Workspace) -> None:
+        folder = served.config.layout.item_stats
+        kept, live = (
+            pq.read_table(partition(folder, as_of))["created_timestamp"][0].as_py()
+            for as_of in (END - 2 * DAY, END - DAY)
+        )
+        assert kept == END - 2 * DAY + served.config.publish_delay
+        assert live > END + DAY  # when the test runs
+
+
+def test_between_two_runs_items_are_counted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = datetime.now(UTC)
+    clock = iter([now, now + HOUR, now + 2 * HOUR])
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, _: Any = None) -> datetime:  # type: ignore[override]
+            return next(clock)
+
+    monkeypatch.setattr("pipelines.refresh.datetime", Clock)
+    workspace = market(tmp_path, AVERAGE, encoders=("TfidfSvd(version=1)",))
+    workspace.run(END)
+    folder = workspace.config.layout.item_stats
+
+    def refreshed() -> tuple[int, set[str]]:
+        workspace.do("items refresh", lambda stages: refresh_items(workspace.config, stages))
+        built = partitions(folder)
+        table = pq.read_table(partition(folder, built[-1]))
+        return len(built), set(table["item_id"].to_pylist())
+
+    assert refreshed() == (2, {f"g-{item}" for item in range(ITEMS)})  # the run was of long ago
+    assert refreshed()[0] == 2  # nothing happened
+    act(workspace, f"3,g-7,play,{now + HOUR * 1.5:%Y-%m-%d %H:%M:%S}")
+    assert refreshed() == (3, {"g-7"})
+    row = online(workspace, ITEM_STATS_VIEW, ["n_play_1d", "popularity_rank"], item_id="g-7")
+    assert row == {"n_play_1d": 1, "popularity_rank": 1}

@@ -1,0 +1,1 @@
+"""What members did, as plain numbers: of an item, of a member."""

@@ -1,0 +1,47 @@
+"""The columns that rankers may read beside vectors: name → kind. Neither Feast nor a table is read.
+
+A number is a float64, null where it is not known.
+"""
+
+from typing import Literal
+
+from transformations.config import Config
+from transformations.names import count_column
+
+Kind = Literal["number", "category", "timestamp"]
+
+DAYS = (1, 7, 28)
+"""How far back the counts of an item look."""
+SECONDS = frozenset({"s", "sec", "second", "seconds"})
+
+
+def item_stats_columns(config: Config) -> dict[str, Kind]:
+    """Return the columns of `item_stats_v1`, in order."""
+    names = [days_column(action, days) for action in item_actions(config) for days in DAYS]
+    names += ["positive_share", "trend", "distinct_members_28d", "age_days"]
+    names += ["dwell"] * (duration(config) is not None)
+    names += ["popularity_rank"] + ["category_rank"] * bool(config.items.categories)
+    return dict.fromkeys(names, "number")
+
+
+def days_column(action: str, days: int) -> str:
+    """Name the count of an action on an item in the last days.
+
+    >>> days_column("APPLY", 7)
+    'n_apply_7d'
+    """
+    return f"{count_column(action)}_{days}d"
+
+
+def item_actions(config: Config) -> list[str]:
+    """Return the actions that have an item: all but those on texts, as searches."""
+    texts = config.rules.texts
+    return [action for action in config.rules.actions if action not in texts]
+
+
+def duration(config: Config) -> str | None:
+    """Return the attribute that says how long an action took: the first number in seconds."""
+    for name, given in config.events.attributes.items():
+        if given.type == "number" and given.unit.strip().lower() in SECONDS:
+            return name
+    return None
