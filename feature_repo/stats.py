@@ -1,4 +1,4 @@
-"""The views of plain numbers beside the vectors: what members did, of an item."""
+"""The views of plain numbers beside the vectors: what members did, of a member and of an item."""
 
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
@@ -8,8 +8,8 @@ from feast.types import Float64, PrimitiveFeastType, String, UnixTimestamp
 
 from feature_repo.source import OWNER, ages, snapshots_in
 from transformations.config import Config
-from transformations.names import ITEM_STATS_VIEW
-from transformations.stats.columns import Kind, item_stats_columns
+from transformations.names import ITEM_STATS_VIEW, MEMBER_STATS_VIEW
+from transformations.stats.columns import Kind, item_stats_columns, member_stats_columns
 
 TYPES: Mapping[Kind, PrimitiveFeastType] = {
     "number": Float64,
@@ -18,12 +18,18 @@ TYPES: Mapping[Kind, PrimitiveFeastType] = {
 }
 
 
-def stats_views(config: Config, item: Entity) -> Iterator[FeatureView]:
-    """Yield the views of statistics.
-
-    Args:
-        item: The entity of items.
-    """
+def stats_views(config: Config, member: Entity, item: Entity) -> Iterator[FeatureView]:
+    """Yield the views of statistics, of these entities."""
+    yield FeatureView(
+        name=MEMBER_STATS_VIEW,
+        entities=[member],
+        ttl=timedelta(0),
+        schema=_fields(member_stats_columns(config)),
+        source=snapshots_in(MEMBER_STATS_VIEW, config.layout.member_stats),
+        description="When, how often and for how long a member acts, from its sequence.",
+        tags=ages(config),
+        owner=OWNER,
+    )
     yield FeatureView(
         name=ITEM_STATS_VIEW,
         entities=[item],

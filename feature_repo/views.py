@@ -47,7 +47,7 @@ def declare(config: Config, aggregators: Sequence[Aggregator] | None = None) -> 
         for own, lines in Fits(config).all_spaces(aggregators)
     }
     objects: list[Any] = [member, item, *item_views.values(), _sequence_view(config, member)]
-    objects += stats_views(config, item)
+    objects += stats_views(config, member, item)
     objects += list_views(listing_sources(config), item)
     for aggregator in aggregators:
         item_view = item_views[aggregator.config_of(config).space]

@@ -25,6 +25,7 @@ from transformations.errors import InputError
 from transformations.last_actions import Snapshot
 from transformations.layout import partition
 from transformations.stats.item_stats import build_item_stats
+from transformations.stats.member_stats import build_member_stats
 from transformations.tables import build_sequences_of
 
 
@@ -83,7 +84,8 @@ def run_backfill(
             for at in wanted
             if at in kept and not partition(config.layout.sequences, at).exists()
         }
-        built = [at for at in wanted if lacking[at] or at in gone]
+        # A version before statistics may have published it.
+        built = [at for at in wanted if lacking[at] or at in gone or _lacks_stats(config, at)]
         if not built:
             return []
         views = {line.view for at in built for line in lacking[at]}
@@ -97,6 +99,9 @@ def run_backfill(
             with stages.stage("member_sequences", len(sequences), "snapshots") as stage:
                 fill(stage, build_sequences_of(config, con, sequences, stage.advance))
                 stage.note = _span([snapshot.as_of for snapshot in sequences])
+        again = {snapshot.as_of for snapshot in sequences}
+        lacking_stats = [at for at in built if at in again or _lacks_stats(config, at)]
+        _build_member_stats(config, lacking_stats, stages)
         _build_item_stats(config, con, list(snapshots.values()), stages)
         fold_items(config, con, built, served, stages)
         for at_once in _together(lacking):
@@ -107,6 +112,19 @@ def run_backfill(
                 stage.rows_in, stage.rows_out = report.members, sum(report.rows.values())
                 stage.note = without_vector(report)
     return built
+
+
+def _lacks_stats(config: Config, as_of: datetime) -> bool:
+    return not partition(config.layout.member_stats, as_of).exists()
+
+
+def _build_member_stats(config: Config, lacking: Sequence[datetime], stages: Stages) -> None:
+    """Build the statistics of members from the sequences of these timestamps."""
+    if lacking:
+        with stages.stage("member_stats", len(lacking), "snapshots") as stage:
+            for at in lacking:
+                stage.rows_out = (stage.rows_out or 0) + build_member_stats(config, at).rows_out
+                stage.advance(1)
 
 
 def _build_item_stats(

@@ -27,6 +27,7 @@ from transformations.names import ITEM_STATS_VIEW
 from transformations.sources import stage_activity, stage_items
 from transformations.sources.files import say_passed_over
 from transformations.stats.item_stats import build_item_stats
+from transformations.stats.member_stats import build_member_stats
 from transformations.tables import build_sequences
 
 DAY = timedelta(days=1)
@@ -117,10 +118,12 @@ def _say_passed_over(config: Config, section: str, stages: Stages) -> None:
 def build_snapshot(
     config: Config, con: Connection, as_of: datetime, previous: datetime, stages: Stages
 ) -> None:
-    """Compute the sequences of one timestamp."""
+    """Compute the sequences of one timestamp, and what is counted in them."""
     with stages.stage("member_sequences") as stage:
         fill(stage, build_sequences(config, con, as_of, previous, _not_yet(config)))
         stage.note = f"as of {as_of:%Y-%m-%d %H:%M} UTC"
+    with stages.stage("member_stats") as stage:
+        fill(stage, build_member_stats(config, as_of))
 
 
 def train_lines(
@@ -168,7 +171,8 @@ def serve(
         stage.note = f"{publish.apply(config, store, [*lines, *others])} objects"
     # From here on rows made by them may be online: their names never stand for anything else.
     note_fits(config, lines, used=True)
-    with stages.stage("publish", total=members * (len(lines) + with_sequences)) as stage:
+    views = publish.views(lines, with_sequences)
+    with stages.stage("publish", total=members * len(views)) as stage:
         stage.rows_out = publish.publish(
             config, store, as_of, lines, stage.advance, with_sequences=with_sequences
         )

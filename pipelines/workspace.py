@@ -262,7 +262,7 @@ class OpenWorkspace:
         embeddings = self.config.layout.all_embeddings
         there = sorted(path.name for path in embeddings.glob("*") if partitions(path))
         served = [line.view for line in lines_of(self.config)]
-        return list(dict.fromkeys([names.SEQUENCE_VIEW, *served, *there]))
+        return list(dict.fromkeys([names.SEQUENCE_VIEW, names.MEMBER_STATS_VIEW, *served, *there]))
 
     def _item_views(self) -> dict[str, Config]:
         """Return the item views, the newest fit's first, each with its space's configuration."""

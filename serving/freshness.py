@@ -10,12 +10,12 @@ from feast import FeatureStore
 from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
 from models.spec import Aggregator
-from serving.publish.snapshots import views
 from stores.read import Reader
 from transformations.config import Config
 from transformations.duck import connect, parquet, sql
 from transformations.errors import InputError
 from transformations.layout import files_between, partition, partitions
+from transformations.names import SEQUENCE_VIEW
 from transformations.tables import activity_query
 
 
@@ -78,7 +78,7 @@ def freshness(
         con.execute(f"create temp view activity as {activity_query(config, con, files)}")
         query = sql("event_to_visible", __file__)
         figures = []
-        for view in views(aggregators):
+        for view in (SEQUENCE_VIEW, *(line.view for line in aggregators)):
             parts = sorted(config.layout.table(view).glob("as_of=*/*.parquet"))
             if not parts:  # a catalogue line that no run has embedded yet
                 continue

@@ -25,6 +25,7 @@ from transformations.examples import build_training_examples
 from transformations.layout import part_files, partition, partition_files
 from transformations.sources import stage_activity, stage_items
 from transformations.stats.item_stats import build_item_stats
+from transformations.stats.member_stats import build_member_stats
 from transformations.tables import build_sequences
 
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
@@ -117,6 +118,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
         build_sequences(config, con, AS_OF, AS_OF - DAY, AS_OF)
         package(LINE, config)
         embed_snapshot(config, con, AS_OF, AS_OF, [LINE])
+        build_member_stats(config, AS_OF)
         build_item_stats(config, con, AS_OF, AS_OF)
         build_lists(config, con, AS_OF, AS_OF, [(line, config) for line in SOURCES])
         settings = ExampleSettings(horizon=timedelta(days=1))
@@ -131,6 +133,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
         "items": part_files(config.items_dir),
         "member_sequences": [partition(layout.sequences, AS_OF)],
         "member_embeddings": [partition(layout.embeddings(LINE.view), AS_OF)],
+        "member_stats": [partition(layout.member_stats, AS_OF)],
         "popular_items": lists[:1],
         "item_neighbours": lists[1:],
         "item_stats": [partition(layout.item_stats, AS_OF)],
@@ -153,6 +156,7 @@ def test_every_table_is_on_the_page(built: dict[str, list[Path]]) -> None:
         "items",
         "member_sequences",
         "member_embeddings",
+        "member_stats",
         "popular_items",
         "item_neighbours",
         "item_stats",

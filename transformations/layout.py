@@ -69,13 +69,22 @@ class Layout:
         return self.all_embeddings / view
 
     @property
+    def member_stats(self) -> Path:
+        """Folder of `member_stats/as_of=…`."""
+        return self.root / "member_stats"
+
+    @property
     def item_stats(self) -> Path:
         """Folder of `item_stats/as_of=…`."""
         return self.root / "item_stats"
 
     def table(self, view: str) -> Path:
         """Folder of a member view's snapshots, whichever view it is."""
-        return self.sequences if view == names.SEQUENCE_VIEW else self.embeddings(view)
+        folders = {
+            names.SEQUENCE_VIEW: self.sequences,
+            names.MEMBER_STATS_VIEW: self.member_stats,
+        }
+        return folders.get(view) or self.embeddings(view)
 
     @property
     def all_lists(self) -> Path:
@@ -158,6 +167,7 @@ class Layout:
             self.root / name
             for name in (
                 "member_embeddings",
+                "member_stats",
                 "member_sequences",
                 "candidate_lists",
                 "item_stats",

@@ -6,7 +6,14 @@ from serving.publish.items import ItemsOnline
 from serving.publish.read_back import read_back, read_back_tables
 from serving.publish.reset import remove_online, what_online
 from serving.publish.retire import retire_views, what_retires
-from serving.publish.snapshots import Table, publish, publish_items, publish_tables, tables_beside
+from serving.publish.snapshots import (
+    Table,
+    publish,
+    publish_items,
+    publish_tables,
+    tables_beside,
+    views,
+)
 from serving.publish.stamps import restamp, restamp_tables, set_aside
 
 __all__ = [
@@ -26,6 +33,7 @@ __all__ = [
     "retire_views",
     "set_aside",
     "tables_beside",
+    "views",
     "what_online",
     "what_retires",
 ]

@@ -15,8 +15,9 @@ from serving.publish.items import ItemsOnline
 from transformations.config import Config
 from transformations.errors import RunFailedError
 from transformations.layout import part_files, partition
-from transformations.names import ITEM_STATS_VIEW, SEQUENCE_VIEW
+from transformations.names import ITEM_STATS_VIEW, MEMBER_STATS_VIEW, SEQUENCE_VIEW
 from transformations.seals import expect_whole
+from transformations.stats.member_stats import build_member_stats
 from transformations.table_files import ENCODED_AGAIN, TAKE_AWAY
 
 
@@ -33,7 +34,8 @@ def publish(
     Only the snapshot's rows are written: all of them carry event_timestamp = as_of.
 
     Args:
-        with_sequences: The view of sequences too; a run writes it once.
+        with_sequences: The view of sequences too, and that of the statistics which are made from
+            them: where a version before these wrote the snapshot, here. A run writes both once.
         progress: Called with a number of rows once they are written.
 
     Returns the number of written rows.
@@ -44,6 +46,9 @@ def publish(
     aggregators = chosen(config, aggregators)
     names = views(aggregators, with_sequences)
     files = {view: partition(config.layout.table(view), as_of) for view in names}
+    stats = files.get(MEMBER_STATS_VIEW)
+    if stats is not None and not stats.exists() and files[SEQUENCE_VIEW].exists():
+        build_member_stats(config, as_of)
     for view, file in files.items():
         if not file.exists():
             raise RunFailedError(
@@ -125,8 +130,13 @@ def publish_items(
 
 
 def views(aggregators: Sequence[Aggregator], with_sequences: bool = True) -> list[str]:
-    """Return the names of the member views, each of which has one snapshot per day."""
-    return [SEQUENCE_VIEW] * with_sequences + [aggregator.view for aggregator in aggregators]
+    """Return the names of the member views, each of which has one snapshot per day.
+
+    Args:
+        with_sequences: That of the sequences too, and of the statistics that are made from them.
+    """
+    of_sequences = [SEQUENCE_VIEW, MEMBER_STATS_VIEW]
+    return of_sequences * with_sequences + [aggregator.view for aggregator in aggregators]
 
 
 def materialize(store: FeatureStore, view: str, first: datetime, last: datetime) -> None:

@@ -30,8 +30,10 @@ from serving.stream.states.open import open_states
 from serving.stream.states.protocol import NONE, Id, StateStore, pack, unpack
 from serving.stream.vectors import Vectors
 from transformations.config import Config
-from transformations.names import SEQUENCE_VIEW
+from transformations.names import MEMBER_STATS_VIEW, SEQUENCE_VIEW
 from transformations.rules import SEARCH
+from transformations.stats.columns import duration
+from transformations.stats.member_stats import member_stats
 from transformations.stream import (
     NO_TIME,
     Actions,
@@ -263,8 +265,12 @@ class MemberUpdater:
         sequences = to_sequences(
             self.config.rules, ids, states.of_members(chosen), as_of, max(self.clock(), timestamp)
         )
-        # The sequence last: whoever sees an action in it can read the vectors too.
-        rows = {**self.vectors.rows(sequences, timestamp), SEQUENCE_VIEW: sequences}
+        # The sequence last: whoever sees an action in it can read what is made from it too.
+        rows = {
+            **self.vectors.rows(sequences, timestamp),
+            MEMBER_STATS_VIEW: member_stats(self.config.rules, sequences, duration(self.config)),
+            SEQUENCE_VIEW: sequences,
+        }
         for view, batch in rows.items():
             self.online.write(view, batch)
         readable = pa.scalar(max(self.clock(), timestamp), pa.timestamp("us", tz="UTC"))

@@ -52,6 +52,7 @@ def test_one_view_one_match_one_service_per_aggregator(config):
         "item_embedding_tfidf_svd_v1",
         "item_stats_v1",
         "member_activity_sequence",
+        "member_activity_stats_v1",
         "member_activity_average_v1",
         "member_activity_decay_v1",
         "member_activity_learned_decay_v1",
@@ -189,9 +190,9 @@ def test_feast_apply_works_alone_in_a_clean_clone(tmp_path, config):
 
 def test_the_pipeline_applies_as_feast_apply_does(tmp_path):
     clone = Clone(tmp_path)
-    # Three entities, the sequences, the statistics of items, two popular lists, the item spaces; of
+    # Three entities, the sequences, two views of statistics, two popular lists, the item spaces; of
     # each line a view, a match and a service.
-    n_objects = 7 + len({line.items for line in AGGREGATORS}) + 3 * len(AGGREGATORS)
+    n_objects = 8 + len({line.items for line in AGGREGATORS}) + 3 * len(AGGREGATORS)
     clone.python(
         "import os\nfrom serving import publish\n"
         "from transformations.config import load_config\nos.chdir('/')\n"

@@ -12,8 +12,8 @@ from pipelines.refresh import refresh_items
 from tests.pipelines.test_item_spaces import ITEMS, act, market
 from tests.worlds.workspace import AVERAGE, END, Workspace
 from transformations.layout import partition, partitions
-from transformations.names import ITEM_STATS_VIEW
-from transformations.stats.columns import item_stats_columns
+from transformations.names import ITEM_STATS_VIEW, MEMBER_STATS_VIEW
+from transformations.stats.columns import item_stats_columns, member_stats_columns
 
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
@@ -85,6 +85,40 @@ class TestItems:
         )
         assert kept == END - 2 * DAY + served.config.publish_delay
         assert live > END + DAY  # when the test runs
+
+
+class TestMembers:
+    def test_a_run_publishes_a_row_of_every_member(self, served: Workspace) -> None:
+        config = served.config
+        events = pd.read_csv(served.root / "source" / "events.csv", parse_dates=["ts"])
+        since = (END - config.window).replace(tzinfo=None)
+        own = events[(events.user_id == 3) & (events.ts >= since)].drop_duplicates()
+        row = online(served, MEMBER_STATS_VIEW, [*member_stats_columns(config)], member_id=3)
+        assert row["distinct_items"] == own["product"].nunique()
+        assert row["share_play"] == pytest.approx((own.event_type == "play").mean())
+        assert row["last_acted_at"] == own.ts.max().tz_localize("UTC").to_pydatetime()
+        stored = row_of(config.layout.member_stats, END, "member_id", 3)
+        assert row == {name: stored[name] for name in row}
+
+    def test_a_label_sees_what_could_be_read_at_its_time(self, served: Workspace) -> None:
+        config, columns = served.config, ["n_sessions", "share_play", "last_session_at"]
+        edge = END - 2 * DAY + config.publish_delay
+        times = [END - 4 * DAY, edge - timedelta(microseconds=1), edge]
+        rows = joined(
+            served, MEMBER_STATS_VIEW, columns, member_id=[3] * 3, event_timestamp=times
+        )
+        assert rows.loc[0, columns].isna().all()
+        for number, as_of in ((1, END - 3 * DAY), (2, END - 2 * DAY)):
+            stored = row_of(config.layout.member_stats, as_of, "member_id", 3)
+            assert dict(rows.loc[number, columns]) == {name: stored[name] for name in columns}
+
+    def test_a_snapshot_of_before_statistics_gets_them(self, served: Workspace) -> None:
+        config = served.config
+        file = partition(config.layout.member_stats, END - DAY)
+        wanted = pq.read_table(file).to_pylist()
+        file.unlink()
+        served.backfill(END - DAY)
+        assert pq.read_table(file).to_pylist() == wanted
 
 
 def test_between_two_runs_items_are_counted_again(

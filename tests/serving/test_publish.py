@@ -20,7 +20,8 @@ from transformations.layout import partition
 from transformations.names import SEQUENCE_VIEW
 
 DECAY = next(line for line in AGGREGATORS if isinstance(line, GeometricDecay))
-VIEWS = 1 + len(AGGREGATORS)  # those with a row a member: the sequences, and each aggregator's
+# Those with a row a member: the sequences, their statistics, and each aggregator's.
+VIEWS = 2 + len(AGGREGATORS)
 TODAY = utc(4)
 ACTIONS = [(1, "APPLY", utc(1, 3, microsecond=999_999)), (2, "SAVE", utc(2, 4))]
 MEMBERS = {10: ACTIONS, 11: [], 12: ACTIONS[:1]}
@@ -303,7 +304,7 @@ def test_apply_twice_changes_nothing(world, store):
         return [v.last_updated_timestamp for v in store.list_all_feature_views()]
 
     before = states()
-    assert publish.apply(world.config, store) == 4 + 3 * len(AGGREGATORS)
+    assert publish.apply(world.config, store) == 6 + 3 * len(AGGREGATORS)
     store.refresh_registry()
     assert states() == before
 

@@ -14,8 +14,8 @@ from tests.worlds.kinds import each_kind
 from tests.worlds.shared import TODAY, Shared, of_project
 from transformations.errors import InputError
 
-# Of three aggregators: two members in four views, two items; and in the registry two entities, six
-# sources and views (no item has statistics), three matches and services.
+# Of three aggregators: two members in five views, two items; and in the registry two entities,
+# seven sources and views (no item has statistics), three matches and services.
 VIEWS = {
     "item_embedding_tfidf_svd_v1": 2,
     "item_stats_v1": 0,
@@ -23,8 +23,9 @@ VIEWS = {
     "member_activity_decay_v1": 2,
     "member_activity_learned_decay_v1": 2,
     "member_activity_sequence": 2,
+    "member_activity_stats_v1": 2,
 }
-ALL = VIEWS | {"stream states": 1, "registry objects": 20, "version history rows": 9}
+ALL = VIEWS | {"stream states": 1, "registry objects": 22, "version history rows": 10}
 NOTHING = {"stream states": 0, "registry objects": 0, "version history rows": 0}
 # A Redis key ends with the project's name, so that this one's keys end with the other's name too.
 BESIDE = "x_shared"
@@ -157,8 +158,8 @@ def test_an_online_store_of_another_kind_is_emptied_by_feast(sqlite, monkeypatch
     for module in ("marks", "online_rows", "reset"):
         monkeypatch.setattr(f"serving.publish.{module}.online_kind", lambda _: None)
     assert what_online(world.config, store) == NOTHING | {
-        "registry objects": 20,
-        "version history rows": 9,
+        "registry objects": 22,
+        "version history rows": 10,
     }
     remove_online(world.config, store)
     names = [name for name in shared.rows() if name.startswith("shared_")]

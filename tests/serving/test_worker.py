@@ -33,7 +33,7 @@ from tests.worlds.live import (
 )
 from tests.worlds.servers import emptied
 from tests.worlds.tiny_models import Learned
-from transformations.names import SEQUENCE_VIEW
+from transformations.names import MEMBER_STATS_VIEW, SEQUENCE_VIEW
 from transformations.timestamps import microseconds
 
 __all__ = ["kafka"]
@@ -218,6 +218,7 @@ def test_a_batch_is_one_read_one_call_of_the_models_and_one_write_a_table(live, 
         "RedisStates.write",
         "Vectors.rows",
         *(aggregator.view for aggregator in AGGREGATORS),
+        MEMBER_STATS_VIEW,
         SEQUENCE_VIEW,
         "RedisBus.done",
     ]
@@ -284,7 +285,7 @@ def test_a_daily_run_meanwhile_reads_back_what_is_its_own(live, before, start):
     rows = sum(len(live.table(view)) for view in live.view_names())
     streamed = len({event.member_id for event in acted} & {e.member_id for e in before})
     compared = publish.read_back(live.config, store, midnight(), live.aggregators)
-    assert compared == rows - 3 * streamed + len(ITEMS) - 1
+    assert compared == rows - len(live.view_names()) * streamed + len(ITEMS) - 1
     publish.restamp(live.config, midnight(), utc_now(), live.aggregators)
     worker.updater.log.flush()
     assert len(live.offline_rows(SEQUENCE_VIEW)) >= streamed

@@ -10,7 +10,7 @@ from tests.worlds.applied import World, utc, vector
 from tests.worlds.lines import AGGREGATORS
 
 DECAY = next(line for line in AGGREGATORS if isinstance(line, GeometricDecay))
-VIEWS = 1 + len(AGGREGATORS)
+VIEWS = 2 + len(AGGREGATORS)
 TODAY = utc(4)
 MEMBERS = {10: [(1, "APPLY", utc(1, 3)), (2, "SAVE", utc(2, 4))], 11: []}
 

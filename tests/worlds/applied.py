@@ -18,6 +18,7 @@ from transformations import names
 from transformations.config import ROOT, Config
 from transformations.layout import partition
 from transformations.member_columns import UTC_US
+from transformations.stats.member_stats import build_member_stats
 
 DIM = 4
 Id = int | str
@@ -96,6 +97,7 @@ class World:
             ),
         }
         self._write(partition(self.config.layout.sequences, as_of), shared | sequence | tail)
+        build_member_stats(self.config, as_of)
         for aggregator in self.aggregators:
             vectors = {
                 name: pa.array(

@@ -3,6 +3,7 @@
 A number is a float64, null where it is not known.
 """
 
+from collections.abc import Iterable
 from typing import Literal
 
 from transformations.config import Config
@@ -12,6 +13,8 @@ Kind = Literal["number", "category", "timestamp"]
 
 DAYS = (1, 7, 28)
 """How far back the counts of an item look."""
+PARTS_OF_DAY = ("night_share", "morning_share", "afternoon_share", "evening_share")
+"""Columns of the shares of actions by the part of the day, in UTC: each has six hours."""
 SECONDS = frozenset({"s", "sec", "second", "seconds"})
 
 
@@ -22,6 +25,28 @@ def item_stats_columns(config: Config) -> dict[str, Kind]:
     names += ["dwell"] * (duration(config) is not None)
     names += ["popularity_rank"] + ["category_rank"] * bool(config.items.categories)
     return dict.fromkeys(names, "number")
+
+
+def member_stats_columns(config: Config) -> dict[str, Kind]:
+    """Return the columns of `member_activity_stats_v1`, in order.
+
+    Both timestamps stand for ages: the hours since then, at the time that asks.
+    """
+    return member_columns_of(config.rules.actions, duration(config) is not None)
+
+
+def member_columns_of(actions: Iterable[str], has_duration: bool) -> dict[str, Kind]:
+    """Return the columns of a member's statistics, in order, by what a sequence holds."""
+    names = ["n_sessions", "actions_per_session", "session_minutes", "active_days"]
+    names += ["distinct_items", *map(share_column, actions), *PARTS_OF_DAY]
+    names += ["dwell_mean", "dwell_median", "dwell_sum"] * has_duration
+    times: dict[str, Kind] = {"last_acted_at": "timestamp", "last_session_at": "timestamp"}
+    return dict.fromkeys(names, "number") | times
+
+
+def share_column(action: str) -> str:
+    """Name the share of an action among a member's: share_apply for APPLY."""
+    return f"share_{action.lower()}"
 
 
 def days_column(action: str, days: int) -> str:
