@@ -4,12 +4,18 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 
 from feast import Entity, FeatureView, Field
+from feast.data_format import ParquetFormat
 from feast.types import Float64, PrimitiveFeastType, String, UnixTimestamp
 
-from feature_repo.source import OWNER, ages, snapshots_in
+from feature_repo.source import OWNER, ages, declared_source, snapshots_in
 from transformations.config import Config
-from transformations.names import ITEM_STATS_VIEW, MEMBER_STATS_VIEW
-from transformations.stats.columns import Kind, item_stats_columns, member_stats_columns
+from transformations.names import ITEM_STATS_VIEW, MEMBER_STATS_VIEW, PROFILE_VIEW
+from transformations.stats.columns import (
+    Kind,
+    item_stats_columns,
+    member_stats_columns,
+    profile_columns,
+)
 
 TYPES: Mapping[Kind, PrimitiveFeastType] = {
     "number": Float64,
@@ -40,6 +46,28 @@ def stats_views(config: Config, member: Entity, item: Entity) -> Iterator[Featur
         tags=ages(config),
         owner=OWNER,
     )
+
+
+def profile_view(config: Config, member: Entity) -> Iterator[FeatureView]:
+    """Yield the view of members' profiles, where the configuration names a source of them."""
+    columns = profile_columns(config)
+    if columns:
+        yield FeatureView(
+            name=PROFILE_VIEW,
+            entities=[member],
+            ttl=timedelta(0),
+            schema=_fields(columns),
+            source=declared_source(
+                name=PROFILE_VIEW,
+                path=str(config.layout.members.parent),
+                file_format=ParquetFormat(),
+                timestamp_field="available_at",
+                owner=OWNER,
+            ),
+            description="What is known of a member besides what it did.",
+            tags={"source": "members"},
+            owner=OWNER,
+        )
 
 
 def _fields(columns: Mapping[str, Kind]) -> list[Field]:

@@ -13,7 +13,7 @@ from feast.value_type import ValueType
 from feature_repo.lists import list_views
 from feature_repo.match import match_of
 from feature_repo.source import OWNER, ages, declared_source, snapshots_in
-from feature_repo.stats import stats_views
+from feature_repo.stats import profile_view, stats_views
 from models.lines import Aggregator, similarity_of
 from operations.fits import Fits, chosen, listing_sources
 from transformations import names
@@ -47,7 +47,7 @@ def declare(config: Config, aggregators: Sequence[Aggregator] | None = None) -> 
         for own, lines in Fits(config).all_spaces(aggregators)
     }
     objects: list[Any] = [member, item, *item_views.values(), _sequence_view(config, member)]
-    objects += stats_views(config, member, item)
+    objects += [*stats_views(config, member, item), *profile_view(config, member)]
     objects += list_views(listing_sources(config), item)
     for aggregator in aggregators:
         item_view = item_views[aggregator.config_of(config).space]

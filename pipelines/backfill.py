@@ -1,6 +1,6 @@
 """Snapshots of past timestamps, for training joins."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import pyarrow.parquet as pq
@@ -84,8 +84,9 @@ def run_backfill(
             for at in wanted
             if at in kept and not partition(config.layout.sequences, at).exists()
         }
-        # A version before statistics may have published it.
-        built = [at for at in wanted if lacking[at] or at in gone or _lacks_stats(config, at)]
+        # A version that knew no statistics may have published it.
+        bare = {at for at in wanted if at in kept and _lacks_stats(config, at)}
+        built = [at for at in wanted if lacking[at] or at in gone or at in bare]
         if not built:
             return []
         views = {line.view for at in built for line in lacking[at]}
@@ -100,9 +101,7 @@ def run_backfill(
                 fill(stage, build_sequences_of(config, con, sequences, stage.advance))
                 stage.note = _span([snapshot.as_of for snapshot in sequences])
         again = {snapshot.as_of for snapshot in sequences}
-        lacking_stats = [at for at in built if at in again or _lacks_stats(config, at)]
-        _build_member_stats(config, lacking_stats, stages)
-        _build_item_stats(config, con, list(snapshots.values()), stages)
+        _build_stats(config, con, list(snapshots.values()), kept, again, stages)
         fold_items(config, con, built, served, stages)
         for at_once in _together(lacking):
             lines = lacking[at_once[0]]
@@ -115,30 +114,41 @@ def run_backfill(
 
 
 def _lacks_stats(config: Config, as_of: datetime) -> bool:
-    return not partition(config.layout.member_stats, as_of).exists()
+    folders = (config.layout.member_stats, config.layout.item_stats)
+    return not all(partition(folder, as_of).exists() for folder in folders)
 
 
-def _build_member_stats(config: Config, lacking: Sequence[datetime], stages: Stages) -> None:
-    """Build the statistics of members from the sequences of these timestamps."""
-    if lacking:
-        with stages.stage("member_stats", len(lacking), "snapshots") as stage:
-            for at in lacking:
-                stage.rows_out = (stage.rows_out or 0) + build_member_stats(config, at).rows_out
-                stage.advance(1)
-
-
-def _build_item_stats(
-    config: Config, con: Connection, snapshots: Sequence[Snapshot], stages: Stages
+def _build_stats(
+    config: Config,
+    con: Connection,
+    snapshots: Sequence[Snapshot],
+    kept: Container[datetime],
+    again: Container[datetime],
+    stages: Stages,
 ) -> None:
-    """Build the statistics of items of the timestamps that have none: a published one is kept."""
-    folder = config.layout.item_stats
-    lacking = [one for one in snapshots if not partition(folder, one.as_of).exists()]
-    if lacking:
-        with stages.stage("item_stats", len(lacking), "snapshots") as stage:
-            for one in lacking:
-                report = build_item_stats(config, con, one.as_of, one.created_timestamp)
-                stage.rows_out = (stage.rows_out or 0) + report.rows_out
-                stage.advance(1)
+    """Build the statistics of members and items, as of these snapshots.
+
+    Args:
+        kept: Those that a run published: what it counted stays.
+        again: Those whose sequences were built just now.
+    """
+    tables = (config.layout.member_stats, config.layout.item_stats)
+    members, items = (
+        [one for one in snapshots if one.as_of not in kept or not partition(t, one.as_of).exists()]
+        for t in tables
+    )
+    members += [one for one in snapshots if one.as_of in again and one not in members]
+    with stages.stage("member_stats", len(members), "snapshots") as stage:
+        stage.rows_out = 0
+        for one in members:
+            stage.rows_out += build_member_stats(config, one.as_of).rows_out
+            stage.advance(1)
+    with stages.stage("item_stats", len(items), "snapshots") as stage:
+        stage.rows_out = 0
+        for one in items:
+            made = build_item_stats(config, con, one.as_of, one.created_timestamp)
+            stage.rows_out += made.rows_out
+            stage.advance(1)
 
 
 def _is_built(config: Config, line: Aggregator, as_of: datetime) -> bool:

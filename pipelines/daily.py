@@ -24,7 +24,7 @@ from transformations.errors import InputError, RunFailedError, TooFewError
 from transformations.files import sweep
 from transformations.layout import partition, partition_files, span
 from transformations.names import ITEM_STATS_VIEW
-from transformations.sources import stage_activity, stage_items
+from transformations.sources import stage_activity, stage_items, stage_members
 from transformations.sources.files import say_passed_over
 from transformations.stats.item_stats import build_item_stats
 from transformations.stats.member_stats import build_member_stats
@@ -68,6 +68,7 @@ def run_daily(
             _refuse_older(as_of, ledger.newest_published())
         ledger.resolve(stages.run_id, as_of)
         stage_the_items(config, con, as_of, stages)
+        stage_the_members(config, con, as_of, stages)
         say_staged(stages.console, config, con, as_of)
         until = fit_until(config, as_of, backfilled)
         served, still = lines_to_serve(config, aggregators, stages)
@@ -108,6 +109,14 @@ def stage_the_items(config: Config, con: Connection, as_of: datetime, stages: St
     with stages.stage("stg_items") as stage:
         fill(stage, stage_items(config, con, as_of))
     _say_passed_over(config, "items", stages)
+
+
+def stage_the_members(config: Config, con: Connection, as_of: datetime, stages: Stages) -> None:
+    """Read the members source, where there is one."""
+    if config.members.source:
+        with stages.stage("members") as stage:
+            fill(stage, stage_members(config, con, as_of))
+        _say_passed_over(config, "members", stages)
 
 
 def _say_passed_over(config: Config, section: str, stages: Stages) -> None:
@@ -192,11 +201,11 @@ def serve(
 def serve_beside(config: Config, as_of: datetime, stages: Stages, only_new: bool = False) -> None:
     """Build what stands beside the members' rows, publish it, and read it back.
 
-    They are the statistics of items and the lists of the candidate sources.
+    They are the statistics of items, the lists of the candidate sources and members' profiles.
 
     Args:
         only_new: Between two runs: of items alone that are new or that something happened to, and
-            the list of what is new.
+            the list of what is new; no profiles.
     """
     rows: dict[str, int] = {}
     with connect(config) as con, stages.stage("item_stats") as stage:
@@ -220,12 +229,17 @@ def serve_beside(config: Config, as_of: datetime, stages: Stages, only_new: bool
             stage.note = ", ".join(lists)
             rows |= lists
     tables = [table for table in publish.tables_beside(config) if rows.get(table.view)]
+    has_profiles = bool(config.members.source) and not only_new
     store = publish.open_store(config)
     with stages.stage("publish") as stage:
         stage.rows_out = publish.publish_tables(store, as_of, tables)
         published_at = datetime.now(UTC)
+        if has_profiles:
+            stage.rows_out += publish.publish_profiles(config, store, as_of)
     with stages.stage("read back") as stage:
         stage.rows_out = publish.read_back_tables(config, store, as_of, tables)
+        if has_profiles:
+            stage.rows_out += publish.read_back_profiles(config, store, as_of)
     publish.restamp_tables(config, as_of, published_at, tables)
 
 

@@ -23,7 +23,7 @@ from transformations.duck import connect
 from transformations.example_settings import ExampleSettings
 from transformations.examples import build_training_examples
 from transformations.layout import part_files, partition, partition_files
-from transformations.sources import stage_activity, stage_items
+from transformations.sources import stage_activity, stage_items, stage_members
 from transformations.stats.item_stats import build_item_stats
 from transformations.stats.member_stats import build_member_stats
 from transformations.tables import build_sequences
@@ -99,6 +99,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
         "vector": [[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]],
     }
     pq.write_table(pa.table(items), folder / "items.parquet")
+    (folder / "members.csv").write_text("member_id,Age\n1,30\n")
     config = configure(
         folder,
         events={"source": str(source), "max_refused_share": 1},
@@ -109,11 +110,13 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
             "categories": ["title"],
             "embedding": "vector",
         },
+        members={"source": str(folder / "members.csv"), "numeric": ["Age"]},
         dim=2,
     )
     with connect(config) as con:
         stage_activity(config, con, AS_OF)
         stage_items(config, con, AS_OF)
+        stage_members(config, con, AS_OF)
         build_items(config, con, AS_OF, AS_OF - config.window)
         build_sequences(config, con, AS_OF, AS_OF - DAY, AS_OF)
         package(LINE, config)
@@ -130,6 +133,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
         "quarantine": partition_files(layout.quarantine),
         "searches": [layout.searches],
         "stg_items": [layout.staged_items],
+        "members": [layout.members],
         "items": part_files(config.items_dir),
         "member_sequences": [partition(layout.sequences, AS_OF)],
         "member_embeddings": [partition(layout.embeddings(LINE.view), AS_OF)],
@@ -153,6 +157,7 @@ def test_every_table_is_on_the_page(built: dict[str, list[Path]]) -> None:
         "quarantine",
         "searches",
         "stg_items",
+        "members",
         "items",
         "member_sequences",
         "member_embeddings",
@@ -180,6 +185,7 @@ def test_the_columns_told_are_those_that_are_made(built: dict[str, list[Path]], 
         made = pq.read_schema(file)
         # Without an attribute that is a duration there is no such column.
         told = {name: kind for name, kind in told.items() if not name.startswith("dwell")}
+        told |= {"age": "double"} if table == "members" else {}
         assert set(made.names) == set(told)
         for name, kind in told.items():
             if kind == "list":

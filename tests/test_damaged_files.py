@@ -58,10 +58,12 @@ def test_every_file_of_every_table_is_sealed(ran: Workspace) -> None:
     tables = {file.relative_to(ran.config.data).parts[0] for file in files}
     assert tables == {
         "activity",
+        "item_stats",
         "item_tables",
         "items",
         "member_embeddings",
         "member_sequences",
+        "member_stats",
         "stg_items",
     }
     assert list(damage(files)) == []
@@ -115,6 +117,7 @@ READS: dict[str, Callable[[Workspace], object]] = {
     "activity": lambda workspace: workspace.run(END + DAY),
     "items": lambda workspace: open_item_table(workspace.config),
     "member_sequences": publish_again,
+    "member_stats": publish_again,
     "member_embeddings": publish_again,
 }
 

@@ -257,6 +257,55 @@ class Items(_Strict):
         return self
 
 
+class Members(_Strict):
+    """Where there is more to know of the members than what they did: a profile, as one row each."""
+
+    source: str = ""
+    """A Parquet or CSV file, a folder of either, or a SQLAlchemy URL; nothing: no profile."""
+    table: str | None = None
+    """For a SQLAlchemy URL, the table (or schema.table) to read."""
+    id: str = "member_id"
+    numeric: list[str] = []
+    """Columns of numbers: age, salary, years of experience."""
+    categorical: list[str] = []
+    """Columns of one text each: country, field of work."""
+    available_at: str | None = None
+    """When the row became known. Without it, every row counts as known since 1970."""
+
+    @property
+    def is_sql(self) -> bool:
+        """Whether `source` is a SQLAlchemy URL rather than a path."""
+        return "://" in self.source
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The name of each feature → its column in the source."""
+        return {names.plain(column): column for column in (*self.numeric, *self.categorical)}
+
+    @model_validator(mode="after")
+    def _features_of_a_source(self) -> Self:
+        given = [*self.numeric, *self.categorical]
+        if not self.source:
+            if given or self.table:
+                raise ValueError("expected `source`, the file or table with these columns")
+            return self
+        _expect_table(self.source, self.is_sql, self.table, "members")
+        if not given:
+            raise ValueError("expected at least one column in `numeric` or `categorical`")
+        if len(self.columns) < len(given):
+            raise ValueError(
+                f"expected columns whose names differ in more than letter case and signs, each "
+                f"once, got {', '.join(given)}"
+            )
+        for name, column in self.columns.items():
+            if not name or name in TAKEN or name.startswith("raw_") or name.endswith("_y"):
+                raise ValueError(
+                    f"the column {column!r} would be a feature called {name!r}, which is taken, or "
+                    "which Feast's stores drop; give it another name in the source"
+                )
+        return self
+
+
 class ActionSettings(_Strict):
     """What one kind of action says; a sign alone stands for `{sign: …}`."""
 
@@ -345,6 +394,7 @@ class Config(_Strict):
     """Time between two snapshots of a backfill."""
     length: int = Field(default=32, ge=1, le=1024)
     items: Items
+    members: Members = Members()
     dim: int = Field(default=64, ge=2, le=4096)
     publish_delay: Delay = timedelta(hours=6)
     fit_holdback: Duration | None = None

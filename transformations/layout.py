@@ -55,6 +55,11 @@ class Layout:
         return self.root / "stg_items" / PART
 
     @property
+    def members(self) -> Path:
+        """File of `members`: the profiles of members."""
+        return self.root / "members" / PART
+
+    @property
     def sequences(self) -> Path:
         """Folder of `member_sequences/as_of=…`."""
         return self.root / "member_sequences"
@@ -181,6 +186,7 @@ class Layout:
                 "items",
                 "item_encoders",
                 "stg_items",
+                "members",
                 "searches",
                 "activity",
                 "quarantine",

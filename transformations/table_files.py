@@ -30,13 +30,14 @@ def table_files(config: Config) -> Iterator[TableFile]:
     layout = config.layout
     for folder in (layout.activity, layout.quarantine, layout.searches.parent):
         yield from _of(folder, SOURCES_AGAIN)
-    yield from _of(layout.staged_items.parent, "activity run: it writes it again")
+    for file in (layout.staged_items, layout.members):
+        yield from _of(file.parent, "activity run: it writes it again")
     yield from _of(layout.root / "items", ENCODED_AGAIN)
     for file in sorted((layout.root / "item_tables").rglob("*")):
         if file.suffix in (".npy", ".arrow"):
             yield TableFile(file, f"{TAKE_AWAY}: the service makes it again")
     yield from _of(layout.all_lists, f"{TAKE_AWAY}, then activity run: the next one makes its own")
-    for folder in (layout.sequences, layout.all_embeddings):
+    for folder in (layout.sequences, layout.member_stats, layout.item_stats, layout.all_embeddings):
         for file in sorted(folder.rglob("*.parquet")):
             yield TableFile(file, _mend_of_snapshot(file))
     yield from _of(layout.root / "training_examples", f"{TAKE_AWAY}, then train again")

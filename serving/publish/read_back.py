@@ -17,6 +17,7 @@ from transformations.config import Config
 from transformations.duck import connect, sql
 from transformations.errors import RunFailedError
 from transformations.layout import part_files, partition
+from transformations.names import PROFILE_VIEW
 from transformations.quoting import identifier, one_file
 
 TOLERANCE = 1e-6
@@ -82,6 +83,23 @@ def read_back_tables(
             )
             compared += _compare(store, view, cursor, as_of)
     return compared
+
+
+def read_back_profiles(
+    config: Config, store: FeatureStore, as_of: datetime, count: int = 200
+) -> int:
+    """As `read_back`, of members' profiles."""
+    with connect(config) as con:
+        cursor = con.execute(
+            sql("read_back_profiles", __file__),
+            {
+                "file": one_file(config.layout.members),
+                "as_of": as_of,
+                "seed": secrets.randbits(32),
+                "count": count,
+            },
+        )
+        return _compare(store, PROFILE_VIEW, cursor)
 
 
 def _compare(

@@ -15,10 +15,11 @@ from serving.publish.items import ItemsOnline
 from transformations.config import Config
 from transformations.errors import RunFailedError
 from transformations.layout import part_files, partition
-from transformations.names import ITEM_STATS_VIEW, MEMBER_STATS_VIEW, SEQUENCE_VIEW
+from transformations.names import ITEM_STATS_VIEW, MEMBER_STATS_VIEW, PROFILE_VIEW, SEQUENCE_VIEW
 from transformations.seals import expect_whole
 from transformations.stats.member_stats import build_member_stats
 from transformations.table_files import ENCODED_AGAIN, TAKE_AWAY
+from transformations.timestamps import EPOCH
 
 
 def publish(
@@ -99,6 +100,17 @@ def publish_tables(store: FeatureStore, as_of: datetime, tables: Iterable[Table]
         materialize(store, view, as_of, as_of)
         written += pq.read_metadata(file).num_rows
     return written
+
+
+def publish_profiles(config: Config, store: FeatureStore, as_of: datetime) -> int:
+    """Write each member's newest profile by `as_of`; return how many rows were looked through.
+
+    All of them, in each run: a source without times may hold other values under the same time.
+    """
+    file = config.layout.members
+    expect_whole([file], f"{TAKE_AWAY}, then activity run")
+    materialize(store, PROFILE_VIEW, EPOCH, as_of)
+    return pq.read_metadata(file).num_rows
 
 
 def publish_items(

@@ -12,17 +12,29 @@ from pipelines.refresh import refresh_items
 from tests.pipelines.test_item_spaces import ITEMS, act, market
 from tests.worlds.workspace import AVERAGE, END, Workspace
 from transformations.layout import partition, partitions
-from transformations.names import ITEM_STATS_VIEW, MEMBER_STATS_VIEW
-from transformations.stats.columns import item_stats_columns, member_stats_columns
+from transformations.names import ITEM_STATS_VIEW, MEMBER_STATS_VIEW, PROFILE_VIEW
+from transformations.stats.columns import item_stats_columns, member_stats_columns, profile_columns
 
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
+MEMBERS = (
+    "members: {source: source/people.csv, id: user_id, numeric: [age], categorical: [field], "
+    "available_at: since}"
+)
+PEOPLE = f"""user_id,age,field,since
+3,30,law,{END - 10 * DAY:%Y-%m-%d}
+3,31,,{END - 2 * DAY:%Y-%m-%d}
+4,,art,{END - 10 * DAY:%Y-%m-%d}
+5,old,art,{END - 10 * DAY:%Y-%m-%d}
+6,33,art,{END + DAY:%Y-%m-%d}
+"""
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     workspace = market(tmp_path_factory.mktemp("stats"), AVERAGE, encoders=("TfidfSvd(version=1)",))
-    workspace.setting("fit_holdback: 3d", "fit_holdback: 5d")
+    workspace.setting("fit_holdback: 3d", f"fit_holdback: 5d\n{MEMBERS}")
+    (workspace.root / "source" / "people.csv").write_text(PEOPLE)
     workspace.run(END - DAY)
     workspace.backfill(END - 3 * DAY, END - 2 * DAY, END - DAY)
     workspace.run(END)
@@ -104,9 +116,7 @@ class TestMembers:
         config, columns = served.config, ["n_sessions", "share_play", "last_session_at"]
         edge = END - 2 * DAY + config.publish_delay
         times = [END - 4 * DAY, edge - timedelta(microseconds=1), edge]
-        rows = joined(
-            served, MEMBER_STATS_VIEW, columns, member_id=[3] * 3, event_timestamp=times
-        )
+        rows = joined(served, MEMBER_STATS_VIEW, columns, member_id=[3] * 3, event_timestamp=times)
         assert rows.loc[0, columns].isna().all()
         for number, as_of in ((1, END - 3 * DAY), (2, END - 2 * DAY)):
             stored = row_of(config.layout.member_stats, as_of, "member_id", 3)
@@ -119,6 +129,32 @@ class TestMembers:
         file.unlink()
         served.backfill(END - DAY)
         assert pq.read_table(file).to_pylist() == wanted
+
+
+class TestProfiles:
+    def test_a_run_publishes_the_newest_and_null_stays_null(self, served: Workspace) -> None:
+        columns = [*profile_columns(served.config)]
+        assert columns == ["age", "field"]
+        expected = {3: (31.0, None), 4: (None, "art"), 5: (None, None), 6: (None, None)}
+        for member, values in expected.items():
+            row = online(served, PROFILE_VIEW, columns, member_id=member)
+            assert tuple(row.values()) == values, member
+
+    def test_a_label_sees_the_row_of_its_time(self, served: Workspace) -> None:
+        since = END - 2 * DAY
+        times = [END - 11 * DAY, since - timedelta(microseconds=1), since]
+        frame = joined(
+            served, PROFILE_VIEW, ["age", "field"], member_id=[3] * 3, event_timestamp=times
+        )
+        rows = frame[["age", "field"]].astype(object).where(frame[["age", "field"]].notna(), None)
+        assert rows.to_numpy().tolist() == [[None, None], [30.0, "law"], [31.0, None]]
+
+    def test_what_changes_under_the_same_time_is_published(self, served: Workspace) -> None:
+        people = PEOPLE.replace("3,31,", "3,32,")
+        (served.root / "source" / "people.csv").write_text(people)
+        served.run(END)
+        row = online(served, PROFILE_VIEW, ["age"], member_id=3)
+        assert row == {"age": 32.0}
 
 
 def test_between_two_runs_items_are_counted_again(

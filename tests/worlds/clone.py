@@ -113,6 +113,8 @@ class Clone:
                 "activity",
                 "quarantine",
                 "member_sequences",
+                "member_stats",
+                "item_stats",
                 "member_embeddings",
                 "items",
             ):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from transformations.config import Config
-from transformations.names import count_column
+from transformations.names import count_column, plain
 
 Kind = Literal["number", "category", "timestamp"]
 
@@ -40,13 +40,20 @@ def member_columns_of(actions: Iterable[str], has_duration: bool) -> dict[str, K
     names = ["n_sessions", "actions_per_session", "session_minutes", "active_days"]
     names += ["distinct_items", *map(share_column, actions), *PARTS_OF_DAY]
     names += ["dwell_mean", "dwell_median", "dwell_sum"] * has_duration
-    times: dict[str, Kind] = {"last_acted_at": "timestamp", "last_session_at": "timestamp"}
-    return dict.fromkeys(names, "number") | times
+    numbers: dict[str, Kind] = dict.fromkeys(names, "number")
+    return numbers | {"last_acted_at": "timestamp", "last_session_at": "timestamp"}
 
 
 def share_column(action: str) -> str:
     """Name the share of an action among a member's: share_apply for APPLY."""
     return f"share_{action.lower()}"
+
+
+def profile_columns(config: Config) -> dict[str, Kind]:
+    """Return the columns of `member_profile_v1`, in order; none where no source is configured."""
+    members = config.members
+    numeric: dict[str, Kind] = dict.fromkeys(map(plain, members.numeric), "number")
+    return numeric | dict.fromkeys(map(plain, members.categorical), "category")
 
 
 def days_column(action: str, days: int) -> str:
