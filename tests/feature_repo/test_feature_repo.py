@@ -12,7 +12,7 @@ import pytest
 import yaml
 from feast import Entity, FeatureService, FeatureView, OnDemandFeatureView
 from feast.transformation.udf_rehydrate import rehydrate_udf_from_source
-from feast.types import Array, Float32, Int64, String, UnixTimestamp
+from feast.types import Array, Float32, Float64, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,8 +25,18 @@ from models.spec import Average, GeometricDecay, LearnedDecay
 from stores.asof.coverage import MAX_AGE_TAG
 from tests.worlds.applied import World
 from tests.worlds.clone import Clone
-from transformations.config import ROOT, Config
-from transformations.names import SEQUENCE_VIEW
+from transformations.config import ROOT, Config, Members
+from transformations.names import (
+    ITEM_STATS_VIEW,
+    MEMBER_STATS_VIEW,
+    PROFILE_VIEW,
+    SEQUENCE_VIEW,
+)
+from transformations.stats.columns import (
+    item_stats_columns,
+    member_stats_columns,
+    profile_columns,
+)
 
 
 @pytest.fixture
@@ -328,3 +338,21 @@ def test_every_aggregator_of_the_catalogue_is_declared(config):
         space = aggregator.items or "tfidf_svd_v1"
         assert projected[f"item_embedding_{space}"] == ["embedding"]
         assert "n_actions" in projected[aggregator.match]
+
+
+def test_the_views_of_numbers_have_the_columns_that_rankers_list(tmp_path):
+    config = World(tmp_path).config.model_copy(
+        update={"members": Members(source="m.csv", numeric=["Age"], categorical=["field"])}
+    )
+    views = named(declare(shipped(config)), FeatureView)
+    types = {"number": Float64, "category": String, "timestamp": UnixTimestamp}
+    for view, columns in (
+        (ITEM_STATS_VIEW, item_stats_columns(config)),
+        (MEMBER_STATS_VIEW, member_stats_columns(config)),
+        (PROFILE_VIEW, profile_columns(config)),
+    ):
+        fields = {field.name: field.dtype for field in views[view].features}
+        assert fields == {name: types[kind] for name, kind in columns.items()}
+    assert profile_columns(config) == {"age": "number", "field": "category"}
+    without = named(declare(shipped(World(tmp_path).config)), FeatureView)
+    assert PROFILE_VIEW not in without
