@@ -71,8 +71,11 @@ class RecommendService:
         recommender, metrics = self._recommender, self._recommender.metrics
         app.add_middleware(LoadLimit, limits=limits, metrics=metrics, paths=PATHS)
 
+        deadline = recommender.config.recommend.deadline.total_seconds()
+        timeout = max(limits.timeout, deadline)
+
         async def answered(work: Callable[[], Any]) -> Response:
-            async with asyncio.timeout(limits.timeout):
+            async with asyncio.timeout(timeout):
                 body = await asyncio.get_running_loop().run_in_executor(pool, _as_json, work)
             return Response(body, media_type="application/json")
 

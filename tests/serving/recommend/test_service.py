@@ -5,6 +5,7 @@ import json
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from serving.request.limits import Limits
 from serving.request.server import server_of
 from serving.request.service import application
 from tests.serving.recommend.test_recommend import Blocked
-from tests.worlds.browser import running_browser
+from tests.worlds.browser import PATIENCE, running_browser
 from tests.worlds.recommend import (
     NOW,
     StandInScorer,
@@ -383,8 +384,12 @@ def test_the_page_in_a_browser(world: RequestWorld, folder: Path, tmp_path: Path
         page.visit(f"http://{host}:{port}/", 1100)
 
         def wait_for(condition: str) -> None:
+            until = time.monotonic() + PATIENCE
             while not page.evaluate(condition):
-                pass
+                assert time.monotonic() < until, (
+                    condition,
+                    page.evaluate("document.body.innerText"),
+                )
 
         page.evaluate("ask.member.value = '42'; ask.requestSubmit()")
         wait_for("document.querySelectorAll('.list li').length >= 6")
@@ -404,7 +409,7 @@ def test_the_page_in_a_browser(world: RequestWorld, folder: Path, tmp_path: Path
         assert "added here" in page.evaluate("document.querySelector('#actions li').innerText")
 
         page.evaluate("ask.member.value = 'x'; ask.requestSubmit()")
-        wait_for("document.querySelector('#said.wrong')")
+        wait_for("document.querySelector('#said.wrong') !== null")
         assert "expected int64 ids" in page.evaluate("said.innerText")
         # The refusals of the last question are no fault of the page.
         assert [one for one in page.complaints if "422" not in one] == []
