@@ -16,6 +16,8 @@ from models.embed import embed_snapshot
 from models.items.build import build_items
 from models.packaging import package
 from models.spec import Average
+from serving.recommend.impressions import Impressions
+from tests.serving.recommend.test_impressions import answer_of
 from tests.test_house import MAY_IMPORT, ROOMS
 from tests.worlds.events import AS_OF, DAY, Event, configure, write_source
 from transformations.config import ROOT, Config
@@ -40,6 +42,7 @@ TYPES = {
     "float[dim]": pa.list_(pa.float32()),
     "bool": pa.bool_(),
     "timestamp": pa.timestamp("us", tz="UTC"),
+    "map": pa.map_(pa.string(), pa.string()),
 }
 LINE = Average(version=1)
 SOURCES = (Popular(version=1), Neighbours(of="tfidf_svd_v1", version=1))
@@ -126,6 +129,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
         build_lists(config, con, AS_OF, AS_OF, [(line, config) for line in SOURCES])
         settings = ExampleSettings(horizon=timedelta(days=1))
         examples = build_training_examples(config, con, settings, AS_OF)
+    impressions = Impressions(config)
+    impressions.add(answer_of("a"), {"surface": "home"})
+    impressions.close()
     layout = config.layout
     lists = [partition(layout.lists(line.view(config.space)), AS_OF) for line in SOURCES]
     return {
@@ -141,6 +147,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
         "popular_items": lists[:1],
         "item_neighbours": lists[1:],
         "item_stats": [partition(layout.item_stats, AS_OF)],
+        "impressions": [*layout.impressions.glob("*/*.parquet")],
         "training_examples": [examples.file],
     }
 
@@ -165,6 +172,7 @@ def test_every_table_is_on_the_page(built: dict[str, list[Path]]) -> None:
         "popular_items",
         "item_neighbours",
         "item_stats",
+        "impressions",
         "training_examples",
     ],
 )

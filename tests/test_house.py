@@ -68,6 +68,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "models",
         "operations.fits",
         "serving.request",
+        "serving.stream.bus",
         "serving.times",
         "stores",
         "transformations",

@@ -83,6 +83,11 @@ class Layout:
         """Folder of `item_stats/as_of=…`."""
         return self.root / "item_stats"
 
+    @property
+    def impressions(self) -> Path:
+        """Folder of `impressions/period=…`: one row per item shown, in the parts of services."""
+        return self.root / "impressions"
+
     def table(self, view: str) -> Path:
         """Folder of a member view's snapshots, whichever view it is."""
         folders = {
@@ -295,12 +300,21 @@ def files_between(folder: Path, start: datetime, end: datetime) -> list[Path]:
     ]
 
 
-def _ends(file: Path) -> Iterator[tuple[datetime, datetime]]:
-    """Yield the oldest and newest value of each row group."""
+def parts_between(folder: Path, column: str, start: datetime, end: datetime) -> list[Path]:
+    """Return the files of a folder of parts that may hold a row whose time is in [start, end)."""
+    return [
+        file
+        for file in sorted(folder.glob("*=*/*.parquet"))
+        if any(first < end and last >= start for first, last in _ends(file, column))
+    ]
+
+
+def _ends(file: Path, name: str = "event_timestamp") -> Iterator[tuple[datetime, datetime]]:
+    """Yield the oldest and newest value of a column in each row group."""
     import pyarrow.parquet as pq  # a tenth of a second, and every command imports this module
 
     metadata = pq.read_metadata(file)
-    column = metadata.schema.names.index("event_timestamp")
+    column = metadata.schema.names.index(name)
     for group in range(metadata.num_row_groups):
         statistics = metadata.row_group(group).column(column).statistics
         if statistics is None or not statistics.has_min_max:

@@ -100,6 +100,19 @@ class RecommendRules(_Strict):
         return self
 
 
+class ImpressionSettings(_Strict):
+    """How what was shown is written down."""
+
+    keep: bool = True
+    spool: int = Field(default=1_000, ge=1, le=1_000_000)
+    """Answers that may wait for the disk in a process's memory: a killed one loses no more. What
+    comes beyond is not written, and counted."""
+    every: Duration = timedelta(seconds=5)
+    """Time between two writes."""
+    topic: str | None = None
+    """The URL of a bus that gets each answer too; it may name ${VARIABLES} of the environment."""
+
+
 class Recommend(_Strict):
     """What the service of recommendations does."""
 
@@ -113,3 +126,6 @@ class Recommend(_Strict):
     context: dict[ContextKey, Literal["category", "number"]] = {}
     """What a request may say beside the member: where the list is shown, the device."""
     rules: RecommendRules = RecommendRules()
+    impressions: ImpressionSettings = ImpressionSettings()
+    attribution: Duration = timedelta(days=1)
+    """How long after an item was shown an action on it counts as what came of it."""

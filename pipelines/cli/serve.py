@@ -120,6 +120,7 @@ def _recommending(
     settings: Config, store: "FeatureStore", requests: "RequestTime", threads: int
 ) -> "tuple[list[RecommendService], str]":
     """Open the recommendations; where they cannot be made yet, return why."""
+    from serving.recommend.impressions import open_impressions
     from serving.recommend.parts import open_parts, reopening
     from serving.recommend.recommend import Recommender
     from serving.recommend.service import RecommendService
@@ -129,7 +130,8 @@ def _recommending(
     except InputError as error:
         return [], str(error)
     reopen = reopening(settings, store, requests)
-    return [RecommendService(Recommender(settings, parts, reopen, threads))], ""
+    recommender = Recommender(settings, parts, reopen, threads)
+    return [RecommendService(recommender, open_impressions(settings, recommender.metrics))], ""
 
 
 @app.command("freshness", epilog="Example: activity freshness --older-than 36 --days 7")

@@ -22,11 +22,29 @@ class Pairs:
         labels: The row of the label, ascending.
         items: Ids.
         own: Whether it is the label's own item.
+        actions, signs: What came of each pair that was shown; None of drawn ones, of which only
+            the label's own has an action, that of the label.
     """
 
     labels: Rows
     items: NDArray[Any]
     own: NDArray[np.bool_]
+    actions: NDArray[Any] | None = None
+    signs: NDArray[np.int32] | None = None
+
+    def take(self, rows: slice, first: int = 0) -> "Pairs":
+        """Return some of them.
+
+        Args:
+            first: The label that is row 0 of the labels that are left.
+        """
+        return Pairs(
+            self.labels[rows] - first,
+            self.items[rows],
+            self.own[rows],
+            None if self.actions is None else self.actions[rows],
+            None if self.signs is None else self.signs[rows],
+        )
 
 
 def draw(
@@ -124,12 +142,11 @@ def targets_of(heads: Mapping[str, float], labels: Labels, pairs: Pairs) -> Floa
     Args:
         heads: Actions, each with its weight in the score.
     """
-    by_label = np.stack(
-        [
-            (labels.actions == action) & (labels.signs * weight > 0)
-            for action, weight in heads.items()
-        ],
-        axis=1,
-    )
-    targets = by_label[pairs.labels] & pairs.own[:, None]
-    return targets.astype(np.float32)
+    if pairs.actions is None or pairs.signs is None:
+        actions, signs, there = labels.actions[pairs.labels], labels.signs[pairs.labels], pairs.own
+    else:
+        actions, signs, there = pairs.actions, pairs.signs, True
+    targets = [
+        there & (actions == action) & (signs * weight > 0) for action, weight in heads.items()
+    ]
+    return np.stack(targets, axis=1).astype(np.float32)

@@ -55,5 +55,19 @@ class RecommendMetrics:
             ["outcome"],
             registry=own,
         )
+        self.impressions = Counter(
+            "activity_recommend_impressions",
+            "Items shown, by what became of their rows: written, lost (the spool was full), unsent "
+            "(written, but not sent to the topic).",
+            ["outcome"],
+            registry=own,
+        )
+        self.unwritten = Gauge(
+            "activity_recommend_unwritten_answers",
+            "Answers that wait to be written: what a kill would lose.",
+            registry=own,
+        )
+        for outcome in ("written", "lost", "unsent"):
+            self.impressions.labels(outcome)
         for stage in STAGES:
             self.seconds.labels(stage)

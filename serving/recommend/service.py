@@ -15,10 +15,11 @@ from typing import Annotated, Any, TypeVar
 from fastapi import FastAPI, HTTPException, Query
 from fastapi.responses import HTMLResponse, Response
 from prometheus_client import CollectorRegistry
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 from pydantic_core import to_json
 
-from serving.recommend.asked import By, Request
+from serving.recommend.asked import Answer, By, Request
+from serving.recommend.impressions import Impressions
 from serving.recommend.recommend import Recommender
 from serving.request.limits import Limits, LoadLimit
 from serving.request.sequences import Event
@@ -50,13 +51,18 @@ class Wanted(BaseModel):
     leave_out: Annotated[list[Id], Field(max_length=LEFT_OUT)] = []
     candidates: Annotated[list[Id], Field(min_length=1, max_length=CANDIDATES)] | None = None
     by: By = "ranker"
+    shown: StrictBool = True
 
 
 class RecommendService:
-    """The paths of a recommender; it closes the recommender when it ends."""
+    """The paths of a recommender; it closes the recommender when it ends.
 
-    def __init__(self, recommender: Recommender) -> None:
-        self._recommender = recommender
+    Args:
+        impressions: Where what is shown is written; None: nowhere.
+    """
+
+    def __init__(self, recommender: Recommender, impressions: Impressions | None = None) -> None:
+        self._recommender, self._impressions = recommender, impressions
         self._pool: ThreadPoolExecutor | None = None
 
     @property
@@ -91,17 +97,18 @@ class RecommendService:
                 wanted.candidates,
                 wanted.by,
             )
-            return await answered(partial(recommender.of, request, time.monotonic()))
+            return await answered(partial(self._shown, request, wanted.shown, time.monotonic()))
 
         @app.get("/recommend/{member_id}")
         async def recommend_to(
             member_id: Text,
             n: Annotated[int | None, Query(ge=1, le=MOST_ITEMS)] = None,
             by: By = "ranker",
+            shown: bool = True,
         ) -> Response:
             """Return what a member may like, by what the stores know."""
             request = Request(member_id, n, by=by)
-            return await answered(partial(recommender.of, request, time.monotonic()))
+            return await answered(partial(self._shown, request, shown, time.monotonic()))
 
         @app.get("/members/{member_id}")
         async def member(member_id: Text) -> Response:
@@ -133,6 +140,13 @@ class RecommendService:
             headers = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"}
             return HTMLResponse(text, headers=headers)
 
+    def _shown(self, request: Request, shown: bool, since: float) -> Answer:
+        """Answer; what is shown to the member is an impression."""
+        answer = self._recommender.of(request, since)
+        if shown and self._impressions is not None:
+            self._impressions.add(answer, request.context)
+        return answer
+
     def warm_up(self) -> None:
         """Do what the first request would else wait for."""
         self._recommender.warm_up()
@@ -152,6 +166,8 @@ class RecommendService:
         """Close the recommender; answers in flight are there already, or late."""
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._impressions is not None:
+            self._impressions.close()
         self._recommender.close()
 
 

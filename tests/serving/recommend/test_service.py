@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from serving.recommend.impressions import open_impressions
 from serving.recommend.recommend import Recommender
 from serving.recommend.service import RecommendService
 from serving.request.limits import Limits
@@ -95,7 +97,8 @@ def serving(
     member = member_of((5, "SAVE", 20), (4, "DISMISS", 3), (1, "APPLY", 2))
     sources = sources or StandInSources({42: member})
     recommender = Recommender(config, parts_of(config, sources, scorer=scorer))
-    app = application(world.open(), LIMITS, beside=[RecommendService(recommender)], **more)
+    service = RecommendService(recommender, open_impressions(config, recommender.metrics))
+    app = application(world.open(), LIMITS, beside=[service], **more)
     with served(app) as client:
         yield client
 
@@ -416,3 +419,26 @@ def test_the_page_in_a_browser(world: RequestWorld, folder: Path, tmp_path: Path
         assert {address.split("/")[2] for address in page.requests if "://" in address} == {
             f"{host}:{port}"
         }
+
+
+def test_what_is_shown_is_written_and_what_is_only_looked_at_is_not(
+    world: RequestWorld, tmp_path: Path
+) -> None:
+    write_catalogue(config_of(tmp_path))
+    with serving(world, tmp_path) as client:
+        asked = {"member_id": 42, "n": 2, "context": {"surface": "home", "shift": 2}}
+        answers = [client.ask("/recommend", asked)[1], client.ask("/recommend/7?n=1")[1]]
+        client.ask("/recommend", asked | {"shown": False})
+        client.ask("/recommend/7?shown=false")
+        assert client.ask("/recommend", asked | {"shown": "no"})[0] == 422
+    folder = config_of(tmp_path).layout.impressions
+    rows = [row for file in folder.glob("*/*.parquet") for row in pq.read_table(file).to_pylist()]
+    told = [(row["request_id"], row["member_id"], row["item_id"], row["position"]) for row in rows]
+    assert told == [
+        (answer["request_id"], answer["member_id"], item["item_id"], place)
+        for answer in answers
+        for place, item in enumerate(answer["items"])
+    ]
+    assert len(rows) == 3
+    assert dict(rows[0]["context"]) == {"surface": "home", "shift": "2.0"}
+    assert [row["surface"] for row in rows] == ["home", "home", None]

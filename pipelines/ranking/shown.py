@@ -1,0 +1,119 @@
+"""What was shown as a ranker's labels: an answer is a label, its items are the pairs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from duckdb import DuckDBPyConnection as Connection
+from numpy.typing import NDArray
+
+from models.rankers.inputs import Floats, Rows
+from models.rankers.item_categories import items_known
+from pipelines.ranking.examples import Pairs
+from pipelines.ranking.impressions import attribute_impressions
+from pipelines.ranking.labels import Labels
+from transformations.config import Config
+from transformations.duck import sql
+
+HEAVIEST = 10.0
+"""Weights by the inverse of a propensity are cut to this: a drawn item's would outweigh all."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """Answers and what came of them, in the order of time; the answers' members at their times.
+
+    Attributes:
+        labels: One per answer. Item, action and sign are those of the best that came of it: of a
+            positive action, else of a negative one; else the first item, "" and 0.
+        pairs: The items of each answer, its label's own first; with what came of each.
+        positions: Of each pair, from 0, int64 [pairs].
+        weights: 1 / propensity of each pair, at most HEAVIEST; 1 where none was logged.
+        context: Key of `recommend.context` → its value at each label; None where it is not known.
+    """
+
+    labels: Labels
+    pairs: Pairs
+    positions: Rows
+    weights: Floats
+    context: Mapping[str, list[Any]]
+
+    def take(self, part: slice) -> "Shown":
+        """Return the labels of a range, which may not have a step, and their pairs."""
+        start, stop, _ = part.indices(len(self.labels))
+        first, last = np.searchsorted(self.pairs.labels, [start, max(start, stop)])
+        rows = slice(int(first), int(last))
+        return Shown(
+            self.labels.take(part),
+            self.pairs.take(rows, start),
+            self.positions[rows],
+            self.weights[rows],
+            {key: values[part] for key, values in self.context.items()},
+        )
+
+
+def shown_labels(
+    config: Config, con: Connection, since: datetime, until: datetime, most: int
+) -> Shown | None:
+    """Return about `most` answers of [since, until) whose attribution window is over by `until`.
+
+    An answer whose window is not over is left out whole: what was liked at once would else stand
+    there without what was not. Nothing at or after `until` is seen.
+
+    Returns:
+        None where nothing was shown.
+
+    Raises:
+        InputError: no item is staged, or impressions have ids of other types.
+    """
+    items_known(config, con)
+    if not attribute_impressions(config, con, since, until):
+        return None
+    query = sql("shown_labels", __file__)
+    table: pa.Table = con.sql(query, params={"most": most}).to_arrow_table()
+    con.execute("drop table attributed_impressions")
+    if not table.num_rows:
+        return None
+    own = table["own"].to_numpy()
+    items, actions = table["item_id"].to_numpy(), table["action"].to_numpy()
+    signs = table["sign"].to_numpy().astype(np.int32)
+    labels = Labels(
+        table["member_id"].to_numpy()[own],
+        items[own],
+        actions[own],
+        signs[own],
+        table["shown_at"].cast("int64").to_numpy()[own],
+    )
+    pairs = Pairs(table["label"].to_numpy().astype(np.int64), items, own, actions, signs)
+    said = [dict(one or ()) for one in table["context"].filter(pa.array(own)).to_pylist()]
+    context = {
+        key: [_value(kind, one.get(key)) for one in said]
+        for key, kind in config.recommend.context.items()
+    }
+    positions = table["position"].to_numpy().astype(np.int64)
+    return Shown(labels, pairs, positions, weights_of(table["propensity"].to_numpy()), context)
+
+
+def weights_of(propensities: NDArray[np.float64]) -> Floats:
+    """Return the inverse of propensities, at most HEAVIEST; 1 where there is none.
+
+    >>> weights_of(np.array([1.0, 0.5, 0.001, np.nan, 0.0])).tolist()
+    [1.0, 2.0, 10.0, 1.0, 1.0]
+    """
+    known = propensities > 0
+    weights = np.ones(len(propensities), np.float32)
+    weights[known] = 1 / np.maximum(propensities[known], 1 / HEAVIEST)
+    return weights
+
+
+def _value(kind: str, text: str | None) -> Any:
+    """Return a context's value, which is logged as a text; None where it is not of the kind."""
+    if text is None or kind != "number":
+        return text
+    try:
+        return float(text)
+    except ValueError:  # it was a category then
+        return None
