@@ -43,6 +43,8 @@ class Ranker:
             is negative.
         hard, easy: Negatives that are drawn per label from its candidates at the label's time, and
             from the items of its day.
+        learns_from: `shown`: what the service showed, and what came of it; `actions`: actions, with
+            drawn negatives; `either`: what was shown where enough came of it, else actions.
         days: Of labels that it learns from, the newest; none from before what it reads was fitted.
         labels: At most about that many, by a sample of members.
         fit: What the line became from data, counted from 1; `of_fit` sets it, no catalogue does.
@@ -61,6 +63,7 @@ class Ranker:
     weights: tuple[tuple[str, float], ...] = ()
     hard: int = 8
     easy: int = 8
+    learns_from: Literal["shown", "actions", "either"] = "either"
     days: int = 28
     labels: int = 50_000
     fit: int = field(default=1, init=False)
@@ -80,6 +83,8 @@ class Ranker:
         self._expect("hard", self.hard >= 0, "0 or more")
         self._expect("easy", self.easy >= 0, "0 or more")
         self._expect("easy", self.hard + self.easy > 0, "1 or more where hard is 0")
+        sources = ("shown", "actions", "either")
+        self._expect("learns_from", self.learns_from in sources, f"one of {', '.join(sources)}")
         self._expect("days", self.days >= 1, "at least 1")
         self._expect("labels", self.labels >= 1, "at least 1")
 

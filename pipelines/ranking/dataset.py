@@ -77,10 +77,12 @@ class Known:
         features, dims = self.features()
         return join(self.store, features, {"member_id": labels.members}, labels.timestamps, dims)
 
-    def members(self, labels: Labels, read: Read) -> Members:
+    def members(
+        self, labels: Labels, read: Read, context: Mapping[str, Sequence[Any]] | None = None
+    ) -> Members:
         """Return the labels' members as the ranker sees them."""
-        rules = self.config.rules
-        return members_of(rules, self.needs, read, labels.members.tolist(), labels.times)
+        rules, ids = self.config.rules, labels.members.tolist()
+        return members_of(rules, self.needs, read, ids, labels.times, context)
 
     def candidates(
         self, con: Connection, labels: Labels, read: Read, members: Members

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from operations.rankers import made_fits, next_fit, note_made
 from pipelines.progress import Stages
 from pipelines.ranking.dataset import Known
 from pipelines.ranking.labels import Labels, read_labels
+from pipelines.ranking.shown import Shown, shown_labels
 from pipelines.terminal import escape
 from serving import publish
 from transformations.config import Config
@@ -107,7 +108,7 @@ def _examples(
 ) -> Examples:
     needs, aggregators = needs_of(config, line)
     heads = line.heads(config.rules)
-    settings = (line.hard, line.easy, line.days, line.labels, tuple(heads.items()))
+    settings = (line.hard, line.easy, line.days, line.labels, line.learns_from, *heads.items())
     key = (until, seed, settings, json.dumps(needs.noted(), sort_keys=True))
     if made is not None and made.key == key:
         return made
@@ -117,12 +118,17 @@ def _examples(
         with stages.stage("ranking_labels") as stage:
             seen = [moment for one in aggregators if (moment := seen_until(one, config))]
             since = max([until - timedelta(days=line.days), *seen])
-            labels = read_labels(config, con, since, until, line.labels)
-            _refuse_few(line, labels, since, until)
+            shown = _shown(config, con, line, since, until)
+            if shown is None:
+                labels = read_labels(config, con, since, until, line.labels)
+                _refuse_few(line, labels, since, until)
+            else:
+                labels = shown.labels
             stage.rows_out = len(labels)
-            stage.note = f"from {since:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M} UTC"
+            what = "actions" if shown is None else "answers"
+            stage.note = f"{what} from {since:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M} UTC"
         with stages.stage("ranking_pairs", len(labels), "labels") as stage:
-            train, validation = split(known, con, line, labels, heads, seed, stage)
+            train, validation = split(known, con, line, labels, shown, heads, seed, stage)
             stage.rows_in, stage.rows_out = len(labels), len(train) + len(validation)
             stage.note = f"{len(train.inputs.names('numbers'))} numbers"
     return Examples(key, needs, len(labels), train, validation)
@@ -164,26 +170,51 @@ def needs_of(config: Config, line: Ranker) -> tuple[Needs, list[Aggregator]]:
     )
 
 
+def _shown(
+    config: Config, con: Connection, line: Ranker, since: datetime, until: datetime
+) -> Shown | None:
+    """Return what was shown, where the line learns from it and enough came of it."""
+    if line.learns_from == "actions":
+        return None
+    shown = shown_labels(config, con, since, until, line.labels)
+    positive = 0 if shown is None else int((shown.labels.signs > 0).sum())
+    if positive >= LEAST:
+        return shown
+    if line.learns_from == "shown":
+        raise TooFewError(
+            f"expected at least {LEAST} positive actions on what was shown from "
+            f"{since:%Y-%m-%d} to {until:%Y-%m-%d} for {line} to learn from, got {positive}; "
+            "serve longer, or set learns_from to either"
+        )
+    return None
+
+
 def split(
     known: Known,
     con: Connection,
     line: Ranker,
     labels: Labels,
+    shown: Shown | None,
     heads: dict[str, float],
     seed: int,
     stage: Any,
 ) -> tuple[Labelled, Labelled]:
-    """Return the labels as pairs; the newest VALIDATION of them apart."""
-    border = int(len(labels) * (1 - VALIDATION))
-    border = int(np.searchsorted(labels.times, labels.times[border]))  # not inside one moment
+    """Return the labels as pairs; the newest VALIDATION of them apart.
+
+    Of what was shown the pairs are the answers' items; of other labels negatives are drawn.
+    """
+    times = labels.times
+    border = int(len(times) * (1 - VALIDATION))
+    border = int(np.searchsorted(times, times[border]))  # not inside one moment
     parts = []
-    for number, part in enumerate((slice(0, border), slice(border, len(labels)))):
-        some = labels.take(part)
+    for number, part in enumerate((slice(0, border), slice(border, len(times)))):
+        some, own = labels.take(part), shown and shown.take(part)
         read = known.read(some)
-        members = known.members(some, read)
+        members = known.members(some, read, own and own.context)
         candidates = known.candidates(con, some, read, members)
-        pairs = known.drawn(line, some, members, candidates, seed + number)
-        parts.append(known.labelled(some, members, pairs, candidates, heads))
+        pairs = own.pairs if own else known.drawn(line, some, members, candidates, seed + number)
+        made = known.labelled(some, members, pairs, candidates, heads)
+        parts.append(replace(made, weights=own.weights, positions=own.positions) if own else made)
         stage.advance(len(some))
     return parts[0], parts[1]
 
