@@ -145,7 +145,8 @@ def targets_of(heads: Mapping[str, float], labels: Labels, pairs: Pairs) -> Floa
     if pairs.actions is None or pairs.signs is None:
         actions, signs, there = labels.actions[pairs.labels], labels.signs[pairs.labels], pairs.own
     else:
-        actions, signs, there = pairs.actions, pairs.signs, True
+        actions, signs = pairs.actions, pairs.signs
+        there = np.ones(len(actions), bool)
     targets = [
         there & (actions == action) & (signs * weight > 0) for action, weight in heads.items()
     ]

@@ -208,9 +208,9 @@ def split(
     border = int(np.searchsorted(times, times[border]))  # not inside one moment
     parts = []
     for number, part in enumerate((slice(0, border), slice(border, len(times)))):
-        some, own = labels.take(part), shown and shown.take(part)
+        some, own = labels.take(part), shown.take(part) if shown else None
         read = known.read(some)
-        members = known.members(some, read, own and own.context)
+        members = known.members(some, read, own.context if own else None)
         candidates = known.candidates(con, some, read, members)
         pairs = own.pairs if own else known.drawn(line, some, members, candidates, seed + number)
         made = known.labelled(some, members, pairs, candidates, heads)
