@@ -67,6 +67,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "serving.recommend": (
         "models",
         "operations.fits",
+        "operations.rankers",
         "serving.request",
         "serving.stream.bus",
         "serving.times",
