@@ -24,6 +24,7 @@ run: venv
 	$(BIN)/activity simulate --config $(CONFIG) --if-needed
 	$(BIN)/activity run --config $(CONFIG) --as-of last --backfill 14 --tour
 	$(BIN)/activity evaluate --config $(CONFIG) --seeds 2 --max-labels 6000 --untuned --without ease --without als --without sasrec
+	$(BIN)/activity recommend --config $(CONFIG)
 
 test: .venv/.dev
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile

@@ -54,7 +54,10 @@ def newest(world):
 
 
 def test_the_run_shows_what_it_did(world):
-    for stage in ("stg_activity", "items", "member_sequences", "member_embeddings", "read back"):
+    for stage in (
+        *("stg_activity", "items", "member_sequences", "member_embeddings", "read back"),
+        *("member_stats", "item_stats", "candidate_lists", "ranking_pairs"),
+    ):
         assert re.search(rf"✓ {stage} +[\d,]+ rows", world.output), stage
     for heading in (
         "Rows by stage",
@@ -237,6 +240,16 @@ def test_readme_reader(world, newest):
         "assert set(plain) - set(ours) == {'member_id', 'item_id'}\n"
     )
     world.python(snippet("reader") + same)
+
+
+def test_readme_recommend(world):
+    shown = "import json\nprint(json.dumps([answer.path, answer.ranker, len(answer.items)]))"
+    printed = world.python(snippet("recommend") + shown)
+    path, ranker, count = json.loads(printed.splitlines()[-1])
+    assert (path, ranker, count) == ("ranked", "wide_and_deep_v1", 10)
+    said = world.activity("recommend")
+    assert "Recommendations, ordered by wide_and_deep_v1" in said
+    assert "http://localhost:6570/" in said
 
 
 @pytest.mark.skipif(plain_feast.switched_on(), reason="every world here is plain Feast's")

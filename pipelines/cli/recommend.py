@@ -8,6 +8,7 @@ from pipelines.cli.options import ConfigOption, DebugOption, settings_of
 from pipelines.cli.quick_feast import import_feast
 from pipelines.progress import loading, plain_table
 from pipelines.terminal import Terminal, escape
+from transformations.config import Config
 from transformations.errors import InputError
 
 app = typer.Typer()
@@ -16,7 +17,13 @@ console = Terminal()
 
 @app.command("recommend", epilog="Example: activity recommend 42 --n 10")
 def recommend_command(
-    member: Annotated[str, typer.Argument(help="A member's id; also one that nobody knows.")],
+    member: Annotated[
+        str | None,
+        typer.Argument(
+            help="A member's id; also one that nobody knows. Default: one who did much.",
+            show_default=False,
+        ),
+    ] = None,
     n: Annotated[int, typer.Option(min=1, max=1_000, help="Items of the list.")] = 10,
     actions: Annotated[int, typer.Option(min=0, help="Last actions shown.")] = 5,
     config: ConfigOption = None,
@@ -35,6 +42,8 @@ def recommend_command(
         from serving.recommend.parts import open_parts
         from serving.recommend.recommend import Recommender
 
+    if member is None:
+        member = _someone(settings)
     if not candidate_lines(settings):
         raise InputError(
             f"expected CANDIDATES in {settings.catalogue}, such as CANDIDATES = "
@@ -72,3 +81,23 @@ def recommend_command(
             more = sources[number + 1] if number + 1 < len(sources) else ""
             shown.add_row("", "", escape(why) if number == 0 else "", escape(more))
     console.print(shown)
+    console.print(
+        "The page with members, lists and neighbours: activity serve, then http://localhost:6570/",
+        highlight=False,
+    )
+
+
+def _someone(config: Config) -> str:
+    """Return a member of the newest snapshot, whom `activity run --tour` shows too."""
+    from operations.ledger import Ledger, ledger_exists
+    from pipelines.cli.show import someone
+    from transformations.duck import connect
+
+    as_of = Ledger(config).newest_published() if ledger_exists(config) else None
+    if as_of is None:
+        raise InputError(f"nothing was run yet into {config.data}; first: activity run")
+    with connect(config) as con:
+        member = someone(config, con, as_of)
+    if member is None:
+        raise InputError("no member acted in the newest window; name one: activity recommend 42")
+    return str(member)
