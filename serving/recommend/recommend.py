@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-LISTS_AT, GIVE_UP = 0.6, 0.85
+LISTS_AT, GIVE_UP = 0.5, 0.75
 """Shares of the deadline: when a list made before is asked for, and when what is popular serves."""
 
 

@@ -7,7 +7,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -167,8 +166,7 @@ def _event(event: NewEvent) -> Event:
 
 
 def _as_json(work: Callable[[], Any]) -> bytes:
-    made = work()
-    return to_json(made if isinstance(made, dict) else asdict(made))
+    return to_json(work())
 
 
 def _actions(recommender: Recommender) -> str:
