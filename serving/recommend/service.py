@@ -34,6 +34,7 @@ POLICY = (
 )
 
 T = TypeVar("T")
+Number = Annotated[float, Field(strict=True)]  # no truth is one
 Count = Annotated[StrictInt, Field(ge=1, le=MOST_ITEMS)]
 
 
@@ -44,7 +45,7 @@ class Wanted(BaseModel):
 
     member_id: Id
     n: Count | None = None
-    context: Annotated[dict[Text, StrictStr | float | None], Field(max_length=100)] = {}
+    context: Annotated[dict[Text, StrictStr | Number | None], Field(max_length=100)] = {}
     events: Annotated[list[NewEvent], Field(max_length=EVENTS)] = []
     leave_out: Annotated[list[Id], Field(max_length=LEFT_OUT)] = []
     candidates: Annotated[list[Id], Field(min_length=1, max_length=CANDIDATES)] | None = None
