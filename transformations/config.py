@@ -442,6 +442,13 @@ class Config(_Strict):
                 f"{', or kind' if self.items.kind else ''} ({', '.join(sorted(columns)) or 'none'})"
                 f", got {', '.join(unknown)}"
             )
+        expected = int if self.item_id_type == "int64" else str
+        wrong = [pin.item for pin in rules.pinned if not isinstance(pin.item, expected)]
+        if wrong:
+            raise ValueError(
+                f"{key}.pinned: expected items of the type {self.item_id_type} (item_id_type), got "
+                f"{wrong[0]!r}{'' if expected is int else '; quote it'}"
+            )
         others = sorted({*rules.leave_out_actions} - {*self.actions})
         if others:
             raise ValueError(

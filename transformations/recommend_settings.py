@@ -10,6 +10,8 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    StrictInt,
+    StrictStr,
     field_validator,
     model_validator,
 )
@@ -53,7 +55,7 @@ class Boost(_Strict):
 class Pinned(_Strict):
     """An item that stands at a position of every list."""
 
-    item: int | str
+    item: StrictInt | StrictStr
     position: int = Field(ge=1, le=MOST_ITEMS)
     """From 1 on."""
 

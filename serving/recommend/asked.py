@@ -81,16 +81,16 @@ class Answer:
     Attributes:
         path: What made it: the ranker, the sources' votes, what was just made for the same
             question, a list made before, or what is popular.
-        member_known: Whether the online store has a row of the member.
+        member_known: Whether the online store has a row of the member; None where it did not say.
         ranker: The fit that scored; "votes" without one.
-        fits: What took part.
+        fits: What took part: line of a source → the fit that it reads, ranker, spaces.
         made_at: When the list was made: of a cached one, before.
     """
 
     request_id: str
     member_id: Any
     path: Path
-    member_known: bool
+    member_known: bool | None
     ranker: str
     fits: Mapping[str, str]
     made_at: datetime

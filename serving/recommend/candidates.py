@@ -52,6 +52,9 @@ class Candidates:
 
     Args:
         store: A feature store that `stores.read.Reader` reads.
+
+    Attributes:
+        fits: Line of each source that brings something → the view or aggregator that it reads.
     """
 
     def __init__(self, config: Config, store: FeatureStore) -> None:
@@ -59,6 +62,7 @@ class Candidates:
         self._by_sign = sorted(read_by_signs(config.rules))
         columns = ["item_ids", "actions", "event_timestamps", *self._by_sign]
         self._readers: list[Reader] = []
+        self.fits: dict[str, str] = {}
         self._sequences = self.reader(
             [f"{names.SEQUENCE_VIEW}:{name}" for name in columns], event_timestamps=True
         )
@@ -136,7 +140,7 @@ class Candidates:
 
 
 def _popular(self: Candidates, line: Popular) -> Find:
-    view = line.view(self.config.space)
+    view = self.fits[str(line)] = line.view(self.config.space)
     reader = self.reader([f"{view}:item_ids", f"{view}:scores"])
 
     def find(_: Any, __: Member) -> tuple[Ids, Floats]:
@@ -151,7 +155,7 @@ def _neighbours(self: Candidates, line: Neighbours) -> Find | str:
     space = fits.spaces[line.of]
     if not fits.is_made(space):
         return f"{space} is not fitted yet"
-    view = line.view(space)
+    view = self.fits[str(line)] = line.view(space)
     reader = self.reader([f"{view}:item_ids", f"{view}:scores"])
 
     def find(_: Any, member: Member) -> tuple[Ids, Floats]:
@@ -175,6 +179,7 @@ def _nearest(self: Candidates, line: NearestToMember) -> Find | str:
     if line.aggregator not in made:
         return f"{line.aggregator} is not trained yet"
     aggregator = made[line.aggregator]
+    self.fits[str(line)] = aggregator.view
     own = aggregator.config_of(config)
     positive = {names.vector_field(n) for n, a in config.rules.actions.items() if a.can_be_positive}
     fields = [

@@ -17,7 +17,7 @@ class RecommendMetrics:
         own = self.registry = CollectorRegistry()
         self.requests = Counter(
             "activity_recommend_requests",
-            "Requests for recommendations by HTTP status.",
+            "Requests to /recommend, /members and /neighbours by HTTP status.",
             ["status"],
             registry=own,
         )

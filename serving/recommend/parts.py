@@ -1,6 +1,6 @@
 """What answers are made from, opened together and replaced together when something is new."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -23,6 +23,11 @@ from transformations.layout import part_files
 
 class Sources(Protocol):
     """Where candidates come from: serving.recommend.candidates.Candidates, or a stand-in."""
+
+    @property
+    def fits(self) -> Mapping[str, str]:
+        """Line of each source → the view or aggregator that it reads, with its fit."""
+        ...
 
     def member(self, member: Any) -> Member:
         """Return a member's last actions."""

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-LISTS_AT, GIVE_UP = 0.6, 0.85
+LISTS_AT, GIVE_UP = 0.5, 0.75
 """Shares of the deadline: when a list made before is asked for, and when what is popular serves."""
 
 
@@ -113,7 +113,8 @@ class Recommender:
         if scored is None or request.by == "popular":
             scored = parts.popular
         member = with_events(self.config.rules, NOBODY, request.events)
-        return self._listed(parts, request, scored, member, now), path
+        made = self._listed(parts, request, scored, member, now)
+        return replace(made, member_known=None), path
 
     def _result(self, done: Future[T], what: str = "ranking") -> T | None:
         """Return what a thread made; None where it failed."""
@@ -173,6 +174,8 @@ class Recommender:
         """Apply the rules to candidates with scores."""
         with self._stage("rules"):
             rules = self.config.recommend.rules
+            pinned = [pin for pin in rules.pinned if pin.item in parts.items]
+            rules = rules.model_copy(update={"pinned": pinned})
             own = request.candidates
             if own is not None:
                 scored = _only(scored, own)
@@ -214,7 +217,10 @@ class Recommender:
                 )
                 for place, reason in zip(places, reasons, strict=True)
             ]
-        return _Made(items, scored, now, member.row_at is not None)
+        fits = {**parts.sources.fits, **scored.fits}
+        if parts.items.space is not None:
+            fits["reasons"] = parts.items.space
+        return _Made(items, scored.ranker, fits, now, member.row_at is not None)
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
@@ -314,9 +320,10 @@ class _Made:
     """A list, before it has a request's id."""
 
     items: Sequence[Recommended]
-    scored: Scored
+    ranker: str
+    fits: Mapping[str, str]
     at: datetime
-    member_known: bool
+    member_known: bool | None
     path: Path = "popular"
     failed: bool = False
 
@@ -327,8 +334,8 @@ def _answer(request: Request, made: _Made, path: Path) -> Answer:
         request.member_id,
         path,
         made.member_known,
-        made.scored.ranker,
-        made.scored.fits,
+        made.ranker,
+        made.fits,
         made.at,
         made.items,
     )

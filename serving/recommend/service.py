@@ -7,7 +7,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -36,6 +35,7 @@ POLICY = (
 )
 
 T = TypeVar("T")
+Number = Annotated[float, Field(strict=True)]  # no truth is one
 Count = Annotated[StrictInt, Field(ge=1, le=MOST_ITEMS)]
 
 
@@ -46,7 +46,7 @@ class Wanted(BaseModel):
 
     member_id: Id
     n: Count | None = None
-    context: Annotated[dict[Text, StrictStr | float | None], Field(max_length=100)] = {}
+    context: Annotated[dict[Text, StrictStr | Number | None], Field(max_length=100)] = {}
     events: Annotated[list[NewEvent], Field(max_length=EVENTS)] = []
     leave_out: Annotated[list[Id], Field(max_length=LEFT_OUT)] = []
     candidates: Annotated[list[Id], Field(min_length=1, max_length=CANDIDATES)] | None = None
@@ -183,8 +183,7 @@ def _event(event: NewEvent) -> Event:
 
 
 def _as_json(work: Callable[[], Any]) -> bytes:
-    made = work()
-    return to_json(made if isinstance(made, dict) else asdict(made))
+    return to_json(work())
 
 
 def _actions(recommender: Recommender) -> str:

@@ -40,6 +40,13 @@ def test_what_a_run_published_is_recommended(served: Workspace) -> None:
         answer = recommender.of(Request("3", 8))
         assert (answer.path, answer.member_known) == ("votes", True)
         assert len(answer.items) == 8
+        assert answer.fits == {
+            "popular_v1": "popular_items_popular_v1",
+            "new_v1": "popular_items_new_v1",
+            "co_actions_v1": "item_neighbours_co_actions_v1",
+            "decay_v1": "member_activity_decay_v1",
+            "reasons": "tfidf_svd_v1",
+        }
         assert recommender.of(Request(3, 8)).path == "cached"
         lines = {source for item in answer.items for source in item.sources}
         assert lines == {"popular_v1", "co_actions_v1", "decay_v1"}

@@ -114,6 +114,7 @@ def test_what_a_user_says(tmp_path: Path) -> None:
     assert [config.rules.action_code(action) for action in config.actions] == [1, 2]
 
 
+PINNED = {"item": 7, "position": 1}
 BOOST = {"column": "kind", "is": "job", "by": 2}
 REFUSED = [
     ({"windw": "28d"}, "windw: unknown key; expected one of: data_dir, feature_store, events"),
@@ -149,6 +150,10 @@ REFUSED = [
     (
         {"recommend": {"rules": {"pinned": [{"item": i, "position": 1} for i in (7, 8)]}}},
         "recommend.rules.pinned: expected each position once, got [1, 1]",
+    ),
+    (
+        {"item_id_type": "string", "recommend": {"rules": {"pinned": [PINNED]}}},
+        "recommend.rules.pinned: expected items of the type string (item_id_type), got 7; quote it",
     ),
     ({"recommend": {"deadline": "0ms"}}, "recommend.deadline: expected a duration above zero"),
     ({"recommend": {"context": {"Device": "category"}}}, "a key of lower-case letters"),

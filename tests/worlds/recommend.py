@@ -69,6 +69,7 @@ class StandInSources:
     popular_items: Sequence[Any] = (7, 4, 1, OVER, 2, 5)
     near: Sequence[Any] = (2, 3)
     broken: Exception | None = None
+    fits: Mapping[str, str] = field(default_factory=lambda: {"near_v1": "item_neighbours_near_v1"})
     asked: int = 0
 
     def member(self, member: Any) -> Member:

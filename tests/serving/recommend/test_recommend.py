@@ -90,7 +90,11 @@ def test_the_ranker_orders_and_an_answer_says_what_made_it(
         again = recommender.of(Request(42, 3))
     assert ids(answer) == [7, 5, 4]
     assert (answer.path, answer.ranker, answer.member_known) == ("ranked", "stand_in_v1_f2", True)
-    assert answer.fits == {"ranker": "stand_in_v1_f2"}
+    assert answer.fits == {
+        "near_v1": "item_neighbours_near_v1",
+        "ranker": "stand_in_v1_f2",
+        "reasons": "tfidf_svd_v1",
+    }
     first, second, third = answer.items
     assert (first.title, first.score, first.propensity) == ("title of 7", pytest.approx(0.7), 1.0)
     assert first.probabilities == {"APPLY": pytest.approx(0.7)}
@@ -198,6 +202,10 @@ def test_the_rules_of_the_configuration_hold(folder: Path, sources: StandInSourc
     assert ids(answer) == [6, 7, 4]
     assert [item.by for item in answer.items] == ["pin", "score", "score"]
     assert answer.items[0].score is None
+    # One that does not exist is not shown.
+    gone = {"pinned": [{"item": 77, "position": 1}]}
+    with opened(folder, sources, {"rules": gone}) as recommender:
+        assert 77 not in ids(recommender.of(Request(42)))
 
 
 def test_exploration_is_in_the_answer_and_is_kept_with_it(
@@ -333,7 +341,7 @@ def test_a_store_that_is_away_leaves_it_to_what_is_in_memory(
         with opened(folder, sources, scorer=StandInScorer(), lists=lists) as recommender:
             sources.broken = error
             answer = recommender.of(Request(42))
-            assert (answer.path, answer.member_known) == (expected, False)
+            assert (answer.path, answer.member_known) == (expected, None)
             assert answer.items
             sources.broken = None
             assert recommender.of(Request(42)).path == "ranked"

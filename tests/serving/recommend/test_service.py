@@ -138,7 +138,11 @@ def test_an_answer_says_what_was_chosen_and_why(client: Client) -> None:
         "path": "ranked",
         "member_known": True,
         "ranker": "stand_in_v1_f2",
-        "fits": {"ranker": "stand_in_v1_f2"},
+        "fits": {
+            "near_v1": "item_neighbours_near_v1",
+            "ranker": "stand_in_v1_f2",
+            "reasons": "tfidf_svd_v1",
+        },
     }
     assert [item["item_id"] for item in items] == [7, 5, 4]
     assert items[2] == {
@@ -193,6 +197,7 @@ def test_by_its_address_and_with_all_that_a_request_may_say(client: Client) -> N
         ({"member_id": "x"}, None, "member_id: expected int64 ids, got 'x'"),
         ({"member_id": 1, "context": {"page": "a"}}, None, "keys among surface, shift"),
         ({"member_id": 1, "context": {"shift": "3"}}, None, "context.shift: expected a finite"),
+        ({"member_id": 1, "context": {"shift": True}}, "body.context.shift", "valid number"),
         ({"member_id": 1, "context": {"surface": [1]}}, "body.context.surface", "valid string"),
         ({"member_id": 1, "events": [event(1)]}, None, "events of the member 1, got one of 42"),
         ({"member_id": 42, "events": [event(1, "LIKE")]}, None, "got 'LIKE'"),
