@@ -4,7 +4,7 @@
               full: refused                              or when the spool is half full
 
 An item leaves the spool when its rows are on disk, so a killed process loses at most what the spool
-holds. A part is written whole again with each write until it has PART_ROWS rows, and then another
+holds. A part is written whole again with each write until it is full, and then another
 one begins: readers see whole files, and few of them.
 """
 
@@ -133,21 +133,29 @@ class Spool(Generic[T]):
 
 
 class Parts:
-    """The part that grows: the rows of one process and one day (UTC), in a table's folder."""
+    """The part that grows: the rows of one process and one day (UTC), in a table's folder.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._name = folder, ""
-        self._day: date | None = None
+    Args:
+        most: Rows with which a part is full.
+    """
+
+    def __init__(self, folder: Path, most: int = PART_ROWS) -> None:
+        self._folder, self._name, self._most = folder, "", most
+        self._of: tuple[date, str] | None = None
         self._rows = pa.table({})
 
-    def append(self, day: date, rows: pa.Table) -> None:
-        """Write the part again with further rows; after an error it is as it was."""
-        is_new = self._day != day or self._rows.schema != rows.schema
-        if is_new or len(self._rows) >= PART_ROWS:
-            self._day, self._name, self._rows = day, f"{uuid4().hex}.parquet", rows.slice(0, 0)
+    def append(self, day: date, rows: pa.Table, of: str = "") -> None:
+        """Write the part again with further rows; after an error it is as it was.
+
+        Args:
+            of: A part holds rows of one.
+        """
+        is_new = self._of != (day, of) or self._rows.schema != rows.schema
+        if is_new or len(self._rows) >= self._most:
+            self._of, self._name, self._rows = (day, of), f"{uuid4().hex}.parquet", rows.slice(0, 0)
         if period_of(self._folder) is None:
             note_period(self._folder, "day")
-        rows = pa.concat_tables([self._rows, rows])
+        rows = pa.concat_tables([self._rows, rows]).combine_chunks()
         folder = self._folder / f"period={day.isoformat()}"
         with sealing(folder / self._name, "activity serve") as file:
             pq.write_table(rows, file, compression="zstd", write_page_checksum=True)

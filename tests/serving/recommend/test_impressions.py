@@ -201,11 +201,8 @@ def test_a_part_holds_one_day_and_grows_to_its_size(
     }
 
 
-def test_a_part_is_rewritten_until_it_is_full(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(spool, "PART_ROWS", 4)
-    parts, sizes = spool.Parts(tmp_path), []
+def test_a_part_is_rewritten_until_it_is_full(tmp_path: Path) -> None:
+    parts, sizes = spool.Parts(tmp_path, 4), []
     tables = [pa.table({"row": [name, name]}) for name in "abc"]
     for table in [*tables, pa.table({"other": [1]})]:
         parts.append(AT.date(), table)
