@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,8 +16,10 @@ from models.candidates.spec import Neighbours, Popular
 from models.embed import embed_snapshot
 from models.items.build import build_items
 from models.packaging import package
+from models.rankers.inputs import Columns, Inputs
 from models.spec import Average
 from serving.recommend.impressions import Impressions
+from serving.recommend.input_log import Logged, inputs_table
 from tests.serving.recommend.test_impressions import answer_of
 from tests.test_house import MAY_IMPORT, ROOMS
 from tests.worlds.events import AS_OF, DAY, Event, configure, write_source
@@ -132,6 +135,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
     impressions = Impressions(config)
     impressions.add(answer_of("a"), {"surface": "home"})
     impressions.close()
+    nothing = Inputs(Columns(), Columns(), Columns(), np.zeros(1, int), np.zeros(1, int))
+    features = folder / "features.parquet"
+    pq.write_table(inputs_table(config, [Logged(1, [2], "linear_v1", AS_OF, nothing)]), features)
     layout = config.layout
     lists = [partition(layout.lists(line.view(config.space)), AS_OF) for line in SOURCES]
     return {
@@ -148,6 +154,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
         "item_neighbours": lists[1:],
         "item_stats": [partition(layout.item_stats, AS_OF)],
         "impressions": [*layout.impressions.glob("*/*.parquet")],
+        "logged_features": [features],
         "training_examples": [examples.file],
     }
 
@@ -173,6 +180,7 @@ def test_every_table_is_on_the_page(built: dict[str, list[Path]]) -> None:
         "item_neighbours",
         "item_stats",
         "impressions",
+        "logged_features",
         "training_examples",
     ],
 )

@@ -84,6 +84,11 @@ class Layout:
         return self.root / "item_stats"
 
     @property
+    def logged_features(self) -> Path:
+        """Folder of `logged_features/period=…`: what rankers read, in the parts of services."""
+        return self.root / "logged_features"
+
+    @property
     def impressions(self) -> Path:
         """Folder of `impressions/period=…`: one row per item shown, in the parts of services."""
         return self.root / "impressions"

@@ -129,5 +129,7 @@ class Recommend(_Strict):
     """What a request may say beside the member: where the list is shown, the device."""
     rules: RecommendRules = RecommendRules()
     impressions: ImpressionSettings = ImpressionSettings()
+    log_features: float = Field(default=0.01, ge=0, le=1)
+    """Of how many answers that are ranked the features are written down, for `activity skew`."""
     attribution: Duration = timedelta(days=1)
     """How long after an item was shown an action on it counts as what came of it."""

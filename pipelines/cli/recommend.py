@@ -1,15 +1,16 @@
-"""`activity recommend`: what a member did last, and what the service would recommend to it."""
+"""`activity recommend`: a member and its list; `activity skew`: what was served, and training."""
 
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
-from pipelines.cli.options import ConfigOption, DebugOption, settings_of
+from pipelines.cli.options import ConfigOption, DebugOption, read_duration, settings_of
 from pipelines.cli.quick_feast import import_feast
-from pipelines.progress import loading, plain_table
+from pipelines.progress import loading, plain_table, short, working
 from pipelines.terminal import Terminal, escape
 from transformations.config import Config
-from transformations.errors import InputError
+from transformations.errors import InputError, RunFailedError
 
 app = typer.Typer()
 console = Terminal()
@@ -101,3 +102,50 @@ def _someone(config: Config) -> str:
     if member is None:
         raise InputError("no member acted in the newest window; name one: activity recommend 42")
     return str(member)
+
+
+@app.command("skew", epilog="Example: activity skew --since 7d --bound 1e-3")
+def skew_command(
+    since: Annotated[str, typer.Option(help="How far back: 24h, 7d.")] = "24h",
+    bound: Annotated[
+        float, typer.Option(min=0, help="Mean difference of a column from which this fails.")
+    ] = 1e-3,
+    config: ConfigOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Compare what rankers were served with to a training join for the same moments.
+
+    The service logs a share of it (recommend.log_features). Numbers are compared by their relative
+    difference, vectors by 1 - cosine, categories by being equal. Ends with 1 above the bound.
+    """
+    settings, now = settings_of(config), datetime.now(UTC)
+    first = now - read_duration(since)
+    with loading("Feast"):
+        import_feast()
+        from pipelines.ranking.skew import above, skews
+        from serving.publish import open_store
+        from transformations.duck import connect
+
+    with working("joining"), connect(settings) as con:
+        found = skews(settings, open_store(settings), con, first, now)
+    if not found:
+        raise InputError(
+            f"expected logged features of the last {since} in "
+            f"{short(settings.layout.logged_features)}, found none; activity serve logs the share "
+            "recommend.log_features of the answers that a ranker orders"
+        )
+    table = plain_table(f"Served and joined features of {found[0].pairs:,} pairs")
+    for name in ("ranker", "column"):
+        table.add_column(name, overflow="fold")
+    for name in ("mean", "worst"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for skew in found:
+        figures = (f"{skew.mean:.2g}", f"{skew.worst:.2g}")
+        table.add_row(escape(skew.ranker), escape(skew.column), *figures)
+    console.print(table)
+    if wrong := above(found, bound):
+        raise RunFailedError(
+            f"{len(wrong)} of {len(found)} columns differ by more than {bound:g} in the mean, most "
+            f"of all {wrong[0].column} of {wrong[0].ranker}: what was served is not what training "
+            "would read. Look at the publication of its view at that time: activity freshness"
+        )

@@ -121,6 +121,8 @@ def _recommending(
 ) -> "tuple[list[RecommendService], str]":
     """Open the recommendations; where they cannot be made yet, return why."""
     from serving.recommend.impressions import open_impressions
+    from serving.recommend.input_log import InputLog
+    from serving.recommend.metrics import RecommendMetrics
     from serving.recommend.parts import open_parts, reopening
     from serving.recommend.recommend import Recommender
     from serving.recommend.service import RecommendService
@@ -130,8 +132,10 @@ def _recommending(
     except InputError as error:
         return [], str(error)
     reopen = reopening(settings, store, requests)
-    recommender = Recommender(settings, parts, reopen, threads)
-    return [RecommendService(recommender, open_impressions(settings, recommender.metrics))], ""
+    metrics = RecommendMetrics()
+    impressions, log = open_impressions(settings, metrics), InputLog(settings, metrics)
+    recommender = Recommender(settings, parts, reopen, threads, metrics, log=log)
+    return [RecommendService(recommender, impressions)], ""
 
 
 @app.command("freshness", epilog="Example: activity freshness --older-than 36 --days 7")

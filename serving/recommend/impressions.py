@@ -1,12 +1,9 @@
 """What was shown: each answer becomes rows of `impressions`, while the next one is made.
 
-    answer ──► spool: at most `spool` answers, in memory ──► one thread, each `every`
-                 full: counted as lost                         ├──► impressions/period=<day>/<part>
-                                                               └──► a topic, where one is named
+    answer ──► spool ──► impressions/period=<day>/<part>.parquet
+                │   └──► a topic, where one is named
+                └ full: counted as lost
 
-An answer never waits for a disk. It leaves the spool when its rows are on disk, so a killed process
-loses at most the `spool` answers that it had there. A part is written whole again with each write
-until it has PART_ROWS rows, and then another one begins: readers see whole files, and few of them.
 The files are the record. The topic gets what was written, at most once: what it does not take is
 counted, and not sent again.
 """
@@ -15,39 +12,30 @@ import json
 import logging
 import os
 import socket
-import threading
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime
-from itertools import groupby
+from datetime import UTC, datetime
+from itertools import takewhile
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from serving.recommend.asked import Answer
 from serving.recommend.metrics import RecommendMetrics
+from serving.recommend.spool import Parts, Spool
 from serving.stream.bus.open import open_bus
 from serving.stream.bus.protocol import Bus, BusGoneError
 from transformations.config import Config
-from transformations.errors import RunFailedError
-from transformations.layout import Layout, note_period, period_of
 from transformations.member_columns import UTC_US
 from transformations.rules import IdType
-from transformations.seals import sealing
 from transformations.secrets import expanded
 
 logger = logging.getLogger(__name__)
 
 SCHEMA = 1
 """Of the topic's messages; a change that a reader of 1 would get wrong needs another number."""
-PART_ROWS = 65_536
 BUS_REST = 30.0
 """Seconds for which a topic that did not answer is not asked again: it would hold up the files."""
-TRIES = 3
-"""At the end, before what waits is given up."""
 IDS: Mapping[IdType, pa.DataType] = {"int64": pa.int64(), "string": pa.string()}
 
 
@@ -75,7 +63,7 @@ def open_impressions(config: Config, metrics: RecommendMetrics) -> "Impressions 
 
 
 class Impressions:
-    """The spool of one process and the thread that empties it; threads share it.
+    """Writes down what one process shows; threads share it.
 
     Args:
         bus: The topic that gets each answer too; it is closed with this.
@@ -85,90 +73,40 @@ class Impressions:
         self, config: Config, metrics: RecommendMetrics | None = None, bus: Bus | None = None
     ) -> None:
         settings = config.recommend.impressions
-        self._most, self._every = settings.spool, settings.every.total_seconds()
-        self._metrics, self._bus = metrics or RecommendMetrics(), bus
-        self._parts = _Parts(config)
-        self._spool: deque[Shown] = deque()
-        self._changed = threading.Condition()
-        self._closed, self._failing, self._bus_again = False, False, 0.0
+        self._metrics, self._bus, self._bus_again = metrics or RecommendMetrics(), bus, 0.0
+        self._schema, self._parts = schema(config), Parts(config.layout.impressions)
+        every = settings.every.total_seconds()
+        what = "answers that were shown"
+        self._spool: Spool[Shown] = Spool(what, settings.spool, every, self._write, self._lose)
         self._metrics.unwritten.set_function(lambda: len(self._spool))
-        # A process that ends without close() shall not hang here.
-        self._thread = threading.Thread(target=self._run, name="impressions", daemon=True)
-        self._thread.start()
 
     def add(self, answer: Answer, context: Mapping[str, Any]) -> bool:
         """Spool an answer that is shown now; return whether there was room. It never waits."""
         if not answer.items:
             return True
-        with self._changed:
-            has_room = len(self._spool) < self._most and not self._closed
-            if has_room:
-                # Read inside, so that the spool is in the order of time.
-                self._spool.append(Shown(answer, context, datetime.now(UTC)))
-                if 2 * len(self._spool) >= self._most:
-                    self._changed.notify()
+        shown = Shown(answer, context, datetime.now(UTC))
+        has_room = self._spool.add(shown)
         if not has_room:
-            self._metrics.impressions.labels("lost").inc(len(answer.items))
+            self._lose([shown])
         return has_room
 
     def close(self) -> None:
         """Write what waits; what cannot be written is counted as lost."""
-        with self._changed:
-            if self._closed:
-                return
-            self._closed = True
-            self._changed.notify()
-        self._thread.join()
-        if self._spool:
-            self._metrics.impressions.labels("lost").inc(_count(self._spool))
-            logger.warning("%d answers that were shown could not be written", len(self._spool))
+        self._spool.close()
         if self._bus is not None:
             self._bus.close()
 
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                # A disk that fails is tried again after the time, however full the spool is.
-                self._changed.wait_for(
-                    lambda: (
-                        self._closed or (not self._failing and 2 * len(self._spool) >= self._most)
-                    ),
-                    self._every,
-                )
-                is_last = self._closed
-            for _ in range(TRIES if is_last else 1):
-                self._failing = not self._write()
-                if not self._failing:
-                    break
-            if is_last:
-                return
+    def _write(self, waiting: Sequence[Shown]) -> int:
+        """Write and send the answers of the first one's day; return how many they are."""
+        day = waiting[0].at.date()
+        some = [*takewhile(lambda shown: shown.at.date() == day, waiting)]
+        self._parts.append(day, rows_of(some, self._schema))
+        self._metrics.impressions.labels("written").inc(_count(some))
+        self._send(some)
+        return len(some)
 
-    def _write(self) -> bool:
-        """Write what waits, a day at a time, and send it; return whether that succeeded."""
-        with self._changed:
-            waiting = [*self._spool]
-        try:
-            for day, group in groupby(waiting, lambda shown: shown.at.date()):
-                some = [*group]
-                self._parts.append(day, some)
-                with self._changed:
-                    for _ in some:
-                        self._spool.popleft()
-                self._metrics.impressions.labels("written").inc(_count(some))
-                self._send(some)
-        except (OSError, RunFailedError, pa.ArrowException) as error:
-            # Also where a daily run swept the temporary file away: the next try writes it again.
-            log = logger.debug if self._failing else logger.warning
-            log("what was shown waits, since it cannot be written: %s", error)
-            return False
-        except Exception:
-            # Rows that no try can write would wait forever, and all that come after them.
-            logger.exception("%d answers that were shown cannot be written", len(waiting))
-            with self._changed:
-                lost = [self._spool.popleft() for _ in range(min(len(waiting), len(self._spool)))]
-            self._metrics.impressions.labels("lost").inc(_count(lost))
-            return True
-        return True
+    def _lose(self, some: Sequence[Shown]) -> None:
+        self._metrics.impressions.labels("lost").inc(_count(some))
 
     def _send(self, some: Sequence[Shown]) -> None:
         if self._bus is None:
@@ -181,29 +119,6 @@ class Impressions:
                 self._bus_again = time.monotonic() + BUS_REST
                 logger.warning("the topic of what is shown does not answer: %s", error)
         self._metrics.impressions.labels("unsent").inc(_count(some))
-
-
-class _Parts:
-    """The part that grows: the rows of one process and one day (UTC)."""
-
-    def __init__(self, config: Config) -> None:
-        self._layout: Layout = config.layout
-        self._schema = schema(config)
-        self._day: date | None = None
-        self._name, self._rows = "", self._schema.empty_table()
-
-    def append(self, day: date, some: Sequence[Shown]) -> None:
-        """Write the part again with further rows; after an error it is as it was."""
-        if self._day != day or len(self._rows) >= PART_ROWS:
-            self._day, self._name = day, f"{uuid4().hex}.parquet"
-            self._rows = self._schema.empty_table()
-        folder = self._layout.impressions
-        if period_of(folder) is None:
-            note_period(folder, "day")
-        rows = pa.concat_tables([self._rows, rows_of(some, self._schema)])
-        with sealing(folder / f"period={day.isoformat()}" / self._name, "activity serve") as file:
-            pq.write_table(rows, file, compression="zstd", write_page_checksum=True)
-        self._rows = rows
 
 
 def schema(config: Config) -> pa.Schema:

@@ -67,6 +67,13 @@ class RecommendMetrics:
             "Answers that wait to be written: what a kill would lose.",
             registry=own,
         )
+        self.logged = Counter(
+            "activity_recommend_logged_features",
+            "Pairs of a member and an item whose features a ranker read, of the share that is "
+            "logged: written, lost.",
+            ["outcome"],
+            registry=own,
+        )
         for outcome in ("written", "lost", "unsent"):
             self.impressions.labels(outcome)
         for stage in STAGES:

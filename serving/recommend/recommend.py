@@ -22,6 +22,7 @@ import numpy as np
 
 from serving.recommend.asked import Answer, Path, Recommended, Request, checked
 from serving.recommend.cache import Kept
+from serving.recommend.input_log import InputLog
 from serving.recommend.member import NOBODY, Member, with_events
 from serving.recommend.metrics import RecommendMetrics
 from serving.recommend.parts import Parts, popular_now
@@ -47,6 +48,7 @@ class Recommender:
             `refresh`.
         threads: Answers that are ranked at once.
         rng: Makes the random numbers of an answer that explores.
+        log: Gets what a ranker read of a member at a time; not with actions of the request.
     """
 
     def __init__(
@@ -57,9 +59,10 @@ class Recommender:
         threads: int = 2,
         metrics: RecommendMetrics | None = None,
         rng: Callable[[], np.random.Generator] = np.random.default_rng,
+        log: InputLog | None = None,
     ) -> None:
         self.config, self.metrics = config, metrics or RecommendMetrics()
-        self._parts, self._reopen, self._rng = parts, reopen, rng
+        self._parts, self._reopen, self._rng, self._log = parts, reopen, rng, log
         self._old: list[Parts] = []
         self._ranking = ThreadPoolExecutor(threads, thread_name_prefix="rank")
         self._lists = ThreadPoolExecutor(threads, thread_name_prefix="lists")
@@ -161,6 +164,9 @@ class Recommender:
                     )
                 for stage, seconds in scored.seconds.items():
                     self.metrics.seconds.labels(stage).observe(seconds)
+                if self._log is not None and not request.events:
+                    self._log.add(request.member_id, scored, now)
+                scored.inputs = None  # vectors of all candidates: a kept list need not hold them
             except Exception as error:
                 failed = True
                 self._failed("ranker", error)
@@ -307,6 +313,8 @@ class Recommender:
             pool.shutdown(wait=False, cancel_futures=True)
         for parts in (*self._old, self._parts):
             parts.sources.close()
+        if self._log is not None:
+            self._log.close()
 
     def __enter__(self) -> Self:
         return self

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.candidates.spec import CandidateSource
+from models.rankers.inputs import Inputs
 from serving.request.sequences import Event
 
 RRF = 60
@@ -44,6 +45,7 @@ class Scored:
         fits: What took part: ranker, spaces, aggregators.
         columns: What the ranker read of the items, as category.
         seconds: What a part of the scoring took, as "features"; for the service's metrics.
+        inputs: What the ranker read, a pair for each item; None without a ranker.
     """
 
     items: NDArray[Any]
@@ -54,6 +56,7 @@ class Scored:
     fits: dict[str, str] = field(default_factory=dict)
     columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    inputs: Inputs | None = None
 
 
 class Scorer(Protocol):

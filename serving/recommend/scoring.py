@@ -89,6 +89,7 @@ class Scoring:
             str(self.ranker.line),
             self._fits,
             seconds=seconds,
+            inputs=inputs,
         )
 
     def inputs(

@@ -42,6 +42,7 @@ COMMANDS = [
     ["show"],
     ["candidates"],
     ["recommend"],
+    ["skew"],
     ["status"],
     ["export"],
     ["train"],

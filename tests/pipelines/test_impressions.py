@@ -185,7 +185,7 @@ ACTED = st.tuples(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(SHOWN, min_size=1, max_size=7),
     st.lists(ACTED, max_size=7),

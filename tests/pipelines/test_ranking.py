@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -18,8 +20,13 @@ from pipelines.cli import app as cli
 from pipelines.ranking.dataset import Known
 from pipelines.ranking.examples import Pairs
 from pipelines.ranking.labels import Labels, read_labels
+from pipelines.ranking.skew import above, skews
 from pipelines.ranking.train import train_rankers
+from serving.recommend.asked import Request
 from serving.recommend.candidates import Candidates
+from serving.recommend.input_log import InputLog
+from serving.recommend.parts import open_parts
+from serving.recommend.recommend import Recommender
 from serving.recommend.scored import merged
 from serving.recommend.scoring import Scoring, open_scoring
 from serving.request.sequences import Event
@@ -27,7 +34,7 @@ from tests.pipelines.test_candidates import CANDIDATES, DECAY, ENCODERS, KEPT_SM
 from tests.pipelines.test_item_spaces import market
 from tests.worlds.workspace import AVERAGE, DAY, END, Workspace
 from transformations.duck import connect
-from transformations.errors import InputError
+from transformations.errors import InputError, RunFailedError
 from transformations.timestamps import microseconds
 
 RANKERS = (
@@ -211,3 +218,49 @@ def test_needs_survive_json() -> None:
     needs = Needs.read(noted)
     assert Needs.read(needs.noted()) == needs
     assert needs.members["member.a"] == ("view", "a", "number")
+
+
+def test_what_was_served_is_what_training_would_read(served: Workspace) -> None:
+    """Of real answers nothing differs; a number and a vector that do are found."""
+    config, store, log = served.config, served.store, InputLog(served.config, draw=lambda: 0.0)
+    before = datetime.now(UTC)
+    parts = open_parts(config, store)
+    with Recommender(config, parts, log=log) as recommender:
+        for member in (3, 17, 99_999):
+            assert recommender.now(Request(member)).path == "ranked"
+        event = Event("17", "g-1", "play", before - timedelta(minutes=1))
+        recommender.now(Request(17, events=[event]))  # no store has it: not logged
+    (file,) = config.layout.logged_features.glob("*/*.parquet")
+    table = pq.ParquetFile(file).read()
+    assert {*table["member_id"].to_pylist()} == {3, 17, 99_999}
+    after = datetime.now(UTC)
+    with connect(config) as con:
+        found = skews(config, store, con, before, after)
+        assert not skews(config, store, con, after, after)
+    kinds = {skew.column.partition(".")[0] for skew in found}
+    assert kinds == {"member", "item", "pair"}
+    assert {skew.pairs for skew in found} == {len(table)}
+    assert above(found, 1e-4) == []
+    vector = next(name for name in table.column_names if pa.types.is_list(table[name].type))
+    number = "item.popularity_rank"
+    off = {
+        number: pa.array(table[number].to_numpy() * 2, pa.float32()),
+        vector: pa.array(
+            [[-x for x in row] for row in table[vector].to_pylist()], table[vector].type
+        ),
+    }
+    for name, column in off.items():
+        table = table.set_column(table.column_names.index(name), name, column)
+    pq.write_table(table, file)
+    with connect(config) as con:
+        wrong = above(skews(config, store, con, before, after), 1e-3)
+    assert {skew.column for skew in wrong} == {number, vector}
+    result = CliRunner().invoke(cli.app, ["skew", "--config", str(served.root)])
+    assert isinstance(result.exception, RunFailedError)
+    assert "2 of" in str(result.exception)
+    assert number in result.output
+    fine = CliRunner().invoke(cli.app, ["skew", "--bound", "2", "--config", str(served.root)])
+    assert fine.exit_code == 0, fine.output
+    file.unlink()
+    nothing = CliRunner().invoke(cli.app, ["skew", "--config", str(served.root)])
+    assert "recommend.log_features" in str(nothing.exception)

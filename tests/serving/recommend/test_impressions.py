@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import serving.recommend.impressions as module
+from serving.recommend import spool
 from serving.recommend.asked import Answer, Recommended
 from serving.recommend.impressions import (
     Impressions,
@@ -200,18 +201,35 @@ def test_a_part_holds_one_day_and_grows_to_its_size(
     }
 
 
-def test_a_part_is_rewritten_until_it_is_full(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "PART_ROWS", 4)
-    config = settings(tmp_path)
-    parts = module._Parts(config)
-    sizes = []
-    for name in "abc":
-        parts.append(AT.date(), [Shown(answer_of(name), {}, AT)])
-        files = config.layout.impressions.glob("*/*.parquet")
+def test_a_part_is_rewritten_until_it_is_full(tmp_path: Path) -> None:
+    parts, sizes = spool.Parts(tmp_path, 4), []
+    tables = [pa.table({"row": [name, name]}) for name in "abc"]
+    for table in [*tables, pa.table({"other": [1]})]:
+        parts.append(AT.date(), table)
+        files = tmp_path.glob("*/*.parquet")
         sizes.append(sorted(pq.read_metadata(file).num_rows for file in files))
-    assert sizes == [[2], [4], [2, 4]]
+    assert sizes == [[2], [4], [2, 4], [1, 2, 4]]  # other columns, another part
+
+
+def test_what_no_try_can_write_holds_up_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    written: list[int] = []
+    lost: list[int] = []
+
+    def write(items: Sequence[int]) -> int:
+        if items[0] < 0:
+            raise ValueError("no such row")
+        written.append(items[0])
+        return 1
+
+    own = spool.Spool("numbers", 10, 1e-3, write, lost.extend)
+    for number in (1, -2, 3, 4):
+        assert own.add(number)
+        while len(own):
+            with own._changed:
+                pass
+    own.close()
+    assert (written, lost) == ([1, 3, 4], [-2])
+    assert "1 numbers cannot be written" in caplog.text
 
 
 def test_the_topic_gets_what_was_written(tmp_path: Path, redis_server: str) -> None:
@@ -279,9 +297,9 @@ def test_settings(tmp_path: Path) -> None:
 
 
 def test_a_killed_process_loses_at_most_its_spool(tmp_path: Path) -> None:
-    config, spool, lines = settings(tmp_path), 40, []
+    config, most, lines = settings(tmp_path), 40, []
     parts = config.layout.impressions
-    command = [sys.executable, "-c", KILLED, str(config.data), str(spool)]
+    command = [sys.executable, "-c", KILLED, str(config.data), str(most)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         for line in child.stdout:
@@ -295,4 +313,4 @@ def test_a_killed_process_loses_at_most_its_spool(tmp_path: Path) -> None:
     assert [row["position"] for row in written] == [0, 1] * (len(written) // 2)
     on_disk = {row["request_id"] for row in written}
     assert len(written) == 2 * len(on_disk) > 0
-    assert answered <= len(on_disk) + lost + spool
+    assert answered <= len(on_disk) + lost + most
