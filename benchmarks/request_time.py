@@ -190,10 +190,11 @@ def _timed(work: Callable[[], None], times: int) -> dict[str, float]:
         work()
         took[nth] = time.perf_counter() - began
     computed = time.process_time() - computed
-    return _milliseconds(took) | {"cpu": round(computed / times * 1000, 2)}
+    return milliseconds(took) | {"cpu": round(computed / times * 1000, 2)}
 
 
-def _milliseconds(seconds: np.ndarray) -> dict[str, float]:
+def milliseconds(seconds: np.ndarray) -> dict[str, float]:
+    """Return the median, the 99th percentile and the longest of latencies, in milliseconds."""
     return {
         name: round(float(np.quantile(seconds, q)) * 1000, 2)
         for name, q in (("p50", 0.5), ("p99", 0.99), ("max", 1.0))
@@ -272,7 +273,7 @@ async def _open_loop(port: int, members: int, rate: int, seconds: float) -> dict
     answered = len(took) / (time.perf_counter() - start)
     while not idle.empty():
         idle.get_nowait()[1].close()
-    return _milliseconds(np.array(took)) | {"a_second": round(answered, 1), "refused": refused}
+    return milliseconds(np.array(took)) | {"a_second": round(answered, 1), "refused": refused}
 
 
 def _wrk(folder: Path, port: int, members: int, rate: int, seconds: float) -> dict[str, Any]:
