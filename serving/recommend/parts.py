@@ -1,5 +1,6 @@
 """What answers are made from, opened together and replaced together when something is new."""
 
+import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,7 +19,10 @@ from serving.recommend.scoring import open_scoring
 from serving.request.item_table import table_key
 from serving.request.vectors import RequestTime
 from transformations.config import Config
+from transformations.errors import InputError
 from transformations.layout import part_files
+
+logger = logging.getLogger(__name__)
 
 
 class Sources(Protocol):
@@ -84,8 +88,17 @@ def open_parts(
     sources = Candidates(config, store)
     items = ItemFacts(config, datetime.now(UTC))
     popular = popular_now(sources, items)
-    scorer = open_scoring(config, store, request_time)
+    scorer = _scorer(config, store, request_time)
     return Parts(sources, items, scorer, lists_of(config, store), popular, state)
+
+
+def _scorer(config: Config, store: FeatureStore, request_time: RequestTime | None) -> Scorer | None:
+    """Return what scores; None, which is logged, where the ranker is damaged: then votes order."""
+    try:
+        return open_scoring(config, store, request_time)
+    except InputError as error:
+        logger.error("no ranker, the sources' votes order: %s", error)
+        return None
 
 
 def reopening(

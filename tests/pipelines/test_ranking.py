@@ -186,6 +186,25 @@ def test_the_command_makes_the_next_fit_and_recommends_by_it(served: Workspace) 
     assert "linear_v1" in str(wrong.exception)
 
 
+def test_a_damaged_ranker_leaves_the_order_to_votes(
+    served: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    (line, *_) = newest(served.config, ranker_lines(served.config))
+    files = [file for file in line.folder(served.config).iterdir() if file.name != "manifest.json"]
+    kept = files[0].read_bytes()
+    files[0].write_bytes(kept[:-1])
+    try:
+        with Recommender(served.config, open_parts(served.config, served.store)) as recommender:
+            assert recommender.now(Request(3, 5)).path == "votes"
+        assert "does not hold the files that were packaged" in caplog.text
+    finally:
+        files[0].write_bytes(kept)
+    with Recommender(served.config, open_parts(served.config, served.store)) as recommender:
+        answer = recommender.now(Request(3, 5))
+    assert (answer.path, answer.ranker) == ("ranked", str(line))
+    assert answer.fits["decay_v1"] == "member_activity_decay_v1"
+
+
 def test_too_few_labels_are_said(tmp_path_factory: pytest.TempPathFactory) -> None:
     workspace = Workspace(tmp_path_factory.mktemp("few") / "w")
     workspace.lines(AVERAGE, candidates=CANDIDATES[:1], rankers=("Linear(version=1)",))
