@@ -133,7 +133,8 @@ def _recommending(
         return [], str(error)
     reopen = reopening(settings, store, requests)
     metrics = RecommendMetrics()
-    impressions, log = open_impressions(settings, metrics), InputLog(settings, metrics)
+    impressions = open_impressions(settings, metrics)
+    log = InputLog(settings, metrics) if settings.recommend.log_features else None
     recommender = Recommender(settings, parts, reopen, threads, metrics, log=log)
     return [RecommendService(recommender, impressions)], ""
 

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from itertools import takewhile
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from serving.recommend.asked import Answer
@@ -146,25 +147,35 @@ def schema(config: Config) -> pa.Schema:
 
 def rows_of(some: Sequence[Shown], columns: pa.Schema) -> pa.Table:
     """Return the rows of answers, in order; positions from 0, context without what is null."""
-    rows = [(one, place, item) for one in some for place, item in enumerate(one.answer.items)]
-    answers = [(one.answer, _texts(one.context)) for one in some for _ in one.answer.items]
-    values: dict[str, list[Any]] = {
-        "request_id": [answer.request_id for answer, _ in answers],
-        "member_id": [answer.member_id for answer, _ in answers],
-        "item_id": [item.item_id for *_, item in rows],
-        "position": [place for _, place, _ in rows],
-        "score": [item.score for *_, item in rows],
-        "propensity": [item.propensity for *_, item in rows],
-        "path": [answer.path for answer, _ in answers],
-        "ranker": [answer.ranker for answer, _ in answers],
-        "versions": [[*answer.fits.items()] for answer, _ in answers],
-        "context": [[*context.items()] for _, context in answers],
-        "surface": [context.get("surface") for _, context in answers],
-        "shown_at": [one.at for one, *_ in rows],
+    answers = [one.answer for one in some]
+    contexts = [_texts(one.context) for one in some]
+    items = [item for answer in answers for item in answer.items]
+    of_answers: dict[str, list[Any]] = {
+        "request_id": [answer.request_id for answer in answers],
+        "member_id": [answer.member_id for answer in answers],
+        "path": [answer.path for answer in answers],
+        "ranker": [answer.ranker for answer in answers],
+        "versions": [[*answer.fits.items()] for answer in answers],
+        "context": [[*context.items()] for context in contexts],
+        "surface": [context.get("surface") for context in contexts],
+        "shown_at": [one.at for one in some],
     }
-    nothing = [None] * len(rows)  # release and arm, until there are such
-    arrays = [pa.array(values.get(field.name, nothing), field.type) for field in columns]
-    return pa.table(arrays, schema=columns)
+    of_items: dict[str, list[Any]] = {
+        "item_id": [item.item_id for item in items],
+        "position": [place for answer in answers for place in range(len(answer.items))],
+        "score": [item.score for item in items],
+        "propensity": [item.propensity for item in items],
+    }
+    # What is said once of an answer is repeated by Arrow: Python would hold up other answers.
+    owners = np.repeat(np.arange(len(some)), [len(answer.items) for answer in answers])
+    nothing = [None] * len(items)  # release and arm, until there are such
+
+    def column(field: pa.Field) -> pa.Array:
+        if field.name in of_answers:
+            return pa.array(of_answers[field.name], field.type).take(pa.array(owners, pa.int64()))
+        return pa.array(of_items.get(field.name, nothing), field.type)
+
+    return pa.table([column(field) for field in columns], schema=columns)
 
 
 def message(shown: Shown) -> bytes:

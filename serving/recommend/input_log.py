@@ -91,16 +91,14 @@ def inputs_table(config: Config, some: Sequence[Logged]) -> pa.Table:
     Args:
         some: All of one ranker, so of the same columns.
     """
-    counts = [len(one.item_ids) for one in some]
-    own = np.repeat(np.arange(len(some)), counts)
-    members, times = [one.member_id for one in some], [one.read_at for one in some]
+    own = [one for one in some for _ in one.item_ids]
+    items = [item for one in some for item in one.item_ids]
     columns = {
-        "member_id": pa.array([members[row] for row in own], IDS[config.member_id_type]),
-        "item_id": pa.array([item for one in some for item in one.item_ids],
-                            IDS[config.item_id_type]),
-        "ranker": pa.array([some[row].ranker for row in own], pa.string()),
-        "read_at": pa.array([times[row] for row in own], UTC_US),
-    }  # fmt: skip
+        "member_id": pa.array([one.member_id for one in own], IDS[config.member_id_type]),
+        "item_id": pa.array(items, IDS[config.item_id_type]),
+        "ranker": pa.array([one.ranker for one in own], pa.string()),
+        "read_at": pa.array([one.read_at for one in own], UTC_US),
+    }
     first = some[0].inputs
     for name in first.names("numbers"):
         values = np.concatenate([one.inputs.number(name) for one in some])

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -132,3 +133,5 @@ def test_two_processes_serve_one_port_and_end_together(served: Workspace, tmp_pa
             process.send_signal(signal.SIGTERM)
         assert process.wait() == 0
     assert "Traceback" not in (tmp_path / "said").read_text()
+    parts = served.config.layout.impressions.glob("*/*.parquet")
+    assert sum(pq.read_metadata(part).num_rows for part in parts) == 8 * 5  # all that was shown
