@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
 
 from benchmarks.recommend import ITEMS
+from models.backend import keras
 from models.lines import ranker_lines
 from models.rankers.package import load
 from models.rankers.reading import Needs
