@@ -170,7 +170,7 @@ def run_command(
         from operations.ledger import Ledger
         from pipelines.backfill import run_backfill
         from pipelines.daily import last_midnight, run_daily
-        from pipelines.ranking.train import train_rankers
+        from pipelines.ranking.train import train_rankers, untrained
 
     asked = last_midnight() if as_of is None else given
     ledger = Ledger(settings)
@@ -184,11 +184,11 @@ def run_command(
                 past = Stages(console, ledger, run_id)
                 run_backfill(settings, days, past, staged=True)
                 stages.done.extend(past.done)
-        # After the past days, from which they learn.
-        with ledger.run("rankers", built) as run_id:
-            rankers = Stages(console, ledger, run_id)
-            train_rankers(settings, built, rankers)
-            stages.done.extend(rankers.done)
+        if untrained(settings):  # after the past days, from which they learn
+            with ledger.run("rankers", built) as run_id:
+                rankers = Stages(console, ledger, run_id)
+                train_rankers(settings, built, rankers)
+                stages.done.extend(rankers.done)
     console.print()
     console.print(stages.table())
     if show_tour:

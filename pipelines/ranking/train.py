@@ -140,13 +140,17 @@ def train_rankers(config: Config, until: datetime, stages: Stages) -> None:
     A later fit is asked for: `activity train ranker NAME`.
     """
     made: Examples | None = None
-    for line in ranker_lines(config):
-        if not made_fits(config, line):
-            try:
-                _, _, made = train_ranker(config, line, until, stages, made=made)
-            except TooFewError as error:
-                said = f"[yellow]•[/] {line} is not trained: {escape(str(error))}"
-                stages.console.print(said, highlight=False, soft_wrap=True)
+    for line in untrained(config):
+        try:
+            _, _, made = train_ranker(config, line, until, stages, made=made)
+        except TooFewError as error:
+            said = f"[yellow]•[/] {line} is not trained: {escape(str(error))}"
+            stages.console.print(said, highlight=False, soft_wrap=True)
+
+
+def untrained(config: Config) -> list[Ranker]:
+    """Return the lines of RANKERS that no fit was made of yet."""
+    return [line for line in ranker_lines(config) if not made_fits(config, line)]
 
 
 def needs_of(config: Config, line: Ranker) -> tuple[Needs, list[Aggregator]]:
