@@ -12,6 +12,7 @@ from feast.value_type import ValueType
 
 from feature_repo.lists import list_views
 from feature_repo.match import match_of
+from feature_repo.rankers import ranker_services
 from feature_repo.source import OWNER, ages, declared_source, snapshots_in
 from feature_repo.stats import profile_view, stats_views
 from models.lines import Aggregator, similarity_of
@@ -67,6 +68,8 @@ def declare(config: Config, aggregators: Sequence[Aggregator] | None = None) -> 
             owner=OWNER,
         )
         objects += [view, match, service]
+    declared = {one.name: one for one in objects if isinstance(one, FeatureView)}
+    objects += ranker_services(config, declared)
     return objects
 
 

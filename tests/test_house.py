@@ -31,7 +31,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "operations": ("models", "transformations"),
     "feature_repo": (
         "models.lines",
+        "models.rankers.package",
+        "models.rankers.reading",
         "operations.fits",
+        "operations.rankers",
         "operations.workspace",
         "transformations.config",
         "transformations.errors",

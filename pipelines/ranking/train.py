@@ -95,6 +95,8 @@ def train_ranker(
         folder = package(line, heads, config, fitted, notes)
         note_made(config, line)
         stage.note = str(line)
+    with stages.stage("feast apply") as stage:
+        stage.note = f"{publish.apply(config, publish.open_store(config))} objects"
     return line, folder, examples
 
 

@@ -72,6 +72,9 @@ def test_each_line_is_fitted_once_and_packaged(served: Workspace) -> None:
         assert manifest["fits"]["decay_v1"]["view"] == "member_activity_decay_v1"
         assert manifest["metrics"]["first"] > 0
         assert manifest["candidates"][0] == "popular_popular_v1"
+        service = served.store.get_feature_service(f"recommend_{line}")
+        views = {projection.name for projection in service.feature_view_projections}
+        assert {"member_activity_sequence", "member_activity_decay_v1", "item_stats_v1"} <= views
     served.do("rankers", lambda stages: train_rankers(served.config, END, stages))
     assert newest(served.config, ranker_lines(served.config)) == lines
 
