@@ -68,7 +68,8 @@ def evaluate_recommender(config: Config, stages: Stages, protocol: Protocol, com
         train_lines(bench.world, stages, own)
         trials = len(protocol.popular_days) + len(protocol.half_lives) + len(rankers)
         with connect(bench.world.config) as con, stages.stage("validation", trials) as stage:
-            trying = Trying(Measured(bench), stages, stage)
+            measured = Measured(bench)
+            trying = Trying(measured, stages, stage)
             popular, knn, ease, als = choose_references(trying, protocol)
             _encode_sources(bench.world, con, own, stages)
             recommender = RecommenderBench.of(bench, con, own)
@@ -76,7 +77,11 @@ def evaluate_recommender(config: Config, stages: Stages, protocol: Protocol, com
             best = trying.best(
                 "ranker",
                 {name: {"line": name} for name in by_name},
-                lambda name: recommender.serve(by_name[name], 0).scores,
+                lambda name: measured.reference(
+                    f"recommender.{name}",
+                    {"parameters": by_name[name].parameters()},
+                    lambda: recommender.serve(by_name[name], 0).scores,
+                ),
             )
             chosen = by_name[best]
             stage.note = f"best: {chosen}"
