@@ -56,6 +56,7 @@ def clusters_of(
     if not len(ids) or not part_files(config.items_dir):
         return clusters
     from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
 
     table = ItemTable.read(config, con, as_of)
     vectors = comparable(table.vectors, similarity_of(config))
@@ -68,11 +69,12 @@ def clusters_of(
         return clusters
     # More centres than vectors that differ are a warning.
     count = min(count, len(np.unique(vectors[rows], axis=0)))
-    means = KMeans(count, n_init=1, random_state=SEED).fit(vectors[rows])
     asked = vectors[table.rows(ids)]
     known = asked.any(axis=1)
-    if known.any():
-        clusters[known] = means.predict(asked[known])
+    with threadpool_limits(1):  # several add up in another order each time
+        means = KMeans(count, n_init=1, random_state=SEED).fit(vectors[rows])
+        if known.any():
+            clusters[known] = means.predict(asked[known])
     return clusters
 
 
