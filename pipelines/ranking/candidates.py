@@ -97,12 +97,14 @@ def _listed(
 ) -> Lists:
     """Return the list of each segment as of a time, empty where it has none."""
     # Many labels share a moment and a segment.
-    which, distinct = pd.MultiIndex.from_arrays([times, segments]).factorize()
+    asked = pd.DataFrame({"at": times, "segment": segments})
+    which = asked.groupby(["at", "segment"], sort=False).ngroup()
+    distinct = asked.drop_duplicates()
     read = join(
         store,
         [f"{view}:item_ids"],
-        {source.key: distinct.get_level_values(1).to_numpy(object)},
-        pd.to_datetime(distinct.get_level_values(0), unit="us", utc=True).as_unit("us"),
+        {source.key: distinct["segment"].to_numpy(object)},
+        pd.to_datetime(distinct["at"].to_numpy(), unit="us", utc=True).as_unit("us"),
         {},
     )
     rows = read.arrays[f"{view}__item_ids"]

@@ -144,12 +144,13 @@ def _popular(self: Candidates, line: Popular) -> Find:
     view, by = line.view(self.config.space), line.profile
     self.fits[str(line)] = view
     reader = self.reader([f"{view}:item_ids", f"{view}:scores"])
-    profiles = None if by is None else self.reader([f"{names.PROFILE_VIEW}:{by}"])
+    profiles = None if by is None else (self.reader([f"{names.PROFILE_VIEW}:{by}"]), by)
 
     def find(member: Any, _: Member) -> tuple[Ids, Floats]:
         segments = [ALL]
         if profiles is not None and member is not None:
-            value = profiles.read({"member_id": [member]})[by][0]
+            of_member, column = profiles
+            value = of_member.read({"member_id": [member]})[column][0]
             segments = [value, ALL] if value is not None else segments
         rows = reader.read({line.key: segments})
         own = next((row for row, listed in enumerate(rows["item_ids"]) if listed), 0)
