@@ -1,6 +1,7 @@
 """Lists of segments, of clusters and of keywords in a workspace: published, served, joined."""
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -180,6 +181,25 @@ def test_training_sees_the_profile_and_the_lists_of_the_labels_time(
     assert found[4:] == [each["by_field"].items.tolist() for each in online.values()]
     varied = brought(served, asked)["popular_varied_v1"]
     assert varied[-1] == online[99_999]["varied"].items.tolist()
+
+
+def test_a_backfill_makes_no_clusters_before_their_space_was_fitted(tmp_path: Path) -> None:
+    workspace = market(tmp_path, AVERAGE)
+    write_members(workspace)
+    workspace.lines(AVERAGE, encoders=("TfidfSvd(version=1)",), candidates=CANDIDATES[:3])
+    workspace.run(END)  # fitted on what lies before three days ago
+    workspace.backfill(END - 5 * DAY, END - 2 * DAY)
+    made = {
+        source: [
+            partition(workspace.config.layout.lists(f"popular_items_{source}_v1"), at).exists()
+            for at in (END - 5 * DAY, END - 2 * DAY)
+        ]
+        for source in ("by_field", "varied")
+    }
+    assert made == {"by_field": [True, True], "varied": [False, True]}
+    assert set(lists(workspace, "popular_items_by_field_v1", run=5)) == {
+        "all", "care", "rare", "tech",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("by", ["Field of work", "age"])
