@@ -4,7 +4,7 @@ import runpy
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from models.candidates.spec import CandidateSource
+from models.candidates.spec import CLUSTER, CandidateSource, Popular
 from models.items.spec import Given, ItemEncoder, TfidfSvd
 from models.rankers.spec import Ranker
 from models.spec import Aggregator
@@ -12,6 +12,7 @@ from transformations import names
 from transformations.config import Config
 from transformations.errors import InputError
 from transformations.names import Space
+from transformations.stats.columns import profile_columns
 
 __all__ = [
     "Aggregator",
@@ -99,7 +100,20 @@ def candidate_lines(config: Config) -> tuple[CandidateSource, ...]:
                     f"{config.catalogue}: {line}: expected one of {', '.join(known)}, as {section} "
                     f"names them, got {named!r}"
                 )
+        _refuse_by(config, line)
     return tuple(lines)
+
+
+def _refuse_by(config: Config, line: CandidateSource) -> None:
+    """Raise InputError where a line goes by a category that profiles do not have."""
+    named = line.profile if isinstance(line, Popular) else None
+    known = [name for name, kind in profile_columns(config).items() if kind == "category"]
+    if named is not None and named not in known:
+        raise InputError(
+            f"{config.catalogue}: {line}: by: expected {CLUSTER!r} or one of "
+            f"{', '.join(known) or 'no category'}, as members.categorical of {config.file.name} "
+            f"has them, got {named!r}"
+        )
 
 
 def ranker_lines(config: Config) -> tuple[Ranker, ...]:

@@ -203,14 +203,14 @@ def embedded_lines(config: Config) -> list[Aggregator]:
 def listing_sources(config: Config) -> list[tuple[CandidateSource, Config]]:
     """Return the candidate sources that keep lists, each with the present space that it reads.
 
-    Without those whose space is not made yet.
+    Without those whose space is not made yet. One that names no space has the first.
     """
     fits, found = Fits(config), []
     for line in candidate_lines(config):
         if line.lists is None:
             continue
         if line.space is None:
-            found.append((line, config))
+            found.append((line, config.in_space(fits.space)))
         elif fits.is_made(fits.spaces[line.space]):
             found.append((line, config.in_space(fits.spaces[line.space])))
     return found

@@ -134,7 +134,7 @@ def _lists(
             (source, own)
             for source, own in sources
             if not partition(own.layout.lists(source.view(own.space)), at).exists()
-            and (source.space is None or at >= (fitted_until(own) or at))
+            and (not source.reads_vectors or at >= (fitted_until(own) or at))
         ]
         for at in wanted
     }

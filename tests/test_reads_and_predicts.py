@@ -11,8 +11,9 @@ import pytest
 from models.inputs import Category, Inputs, Number
 from models.items.corpus import behaviour_before, corpus_at
 from models.items.saved import saved
-from models.lines import catalogue_lines
+from models.lines import candidate_lines, catalogue_lines
 from models.packaging import load
+from models.rankers.history import Actions
 from models.spec import Cnn
 from operations.fits import current_lines
 from pipelines.evaluation.evaluate import chosen_lines, evaluate
@@ -20,17 +21,22 @@ from pipelines.evaluation.labels import positive_times, read_data
 from pipelines.evaluation.protocol import LIVE, Protocol
 from pipelines.evaluation.world import open_world
 from pipelines.progress import Stages
+from pipelines.ranking.candidates import candidates_at
+from pipelines.ranking.labels import Labels
+from serving.recommend.candidates import Candidates
 from serving.request.vectors import RequestTime
 from tests.worlds.workspace import END, Workspace
 from transformations.duck import connect
 from transformations.errors import InputError
 from transformations.names import Space
+from transformations.timestamps import microseconds
 
 LINE = (
     'LearnedDecay(version=1, reads=("play", "view"), predicts=("enroll",), signs=True, '
     'attributes=("dwell", "seen_on"), recipe=Recipe(epochs=2, refit=False, negatives=8, '
     "learning_rate=0.1, validation=timedelta(days=4), examples=ExampleSettings(min_actions=1)))"
 )
+NEAREST = ('NearestToMember(aggregator="learned_decay_v1", version=1)',)
 COURSES = 40
 IMPORTS = """
 from models.training.recipe import Recipe
@@ -73,7 +79,7 @@ def workspace(tmp_path: Path) -> Workspace:
     jobs = [f"g-{n},red {animal},job" for n, animal in enumerate(animals)]
     courses = [f"c-{n},green {animals[n % 4]},course" for n in range(COURSES)]
     (source / "items.csv").write_text("\n".join(["product,title,kind", *jobs, *courses]) + "\n")
-    workspace.lines(LINE)
+    workspace.lines(LINE, candidates=NEAREST)
     catalogue = tmp_path / "catalog.py"
     catalogue.write_text(IMPORTS + catalogue.read_text())
     return workspace
@@ -119,6 +125,28 @@ def test_it_trains_serves_and_is_the_same_at_request_time(workspace: Workspace) 
         features=service,
     ).to_df()
     np.testing.assert_allclose(joined.sort_values("item_id")["cosine"], matched["cosine"], 1e-5)
+
+    # Nor is a job a candidate, online and for a ranker that learns.
+    candidates = Candidates(workspace.config, workspace.store)
+    (found,) = candidates.of(3)
+    candidates.close()
+    assert len(found.items) == COURSES
+    assert {item[:2] for item in found.items} == {"c-"}
+    at = np.array([microseconds(END + timedelta(seconds=1))], np.int64)
+    one, none = np.ones(1, np.int32), np.zeros((1, 1), np.int64)
+    label = Labels(np.array([3]), np.array(["c-1"], object), np.array(["enroll"]), one, at)
+    with connect(workspace.config) as con:
+        then = candidates_at(
+            workspace.config,
+            con,
+            workspace.store,
+            candidate_lines(workspace.config),
+            label,
+            Actions(none.astype(object), none > 0, none.astype(np.int32), none),
+            {"learned_decay_v1": [np.float32([online["activity_embedding"]])]},
+            {"learned_decay_v1": line},
+        )
+    assert then["nearest_to_member_learned_decay_v1"][0].tolist() == found.items.tolist()
 
 
 def test_an_encoder_that_predicts_knows_its_candidates(workspace: Workspace) -> None:

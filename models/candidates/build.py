@@ -7,7 +7,7 @@ It finds two tables on the connection: `items_there`, what may be recommended at
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from importlib import import_module
 
@@ -116,6 +116,29 @@ def items_there(config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime)
     query = f"create or replace temp table items_there as {sql('items_there', __file__)}"
     con.execute(query, {"as_of": as_of})
     con.execute("drop view stg_items")
+
+
+def ids_there(
+    config: Config,
+    con: duckdb.DuckDBPyConnection,
+    as_of: datetime,
+    kinds: Sequence[str] | None = None,
+) -> pa.Array:
+    """Return the ids of what may be recommended at a timestamp, ascending; makes `items_there`.
+
+    Args:
+        kinds: Only items of these kinds. None: of any.
+
+    Raises:
+        InputError: no item is staged.
+    """
+    items_there(config, con, as_of)
+    ids: pa.Array = (
+        con.sql(sql("ids_there", __file__), params={"kinds": kinds and list(kinds)})
+        .to_arrow_table()["item_id"]
+        .combine_chunks()
+    )
+    return ids
 
 
 def _write(

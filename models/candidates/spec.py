@@ -7,6 +7,11 @@ from typing import ClassVar, Literal
 from transformations import names
 from transformations.errors import InputError
 
+ALL = "all"
+"""The segment of everybody."""
+CLUSTER = "cluster"
+"""What `Popular.by` says where the clusters are of items, not members."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CandidateSource:
@@ -69,6 +74,11 @@ class CandidateSource:
         return self.space or self.name
 
     @property
+    def reads_vectors(self) -> bool:
+        """Whether its lists are made from item vectors: of its space, else of the first one."""
+        return self.space is not None
+
+    @property
     def is_refreshed(self) -> bool:
         """Whether an item refresh between two runs makes lists too: for items that are new."""
         return self.space is not None
@@ -95,12 +105,17 @@ class CandidateSource:
 
 @dataclass(frozen=True, kw_only=True)
 class Popular(CandidateSource):
-    """What most members lately acted on positively; the same for all.
+    """What most members lately acted on positively; the same for all, or a list a segment.
 
     Attributes:
         days: Of activity that counts.
         newest: Instead of what is popular, what became known within `days`, the newest first: items
             too new to have been acted on.
+        by: A category of `member_profile_v1`, as the view calls it: a list for each of its values.
+            Members without one, with a new one, or with one that fewer than 5 members acted under
+            get the list of all. Or "cluster": one list, which takes the most popular item of each
+            content cluster of items in turn.
+        clusters: How many, where `by` says so.
     """
 
     kind: ClassVar[str] = "popular"
@@ -112,10 +127,24 @@ class Popular(CandidateSource):
     name: str = "popular"
     days: int = 7
     newest: bool = False
+    by: str | None = None
+    clusters: int = 20
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._expect("days", self.days >= 1, "at least 1")
+        self._expect("clusters", self.clusters >= 1, "at least 1")
+        self._expect("newest", not (self.newest and self.by), "False where `by` is given")
+
+    @property
+    def profile(self) -> str | None:
+        """The category of members' profiles whose values have lists of their own."""
+        return None if self.by == CLUSTER else self.by
+
+    @property
+    def reads_vectors(self) -> bool:
+        """Clusters are of vectors of the first space."""
+        return self.by == CLUSTER
 
     @property
     def is_refreshed(self) -> bool:

@@ -5,7 +5,7 @@ columns are is said once, in models/rankers.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection as Connection
 from numpy.typing import NDArray
 
-from models.candidates.build import items_there
+from models.candidates.build import ids_there, items_there
 from models.candidates.nearest import Nearest
 from models.candidates.popular import lists as popular_lists
 from models.candidates.spec import CandidateSource, NearestToMember, Neighbours, Popular
@@ -31,6 +31,7 @@ from pipelines.evaluation.variants import Bench
 from pipelines.ranking.candidates import positive_fields
 from pipelines.ranking.joined import Joined
 from transformations.config import Config
+from transformations.item_kinds import predicted_kinds
 from transformations.layout import partition
 from transformations.names import Space
 from transformations.stats.columns import duration
@@ -60,7 +61,7 @@ class LivePairs:
     _popular: dict[tuple[str, int], Indices] = field(default_factory=dict)
     _neighbours: dict[tuple[str, int], tuple[Indices, Floats]] = field(default_factory=dict)
     _nearest: dict[tuple[str, int], Nearest] = field(default_factory=dict)
-    _there: dict[int, Indices] = field(default_factory=dict)
+    _there: dict[tuple[int, tuple[str, ...]], Indices] = field(default_factory=dict)
     _kept: dict[tuple[str, str], dict[str, Floats]] = field(default_factory=dict)
 
     @property
@@ -171,15 +172,15 @@ class LivePairs:
                 found[name] = self._nearest_to(source, period, rows, day)
         return found
 
-    def there(self, day: int) -> Indices:
-        """Return the items that may be recommended at a midnight."""
-        if day not in self._there:
-            self._there.clear()
-            items_there(self.config, self.con, timestamp_of(day * DAY_US))
-            ids = self.con.sql("select item_id from items_there order by 1").to_arrow_table()
-            found = indices_of(self.bench.data.item_ids, ids["item_id"].combine_chunks())
-            self._there[day] = found[found >= 0]
-        return self._there[day]
+    def there(self, day: int, kinds: Sequence[str] | None = None) -> Indices:
+        """Return the items that may be recommended at a midnight; of some kinds, or of all."""
+        key = (day, tuple(kinds or ()))
+        if key not in self._there:
+            self._there = {kept: rows for kept, rows in self._there.items() if kept[0] == day}
+            ids = ids_there(self.config, self.con, timestamp_of(day * DAY_US), kinds)
+            found = indices_of(self.bench.data.item_ids, ids)
+            self._there[key] = found[found >= 0]
+        return self._there[key]
 
     def _popular_at(self, source: Popular, day: int) -> Indices:
         key = (str(source), day)
@@ -187,7 +188,9 @@ class LivePairs:
             at = timestamp_of(day * DAY_US)
             items_there(self.config, self.con, at)
             items: Indices = np.zeros(0, np.int64)
-            for batch in popular_lists(source, self.config, self.con, at):
+            # Profiles and clusters are not rebuilt here: such a source brings what is popular.
+            for_all = replace(source, by=None)
+            for batch in popular_lists(for_all, self.config, self.con, at):
                 found = indices_of(self.bench.data.item_ids, batch["item_ids"].flatten())
                 items = found[found >= 0]
             self._popular[key] = items
@@ -235,7 +238,7 @@ class LivePairs:
     ) -> list[Indices]:
         line = self.lines[source.aggregator]
         own = line.config_of(self.config)
-        there = self.there(day)
+        there = self.there(day, predicted_kinds(self.config, line.predicted(self.config)))
         key = (source.aggregator, day)
         if key not in self._nearest:
             self._nearest.clear()

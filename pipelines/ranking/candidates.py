@@ -11,9 +11,9 @@ from duckdb import DuckDBPyConnection as Connection
 from feast import FeatureStore
 from numpy.typing import NDArray
 
-from models.candidates.build import items_there
+from models.candidates.build import ids_there
 from models.candidates.nearest import Nearest
-from models.candidates.spec import CandidateSource, NearestToMember, Neighbours, Popular
+from models.candidates.spec import ALL, CandidateSource, NearestToMember, Neighbours, Popular
 from models.candidates.votes import together
 from models.item_versions import ItemVersions
 from models.lines import similarity_of
@@ -25,6 +25,7 @@ from pipelines.ranking.joined import join
 from pipelines.ranking.labels import Labels
 from transformations import names
 from transformations.config import Config
+from transformations.item_kinds import predicted_kinds
 from transformations.layout import partitions
 from transformations.timestamps import DAY_US, timestamp_of
 
@@ -67,13 +68,43 @@ def candidates_at(
 
 
 def _popular(store: FeatureStore, source: Popular, view: str, labels: Labels, _: Actions) -> Lists:
-    # Labels of one hour share a list: it changes with a run or a refresh.
-    times, which = np.unique(labels.times, return_inverse=True)
+    everybody = np.full(len(labels), ALL, object)
+    segments = everybody if source.profile is None else _segments(store, source.profile, labels)
+    found = _listed(store, source, view, segments, labels.times)
+    lacking = [row for row, items in enumerate(found) if not len(items) and segments[row] != ALL]
+    if lacking:  # a value that no list was made for yet
+        times = labels.times[lacking]
+        instead = _listed(store, source, view, everybody[lacking], times)
+        for row, items in zip(lacking, instead, strict=True):
+            found[row] = items
+    return found
+
+
+def _segments(store: FeatureStore, column: str, labels: Labels) -> NDArray[Any]:
+    """Return the value of each label's member in its profile of then; ALL where it is missing."""
+    feature = f"{names.PROFILE_VIEW}:{column}"
+    read = join(store, [feature], {"member_id": labels.members}, labels.timestamps, {})
+    values = read.arrays[feature.replace(":", "__")]
+    return np.array([ALL if value is None else value for value in values], object)
+
+
+def _listed(
+    store: FeatureStore,
+    source: Popular,
+    view: str,
+    segments: NDArray[Any],
+    times: NDArray[np.int64],
+) -> Lists:
+    """Return the list of each segment as of a time, empty where it has none."""
+    # Many labels share a moment and a segment.
+    asked = pd.DataFrame({"at": times, "segment": segments})
+    which = asked.groupby(["at", "segment"], sort=False).ngroup()
+    distinct = asked.drop_duplicates()
     read = join(
         store,
         [f"{view}:item_ids"],
-        {source.key: np.full(len(times), "all", object)},
-        pd.to_datetime(times, unit="us", utc=True).as_unit("us"),
+        {source.key: distinct["segment"].to_numpy(object)},
+        pd.to_datetime(distinct["at"].to_numpy(), unit="us", utc=True).as_unit("us"),
         {},
     )
     rows = read.arrays[f"{view}__item_ids"]
@@ -131,15 +162,14 @@ def _nearest(
     first, last = (timestamp_of(int(day) * DAY_US) for day in (days.min(), days.max()))
     versions = ItemVersions.read_between(own, con, first, last)
     similarity = similarity_of(config, line)
+    kinds = predicted_kinds(config, line.predicted(config))
     none = labels.items[:0]
     found: Lists = [none] * len(labels)
     for day in np.unique(days):
         midnight: datetime = timestamp_of(int(day) * DAY_US)
-        items_there(config, con, midnight)
-        there = con.sql("select item_id from items_there order by item_id").to_arrow_table()
-        if not there.num_rows:
+        ids = ids_there(config, con, midnight, kinds)
+        if not len(ids):
             continue
-        ids = there["item_id"].combine_chunks()
         table = versions.at(midnight)
         nearest = Nearest(table.vectors[table.rows(ids)], similarity)
         plain, rows = ids.to_numpy(zero_copy_only=False), np.flatnonzero(days == day)

@@ -11,9 +11,9 @@ from feast import FeatureStore
 from feast.errors import FeastObjectNotFoundException
 from numpy.typing import NDArray
 
-from models.candidates.build import items_there
+from models.candidates.build import ids_there
 from models.candidates.nearest import Nearest
-from models.candidates.spec import CandidateSource, NearestToMember, Neighbours, Popular
+from models.candidates.spec import ALL, CandidateSource, NearestToMember, Neighbours, Popular
 from models.candidates.votes import Floats, Ids, last_liked, together
 from models.lines import candidate_lines, similarity_of
 from models.quantization import from_int8
@@ -26,6 +26,7 @@ from transformations.attributes import as_values
 from transformations.config import Config
 from transformations.duck import connect
 from transformations.errors import InputError
+from transformations.item_kinds import predicted_kinds
 from transformations.signs import read_by_signs, signs_of
 
 Find = Callable[[Any, Member], tuple[Ids, Floats]]
@@ -91,7 +92,7 @@ class Candidates:
         return found
 
     def popular(self) -> list[Found]:
-        """Return what the sources bring that are the same for all members."""
+        """Return what the sources bring that need no member: the lists of everybody."""
         return [
             Found(source, *find(None, NOBODY))
             for source, find in self._finders
@@ -140,12 +141,20 @@ class Candidates:
 
 
 def _popular(self: Candidates, line: Popular) -> Find:
-    view = self.fits[str(line)] = line.view(self.config.space)
+    view, by = line.view(self.config.space), line.profile
+    self.fits[str(line)] = view
     reader = self.reader([f"{view}:item_ids", f"{view}:scores"])
+    profiles = None if by is None else (self.reader([f"{names.PROFILE_VIEW}:{by}"]), by)
 
-    def find(_: Any, __: Member) -> tuple[Ids, Floats]:
-        row = reader.read({line.key: ["all"]})
-        return _ids(self.config, row["item_ids"][0]), _scores(row["scores"][0])
+    def find(member: Any, _: Member) -> tuple[Ids, Floats]:
+        segments = [ALL]
+        if profiles is not None and member is not None:
+            of_member, column = profiles
+            value = of_member.read({"member_id": [member]})[column][0]
+            segments = [value, ALL] if value is not None else segments
+        rows = reader.read({line.key: segments})
+        own = next((row for row, listed in enumerate(rows["item_ids"]) if listed), 0)
+        return _ids(self.config, rows["item_ids"][own]), _scores(rows["scores"][own])
 
     return find
 
@@ -192,10 +201,9 @@ def _nearest(self: Candidates, line: NearestToMember) -> Find | str:
     reader = self.reader([f"{aggregator.view}:{column}" for column in columns])
     now = datetime.now(UTC)
     table = open_item_table(own).at(now)
+    kinds = predicted_kinds(config, aggregator.predicted(config))
     with connect(config) as con:
-        items_there(config, con, now)
-        ids = con.sql("select item_id from items_there order by item_id").to_arrow_table()
-    there = ids["item_id"].combine_chunks()
+        there = ids_there(config, con, now, kinds)
     rows = table.rows(there)
     there = np.array(there.to_pylist())
     no_vector = np.zeros((0, own.dim), np.float32)

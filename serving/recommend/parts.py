@@ -42,7 +42,7 @@ class Sources(Protocol):
         ...
 
     def popular(self) -> Sequence[Lists]:
-        """Return what the sources bring that are the same for all members."""
+        """Return what the sources bring that need no member: the lists of everybody."""
         ...
 
     def close(self) -> None:

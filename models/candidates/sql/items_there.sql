@@ -22,6 +22,7 @@ items_there as (
     select
         item_id,
         first_at,
+        kind,
     from newest
     where coalesce(available_until > $as_of, true) and kind is distinct from 'search'
     order by item_id
