@@ -170,6 +170,7 @@ def run_command(
         from operations.ledger import Ledger
         from pipelines.backfill import run_backfill
         from pipelines.daily import last_midnight, run_daily
+        from pipelines.ranking.precomputed import precompute
         from pipelines.ranking.train import train_rankers
 
     asked = last_midnight() if as_of is None else given
@@ -188,6 +189,7 @@ def run_command(
         with ledger.run("rankers", built) as run_id:
             rankers = Stages(console, ledger, run_id)
             train_rankers(settings, built, rankers)
+            precompute(settings, built, rankers)
             stages.done.extend(rankers.done)
     console.print()
     console.print(stages.table())
