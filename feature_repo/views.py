@@ -10,7 +10,7 @@ from feast.data_format import ParquetFormat
 from feast.types import Array, Bytes, Float32, Float64, Int64, String, UnixTimestamp
 from feast.value_type import ValueType
 
-from feature_repo.lists import list_views
+from feature_repo.lists import list_views, recommendations_view
 from feature_repo.match import match_of
 from feature_repo.rankers import ranker_services
 from feature_repo.source import OWNER, ages, declared_source, snapshots_in
@@ -50,6 +50,7 @@ def declare(config: Config, aggregators: Sequence[Aggregator] | None = None) -> 
     objects: list[Any] = [member, item, *item_views.values(), _sequence_view(config, member)]
     objects += [*stats_views(config, member, item), *profile_view(config, member)]
     objects += list_views(listing_sources(config), item)
+    objects += recommendations_view(config, member)
     for aggregator in aggregators:
         item_view = item_views[aggregator.config_of(config).space]
         tags = aggregator.identity(config)

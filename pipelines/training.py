@@ -10,6 +10,7 @@ from duckdb import DuckDBPyConnection as Connection
 from rich.console import Console
 
 from models.packaging import package
+from models.rankers.spec import Ranker
 from models.registry import Registered, register
 from models.spec import Aggregator, Learned
 from models.training.fitting import Step
@@ -107,23 +108,23 @@ def summary(aggregator: Learned, trained: Trained) -> str:
     )
 
 
-def line_of(aggregator: Aggregator | Recipe | ExampleSettings) -> str:
-    """Write an aggregator, or its recipe, as in the catalogue, without defaults.
+def line_of(line: Aggregator | Ranker | Recipe | ExampleSettings) -> str:
+    """Write a line, or the recipe of one, as in the catalogue, without defaults.
 
     >>> from models.spec import GeometricDecay
     >>> line_of(GeometricDecay(version=2, decay=0.5))
     'GeometricDecay(version=2, decay=0.5)'
     """
     given = []
-    for f in fields(aggregator):
+    for f in fields(line):
         if not f.init:
             continue  # a fit is not part of the definition
-        value = getattr(aggregator, f.name)
+        value = getattr(line, f.name)
         default = f.default if f.default_factory is MISSING else f.default_factory()
         if value != default:
             nested = isinstance(value, Recipe | ExampleSettings)
             given.append(f"{f.name}={line_of(value) if nested else repr_of(value)}")
-    return f"{type(aggregator).__name__}({', '.join(given)})"
+    return f"{type(line).__name__}({', '.join(given)})"
 
 
 def repr_of(value: object) -> str:

@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from models.lines import catalogue_lines
+from models.rankers.spec import Ranker
 from models.spec import Aggregator, GeometricDecay, Learned
 from models.training.fitting import Step
 from models.training.recipe import Recipe
-from models.training.tune import Study, tune
+from models.training.tune import Study, Trial, tune
 from models.training.tune_decay import GRID, LEAST_GAIN, DecayStudy, tune_decay
 from pipelines.progress import Stage, Stages, short
 from pipelines.terminal import PlainTable, escape
@@ -65,17 +66,27 @@ def tune_line(
                 aggregator, config, con, until, trials, sampler, lambda n, s: _show(stage, n, s)
             )
             best = replace(study.best, version=_free_version(config, aggregator.name))
-            rows, plot = learned_rows(study), _plot_learned(study)
+            rows, plot = learned_rows(study), plot_trials(study.metric, study.trials)
         else:
             raise InputError(f"{aggregator.name} has nothing to tune")
         stage.rows_out, stage.note = len(rows), f"settings tried, before {until:%Y-%m-%d %H:%M} UTC"
-    written = _write(folder / aggregator.name, rows, plot)
-    stages.console.print(_table(rows))
-    stages.console.print("written: " + ", ".join(short(file) for file in written), soft_wrap=True)
+    show_study(stages.console, folder / aggregator.name, rows, plot)
     if remark:
         stages.console.print(remark, soft_wrap=True)
     say(stages.console, config.catalogue, best, apply)
     return best
+
+
+def show_study(console: Console, stem: Path, rows: Rows, plot: Callable[[Path], None]) -> None:
+    """Write a study's table as CSV and Markdown, and its plot; print the best rows.
+
+    Args:
+        stem: The files, without their endings.
+        rows: The best first; the same keys in each.
+    """
+    written = _write(stem, rows, plot)
+    console.print(_table(rows))
+    console.print("written: " + ", ".join(short(file) for file in written), soft_wrap=True)
 
 
 def why_common(study: DecayStudy) -> str:
@@ -109,14 +120,17 @@ def learned_rows(study: Study) -> Rows:
     ]
 
 
-def add_line(file: Path, line: Aggregator) -> None:
+def add_line(file: Path, line: Aggregator | Ranker) -> None:
     """Write a line into the catalogue's file, after the others.
 
     A recipe gets its own name above the catalogue, so the line stays one line.
 
     Raises:
-        InputError: the file has no AGGREGATORS as a tuple of calls.
+        InputError: the file has no AGGREGATORS (of a ranker: RANKERS) as a tuple of calls.
     """
+    name, module = "AGGREGATORS", "models.spec"
+    if isinstance(line, Ranker):
+        name, module = "RANKERS", type(line).__module__
     text = file.read_text()
     tree = ast.parse(text)
     assignments = [
@@ -124,21 +138,21 @@ def add_line(file: Path, line: Aggregator) -> None:
         for node in tree.body
         if isinstance(node, ast.AnnAssign)
         and isinstance(node.value, ast.Tuple)
-        and ast.unparse(node.target) == "AGGREGATORS"
+        and ast.unparse(node.target) == name
     ]
     if not assignments:
-        raise InputError(f"expected AGGREGATORS: tuple[…] = (…) in {file}, found none")
+        raise InputError(f"expected {name}: tuple[…] = (…) in {file}, found none")
     ((node, entries),) = assignments
     lines = text.splitlines(keepends=True)
     recipe, call = _named_recipe(line)
     lines.insert(entries.elts[-1].end_lineno or 0, f"    {call},\n")
     lines.insert(node.lineno - 1, recipe)
-    wanted = {"models.spec": {type(line).__name__}, **_imports(recipe)}
+    wanted = {module: {type(line).__name__}, **_imports(recipe)}
     with replacing(file) as temporary:
         temporary.write_text(_imported("".join(lines), wanted))
 
 
-def _named_recipe(line: Aggregator) -> tuple[str, str]:
+def _named_recipe(line: Aggregator | Ranker) -> tuple[str, str]:
     if not isinstance(line, Learned) or line.recipe == Recipe():
         return "", line_of(line)
     name = f"{line.name}_{line.version}".upper()
@@ -177,6 +191,8 @@ def _imported(text: str, wanted: dict[str, set[str]]) -> str:
         if node is None:
             missing.append(f"from {module} import {', '.join(sorted(names))}\n")
             continue
+        if any(alias.name == "*" for alias in node.names):
+            continue
         all_names = sorted({alias.name for alias in node.names} | names)
         lines[node.lineno - 1] = f"from {module} import {', '.join(all_names)}\n"
         for number in range(node.lineno, node.end_lineno or node.lineno):
@@ -189,7 +205,7 @@ def _free_version(config: Config, name: str) -> int:
     return max((a.version for a in catalogue_lines(config) if a.name == name), default=0) + 1
 
 
-def say(console: Console, file: Path, best: Aggregator, apply: bool) -> None:
+def say(console: Console, file: Path, best: Aggregator | Ranker, apply: bool) -> None:
     """Print the best line; with `apply`, add it to the catalogue."""
     if apply:
         add_line(file, best)
@@ -252,24 +268,26 @@ def _plot_decay(study: DecayStudy) -> Callable[[Path], None]:
     return plot
 
 
-def _plot_learned(study: Study) -> Callable[[Path], None]:
+def plot_trials(metric: str, trials: Sequence[Trial]) -> Callable[[Path], None]:
+    """Return what draws the trials of a study, with the best so far."""
+
     def plot(file: Path) -> None:
         figure, (axes,) = _figure(1)
         for state, marker in (("complete", "o"), ("pruned", "x")):
-            some = [t for t in study.trials if t.state == state and t.value is not None]
+            some = [t for t in trials if t.state == state and t.value is not None]
             axes.plot([t.number for t in some], [t.value for t in some], marker, label=state)
-        axes.plot([t.number for t in study.trials], _best_so_far(study), "k-", label="best so far")
+        axes.plot([t.number for t in trials], _best_so_far(trials), "k-", label="best so far")
         axes.set_xlabel("trial")
-        axes.set_ylabel(f"{study.metric} on validation")
+        axes.set_ylabel(f"{metric} on validation")
         axes.legend()
         figure.savefig(file, format="png", dpi=120)
 
     return plot
 
 
-def _best_so_far(study: Study) -> list[float]:
+def _best_so_far(trials: Sequence[Trial]) -> list[float]:
     best, seen = float("nan"), []
-    for trial in study.trials:
+    for trial in trials:
         if trial.state == "complete" and trial.value is not None:
             best = trial.value if best != best else max(best, trial.value)
         seen.append(best)

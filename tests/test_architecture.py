@@ -18,8 +18,10 @@ from models.items.build import build_items
 from models.packaging import package
 from models.rankers.inputs import Columns, Inputs
 from models.spec import Average
+from pipelines.ranking.precomputed import write_lists
 from serving.recommend.impressions import Impressions
 from serving.recommend.input_log import Logged, inputs_table
+from serving.recommend.scored import Scored
 from tests.serving.recommend.test_impressions import answer_of
 from tests.test_house import MAY_IMPORT, ROOMS
 from tests.worlds.events import AS_OF, DAY, Event, configure, write_source
@@ -132,6 +134,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
         build_lists(config, con, AS_OF, AS_OF, [(line, config) for line in SOURCES])
         settings = ExampleSettings(horizon=timedelta(days=1))
         examples = build_training_examples(config, con, settings, AS_OF)
+        made = Scored(np.array([2, 1]), np.array([0.5, 0.25], np.float32), [{}, {}])
+        write_lists(config, con, AS_OF, AS_OF, [([3], [made])])
     impressions = Impressions(config)
     impressions.add(answer_of("a"), {"surface": "home"})
     impressions.close()
@@ -152,6 +156,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
         "member_stats": [partition(layout.member_stats, AS_OF)],
         "popular_items": lists[:1],
         "item_neighbours": lists[1:],
+        "member_recommendations": [partition(layout.recommendations, AS_OF)],
         "item_stats": [partition(layout.item_stats, AS_OF)],
         "impressions": [*layout.impressions.glob("*/*.parquet")],
         "logged_features": [features],
@@ -178,6 +183,7 @@ def test_every_table_is_on_the_page(built: dict[str, list[Path]]) -> None:
         "member_stats",
         "popular_items",
         "item_neighbours",
+        "member_recommendations",
         "item_stats",
         "impressions",
         "logged_features",

@@ -89,6 +89,11 @@ class Layout:
         return self.root / "logged_features"
 
     @property
+    def recommendations(self) -> Path:
+        """Folder of `member_recommendations/as_of=…`: lists that were made before."""
+        return self.root / "member_recommendations"
+
+    @property
     def impressions(self) -> Path:
         """Folder of `impressions/period=…`: one row per item shown, in the parts of services."""
         return self.root / "impressions"
@@ -185,6 +190,7 @@ class Layout:
         return [
             self.root / name
             for name in (
+                "member_recommendations",
                 "member_embeddings",
                 "member_stats",
                 "member_sequences",

@@ -15,6 +15,7 @@ SEQUENCE_VIEW = "member_activity_sequence"
 ITEM_STATS_VIEW = "item_stats_v1"
 MEMBER_STATS_VIEW = "member_activity_stats_v1"
 PROFILE_VIEW = "member_profile_v1"
+RECOMMENDATIONS_VIEW = "member_recommendations_v1"
 SINGLE_VECTOR = "activity_embedding"
 """The vector field of an aggregator that has one for all actions."""
 Similarity = Literal["cosine", "dot"]

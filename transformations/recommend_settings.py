@@ -127,6 +127,8 @@ class Recommend(_Strict):
     member makes another question."""
     context: dict[ContextKey, Literal["category", "number"]] = {}
     """What a request may say beside the member: where the list is shown, the device."""
+    precompute: int = Field(default=5_000, ge=0, le=10_000_000)
+    """For how many members, the ones that acted last, a run makes lists; 0: none."""
     rules: RecommendRules = RecommendRules()
     impressions: ImpressionSettings = ImpressionSettings()
     log_features: float = Field(default=0.01, ge=0, le=1)

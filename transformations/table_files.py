@@ -36,7 +36,8 @@ def table_files(config: Config) -> Iterator[TableFile]:
     for file in sorted((layout.root / "item_tables").rglob("*")):
         if file.suffix in (".npy", ".arrow"):
             yield TableFile(file, f"{TAKE_AWAY}: the service makes it again")
-    yield from _of(layout.all_lists, f"{TAKE_AWAY}, then activity run: the next one makes its own")
+    for folder in (layout.all_lists, layout.recommendations):
+        yield from _of(folder, f"{TAKE_AWAY}, then activity run: the next one makes its own")
     for folder in (layout.sequences, layout.member_stats, layout.item_stats, layout.all_embeddings):
         for file in sorted(folder.rglob("*.parquet")):
             yield TableFile(file, _mend_of_snapshot(file))

@@ -71,6 +71,41 @@ def ndcg(ranks: Floats, k: int) -> Floats:
     return np.where(ranks <= k, 1.0 / np.log2(1.0 + ranks), 0.0)
 
 
+def ndcg_in_groups(
+    scores: NDArray[np.floating], gains: NDArray[np.floating], groups: NDArray[np.integer], k: int
+) -> Floats:
+    """Return the NDCG@k of each group that tells something, in order; float64 [groups].
+
+    That is one of several pairs, of which one at least has a gain. Ties share the mean of their
+    ranks.
+
+    >>> ndcg_in_groups(np.array([0.9, 0.5]), np.array([0.0, 1.0]), np.array([4, 4]), 10)
+    array([0.63092975])
+
+    Args:
+        scores: float [pairs].
+        gains: What each pair is worth, float [pairs]; one below 0 counts as 0.
+        groups: int [pairs].
+
+    Raises:
+        RunFailedError: a score is NaN.
+    """
+    _refuse_nan(scores)
+    worth = np.maximum(gains, 0.0).astype(np.float64)
+    by_score, by_worth = np.lexsort((-scores, groups)), np.lexsort((-worth, groups))
+    # Both orders have the same groups at the same places.
+    sorted_groups, sorted_scores = groups[by_score], scores[by_score]
+    begins = np.r_[True, sorted_groups[1:] != sorted_groups[:-1]][: len(groups)]
+    group = np.cumsum(begins) - 1
+    ranks = 1.0 + np.arange(len(groups)) - np.flatnonzero(begins)[group]
+    ties = np.cumsum(begins | np.r_[True, sorted_scores[1:] != sorted_scores[:-1]][: len(begins)])
+    shared = (np.bincount(ties, ranks) / np.maximum(np.bincount(ties), 1))[ties]
+    gained = np.bincount(group, ndcg(shared, k) * worth[by_score])
+    ideal = np.bincount(group, ndcg(ranks, k) * worth[by_worth])
+    telling = (ideal > 0) & (np.bincount(group) > 1)
+    return np.asarray(gained[telling] / ideal[telling])
+
+
 def reciprocal_rank(ranks: Floats) -> Floats:
     """Return 1 / rank, float64 [labels]; its mean is MRR: MAP with one relevant item each."""
     return 1.0 / ranks

@@ -14,7 +14,7 @@ import duckdb
 from models.spec import Learned
 from models.training.fitting import VALIDATION_NEGATIVES, VALIDATION_SHARE, Step
 from models.training.objectives import OBJECTIVES
-from models.training.train import Data, gather, train_on
+from models.training.train import gather, train_on
 from transformations.config import Config
 from transformations.errors import InputError
 
@@ -93,10 +93,12 @@ def tune(
     """
     import optuna  # 1 second
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     data = gather(aggregator, config, con, until)
     metric = OBJECTIVES[aggregator.recipe.objective].metric
-    study = _study(aggregator, config, data, sampler, optuna)
+    # Another line, time or validation is another study.
+    yardstick = f"{VALIDATION_NEGATIVES} {VALIDATION_SHARE}"
+    made_of = f"{aggregator!r} {data.until.isoformat()} {sampler} {yardstick}"
+    study = open_study(config, aggregator.name, made_of, sampler, aggregator.recipe.seed)
 
     def attempt(trial: Any) -> float:
         line = suggest(trial, aggregator)
@@ -155,18 +157,27 @@ def _choices(aggregator: Learned) -> Iterator[tuple[str, list[Any]]]:
             yield name, sorted({max(1, value // 2), value, 2 * value})
 
 
-def _study(aggregator: Learned, config: Config, data: Data, sampler: str, optuna: Any) -> Any:
+def open_study(config: Config, name: str, made_of: str, sampler: str, seed: int) -> Any:
+    """Return the Optuna study of a line, as far as earlier calls have brought it.
+
+    Args:
+        name: The beginning of its name.
+        made_of: What it depends on: with another text it is another study.
+        sampler: tpe or random.
+
+    Raises:
+        InputError: no such sampler.
+    """
+    import optuna  # 1 second
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     samplers = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
     if sampler not in samplers:
         raise InputError(f"expected a sampler among {', '.join(samplers)}, got {sampler!r}")
     folder = config.layout.tuning
     folder.mkdir(parents=True, exist_ok=True)
-    # Another line, time or validation is another study.
-    yardstick = f"{VALIDATION_NEGATIVES} {VALIDATION_SHARE}"
-    made_of = f"{aggregator!r} {data.until.isoformat()} {sampler} {yardstick}"
-    name = f"{aggregator.name} {hashlib.sha256(made_of.encode()).hexdigest()[:16]}"
+    name = f"{name} {hashlib.sha256(made_of.encode()).hexdigest()[:16]}"
     storage = f"sqlite:///{folder / 'studies.db'}"
-    seed = aggregator.recipe.seed
     if name in optuna.get_all_study_names(storage):
         seed += len(optuna.load_study(study_name=name, storage=storage).trials)
     return optuna.create_study(

@@ -167,10 +167,12 @@ def run_command(
         import pipelines.training  # noqa: F401
 
         import_feast()
+        from models.lines import candidate_lines
         from operations.ledger import Ledger
         from pipelines.backfill import run_backfill
         from pipelines.daily import last_midnight, run_daily
-        from pipelines.ranking.train import train_rankers, untrained
+        from pipelines.ranking.precomputed import precompute
+        from pipelines.ranking.train import train_rankers
 
     asked = last_midnight() if as_of is None else given
     ledger = Ledger(settings)
@@ -184,11 +186,12 @@ def run_command(
                 past = Stages(console, ledger, run_id)
                 run_backfill(settings, days, past, staged=True)
                 stages.done.extend(past.done)
-        if untrained(settings):  # after the past days, from which they learn
-            with ledger.run("rankers", built) as run_id:
-                rankers = Stages(console, ledger, run_id)
-                train_rankers(settings, built, rankers)
-                stages.done.extend(rankers.done)
+        if candidate_lines(settings):  # after the past days, from which rankers learn
+            with ledger.run("recommend", built) as run_id:
+                recommend = Stages(console, ledger, run_id)
+                train_rankers(settings, built, recommend)
+                precompute(settings, built, recommend)
+                stages.done.extend(recommend.done)
     console.print()
     console.print(stages.table())
     if show_tour:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from models import registry
 from models.lines import catalogue_lines, ranker_lines
+from models.rankers.spec import Ranker
 from models.spec import Aggregator, Learned
 from pipelines.cli.options import ConfigOption, DebugOption, settings_of
 from pipelines.cli.quick_feast import import_feast
@@ -101,23 +102,14 @@ def train_command(
 
 
 def _train_ranker(settings: Config, name: str, version: int | None, until: str | None) -> None:
-    known = sorted(ranker_lines(settings), key=lambda line: line.version)
-    lines = [line for line in known if line.name == name and version in (None, line.version)]
-    if not lines:
-        there = ", ".join(map(str, known)) or "it has none"
-        raise InputError(f"expected a ranker of {settings.catalogue} ({there}), got {name!r}")
+    line = _ranker_named(settings, name, version)
 
     with loading("Feast and TensorFlow"):
         import_feast()
-        from operations.ledger import Ledger
-        from pipelines.daily import end_of_last_day
         from pipelines.ranking.train import train_ranker
 
-    ledger = Ledger(settings)
-    with ledger.lock(), ledger.run("train", None) as run_id:
-        stages = Stages(console, ledger, run_id)
-        before = read_timestamp(until) if until else end_of_last_day(settings)
-        fit, folder, _ = train_ranker(settings, lines[-1], before, stages)
+    with _ranker_stages(settings, "train", until) as (before, stages):
+        fit, folder, _ = train_ranker(settings, line, before, stages)
     console.print(
         f"\n{fit} lies in {escape(short(folder))}; the service takes it over.",
         highlight=False,
@@ -125,11 +117,42 @@ def _train_ranker(settings: Config, name: str, version: int | None, until: str |
     )
 
 
+def _ranker_named(settings: Config, name: str, version: int | None = None) -> Ranker:
+    """Return the newest line of a ranker's name, or that version of it."""
+    known = sorted(ranker_lines(settings), key=lambda line: line.version)
+    lines = [line for line in known if line.name == name and version in (None, line.version)]
+    if not lines:
+        there = ", ".join(map(str, known)) or "it has none"
+        raise InputError(f"expected a ranker of {settings.catalogue} ({there}), got {name!r}")
+    return lines[-1]
+
+
+@contextmanager
+def _ranker_stages(
+    settings: Config, command: str, until: str | None
+) -> Iterator[tuple[datetime, Stages]]:
+    """Yield until when labels count, and where the stages of a command are noted."""
+    from operations.ledger import Ledger
+    from pipelines.daily import end_of_last_day
+
+    ledger = Ledger(settings)
+    with ledger.lock(), ledger.run(command, None) as run_id:
+        before = read_timestamp(until) if until else end_of_last_day(settings)
+        yield before, Stages(console, ledger, run_id)
+
+
 @app.command("tune", epilog="Example: activity tune decay --apply")
 def tune_command(
     name: Annotated[
-        str, typer.Argument(help="A learned aggregator of the catalogue; or [bold]decay[/].")
+        str,
+        typer.Argument(
+            help="A learned aggregator of the catalogue; [bold]decay[/]; or [bold]ranker[/], and a "
+            "ranker's."
+        ),
     ],
+    ranker: Annotated[
+        str | None, typer.Argument(help="After [bold]ranker[/]: its name.", show_default=False)
+    ] = None,
     until: UntilOption = None,
     trials: Annotated[int, typer.Option(min=1, help="Trainings at most; not for decay.")] = 20,
     sampler: Annotated[
@@ -141,8 +164,22 @@ def tune_command(
     config: ConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
-    """Look for better settings on the validation period; write table, plot and study."""
+    """Look for better settings on the validation period; write table, plot and study.
+
+    A ranker is judged on consecutive blocks of time, by what was staged and built by the last run.
+    """
     settings = settings_of(config)
+    if name == RANKER and ranker is not None:
+        its = _ranker_named(settings, ranker)
+        with loading("Feast and TensorFlow"):
+            import_feast()
+            from pipelines.ranking.tune import tune_ranker
+
+        with _ranker_stages(settings, "tune", until) as (before, stages):
+            tune_ranker(settings, its, before, stages, trials, sampler, apply)
+        return
+    if ranker is not None:
+        raise InputError(f"expected one name, or ranker and a name, got {name} {ranker}")
     line = line_named(settings, name)
 
     with loading("Feast and TensorFlow"):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from duckdb import DuckDBPyConnection as Connection
+from numpy.typing import NDArray
 
 from models.evaluation.metrics import auc
 from models.lines import candidate_lines, ranker_lines
@@ -44,12 +45,13 @@ class Examples:
 
     Attributes:
         key: What they depend on: rankers that agree in it share them.
-        labels: How many there are.
+        times: Of the labels, in order: microseconds since 1970, int64. A group of the training
+            pairs is the number of its label, one of the validation's counts on from `border`.
     """
 
     key: Hashable
     needs: Needs
-    labels: int
+    times: NDArray[np.int64]
     train: Labelled
     validation: Labelled
 
@@ -74,7 +76,7 @@ def train_ranker(
         InputError: an aggregator that it reads is not made, or there are too few labels.
     """
     line, config = next_fit(config, line), config.in_space(Fits(config).space)
-    examples = _examples(config, line, until, stages, seed, made)
+    examples = examples_of(config, line, until, stages, seed, made)
     train, validation, heads = examples.train, examples.validation, line.heads(config.rules)
     with stages.stage(f"train {line}") as stage:
         code: type[FittedRanker] = line.fitted_class()
@@ -87,7 +89,7 @@ def train_ranker(
         "fits": {one.line: {"view": one.view, "space": one.space} for one in needs.vectors},
         "candidates": list(needs.sources),
         "trained_until": until.isoformat(),
-        "labels": examples.labels,
+        "labels": len(examples.times),
         "metrics": metrics,
         "importance": dict(fitted.importance()),
     }
@@ -100,14 +102,22 @@ def train_ranker(
     return line, folder, examples
 
 
-def _examples(
+def examples_of(
     config: Config,
     line: Ranker,
     until: datetime,
     stages: Stages,
-    seed: int,
-    made: Examples | None,
+    seed: int = 0,
+    made: Examples | None = None,
 ) -> Examples:
+    """Return the pairs that a line learns from, read and drawn, or `made` where that is the same.
+
+    Args:
+        config: In the space of the catalogue's first encoder.
+
+    Raises:
+        InputError: an aggregator that it reads is not made, or there are too few labels.
+    """
     needs, aggregators = needs_of(config, line)
     heads = line.heads(config.rules)
     settings = (line.hard, line.easy, line.days, line.labels, line.learns_from, *heads.items())
@@ -133,7 +143,7 @@ def _examples(
             train, validation = split(known, con, line, labels, shown, heads, seed, stage)
             stage.rows_in, stage.rows_out = len(labels), len(train) + len(validation)
             stage.note = f"{len(train.inputs.names('numbers'))} numbers"
-    return Examples(key, needs, len(labels), train, validation)
+    return Examples(key, needs, labels.times, train, validation)
 
 
 def train_rankers(config: Config, until: datetime, stages: Stages) -> None:
@@ -209,11 +219,9 @@ def split(
 
     Of what was shown the pairs are the answers' items; of other labels negatives are drawn.
     """
-    times = labels.times
-    border = int(len(times) * (1 - VALIDATION))
-    border = int(np.searchsorted(times, times[border]))  # not inside one moment
+    border = border_of(labels.times, 1 - VALIDATION)
     parts = []
-    for number, part in enumerate((slice(0, border), slice(border, len(times)))):
+    for number, part in enumerate((slice(0, border), slice(border, len(labels)))):
         some, own = labels.take(part), shown.take(part) if shown else None
         read = known.read(some)
         members = known.members(some, read, own.context if own else None)
@@ -223,6 +231,18 @@ def split(
         parts.append(replace(made, weights=own.weights, positions=own.positions) if own else made)
         stage.advance(len(some))
     return parts[0], parts[1]
+
+
+def border_of(times: NDArray[np.int64], share: float) -> int:
+    """Return how many of the labels are the first `share` of them, not to divide one moment.
+
+    >>> border_of(np.array([10, 20, 20, 30]), 0.5)
+    1
+
+    Args:
+        times: Ascending.
+    """
+    return int(np.searchsorted(times, times[int(len(times) * share)]))
 
 
 def judged(fitted: FittedRanker, pairs: Labelled, heads: list[str]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pyarrow.parquet as pq
 from feast import FeatureStore
 
+from models.lines import candidate_lines
 from models.spec import Aggregator
 from operations.fits import Fits, chosen, listing_sources
 from serving.publish.feast_store import quiet
@@ -15,7 +16,13 @@ from serving.publish.items import ItemsOnline
 from transformations.config import Config
 from transformations.errors import RunFailedError
 from transformations.layout import part_files, partition
-from transformations.names import ITEM_STATS_VIEW, MEMBER_STATS_VIEW, PROFILE_VIEW, SEQUENCE_VIEW
+from transformations.names import (
+    ITEM_STATS_VIEW,
+    MEMBER_STATS_VIEW,
+    PROFILE_VIEW,
+    RECOMMENDATIONS_VIEW,
+    SEQUENCE_VIEW,
+)
 from transformations.seals import expect_whole
 from transformations.stats.member_stats import build_member_stats
 from transformations.table_files import ENCODED_AGAIN, TAKE_AWAY
@@ -85,9 +92,11 @@ class Table(NamedTuple):
 def tables_beside(config: Config) -> list[Table]:
     """Return the tables that a run may write beside those of the members."""
     lists = [(source, source.view(own.space)) for source, own in listing_sources(config)]
+    has_lists = bool(config.recommend.precompute and candidate_lines(config))
     return [
         Table(ITEM_STATS_VIEW, "item_id", config.layout.item_stats),
         *(Table(view, source.key, config.layout.lists(view)) for source, view in lists),
+        *[Table(RECOMMENDATIONS_VIEW, "member_id", config.layout.recommendations)][:has_lists],
     ]
 
 

@@ -20,7 +20,7 @@ from models.quantization import from_int8
 from operations.fits import Fits, made_lines
 from serving.recommend.member import NOBODY, Member
 from serving.request.item_table import open_item_table
-from stores.read import Reader
+from stores.read import Features, Reader
 from transformations import names
 from transformations.attributes import as_values
 from transformations.config import Config
@@ -101,21 +101,28 @@ class Candidates:
 
     def member(self, member: Any) -> Member:
         """Return a member's last actions, as the online store has them; none of an unknown one."""
-        row = self._sequences.read({"member_id": [member]})
-        items, actions = row["item_ids"][0] or [], row["actions"][0] or []
-        at = row.event_timestamps[names.SEQUENCE_VIEW][0]
+        return self.members([member])[0]
+
+    def members(self, members: Sequence[Any]) -> list[Member]:
+        """As `member`, of several that are read together."""
+        rows = self._sequences.read({"member_id": list(members)})
+        return [self._member(rows, number) for number in range(len(members))]
+
+    def _member(self, rows: Features, number: int) -> Member:
+        items, actions = rows["item_ids"][number] or [], rows["actions"][number] or []
+        at = rows.event_timestamps[names.SEQUENCE_VIEW][number]
         rules = self.config.rules
         known = {name: rules.action_code(name) for name in rules.actions}
         codes = np.array([known.get(action, 0) for action in actions], np.int32)
         read = {}
         for name in self._by_sign:
-            listed = row[name][0] or [None] * len(items)
+            listed = rows[name][number] or [None] * len(items)
             read[name] = as_values(rules.attributes[name], pa.array(listed))
         return Member(
             items,
             signs_of(rules, codes, read),
             actions,
-            row["event_timestamps"][0] or [],
+            rows["event_timestamps"][number] or [],
             None if np.isnat(at) else at.astype("M8[us]").item().replace(tzinfo=UTC),
         )
 

@@ -14,6 +14,7 @@ from operations.rankers import newest
 from serving.recommend.candidates import Candidates
 from serving.recommend.items import ItemFacts
 from serving.recommend.member import Member
+from serving.recommend.precomputed import FEATURES, OnlineLists
 from serving.recommend.scored import Lists, NoLists, Precomputed, Scored, Scorer, fused
 from serving.recommend.scoring import open_scoring
 from serving.request.item_table import table_key
@@ -68,9 +69,14 @@ class Parts:
     state: Hashable = None
 
 
-def lists_of(config: Config, store: FeatureStore) -> Precomputed:  # noqa: ARG001
-    """Return the lists that were made before."""
-    return NoLists()
+def lists_of(config: Config, sources: Candidates) -> Precomputed:
+    """Return the lists that a run made, which `sources` closes; none before it made some."""
+    if not config.recommend.precompute:
+        return NoLists()
+    try:
+        return OnlineLists(sources.reader(FEATURES))
+    except InputError:  # the last run was by a version that made none
+        return NoLists()
 
 
 def open_parts(
@@ -89,7 +95,7 @@ def open_parts(
     items = ItemFacts(config, datetime.now(UTC))
     popular = popular_now(sources, items)
     scorer = _scorer(config, store, request_time)
-    return Parts(sources, items, scorer, lists_of(config, store), popular, state)
+    return Parts(sources, items, scorer, lists_of(config, sources), popular, state)
 
 
 def _scorer(config: Config, store: FeatureStore, request_time: RequestTime | None) -> Scorer | None:

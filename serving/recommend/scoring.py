@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from models.lines import ranker_lines
 from models.rankers.history import Actions
-from models.rankers.inputs import Floats, Inputs
+from models.rankers.inputs import Floats, Inputs, Rows
 from models.rankers.item_categories import items_known, read_categories
 from models.rankers.package import Loaded, is_packaged, load
 from models.rankers.reading import SEQUENCE, Members, Needs, inputs_of, items_of, members_of
@@ -92,6 +92,42 @@ class Scoring:
             inputs=inputs,
         )
 
+    def of_many(
+        self, members: Sequence[Any], found: Sequence[Sequence[Lists]], now: datetime
+    ) -> list[Scored]:
+        """As `of`, for several members that are read together; without probabilities.
+
+        Args:
+            found: What the sources found for each.
+        """
+        sources = [merged(each) for each in found]
+        row = {item: n for n, item in enumerate(dict.fromkeys(i for each in sources for i in each))}
+        if not row:
+            return [Scored(as_ids([]), np.zeros(0, np.float32), []) for _ in members]
+        items, sizes = as_ids(list(row)), [len(each) for each in sources]
+        at = np.full(len(members), microseconds(now), np.int64)
+        read = self._members.read({"member_id": list(members)})
+        known = members_of(self.config.rules, self.needs, read, list(members), at, {})
+        ranks = [ranks_in(lists, list(own)) for lists, own in zip(found, sources, strict=True)]
+        inputs = self._pairs(
+            known,
+            items,
+            np.repeat(np.arange(len(members)), sizes),
+            np.array([row[item] for each in sources for item in each], np.int64),
+            {name: np.concatenate([own[name] for own in ranks]) for name in ranks[0]},
+        )
+        scores = np.split(self.ranker.fitted.scores(inputs), np.cumsum(sizes)[:-1])
+        return [
+            Scored(
+                as_ids(list(own)),
+                scored,
+                list(own.values()),
+                ranker=str(self.ranker.line),
+                fits=self._fits,
+            )
+            for own, scored in zip(sources, scores, strict=True)
+        ]
+
     def inputs(
         self,
         member: Any,
@@ -102,20 +138,36 @@ class Scoring:
         events: Sequence[Event] = (),
     ) -> Inputs:
         """Return what the ranker reads of a member and items, a pair for each."""
-        known = self.member(member, context, now, events)
+        return self._pairs(
+            self.member(member, context, now, events),
+            items,
+            np.zeros(len(items), np.int64),
+            np.arange(len(items)),
+            ranks_in(found, items.tolist()),
+        )
+
+    def _pairs(
+        self,
+        known: Members,
+        items: NDArray[Any],
+        member_rows: Rows,
+        item_rows: Rows,
+        ranks: Mapping[str, Floats],
+    ) -> Inputs:
+        """Return pairs of members that were read and items that are read now."""
         read = Features({}, {})
         if self._items is not None and len(items):
             read = self._items.read({"item_id": items.tolist()})
-        at = np.repeat(known.now, len(items))
+        at = np.repeat(known.now[:1], len(items))
         return inputs_of(
             self.needs,
             known,
             items_of(self.needs, read, items, at, self._categories),
             items,
             self._categories,
-            np.zeros(len(items), np.int64),
-            np.arange(len(items)),
-            ranks_in(found, items.tolist()),
+            member_rows,
+            item_rows,
+            ranks,
         )
 
     def member(

@@ -66,6 +66,7 @@ def test_one_view_one_match_one_service_per_aggregator(config):
         "member_activity_average_v1",
         "member_activity_decay_v1",
         "member_activity_learned_decay_v1",
+        "member_recommendations_v1",
         "popular_items_popular_v1",
         "popular_items_new_v1",  # neighbours need a space that a run has made
     }
@@ -200,9 +201,9 @@ def test_feast_apply_works_alone_in_a_clean_clone(tmp_path, config):
 
 def test_the_pipeline_applies_as_feast_apply_does(tmp_path):
     clone = Clone(tmp_path)
-    # Three entities, the sequences, two views of statistics, two popular lists, the item spaces; of
-    # each line a view, a match and a service.
-    n_objects = 8 + len({line.items for line in AGGREGATORS}) + 3 * len(AGGREGATORS)
+    # Three entities, the sequences, two views of statistics, two popular lists, members' lists, the
+    # item spaces; of each line a view, a match and a service.
+    n_objects = 9 + len({line.items for line in AGGREGATORS}) + 3 * len(AGGREGATORS)
     clone.python(
         "import os\nfrom serving import publish\n"
         "from transformations.config import load_config\nos.chdir('/')\n"
