@@ -127,7 +127,8 @@ def tune_ranker(
     show_study(stages.console, stem, rows_of(line, own, tried), plot_trials(METRIC, tried))
     if best is line:
         return line
-    newest = max(one.version for one in (line, *ranker_lines(config)) if one.name == line.name)
+    lines: list[Ranker] = [line, *ranker_lines(config)]
+    newest = max(one.version for one in lines if one.name == line.name)
     best = replace(best, version=newest + 1)
     say(stages.console, config.catalogue, best, apply)
     stages.console.print("The first line of RANKERS that is trained serves.", soft_wrap=True)

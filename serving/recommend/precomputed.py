@@ -1,7 +1,8 @@
 """Lists that are made before anybody asks: by a run for active members; read when ranking fails."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -63,11 +64,20 @@ def made_before(
         scored = [fused(each) for each in found]
     else:
         scored = scoring.of_many(members, found, now)
-    return [_kept(config, items, *pair, now) for pair in zip(known, scored, strict=True)]
+    is_out = cache(lambda item: items.is_out(item, now))  # members share most candidates
+    return [
+        _kept(config, items, is_out, member, its, now)
+        for member, its in zip(known, scored, strict=True)
+    ]
 
 
 def _kept(
-    config: Config, items: ItemFacts, member: Member, scored: Scored, now: datetime
+    config: Config,
+    items: ItemFacts,
+    is_out: Callable[[Any], bool],
+    member: Member,
+    scored: Scored,
+    now: datetime,
 ) -> Scored:
     """Return what the rules keep that need no request.
 
@@ -86,7 +96,7 @@ def _kept(
         LONGER * config.recommend.n,
         lambda _: None,
         acted,
-        lambda item: items.is_out(item, now),
+        is_out,
     )
     rows = np.array([place.row for place in places], np.int64)
     rows = rows[np.argsort(-scored.scores[rows], kind="stable")]

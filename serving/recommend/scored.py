@@ -102,8 +102,9 @@ def merged(found: Sequence[Lists], extra: Sequence[Any] = ()) -> dict[Any, dict[
     """Return each item of the lists, in the order of first appearance → line of source → rank."""
     sources: dict[Any, dict[str, int]] = {}
     for each in found:
+        line = str(each.source)
         for rank, item in enumerate(each.items.tolist()):
-            sources.setdefault(item, {}).setdefault(str(each.source), rank)
+            sources.setdefault(item, {}).setdefault(line, rank)
     for item in extra:
         sources.setdefault(item, {})
     return sources
