@@ -7,16 +7,19 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection as Connection
+from feast import FeatureStore
 
 from pipelines.progress import Stage, Stages
+from pipelines.terminal import escape
 from serving import publish
 from serving.recommend.candidates import Candidates
 from serving.recommend.items import ItemFacts
 from serving.recommend.precomputed import made_before
 from serving.recommend.scored import VOTES, Scored
-from serving.recommend.scoring import open_scoring
+from serving.recommend.scoring import Scoring, open_scoring
 from transformations.config import Config
 from transformations.duck import check, connect, parquet, sql
+from transformations.errors import InputError
 from transformations.layout import partition
 from transformations.member_columns import UTC_US
 from transformations.names import RECOMMENDATIONS_VIEW
@@ -31,9 +34,9 @@ Made = tuple[Sequence[Any], Sequence[Scored]]
 def precompute(config: Config, as_of: datetime, stages: Stages) -> int:
     """Make the lists of `recommend.precompute` members, publish them and read them back.
 
-    They are those that acted last, by the snapshot of `as_of`. Without a ranker the sources' votes
-    order; where the configuration makes no lists, nothing happens. A member that is not among them
-    any more keeps its last list online.
+    They are those that acted last, by the snapshot of `as_of`. Without a ranker, or with a damaged
+    one, the sources' votes order. Where the configuration makes no lists, nothing happens. A member
+    that is not among them any more keeps its last list online.
 
     Returns the number of lists.
 
@@ -48,7 +51,7 @@ def precompute(config: Config, as_of: datetime, stages: Stages) -> int:
     with connect(config) as con:
         members = active_members(config, con, as_of)
         with stages.stage("recommendations", len(members), "members") as stage:
-            sources, scoring = Candidates(config, store), open_scoring(config, store)
+            scoring, sources = _scoring(config, store, stages), Candidates(config, store)
             items = ItemFacts(config, now)
 
             def made() -> Iterator[Made]:
@@ -74,6 +77,16 @@ def precompute(config: Config, as_of: datetime, stages: Stages) -> int:
         stage.rows_out = publish.read_back_tables(config, store, as_of, tables)
     publish.restamp_tables(config, as_of, published_at, tables)
     return rows
+
+
+def _scoring(config: Config, store: FeatureStore, stages: Stages) -> Scoring | None:
+    """Return what scores; None where there is no ranker or it is damaged, as in the service."""
+    try:
+        return open_scoring(config, store)
+    except InputError as error:
+        said = f"[yellow]•[/] no ranker, the sources' votes order: {escape(str(error))}"
+        stages.console.print(said, highlight=False, soft_wrap=True)
+        return None
 
 
 def active_members(config: Config, con: Connection, as_of: datetime) -> list[Any]:

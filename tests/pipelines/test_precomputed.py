@@ -9,6 +9,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from models.lines import ranker_lines
+from operations.rankers import newest
 from pipelines.ranking.precomputed import active_members, precompute, write_lists
 from pipelines.ranking.train import train_rankers
 from serving.recommend.asked import Request
@@ -109,7 +111,7 @@ def test_the_service_falls_back_on_them(served: Workspace, monkeypatch: pytest.M
     with Recommender(served.config, parts) as recommender:
         answer = recommender.of(Request(3))
         assert (answer.path, answer.ranker) == ("precomputed", "linear_v1")
-        assert answer.fits == {"ranker": "linear_v1"}
+        assert answer.fits["ranker"] == "linear_v1"
         assert [item.item_id for item in answer.items] == rows[3]["item_ids"][:N]
         without = recommender.of(Request(3, leave_out=rows[3]["item_ids"][:N]))
         assert [item.item_id for item in without.items] == rows[3]["item_ids"][N:]
@@ -129,6 +131,19 @@ def test_a_rerun_makes_them_again(served: Workspace) -> None:
         stamps = before[who]["created_timestamp"], row["created_timestamp"]
         assert (stamps[0] == stamps[1]) == (who in same)
     assert not [*(served.config.layout.state / "aside").glob("*/*recommendations*")]
+
+
+def test_a_damaged_ranker_leaves_the_order_to_the_votes(served: Workspace) -> None:
+    (line,) = newest(served.config, ranker_lines(served.config))
+    manifest = line.folder(served.config) / "manifest.json"
+    text = manifest.read_text()
+    manifest.write_text(text.replace('"weights_sha256": "', '"weights_sha256": "0'))
+    served.do("rankers", lambda stages: precompute(served.config, END, stages))
+    assert {row["ranker"] for row in rows_of(served).values()} == {"votes"}
+    assert "no ranker, the sources' votes order: " in served.said
+    manifest.write_text(text)
+    served.do("rankers", lambda stages: precompute(served.config, END, stages))
+    assert {row["ranker"] for row in rows_of(served).values()} == {"linear_v1"}
 
 
 def test_those_get_lists_who_acted_last(served: Workspace) -> None:
