@@ -123,8 +123,13 @@ class BoostedTreesRanker:
 
     def probabilities(self, inputs: Inputs) -> Floats:
         """As `FittedRanker.probabilities`: of each head, by its regression on the score."""
+        return self.judged(inputs)[1]
+
+    def judged(self, inputs: Inputs) -> tuple[Floats, Floats]:
+        """As `FittedRanker.judged`."""
         slope, intercept = self.calibration
-        return sigmoid(self.scores(inputs)[:, None] * slope + intercept)
+        scores = self.scores(inputs)
+        return scores, sigmoid(scores[:, None] * slope + intercept)
 
     def importance(self) -> Mapping[str, float]:
         """Return what splits by each input gained, as shares of all."""

@@ -72,7 +72,12 @@ class LinearRanker:
 
     def scores(self, inputs: Inputs) -> Floats:
         """As `FittedRanker.scores`: the probabilities by the heads' weights."""
-        return combined(self.probabilities(inputs), [*self.heads.values()])
+        return self.judged(inputs)[0]
+
+    def judged(self, inputs: Inputs) -> tuple[Floats, Floats]:
+        """As `FittedRanker.judged`."""
+        likely = self.probabilities(inputs)
+        return combined(likely, [*self.heads.values()]), likely
 
     def importance(self) -> Mapping[str, float]:
         """Return the absolute weights of each input, by the heads' weights; of a category, how much

@@ -48,6 +48,10 @@ class FittedRanker(Protocol):
         """Return what items are ordered by, float32 [n]."""
         ...
 
+    def judged(self, inputs: Inputs) -> tuple[Floats, Floats]:
+        """Return `scores` and `probabilities` by one pass."""
+        ...
+
     def importance(self) -> Mapping[str, float]:
         """Return how much each input counts, the largest first; empty where it cannot tell."""
         ...

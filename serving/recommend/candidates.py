@@ -18,6 +18,8 @@ from models.candidates.votes import Floats, Ids, last_liked, together
 from models.lines import candidate_lines, similarity_of
 from models.quantization import from_int8
 from operations.fits import Fits, made_lines
+from serving.recommend.cache import Kept
+from serving.recommend.kept_items import KEPT
 from serving.recommend.member import NOBODY, Member
 from serving.request.item_table import open_item_table
 from stores.read import Features, Reader
@@ -159,10 +161,15 @@ def _popular(self: Candidates, line: Popular) -> Find:
             of_member, column = profiles
             value = of_member.read({"member_id": [member]})[column][0]
             segments = [value, ALL] if value is not None else segments
+        return kept.of(tuple(segments), lambda: listed(segments))[0]
+
+    def listed(segments: list[Any]) -> tuple[Ids, Floats]:
         rows = reader.read({line.key: segments})
         own = next((row for row, listed in enumerate(rows["item_ids"]) if listed), 0)
         return _ids(self.config, rows["item_ids"][own]), _scores(rows["scores"][own])
 
+    # The same for many members, and new only after a run or a refresh.
+    kept: Kept[tuple[Ids, Floats]] = Kept(KEPT)
     return find
 
 

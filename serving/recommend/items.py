@@ -22,7 +22,8 @@ from transformations.rules import SEARCH
 from transformations.timestamps import microseconds
 
 Floats = NDArray[np.float32]
-NEVER = np.iinfo(np.int64).max
+ALWAYS = np.iinfo(np.int64).min
+"""The end of what nobody recommends."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,14 @@ class ItemFacts:
         self._row = {item: row for row, item in enumerate(ids)}
         self._titles = facts["title"].to_pylist()
         until = facts["available_until"].cast(pa.timestamp("us", "UTC")).cast(pa.int64())
-        self._until = until.fill_null(NEVER).to_numpy()
         kinds = facts["kind"].to_pylist()
-        self._searches = np.array([kind == SEARCH for kind in kinds], bool)
+        ends = zip(ids, until.to_pylist(), kinds, strict=True)
+        # Few have an end, and a list looks at each of its candidates.
+        self._ends = {
+            item: ALWAYS if kind == SEARCH else end
+            for item, end, kind in ends
+            if kind == SEARCH or end is not None
+        }
         self._columns = _columns(config, facts["categories"].to_pylist(), kinds)
         self._type = pa.int64() if config.item_id_type == "int64" else pa.string()
         spaces = Fits(config).spaces.values()
@@ -95,10 +101,9 @@ class ItemFacts:
 
     def is_out(self, item: Any, now: datetime) -> bool:
         """Whether an item is over, or the text of a search: nobody recommends it."""
-        row = self._row.get(item)
-        if row is None:  # a source knows it, and it came after these facts
-            return False
-        return bool(self._searches[row] or self._until[row] <= microseconds(now))
+        # A source may know an item that came after these facts.
+        until = self._ends.get(item)
+        return until is not None and until <= microseconds(now)
 
     def columns(self, names: set[str], items: Sequence[Any]) -> dict[str, list[tuple[str, ...]]]:
         """Return column → the values of each item; none of an unknown one."""

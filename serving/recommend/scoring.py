@@ -18,6 +18,7 @@ from models.rankers.item_categories import items_known, read_categories
 from models.rankers.package import Loaded, is_packaged, load
 from models.rankers.reading import SEQUENCE, Members, Needs, inputs_of, items_of, members_of
 from operations.rankers import newest
+from serving.recommend.kept_items import KeptItems
 from serving.recommend.member import Member, with_events
 from serving.recommend.scored import Lists, Scored, as_ids, merged
 from serving.request.sequences import Event
@@ -54,7 +55,9 @@ class Scoring:
             wanted = self.needs.of_members(config.rules)
             self._members = Reader(store, wanted, full_feature_names=True)
             of_items = self.needs.of_items()
-            self._items = Reader(store, of_items, full_feature_names=True) if of_items else None
+            self._items = None
+            if of_items:
+                self._items = KeptItems(Reader(store, of_items, full_feature_names=True))
         except FeastObjectNotFoundException as error:
             raise InputError(
                 f"{ranker.line} reads what is not registered any more ({error}); train it again: "
@@ -79,11 +82,10 @@ class Scoring:
         started = time.perf_counter()
         inputs = self.inputs(member, found, items, context or {}, now or datetime.now(UTC), events)
         seconds = {"features": time.perf_counter() - started}
-        fitted = self.ranker.fitted
-        likely = fitted.probabilities(inputs)
+        scores, likely = self.ranker.fitted.judged(inputs)
         return Scored(
             items,
-            fitted.scores(inputs),
+            scores,
             list(sources.values()),
             dict(zip(self.ranker.heads, likely.T, strict=True)),
             str(self.ranker.line),
@@ -157,7 +159,7 @@ class Scoring:
         """Return pairs of members that were read and items that are read now."""
         read = Features({}, {})
         if self._items is not None and len(items):
-            read = self._items.read({"item_id": items.tolist()})
+            read = self._items.read(items.tolist())
         at = np.repeat(known.now[:1], len(items))
         return inputs_of(
             self.needs,
@@ -193,7 +195,7 @@ class Scoring:
         """Close the connections."""
         self._members.close()
         if self._items is not None:
-            self._items.close()
+            self._items.reader.close()
 
 
 def _with_events(
