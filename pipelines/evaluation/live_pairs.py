@@ -63,6 +63,8 @@ class LivePairs:
     _nearest: dict[tuple[str, int], Nearest] = field(default_factory=dict)
     _there: dict[tuple[int, tuple[str, ...]], Indices] = field(default_factory=dict)
     _kept: dict[tuple[str, str], dict[str, Floats]] = field(default_factory=dict)
+    _brought: dict[tuple[str, str], dict[int, Indices]] = field(default_factory=dict)
+    _histories: dict[tuple[str, int], Indices] = field(default_factory=dict)
 
     @property
     def config(self) -> Config:
@@ -160,17 +162,30 @@ class LivePairs:
             present[f"{view}__{name}"] = ~np.isnan(values)
 
     def candidates(self, period: str, rows: Indices, day: int) -> dict[str, list[Indices]]:
-        """Return the items that each source brings for labels of one day, as indices."""
+        """Return the items that each source brings for labels of one day, as indices.
+
+        What was found for a label is kept: every ranker is asked about the same.
+        """
         found: dict[str, list[Indices]] = {}
         for source in self.sources:
-            name = source.full_name
-            if isinstance(source, Popular):
-                found[name] = [self._popular_at(source, day)] * len(rows)
-            elif isinstance(source, Neighbours):
-                found[name] = self._neighbours_of(source, period, rows, day)
-            elif isinstance(source, NearestToMember) and source.aggregator in self.lines:
-                found[name] = self._nearest_to(source, period, rows, day)
+            if isinstance(source, NearestToMember) and source.aggregator not in self.lines:
+                continue
+            kept = self._brought.setdefault((period, source.full_name), {})
+            new = np.array([row for row in rows.tolist() if row not in kept], np.int64)
+            if len(new):
+                kept |= zip(new.tolist(), self._bring(source, period, new, day), strict=True)
+            found[source.full_name] = [kept[row] for row in rows.tolist()]
         return found
+
+    def _bring(
+        self, source: CandidateSource, period: str, rows: Indices, day: int
+    ) -> Sequence[Indices]:
+        if isinstance(source, Popular):
+            return [self._popular_at(source, day)] * len(rows)
+        if isinstance(source, Neighbours):
+            return self._neighbours_of(source, period, rows, day)
+        assert isinstance(source, NearestToMember)
+        return self._nearest_to(source, period, rows, day)
 
     def there(self, day: int, kinds: Sequence[str] | None = None) -> Indices:
         """Return the items that may be recommended at a midnight; of some kinds, or of all."""
@@ -220,7 +235,7 @@ class LivePairs:
             items[items == np.arange(len(vectors))[:, None]] = -1  # not itself
             self._neighbours[key] = items, scores
         items, scores = self._neighbours[key]
-        recent = self.bench.recent(period, LIVE, 2 * source.last)[rows]
+        recent = self._recent(period, 2 * source.last)[rows]
         found = []
         for row in recent:
             liked = list(dict.fromkeys(row[row >= 0][::-1].tolist()))[: source.last]
@@ -232,6 +247,11 @@ class LivePairs:
             ]
             found.append(together(lists, weighed, source.count)[0])
         return found
+
+    def _recent(self, period: str, length: int) -> Indices:
+        if (period, length) not in self._histories:
+            self._histories[period, length] = self.bench.recent(period, LIVE, length)
+        return self._histories[period, length]
 
     def _nearest_to(
         self, source: NearestToMember, period: str, rows: Indices, day: int
