@@ -19,7 +19,6 @@ from models.lines import candidate_lines, similarity_of
 from models.quantization import from_int8
 from operations.fits import Fits, made_lines
 from serving.recommend.cache import Kept
-from serving.recommend.kept_items import KEPT
 from serving.recommend.member import NOBODY, Member
 from serving.request.item_table import open_item_table
 from stores.read import Features, Reader
@@ -32,6 +31,10 @@ from transformations.item_kinds import predicted_kinds
 from transformations.signs import read_by_signs, signs_of
 
 Find = Callable[[Any, Member], tuple[Ids, Floats]]
+
+
+LISTS_KEPT = 5.0
+"""Seconds for which a list that many members share is not read again."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,7 @@ def _popular(self: Candidates, line: Popular) -> Find:
         return _ids(self.config, rows["item_ids"][own]), _scores(rows["scores"][own])
 
     # The same for many members, and new only after a run or a refresh.
-    kept: Kept[tuple[Ids, Floats]] = Kept(KEPT)
+    kept: Kept[tuple[Ids, Floats]] = Kept(LISTS_KEPT)
     return find
 
 

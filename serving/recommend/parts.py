@@ -16,7 +16,7 @@ from serving.recommend.items import ItemFacts
 from serving.recommend.member import Member
 from serving.recommend.precomputed import FEATURES, OnlineLists
 from serving.recommend.scored import Lists, NoLists, Precomputed, Scored, Scorer, fused
-from serving.recommend.scoring import open_scoring
+from serving.recommend.scoring import Scoring, open_scoring
 from serving.request.item_table import table_key
 from serving.request.vectors import RequestTime
 from transformations.config import Config
@@ -59,6 +59,7 @@ class Parts:
         scorer: None where no ranker is trained: then the sources' votes order.
         popular: What is the same for all members, in memory: it needs no store.
         state: Changes with what would be opened now (`state_of`).
+        renew: Reads again what is kept of the store for a time, before that is over.
     """
 
     sources: Sources
@@ -67,6 +68,7 @@ class Parts:
     lists: Precomputed = field(default_factory=NoLists)
     popular: Scored = field(default_factory=lambda: fused([]))
     state: Hashable = None
+    renew: Callable[[], None] = lambda: None
 
 
 def lists_of(config: Config, sources: Candidates) -> Precomputed:
@@ -94,11 +96,16 @@ def open_parts(
     sources = Candidates(config, store)
     items = ItemFacts(config, datetime.now(UTC))
     popular = popular_now(sources, items)
-    scorer = _scorer(config, store, request_time)
-    return Parts(sources, items, scorer, lists_of(config, sources), popular, state)
+    scorer, lists = _scorer(config, store, request_time), lists_of(config, sources)
+    if scorer is None:
+        return Parts(sources, items, None, lists, popular, state)
+    scorer.warm_up(items.newest[:WARM])
+    return Parts(sources, items, scorer, lists, popular, state, scorer.renew)
 
 
-def _scorer(config: Config, store: FeatureStore, request_time: RequestTime | None) -> Scorer | None:
+def _scorer(
+    config: Config, store: FeatureStore, request_time: RequestTime | None
+) -> Scoring | None:
     """Return what scores; None, which is logged, where the ranker is damaged: then votes order."""
     try:
         return open_scoring(config, store, request_time)
@@ -128,6 +135,8 @@ def popular_now(sources: Sources, items: ItemFacts) -> Scored:
 
 
 NEWEST = 1_000
+WARM = 2_000
+"""Items, the newest, that are read before the first request."""
 
 
 def state_of(config: Config) -> Hashable:

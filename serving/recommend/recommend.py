@@ -247,6 +247,7 @@ class Recommender:
         if after is None:
             popular = popular_now(before.sources, before.items)
             self._parts = replace(before, popular=popular)
+            before.renew()
             return False
         self._parts, self._old = after, [before]
         self._kept.clear()

@@ -191,6 +191,16 @@ class Scoring:
         columns = replace(known.columns, vectors=vectors)
         return Members(columns, _with_events(self.config, known.actions, read, events), known.now)
 
+    def warm_up(self, items: Sequence[Any]) -> None:
+        """Read items before a request asks for them."""
+        if self._items is not None and items:
+            self._items.read(items)
+
+    def renew(self) -> None:
+        """Read items that were read some time ago again."""
+        if self._items is not None:
+            self._items.renew()
+
     def close(self) -> None:
         """Close the connections."""
         self._members.close()

@@ -18,7 +18,7 @@ from tests.pipelines.test_item_spaces import market
 from tests.worlds.servers import running_redis
 from tests.worlds.workspace import AVERAGE, END, Workspace
 
-LATE = 0.5
+LATE = 3.0
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_a_store_that_is_away_is_not_waited_for(world: tuple[Workspace, str], ho
 
         os.kill(process, how)
         try:
-            with ThreadPoolExecutor(10) as pool:
+            with ThreadPoolExecutor(20) as pool:
                 answers = [*pool.map(ask, range(100))]
         finally:
             if how == signal.SIGSTOP:

@@ -82,6 +82,22 @@ def test_only_what_is_new_or_old_is_read():
     assert store.asked == [1, 2, 3, 4, 1]
 
 
+def test_what_is_half_as_old_is_renewed_between_requests():
+    store, clock = Store(), [0.0]
+    kept = kept_of(store, clock)
+    kept.read([1, 2])
+    clock[0] = 2.0
+    kept.read([3])
+    store.version = 1
+    clock[0] = 2.6
+    kept.renew()
+    assert store.asked == [1, 2, 3, 1, 2]
+    assert kept.read([1, 3])["number"].tolist() == [101.0, 3.0]
+    clock[0] = 6.0
+    kept.read([1])
+    assert store.asked == [1, 2, 3, 1, 2]
+
+
 def test_threads_get_whole_rows():
     store, clock = Store(), [0.0]
     kept = kept_of(store, clock, 40)

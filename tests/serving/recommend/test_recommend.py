@@ -34,7 +34,7 @@ from tests.worlds.recommend import (
 )
 from transformations.errors import InputError
 
-LATE = 0.5
+LATE = 3.0
 """Seconds: a deadline that 100 answers one after another can wait for."""
 
 
