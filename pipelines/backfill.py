@@ -126,7 +126,9 @@ def _lists(
 ) -> None:
     """Build the lists of the candidate sources that a past timestamp lacks.
 
-    A ranker learns from what they brought then. A space makes none before what it saw last.
+    A ranker learns from what they brought then. A space makes none before what it saw last. An
+    item that has a list of the days before keeps it: all lists of each day would be most of a
+    backfill's time, and change little.
     """
     sources = listing_sources(config)
     lacking = {
@@ -145,7 +147,11 @@ def _lists(
         stage.rows_out = 0
         for at, some in lacking.items():
             created = max(at + config.publish_delay, kept.get(at, at))
-            rows = build_lists(config, con, at, created, some, stage.advance) if some else {}
+            rows = (
+                build_lists(config, con, at, created, some, stage.advance, only_new=True)
+                if some
+                else {}
+            )
             stage.rows_out += sum(rows.values())
         stage.note = _span([at for at, some in lacking.items() if some])
 
