@@ -348,7 +348,9 @@ def test_a_store_that_is_away_is_told_within_a_second(tmp_path: Path, how: int) 
         # Before the client waits for its end, in whatever way this ends.
         stack.callback(process.send_signal, signal.SIGCONT)
         body = {"member_ids": [7], "as_of": NOW.isoformat()}
-        assert client.ask(body=body)[0] == 200
+        began = time.monotonic()
+        while client.ask(body=body)[0] == 503:  # on a busy machine the first takes its time
+            assert time.monotonic() - began < 60.0
         process.send_signal(how)
         began = time.monotonic()
         asked = [pool.submit(client.ask, body=body) for _ in range(limits.max_in_flight - 1)]

@@ -69,10 +69,12 @@ class World:
         members: Mapping[Id, Sequence[Action]],
         created: datetime | None = None,
         salt: Any = None,
+        with_stats: bool = True,
     ) -> None:
         """Write one timestamp's partitions; created at as_of + 6 hours unless told otherwise.
 
         A member without actions is a lapsed one. `salt` makes other vectors of the same actions.
+        Statistics, which a publication needs, cannot be of actions after as_of.
         """
         created = created or as_of + timedelta(hours=6)
         ids = pa.int64() if self.id_type == "int64" else pa.string()
@@ -97,7 +99,8 @@ class World:
             ),
         }
         self._write(partition(self.config.layout.sequences, as_of), shared | sequence | tail)
-        build_member_stats(self.config, as_of)
+        if with_stats:
+            build_member_stats(self.config, as_of)
         for aggregator in self.aggregators:
             vectors = {
                 name: pa.array(
