@@ -107,7 +107,9 @@ class Categories:
         """
         codes, names = pd.factorize(np.array(categories, object), sort=True)
         found = pd.Series(codes.astype(np.int64), index=pd.Index(items))
-        return cls(np.array(names, object), found[~found.index.duplicated()])
+        found = found[~found.index.duplicated()]
+        found.index.get_indexer(found.index[:1])  # pandas makes its hash table: before threads come
+        return cls(np.array(names, object), found)
 
     def codes(self, items: NDArray[Any]) -> NDArray[np.int64]:
         """Return the code of each item, NONE for one without a category; int64, as `items`."""

@@ -1,5 +1,7 @@
 """What members' last actions say of pairs, against plain loops."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -146,3 +148,18 @@ def test_moments_are_the_clocks(now):
     assert found["member.weekday_cos"] == pytest.approx(
         np.cos(at.weekday() / 7 * 2 * np.pi), abs=1e-5
     )
+
+
+def test_threads_may_share_categories_from_the_first_look_up_on():
+    """Several threads that made pandas' hash table at once were told that ids are not unique."""
+    ids = np.arange(200_000)
+    for _ in range(5):
+        categories = Categories.of(ids.tolist(), ["tea", "cake"] * 100_000)
+        at_once = threading.Barrier(8)
+
+        def look_up(_: int, at_once=at_once, categories=categories) -> list[int]:
+            at_once.wait(600)
+            return categories.codes(ids[-3:]).tolist()
+
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(look_up, range(8))) == [[0, 1, 0]] * 8
