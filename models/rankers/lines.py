@@ -104,8 +104,8 @@ class WideAndDeep(Scaled):
             "item.category" or "pair.", or "ids"; empty: all that the network reads.
         deep: Units of the network's layers; empty: no network.
         embedding_dim: Of the factors of each column and category, and of the network's categories.
-        hashed_ids: Ids share so many codes by their hash; None: each id that has `min_count` rows
-            has its own.
+        hashed_ids: The number of codes that ids share by their hash; None: each id that has
+            `min_count` rows has its own.
         dropout: Share of each layer that training leaves out.
         weight_decay: Share of each weight that a step takes off, times the learning rate (AdamW):
             L2.

@@ -121,7 +121,7 @@ class Side:
         return slice(start, start + next(v.dim for v in self.vectors if v.name == vector))
 
     def table(self, columns: Columns, rows: int) -> Table:
-        """Make the table of a side that has so many rows."""
+        """Make the table of a side with this number of rows."""
         numbers, told = self._scaled(columns, rows)
         vectors = [vector.scaled(columns.vectors[vector.name]) for vector in self.vectors]
         codes = [c.codes(columns.categories[c.name]) for c in self.categories]

@@ -29,11 +29,11 @@ from pipelines.evaluation.labels import indices_of
 from pipelines.evaluation.protocol import LIVE
 from pipelines.evaluation.variants import Bench
 from pipelines.ranking.candidates import positive_fields
-from pipelines.ranking.joined import Joined
+from pipelines.ranking.joined import Joined, column_of
 from transformations.config import Config
 from transformations.item_kinds import predicted_kinds
 from transformations.layout import partition
-from transformations.names import Space
+from transformations.names import MEMBER_STATS_VIEW, Space
 from transformations.stats.columns import duration
 from transformations.stats.item_stats import build_item_stats
 from transformations.stats.member_stats import member_stats
@@ -93,22 +93,20 @@ class LivePairs:
         """Return what the online store would hold at each label's time, were it up to date."""
         histories = self.bench.histories(period, LIVE)
         rows, as_of = histories.rows, histories.as_of
-        arrays: dict[str, NDArray[Any]] = {}
+        rows = _placed(rows, as_of, rows["n_actions"].to_numpy())
+        found = {f"{SEQUENCE}__{name}": column_of(rows[name]) for name in rows.schema.names}
+        stats = member_stats(self.config.rules, rows, duration(self.config))
+        nothing = np.zeros(len(as_of)), np.zeros(len(as_of), bool)
+        for view, name, _ in needs.members.values():
+            # Profiles are not read here: what they say is missing.
+            is_there = view == MEMBER_STATS_VIEW
+            found[f"{view}__{name}"] = column_of(stats[name]) if is_there else nothing
         every = np.ones(len(as_of), bool)
-        lengths = rows["n_actions"].to_numpy()
-        rows = _placed(rows, as_of, lengths)
-        for name in rows.schema.names:
-            arrays[f"{SEQUENCE}__{name}"] = _array(rows[name])
-        if needs.members:
-            stats = member_stats(self.config.rules, rows, duration(self.config))
-            for view, name, _ in needs.members.values():
-                if name in stats.schema.names:
-                    arrays[f"{view}__{name}"] = _array(stats[name])
         for one in needs.vectors:
-            for kept, vectors in self._vectors(period, one.line).items():
-                arrays[f"{one.view}__{kept}"] = vectors
-        present = {name: _present(values, every) for name, values in arrays.items()}
-        return Joined(arrays, present)
+            vectors = self._vectors(period, one.line)
+            for kept in one.fields.values():
+                found[f"{one.view}__{kept}"] = vectors[kept.removeprefix("stored_")], every
+        return Joined({n: v for n, (v, _) in found.items()}, {n: p for n, (_, p) in found.items()})
 
     def _vectors(self, period: str, line: str) -> dict[str, Floats]:
         """Return a line's vectors by field, float32 [labels, dim]."""
@@ -218,7 +216,7 @@ class LivePairs:
     def _neighbours_of(
         self, source: Neighbours, period: str, rows: Indices, day: int
     ) -> list[Indices]:
-        """Let the last liked items vote; lists are made anew whenever items are folded in."""
+        """Let the last liked items vote; lists are made again whenever items are folded in."""
         moment = max(
             (one for one in self.bench.world.split.moments if one <= timestamp_of(day * DAY_US)),
             default=self.bench.world.split.fit_until,
@@ -313,28 +311,3 @@ def _placed(rows: pa.RecordBatch, as_of: NDArray[np.int64], lengths: NDArray[Any
     ).cast(last.type)
     place = table.schema.get_field_index("last_action_at")
     return table.set_column(place, "last_action_at", moved_last).combine_chunks().to_batches()[0]
-
-
-def _array(column: pa.Array) -> NDArray[Any]:
-    if pa.types.is_list(column.type):
-        lengths = np.asarray(column.value_lengths().fill_null(0))
-        flat = column.flatten()
-        if pa.types.is_timestamp(flat.type):
-            flat = flat.cast(pa.timestamp("us"))
-        values = flat.to_numpy(zero_copy_only=False)
-        rows = np.empty(len(column), object)
-        parts = np.split(values, np.cumsum(lengths)[:-1]) if len(column) else []
-        for row, part in enumerate(parts):
-            rows[row] = part
-        return rows
-    if pa.types.is_timestamp(column.type):
-        column = column.cast(pa.timestamp("us"))
-    return np.asarray(column.to_numpy(zero_copy_only=False))
-
-
-def _present(values: NDArray[Any], every: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    if values.dtype.kind == "M":
-        return ~np.isnat(values)
-    if values.dtype.kind == "f" and values.ndim == 1:
-        return ~np.isnan(values)
-    return every

@@ -50,13 +50,15 @@ def join(
     with quiet(), _silent("stores.asof.coverage"):  # who had not acted has no row: no news
         table = job.to_arrow().sort_by("row")
     names = [feature.replace(":", "__", 1) for feature in features]
-    found = {name: _column(table[name], dims.get(name)) for name in names}
+    found = {name: column_of(table[name], dims.get(name)) for name in names}
     return Joined({n: v for n, (v, _) in found.items()}, {n: p for n, (_, p) in found.items()})
 
 
-def _column(column: pa.ChunkedArray, dim: int | None) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+def column_of(
+    column: pa.ChunkedArray | pa.Array, dim: int | None = None
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """Return values and which are there, as `stores.read.Features` has them."""
-    array = column.combine_chunks()
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if isinstance(array, pa.ChunkedArray):  # of no row
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], column.type)
     present = np.asarray(array.is_valid())
@@ -81,11 +83,7 @@ def _plain(array: pa.Array) -> NDArray[Any]:
         values: NDArray[Any] = array.cast(pa.timestamp("us")).to_numpy(zero_copy_only=False)
         return values
     if pa.types.is_integer(array.type) or pa.types.is_floating(array.type):
-        return (
-            array.fill_null(0).to_numpy(zero_copy_only=False)
-            if array.null_count
-            else (array.to_numpy(zero_copy_only=False))
-        )
+        array = array.fill_null(0)
     return array.to_numpy(zero_copy_only=False)
 
 

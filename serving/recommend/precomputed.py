@@ -19,7 +19,7 @@ from transformations.names import RECOMMENDATIONS_VIEW
 
 FEATURES = [f"{RECOMMENDATIONS_VIEW}:{name}" for name in ("item_ids", "scores", "ranker")]
 LONGER = 2
-"""A list has so many times `recommend.n` items: what is asked for then leaves some of them out."""
+"""How many times `recommend.n` items a list has: what is asked for then leaves some of them out."""
 
 
 class OnlineLists:

@@ -69,11 +69,14 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
             "categories": ["category"],
             "available_at": "posted_at",
         },
+        # Of which nothing is read here; a ranker sees that it is missing.
+        "members": {"source": "members.csv", "id": "member_id", "categorical": ["country"]},
     }
     (folder / "activity.yaml").write_text(yaml.safe_dump(settings))
     (folder / "feature_store.yaml").write_text("project: recommender\n")
+    (folder / "members.csv").write_text("member_id,country\n1,Peru\n")
     lines = catalogue(
-        "GeometricDecay(version=1, decay=0.8)", candidates=CANDIDATES, rankers=RANKERS
+        'GeometricDecay(version=1, decay=0.8, store="int8")', candidates=CANDIDATES, rankers=RANKERS
     )
     (folder / "catalog.py").write_text(lines)
     read = load_config(folder)

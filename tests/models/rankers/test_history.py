@@ -5,12 +5,15 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
+import duckdb
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.rankers import item_categories
 from models.rankers.history import HOUR_US, Actions, Categories, history, moments
+from transformations.duck import sql
 from transformations.expressions import Expression, parse
 from transformations.rules import Action, Attribute, IdType, Rules
 
@@ -163,3 +166,22 @@ def test_threads_may_share_categories_from_the_first_look_up_on():
 
         with ThreadPoolExecutor(8) as pool:
             assert list(pool.map(look_up, range(8))) == [[0, 1, 0]] * 8
+
+
+def test_an_item_has_the_category_that_it_became_known_with():
+    """A label before an item's second version sees nothing of that."""
+    with duckdb.connect() as con:
+        con.execute(
+            "create table stg_items as select * from (values "
+            "(1, null, ['job=care'], timestamptz '2026-01-02'), "
+            "(1, null, ['job=tech'], timestamptz '2026-01-01'), "
+            "(2, null, []::varchar[], timestamptz '2026-01-01'), "
+            "(2, null, ['job=care'], timestamptz '2026-01-03'), "
+            "(3, 'search', [], timestamptz '2026-01-01')) "
+            "as items(item_id, kind, categories, available_at)"
+        )
+        found = con.sql(sql("items_known", item_categories.__file__)).fetchall()
+    assert [(item, at.day, category) for item, at, category in found] == [
+        (1, 1, "job=tech"),
+        (2, 1, None),
+    ]
