@@ -27,6 +27,7 @@ CANDIDATES = (
     Popular(name="month", version=1, days=28),
     Popular(name="new", version=1, newest=True, days=28),
     Neighbours(of="co_actions_v1", version=1),
+    Neighbours(of="trained_v1", version=1),
     NearestToMember(aggregator="learned_decay_v1", version=1, count=300),
 )
 READS = dict(version=1, aggregators=("learned_decay_v1",))

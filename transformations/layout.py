@@ -4,6 +4,7 @@ Only this module knows paths below the data folder. A table is a folder of parti
 (`date=…` or `as_of=…`), each one Parquet file that is either whole or absent.
 """
 
+import functools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -320,8 +321,19 @@ def parts_between(folder: Path, column: str, start: datetime, end: datetime) -> 
     ]
 
 
-def _ends(file: Path, name: str = "event_timestamp") -> Iterator[tuple[datetime, datetime]]:
-    """Yield the oldest and newest value of a column in each row group."""
+def _ends(file: Path, name: str = "event_timestamp") -> tuple[tuple[datetime, datetime], ...]:
+    """Return the oldest and newest value of a column in each row group."""
+    found = file.stat()
+    # Files are replaced, never written to: a footer is read again where it is another file.
+    return _ends_of(file, name, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=65_536)
+def _ends_of(file: Path, name: str, *_: int) -> tuple[tuple[datetime, datetime], ...]:
+    return tuple(_read_ends(file, name))
+
+
+def _read_ends(file: Path, name: str) -> Iterator[tuple[datetime, datetime]]:
     import pyarrow.parquet as pq  # a tenth of a second, and every command imports this module
 
     metadata = pq.read_metadata(file)

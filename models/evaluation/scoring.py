@@ -36,7 +36,11 @@ class LabelScores:
 
 
 def measure(
-    score: Score, task: Task, judged: NDArray[np.float32] | None = None, batch: int = 512
+    score: Score,
+    task: Task,
+    judged: NDArray[np.float32] | None = None,
+    batch: int = 512,
+    only: NDArray[np.bool_] | None = None,
 ) -> LabelScores:
     """Rank each positive label's item among all known items and among all active ones.
 
@@ -44,11 +48,13 @@ def measure(
 
     Args:
         batch: Labels that are scored at once.
+        only: Labels to measure, bool [labels]; None for all.
     """
     labels = task.labels
+    measured = labels.positive if only is None else labels.positive & only
     found = [np.full(len(labels), np.nan) for _ in range(3)]
-    for day in np.unique(labels.days):
-        of_day = np.flatnonzero((labels.days == day) & labels.positive)
+    for day in np.unique(labels.days[measured]):
+        of_day = np.flatnonzero((labels.days == day) & measured)
         known, active = task.item_days.known(day), task.item_days.active(day)
         for start in range(0, len(of_day), batch):
             rows = of_day[start : start + batch]

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from models.rankers import saved
 from models.rankers.inputs import Floats, Inputs, Labelled
-from models.rankers.labels import gains, refuse_nothing, shown_at, sigmoid, sizes
+from models.rankers.labels import gains, refuse_nothing, shown_at, shuffled, sigmoid, sizes
 from models.rankers.lines import BoostedTrees
 from models.rankers.preprocessing import Preprocessing
 from models.rankers.spec import Ranker
@@ -32,6 +32,8 @@ TREES = "trees.txt"
 FIT_THREADS = 2
 """At most; fewer where OMP_NUM_THREADS says so. Trees do not depend on it (`deterministic`)."""
 CALIBRATING_STEPS = 30
+SHUFFLE = 0
+"""Seed of the order inside groups."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,6 +214,9 @@ def _dataset(
     weights: Sequence[float],
     reference: Any = None,
 ) -> Any:
+    # Pairs that score alike stand in their order when LightGBM measures a group, and a label's own
+    # item comes first: a tree that tells nothing apart would look perfect.
+    labelled = labelled.take(shuffled(labelled.groups, np.random.default_rng(SHUFFLE)))
     matrix, categories = _matrix(line, made, labelled.inputs)
     # The level of what a pair is worth; of one that training never had, the next lower.
     worth = gains(labelled.targets, weights)

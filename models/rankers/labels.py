@@ -54,6 +54,15 @@ def sizes(groups: Rows) -> Rows:
     return np.diff(np.r_[starts(groups), len(groups)])
 
 
+def shuffled(groups: Rows, rng: np.random.Generator) -> Rows:
+    """Return an order of pairs that is chance inside each group, int64.
+
+    >>> shuffled(np.array([3, 3, 7]), np.random.default_rng(0)).tolist()
+    [1, 0, 2]
+    """
+    return np.lexsort((rng.random(len(groups)), groups))
+
+
 def shown_at(labelled: Labelled) -> Rows:
     """Return the position of each pair, -1 where it says nothing; int64 [n].
 

@@ -123,7 +123,7 @@ class WideAndDeep(Scaled):
 
     name: str = "wide_and_deep"
     wide: tuple[str, ...] = ()
-    deep: tuple[int, ...] = (64, 32)
+    deep: tuple[int, ...] = (128, 64)
     embedding_dim: int = 16
     hashed_ids: int | None = None
     dropout: float = 0.1
@@ -131,7 +131,7 @@ class WideAndDeep(Scaled):
     epochs: int = 20
     patience: int = 2
     batch_size: int = 1024
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-3
     listwise: float = 1.0
     balanced: bool = False
 

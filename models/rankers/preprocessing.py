@@ -1,9 +1,10 @@
 """From inputs as they are to numbers that weights can be multiplied with, by the training rows.
 
-A number whose training rows are skewed beyond 2 (counts, ages: a long tail) becomes sign(x)·log(1 +
-|x|). Then each is centred, divided by its deviation and cut to ±10. A missing one is 0 after that
-(the mean), or the mode, and a column says that it was missing, if any training row was. As a token
-it is 0 and that column is there in any case: what is learned for it stands for the missing number.
+A number whose training rows are skewed beyond 2 (counts, ages: a long tail), or that is a rank,
+becomes sign(x)·log(1 + |x|). Then each is centred, divided by its deviation and cut to ±10. A
+missing one is 0 after that (the mean), or the mode, and a column says that it was missing, if any
+training row was. As a token it is 0 and that column is there in any case: what is learned for it
+stands for the missing number.
 
 A category becomes a code, 0 for one that is missing or that too few training rows had. Each vector
 is divided by its mean length over the training rows that have one, so that a short vector counts as

@@ -204,7 +204,7 @@ def _number(
         return None
     mean, deviation = _moments(values, weights)
     cubes = np.average(((values - mean) / deviation) ** 3, weights=weights)
-    log = abs(float(cubes)) > SKEWED
+    log = abs(float(cubes)) > SKEWED or is_rank(name)
     if log:
         values = _log(values)
         mean, deviation = _moments(values, weights)
@@ -214,6 +214,16 @@ def _number(
         most = each[np.bincount(place, weights).argmax()]
         fill = float(np.clip((most - mean) / deviation, -MOST, MOST))
     return Number(name, log, mean, deviation, fill, missing or impute == "token")
+
+
+def is_rank(name: str) -> bool:
+    """Whether a number is a rank: among the first a place says more than among the last.
+
+    >>> is_rank("pair.rank_popular_v1"), is_rank("item.popularity_rank"), is_rank("member.ranking")
+    (True, True, False)
+    """
+    own = name.rpartition(".")[2]
+    return own.startswith("rank_") or own.endswith("_rank")
 
 
 def _moments(values: NDArray[np.float64], weights: NDArray[np.float64]) -> tuple[float, float]:

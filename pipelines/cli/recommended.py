@@ -48,7 +48,8 @@ def show_recommender(console: Console, result: Mapping[str, Any]) -> None:
             f"what {escape(result['chosen'])} hits in its first ten over the full catalogue."
         )
     apart = PlainTable(
-        title=f"What an input is worth to {escape(result['chosen'])} (its change without it)",
+        title=f"What an input is worth to {escape(result['chosen'])}: its change without it, on "
+        f"{result['labels_apart']:,} labels",
         title_justify="left",
         header_style="bold",
     )

@@ -4,13 +4,13 @@ The production side of the same is pipelines/ranking, from Feast's training join
 columns are is said once, in models/rankers.
 """
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection as Connection
 from numpy.typing import NDArray
 
@@ -31,11 +31,11 @@ from pipelines.evaluation.variants import Bench
 from pipelines.ranking.candidates import positive_fields
 from pipelines.ranking.joined import Joined, column_of
 from transformations.config import Config
+from transformations.duck import connect
 from transformations.item_kinds import predicted_kinds
-from transformations.layout import partition
 from transformations.names import MEMBER_STATS_VIEW, Space
-from transformations.stats.columns import duration
-from transformations.stats.item_stats import build_item_stats
+from transformations.stats.columns import duration, item_stats_columns
+from transformations.stats.item_stats import in_columns, item_stats, read_for_stats
 from transformations.stats.member_stats import member_stats
 from transformations.timestamps import DAY_US, timestamp_of
 
@@ -56,6 +56,8 @@ class LivePairs:
     lines: Mapping[str, Aggregator]
     sources: Sequence[CandidateSource]
     categories: Categories
+    _counting: Connection | None = None
+    _stats_of: dict[int, bytes] = field(default_factory=dict)
     _members: dict[tuple[str, str], Members] = field(default_factory=dict)
     _items: dict[tuple[str, int], Columns] = field(default_factory=dict)
     _popular: dict[tuple[str, int], Indices] = field(default_factory=dict)
@@ -147,17 +149,36 @@ class LivePairs:
         """Add the item statistics of a day, by the SQL that makes them in a run."""
         if not needs.items:
             return
-        at = timestamp_of(day * DAY_US)
-        file = partition(self.config.layout.item_stats, at)
-        if not file.exists():
-            build_item_stats(self.config, self.con, at, at)
-        table = pq.read_table(file)
-        rows = indices_of(self.bench.data.item_ids, table["item_id"].combine_chunks())
+        values = self._item_stats(day)
+        places = {name: place for place, name in enumerate(item_stats_columns(self.config))}
         for view, name, _ in needs.items.values():
-            values = np.full(len(self.ids), np.nan)
-            values[rows[rows >= 0]] = table[name].to_numpy()[rows >= 0]
-            arrays[f"{view}__{name}"] = np.nan_to_num(values)
-            present[f"{view}__{name}"] = ~np.isnan(values)
+            own = values[:, places[name]].astype(np.float64)
+            arrays[f"{view}__{name}"] = np.nan_to_num(own)
+            present[f"{view}__{name}"] = ~np.isnan(own)
+
+    def _item_stats(self, day: int) -> Floats:
+        """Return the statistics of a day, float32 [items, columns]; NaN where missing.
+
+        A day's are mostly zeros: those of a thousand days fit into memory as they are kept.
+        """
+        shape = len(self.ids), len(item_stats_columns(self.config))
+        if day in self._stats_of:
+            kept = zlib.decompress(self._stats_of[day])
+            return np.frombuffer(kept, np.float32).reshape(shape)
+        if self._counting is None:
+            self._counting = connect(self.config)
+            read_for_stats(self.config, self._counting, self.bench.world.split.until, "table")
+        found = item_stats(self.config, self._counting, timestamp_of(day * DAY_US))
+        values = np.full(shape, np.nan, np.float32)
+        for batch in found.to_arrow_reader():
+            columns = in_columns(self.config, batch)
+            rows = indices_of(self.bench.data.item_ids, columns["item_id"])
+            there = rows >= 0
+            for place, name in enumerate(item_stats_columns(self.config)):
+                own = columns[name].cast(pa.float64()).to_numpy(zero_copy_only=False)
+                values[rows[there], place] = own[there]
+        self._stats_of[day] = zlib.compress(values.tobytes(), level=1)
+        return values
 
     def candidates(self, period: str, rows: Indices, day: int) -> dict[str, list[Indices]]:
         """Return the items that each source brings for labels of one day, as indices.

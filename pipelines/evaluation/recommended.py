@@ -39,6 +39,8 @@ from transformations.files import replacing
 
 RESULT = "recommender.json"
 METRICS = ("ndcg10", "hr10", "mrr")
+APART = 2_000
+"""Labels of the sample on which the full catalogue and what an input is worth are measured."""
 POPULAR = 0.1
 """The share of items with the most positive actions that counts as popular."""
 
@@ -137,12 +139,13 @@ def _measured(
     for line in rankers:
         for seed in range(protocol.seeds):
             steps[f"{line} {seed}"] = (line, seed, {})
-    steps["everything"] = (chosen, 0, {"everything": True})
+    some = _sample(bench.labels.positive)
+    steps["everything"] = (chosen, 0, {"everything": True, "only": some})
     for name, change in WITHOUT.items():
         if (changed := change(chosen)) != chosen:
-            steps[f"without {name}"] = (changed, 0, {})
+            steps[f"without {name}"] = (changed, 0, {"only": some})
     for source in recommender.brought():
-        steps[f"without {source}"] = (chosen, 0, {"without": source})
+        steps[f"without {source}"] = (chosen, 0, {"without": source, "only": some})
     served: dict[str, Served] = {}
     with stages.stage("test", len(steps), "recommenders") as stage:
         for name, (line, seed, how) in steps.items():
@@ -158,9 +161,9 @@ def _measured(
         if protocol.seeds == 1
         else bench.resamples(1, protocol.resamples, items=len(bench.data.item_ids))
     )
-    base = _estimates([first.scores], recommender, one)
+    base = _estimates([first.scores], recommender, one, some)
     apart = {
-        name: _estimates([each.scores], recommender, one)
+        name: _estimates([each.scores], recommender, one, some)
         for name, each in served.items()
         if name == "everything" or name.startswith("without")
     }
@@ -179,6 +182,7 @@ def _measured(
             for name, (alone, adds) in recommender.brought().items()
         },
         "recall": first.recall,
+        "labels_apart": int(some.sum()),
         "candidates_share_of_full_hr10": base["hr10"].value / full if full else None,
         "apart": {name: _intervals(_minus(each, base)) for name, each in apart.items()},
         "heads": _heads(recommender, chosen, first),
@@ -188,9 +192,21 @@ def _measured(
 
 
 def _estimates(
-    scores: list[LabelScores], recommender: RecommenderBench, resamples: Resamples
+    scores: list[LabelScores],
+    recommender: RecommenderBench,
+    resamples: Resamples,
+    only: NDArray[np.bool_] | None = None,
 ) -> dict[str, Estimate]:
-    return estimates(scores, recommender.bench.labels, resamples, metrics=METRICS, over_items=True)
+    labels = recommender.bench.labels
+    return estimates(scores, labels, resamples, only, metrics=METRICS, over_items=True)
+
+
+def _sample(positive: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return about APART of the positive labels, by chance."""
+    chosen = np.zeros(len(positive), bool)
+    rows = np.random.default_rng(0).permutation(np.flatnonzero(positive))[:APART]
+    chosen[rows] = True
+    return chosen
 
 
 def _minus(one: Mapping[str, Estimate], other: Mapping[str, Estimate]) -> dict[str, Estimate]:

@@ -5,8 +5,9 @@ that was fitted on the period before. The same ranker over the full catalogue sa
 candidates cost; leaving out an input, what that is worth.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,7 @@ class RecommenderBench:
     bench: Bench
     pairs: LivePairs
     lines: Mapping[str, Aggregator]
+    _fits: dict[tuple[str, int], tuple[FittedRanker, Needs]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, bench: Bench, con: Connection, lines: Sequence[Aggregator]) -> "RecommenderBench":
@@ -103,7 +105,13 @@ class RecommenderBench:
         return Needs.of(self.config, line, aggregators, sources, ranker_columns(self.config), {})
 
     def fit(self, line: Ranker, seed: int) -> tuple[FittedRanker, Needs]:
-        """Fit a line on the labels of the train period, and negatives of its time."""
+        """Fit a line on the labels of the train period, and negatives of its time; once."""
+        key = (json.dumps([line.kind, line.parameters()]), seed)
+        if key not in self._fits:
+            self._fits[key] = self._fit(line, seed)
+        return self._fits[key]
+
+    def _fit(self, line: Ranker, seed: int) -> tuple[FittedRanker, Needs]:
         needs, heads = self.needs(line), line.heads(self.config.rules)
         labels, seen = self._labels("train")
         order = np.argsort(labels.times, kind="stable")
@@ -117,25 +125,22 @@ class RecommenderBench:
         code: type[FittedRanker] = line.fitted_class()
         return code.fit(line, heads, train, validation, seed), needs
 
-    def serve(self, line: Ranker, seed: int, without: str = "", everything: bool = False) -> Served:
+    def serve(
+        self,
+        line: Ranker,
+        seed: int,
+        without: str = "",
+        everything: bool = False,
+        only: NDArray[np.bool_] | None = None,
+    ) -> Served:
         """Fit a line, and measure it on the measured period.
 
         Args:
             without: A candidate source that brings nothing, by `full_name`.
             everything: Score every item, not only the candidates.
+            only: Labels to measure; None for all.
         """
         fitted, needs = self.fit(line, seed)
-        return self.served(line, fitted, needs, without, everything)
-
-    def served(
-        self,
-        line: Ranker,
-        fitted: FittedRanker,
-        needs: Needs,
-        without: str = "",
-        everything: bool = False,
-    ) -> Served:
-        """Measure a fitted ranker."""
         period = self.bench.world.name
         task, n_items = self.bench.measured.task, len(self.pairs.ids)
         labels = task.labels
@@ -164,10 +169,10 @@ class RecommenderBench:
             return np.where(np.isfinite(found), found, below).astype(np.float32)
 
         step = max(PAIRS_AT_ONCE // (n_items if everything else 800), 1)
-        scores = measure(score, task)
+        scores = measure(score, task, only=only)
         likely = self._likely(fitted, needs)
         heads = np.array([*line.heads(self.config.rules).values()], np.float32)
-        positive = np.flatnonzero(labels.positive)
+        positive = np.flatnonzero(np.isfinite(scores.rank))
         recall = {k: float((place[positive] < k).mean()) for k in RECALL_AT}
         return Served(replace(scores, judged=likely @ heads), lists, recall, likely)
 
@@ -203,7 +208,8 @@ class RecommenderBench:
         there = np.isfinite(np.take_along_axis(scores, best, 1))
         lists[rows] = np.where(there, best, -1)
         own = scores[np.arange(len(rows)), task.labels.items[rows]]
-        ranks = (scores > own[:, None]).sum(axis=1)
+        ties = (scores == own[:, None]).sum(axis=1) - 1
+        ranks = (scores > own[:, None]).sum(axis=1) + ties / 2
         place[rows] = np.where(np.isfinite(own), ranks, np.inf)
 
     def _likely(self, fitted: FittedRanker, needs: Needs) -> Floats:

@@ -2,6 +2,7 @@
 
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Literal
 
 import duckdb
 import pyarrow as pa
@@ -55,38 +56,20 @@ def build_item_stats(
         InputError: no item is staged.
         RunFailedError: a row breaks a rule of checks/item_stats.sql.
     """
-    staged, folder = config.layout.staged_items, config.layout.item_stats
-    if not staged.exists():
-        raise InputError(f"expected staged items in {staged}, found none; first: activity run")
-    dwell = duration(config)
-    activity = activity_query(config, con, files_between(config.layout.activity, EPOCH, as_of))
-    value = f"attributes[{quoted(dwell)}]" if dwell else "null::double"
-    con.execute(
-        f"create or replace temp view activity_so_far as select *, {value} as dwell "
-        f"from ({activity})"
-    )
-    # Staged by a version that knew no kinds, it lacks a column.
-    con.execute(
-        "create or replace temp view stg_items as select null::varchar as kind where false "
-        f"union all by name from {parquet([staged])}"
-    )
+    folder = config.layout.item_stats
+    read_for_stats(config, con, as_of, "view")
     before = [at for at in partitions(folder) if as_of - RECENT <= at < as_of]
-    categories = config.items.categories
-    parameters = {
-        "as_of": as_of,
-        "actions": item_actions(config),
-        "category": f"{categories[0]}=" if categories else None,
-        "knows_age": config.items.available_at is not None,
-        "prior_actions": PRIOR,
-        "prior_share": PRIOR_SHARE,
-        "since": before[-1] if before and only_new else None,
-    }
-    made = con.sql(sql("item_stats", __file__), params=parameters).to_arrow_reader(ITEMS_AT_ONCE)
+    since = before[-1] if before and only_new else None
+    made = item_stats(config, con, as_of, since).to_arrow_reader(ITEMS_AT_ONCE)
     file, schema, rows = partition(folder, as_of), _schema(config), 0
     with sealing(file, "item_stats") as path:
         with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
             for batch in made:
-                writer.write_batch(_in_columns(config, batch, schema, as_of, created_timestamp))
+                own = in_columns(config, batch)
+                for name, at in (("event", as_of), ("created", created_timestamp)):
+                    own[f"{name}_timestamp"] = pa.repeat(pa.scalar(at, UTC_US), batch.num_rows)
+                columns = [own[field.name].cast(field.type) for field in schema]
+                writer.write_batch(pa.record_batch(columns, schema))
                 rows += batch.num_rows
         _check(config, con, path, as_of)
     if not rows:  # no item is known, or nothing happened
@@ -96,23 +79,64 @@ def build_item_stats(
     return TableReport("item_stats", rows, rows)
 
 
-def _in_columns(
-    config: Config,
-    made: pa.RecordBatch,
-    schema: pa.Schema,
-    as_of: datetime,
-    created_timestamp: datetime,
-) -> pa.RecordBatch:
-    """Return the rows of the query with a column for each count, as they lie in the table."""
+def read_for_stats(
+    config: Config, con: duckdb.DuckDBPyConnection, until: datetime, kind: Literal["view", "table"]
+) -> None:
+    """Make the relations that `item_stats` reads: `activity_so_far`, `stg_items`.
+
+    Args:
+        until: No later as_of will be asked for.
+        kind: A view reads the files again at each query; a table holds them for many.
+
+    Raises:
+        InputError: no item is staged.
+    """
+    staged, dwell = config.layout.staged_items, duration(config)
+    if not staged.exists():
+        raise InputError(f"expected staged items in {staged}, found none; first: activity run")
+    activity = activity_query(config, con, files_between(config.layout.activity, EPOCH, until))
+    value = f"attributes[{quoted(dwell)}]" if dwell else "null::double"
+    con.execute(
+        f"create or replace temp {kind} activity_so_far as select * exclude (attributes), "
+        f"{value} as dwell from ({activity})"
+    )
+    # Staged by a version that knew no kinds, it lacks a column.
+    con.execute(
+        f"create or replace temp {kind} stg_items as select null::varchar as kind where false "
+        f"union all by name from {parquet([staged])}"
+    )
+
+
+def item_stats(
+    config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime, since: datetime | None = None
+) -> duckdb.DuckDBPyRelation:
+    """Return the statistics of the items as of a timestamp; `in_columns` lays out its rows.
+
+    Args:
+        since: Only of items that something happened to since then.
+    """
+    categories = config.items.categories
+    parameters = {
+        "as_of": as_of,
+        "actions": item_actions(config),
+        "category": f"{categories[0]}=" if categories else None,
+        "knows_age": config.items.available_at is not None,
+        "prior_actions": PRIOR,
+        "prior_share": PRIOR_SHARE,
+        "since": since,
+    }
+    return con.sql(sql("item_stats", __file__), params=parameters)
+
+
+def in_columns(config: Config, made: pa.RecordBatch) -> dict[str, pa.Array]:
+    """Return the columns of rows of `item_stats`, those of each count among them."""
     columns = {name: made[name] for name in made.schema.names}
-    columns["event_timestamp"] = pa.repeat(pa.scalar(as_of, UTC_US), made.num_rows)
-    columns["created_timestamp"] = pa.repeat(pa.scalar(created_timestamp, UTC_US), made.num_rows)
     actions = item_actions(config)
     for days in DAYS:
         counts = columns[f"n_{days}d"].flatten().to_numpy().reshape(-1, len(actions))
         for action, of_action in zip(actions, counts.T, strict=True):
             columns[days_column(action, days)] = pa.array(of_action.astype(float))
-    return pa.record_batch([columns[field.name].cast(field.type) for field in schema], schema)
+    return columns
 
 
 def _check(config: Config, con: duckdb.DuckDBPyConnection, file: Path, as_of: datetime) -> None:

@@ -142,4 +142,4 @@ def _chosen(values: Any, columns: Sequence[int], width: int) -> Any:
     """Return some columns; all of them as they are."""
     if tuple(columns) == tuple(range(width)):
         return values
-    return tf.gather(values, list(columns), axis=1)
+    return tf.gather(values, tf.constant(columns, tf.int32, (len(columns),)), axis=1)

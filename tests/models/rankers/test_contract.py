@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from models.rankers.inputs import Columns, Inputs, Labelled
+from models.rankers.lines import BoostedTrees
 from models.rankers.spec import Ranker
 from tests.models.rankers.worlds import GROUP, HEADS, LINES, changed, market, nothing
 from transformations.errors import InputError
@@ -62,6 +64,23 @@ def test_it_learns_what_members_like(line: Ranker) -> None:
         assert probabilities[happened[:, head], head].mean() > (
             probabilities[~happened[:, head], head].mean()
         )
+
+
+def test_trees_that_tell_nothing_do_not_look_perfect() -> None:
+    """A label's own item comes first among drawn ones, and LightGBM leaves ties in their order."""
+    made = BoostedTrees(version=1, trees=5, leaves=2, min_rows=200)
+    train, validation = (chance_first(market(seed)) for seed in (0, 1))
+    found = made.fitted_class().fit(made, HEADS, train, validation, seed=7)
+    by_chance = np.mean(1 / np.log2(np.arange(GROUP) + 2))  # .49
+    assert found.figures["validation_ndcg_10"] < by_chance + 0.1
+
+
+def chance_first(labelled: Labelled) -> Labelled:
+    """Return groups whose first pair is what came of them, whatever it is like."""
+    targets = np.zeros_like(labelled.targets)
+    targets[::GROUP, 0] = 1.0
+    order = np.random.default_rng(0).permuted(np.arange(len(labelled)).reshape(-1, GROUP), axis=1)
+    return replace(labelled.take(order.ravel()), targets=targets)
 
 
 def test_probabilities_are_as_high_as_actions_are_frequent(line: Ranker) -> None:

@@ -70,6 +70,13 @@ def test_a_long_tail_is_taken_as_its_logarithm() -> None:
     np.testing.assert_allclose(scaled, (expected - expected.mean()) / expected.std(), atol=1e-3)
 
 
+def test_a_rank_is_taken_as_its_logarithm_though_its_tail_is_short() -> None:
+    ranks = np.arange(300, dtype=np.float32)
+    names = ("pair.rank_popular_v1", "pair.category_rank", "pair.ranking")
+    made = Preprocessing.fit(pairs_of(numbers=dict.fromkeys(names, ranks)))
+    assert [number.log for number in made.pairs.numbers] == [True, True, False]
+
+
 def test_columns_that_say_nothing_are_left_out() -> None:
     made = Preprocessing.fit(
         pairs_of(

@@ -48,6 +48,8 @@ LINES = (
     WideAndDeep(version=1, embedding_dim=3, deep=(8, 4)),
     WideAndDeep(version=1, embedding_dim=3, deep=()),
     WideAndDeep(version=1, embedding_dim=2, deep=(5,), wide=("item.category", "pair.")),
+    WideAndDeep(version=1, embedding_dim=2, deep=(5,), wide=("item.category",)),
+    WideAndDeep(version=1, embedding_dim=2, deep=(5,), wide=("pair.",)),
 )
 
 
