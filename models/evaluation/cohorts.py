@@ -4,6 +4,7 @@ Each label is in exactly one level of every cohort.
 """
 
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -57,6 +58,24 @@ def cohorts(frame: pd.DataFrame, train_until: datetime, fit_until: datetime) -> 
         "Items": {"first acted on before the fit": old, "first acted on after it": ~old},
         "Members": {"known in training": known, "new since": ~known},
     }
+
+
+def levels_of(values: NDArray[Any], there: NDArray[np.bool_]) -> Masks:
+    """Return level → bool [labels] of a column of profiles: its values, or thirds of its numbers.
+
+    >>> found = levels_of(np.array(["a", None]), np.array([True, False]))
+    >>> {level: mask.tolist() for level, mask in found.items()}
+    {'a': [True, False], 'missing': [False, True]}
+    """
+    if values.dtype == object:
+        names = sorted(set(values[there].tolist()))
+        masks = {str(name): there & (values == name) for name in names}
+    else:
+        known = values[there]
+        bounds = np.quantile(known, [1 / 3, 2 / 3]) if len(known) else np.zeros(2)
+        level = np.searchsorted(bounds, values, side="left")
+        masks = {name: there & mask for name, mask in _masks([*THIRDS], level).items()}
+    return masks | {"missing": ~there}
 
 
 def _history(counts: NDArray[np.number]) -> Masks:

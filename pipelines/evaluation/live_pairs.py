@@ -6,7 +6,7 @@ columns are is said once, in models/rankers.
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from models.candidates.build import ids_there, items_there
 from models.candidates.nearest import Nearest
 from models.candidates.popular import lists as popular_lists
-from models.candidates.spec import CandidateSource, NearestToMember, Neighbours, Popular
+from models.candidates.spec import ALL, CandidateSource, NearestToMember, Neighbours, Popular
 from models.candidates.votes import together
 from models.lines import similarity_of
 from models.rankers.history import Categories
@@ -26,6 +26,7 @@ from models.rankers.reading import SEQUENCE, Members, Needs, inputs_of, items_of
 from models.spec import Aggregator
 from operations.fits import Fits
 from pipelines.evaluation.labels import indices_of
+from pipelines.evaluation.profiles import Profiles, profiles_at
 from pipelines.evaluation.protocol import LIVE
 from pipelines.evaluation.variants import Bench
 from pipelines.ranking.candidates import positive_fields
@@ -60,7 +61,8 @@ class LivePairs:
     _stats_of: dict[int, bytes] = field(default_factory=dict)
     _members: dict[tuple[str, str], Members] = field(default_factory=dict)
     _items: dict[tuple[str, int], Columns] = field(default_factory=dict)
-    _popular: dict[tuple[str, int], Indices] = field(default_factory=dict)
+    _profiles: dict[str, Profiles] = field(default_factory=dict)
+    _popular: dict[tuple[str, int], dict[str, Indices]] = field(default_factory=dict)
     _neighbours: dict[tuple[str, int], tuple[Indices, Floats]] = field(default_factory=dict)
     _nearest: dict[tuple[str, int], Nearest] = field(default_factory=dict)
     _there: dict[tuple[int, tuple[str, ...]], Indices] = field(default_factory=dict)
@@ -98,17 +100,24 @@ class LivePairs:
         rows = _placed(rows, as_of, rows["n_actions"].to_numpy())
         found = {f"{SEQUENCE}__{name}": column_of(rows[name]) for name in rows.schema.names}
         stats = member_stats(self.config.rules, rows, duration(self.config))
-        nothing = np.zeros(len(as_of)), np.zeros(len(as_of), bool)
         for view, name, _ in needs.members.values():
-            # Profiles are not read here: what they say is missing.
-            is_there = view == MEMBER_STATS_VIEW
-            found[f"{view}__{name}"] = column_of(stats[name]) if is_there else nothing
+            of_stats = view == MEMBER_STATS_VIEW
+            own = column_of(stats[name]) if of_stats else self.profiles(period)[name]
+            found[f"{view}__{name}"] = own
         every = np.ones(len(as_of), bool)
         for one in needs.vectors:
             vectors = self._vectors(period, one.line)
             for kept in one.fields.values():
                 found[f"{one.view}__{kept}"] = vectors[kept.removeprefix("stored_")], every
         return Joined({n: v for n, (v, _) in found.items()}, {n: p for n, (_, p) in found.items()})
+
+    def profiles(self, period: str) -> Profiles:
+        """Return what the profiles of the labels' members said at their times."""
+        if period not in self._profiles:
+            own = self.bench.data.periods[period]
+            members, times = pa.array(own.frame["member_id"]), own.task.labels.times
+            self._profiles[period] = profiles_at(self.config, self.con, members, times)
+        return self._profiles[period]
 
     def _vectors(self, period: str, line: str) -> dict[str, Floats]:
         """Return a line's vectors by field, float32 [labels, dim]."""
@@ -200,7 +209,12 @@ class LivePairs:
         self, source: CandidateSource, period: str, rows: Indices, day: int
     ) -> Sequence[Indices]:
         if isinstance(source, Popular):
-            return [self._popular_at(source, day)] * len(rows)
+            lists = self._popular_at(source, day)
+            segments = [ALL] * len(rows)
+            if source.profile is not None:
+                values, there = self.profiles(period)[source.profile]
+                segments = np.where(there, values, ALL)[rows].tolist()
+            return [lists.get(one, lists.get(ALL, rows[:0])) for one in segments]
         if isinstance(source, Neighbours):
             return self._neighbours_of(source, period, rows, day)
         assert isinstance(source, NearestToMember)
@@ -216,18 +230,17 @@ class LivePairs:
             self._there[key] = found[found >= 0]
         return self._there[key]
 
-    def _popular_at(self, source: Popular, day: int) -> Indices:
+    def _popular_at(self, source: Popular, day: int) -> dict[str, Indices]:
+        """Return the list of each segment of members."""
         key = (str(source), day)
         if key not in self._popular:
             at = timestamp_of(day * DAY_US)
             items_there(self.config, self.con, at)
-            items: Indices = np.zeros(0, np.int64)
-            # Profiles and clusters are not rebuilt here: such a source brings what is popular.
-            for_all = replace(source, by=None)
-            for batch in popular_lists(for_all, self.config, self.con, at):
-                found = indices_of(self.bench.data.item_ids, batch["item_ids"].flatten())
-                items = found[found >= 0]
-            self._popular[key] = items
+            self._popular[key] = {}
+            for batch in popular_lists(source, self.config, self.con, at):
+                for segment, items in zip(batch["segment"], batch["item_ids"], strict=True):
+                    found = indices_of(self.bench.data.item_ids, items.values)
+                    self._popular[key][segment.as_py()] = found[found >= 0]
         return self._popular[key]
 
     def _space(self, source: CandidateSource) -> Space:

@@ -13,7 +13,7 @@ from duckdb import DuckDBPyConnection as Connection
 from numpy.typing import NDArray
 
 from models.evaluation.bootstrap import Estimate, Interval, Resamples
-from models.evaluation.cohorts import cohorts
+from models.evaluation.cohorts import cohorts, levels_of
 from models.evaluation.compare import estimates
 from models.evaluation.metrics import auc
 from models.evaluation.scoring import LabelScores
@@ -23,6 +23,7 @@ from models.rankers.spec import Ranker
 from models.spec import Aggregator
 from operations.fits import Fits
 from operations.trials import Trial, note_trial
+from pipelines.daily import stage_the_members
 from pipelines.evaluation.choices import Choices, Measured, Trying, choose_references, untuned
 from pipelines.evaluation.comparison import references
 from pipelines.evaluation.evaluate import chosen_lines, open_bench
@@ -73,7 +74,7 @@ def evaluate_recommender(config: Config, stages: Stages, protocol: Protocol, com
             measured = Measured(bench)
             trying = Trying(measured, stages, stage)
             popular, knn, ease, als = choose_references(trying, protocol)
-            _encode_sources(bench.world, con, own, stages)
+            _prepare(bench.world, con, own, stages)
             recommender = RecommenderBench.of(bench, con, own)
             by_name = {str(line): line for line in rankers}
             best = trying.best(
@@ -97,7 +98,7 @@ def evaluate_recommender(config: Config, stages: Stages, protocol: Protocol, com
     bench.knn = choices.knn
     note_trial(stages.ledger, stages.run_id, Trial("test", "recommender", {"command": command}))
     with connect(bench.world.config) as con:
-        _encode_sources(bench.world, con, own, stages)
+        _prepare(bench.world, con, own, stages)
         recommender = RecommenderBench.of(bench, con, own)
         result = _measured(recommender, rankers, chosen, choices, protocol, stages)
     result |= {"command": command, "created": datetime.now(UTC).isoformat(timespec="seconds")}
@@ -107,10 +108,9 @@ def evaluate_recommender(config: Config, stages: Stages, protocol: Protocol, com
     return file
 
 
-def _encode_sources(
-    world: World, con: Connection, lines: Sequence[Aggregator], stages: Stages
-) -> None:
-    """Encode the items in the spaces that candidate sources read and no aggregator does."""
+def _prepare(world: World, con: Connection, lines: Sequence[Aggregator], stages: Stages) -> None:
+    """Stage profiles, and encode items in spaces that candidate sources alone read."""
+    stage_the_members(world.config, con, world.split.until, stages)
     config = world.config
     read = {line.config_of(config).space for line in lines}
     named = {source.space for source in candidate_lines(config) if source.space is not None}
@@ -286,8 +286,11 @@ def _cohorts(
     split = bench.world.split
     history = bench.histories(bench.world.name, LIVE).history
     frame = pd.concat([cohort_columns(bench.measured, bench.data), history], axis=1)
+    by_cohort = cohorts(frame, split.train_until, split.fit_until)
+    for name, (values, there) in recommender.pairs.profiles(bench.world.name).items():
+        by_cohort[f"members.{name}"] = levels_of(values, there)
     found: dict[str, Any] = {}
-    for cohort, levels in cohorts(frame, split.train_until, split.fit_until).items():
+    for cohort, levels in by_cohort.items():
         for level, mask in levels.items():
             if (mask & bench.labels.positive).sum() >= 20:
                 own = estimates(

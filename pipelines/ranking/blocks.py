@@ -50,9 +50,9 @@ def blocks_of(examples: Examples, heads: Mapping[str, float]) -> list[Block]:
     for begin, end in zip(borders, [*borders[1:], len(times)], strict=True):
         stop = border_of(times[:begin], 1 - VALIDATION) if begin else 0
         block = Block(
-            _between_labels(pairs, 0, stop),
-            _between_labels(pairs, stop, begin),
-            _between_labels(pairs, begin, end),
+            between_labels(pairs, 0, stop),
+            between_labels(pairs, stop, begin),
+            between_labels(pairs, begin, end),
         )
         worth = gains(block.judges.targets, [*heads.values()])
         judged = ndcg_in_groups(np.zeros(len(worth)), worth, block.judges.groups, 10)
@@ -77,7 +77,7 @@ def together(first: Labelled, second: Labelled, labels: int) -> Labelled:
     )
 
 
-def _between_labels(pairs: Labelled, begin: int, end: int) -> Labelled:
+def between_labels(pairs: Labelled, begin: int, end: int) -> Labelled:
     """Return the pairs of the labels [begin, end), without the members and items of others."""
     first, last = np.searchsorted(pairs.groups, [begin, end])
     some = pairs.take(np.arange(first, last))

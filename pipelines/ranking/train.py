@@ -47,11 +47,13 @@ class Examples:
         key: What they depend on: rankers that agree in it share them.
         times: Of the labels, in order: microseconds since 1970, int64. A group of the training
             pairs is the number of its label, one of the validation's counts on from `border`.
+        members: Of the labels, ids.
     """
 
     key: Hashable
     needs: Needs
     times: NDArray[np.int64]
+    members: NDArray[Any]
     train: Labelled
     validation: Labelled
 
@@ -143,7 +145,7 @@ def examples_of(
             train, validation = split(known, con, line, labels, shown, heads, seed, stage)
             stage.rows_in, stage.rows_out = len(labels), len(train) + len(validation)
             stage.note = f"{len(train.inputs.names('numbers'))} numbers"
-    return Examples(key, needs, labels.times, train, validation)
+    return Examples(key, needs, labels.times, labels.members, train, validation)
 
 
 def train_rankers(config: Config, until: datetime, stages: Stages) -> None:

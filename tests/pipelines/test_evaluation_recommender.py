@@ -69,12 +69,12 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
             "categories": ["category"],
             "available_at": "posted_at",
         },
-        # Of which nothing is read here; a ranker sees that it is missing.
         "members": {"source": "members.csv", "id": "member_id", "categorical": ["country"]},
     }
     (folder / "activity.yaml").write_text(yaml.safe_dump(settings))
     (folder / "feature_store.yaml").write_text("project: recommender\n")
-    (folder / "members.csv").write_text("member_id,country\n1,Peru\n")
+    rows = "".join(f"{member},Peru\n" for member in range(0, 150, 2))
+    (folder / "members.csv").write_text(f"member_id,country\n{rows}")
     lines = catalogue(
         'GeometricDecay(version=1, decay=0.8, store="int8")', candidates=CANDIDATES, rankers=RANKERS
     )
@@ -132,6 +132,7 @@ def test_each_source_and_each_input_is_taken_apart(result: dict[str, Any]) -> No
     assert {"everything", "without vectors", "without item_stats"} < {*result["apart"]}
     assert 0 < result["lists"]["coverage"] <= 1
     assert {*result["heads"]} <= {"APPLY", "SAVE", "DISMISS"}
+    assert {*result["cohorts"]["members.country"]} == {"Peru", "missing"}
     console = Console(record=True, width=120)
     show_recommender(console, result)
     assert "What an input is worth" in console.export_text()

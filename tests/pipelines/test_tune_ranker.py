@@ -113,7 +113,7 @@ def examples_of(groups: int, times: list[int] | None = None) -> Examples:
     train = every.take(np.flatnonzero(every.groups < border))
     rest = every.take(np.flatnonzero(every.groups >= border))
     rest = type(rest)(**{**vars(rest), "groups": rest.groups - border})
-    return Examples("", None, at, train, rest)  # type: ignore[arg-type]
+    return Examples("", None, at, at, train, rest)  # type: ignore[arg-type]
 
 
 @given(
