@@ -1,7 +1,7 @@
 """Fitting a ranker: what was readable at each label's time, drawn negatives, a package."""
 
 import json
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,6 +16,7 @@ from models.lines import candidate_lines, ranker_lines
 from models.rankers.columns import ranker_columns
 from models.rankers.inputs import Labelled
 from models.rankers.item_categories import items_known, read_categories
+from models.rankers.labels import gains, sizes, starts
 from models.rankers.package import package
 from models.rankers.protocol import FittedRanker
 from models.rankers.reading import Needs
@@ -83,7 +84,7 @@ def train_ranker(
     with stages.stage(f"train {line}") as stage:
         code: type[FittedRanker] = line.fitted_class()
         fitted = code.fit(line, heads, train, validation, seed)
-        metrics = judged(fitted, validation, list(heads))
+        metrics = judged(fitted, validation, heads)
         stage.rows_in, stage.note = len(train), say(metrics)
     needs = examples.needs
     notes = {
@@ -247,8 +248,12 @@ def border_of(times: NDArray[np.int64], share: float) -> int:
     return int(np.searchsorted(times, times[int(len(times) * share)]))
 
 
-def judged(fitted: FittedRanker, pairs: Labelled, heads: list[str]) -> dict[str, float]:
-    """Return the AUC of each head, and how often a liked item comes first among its negatives."""
+def judged(fitted: FittedRanker, pairs: Labelled, heads: Mapping[str, float]) -> dict[str, float]:
+    """Return the AUC of each head, and how often a label's liked item comes first of its pairs.
+
+    Args:
+        heads: Actions with their weights in the score.
+    """
     if not len(pairs):
         return {}
     likely = fitted.probabilities(pairs.inputs)
@@ -258,12 +263,13 @@ def judged(fitted: FittedRanker, pairs: Labelled, heads: list[str]) -> dict[str,
         if positive.any() and not positive.all():
             metrics[f"auc_{head.lower()}"] = float(auc(likely[:, column], positive))
     scores = fitted.scores(pairs.inputs)
-    starts = np.flatnonzero(np.diff(pairs.groups, prepend=-1))
-    best = np.maximum.reduceat(scores, starts)
-    sizes = np.diff(np.append(starts, len(scores)))
-    chosen = (sizes > 1) & (pairs.targets[starts].sum(axis=1) > 0)
+    first, many = starts(pairs.groups), sizes(pairs.groups)
+    best = np.maximum.reduceat(scores, first)
+    chosen = (many > 1) & (gains(pairs.targets, [*heads.values()])[first] > 0)
     if chosen.any():
-        metrics["first"] = float((scores[starts] >= best)[chosen].mean())
+        # Of several that score alike each comes first as often.
+        alike = np.add.reduceat((scores == np.repeat(best, many)).astype(np.int64), first)
+        metrics["first"] = float(((scores[first] >= best) / alike)[chosen].mean())
     return metrics
 
 

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from models.lines import ranker_lines
-from models.rankers.inputs import Inputs
+from models.rankers.inputs import Columns, Inputs, Labelled
 from models.rankers.item_categories import items_known, read_categories
 from models.rankers.package import load
 from models.rankers.reading import Needs
@@ -21,7 +23,7 @@ from pipelines.ranking.dataset import Known
 from pipelines.ranking.examples import Pairs
 from pipelines.ranking.labels import Labels, read_labels
 from pipelines.ranking.skew import above, skews
-from pipelines.ranking.train import train_rankers
+from pipelines.ranking.train import judged, train_rankers
 from serving.recommend.asked import Request
 from serving.recommend.candidates import Candidates
 from serving.recommend.input_log import InputLog
@@ -215,6 +217,20 @@ def test_too_few_labels_are_said(tmp_path_factory: pytest.TempPathFactory) -> No
     workspace.do("rankers", lambda stages: train_rankers(workspace.config, END, stages))
     assert "linear_v1 is not trained: expected at least 50 positive actions" in workspace.said
     assert open_scoring(workspace.config, workspace.store) is None
+
+
+def test_a_fit_is_judged_by_what_was_liked_and_ties_share_a_place() -> None:
+    """Groups: liked among lower ones; liked beside an equal one; disliked; liked alone."""
+    groups = np.array([0, 0, 0, 1, 1, 2, 2, 3])
+    scores = np.array([0.9, 0.1, 0.2, 0.5, 0.5, 0.9, 0.1, 0.3], np.float32)
+    targets = np.zeros((8, 2), np.float32)
+    targets[[0, 3, 7], 0], targets[5, 1] = 1.0, 1.0
+    inputs = Inputs(Columns(), Columns(), Columns(), groups, groups)
+    pairs = Labelled(inputs, targets, np.ones(8, np.float32), groups, np.full(8, -1))
+    fitted: Any = SimpleNamespace(
+        scores=lambda _: scores, probabilities=lambda _: np.stack([scores, 1 - scores], axis=1)
+    )
+    assert judged(fitted, pairs, {"APPLY": 1.0, "DISMISS": -1.0})["first"] == 0.75
 
 
 def test_needs_survive_json() -> None:
