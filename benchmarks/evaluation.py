@@ -13,12 +13,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from benchmarks.report.both_stages import both_stages
+from benchmarks.report.section import markdown
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -141,7 +144,7 @@ def page() -> str:
     text = TEXT.read_text()
     for name in SETS:
         text = text.replace(f"{{{{ {name} }}}}", _figures(name))
-    return text.replace("{{ new items }}", _ways())
+    return text.replace("{{ new items }}", _ways()).replace("{{ both stages }}", both_stages())
 
 
 def _ways() -> str:
@@ -158,7 +161,7 @@ def _world(rows: Sequence[dict[str, Any]]) -> str:
         f"On the {rows[0]['world']}, {rows[0]['new_labels']:,} of {rows[0]['labels']:,} labels are "
         "on new items:\n\n"
     )
-    return of + _lines(
+    return of + markdown(
         [*head, "new with a vector"],
         (
             [
@@ -234,7 +237,7 @@ def _table(result: dict[str, Any]) -> str:
                 _number(variant["metrics"].get("auc_random"), 3),
             ]
         )
-    return _lines(head, rows)
+    return markdown(head, rows)
 
 
 def _marked(variant: dict[str, Any], result: dict[str, Any]) -> str:
@@ -311,11 +314,6 @@ def _interval(interval: dict[str, float] | None) -> str:
     text = f"{interval['estimate']:+.4f} {_bounds(interval)}"
     clear = interval["low"] > 0 or interval["high"] < 0
     return f"**{text}**" if clear else text
-
-
-def _lines(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def main() -> None:
