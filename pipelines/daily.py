@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection as Connection
 
 from models.candidates.build import build_lists
+from models.candidates.clusters import clusters_at
 from models.embed import EmbedReport, embed_snapshot
 from models.lines import by_space
 from models.spec import Aggregator, Learned
@@ -209,7 +210,8 @@ def serve_beside(config: Config, as_of: datetime, stages: Stages, only_new: bool
     """
     rows: dict[str, int] = {}
     with connect(config) as con, stages.stage("item_stats") as stage:
-        report = build_item_stats(config, con, as_of, _not_yet(config), only_new)
+        clusters = clusters_at(config, con, as_of)
+        report = build_item_stats(config, con, as_of, _not_yet(config), only_new, clusters)
         fill(stage, report)
         rows[ITEM_STATS_VIEW] = report.rows_out
     sources = [

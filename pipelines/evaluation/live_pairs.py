@@ -15,6 +15,7 @@ from duckdb import DuckDBPyConnection as Connection
 from numpy.typing import NDArray
 
 from models.candidates.build import ids_there, items_there
+from models.candidates.clusters import clusters_at
 from models.candidates.nearest import Nearest
 from models.candidates.popular import lists as popular_lists
 from models.candidates.spec import CandidateSource, NearestToMember, Neighbours, Popular
@@ -149,8 +150,11 @@ class LivePairs:
             return
         at = timestamp_of(day * DAY_US)
         file = partition(self.config.layout.item_stats, at)
-        if not file.exists():
-            build_item_stats(self.config, self.con, at, at)
+        wanted = {name for _, name, _ in needs.items.values()}
+        # A version that knew fewer columns may have written it.
+        if not file.exists() or not wanted <= {*pq.read_schema(file).names}:
+            clusters = clusters_at(self.config, self.con, at)
+            build_item_stats(self.config, self.con, at, at, clusters=clusters)
         table = pq.read_table(file)
         rows = indices_of(self.bench.data.item_ids, table["item_id"].combine_chunks())
         for view, name, _ in needs.items.values():
@@ -201,7 +205,7 @@ class LivePairs:
             at = timestamp_of(day * DAY_US)
             items_there(self.config, self.con, at)
             items: Indices = np.zeros(0, np.int64)
-            # Profiles and clusters are not rebuilt here: such a source brings what is popular.
+            # Profiles and lists by cluster are not rebuilt here: it brings what is popular.
             for_all = replace(source, by=None)
             for batch in popular_lists(for_all, self.config, self.con, at):
                 found = indices_of(self.bench.data.item_ids, batch["item_ids"].flatten())

@@ -8,9 +8,13 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from models.candidates.clusters import clusters_at
+from models.items.saved import fitted_until
+from operations.fits import Fits
 from pipelines.refresh import refresh_items
 from tests.pipelines.test_item_spaces import ITEMS, act, market
 from tests.worlds.workspace import AVERAGE, END, Workspace
+from transformations.duck import connect
 from transformations.layout import partition, partitions
 from transformations.names import ITEM_STATS_VIEW, MEMBER_STATS_VIEW, PROFILE_VIEW
 from transformations.stats.columns import item_stats_columns, member_stats_columns, profile_columns
@@ -77,6 +81,28 @@ class TestItems:
         assert row["age_days"] is None
         stored = row_of(config.layout.item_stats, END, "item_id", "g-4")
         assert row == pytest.approx({name: stored[name] for name in row})
+
+    def test_an_item_has_a_rank_in_its_content_cluster(self, served: Workspace) -> None:
+        """Those that a run finds; none before the time that the space was fitted on."""
+        config = served.config
+        config = config.in_space(Fits(config).space)
+        with connect(config) as con:
+            clusters = clusters_at(config, con, END)
+        assert clusters is not None
+        cluster_of = dict(zip(*clusters.to_pydict().values(), strict=True))
+        assert set(cluster_of) == {f"g-{item}" for item in range(ITEMS)}
+        table = pq.read_table(partition(config.layout.item_stats, END)).to_pylist()
+        rank = {row["item_id"]: row["popularity_rank"] for row in table}
+        for row in table:
+            own = cluster_of[row["item_id"]]
+            better = [i for i in rank if cluster_of[i] == own and rank[i] < rank[row["item_id"]]]
+            assert row["cluster_rank"] == 1 + len(better)
+        assert {row["cluster_rank"] for row in table} > {1}
+        fitted = fitted_until(config)
+        assert fitted is not None
+        for as_of in (END - 3 * DAY, END - 2 * DAY, END - DAY):
+            row = row_of(config.layout.item_stats, as_of, "item_id", "g-4")
+            assert (row["cluster_rank"] is None) == (as_of < fitted), as_of
 
     def test_a_label_sees_what_could_be_read_at_its_time(self, served: Workspace) -> None:
         config, columns = served.config, ["n_play_1d", "positive_share"]

@@ -37,6 +37,7 @@ def build_item_stats(
     as_of: datetime,
     created_timestamp: datetime,
     only_new: bool = False,
+    clusters: pa.Table | None = None,
 ) -> TableReport:
     """Write the item_stats partition of a timestamp; replace that of a run before.
 
@@ -47,6 +48,7 @@ def build_item_stats(
         only_new: Leave out the items that nothing happened to since the partition before: no
             action on them reached the source, and they were known. Their rows stay as they were,
             so their counts of days fall at the next run. After RECENT none is left out.
+        clusters: item_id, cluster of the items that have one, as of as_of. None: no item has.
 
     Returns:
         rows_out counts the items.
@@ -70,6 +72,10 @@ def build_item_stats(
         "create or replace temp view stg_items as select null::varchar as kind where false "
         f"union all by name from {parquet([staged])}"
     )
+    if clusters is None:
+        columns = [pa.field("item_id", _item(config)), pa.field("cluster", pa.int64())]
+        clusters = pa.schema(columns).empty_table()
+    con.register("item_clusters", clusters)
     before = [at for at in partitions(folder) if as_of - RECENT <= at < as_of]
     categories = config.items.categories
     parameters = {
@@ -93,6 +99,7 @@ def build_item_stats(
         file.unlink()
     for view in ("activity_so_far", "stg_items"):
         con.execute(f"drop view {view}")
+    con.unregister("item_clusters")
     return TableReport("item_stats", rows, rows)
 
 
@@ -126,12 +133,15 @@ def _check(config: Config, con: duckdb.DuckDBPyConnection, file: Path, as_of: da
 
 
 def _schema(config: Config) -> pa.Schema:
-    item = pa.int64() if config.item_id_type == "int64" else pa.string()
     return pa.schema(
         [
-            pa.field("item_id", item),
+            pa.field("item_id", _item(config)),
             pa.field("event_timestamp", UTC_US),
             pa.field("created_timestamp", UTC_US),
             *(pa.field(name, pa.float64()) for name in item_stats_columns(config)),
         ]
     )
+
+
+def _item(config: Config) -> pa.DataType:
+    return pa.int64() if config.item_id_type == "int64" else pa.string()
