@@ -98,7 +98,7 @@ class LivePairs:
         found = {f"{SEQUENCE}__{name}": column_of(rows[name]) for name in rows.schema.names}
         stats = member_stats(self.config.rules, rows, duration(self.config))
         nothing = np.zeros(len(as_of)), np.zeros(len(as_of), bool)
-        for view, name, _ in needs.members.values():
+        for view, name in needs.of_views:
             # Profiles are not read here: what they say is missing.
             is_there = view == MEMBER_STATS_VIEW
             found[f"{view}__{name}"] = column_of(stats[name]) if is_there else nothing

@@ -1,8 +1,11 @@
 """Rankers of a workspace: fitted on what could be read at the time, served from what is online."""
 
+import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
@@ -41,11 +44,22 @@ RANKERS = (
     'Linear(version=1, aggregators=("decay_v1", "small_v1"), labels=400)',
     'BoostedTrees(version=1, aggregators=("decay_v1",), trees=5, min_rows=2, labels=400)',
 )
+PROFILES = (
+    "members: {source: source/people.csv, categorical: [zone], available_at: since, "
+    "time_zone: zone}"
+)
+PEOPLE = f"""member_id,zone,since
+3,Asia/Tokyo,2020-01-01
+3,America/New_York,{END - DAY:%Y-%m-%d}
+17,nowhere,2020-01-01
+"""
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     workspace = market(tmp_path_factory.mktemp("ranking"), AVERAGE)
+    workspace.setting("dim: 3", f"dim: 3\n{PROFILES}")
+    (workspace.root / "source" / "people.csv").write_text(PEOPLE)
     workspace.lines(
         *(AVERAGE, DECAY, KEPT_SMALL), encoders=ENCODERS, candidates=CANDIDATES, rankers=RANKERS
     )
@@ -140,6 +154,28 @@ def test_a_label_sees_nothing_that_could_not_be_read_then(
         False,
         True,
     ]
+
+
+def test_a_label_has_the_clock_of_its_member_then(served: Workspace, scoring: Scoring) -> None:
+    """By the profile that was known; UTC where that names no zone, or there is none."""
+    noon = {"before": END - 2 * DAY + DAY / 2, "after": END - DAY + DAY / 2}
+    asked = [(3, "before"), (3, "after"), (17, "after"), (99_999, "after")]
+    count = len(asked)
+    labels = Labels(
+        np.array([member for member, _ in asked]),
+        np.array(["g-1"] * count, object),
+        np.array(["play"] * count),
+        np.ones(count, np.int32),
+        np.array([microseconds(noon[when]) for _, when in asked], np.int64),
+    )
+    with connect(served.config) as con:
+        items_known(served.config, con)
+        known = Known.of(served.config, served.store, scoring.needs, read_categories(con))
+    numbers = known.members(labels, known.read(labels)).columns.numbers
+    hours = np.arctan2(numbers["member.hour_sin"], numbers["member.hour_cos"]) / np.pi * 12 % 24
+    behind = noon["after"].astimezone(ZoneInfo("America/New_York")).hour
+    assert hours == pytest.approx([21, behind, 12, 12], abs=1e-3)
+    assert behind < 12
 
 
 def test_labels_are_a_members_first_actions_before_the_end(served: Workspace) -> None:
@@ -239,6 +275,10 @@ def test_needs_survive_json() -> None:
     }
     needs = Needs.read(noted)
     assert Needs.read(needs.noted()) == needs
+    assert needs.time_zone is None  # of a package that was made before there were zones
+    own = replace(needs, time_zone=("view", "a"))
+    assert Needs.read(json.loads(json.dumps(own.noted()))) == own
+    assert own.of_views == needs.of_views  # what is read once serves both
     assert needs.members["member.a"] == ("view", "a", "number")
 
 
