@@ -328,7 +328,7 @@ class ActionSettings(_Strict):
 
 
 class TrainSettings(_Strict):
-    """What training weighs."""
+    """What training weighs: of aggregators, and of rankers."""
 
     weight: str | None = None
     """A factor of each label's weight, over `member_actions` (of the label's member, in all) and
@@ -347,13 +347,17 @@ class TrainSettings(_Strict):
         return self
 
     @property
-    def expression(self) -> str:
-        """The factor as SQL; 1 where it is unknown."""
-        if self.weight is None:
-            return "1.0"
-        low, high = self.weight_bounds
-        factor = parse(self.weight, WEIGHT_NAMES, "number").sql
-        return f"greatest({low}, least({high}, coalesce({factor}, 1.0)))"
+    def macro(self) -> str:
+        """SQL that makes the factor a macro, `weight_of(member_actions, action_share)`.
+
+        It is 1 where the factor is unknown.
+        """
+        factor = "1.0"
+        if self.weight is not None:
+            low, high = self.weight_bounds
+            given = parse(self.weight, WEIGHT_NAMES, "number").sql
+            factor = f"greatest({low}, least({high}, coalesce({given}, 1.0)))"
+        return f"create or replace temp macro weight_of({', '.join(WEIGHT_NAMES)}) as {factor}"
 
 
 WEIGHT_NAMES: dict[str, Kind] = {"member_actions": "number", "action_share": "number"}

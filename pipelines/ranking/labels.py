@@ -10,6 +10,7 @@ import pyarrow as pa
 from duckdb import DuckDBPyConnection as Connection
 from numpy.typing import NDArray
 
+from models.rankers.inputs import Floats
 from models.rankers.item_categories import items_known
 from transformations.config import Config
 from transformations.duck import sql
@@ -83,6 +84,33 @@ def read_labels(
         table["sign"].to_numpy().astype(np.int32),
         table["event_timestamp"].cast("int64").to_numpy(),
     )
+
+
+def label_weights(config: Config, con: Connection, labels: Labels, until: datetime) -> Floats:
+    """Return the factor of each label's weight by `train.weight`, float32 [labels]; 1 without it.
+
+    It is that of aggregators' training examples: of the label's member and action, by what happened
+    and was ingested before `until`.
+    """
+    if config.train.weight is None:
+        return np.ones(len(labels), np.float32)
+    files = files_between(config.layout.activity, EPOCH, until)
+    con.execute(f"create or replace temp view activity as {activity_query(config, con, files)}")
+    con.execute(config.train.macro)
+    columns = {
+        "label": np.arange(len(labels)),
+        "member_id": labels.members,
+        "action": labels.actions.astype(str),
+    }
+    con.register("labels", pa.table(columns))
+    query, parameters = (
+        sql("label_weights", __file__),
+        {"until": until, "actions": [*config.actions]},
+    )
+    weights = con.execute(query, parameters).fetchnumpy()["weight"]
+    con.unregister("labels")
+    con.execute("drop view activity")
+    return np.asarray(weights, np.float32)
 
 
 def items_of_days(labels: Labels) -> dict[int, NDArray[Any]]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -16,15 +17,18 @@ from typer.testing import CliRunner
 from models.lines import ranker_lines
 from models.rankers.inputs import Inputs
 from models.rankers.item_categories import items_known, read_categories
+from models.rankers.lines import Linear
 from models.rankers.package import load
 from models.rankers.reading import Needs
+from models.rankers.spec import Ranker
 from operations.rankers import newest
 from pipelines.cli import app as cli
 from pipelines.ranking.dataset import Known
 from pipelines.ranking.examples import Pairs
-from pipelines.ranking.labels import Labels, read_labels
+from pipelines.ranking.labels import Labels, label_weights, read_labels
+from pipelines.ranking.shown import shown_labels
 from pipelines.ranking.skew import above, skews
-from pipelines.ranking.train import train_rankers
+from pipelines.ranking.train import Examples, examples_of, train_rankers
 from serving.recommend.asked import Request
 from serving.recommend.candidates import Candidates
 from serving.recommend.input_log import InputLog
@@ -34,8 +38,10 @@ from serving.recommend.scored import merged
 from serving.recommend.scoring import Scoring, open_scoring
 from serving.request.sequences import Event
 from tests.pipelines.test_candidates import CANDIDATES, DECAY, ENCODERS, KEPT_SMALL
+from tests.pipelines.test_impressions import Row, write_shown
 from tests.pipelines.test_item_spaces import market
 from tests.worlds.workspace import AVERAGE, DAY, END, Workspace
+from transformations.config import TrainSettings
 from transformations.duck import connect
 from transformations.errors import InputError, RunFailedError
 from transformations.timestamps import microseconds
@@ -176,6 +182,51 @@ def test_a_label_has_the_clock_of_its_member_then(served: Workspace, scoring: Sc
     behind = noon["after"].astimezone(ZoneInfo("America/New_York")).hour
     assert hours == pytest.approx([21, behind, 12, 12], abs=1e-3)
     assert behind < 12
+
+
+def test_labels_weigh_what_the_configuration_says(served: Workspace) -> None:
+    """All pairs of a label alike; of what was shown times 1 / propensity."""
+    weight = TrainSettings(weight="member_actions / 30 / action_share")
+    config = served.config.model_copy(update={"train": weight})
+    line = Linear(version=1, aggregators=("decay_v1",), labels=10**9, learns_from="actions")
+    since = END - 3 * DAY  # what the space of the vectors saw last
+
+    def weights(line: Ranker) -> np.ndarray:
+        """Of each pair the label, and how much it counts: float64 [pairs, 2]."""
+        made: list[Examples] = []
+        served.do("pairs", lambda stages: made.append(examples_of(config, line, END, stages)))
+        (examples,) = made
+        first = int(examples.train.groups.max()) + 1
+        groups = [*examples.train.groups, *(examples.validation.groups + first)]
+        every = [*examples.train.weights, *examples.validation.weights]
+        assert groups[-1] == len(examples.times) - 1
+        return np.column_stack([groups, every])
+
+    with connect(config) as con:
+        labels = read_labels(config, con, since, END, 10**9)
+        factors = label_weights(config, con, labels, END)
+    assert len({*factors.tolist()}) > 1
+    drawn = weights(line)
+    assert len(drawn) > len(labels)  # negatives weigh as the label that they were drawn for
+    assert drawn[:, 1] == pytest.approx(factors[drawn[:, 0].astype(int)])
+    rows = [
+        Row(f"r{n}", labels.members[n], item, at - timedelta(seconds=1), place, propensity)
+        for n, at in enumerate(labels.timestamps.to_pydatetime())
+        if at - timedelta(seconds=1) >= since
+        for place, (item, propensity) in enumerate([(labels.items[n], 0.5), ("g-0", None)])
+    ]
+    write_shown(config, rows)
+    try:
+        with connect(config) as con:
+            shown = shown_labels(config, con, since, END, 10**9)
+            assert shown is not None
+            factors = label_weights(config, con, shown.labels, END)
+        assert {*shown.weights.tolist()} == {2.0, 1.0}
+        of_pairs = factors[shown.pairs.labels] * shown.weights
+        expected = np.column_stack([shown.pairs.labels, of_pairs])
+        assert weights(replace(line, learns_from="shown")) == pytest.approx(expected)
+    finally:
+        shutil.rmtree(config.layout.impressions)
 
 
 def test_labels_are_a_members_first_actions_before_the_end(served: Workspace) -> None:
