@@ -210,7 +210,7 @@ def members_of(
     read: Read,
     ids: Sequence[Any],
     now: NDArray[np.int64],
-    context: Mapping[str, Sequence[Any]] | None = None,
+    context: Mapping[str, Sequence[Any] | NDArray[Any]] | None = None,
 ) -> Members:
     """Return members from what was read of them.
 

@@ -1,12 +1,14 @@
 """The labels of a ranker: what members did on items that were new to them."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from duckdb import DuckDBPyConnection as Connection
 from numpy.typing import NDArray
 
@@ -29,6 +31,8 @@ class Labels:
         actions: Names.
         signs: 1 or -1.
         times: Microseconds since 1970, int64.
+        context: Key of `recommend.context` → its value at each label, as a request would have said
+            it; None where it is not known. A key that is not there is known of none.
     """
 
     members: NDArray[Any]
@@ -36,6 +40,7 @@ class Labels:
     actions: NDArray[Any]
     signs: NDArray[np.int32]
     times: NDArray[np.int64]
+    context: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.times)
@@ -48,6 +53,7 @@ class Labels:
             self.actions[rows],
             self.signs[rows],
             self.times[rows],
+            {key: values[rows] for key, values in self.context.items()},
         )
 
     @property
@@ -61,7 +67,8 @@ def read_labels(
 ) -> Labels:
     """Read the labels in [since, before), about `most` of them: those of a sample of members.
 
-    Nothing that was ingested at or after `before` is read.
+    Nothing that was ingested at or after `before` is read. Where `recommend.context` names an
+    attribute of actions, the action says what the request would have.
 
     Raises:
         InputError: there is none, or no item is staged.
@@ -83,6 +90,12 @@ def read_labels(
         table["action"].to_numpy(),
         table["sign"].to_numpy().astype(np.int32),
         table["event_timestamp"].cast("int64").to_numpy(),
+        {
+            key: np.array(pc.struct_field(table["attributes"], key).to_pylist(), object)
+            for key, kind in config.recommend.context.items()
+            if (attribute := config.rules.attributes.get(key)) is not None
+            and (attribute.kind == "number") == (kind == "number")
+        },
     )
 
 

@@ -230,7 +230,7 @@ def split(
     for number, part in enumerate((slice(0, border), slice(border, len(labels)))):
         some, own = labels.take(part), shown.take(part) if shown else None
         read = known.read(some)
-        members = known.members(some, read, own.context if own else None)
+        members = known.members(some, read)
         candidates = known.candidates(con, some, read, members)
         pairs = own.pairs if own else known.drawn(line, some, members, candidates, seed + number)
         made = known.labelled(some, members, pairs, candidates, heads)

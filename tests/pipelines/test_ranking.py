@@ -163,7 +163,10 @@ def test_a_label_sees_nothing_that_could_not_be_read_then(
 
 
 def test_a_label_has_the_clock_of_its_member_then(served: Workspace, scoring: Scoring) -> None:
-    """By the profile that was known; UTC where that names no zone, or there is none."""
+    """By the profile that was known; UTC where that names no zone, or there is none.
+
+    And what is known of the request.
+    """
     noon = {"before": END - 2 * DAY + DAY / 2, "after": END - DAY + DAY / 2}
     asked = [(3, "before"), (3, "after"), (17, "after"), (99_999, "after")]
     count = len(asked)
@@ -173,11 +176,17 @@ def test_a_label_has_the_clock_of_its_member_then(served: Workspace, scoring: Sc
         np.array(["play"] * count),
         np.ones(count, np.int32),
         np.array([microseconds(noon[when]) for _, when in asked], np.int64),
+        {"surface": np.array(["home", None, "mail", None], object)},
     )
+    needs = replace(scoring.needs, context={"surface": "category", "shift": "number"})
     with connect(served.config) as con:
         items_known(served.config, con)
-        known = Known.of(served.config, served.store, scoring.needs, read_categories(con))
-    numbers = known.members(labels, known.read(labels)).columns.numbers
+        known = Known.of(served.config, served.store, needs, read_categories(con))
+    columns = known.members(labels, known.read(labels)).columns
+    surfaces = columns.categories["member.context_surface"]
+    assert surfaces.tolist() == ["home", None, "mail", None]
+    assert np.isnan(columns.numbers["member.context_shift"]).all()
+    numbers = columns.numbers
     hours = np.arctan2(numbers["member.hour_sin"], numbers["member.hour_cos"]) / np.pi * 12 % 24
     behind = noon["after"].astimezone(ZoneInfo("America/New_York")).hour
     assert hours == pytest.approx([21, behind, 12, 12], abs=1e-3)
