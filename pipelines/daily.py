@@ -19,16 +19,18 @@ from pipelines.progress import Stage, Stages
 from pipelines.terminal import escape
 from pipelines.training import train_line
 from serving import publish
+from serving.stream.offline_log import streamed
 from transformations.config import Config
 from transformations.duck import TableReport, connect
 from transformations.errors import InputError, RunFailedError, TooFewError
 from transformations.files import sweep
 from transformations.layout import partition, partition_files, span
-from transformations.names import ITEM_STATS_VIEW
+from transformations.names import ITEM_STATS_VIEW, SEQUENCE_VIEW
 from transformations.sources import stage_activity, stage_items, stage_members
 from transformations.sources.files import say_passed_over
 from transformations.stats.item_stats import build_item_stats
 from transformations.stats.member_stats import build_member_stats
+from transformations.stats.streamed import LATE
 from transformations.tables import build_sequences
 
 DAY = timedelta(days=1)
@@ -211,7 +213,8 @@ def serve_beside(config: Config, as_of: datetime, stages: Stages, only_new: bool
     rows: dict[str, int] = {}
     with connect(config) as con, stages.stage("item_stats") as stage:
         clusters = clusters_at(config, con, as_of)
-        report = build_item_stats(config, con, as_of, _not_yet(config), only_new, clusters)
+        told = streamed(config, con, SEQUENCE_VIEW, since=as_of - LATE)
+        report = build_item_stats(config, con, as_of, _not_yet(config), only_new, clusters, told)
         fill(stage, report)
         rows[ITEM_STATS_VIEW] = report.rows_out
     sources = [

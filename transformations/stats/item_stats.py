@@ -21,6 +21,7 @@ from transformations.stats.columns import (
     item_actions,
     item_stats_columns,
 )
+from transformations.stats.streamed import streamed_actions
 from transformations.tables import activity_query
 from transformations.timestamps import EPOCH
 
@@ -38,6 +39,7 @@ def build_item_stats(
     created_timestamp: datetime,
     only_new: bool = False,
     clusters: pa.Table | None = None,
+    streamed: str | None = None,
 ) -> TableReport:
     """Write the item_stats partition of a timestamp; replace that of a run before.
 
@@ -49,6 +51,8 @@ def build_item_stats(
             action on them reached the source, and they were known. Their rows stay as they were,
             so their counts of days fall at the next run. After RECENT none is left out.
         clusters: item_id, cluster of the items that have one, as of as_of. None: no item has.
+        streamed: Query of what the stream wrote to member_sequences: its actions count that are not
+            staged yet.
 
     Returns:
         rows_out counts the items.
@@ -62,6 +66,9 @@ def build_item_stats(
         raise InputError(f"expected staged items in {staged}, found none; first: activity run")
     dwell = duration(config)
     activity = activity_query(config, con, files_between(config.layout.activity, EPOCH, as_of))
+    if streamed is not None:
+        told = streamed_actions(config, con, streamed, as_of)
+        activity = f"{activity} union all by name {told}"
     value = f"attributes[{quoted(dwell)}]" if dwell else "null::double"
     con.execute(
         f"create or replace temp view activity_so_far as select *, {value} as dwell "
@@ -100,6 +107,7 @@ def build_item_stats(
     for view in ("activity_so_far", "stg_items"):
         con.execute(f"drop view {view}")
     con.unregister("item_clusters")
+    con.execute("drop table if exists streamed_actions")
     return TableReport("item_stats", rows, rows)
 
 
