@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection as Connection
 
 from models.candidates.build import build_lists
+from models.candidates.clusters import clusters_at
 from models.embed import embed_snapshots
 from models.items.saved import fitted_until
 from models.spec import Aggregator
@@ -189,7 +190,13 @@ def _build_stats(
     with stages.stage("item_stats", len(items), "snapshots") as stage:
         stage.rows_out = 0
         for one in items:
-            made = build_item_stats(config, con, one.as_of, one.created_timestamp)
+            made = build_item_stats(
+                config,
+                con,
+                one.as_of,
+                one.created_timestamp,
+                clusters=clusters_at(config, con, one.as_of),
+            )
             stage.rows_out += made.rows_out
             stage.advance(1)
 

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection as Connection
 
 from models.candidates.build import build_lists
+from models.candidates.clusters import clusters_at
 from models.embed import EmbedReport, embed_snapshot
 from models.lines import by_space
 from models.spec import Aggregator, Learned
@@ -18,16 +19,18 @@ from pipelines.progress import Stage, Stages
 from pipelines.terminal import escape
 from pipelines.training import train_line
 from serving import publish
+from serving.stream.offline_log import streamed
 from transformations.config import Config
 from transformations.duck import TableReport, connect
 from transformations.errors import InputError, RunFailedError, TooFewError
 from transformations.files import sweep
 from transformations.layout import partition, partition_files, span
-from transformations.names import ITEM_STATS_VIEW
+from transformations.names import ITEM_STATS_VIEW, SEQUENCE_VIEW
 from transformations.sources import stage_activity, stage_items, stage_members
 from transformations.sources.files import say_passed_over
 from transformations.stats.item_stats import build_item_stats
 from transformations.stats.member_stats import build_member_stats
+from transformations.stats.streamed import LATE
 from transformations.tables import build_sequences
 
 DAY = timedelta(days=1)
@@ -209,7 +212,9 @@ def serve_beside(config: Config, as_of: datetime, stages: Stages, only_new: bool
     """
     rows: dict[str, int] = {}
     with connect(config) as con, stages.stage("item_stats") as stage:
-        report = build_item_stats(config, con, as_of, _not_yet(config), only_new)
+        clusters = clusters_at(config, con, as_of)
+        told = streamed(config, con, SEQUENCE_VIEW, since=as_of - LATE)
+        report = build_item_stats(config, con, as_of, _not_yet(config), only_new, clusters, told)
         fill(stage, report)
         rows[ITEM_STATS_VIEW] = report.rows_out
     sources = [

@@ -253,6 +253,9 @@ class Members(_Strict):
     """Columns of numbers: age, salary, years of experience."""
     categorical: list[str] = []
     """Columns of one text each: country, field of work."""
+    time_zone: str | None = None
+    """The one among `categorical` that holds an IANA time zone, as Europe/Berlin: a ranker reads
+    the time of day and the weekday by the member's clock. Default: all live in UTC."""
     available_at: str | None = None
     """When the row became known. Without it, every row counts as known since 1970."""
 
@@ -270,7 +273,7 @@ class Members(_Strict):
     def _features_of_a_source(self) -> Self:
         given = [*self.numeric, *self.categorical]
         if not self.source:
-            if given or self.table:
+            if given or self.table or self.time_zone:
                 raise ValueError("expected `source`, the file or table with these columns")
             return self
         _expect_table(self.source, self.is_sql, self.table, "members")
@@ -280,6 +283,11 @@ class Members(_Strict):
             raise ValueError(
                 f"expected columns whose names differ in more than letter case and signs, each "
                 f"once, got {', '.join(given)}"
+            )
+        if self.time_zone is not None and self.time_zone not in self.categorical:
+            raise ValueError(
+                f"time_zone: expected a column of `categorical` "
+                f"({', '.join(self.categorical) or 'none'}), got {self.time_zone!r}"
             )
         for name, column in self.columns.items():
             if not name or name in TAKEN or name.startswith("raw_") or name.endswith("_y"):
@@ -320,7 +328,7 @@ class ActionSettings(_Strict):
 
 
 class TrainSettings(_Strict):
-    """What training weighs."""
+    """What training weighs: of aggregators, and of rankers."""
 
     weight: str | None = None
     """A factor of each label's weight, over `member_actions` (of the label's member, in all) and
@@ -339,13 +347,17 @@ class TrainSettings(_Strict):
         return self
 
     @property
-    def expression(self) -> str:
-        """The factor as SQL; 1 where it is unknown."""
-        if self.weight is None:
-            return "1.0"
-        low, high = self.weight_bounds
-        factor = parse(self.weight, WEIGHT_NAMES, "number").sql
-        return f"greatest({low}, least({high}, coalesce({factor}, 1.0)))"
+    def macro(self) -> str:
+        """SQL that makes the factor a macro, `weight_of(member_actions, action_share)`.
+
+        It is 1 where the factor is unknown.
+        """
+        factor = "1.0"
+        if self.weight is not None:
+            low, high = self.weight_bounds
+            given = parse(self.weight, WEIGHT_NAMES, "number").sql
+            factor = f"greatest({low}, least({high}, coalesce({given}, 1.0)))"
+        return f"create or replace temp macro weight_of({', '.join(WEIGHT_NAMES)}) as {factor}"
 
 
 WEIGHT_NAMES: dict[str, Kind] = {"member_actions": "number", "action_share": "number"}

@@ -194,10 +194,7 @@ def build_training_examples(
         {"as_of": until, "window_length": until - EPOCH},
     )
     con.execute(f"create or replace temp table other_items as {other_items(config, con, predicts)}")
-    con.execute(
-        "create or replace temp macro weight_of(member_actions, action_share) as "
-        f"{config.train.expression}"
-    )
+    con.execute(config.train.macro)
     for step in STEPS:
         query = sql(step)
         if not config.rules.attributes:  # a third list for each window would take its time

@@ -1,13 +1,17 @@
 """Content clusters of items, and what is popular in each of them in turn."""
 
+import warnings
 from datetime import datetime
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from models.candidates.spec import Popular
+from models.candidates.build import items_there
+from models.candidates.spec import CLUSTERS, Popular
+from models.items.saved import fitted_until
 from models.items.similarity import comparable
 from models.lines import similarity_of
 from models.sequences import ItemTable
@@ -28,8 +32,7 @@ def in_turn(
 ) -> pa.Table:
     """Return item_id and score of the most popular items of the clusters in turn.
 
-    Clusters are found by k-means over the vectors of all items that may be recommended, as of
-    as_of; items without a vector are one more. The cluster with the most likes goes first.
+    Items without a vector are one cluster more. The cluster with the most likes goes first.
 
     Args:
         config: In the item space whose vectors are read.
@@ -39,23 +42,51 @@ def in_turn(
         `line.count` items at most; the score falls from 1 at the first by equal steps.
     """
     ids = popular["item_id"].combine_chunks()
-    clusters = clusters_of(config, con, as_of, ids, line.clusters)
+    clusters = np.full(len(ids), -1, np.int64)
+    made = clusters_of(config, con, as_of, line.clusters)
+    if made is not None:
+        places = pc.index_in(ids, value_set=made["item_id"])
+        clusters = made["cluster"].take(places).fill_null(-1).to_numpy()
     order = turns(clusters, popular["score"].to_numpy())[: line.count]
     scores = 1 - np.arange(len(order), dtype=np.float32) / max(len(order), 1)
     return pa.table({"item_id": ids.take(pa.array(order)), "score": pa.array(scores)})
 
 
-def clusters_of(
-    config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime, ids: pa.Array, count: int
-) -> NDArray[np.int64]:
-    """Return the cluster of each item, -1 for one without a vector; int64 [ids].
+def clusters_at(config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime) -> pa.Table | None:
+    """Return the content clusters that items are ranked in, as `clusters_of`.
 
-    The same vectors give the same clusters.
+    There are none before the moment that the fit of the space saw last.
+
+    Args:
+        config: In the first item space.
+
+    Raises:
+        InputError: no item is staged.
     """
-    clusters = np.full(len(ids), -1, np.int64)
-    if not len(ids) or not part_files(config.items_dir):
-        return clusters
+    until = fitted_until(config)
+    if until is not None and as_of < until:
+        return None
+    items_there(config, con, as_of)
+    found = clusters_of(config, con, as_of, CLUSTERS)
+    con.execute("drop table items_there")
+    return found
+
+
+def clusters_of(
+    config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime, count: int
+) -> pa.Table | None:
+    """Return item_id, cluster (int64) of every item with a vector; reads `items_there`.
+
+    They are found by k-means over the vectors of all items that may be recommended, as of as_of.
+    The same vectors give the same clusters. None where none of those items has a vector.
+
+    Args:
+        config: In the item space whose vectors are read.
+    """
+    if not part_files(config.items_dir):
+        return None
     from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
     table = ItemTable.read(config, con, as_of)
@@ -66,16 +97,15 @@ def clusters_of(
     if len(rows) > SAMPLE:
         rows = np.sort(np.random.default_rng(SEED).choice(rows, SAMPLE, replace=False))
     if not len(rows):
-        return clusters
-    # More centres than vectors that differ are a warning.
-    count = min(count, len(np.unique(vectors[rows], axis=0)))
-    asked = vectors[table.rows(ids)]
-    known = asked.any(axis=1)
-    with threadpool_limits(1):  # several add up in another order each time
-        means = KMeans(count, n_init=1, random_state=SEED).fit(vectors[rows])
-        if known.any():
-            clusters[known] = means.predict(asked[known])
-    return clusters
+        return None
+    known = np.flatnonzero(vectors[1:].any(axis=1))
+    # Several threads add up in another order each time.
+    with threadpool_limits(1), warnings.catch_warnings():
+        # Of fewer vectors that differ there are fewer clusters.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        means = KMeans(min(count, len(rows)), n_init=1, random_state=SEED).fit(vectors[rows])
+        clusters = means.predict(vectors[1:][known]).astype(np.int64)
+    return pa.table({"item_id": table.ids.take(pa.array(known)), "cluster": clusters})
 
 
 def turns(clusters: NDArray[np.int64], scores: NDArray[np.floating]) -> NDArray[np.int64]:

@@ -11,6 +11,8 @@ ALL = "all"
 """The segment of everybody."""
 CLUSTER = "cluster"
 """What `Popular.by` says where the clusters are of items, not members."""
+CLUSTERS = 20
+"""How many, where a line says nothing else; those that items are ranked in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +130,7 @@ class Popular(CandidateSource):
     days: int = 7
     newest: bool = False
     by: str | None = None
-    clusters: int = 20
+    clusters: int = CLUSTERS
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 import pandas as pd
@@ -13,7 +15,7 @@ from models.rankers.inputs import Floats, Rows
 from transformations.attributes import as_values
 from transformations.rules import Rules
 from transformations.signs import read_by_signs, signs_of
-from transformations.timestamps import DAY_US
+from transformations.timestamps import DAY_US, MICROSECOND, timestamp_of
 
 HOUR_US = 3_600_000_000
 NONE = -1
@@ -159,6 +161,40 @@ def history(
         "pair.category_liked": liked.astype(np.float32),
         "pair.category_hours": hours.astype(np.float32),
     }
+
+
+def on_clocks(now: NDArray[np.int64], zones: Sequence[Any] | NDArray[Any]) -> NDArray[np.int64]:
+    """Return times as the members' clocks show them, microseconds since 1970, int64 [members].
+
+    >>> noon = 12 * HOUR_US
+    >>> local = on_clocks(np.array([noon] * 3), ["Asia/Tokyo", "nowhere", None])
+    >>> (local // HOUR_US).tolist()
+    [21, 12, 12]
+
+    Args:
+        now: Microseconds since 1970.
+        zones: IANA time zone of each; where it is none, as one that is missing, UTC.
+    """
+    offsets = [
+        0 if (zone := _zone(name)) is None else _offset(zone, at)
+        for name, at in zip(zones, now.tolist(), strict=True)
+    ]
+    return now + np.array(offsets, np.int64)
+
+
+def _offset(zone: ZoneInfo, at: int) -> int:
+    offset = timestamp_of(at).astimezone(zone).utcoffset()
+    return 0 if offset is None else offset // MICROSECOND
+
+
+@lru_cache(maxsize=4_096)
+def _zone(name: Any) -> ZoneInfo | None:
+    if not isinstance(name, str):
+        return None
+    try:
+        return ZoneInfo(name)
+    except (ValueError, OSError, ZoneInfoNotFoundError):
+        return None
 
 
 def moments(now: NDArray[np.int64]) -> dict[str, Floats]:

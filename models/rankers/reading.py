@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from models.items.similarity import comparable
 from models.lines import Aggregator, similarity_of
 from models.quantization import from_int8
-from models.rankers.history import HOUR_US, Actions, Categories, history, moments
+from models.rankers.history import HOUR_US, Actions, Categories, history, moments, on_clocks
 from models.rankers.inputs import Columns, Floats, Inputs, Rows
 from models.rankers.spec import Ranker
 from transformations import names
@@ -93,6 +93,7 @@ class Needs:
         context: Keys of a request → "number" or "category".
         groups: `Ranker.reads`.
         sources: Names of the candidate sources that it was trained with.
+        time_zone: View and feature of the member's time zone; None: all live in UTC.
     """
 
     vectors: tuple[Vectors, ...]
@@ -102,6 +103,7 @@ class Needs:
     context: Mapping[str, str]
     groups: tuple[str, ...]
     sources: tuple[str, ...]
+    time_zone: tuple[str, str] | None = None
 
     @classmethod
     def of(
@@ -123,6 +125,7 @@ class Needs:
         reads = ranker.reads
         of = {group: columns.get(group, {}) for group in ("member_stats", "profile", "item_stats")}
         chosen = {group: of[group] if group in reads else {} for group in of}
+        zone = config.members.time_zone if "context" in reads else None
         return cls(
             vectors=tuple(Vectors.of(config, line) for line in aggregators),
             members={**chosen["member_stats"], **chosen["profile"]},
@@ -131,6 +134,7 @@ class Needs:
             context=context if "context" in reads else {},
             groups=reads,
             sources=tuple(sources) if "sources" in reads else (),
+            time_zone=None if zone is None else (names.PROFILE_VIEW, names.plain(zone)),
         )
 
     @classmethod
@@ -142,18 +146,26 @@ class Needs:
         )
         counts, groups, sources = (tuple(noted[name]) for name in ("counts", "groups", "sources"))
         vectors = tuple(Vectors(**each) for each in noted["vectors"])
-        return cls(vectors, members, items, counts, noted["context"], groups, sources)
+        given = noted.get("time_zone")  # a version before knew none
+        zone = None if given is None else (given[0], given[1])
+        return cls(vectors, members, items, counts, noted["context"], groups, sources, zone)
 
     def noted(self) -> dict[str, Any]:
         """Return it as JSON values."""
         return asdict(self)
+
+    @property
+    def of_views(self) -> list[tuple[str, str]]:
+        """View and feature of what is read of members beside sequence and vectors, each once."""
+        read = [(view, name) for view, name, _ in self.members.values()]
+        return [*dict.fromkeys(read if self.time_zone is None else [*read, self.time_zone])]
 
     def of_members(self, rules: Rules) -> list[str]:
         """Return the features to read of members, as "view:feature"."""
         lists = ("item_ids", "actions", "event_timestamps", *sorted(read_by_signs(rules)))
         wanted = [f"{SEQUENCE}:{name}" for name in (*lists, *self.counts)]
         wanted += [f"{one.view}:{field}" for one in self.vectors for field in one.fields.values()]
-        return wanted + [f"{view}:{name}" for view, name, _ in self.members.values()]
+        return wanted + [f"{view}:{name}" for view, name in self.of_views]
 
     def of_items(self) -> list[str]:
         """Return the features to read of items."""
@@ -198,7 +210,7 @@ def members_of(
     read: Read,
     ids: Sequence[Any],
     now: NDArray[np.int64],
-    context: Mapping[str, Sequence[Any]] | None = None,
+    context: Mapping[str, Sequence[Any] | NDArray[Any]] | None = None,
 ) -> Members:
     """Return members from what was read of them.
 
@@ -217,7 +229,10 @@ def members_of(
         numbers[f"member.{name}"] = _number(read, f"{SEQUENCE}__{name}", missing=0.0)
     _columns(read, needs.members, now, numbers, categories)
     if "context" in needs.groups:
-        numbers |= moments(now)
+        local = now
+        if needs.time_zone is not None:
+            local = on_clocks(now, read.arrays["__".join(needs.time_zone)])
+        numbers |= moments(local)
         for key, kind in needs.context.items():
             given = (context or {}).get(key, [None] * len(now))
             if kind == "number":

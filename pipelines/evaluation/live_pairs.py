@@ -7,6 +7,7 @@ columns are is said once, in models/rankers.
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from duckdb import DuckDBPyConnection as Connection
 from numpy.typing import NDArray
 
 from models.candidates.build import ids_there, items_there
+from models.candidates.clusters import clusters_at
 from models.candidates.nearest import Nearest
 from models.candidates.popular import lists as popular_lists
 from models.candidates.spec import ALL, CandidateSource, NearestToMember, Neighbours, Popular
@@ -58,6 +60,7 @@ class LivePairs:
     sources: Sequence[CandidateSource]
     categories: Categories
     _counting: Connection | None = None
+    _clusters: dict[datetime, pa.Table | None] = field(default_factory=dict)
     _stats_of: dict[int, bytes] = field(default_factory=dict)
     _members: dict[tuple[str, str], Members] = field(default_factory=dict)
     _items: dict[tuple[str, int], Columns] = field(default_factory=dict)
@@ -100,7 +103,7 @@ class LivePairs:
         rows = _placed(rows, as_of, rows["n_actions"].to_numpy())
         found = {f"{SEQUENCE}__{name}": column_of(rows[name]) for name in rows.schema.names}
         stats = member_stats(self.config.rules, rows, duration(self.config))
-        for view, name, _ in needs.members.values():
+        for view, name in needs.of_views:
             of_stats = view == MEMBER_STATS_VIEW
             own = column_of(stats[name]) if of_stats else self.profiles(period)[name]
             found[f"{view}__{name}"] = own
@@ -177,7 +180,11 @@ class LivePairs:
         if self._counting is None:
             self._counting = connect(self.config)
             read_for_stats(self.config, self._counting, self.bench.world.split.until, "table")
-        found = item_stats(self.config, self._counting, timestamp_of(day * DAY_US))
+        moment = self._moment(day)
+        if moment not in self._clusters:
+            self._clusters = {moment: clusters_at(self.config, self.con, moment)}
+        at, clusters = timestamp_of(day * DAY_US), self._clusters[moment]
+        found = item_stats(self.config, self._counting, at, clusters=clusters)
         values = np.full(shape, np.nan, np.float32)
         for batch in found.to_arrow_reader():
             columns = in_columns(self.config, batch)
@@ -247,15 +254,17 @@ class LivePairs:
         assert source.space is not None
         return Fits(self.config).spaces[source.space]
 
+    def _moment(self, day: int) -> datetime:
+        """Return when items were folded in last before the midnight at the start of a day."""
+        split = self.bench.world.split
+        before = [one for one in split.moments if one <= timestamp_of(day * DAY_US)]
+        return max(before, default=split.fit_until)
+
     def _neighbours_of(
         self, source: Neighbours, period: str, rows: Indices, day: int
     ) -> list[Indices]:
         """Let the last liked items vote; lists are made again whenever items are folded in."""
-        moment = max(
-            (one for one in self.bench.world.split.moments if one <= timestamp_of(day * DAY_US)),
-            default=self.bench.world.split.fit_until,
-        )
-        since = int(moment.timestamp()) // 86_400
+        since = int(self._moment(day).timestamp()) // 86_400
         key = (str(source), since)
         if key not in self._neighbours:
             vectors = self.bench.item_vectors(self._space(source)).at(day)

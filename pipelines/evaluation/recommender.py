@@ -26,7 +26,7 @@ from models.spec import Aggregator
 from pipelines.evaluation.live_pairs import Indices, LivePairs
 from pipelines.evaluation.variants import Bench
 from pipelines.ranking.examples import Pairs, draw, ranks_of, targets_of
-from pipelines.ranking.labels import Labels
+from pipelines.ranking.labels import Labels, label_weights
 from transformations.config import Config
 from transformations.timestamps import DAY_US
 
@@ -120,6 +120,9 @@ class RecommenderBench:
         of_days = self._of_days(labels)
         pairs = draw(line, labels, seen, candidates, of_days, seed)
         every = self._labelled("train", needs, labels, pairs, candidates, heads)
+        until = self.bench.world.split.train_until
+        factors = label_weights(self.config, self.pairs.con, labels, until)
+        every = replace(every, weights=factors[pairs.labels])
         early = labels.times[pairs.labels] < border
         train, validation = (every.take(np.flatnonzero(which)) for which in (early, ~early))
         code: type[FittedRanker] = line.fitted_class()
@@ -238,7 +241,7 @@ class RecommenderBench:
         actions = own.frame["action"].to_numpy()
         seen = own.task.seen
         return (
-            Labels(labels.members, labels.items, actions, signs, labels.times),
+            Labels(own.frame["member_id"].to_numpy(), labels.items, actions, signs, labels.times),
             [seen.indices[seen.indptr[row] : seen.indptr[row + 1]] for row in range(len(labels))],
         )
 

@@ -77,12 +77,10 @@ class Known:
         features, dims = self.features()
         return join(self.store, features, {"member_id": labels.members}, labels.timestamps, dims)
 
-    def members(
-        self, labels: Labels, read: Read, context: Mapping[str, Sequence[Any]] | None = None
-    ) -> Members:
+    def members(self, labels: Labels, read: Read) -> Members:
         """Return the labels' members as the ranker sees them."""
         rules, ids = self.config.rules, labels.members.tolist()
-        return members_of(rules, self.needs, read, ids, labels.times, context)
+        return members_of(rules, self.needs, read, ids, labels.times, labels.context)
 
     def candidates(
         self, con: Connection, labels: Labels, read: Read, members: Members

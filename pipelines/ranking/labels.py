@@ -1,15 +1,18 @@
 """The labels of a ranker: what members did on items that were new to them."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from duckdb import DuckDBPyConnection as Connection
 from numpy.typing import NDArray
 
+from models.rankers.inputs import Floats
 from models.rankers.item_categories import items_known
 from transformations.config import Config
 from transformations.duck import sql
@@ -28,6 +31,8 @@ class Labels:
         actions: Names.
         signs: 1 or -1.
         times: Microseconds since 1970, int64.
+        context: Key of `recommend.context` → its value at each label, as a request would have said
+            it; None where it is not known. A key that is not there is known of none.
     """
 
     members: NDArray[Any]
@@ -35,6 +40,7 @@ class Labels:
     actions: NDArray[Any]
     signs: NDArray[np.int32]
     times: NDArray[np.int64]
+    context: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.times)
@@ -47,6 +53,7 @@ class Labels:
             self.actions[rows],
             self.signs[rows],
             self.times[rows],
+            {key: values[rows] for key, values in self.context.items()},
         )
 
     @property
@@ -60,7 +67,8 @@ def read_labels(
 ) -> Labels:
     """Read the labels in [since, before), about `most` of them: those of a sample of members.
 
-    Nothing that was ingested at or after `before` is read.
+    Nothing that was ingested at or after `before` is read. Where `recommend.context` names an
+    attribute of actions, the action says what the request would have.
 
     Raises:
         InputError: there is none, or no item is staged.
@@ -82,7 +90,40 @@ def read_labels(
         table["action"].to_numpy(),
         table["sign"].to_numpy().astype(np.int32),
         table["event_timestamp"].cast("int64").to_numpy(),
+        {
+            key: np.array(pc.struct_field(table["attributes"], key).to_pylist(), object)
+            for key, kind in config.recommend.context.items()
+            if (attribute := config.rules.attributes.get(key)) is not None
+            and (attribute.kind == "number") == (kind == "number")
+        },
     )
+
+
+def label_weights(config: Config, con: Connection, labels: Labels, until: datetime) -> Floats:
+    """Return the factor of each label's weight by `train.weight`, float32 [labels]; 1 without it.
+
+    It is that of aggregators' training examples: of the label's member and action, by what happened
+    and was ingested before `until`.
+    """
+    if config.train.weight is None:
+        return np.ones(len(labels), np.float32)
+    files = files_between(config.layout.activity, EPOCH, until)
+    con.execute(f"create or replace temp view activity as {activity_query(config, con, files)}")
+    con.execute(config.train.macro)
+    columns = {
+        "label": np.arange(len(labels)),
+        "member_id": labels.members,
+        "action": labels.actions.astype(str),
+    }
+    con.register("labels", pa.table(columns))
+    query, parameters = (
+        sql("label_weights", __file__),
+        {"until": until, "actions": [*config.actions]},
+    )
+    weights = con.execute(query, parameters).fetchnumpy()["weight"]
+    con.unregister("labels")
+    con.execute("drop view activity")
+    return np.asarray(weights, np.float32)
 
 
 def items_of_days(labels: Labels) -> dict[int, NDArray[Any]]:

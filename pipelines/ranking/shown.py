@@ -1,6 +1,5 @@
 """What was shown as a ranker's labels: an answer is a label, its items are the pairs."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -32,14 +31,12 @@ class Shown:
         pairs: The items of each answer, its label's own first; with what came of each.
         positions: Of each pair, from 0, int64 [pairs].
         weights: 1 / propensity of each pair, at most HEAVIEST; 1 where none was logged.
-        context: Key of `recommend.context` → its value at each label; None where it is not known.
     """
 
     labels: Labels
     pairs: Pairs
     positions: Rows
     weights: Floats
-    context: Mapping[str, list[Any]]
 
     def take(self, part: slice) -> "Shown":
         """Return the labels of a range, which may not have a step, and their pairs."""
@@ -51,7 +48,6 @@ class Shown:
             self.pairs.take(rows, start),
             self.positions[rows],
             self.weights[rows],
-            {key: values[part] for key, values in self.context.items()},
         )
 
 
@@ -80,21 +76,21 @@ def shown_labels(
     own = table["own"].to_numpy()
     items, actions = table["item_id"].to_numpy(), table["action"].to_numpy()
     signs = table["sign"].to_numpy().astype(np.int32)
+    said = [dict(one or ()) for one in table["context"].filter(pa.array(own)).to_pylist()]
     labels = Labels(
         table["member_id"].to_numpy()[own],
         items[own],
         actions[own],
         signs[own],
         table["shown_at"].cast("int64").to_numpy()[own],
+        {
+            key: np.array([_value(kind, one.get(key)) for one in said], object)
+            for key, kind in config.recommend.context.items()
+        },
     )
     pairs = Pairs(table["label"].to_numpy().astype(np.int64), items, own, actions, signs)
-    said = [dict(one or ()) for one in table["context"].filter(pa.array(own)).to_pylist()]
-    context = {
-        key: [_value(kind, one.get(key)) for one in said]
-        for key, kind in config.recommend.context.items()
-    }
     positions = table["position"].to_numpy().astype(np.int64)
-    return Shown(labels, pairs, positions, weights_of(table["propensity"].to_numpy()), context)
+    return Shown(labels, pairs, positions, weights_of(table["propensity"].to_numpy()))
 
 
 def weights_of(propensities: NDArray[np.float64]) -> Floats:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from models.evaluation.metrics import auc
 from models.lines import candidate_lines, ranker_lines
 from models.rankers.columns import ranker_columns
-from models.rankers.inputs import Labelled
+from models.rankers.inputs import Floats, Labelled
 from models.rankers.item_categories import items_known, read_categories
 from models.rankers.labels import gains, sizes, starts
 from models.rankers.package import package
@@ -26,7 +26,7 @@ from operations.fits import Fits, made_lines, seen_until
 from operations.rankers import made_fits, next_fit, note_made
 from pipelines.progress import Stages
 from pipelines.ranking.dataset import Known
-from pipelines.ranking.labels import Labels, read_labels
+from pipelines.ranking.labels import Labels, label_weights, read_labels
 from pipelines.ranking.shown import Shown, shown_labels
 from pipelines.terminal import escape
 from serving import publish
@@ -143,7 +143,8 @@ def examples_of(
             what = "actions" if shown is None else "answers"
             stage.note = f"{what} from {since:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M} UTC"
         with stages.stage("ranking_pairs", len(labels), "labels") as stage:
-            train, validation = split(known, con, line, labels, shown, heads, seed, stage)
+            factors = label_weights(config, con, labels, until)
+            train, validation = split(known, con, line, labels, factors, shown, heads, seed, stage)
             stage.rows_in, stage.rows_out = len(labels), len(train) + len(validation)
             stage.note = f"{len(train.inputs.names('numbers'))} numbers"
     return Examples(key, needs, labels.times, labels.members, train, validation)
@@ -213,6 +214,7 @@ def split(
     con: Connection,
     line: Ranker,
     labels: Labels,
+    factors: Floats,
     shown: Shown | None,
     heads: dict[str, float],
     seed: int,
@@ -221,17 +223,23 @@ def split(
     """Return the labels as pairs; the newest VALIDATION of them apart.
 
     Of what was shown the pairs are the answers' items; of other labels negatives are drawn.
+
+    Args:
+        factors: Of each label's weight [labels]. All of its pairs have it, so that what was to
+            choose from at one moment keeps its proportions.
     """
     border = border_of(labels.times, 1 - VALIDATION)
     parts = []
     for number, part in enumerate((slice(0, border), slice(border, len(labels)))):
         some, own = labels.take(part), shown.take(part) if shown else None
         read = known.read(some)
-        members = known.members(some, read, own.context if own else None)
+        members = known.members(some, read)
         candidates = known.candidates(con, some, read, members)
         pairs = own.pairs if own else known.drawn(line, some, members, candidates, seed + number)
         made = known.labelled(some, members, pairs, candidates, heads)
-        parts.append(replace(made, weights=own.weights, positions=own.positions) if own else made)
+        weights = factors[part][pairs.labels] * (own.weights if own else 1)
+        made = replace(made, weights=weights.astype(np.float32))
+        parts.append(replace(made, positions=own.positions) if own else made)
         stage.advance(len(some))
     return parts[0], parts[1]
 

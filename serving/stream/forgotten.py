@@ -16,12 +16,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from duckdb import DuckDBPyConnection
 from numpy.typing import NDArray
 
-from serving.stream.offline_log import parts, spooled
+from serving.stream.offline_log import streamed
 from serving.stream.states.protocol import NONE, Id
 from transformations.config import Config
 from transformations.duck import connect, parquet, sql
@@ -68,7 +66,7 @@ class Forgotten:
         """Return whose rows the stream wrote since the snapshot, before it was first asked."""
         if self._streamed is None:
             with connect(self._config) as con:
-                query = self._streamed_rows(con, None)
+                query = streamed(self._config, con, SEQUENCE_VIEW)
                 ids = (
                     []
                     if query is None
@@ -104,7 +102,7 @@ class Forgotten:
             con.register("wanted", pa.table({"member_id": wanted}))
             of_snapshot = f"from {parquet([file])} semi join wanted using (member_id)"
             yield from con.sql(of_snapshot).to_arrow_reader()
-            query = self._streamed_rows(con, wanted)
+            query = streamed(self._config, con, SEQUENCE_VIEW, members=wanted)
             if query is not None:
                 con.execute(
                     f"create temp view streamed as select * from ({query}) semi join wanted using "
@@ -112,23 +110,6 @@ class Forgotten:
                 )
                 newest = con.sql(sql("streamed_since", __file__), params={"as_of": self._as_of})
                 yield from newest.to_arrow_reader()
-
-    def _streamed_rows(self, con: DuckDBPyConnection, wanted: pa.Array | None) -> str | None:
-        """Return the query of what was streamed, in parts and spools; None where nothing was.
-
-        Spools grow while they are read. A row that becomes a part meanwhile is met twice, which
-        changes nothing.
-        """
-        rows = [
-            batch if wanted is None else batch.filter(pc.is_in(batch["member_id"], wanted))
-            for batch in spooled(self._config, SEQUENCE_VIEW)
-        ]
-        files = parts(self._config.layout.sequences)
-        queries = [f"from {parquet(files, 'union_by_name = true')}"] if files else []
-        if rows:
-            con.register("spooled", pa.Table.from_batches(rows))
-            queries.append("from spooled")
-        return " union all by name ".join(queries) or None
 
 
 def with_states(states: States, chosen: NDArray[np.int64], again: States) -> States:

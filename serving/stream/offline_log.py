@@ -23,9 +23,12 @@ from pathlib import Path
 from uuid import uuid4
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from duckdb import DuckDBPyConnection
 
 from transformations.config import Config
+from transformations.duck import parquet
 from transformations.files import sync
 from transformations.seals import seal
 
@@ -144,10 +147,43 @@ def spooled(config: Config, view: str) -> Iterator[pa.RecordBatch]:
             continue  # it has just become a part
 
 
-def parts(folder: Path) -> list[Path]:
-    """Return the streamed parts of a view's table, oldest first."""
-    found = folder.glob(f"{PARTITION}*/*.parquet")
+def parts(folder: Path, since: datetime | None = None) -> list[Path]:
+    """Return the streamed parts of a view's table, oldest first.
+
+    Args:
+        since: Leave out days on which nothing was written that could be read from then on.
+    """
+    first = "" if since is None else f"{PARTITION}{since.astimezone(UTC):%Y-%m-%d}"
+    found = [each for each in folder.glob(f"{PARTITION}*/*.parquet") if each.parent.name >= first]
     return sorted(found, key=lambda file: (file.parent.name, file.stat().st_mtime_ns))
+
+
+def streamed(
+    config: Config,
+    con: DuckDBPyConnection,
+    view: str,
+    since: datetime | None = None,
+    members: pa.Array | None = None,
+) -> str | None:
+    """Return the query of a view's streamed rows, in parts and spools; None where there is none.
+
+    Spools grow while they are read. A row that becomes a part meanwhile is met twice.
+
+    Args:
+        since: Rows that could be read before may be left out.
+        members: Rows in spools of others are left out.
+    """
+    rows = [
+        batch if members is None else batch.filter(pc.is_in(batch["member_id"], members))
+        for batch in spooled(config, view)
+    ]
+    files = parts(config.layout.table(view), since)
+    # Those of before an attribute was configured have no list of it.
+    queries = [f"from {parquet(files, 'union_by_name = true')}"] if files else []
+    if rows:
+        con.register("spooled", pa.Table.from_batches(rows))
+        queries.append("from spooled")
+    return " union all by name ".join(queries) or None
 
 
 def _append_folder(config: Config, folder: Path) -> int:

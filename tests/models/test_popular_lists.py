@@ -206,6 +206,15 @@ class TestByCluster:
         (one,) = built(config, Popular(version=1, by="cluster", clusters=20, count=2))
         assert one["item_ids"] == [1, 2]  # more clusters than items: each is one
 
+    def test_equal_vectors_are_one_cluster(self, config: Config) -> None:
+        staged(config, *((item, utc(1), None, None) for item in (1, 2, 3)))
+        apart = ((1, [1.0, 0.0]), (2, [1.0, 0.0]), (3, [0.0, 1.0]))
+        vectors(config, *((item, utc(1), vector) for item, vector in apart))
+        likes = ((1, 1), (2, 1), (3, 1), (1, 2), (2, 2), (1, 3))
+        acted(config, *((m, item, "APPLY", utc(18)) for m, item in likes))
+        (row,) = built(config, Popular(version=1, by="cluster", clusters=20))
+        assert row["item_ids"] == [1, 3, 2]
+
     def test_without_vectors_it_is_what_is_popular(self, config: Config) -> None:
         staged(config, *((item, utc(1), None, None) for item in (1, 2)))
         acted(config)

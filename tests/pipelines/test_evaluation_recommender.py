@@ -11,6 +11,9 @@ import yaml
 from rich.console import Console
 
 from models.lines import catalogue_lines, ranker_lines
+from models.rankers.inputs import Labelled
+from models.rankers.linear import LinearRanker
+from models.rankers.spec import Ranker
 from operations.ledger import Ledger
 from operations.trials import trials
 from pipelines.cli.recommended import show_recommender
@@ -69,12 +72,18 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
             "categories": ["category"],
             "available_at": "posted_at",
         },
-        "members": {"source": "members.csv", "id": "member_id", "categorical": ["country"]},
+        "members": {
+            "source": "members.csv",
+            "id": "member_id",
+            "categorical": ["country", "zone"],
+            "time_zone": "zone",
+        },
+        "train": {"weight": "1 / action_share"},
     }
     (folder / "activity.yaml").write_text(yaml.safe_dump(settings))
     (folder / "feature_store.yaml").write_text("project: recommender\n")
-    rows = "".join(f"{member},Peru\n" for member in range(0, 150, 2))
-    (folder / "members.csv").write_text(f"member_id,country\n{rows}")
+    rows = "".join(f"{member},Peru,America/Lima\n" for member in range(0, 150, 2))
+    (folder / "members.csv").write_text(f"member_id,country,zone\n{rows}")
     lines = catalogue(
         'GeometricDecay(version=1, decay=0.8, store="int8")', candidates=CANDIDATES, rankers=RANKERS
     )
@@ -138,7 +147,16 @@ def test_each_source_and_each_input_is_taken_apart(result: dict[str, Any]) -> No
     assert "What an input is worth" in console.export_text()
 
 
-def test_lists_hold_known_items_that_the_member_had_not_acted_on(config: Config) -> None:
+def test_lists_hold_known_items_that_the_member_had_not_acted_on(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit, fitted_to = LinearRanker.fit, []
+
+    def noted(line: Ranker, heads: Any, train: Labelled, *more: Any) -> LinearRanker:
+        fitted_to.append(train)
+        return fit(line, heads, train, *more)
+
+    monkeypatch.setattr(LinearRanker, "fit", noted)
     with connect(config) as con:
         times = positive_times(config, con, ())
     lines = catalogue_lines(config)
@@ -149,6 +167,11 @@ def test_lists_hold_known_items_that_the_member_had_not_acted_on(config: Config)
         recommender = RecommenderBench.of(bench, con, own)
         (line, _) = ranker_lines(config)
         served = recommender.serve(line, 0)
+        (train,) = fitted_to
+        by_group = {*zip(train.groups.tolist(), train.weights.tolist(), strict=True)}
+        assert len({*train.groups.tolist()}) == len(by_group)
+        assert len({weight for _, weight in by_group}) > 1  # the rarer the action, the more
+        assert np.nanmax(train.inputs.number("item.cluster_rank")) > 1
         task = bench.measured.task
         for row in np.flatnonzero(task.labels.positive):
             shown = served.lists[row][served.lists[row] >= 0]

@@ -287,7 +287,8 @@ def test_an_answer_is_a_label_and_its_items_are_pairs(tmp_path: Path) -> None:
     assert pairs.own.tolist() == [True, False, True, False, False]
     assert found.positions.tolist() == [2, 0, 2, 1, 0]
     assert found.weights.tolist() == [1, 1, 1, 10, 2]
-    assert found.context == {"surface": [None, "home"], "shift": [None, 2.5]}
+    context = {key: values.tolist() for key, values in labels.context.items()}
+    assert context == {"surface": [None, "home"], "shift": [None, 2.5]}
     targets = targets_of({"APPLY": 1.0, "SAVE": 1.0, "DISMISS": -1.0}, labels, pairs)
     assert targets.tolist() == [[0, 0, 1], [0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]]
 
@@ -300,7 +301,7 @@ def test_parts_of_labels_have_their_pairs(tmp_path: Path) -> None:
     assert second.pairs.labels.tolist() == [0, 0, 0]
     assert second.labels.members.tolist() == [2]
     assert second.positions.tolist() == [2, 1, 0]
-    assert second.context["shift"] == [2.5]
+    assert second.labels.context["shift"].tolist() == [2.5]
     assert np.concatenate([first.weights, second.weights]).tolist() == found.weights.tolist()
     assert not len(found.take(slice(1, 1)).pairs.items)
 

@@ -1,10 +1,14 @@
 """Rankers of a workspace: fitted on what could be read at the time, served from what is online."""
 
+import json
 import re
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
@@ -15,15 +19,18 @@ from typer.testing import CliRunner
 from models.lines import ranker_lines
 from models.rankers.inputs import Columns, Inputs, Labelled
 from models.rankers.item_categories import items_known, read_categories
+from models.rankers.lines import Linear
 from models.rankers.package import load
 from models.rankers.reading import Needs
+from models.rankers.spec import Ranker
 from operations.rankers import newest
 from pipelines.cli import app as cli
 from pipelines.ranking.dataset import Known
 from pipelines.ranking.examples import Pairs
-from pipelines.ranking.labels import Labels, read_labels
+from pipelines.ranking.labels import Labels, label_weights, read_labels
+from pipelines.ranking.shown import shown_labels
 from pipelines.ranking.skew import above, skews
-from pipelines.ranking.train import judged, train_rankers
+from pipelines.ranking.train import Examples, examples_of, judged, train_rankers
 from serving.recommend.asked import Request
 from serving.recommend.candidates import Candidates
 from serving.recommend.input_log import InputLog
@@ -33,8 +40,10 @@ from serving.recommend.scored import merged
 from serving.recommend.scoring import Scoring, open_scoring
 from serving.request.sequences import Event
 from tests.pipelines.test_candidates import CANDIDATES, DECAY, ENCODERS, KEPT_SMALL
+from tests.pipelines.test_impressions import Row, write_shown
 from tests.pipelines.test_item_spaces import market
 from tests.worlds.workspace import AVERAGE, DAY, END, Workspace
+from transformations.config import TrainSettings
 from transformations.duck import connect
 from transformations.errors import InputError, RunFailedError
 from transformations.timestamps import microseconds
@@ -43,11 +52,22 @@ RANKERS = (
     'Linear(version=1, aggregators=("decay_v1", "small_v1"), labels=400)',
     'BoostedTrees(version=1, aggregators=("decay_v1",), trees=5, min_rows=2, labels=400)',
 )
+PROFILES = (
+    "members: {source: source/people.csv, categorical: [zone], available_at: since, "
+    "time_zone: zone}"
+)
+PEOPLE = f"""member_id,zone,since
+3,Asia/Tokyo,2020-01-01
+3,America/New_York,{END - DAY:%Y-%m-%d}
+17,nowhere,2020-01-01
+"""
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     workspace = market(tmp_path_factory.mktemp("ranking"), AVERAGE)
+    workspace.setting("dim: 3", f"dim: 3\n{PROFILES}")
+    (workspace.root / "source" / "people.csv").write_text(PEOPLE)
     workspace.lines(
         *(AVERAGE, DECAY, KEPT_SMALL), encoders=ENCODERS, candidates=CANDIDATES, rankers=RANKERS
     )
@@ -142,6 +162,82 @@ def test_a_label_sees_nothing_that_could_not_be_read_then(
         False,
         True,
     ]
+
+
+def test_a_label_has_the_clock_of_its_member_then(served: Workspace, scoring: Scoring) -> None:
+    """By the profile that was known; UTC where that names no zone, or there is none.
+
+    And what is known of the request.
+    """
+    noon = {"before": END - 2 * DAY + DAY / 2, "after": END - DAY + DAY / 2}
+    asked = [(3, "before"), (3, "after"), (17, "after"), (99_999, "after")]
+    count = len(asked)
+    labels = Labels(
+        np.array([member for member, _ in asked]),
+        np.array(["g-1"] * count, object),
+        np.array(["play"] * count),
+        np.ones(count, np.int32),
+        np.array([microseconds(noon[when]) for _, when in asked], np.int64),
+        {"surface": np.array(["home", None, "mail", None], object)},
+    )
+    needs = replace(scoring.needs, context={"surface": "category", "shift": "number"})
+    with connect(served.config) as con:
+        items_known(served.config, con)
+        known = Known.of(served.config, served.store, needs, read_categories(con))
+    columns = known.members(labels, known.read(labels)).columns
+    surfaces = columns.categories["member.context_surface"]
+    assert surfaces.tolist() == ["home", None, "mail", None]
+    assert np.isnan(columns.numbers["member.context_shift"]).all()
+    numbers = columns.numbers
+    hours = np.arctan2(numbers["member.hour_sin"], numbers["member.hour_cos"]) / np.pi * 12 % 24
+    behind = noon["after"].astimezone(ZoneInfo("America/New_York")).hour
+    assert hours == pytest.approx([21, behind, 12, 12], abs=1e-3)
+    assert behind < 12
+
+
+def test_labels_weigh_what_the_configuration_says(served: Workspace) -> None:
+    """All pairs of a label alike; of what was shown times 1 / propensity."""
+    weight = TrainSettings(weight="member_actions / 30 / action_share")
+    config = served.config.model_copy(update={"train": weight})
+    line = Linear(version=1, aggregators=("decay_v1",), labels=10**9, learns_from="actions")
+    since = END - 3 * DAY  # what the space of the vectors saw last
+
+    def weights(line: Ranker) -> np.ndarray:
+        """Of each pair the label, and how much it counts: float64 [pairs, 2]."""
+        made: list[Examples] = []
+        served.do("pairs", lambda stages: made.append(examples_of(config, line, END, stages)))
+        (examples,) = made
+        first = int(examples.train.groups.max()) + 1
+        groups = [*examples.train.groups, *(examples.validation.groups + first)]
+        every = [*examples.train.weights, *examples.validation.weights]
+        assert groups[-1] == len(examples.times) - 1
+        return np.column_stack([groups, every])
+
+    with connect(config) as con:
+        labels = read_labels(config, con, since, END, 10**9)
+        factors = label_weights(config, con, labels, END)
+    assert len({*factors.tolist()}) > 1
+    drawn = weights(line)
+    assert len(drawn) > len(labels)  # negatives weigh as the label that they were drawn for
+    assert drawn[:, 1] == pytest.approx(factors[drawn[:, 0].astype(int)])
+    rows = [
+        Row(f"r{n}", labels.members[n], item, at - timedelta(seconds=1), place, propensity)
+        for n, at in enumerate(labels.timestamps.to_pydatetime())
+        if at - timedelta(seconds=1) >= since
+        for place, (item, propensity) in enumerate([(labels.items[n], 0.5), ("g-0", None)])
+    ]
+    write_shown(config, rows)
+    try:
+        with connect(config) as con:
+            shown = shown_labels(config, con, since, END, 10**9)
+            assert shown is not None
+            factors = label_weights(config, con, shown.labels, END)
+        assert {*shown.weights.tolist()} == {2.0, 1.0}
+        of_pairs = factors[shown.pairs.labels] * shown.weights
+        expected = np.column_stack([shown.pairs.labels, of_pairs])
+        assert weights(replace(line, learns_from="shown")) == pytest.approx(expected)
+    finally:
+        shutil.rmtree(config.layout.impressions)
 
 
 def test_labels_are_a_members_first_actions_before_the_end(served: Workspace) -> None:
@@ -255,6 +351,10 @@ def test_needs_survive_json() -> None:
     }
     needs = Needs.read(noted)
     assert Needs.read(needs.noted()) == needs
+    assert needs.time_zone is None  # of a package that was made before there were zones
+    own = replace(needs, time_zone=("view", "a"))
+    assert Needs.read(json.loads(json.dumps(own.noted()))) == own
+    assert own.of_views == needs.of_views  # what is read once serves both
     assert needs.members["member.a"] == ("view", "a", "number")
 
 

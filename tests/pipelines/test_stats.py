@@ -5,14 +5,25 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from models.candidates.clusters import clusters_at
+from models.items.saved import fitted_until
+from operations.fits import Fits
 from pipelines.refresh import refresh_items
+from serving.stream.offline_log import OfflineLog
 from tests.pipelines.test_item_spaces import ITEMS, act, market
 from tests.worlds.workspace import AVERAGE, END, Workspace
+from transformations.duck import connect
 from transformations.layout import partition, partitions
-from transformations.names import ITEM_STATS_VIEW, MEMBER_STATS_VIEW, PROFILE_VIEW
+from transformations.names import (
+    ITEM_STATS_VIEW,
+    MEMBER_STATS_VIEW,
+    PROFILE_VIEW,
+    SEQUENCE_VIEW,
+)
 from transformations.stats.columns import item_stats_columns, member_stats_columns, profile_columns
 
 DAY = timedelta(days=1)
@@ -77,6 +88,28 @@ class TestItems:
         assert row["age_days"] is None
         stored = row_of(config.layout.item_stats, END, "item_id", "g-4")
         assert row == pytest.approx({name: stored[name] for name in row})
+
+    def test_an_item_has_a_rank_in_its_content_cluster(self, served: Workspace) -> None:
+        """Those that a run finds; none before the time that the space was fitted on."""
+        config = served.config
+        config = config.in_space(Fits(config).space)
+        with connect(config) as con:
+            clusters = clusters_at(config, con, END)
+        assert clusters is not None
+        cluster_of = dict(zip(*clusters.to_pydict().values(), strict=True))
+        assert set(cluster_of) == {f"g-{item}" for item in range(ITEMS)}
+        table = pq.read_table(partition(config.layout.item_stats, END)).to_pylist()
+        rank = {row["item_id"]: row["popularity_rank"] for row in table}
+        for row in table:
+            own = cluster_of[row["item_id"]]
+            better = [i for i in rank if cluster_of[i] == own and rank[i] < rank[row["item_id"]]]
+            assert row["cluster_rank"] == 1 + len(better)
+        assert {row["cluster_rank"] for row in table} > {1}
+        fitted = fitted_until(config)
+        assert fitted is not None
+        for as_of in (END - 3 * DAY, END - 2 * DAY, END - DAY):
+            row = row_of(config.layout.item_stats, as_of, "item_id", "g-4")
+            assert (row["cluster_rank"] is None) == (as_of < fitted), as_of
 
     def test_a_label_sees_what_could_be_read_at_its_time(self, served: Workspace) -> None:
         config, columns = served.config, ["n_play_1d", "positive_share"]
@@ -161,7 +194,7 @@ def test_between_two_runs_items_are_counted_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = datetime.now(UTC)
-    clock = iter([now, now + HOUR, now + 2 * HOUR])
+    clock = iter(now + hours * HOUR for hours in range(9))
 
     class Clock(datetime):
         @classmethod
@@ -185,3 +218,27 @@ def test_between_two_runs_items_are_counted_again(
     assert refreshed() == (3, {"g-7"})
     row = online(workspace, ITEM_STATS_VIEW, ["n_play_1d", "popularity_rank"], item_id="g-7")
     assert row == {"n_play_1d": 1, "popularity_rank": 1}
+    # What the stream has read counts, from a part or a spool, until a run stages it.
+    log = OfflineLog(workspace.config, "worker")
+    log.append(SEQUENCE_VIEW, streamed(workspace, "g-8", now + HOUR * 2.5))
+    log.flush()
+    log.append(SEQUENCE_VIEW, streamed(workspace, "g-9", now + HOUR * 2.5))
+    assert refreshed() == (4, {"g-8", "g-9"})
+    log.close()
+    assert refreshed()[0] == 4
+    act(workspace, f"3,g-9,play,{now + HOUR * 2.5:%Y-%m-%d %H:%M:%S.%f}")
+    act(workspace, f"4,g-9,play,{now + HOUR * 4.5:%Y-%m-%d %H:%M:%S}")
+    assert refreshed() == (5, {"g-9"})
+    for item, count in (("g-8", 1), ("g-9", 2)):
+        assert online(workspace, ITEM_STATS_VIEW, ["n_play_1d"], item_id=item) == {
+            "n_play_1d": count
+        }
+
+
+def streamed(workspace: Workspace, item: str, at: datetime) -> pa.RecordBatch:
+    """A row that the stream writes: member 3 has played an item."""
+    with pq.ParquetFile(partition(workspace.config.layout.sequences, END)) as file:
+        (row,), schema = file.read().slice(0, 1).to_pylist(), file.schema_arrow
+    row |= {"member_id": 3, "event_timestamp": at, "created_timestamp": at + timedelta(seconds=1)}
+    row |= {"item_ids": [item], "actions": ["play"], "event_timestamps": [at]}
+    return pa.RecordBatch.from_pylist([row], schema)

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -84,9 +84,17 @@ def write(config: Config, acts: Sequence[Act], items: Sequence[Item]) -> None:
     )
 
 
-def built(config: Config, as_of: datetime = AS_OF, **more: Any) -> dict[int, dict[str, Any]]:
+def built(
+    config: Config,
+    as_of: datetime = AS_OF,
+    clusters: Mapping[int, int] | None = None,
+    **more: Any,
+) -> dict[int, dict[str, Any]]:
+    kinds = pa.schema([("item_id", pa.int64()), ("cluster", pa.int64())])
+    pairs = [{"item_id": item, "cluster": cluster} for item, cluster in (clusters or {}).items()]
+    given = None if clusters is None else pa.Table.from_pylist(pairs, kinds)
     with connect(config) as con:
-        report = build_item_stats(config, con, as_of, as_of, **more)
+        report = build_item_stats(config, con, as_of, as_of, clusters=given, **more)
     file = partition(config.layout.item_stats, as_of)
     rows = pq.read_table(file).to_pylist() if file.exists() else []
     assert report.rows_out == len(rows)
@@ -117,7 +125,7 @@ def test_one_row_of_each_item_by_hand(tmp_path: Path) -> None:
             Item(4, ago[5], None, "search"),
         ],
     )
-    rows = built(config)
+    rows = built(config, clusters={1: 7, 9: 7, 3: 7})
     assert set(rows) == {1, 2, 9}
     one = rows[1]
     assert list(one)[3:] == list(item_stats_columns(config))
@@ -129,15 +137,18 @@ def test_one_row_of_each_item_by_hand(tmp_path: Path) -> None:
     assert one["distinct_members_28d"] == 3
     assert one["age_days"] == 20
     assert one["dwell"] == 20.0
-    assert (one["popularity_rank"], one["category_rank"]) == (1, 1)
+    assert (one["popularity_rank"], one["category_rank"], one["cluster_rank"]) == (1, 1, 1)
     assert one["event_timestamp"] == one["created_timestamp"] == AS_OF
     quiet = rows[2]
     assert quiet["positive_share"] == 0.8  # the prior
     assert (quiet["n_apply_28d"], quiet["trend"], quiet["dwell"]) == (0, 0, None)
     assert (quiet["popularity_rank"], quiet["category_rank"]) == (2, 2)
+    assert quiet["cluster_rank"] is None  # it is in none
     unknown = rows[9]
     assert (unknown["age_days"], unknown["category_rank"]) == (None, None)
+    assert unknown["cluster_rank"] == 2
     assert unknown["positive_share"] == pytest.approx(1.6 / 3)
+    assert {row["cluster_rank"] for row in built(config).values()} == {None}
 
 
 def test_what_the_configuration_lacks_has_no_column_and_no_age(tmp_path: Path) -> None:
@@ -247,13 +258,16 @@ versions = st.builds(Item, st.integers(1, 5), moments, st.sampled_from([None, "l
 @given(
     done=st.lists(acts, max_size=25),
     items=st.lists(versions, max_size=6, unique_by=lambda one: (one.item, one.since)),
+    clusters=st.dictionaries(st.integers(1, 6), st.integers(0, 2)),
 )
-def test_the_query_is_the_rule(done: list[Act], items: list[Item]) -> None:
+def test_the_query_is_the_rule(
+    done: list[Act], items: list[Item], clusters: dict[int, int]
+) -> None:
     with TemporaryDirectory() as folder:
         config = config_of(Path(folder))
         write(config, done, items)
-        rows = built(config)
-    wanted = expected(done, items)
+        rows = built(config, clusters=clusters)
+    wanted = expected(done, items, clusters)
     assert set(rows) == set(wanted)
     for item, row in wanted.items():
         for name, value in row.items():
@@ -261,7 +275,9 @@ def test_the_query_is_the_rule(done: list[Act], items: list[Item]) -> None:
             assert got == (None if value is None else pytest.approx(value)), (item, name)
 
 
-def expected(done: list[Act], items: list[Item]) -> dict[int, dict[str, float | None]]:
+def expected(
+    done: list[Act], items: list[Item], clusters: dict[int, int]
+) -> dict[int, dict[str, float | None]]:
     """The rule in plain Python, one item after the other."""
     seen = [
         one for one in done
@@ -297,5 +313,8 @@ def expected(done: list[Act], items: list[Item]) -> dict[int, dict[str, float | 
         same = [i for i in ids if category.get(i) == category.get(item)]
         of_category = 1 + sum(liked[i] > liked[item] for i in same)
         row["category_rank"] = of_category if category.get(item) else None
+        near = [i for i in ids if i in clusters and clusters[i] == clusters.get(item)]
+        of_cluster = 1 + sum(liked[i] > liked[item] for i in near)
+        row["cluster_rank"] = of_cluster if item in clusters else None
         rows[item] = row
     return rows

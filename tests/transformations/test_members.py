@@ -148,6 +148,11 @@ def test_a_missing_column_and_a_list_are_said(tmp_path: Path) -> None:
         ({"source": "a.csv", "numeric": ["member_id"]}, "'member_id', which is taken"),
         ({"source": "a.csv", "categorical": ["is_y"]}, "stores drop"),
         ({"source": "sqlite:///a.db", "numeric": ["age"]}, "needs `table`"),
+        ({"time_zone": "zone"}, "expected `source`"),
+        (
+            {"source": "a.csv", "categorical": ["field"], "time_zone": "zone"},
+            r"expected a column of `categorical` \(field\), got 'zone'",
+        ),
     ],
 )
 def test_settings_that_cannot_be(tmp_path: Path, members: dict[str, Any], said: str) -> None:

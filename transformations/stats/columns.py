@@ -24,6 +24,7 @@ def item_stats_columns(config: Config) -> dict[str, Kind]:
     names += ["positive_share", "trend", "distinct_members_28d", "age_days"]
     names += ["dwell"] * (duration(config) is not None)
     names += ["popularity_rank"] + ["category_rank"] * bool(config.items.categories)
+    names.append("cluster_rank")
     return dict.fromkeys(names, "number")
 
 

@@ -22,6 +22,7 @@ from transformations.stats.columns import (
     item_actions,
     item_stats_columns,
 )
+from transformations.stats.streamed import streamed_actions
 from transformations.tables import activity_query
 from transformations.timestamps import EPOCH
 
@@ -38,6 +39,8 @@ def build_item_stats(
     as_of: datetime,
     created_timestamp: datetime,
     only_new: bool = False,
+    clusters: pa.Table | None = None,
+    streamed: str | None = None,
 ) -> TableReport:
     """Write the item_stats partition of a timestamp; replace that of a run before.
 
@@ -48,6 +51,9 @@ def build_item_stats(
         only_new: Leave out the items that nothing happened to since the partition before: no
             action on them reached the source, and they were known. Their rows stay as they were,
             so their counts of days fall at the next run. After RECENT none is left out.
+        clusters: item_id, cluster of the items that have one, as of as_of. None: no item has.
+        streamed: Query of what the stream wrote to member_sequences: its actions count that are not
+            staged yet.
 
     Returns:
         rows_out counts the items.
@@ -57,10 +63,10 @@ def build_item_stats(
         RunFailedError: a row breaks a rule of checks/item_stats.sql.
     """
     folder = config.layout.item_stats
-    read_for_stats(config, con, as_of, "view")
+    read_for_stats(config, con, as_of, "view", streamed)
     before = [at for at in partitions(folder) if as_of - RECENT <= at < as_of]
     since = before[-1] if before and only_new else None
-    made = item_stats(config, con, as_of, since).to_arrow_reader(ITEMS_AT_ONCE)
+    made = item_stats(config, con, as_of, since, clusters).to_arrow_reader(ITEMS_AT_ONCE)
     file, schema, rows = partition(folder, as_of), _schema(config), 0
     with sealing(file, "item_stats") as path:
         with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
@@ -76,17 +82,24 @@ def build_item_stats(
         file.unlink()
     for view in ("activity_so_far", "stg_items"):
         con.execute(f"drop view {view}")
+    con.unregister("item_clusters")
+    con.execute("drop table if exists streamed_actions")
     return TableReport("item_stats", rows, rows)
 
 
 def read_for_stats(
-    config: Config, con: duckdb.DuckDBPyConnection, until: datetime, kind: Literal["view", "table"]
+    config: Config,
+    con: duckdb.DuckDBPyConnection,
+    until: datetime,
+    kind: Literal["view", "table"],
+    streamed: str | None = None,
 ) -> None:
     """Make the relations that `item_stats` reads: `activity_so_far`, `stg_items`.
 
     Args:
         until: No later as_of will be asked for.
         kind: A view reads the files again at each query; a table holds them for many.
+        streamed: As `build_item_stats` takes it.
 
     Raises:
         InputError: no item is staged.
@@ -95,6 +108,9 @@ def read_for_stats(
     if not staged.exists():
         raise InputError(f"expected staged items in {staged}, found none; first: activity run")
     activity = activity_query(config, con, files_between(config.layout.activity, EPOCH, until))
+    if streamed is not None:
+        told = streamed_actions(config, con, streamed, until)
+        activity = f"{activity} union all by name {told}"
     value = f"attributes[{quoted(dwell)}]" if dwell else "null::double"
     con.execute(
         f"create or replace temp {kind} activity_so_far as select * exclude (attributes), "
@@ -108,13 +124,23 @@ def read_for_stats(
 
 
 def item_stats(
-    config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime, since: datetime | None = None
+    config: Config,
+    con: duckdb.DuckDBPyConnection,
+    as_of: datetime,
+    since: datetime | None = None,
+    clusters: pa.Table | None = None,
 ) -> duckdb.DuckDBPyRelation:
     """Return the statistics of the items as of a timestamp; `in_columns` lays out its rows.
 
     Args:
         since: Only of items that something happened to since then.
+        clusters: As `build_item_stats` takes them; registered as `item_clusters` until the rows
+            are read.
     """
+    if clusters is None:
+        columns = [pa.field("item_id", _item(config)), pa.field("cluster", pa.int64())]
+        clusters = pa.schema(columns).empty_table()
+    con.register("item_clusters", clusters)
     categories = config.items.categories
     parameters = {
         "as_of": as_of,
@@ -150,12 +176,15 @@ def _check(config: Config, con: duckdb.DuckDBPyConnection, file: Path, as_of: da
 
 
 def _schema(config: Config) -> pa.Schema:
-    item = pa.int64() if config.item_id_type == "int64" else pa.string()
     return pa.schema(
         [
-            pa.field("item_id", item),
+            pa.field("item_id", _item(config)),
             pa.field("event_timestamp", UTC_US),
             pa.field("created_timestamp", UTC_US),
             *(pa.field(name, pa.float64()) for name in item_stats_columns(config)),
         ]
     )
+
+
+def _item(config: Config) -> pa.DataType:
+    return pa.int64() if config.item_id_type == "int64" else pa.string()

@@ -18,6 +18,7 @@ news as (
         signed.action,
         signed.event_timestamp,
         signed.sign,
+        signed.attributes,
     from signed
     inner join items_known on signed.item_id = items_known.item_id
     where signed.event_timestamp >= items_known.available_at

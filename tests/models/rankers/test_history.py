@@ -7,12 +7,13 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from models.rankers import item_categories
-from models.rankers.history import HOUR_US, Actions, Categories, history, moments
+from models.rankers.history import HOUR_US, Actions, Categories, history, moments, on_clocks
 from transformations.duck import sql
 from transformations.expressions import Expression, parse
 from transformations.rules import Action, Attribute, IdType, Rules
@@ -151,6 +152,23 @@ def test_moments_are_the_clocks(now):
     assert found["member.weekday_cos"] == pytest.approx(
         np.cos(at.weekday() / 7 * 2 * np.pi), abs=1e-5
     )
+
+
+NO_ZONES = [None, 0.0, "", " ", "Mars/Olympus", "../etc/passwd", "/etc/passwd", "America", "a\0b"]
+ZONES = ["UTC", "Asia/Kathmandu", "America/New_York", "Europe/Berlin", "Pacific/Apia"]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([*NO_ZONES, *ZONES]), st.integers(0, 25_000 * DAY))),
+)
+def test_clocks_are_those_of_the_zones(rows):
+    """Also where a zone changes its time within the year, or its day."""
+    zones, now = [zone for zone, _ in rows], np.array([at for _, at in rows], np.int64)
+    expected = []
+    for zone, at in rows:
+        shown = pd.Timestamp(at, unit="us", tz="UTC").tz_convert(zone if zone in ZONES else "UTC")
+        expected.append(shown.tz_localize(None).value // 1_000)
+    assert on_clocks(now, zones).tolist() == expected
 
 
 def test_threads_may_share_categories_from_the_first_look_up_on():

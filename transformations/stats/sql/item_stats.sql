@@ -1,8 +1,8 @@
 -- one row per item: what members did with it before $as_of
--- Reads `activity_so_far`, `stg_items`. Has the items that are known by then, also those that are
--- over, and others that were acted on; no searches. n_1d, n_7d, n_28d are lists in the order of
--- $actions. With $since only the items that something happened to since then: their ranks are those
--- among all.
+-- Reads `activity_so_far`, `stg_items`, `item_clusters`. Has the items that are known by then, also
+-- those that are over, and others that were acted on; no searches. n_1d, n_7d, n_28d are lists in
+-- the order of $actions. With $since only the items that something happened to since then: their
+-- ranks are those among all.
 with
 seen as (
     select
@@ -63,10 +63,12 @@ items as (
         coalesce(known.item_id, acted_on.item_id) as item_id,
         known.first_at,
         known.category,
+        item_clusters.cluster,
         coalesce(acted_on.likers, 0) as likers,
         acted_on.* exclude (item_id, likers),
     from known
     full outer join acted_on on known.item_id = acted_on.item_id
+    left join item_clusters on coalesce(known.item_id, acted_on.item_id) = item_clusters.item_id
     where known.kind is distinct from 'search'
 ),
 
@@ -76,6 +78,8 @@ ranked as (
         rank() over (order by likers desc) as popularity_rank,
         case when category is not null then rank() over (partition by category order by likers desc)
         end as category_rank,
+        case when cluster is not null then rank() over (partition by cluster order by likers desc)
+        end as cluster_rank,
     from items
 ),
 
@@ -96,6 +100,7 @@ item_stats as (
         dwell,
         popularity_rank,
         category_rank,
+        cluster_rank,
     from ranked
     where $since::timestamptz is null or last_known_at >= $since or first_at >= $since
     order by item_id
