@@ -50,7 +50,8 @@ def workspace(members: int) -> Path:
     config = load_config(file)
     if not config.layout.impressions.exists():
         activity("run", "--config", str(file), f"--as-of={END:%Y-%m-%d}")
-        activity("backfill", "--config", str(file), f"--days={HOLDBACK}")
+        since = END - timedelta(days=HOLDBACK)
+        activity("backfill", "--config", str(file), f"--from={since:%Y-%m-%d}")
         keep_shown(source / "impressions", config)
     return file
 
