@@ -20,7 +20,7 @@ from models.rankers.reading import SEQUENCE, Members, Needs, inputs_of, items_of
 from operations.rankers import newest
 from serving.recommend.kept_items import KeptItems
 from serving.recommend.member import Member, with_events
-from serving.recommend.scored import Lists, Scored, as_ids, merged
+from serving.recommend.scored import Lists, Scored, Served, as_ids, merged
 from serving.request.sequences import Event
 from serving.request.vectors import RequestTime
 from stores.read import Features, Reader
@@ -52,12 +52,10 @@ class Scoring:
             items_known(config, con)
             self._categories = read_categories(con)
         try:
-            wanted = self.needs.of_members(config.rules)
-            self._members = Reader(store, wanted, full_feature_names=True)
-            of_items = self.needs.of_items()
-            self._items = None
-            if of_items:
-                self._items = KeptItems(Reader(store, of_items, full_feature_names=True))
+            wanted, of_items = self.needs.of_members(config.rules), self.needs.of_items()
+            named: Any = {"full_feature_names": True, "event_timestamps": True}
+            self._members = Reader(store, wanted, **named)
+            self._items = KeptItems(Reader(store, of_items, **named)) if of_items else None
         except FeastObjectNotFoundException as error:
             raise InputError(
                 f"{ranker.line} reads what is not registered any more ({error}); train it again: "
@@ -80,7 +78,8 @@ class Scoring:
         sources = merged(found, extra)
         items = as_ids(list(sources))
         started = time.perf_counter()
-        inputs = self.inputs(member, found, items, context or {}, now or datetime.now(UTC), events)
+        now = now or datetime.now(UTC)
+        inputs, served = self.inputs(member, found, items, context or {}, now, events)
         seconds = {"features": time.perf_counter() - started}
         scores, likely = self.ranker.fitted.judged(inputs)
         return Scored(
@@ -91,7 +90,7 @@ class Scoring:
             str(self.ranker.line),
             self._fits,
             seconds=seconds,
-            inputs=inputs,
+            served=served,
         )
 
     def of_many(
@@ -114,6 +113,7 @@ class Scoring:
         inputs = self._pairs(
             known,
             items,
+            self._read_items(items),
             np.repeat(np.arange(len(members)), sizes),
             np.array([row[item] for each in sources for item in each], np.int64),
             {name: np.concatenate([own[name] for own in ranks]) for name in ranks[0]},
@@ -138,28 +138,34 @@ class Scoring:
         context: Mapping[str, Any],
         now: datetime,
         events: Sequence[Event] = (),
-    ) -> Inputs:
+    ) -> tuple[Inputs, Served]:
         """Return what the ranker reads of a member and items, a pair for each."""
-        return self._pairs(
-            self.member(member, context, now, events),
+        served = Served(self._members.read({"member_id": [member]}), self._read_items(items))
+        inputs = self._pairs(
+            self.member(member, served.member, context, now, events),
             items,
+            served.items,
             np.zeros(len(items), np.int64),
             np.arange(len(items)),
             ranks_in(found, items.tolist()),
         )
+        return inputs, served
+
+    def _read_items(self, items: NDArray[Any]) -> Features:
+        if self._items is None or not len(items):
+            return Features({}, {})
+        return self._items.read(items.tolist())
 
     def _pairs(
         self,
         known: Members,
         items: NDArray[Any],
+        read: Features,
         member_rows: Rows,
         item_rows: Rows,
         ranks: Mapping[str, Floats],
     ) -> Inputs:
-        """Return pairs of members that were read and items that are read now."""
-        read = Features({}, {})
-        if self._items is not None and len(items):
-            read = self._items.read(items.tolist())
+        """Return pairs of members and items that were read."""
         at = np.repeat(known.now[:1], len(items))
         return inputs_of(
             self.needs,
@@ -173,10 +179,14 @@ class Scoring:
         )
 
     def member(
-        self, member: Any, context: Mapping[str, Any], now: datetime, events: Sequence[Event]
+        self,
+        member: Any,
+        read: Features,
+        context: Mapping[str, Any],
+        now: datetime,
+        events: Sequence[Event],
     ) -> Members:
-        """Return a member as the ranker sees it now; an unknown one has done nothing."""
-        read = self._members.read({"member_id": [member]})
+        """Return a member that was read as the ranker sees it; an unknown one has done nothing."""
         at = np.array([microseconds(now)], np.int64)
         given = {key: [value] for key, value in context.items()}
         known = members_of(self.config.rules, self.needs, read, [member], at, given)

@@ -97,7 +97,7 @@ def joined_and_served(served: Workspace, scoring: Scoring, member: int) -> list[
     pairs = Pairs(every, items, np.arange(len(items)) == 0)
     heads = scoring.ranker.heads
     joined = known.labelled(labels, members, pairs, brought, heads).inputs
-    online = scoring.inputs(member, found, items, {}, now)
+    online, _ = scoring.inputs(member, found, items, {}, now)
     return [joined, online]
 
 
@@ -169,10 +169,10 @@ def test_labels_are_a_members_first_actions_before_the_end(served: Workspace) ->
 def test_an_action_that_no_store_has_counts(served: Workspace, scoring: Scoring) -> None:
     now = datetime.now(UTC)
     event = Event("99999", "g-1", "play", now - timedelta(minutes=1))
-    member = scoring.member(99_999, {}, now, [event])
-    assert member.actions.items.tolist() == [["g-1"]]
-    assert member.actions.signs.tolist() == [[1]]
-    assert scoring.member(99_999, {}, now, []).actions.there.tolist() == [[False]]
+    items = np.array(["g-1"], object)
+    member = scoring.inputs(99_999, [], items, {}, now, [event])[0].number("pair.seen")
+    nobody = scoring.inputs(99_999, [], items, {}, now)[0].number("pair.seen")
+    assert (member.tolist(), nobody.tolist()) == ([1.0], [0.0])
 
 
 def test_the_command_makes_the_next_fit_and_recommends_by_it(served: Workspace) -> None:
@@ -244,7 +244,8 @@ def test_needs_survive_json() -> None:
 
 def test_what_was_served_is_what_training_would_read(served: Workspace) -> None:
     """Of real answers nothing differs; a number and a vector that do are found."""
-    config, store, log = served.config, served.store, InputLog(served.config, draw=lambda: 0.0)
+    config, store = served.config, served.store
+    log = InputLog(config, store, draw=lambda: 0.0)
     before = datetime.now(UTC)
     parts = open_parts(config, store)
     with Recommender(config, parts, log=log) as recommender:
@@ -259,16 +260,20 @@ def test_what_was_served_is_what_training_would_read(served: Workspace) -> None:
     with connect(config) as con:
         found = skews(config, store, con, before, after)
         assert not skews(config, store, con, after, after)
-    kinds = {skew.column.partition(".")[0] for skew in found}
-    assert kinds == {"member", "item", "pair"}
+    service = store.get_feature_service(f"recommend_{file.parent.name}")
+    projections = service.feature_view_projections
+    assert {skew.column for skew in found} == {
+        f"{projection.name}__{field.name}"
+        for projection in projections
+        for field in projection.features
+    }
     assert {skew.pairs for skew in found} == {len(table)}
     assert above(found, 1e-4) == []
-    vector = next(name for name in table.column_names if pa.types.is_list(table[name].type))
-    number = "item.popularity_rank"
+    vector, number = "member_activity_decay_v1__play_embedding", "item_stats_v1__popularity_rank"
     off = {
-        number: pa.array(table[number].to_numpy() * 2, pa.float32()),
+        number: pa.array(table[number].to_numpy() * 2),
         vector: pa.array(
-            [[-x for x in row] for row in table[vector].to_pylist()], table[vector].type
+            [row and [-x for x in row] for row in table[vector].to_pylist()], table[vector].type
         ),
     }
     for name, column in off.items():
