@@ -15,6 +15,7 @@ from models.rankers.inputs import Inputs
 from models.rankers.item_categories import items_known, read_categories
 from models.rankers.package import load
 from models.rankers.reading import Needs
+from operations.fits import embedded_lines
 from operations.rankers import newest
 from pipelines.cli import app as cli
 from pipelines.ranking.dataset import Known
@@ -30,11 +31,15 @@ from serving.recommend.recommend import Recommender
 from serving.recommend.scored import merged
 from serving.recommend.scoring import Scoring, open_scoring
 from serving.request.sequences import Event
+from serving.request.vectors import RequestTime
+from serving.stream.bus.messages import decode, encode
+from serving.stream.updater import open_updater
 from tests.pipelines.test_candidates import CANDIDATES, DECAY, ENCODERS, KEPT_SMALL
 from tests.pipelines.test_item_spaces import market
 from tests.worlds.workspace import AVERAGE, DAY, END, Workspace
 from transformations.duck import connect
 from transformations.errors import InputError, RunFailedError
+from transformations.layout import partition
 from transformations.timestamps import microseconds
 
 RANKERS = (
@@ -173,6 +178,47 @@ def test_an_action_that_no_store_has_counts(served: Workspace, scoring: Scoring)
     member = scoring.inputs(99_999, [], items, {}, now, [event])[0].number("pair.seen")
     nobody = scoring.inputs(99_999, [], items, {}, now)[0].number("pair.seen")
     assert (member.tolist(), nobody.tolist()) == ([1.0], [0.0])
+
+
+@pytest.mark.parametrize("member", [5, 99_998])
+def test_a_requests_actions_make_what_the_stream_would_write(
+    served: Workspace, member: int
+) -> None:
+    """Statistics, counts, history and vectors: before the stream has had them, and after."""
+    config, store, now = served.config, served.store, END + timedelta(hours=1)
+    events = [
+        Event(member, item, "play", now - timedelta(minutes=minutes))
+        for item, minutes in (("g-1", 50), ("g-2", 49), ("g-2", 10))
+    ]
+    items = np.array(["g-1", "g-2", "g-9"], object)
+    with RequestTime(config, store) as requests:
+        scoring, alone = open_scoring(config, store, requests), open_scoring(config, store)
+        assert scoring is not None
+        assert alone is not None
+        known, _ = scoring.inputs(member, [], items, {}, now)
+        asked, _ = scoring.inputs(member, [], items, {}, now, events)
+        without, _ = alone.inputs(member, [], items, {}, now, events)
+        updater = open_updater(config, store, embedded_lines(config), "worker", lambda: now)
+        updater.seeding = True  # nothing was streamed before
+        snapshot = pq.ParquetFile(partition(config.layout.sequences, END)).read()
+        updater.seed(snapshot.combine_chunks().to_batches()[0], END)
+        messages = [encode(e.member_id, e.item_id, e.action, e.event_timestamp) for e in events]
+        updater.apply([decode(config.rules, message, now) for message in messages])
+        updater.log.close()
+        updater.states.close()
+        streamed, _ = scoring.inputs(member, [], items, {}, now)
+        scoring.close()
+        alone.close()
+    for name in streamed.names("numbers"):
+        is_match = name.startswith("pair.match")  # of vectors that are kept as int8, too
+        tolerance = {"abs": 1e-2} if is_match else {"rel": 1e-6}
+        expected = pytest.approx(streamed.number(name), nan_ok=True, **tolerance)
+        assert asked.number(name) == expected, name
+        assert is_match or without.number(name) == expected, name
+    for name, more in (("member.n_sessions", 2), ("member.n_play", 3)):
+        assert asked.number(name)[0] == np.nan_to_num(known.number(name)[0]) + more
+    for name in streamed.names("vectors"):
+        assert asked.vector(name) == pytest.approx(streamed.vector(name), abs=1e-2), name
 
 
 def test_the_command_makes_the_next_fit_and_recommends_by_it(served: Workspace) -> None:
