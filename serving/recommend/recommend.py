@@ -34,8 +34,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-LISTS_AT, GIVE_UP = 0.5, 0.75
-"""Shares of the deadline: when a list made before is asked for, and when what is popular serves."""
+LISTS_AT, GIVE_UP = 0.4, 0.6
+"""Shares of the deadline: when a list made before is asked for, and when what is popular serves.
+The rest is for the rules, and for a machine that is busy."""
 
 
 class Recommender:
