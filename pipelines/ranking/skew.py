@@ -24,7 +24,7 @@ from operations.rankers import made
 from pipelines.ranking.joined import column_of, join
 from transformations.config import Config
 from transformations.duck import parquet
-from transformations.names import ranker_service
+from transformations.names import SEQUENCE_VIEW, ranker_service
 
 MOST = 50_000
 """Pairs of a ranker that are compared; of more, a sample."""
@@ -93,16 +93,23 @@ def _of_ranker(
     for name, values in joined.arrays.items():
         served, there = column_of(logged[name], dims.get(name))
         off = differences(served, values, at.to_numpy())
-        both = there & joined.present[name]
-        off = np.where(both, off, there != joined.present[name])
+        if not _missing_is_nothing(name, logged[name].type):
+            both = there & joined.present[name]
+            off = np.where(both, off, there != joined.present[name])
         found.append(Skew(ranker, name, len(off), float(off.mean()), float(off.max())))
     return found
+
+
+def _missing_is_nothing(name: str, kind: pa.DataType) -> bool:
+    """Whether a ranker takes a missing value for zeros: in vectors, counts and the last actions."""
+    is_vector = pa.types.is_list(kind) or pa.types.is_binary(kind)
+    return is_vector or name.startswith(f"{SEQUENCE_VIEW}__")
 
 
 def differences(
     served: NDArray[Any], joined: NDArray[Any], at: NDArray[np.datetime64]
 ) -> NDArray[np.float64]:
-    """Return how far values are off that are there on both sides.
+    """Return how far values are off; a missing one is zeros, or nothing in a list.
 
     Numbers are compared by `numbers_off`, vectors by `vectors_off`, also those that are kept as
     int8, times by their ages at `at`; all else is equal (0) or not (1). The online store cuts times
@@ -120,11 +127,14 @@ def differences(
 
 def _off(served: Any, joined: Any) -> float:
     """Return the difference of two lists, texts, or vectors that are kept as int8."""
-    if isinstance(served, bytes) and isinstance(joined, bytes) and len(served) == len(joined):
-        both = (from_int8(np.frombuffer(one, np.uint8)[None]) for one in (served, joined))
-        return float(vectors_off(*both)[0])
-    if isinstance(served, np.ndarray) and isinstance(joined, np.ndarray):
-        return float(_cut(served).tolist() != _cut(joined).tolist())
+    kept = [one for one in (served, joined) if isinstance(one, bytes)]
+    if kept:
+        nothing = bytes(len(kept[0]))
+        both = [np.frombuffer(one or nothing, np.uint8)[None] for one in (served, joined)]
+        return float(vectors_off(*map(from_int8, both))[0])
+    lists = [_cut(one).tolist() for one in (served, joined) if isinstance(one, np.ndarray)]
+    if lists:
+        return float(lists[0] != lists[1] if len(lists) > 1 else lists[0] != [])
     return float(served != joined)
 
 
