@@ -7,7 +7,6 @@ the machine's cores with it and with Redis.
 - open loop: requests for random active members at a constant rate, whether or not the earlier ones
   are answered; a latency counts from when its request was due. No answer comes from the cache.
 - the highest rate, in steps, whose p99 is under the bound.
-- cached: the same member again and again.
 - the other side, in the same run: FastAPI, `get_online_features(...).to_dict()` for the same
   features of 500 items, `model.predict` of a Keras model of the ranker's size.
 
@@ -32,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -54,25 +54,31 @@ def run(config: Config, rate: int, seconds: float, asked: int) -> dict[str, Any]
     figures: dict[str, Any] = {"rate": rate, "seconds": seconds, "bound_ms": BOUND}
     with tempfile.TemporaryDirectory() as name, private_redis(Path(name)) as port:
         folder = Path(name)
-        members = _online(config, folder, port)
+        settings = {"keep": "0s", "deadline": "10s", "precompute": 0}
+        members = online(config, folder, port, settings)
         figures["members"] = len(members)
         for kind in KINDS:
-            _only(config, folder, kind)
+            only(config, folder, kind)
             with _served(folder) as address:
                 figures[kind] = _measured(address, members, rate, seconds)
         with _other_side(folder) as address:
-            figures["feast_and_keras"] = _closed(address, members, asked)
-        _only(config, folder, KINDS[0])
+            figures["feast_and_keras"] = closed_loop(address, members, asked)
+        only(config, folder, KINDS[0])
         with _served(folder) as address:
-            figures["ours_beside"] = _closed(address, members, asked)
+            figures["ours_beside"] = closed_loop(address, members, asked)
     theirs, ours = figures["feast_and_keras"]["p50"], figures["ours_beside"]["p50"]
     figures["times_as_fast_at_the_median"] = round(theirs / ours, 1)
     figures["load_average"] = os.getloadavg()[0]
     return figures
 
 
-def _online(config: Config, folder: Path, port: int) -> list[Any]:
-    """Put the newest snapshot into Redis; return the members that have a row in it."""
+def online(config: Config, folder: Path, port: int, recommend: dict[str, Any]) -> list[Any]:
+    """Put the newest snapshot into Redis; return the members that have a row in it.
+
+    Args:
+        folder: Becomes a workspace of its own, with the data of `config`.
+        recommend: Its settings.
+    """
     import pyarrow.parquet as pq
 
     from operations.fits import lines_of
@@ -85,7 +91,7 @@ def _online(config: Config, folder: Path, port: int) -> list[Any]:
     settings = yaml.safe_load(config.file.read_text()) | {
         "data_dir": str(config.data),
         "feature_store": str(folder / "feature_store.yaml"),
-        "recommend": {"keep": "0s", "deadline": "10s", "precompute": 0},
+        "recommend": recommend,
     }
     for section in ("events", "items"):
         settings[section]["source"] = str(config.path(settings[section]["source"]))
@@ -108,7 +114,7 @@ def _online(config: Config, folder: Path, port: int) -> list[Any]:
     return list(rows["member_id"].to_pylist())
 
 
-def _only(config: Config, folder: Path, kind: str) -> None:
+def only(config: Config, folder: Path, kind: str) -> None:
     """Let one ranker of the catalogue serve: the first line does."""
     lines = config.catalogue.read_text().splitlines(keepends=True)
     start = next(n for n, line in enumerate(lines) if line.startswith("RANKERS"))
@@ -120,27 +126,27 @@ def _only(config: Config, folder: Path, kind: str) -> None:
 @contextmanager
 def _served(folder: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "pipelines.cli", "serve", "--config", str(folder)]
-    with _process([*command, "--port", "0", "--timeout", "10"]) as address:
+    with server([*command, "--port", "0", "--timeout", "10"]) as address:
         yield address
 
 
 @contextmanager
 def _other_side(folder: Path) -> Iterator[str]:
-    with _process([sys.executable, "-m", "benchmarks.recommend_by_hand", str(folder)]) as address:
+    with server([sys.executable, "-m", "benchmarks.recommend_by_hand", str(folder)]) as address:
         yield address
 
 
 @contextmanager
-def _process(command: Sequence[str]) -> Iterator[str]:
-    """Start a server; yield its address once it says it, and it is ready."""
+def server(command: Sequence[str]) -> Iterator[str]:
+    """Start a server; yield its address once it says it; stop it."""
     environment = os.environ | {"PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
-    ) as server:
+    ) as process:
         try:
-            assert server.stdout is not None
+            assert process.stdout is not None
             said = []
-            for line in server.stdout:
+            for line in process.stdout:
                 said.append(line)
                 if found := re.search(r"http://127\.0\.0\.1:(\d+)/recommend", line):
                     break
@@ -148,12 +154,13 @@ def _process(command: Sequence[str]) -> Iterator[str]:
                 raise SystemExit(f"the server ended: {''.join(said)}")
             yield f"127.0.0.1:{found[1]}"
         finally:
-            server.terminate()
+            process.terminate()
 
 
 def _measured(address: str, members: list[Any], rate: int, seconds: float) -> dict[str, Any]:
-    asyncio.run(_open_loop(address, members, 20, 5))  # warms up
-    result: dict[str, Any] = {"open loop": asyncio.run(_open_loop(address, members, rate, seconds))}
+    open_loop(address, members, 20, 5)  # warms up
+    took, paths = open_loop(address, members, rate, seconds)
+    result: dict[str, Any] = {"open loop": milliseconds(took) | {"paths": paths}}
     with urllib.request.urlopen(f"http://{address}/metrics") as answer:
         text = answer.read().decode()
     counted = re.findall(r'recommend_candidates_total\{source="([^"]+)"\} (\S+)', text)
@@ -161,16 +168,24 @@ def _measured(address: str, members: list[Any], rate: int, seconds: float) -> di
     result["candidates"] = {name: round(float(n) / answers, 1) for name, n in counted}
     best = None
     for step in RATES:
-        found = asyncio.run(_open_loop(address, members, step, min(seconds, 10)))
-        if found["p99"] >= BOUND:
+        took, _ = open_loop(address, members, step, min(seconds, 10))
+        if milliseconds(took)["p99"] >= BOUND:
             break
         best = step
     result["highest_rate"] = best
     return result
 
 
-async def _open_loop(address: str, members: list[Any], rate: int, seconds: float) -> dict[str, Any]:
-    """Send requests when they are due; a latency counts from then."""
+def open_loop(
+    address: str, members: list[Any], rate: int, seconds: float
+) -> tuple[NDArray[np.float64], dict[str, int]]:
+    """Send requests when they are due; return seconds from then to each answer, and its paths."""
+    return asyncio.run(_open_loop(address, members, rate, seconds))
+
+
+async def _open_loop(
+    address: str, members: list[Any], rate: int, seconds: float
+) -> tuple[NDArray[np.float64], dict[str, int]]:
     host, port = address.split(":")
     idle: asyncio.Queue[Any] = asyncio.Queue()
     for _ in range(CONNECTIONS):
@@ -202,7 +217,7 @@ async def _open_loop(address: str, members: list[Any], rate: int, seconds: float
     await asyncio.gather(*asking)
     while not idle.empty():
         idle.get_nowait()[1].close()
-    return milliseconds(np.array(took)) | {"paths": paths}
+    return np.array(took), paths
 
 
 def _request(member: Any) -> bytes:
@@ -211,7 +226,7 @@ def _request(member: Any) -> bytes:
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-def _closed(address: str, members: list[Any], asked: int) -> dict[str, Any]:
+def closed_loop(address: str, members: list[Any], asked: int) -> dict[str, Any]:
     """Ask one after the other, on one connection."""
     import http.client
 

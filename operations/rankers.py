@@ -27,10 +27,15 @@ def made_fits(config: Config, line: Ranker) -> Sequence[int]:
         return list(connection.execute(query).scalars())
 
 
+def made(config: Config, lines: Sequence[Ranker]) -> list[Ranker]:
+    """Return every fit of the lines that is made and not retired, the newest of a line last."""
+    return [line.of_fit(fit) for line in lines for fit in made_fits(config, line)]
+
+
 def newest(config: Config, lines: Sequence[Ranker]) -> list[Ranker]:
     """Return the lines that are made, each as its newest fit."""
-    made = [(line, made_fits(config, line)) for line in lines]
-    return [line.of_fit(fits[-1]) for line, fits in made if fits]
+    all_fits = [(line, made_fits(config, line)) for line in lines]
+    return [line.of_fit(fits[-1]) for line, fits in all_fits if fits]
 
 
 def next_fit(config: Config, line: Ranker) -> Ranker:

@@ -20,14 +20,19 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 from feast.data_format import ParquetFormat
 from feast.data_source import DataSource
 from feast.errors import RequestDataNotFoundInEntityDfException
+from feast.feature_logging import LoggingConfig, LoggingSource
 from feast.feature_view import FeatureView
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore, DuckDBOfflineStoreConfig
-from feast.infra.offline_stores.file_source import FileSource
+from feast.infra.offline_stores.file_source import FileLoggingDestination, FileSource
 from feast.infra.offline_stores.offline_store import RetrievalJob
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
@@ -150,6 +155,38 @@ class DuckDBAsofOfflineStore(DuckDBOfflineStore):
         return DuckDBOfflineStore.pull_all_from_table_or_query(
             config, _at_repo(config, data_source), *args, **kwargs
         )
+
+    @staticmethod
+    def write_logged_features(
+        config: RepoConfig,
+        data: pa.Table | Path,
+        source: LoggingSource,
+        logging_config: LoggingConfig,
+        registry: BaseRegistry,
+    ) -> None:
+        """Add a Parquet file to a local destination, whose path is relative to the repo.
+
+        The file appears when it is complete. Feast's method, which serves where a destination is
+        elsewhere or has partitions, takes the path from the process's folder.
+
+        Args:
+            data: the rows, or a folder of Parquet files with them.
+        """
+        destination = logging_config.destination
+        is_ours = isinstance(destination, FileLoggingDestination) and not destination.partition_by
+        if not is_ours or "://" in destination.path:
+            DuckDBOfflineStore.write_logged_features(config, data, source, logging_config, registry)
+            return
+        folder = Path(config.repo_path or ".", destination.path)
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = ds.dataset(data, format="parquet").to_table() if isinstance(data, Path) else data
+        target = folder / f"{uuid4().hex}.parquet"
+        unfinished = target.with_name(f"{target.name}.tmp")
+        try:
+            pq.write_table(rows, unfinished, compression="zstd", write_page_checksum=True)
+            unfinished.replace(target)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 def _limits(config: RepoConfig) -> Limits:

@@ -4,11 +4,14 @@ import re
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from feast import FeatureService
+from feast.feature_logging import FeatureServiceLoggingSource
 from pydantic import BaseModel
 
 from models.candidates.build import build_lists
@@ -16,12 +19,12 @@ from models.candidates.spec import Neighbours, Popular
 from models.embed import embed_snapshot
 from models.items.build import build_items
 from models.packaging import package
-from models.rankers.inputs import Columns, Inputs
 from models.spec import Average
 from pipelines.ranking.precomputed import write_lists
 from serving.recommend.impressions import Impressions
-from serving.recommend.input_log import Logged, inputs_table
-from serving.recommend.scored import Scored
+from serving.recommend.input_log import Logged, logged_table
+from serving.recommend.scored import Scored, Served
+from stores.read import Features
 from tests.serving.recommend.test_impressions import answer_of
 from tests.test_house import MAY_IMPORT, ROOMS
 from tests.worlds.events import AS_OF, DAY, Event, configure, write_source
@@ -46,6 +49,7 @@ TYPES = {
     "float[]": pa.list_(pa.float32()),
     "float[dim]": pa.list_(pa.float32()),
     "bool": pa.bool_(),
+    "date": pa.date32(),
     "timestamp": pa.timestamp("us", tz="UTC"),
     "map": pa.map_(pa.string(), pa.string()),
 }
@@ -139,9 +143,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
     impressions = Impressions(config)
     impressions.add(answer_of("a"), {"surface": "home"})
     impressions.close()
-    nothing = Inputs(Columns(), Columns(), Columns(), np.zeros(1, int), np.zeros(1, int))
     features = folder / "features.parquet"
-    pq.write_table(inputs_table(config, [Logged(1, [2], "linear_v1", AS_OF, nothing)]), features)
+    pq.write_table(logged(), features)
     layout = config.layout
     lists = [partition(layout.lists(line.view(config.space)), AS_OF) for line in SOURCES]
     return {
@@ -162,6 +165,15 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
         "logged_features": [features],
         "training_examples": [examples.file],
     }
+
+
+def logged() -> pa.Table:
+    """What is logged of one pair, by a service without a feature."""
+    service = FeatureService(name="recommend_linear_v1", features=[])
+    logs = FeatureServiceLoggingSource(service, "project").get_schema(Mock())
+    schema = pa.unify_schemas([pa.schema({"member_id": pa.int64(), "item_id": pa.int64()}), logs])
+    nothing = Served(Features({}, {}), Features({}, {}))
+    return logged_table(schema, service, [Logged("a", 1, [2], "linear_v1", AS_OF, nothing)])
 
 
 def test_every_table_is_on_the_page(built: dict[str, list[Path]]) -> None:

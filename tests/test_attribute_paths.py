@@ -8,14 +8,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from operations.fits import chosen
-from serving.request import vectors
 from serving.request.sequences import Event
 from serving.request.service import Question
 from serving.request.vectors import RequestTime
@@ -125,21 +122,9 @@ def requested(workspace: Workspace, members: list[int], events: Sequence[Event])
         ],
     }
     question = Question.model_validate_json(json.dumps(body))
-    seen: list[pa.RecordBatch] = []
-
-    def to_sequences(*arguments: Any) -> pa.RecordBatch:
-        seen.append(made(*arguments))
-        return seen[-1]
-
-    made = vectors.to_sequences
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        RequestTime(workspace.config, workspace.store) as requests,
-    ):
-        patch.setattr(vectors, "to_sequences", to_sequences)
-        asked = [Event(**dict(event)) for event in question.events]
-        requests.embed(question.member_ids, asked, END + timedelta(minutes=1))
-    (rows,) = seen
+    asked = [Event(**dict(event)) for event in question.events]
+    with RequestTime(workspace.config, workspace.store) as requests:
+        rows = requests.embed(question.member_ids, asked, END + timedelta(minutes=1)).sequences
     assert rows["member_id"].to_pylist() == members
     return [rows_of([rows[name][row].as_py() for name in NAMES]) for row in range(len(members))]
 

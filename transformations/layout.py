@@ -86,7 +86,7 @@ class Layout:
 
     @property
     def logged_features(self) -> Path:
-        """Folder of `logged_features/period=…`: what rankers read, in the parts of services."""
+        """Folder of `logged_features/<ranker>`: what it read, as services log it."""
         return self.root / "logged_features"
 
     @property

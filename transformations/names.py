@@ -89,6 +89,11 @@ def service(aggregator: str, version: int, fit: int = 1) -> str:
     return f"ranker_{fitted(aggregator, version, fit)}"
 
 
+def ranker_service(fit: str) -> str:
+    """Name the feature service of what a ranker reads, given as its fit: linear_v1_f2."""
+    return f"recommend_{fit}"
+
+
 def match_view(aggregator: str, version: int, fit: int = 1) -> str:
     """Name the on-demand view that compares the member's vectors with an item's."""
     return f"activity_match_{fitted(aggregator, version, fit)}"

@@ -10,7 +10,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-from benchmarks.report import batch, serving
+from benchmarks.report import batch, recommend, serving
 from benchmarks.report.section import Section
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -20,11 +20,15 @@ SECTIONS = (
     batch.items,
     batch.embedding,
     batch.training_join,
+    batch.training,
     serving.materialize,
     serving.stored_bytes,
     serving.read,
     serving.stream,
     serving.request_time,
+    recommend.service,
+    recommend.faults,
+    recommend.rankers,
     serving.feast,
     batch.daily,
     batch.own_data,

@@ -134,7 +134,7 @@ def _recommending(
     reopen = reopening(settings, store, requests)
     metrics = RecommendMetrics()
     impressions = open_impressions(settings, metrics)
-    log = InputLog(settings, metrics) if settings.recommend.log_features else None
+    log = InputLog(settings, store, metrics) if settings.recommend.log_features else None
     recommender = Recommender(settings, parts, reopen, threads, metrics, log=log)
     return [RecommendService(recommender, impressions)], ""
 

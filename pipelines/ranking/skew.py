@@ -1,7 +1,7 @@
 """What a ranker was served with, beside what a training join gives for the same moments.
 
-logged_features ──► member, item, read_at ──► the training join as of read_at
-    └── columns that the ranker read ──► compared ◄── the same columns, as training has them
+logged_features ──► member, item, time ──► the training join of the ranker's service as of then
+    └── features as the store gave them ──► compared ◄── the same features
 """
 
 from collections.abc import Sequence
@@ -10,35 +10,34 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection as Connection
-from feast import FeatureStore
+from feast import FeatureService, FeatureStore
+from feast.errors import FeastObjectNotFoundException
+from feast.feature_logging import LOG_TIMESTAMP_FIELD
 from numpy.typing import NDArray
 
 from models.lines import ranker_lines
-from models.rankers.inputs import Inputs
-from models.rankers.item_categories import items_known, read_categories
-from models.rankers.package import read_manifest
-from models.rankers.reading import Needs
-from operations.rankers import made_fits
-from pipelines.ranking.dataset import Known
-from pipelines.ranking.examples import Pairs
-from pipelines.ranking.labels import Labels
+from models.quantization import from_int8
+from operations.rankers import made
+from pipelines.ranking.joined import column_of, join
 from transformations.config import Config
-from transformations.layout import parts_between
+from transformations.duck import parquet
+from transformations.names import SEQUENCE_VIEW, ranker_service
 
-NOT_COMPARED = ("pair.rank_", "member.context_")
-"""Columns that no feature view holds: ranks in the sources, and what the request said."""
+MOST = 50_000
+"""Pairs of a ranker that are compared; of more, a sample."""
 FLOOR = 1e-3
 """Numbers that are both smaller differ in proportion to this."""
 
 
 @dataclass(frozen=True)
 class Skew:
-    """How far a column of a ranker is off.
+    """How far a feature that a ranker read is off.
 
     Attributes:
+        column: As `view__feature`.
         pairs: That were compared.
         mean, worst: Of the pairs' differences, from 0 to 1 (of a vector to 2).
     """
@@ -56,80 +55,94 @@ def skews(
     """Compare what was logged in [since, until), the largest mean first.
 
     Rankers that are retired or left the catalogue are left out: nobody is served by them.
-
-    Raises:
-        InputError: no item is staged.
     """
-    files = parts_between(config.layout.logged_features, "read_at", since, until)
-    by_ranker: dict[str, list[pa.Table]] = {}
-    for file in files:
-        table = pq.ParquetFile(file).read()  # a part is of one ranker
-        at = table["read_at"].to_pandas()
-        table = table.filter(pa.array((at >= since) & (at < until)))
-        if table.num_rows:
-            by_ranker.setdefault(table["ranker"][0].as_py(), []).append(table)
-    lines = {
-        str(line.of_fit(fit)): line.of_fit(fit)
-        for line in ranker_lines(config)
-        for fit in made_fits(config, line)
-    }
-    items_known(config, con)
-    categories, found = read_categories(con), []
-    for ranker, tables in by_ranker.items():
-        if ranker in lines:
-            needs = Needs.read(read_manifest(config, lines[ranker])["needs"])
-            known = Known.of(config, store, needs, categories)
-            found += _of_ranker(known, ranker, pa.concat_tables(tables, promote_options="default"))
+    found: list[Skew] = []
+    for line in made(config, ranker_lines(config)):
+        try:
+            service = store.get_feature_service(ranker_service(str(line)))
+        except FeastObjectNotFoundException:
+            continue
+        if files := sorted((config.layout.logged_features / str(line)).glob("*.parquet")):
+            logged = con.sql(
+                f"select * from (select * from {parquet(files, 'union_by_name = true')} "
+                f"where {LOG_TIMESTAMP_FIELD} >= $since and {LOG_TIMESTAMP_FIELD} < $until) "
+                f"using sample reservoir({MOST} rows)",
+                params={"since": since, "until": until},
+            ).to_arrow_table()
+            found += _of_ranker(store, str(line), service, logged) if len(logged) else []
     return sorted(found, key=lambda skew: -skew.mean)
 
 
-def _of_ranker(known: Known, ranker: str, logged: pa.Table) -> list[Skew]:
-    joined, order = _joined(known, logged)
-    logged = logged.take(pa.array(order))
+def _of_ranker(
+    store: FeatureStore, ranker: str, service: FeatureService, logged: pa.Table
+) -> list[Skew]:
+    fields = {
+        f"{projection.name_to_use()}:{field.name}": field
+        for projection in service.feature_view_projections
+        for field in projection.features
+    }
+    dims = {
+        feature.replace(":", "__", 1): field.vector_length
+        for feature, field in fields.items()
+        if field.vector_length
+    }
+    at = logged[LOG_TIMESTAMP_FIELD].cast(pa.timestamp("us", "UTC"))
+    keys = {name: logged[name].to_numpy() for name in ("member_id", "item_id")}
+    joined = join(store, list(fields), keys, pd.DatetimeIndex(at.to_pandas()), dims)
     found = []
-    for kind, read in (
-        ("numbers", Inputs.number),
-        ("categories", Inputs.category),
-        ("vectors", Inputs.vector),
-    ):
-        for name in joined.names(kind):
-            if name.startswith(NOT_COMPARED) or name not in logged.column_names:
-                continue
-            column = logged[name].combine_chunks()
-            expected = read(joined, name)
-            if kind == "vectors":
-                served = column.flatten().to_numpy(zero_copy_only=False)
-                off = vectors_off(served.reshape(len(expected), -1), expected)
-            elif kind == "numbers":
-                off = numbers_off(column.to_numpy(zero_copy_only=False), expected)
-            else:
-                off = (np.array(column.to_pylist(), object) != expected).astype(np.float64)
-            found.append(Skew(ranker, name, len(off), float(off.mean()), float(off.max())))
+    for name, values in joined.arrays.items():
+        served, there = column_of(logged[name], dims.get(name))
+        off = differences(served, values, at.to_numpy())
+        if not _missing_is_nothing(name, logged[name].type):
+            both = there & joined.present[name]
+            off = np.where(both, off, there != joined.present[name])
+        found.append(Skew(ranker, name, len(off), float(off.mean()), float(off.max())))
     return found
 
 
-def _joined(known: Known, logged: pa.Table) -> tuple[Inputs, NDArray[np.int64]]:
-    """Return the columns as training has them, and the row of `logged` of each pair."""
-    members = logged["member_id"].to_numpy()
-    times = logged["read_at"].cast("int64").to_numpy()
-    _, codes = np.unique(members, return_inverse=True)  # texts have no lexsort
-    order = np.lexsort((codes, times)).astype(np.int64)
-    members, times, items = members[order], times[order], logged["item_id"].to_numpy()[order]
-    new = np.ones(len(order), bool)
-    new[1:] = (members[1:] != members[:-1]) | (times[1:] != times[:-1])
-    firsts = np.flatnonzero(new)
-    # Nothing is known to have come of them: the columns alone are wanted.
-    labels = Labels(
-        members[firsts],
-        items[firsts],
-        np.full(len(firsts), "", object),
-        np.zeros(len(firsts), np.int32),
-        times[firsts],
-    )
-    pairs = Pairs(np.cumsum(new) - 1, items, new)
-    read = known.read(labels)
-    labelled = known.labelled(labels, known.members(labels, read), pairs, {}, {"": 1.0})
-    return labelled.inputs, order
+def _missing_is_nothing(name: str, kind: pa.DataType) -> bool:
+    """Whether a ranker takes a missing value for zeros: in vectors, counts and the last actions."""
+    is_vector = pa.types.is_list(kind) or pa.types.is_binary(kind)
+    return is_vector or name.startswith(f"{SEQUENCE_VIEW}__")
+
+
+def differences(
+    served: NDArray[Any], joined: NDArray[Any], at: NDArray[np.datetime64]
+) -> NDArray[np.float64]:
+    """Return how far values are off; a missing one is zeros, or nothing in a list.
+
+    Numbers are compared by `numbers_off`, vectors by `vectors_off`, also those that are kept as
+    int8, times by their ages at `at`; all else is equal (0) or not (1). The online store cuts times
+    to whole seconds.
+    """
+    if served.ndim == 2:
+        return vectors_off(served, joined)
+    if served.dtype.kind == "M":
+        seconds = [(at - _cut(times)) / np.timedelta64(1, "s") for times in (served, joined)]
+        return numbers_off(*seconds)
+    if served.dtype != object:
+        return numbers_off(served, joined)
+    return np.array([_off(one, other) for one, other in zip(served, joined, strict=True)])
+
+
+def _off(served: Any, joined: Any) -> float:
+    """Return the difference of two lists, texts, or vectors that are kept as int8."""
+    kept = [one for one in (served, joined) if isinstance(one, bytes)]
+    if kept:
+        nothing = bytes(len(kept[0]))
+        both = [np.frombuffer(one or nothing, np.uint8)[None] for one in (served, joined)]
+        return float(vectors_off(*map(from_int8, both))[0])
+    lists = [_cut(one).tolist() for one in (served, joined) if isinstance(one, np.ndarray)]
+    if lists:
+        return float(lists[0] != lists[1] if len(lists) > 1 else lists[0] != [])
+    return float(served != joined)
+
+
+def _cut(values: NDArray[Any]) -> NDArray[Any]:
+    """Return times in whole seconds; NaN, which equals nothing, as a text."""
+    if values.dtype.kind == "M":
+        return values.astype("M8[s]")
+    return values.astype(str) if values.dtype.kind == "f" else values
 
 
 def numbers_off(served: NDArray[Any], joined: NDArray[Any]) -> NDArray[np.float64]:

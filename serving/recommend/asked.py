@@ -1,6 +1,7 @@
 """What is asked of the recommender, checked; and what it answers."""
 
 import math
+import uuid
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -29,6 +30,7 @@ class Request:
         leave_out: Items that shall not stand in the list.
         candidates: The caller's own: only these may stand in the list. None: what sources bring.
         by: What orders: the ranker, the sources' votes, or popularity alone.
+        id: Names the answer, and what is logged of it.
     """
 
     member_id: Any
@@ -38,6 +40,7 @@ class Request:
     leave_out: Sequence[Any] = ()
     candidates: Sequence[Any] | None = None
     by: By = "ranker"
+    id: str = field(default_factory=lambda: str(uuid.uuid4()), compare=False)
 
     def key(self, row_at: datetime | None) -> Hashable:
         """Return what makes it the same question while the member's online row is this one."""

@@ -148,6 +148,8 @@ class Candidates:
 
     def close(self) -> None:
         """Close the connections."""
+        # The finders hold this in turn, and no garbage collection looks at what serves.
+        self._finders = []
         for reader in self._readers:
             reader.close()
 

@@ -1,72 +1,84 @@
-"""What a ranker read of a sample of answers: `logged_features`, which `activity skew` compares.
+"""What a ranker read of a sample of answers, by Feast's feature logging; `activity skew` reads it.
 
-Feast's own `write_logged_features` writes a feature service's columns. A ranker reads a list of
-features and makes columns of them; what is logged are those columns, as training makes them too.
+The feature service of a ranker's fit names the folder (feature_repo/rankers.py); what is written
+there has the columns that Feast defines: of each feature its value, the time of its row and its
+status.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from itertools import takewhile
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from feast import FeatureService, FeatureStore
+from feast.feature_logging import (
+    LOG_DATE_FIELD,
+    LOG_TIMESTAMP_FIELD,
+    REQUEST_ID_FIELD,
+    FeatureServiceLoggingSource,
+)
+from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
+from numpy.typing import NDArray
 
-from models.rankers.inputs import Inputs
-from serving.recommend.impressions import IDS
+from models.rankers.inputs import Rows
+from serving.recommend.asked import Request
 from serving.recommend.metrics import RecommendMetrics
-from serving.recommend.scored import Scored
-from serving.recommend.spool import Parts, Spool
+from serving.recommend.scored import Scored, Served
+from serving.recommend.spool import Spool
+from stores.read import Features
 from transformations.config import Config
-from transformations.member_columns import UTC_US
+from transformations.names import ranker_service
 
 PAIRS = 20
 """Of an answer's candidates, those with the highest scores."""
-WAITING, EVERY = 100, 30.0
-"""Answers that may wait, and the seconds between two writes."""
-PART_PAIRS = 8_192
-"""A pair with its vectors is some thousand bytes, and a part is written again as it grows."""
+WAITING, EVERY = 100, 300.0
+"""Answers that may wait, and the seconds between two writes: each is a file."""
 
 
 class Logged(NamedTuple):
-    """What a ranker read of a member and some items; `inputs` has a pair for each item."""
+    """What a ranker read for a request: `served` has a row for each item."""
 
+    request_id: str
     member_id: Any
     item_ids: Sequence[Any]
     ranker: str
     read_at: datetime
-    inputs: Inputs
+    served: Served
 
 
 class InputLog:
     """Writes down what the ranker of one process reads; threads share it.
 
     Args:
+        store: Its registry holds the rankers' feature services.
         draw: Makes numbers in [0, 1).
     """
 
     def __init__(
         self,
         config: Config,
+        store: FeatureStore,
         metrics: RecommendMetrics | None = None,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        self._config, self._draw = config, draw
+        self._folder, self._store, self._draw = config.layout.logged_features, store, draw
         self._share = config.recommend.log_features
         self._metrics = metrics or RecommendMetrics()
-        self._parts = Parts(config.layout.logged_features, PART_PAIRS)
         what = "answers' features"
         self._spool: Spool[Logged] = Spool(what, WAITING, EVERY, self._write, self._lose)
 
-    def add(self, member_id: Any, scored: Scored, at: datetime) -> None:
+    def add(self, request: Request, scored: Scored, at: datetime) -> None:
         """Log a share of what is scored, where a ranker scored it; it never waits."""
-        inputs = scored.inputs
-        if inputs is None or not len(inputs) or self._draw() >= self._share:
+        served = scored.served
+        if served is None or not len(scored.items) or self._draw() >= self._share:
             return
         rows = np.argsort(-scored.scores, kind="stable")[:PAIRS].astype(np.int64)
         items = scored.items[rows].tolist()
-        some = Logged(member_id, items, scored.ranker, at, inputs.take(rows).compact())
+        own = Served(served.member, _taken(served.items, rows))
+        some = Logged(request.id, request.member_id, items, scored.ranker, at, own)
         if not self._spool.add(some):
             self._lose([some])
 
@@ -75,44 +87,75 @@ class InputLog:
         self._spool.close()
 
     def _write(self, waiting: Sequence[Logged]) -> int:
-        day, ranker = waiting[0].read_at.date(), waiting[0].ranker
-        some = [*takewhile(lambda one: (one.read_at.date(), one.ranker) == (day, ranker), waiting)]
-        self._parts.append(day, inputs_table(self._config, some), ranker)
-        self._metrics.logged.labels("written").inc(_pairs(some))
+        ranker = waiting[0].ranker
+        some = [*takewhile(lambda one: one.ranker == ranker, waiting)]
+        service = self._store.get_feature_service(ranker_service(ranker))
+        source = FeatureServiceLoggingSource(service, self._store.project)
+        table = logged_table(source.get_schema(self._store.registry), service, some)
+        # Feast's own file store expects the folder.
+        (self._folder / ranker).mkdir(parents=True, exist_ok=True)
+        self._store.write_logged_features(table, service)
+        self._metrics.logged.labels("written").inc(len(table))
         return len(some)
 
     def _lose(self, some: Sequence[Logged]) -> None:
-        self._metrics.logged.labels("lost").inc(_pairs(some))
+        self._metrics.logged.labels("lost").inc(sum(len(one.item_ids) for one in some))
 
 
-def inputs_table(config: Config, some: Sequence[Logged]) -> pa.Table:
-    """Return a row per pair: ids, ranker, read_at, and each column that the ranker read.
+def logged_table(schema: pa.Schema, service: FeatureService, some: Sequence[Logged]) -> pa.Table:
+    """Return a row per pair, as Feast logs the features of a service.
 
     Args:
-        some: All of one ranker, so of the same columns.
+        schema: Feast's, of the service's log.
+        some: All of the service's ranker.
     """
-    own = [one for one in some for _ in one.item_ids]
-    items = [item for one in some for item in one.item_ids]
-    columns = {
-        "member_id": pa.array([one.member_id for one in own], IDS[config.member_id_type]),
-        "item_id": pa.array(items, IDS[config.item_id_type]),
-        "ranker": pa.array([one.ranker for one in own], pa.string()),
-        "read_at": pa.array([one.read_at for one in own], UTC_US),
+    pairs = [(one, row) for one in some for row in range(len(one.item_ids))]
+    columns: dict[str, Sequence[Any]] = {
+        "member_id": [one.member_id for one, _ in pairs],
+        "item_id": [one.item_ids[row] for one, row in pairs],
+        REQUEST_ID_FIELD: [one.request_id for one, _ in pairs],
+        LOG_TIMESTAMP_FIELD: [one.read_at for one, _ in pairs],
+        LOG_DATE_FIELD: [one.read_at.date() for one, _ in pairs],
     }
-    first = some[0].inputs
-    for name in first.names("numbers"):
-        values = np.concatenate([one.inputs.number(name) for one in some])
-        columns[name] = pa.array(values, pa.float32())
-    for name in first.names("categories"):
-        texts = [text for one in some for text in one.inputs.category(name)]
-        columns[name] = pa.array(texts, pa.string())
-    for name in first.names("vectors"):
-        vectors = np.concatenate([one.inputs.vector(name) for one in some])
-        flat = pa.array(vectors.ravel(), pa.float32())
-        lists = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
-        columns[name] = lists.cast(pa.list_(pa.float32()))
-    return pa.table(columns)
+    for projection in service.feature_view_projections:
+        view = projection.name_to_use()
+        for feature in projection.features:
+            column = f"{view}__{feature.name}"
+            missing = {"nan": np.nan}.get(text := feature.tags.get("missing"), text)
+            cells = []
+            for one in some:
+                of_items, of_member = one.served.items, one.served.member
+                if column in of_items.arrays:
+                    rows = range(len(one.item_ids))
+                    cells += [_cell(of_items, row, view, column, missing) for row in rows]
+                else:
+                    cells += [_cell(of_member, 0, view, column, missing)] * len(one.item_ids)
+            values, times, statuses = zip(*cells, strict=True)
+            columns |= {
+                column: values,
+                f"{column}__timestamp": times,
+                f"{column}__status": statuses,
+            }
+    return pa.table([pa.array(columns[field.name], field.type) for field in schema], schema=schema)
 
 
-def _pairs(some: Sequence[Logged]) -> int:
-    return sum(len(one.item_ids) for one in some)
+def _cell(
+    read: Features, row: int, view: str, column: str, missing: Any
+) -> tuple[Any, datetime | None, int]:
+    """Return a feature's value, the time of its row and its status."""
+    at = read.event_timestamps[view][row].item()
+    if at is None:
+        return None, None, FieldStatus.NOT_FOUND
+    if not read.present[column][row]:
+        return None, at, FieldStatus.NULL_VALUE
+    value = read.arrays[column][row]
+    if isinstance(value, list):  # as Feast has it: its lists hold no null
+        value = [missing if one is None else one for one in value]
+    return (value.item() if isinstance(value, np.generic) else value), at, FieldStatus.PRESENT
+
+
+def _taken(read: Features, rows: Rows) -> Features:
+    def some(columns: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        return {name: values[rows] for name, values in columns.items()}
+
+    return Features(some(read.arrays), some(read.present), some(read.event_timestamps))

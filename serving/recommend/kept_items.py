@@ -59,6 +59,7 @@ class KeptItems:
                 return Features(
                     {name: values[rows] for name, values in self._arrays.items()},
                     {name: values[rows] for name, values in self._present.items()},
+                    {view: values[rows] for view, values in self._timestamps.items()},
                 )
         return self.reader.read({"item_id": list(items)})  # another thread started again
 
@@ -76,6 +77,7 @@ class KeptItems:
         self._at = np.full(1, -np.inf)
         self._arrays: dict[str, NDArray[Any]] = {}
         self._present: dict[str, NDArray[np.bool_]] = {}
+        self._timestamps: dict[str, NDArray[np.datetime64]] = {}
 
     def _keep(self, items: Sequence[Any], read: Features, now: float) -> None:
         with self._lock:
@@ -86,11 +88,15 @@ class KeptItems:
             if size > len(self._at):
                 size = max(2 * len(self._at), size, 1_024)
                 self._at = _grown(self._at, size, -np.inf)
-                for kept in (self._arrays, self._present):
+                for kept in (self._arrays, self._present, self._timestamps):
                     for name, values in kept.items():
                         kept[name] = _grown(values, size, 0)
             self._at[rows] = now
-            for kept, new in ((self._arrays, read.arrays), (self._present, read.present)):
+            for kept, new in (
+                (self._arrays, read.arrays),
+                (self._present, read.present),
+                (self._timestamps, read.event_timestamps),
+            ):
                 for name, values in new.items():
                     if name not in kept:
                         kept[name] = np.zeros((len(self._at), *values.shape[1:]), values.dtype)

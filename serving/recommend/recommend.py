@@ -10,7 +10,6 @@ request ─► checked ─┬─► member, candidates, scores, rules   in a thr
 import logging
 import math
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -35,8 +34,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-LISTS_AT, GIVE_UP = 0.5, 0.75
-"""Shares of the deadline: when a list made before is asked for, and when what is popular serves."""
+LISTS_AT, GIVE_UP = 0.4, 0.6
+"""Shares of the deadline: when a list made before is asked for, and when what is popular serves.
+The rest is for the rules, and for a machine that is busy."""
 
 
 class Recommender:
@@ -165,8 +165,8 @@ class Recommender:
                 for stage, seconds in scored.seconds.items():
                     self.metrics.seconds.labels(stage).observe(seconds)
                 if self._log is not None and not request.events:
-                    self._log.add(request.member_id, scored, now)
-                scored.inputs = None  # vectors of all candidates: a kept list need not hold them
+                    self._log.add(request, scored, now)
+                scored.served = None  # vectors of all candidates: a kept list need not hold them
             except Exception as error:
                 failed = True
                 self._failed("ranker", error)
@@ -339,7 +339,7 @@ class _Made:
 
 def _answer(request: Request, made: _Made, path: Path) -> Answer:
     return Answer(
-        str(uuid.uuid4()),
+        request.id,
         request.member_id,
         path,
         made.member_known,

@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.candidates.spec import CandidateSource
-from models.rankers.inputs import Inputs
 from serving.request.sequences import Event
+from stores.read import Features
 
 RRF = 60
 """The constant of reciprocal rank fusion (Cormack, Clarke and Büttcher, 2009)."""
@@ -32,6 +32,13 @@ class Lists(Protocol):
         ...
 
 
+class Served(NamedTuple):
+    """What a ranker read online, by `view__feature`: a row of the member, and one of each item."""
+
+    member: Features
+    items: Features
+
+
 @dataclass
 class Scored:
     """Candidates of a member with their scores.
@@ -45,7 +52,7 @@ class Scored:
         fits: What took part: ranker, spaces, aggregators.
         columns: What the ranker read of the items, as category.
         seconds: What a part of the scoring took, as "features"; for the service's metrics.
-        inputs: What the ranker read, a pair for each item; None without a ranker.
+        served: What the ranker read; None without a ranker.
     """
 
     items: NDArray[Any]
@@ -56,7 +63,7 @@ class Scored:
     fits: dict[str, str] = field(default_factory=dict)
     columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
-    inputs: Inputs | None = None
+    served: Served | None = None
 
 
 class Scorer(Protocol):

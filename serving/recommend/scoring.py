@@ -2,32 +2,33 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from feast import FeatureStore
 from feast.errors import FeastObjectNotFoundException
 from numpy.typing import NDArray
 
 from models.lines import ranker_lines
-from models.rankers.history import Actions
 from models.rankers.inputs import Floats, Inputs, Rows
 from models.rankers.item_categories import items_known, read_categories
 from models.rankers.package import Loaded, is_packaged, load
 from models.rankers.reading import SEQUENCE, Members, Needs, inputs_of, items_of, members_of
 from operations.rankers import newest
 from serving.recommend.kept_items import KeptItems
-from serving.recommend.member import Member, with_events
-from serving.recommend.scored import Lists, Scored, as_ids, merged
-from serving.request.sequences import Event
+from serving.recommend.scored import Lists, Scored, Served, as_ids, merged
+from serving.request.sequences import Event, LatestSequences
 from serving.request.vectors import RequestTime
 from stores.read import Features, Reader
+from transformations import names
 from transformations.config import Config
 from transformations.duck import connect
 from transformations.errors import InputError
-from transformations.timestamps import microseconds, timestamp_of
+from transformations.stats.columns import duration
+from transformations.stats.member_stats import member_stats
+from transformations.timestamps import microseconds
 
 
 class Scoring:
@@ -36,7 +37,7 @@ class Scoring:
     Args:
         store: A feature store that `stores.read.Reader` reads.
         request_time: Makes a member's vectors with actions that no store has seen; None: its stored
-            vectors serve, and only what counts actions sees the new ones.
+            vectors serve, and only its sequence, counts and statistics have the new ones.
     """
 
     def __init__(
@@ -52,12 +53,11 @@ class Scoring:
             items_known(config, con)
             self._categories = read_categories(con)
         try:
-            wanted = self.needs.of_members(config.rules)
-            self._members = Reader(store, wanted, full_feature_names=True)
-            of_items = self.needs.of_items()
-            self._items = None
-            if of_items:
-                self._items = KeptItems(Reader(store, of_items, full_feature_names=True))
+            wanted, of_items = self.needs.of_members(config.rules), self.needs.of_items()
+            named: Any = {"full_feature_names": True, "event_timestamps": True}
+            self._members = Reader(store, wanted, **named)
+            self._latest = LatestSequences(config, store)
+            self._items = KeptItems(Reader(store, of_items, **named)) if of_items else None
         except FeastObjectNotFoundException as error:
             raise InputError(
                 f"{ranker.line} reads what is not registered any more ({error}); train it again: "
@@ -80,7 +80,8 @@ class Scoring:
         sources = merged(found, extra)
         items = as_ids(list(sources))
         started = time.perf_counter()
-        inputs = self.inputs(member, found, items, context or {}, now or datetime.now(UTC), events)
+        now = now or datetime.now(UTC)
+        inputs, served = self.inputs(member, found, items, context or {}, now, events)
         seconds = {"features": time.perf_counter() - started}
         scores, likely = self.ranker.fitted.judged(inputs)
         return Scored(
@@ -91,7 +92,7 @@ class Scoring:
             str(self.ranker.line),
             self._fits,
             seconds=seconds,
-            inputs=inputs,
+            served=served,
         )
 
     def of_many(
@@ -114,6 +115,7 @@ class Scoring:
         inputs = self._pairs(
             known,
             items,
+            self._read_items(items),
             np.repeat(np.arange(len(members)), sizes),
             np.array([row[item] for each in sources for item in each], np.int64),
             {name: np.concatenate([own[name] for own in ranks]) for name in ranks[0]},
@@ -138,28 +140,34 @@ class Scoring:
         context: Mapping[str, Any],
         now: datetime,
         events: Sequence[Event] = (),
-    ) -> Inputs:
+    ) -> tuple[Inputs, Served]:
         """Return what the ranker reads of a member and items, a pair for each."""
-        return self._pairs(
-            self.member(member, context, now, events),
+        served = Served(self._members.read({"member_id": [member]}), self._read_items(items))
+        inputs = self._pairs(
+            self.member(member, served.member, context, now, events),
             items,
+            served.items,
             np.zeros(len(items), np.int64),
             np.arange(len(items)),
             ranks_in(found, items.tolist()),
         )
+        return inputs, served
+
+    def _read_items(self, items: NDArray[Any]) -> Features:
+        if self._items is None or not len(items):
+            return Features({}, {})
+        return self._items.read(items.tolist())
 
     def _pairs(
         self,
         known: Members,
         items: NDArray[Any],
+        read: Features,
         member_rows: Rows,
         item_rows: Rows,
         ranks: Mapping[str, Floats],
     ) -> Inputs:
-        """Return pairs of members that were read and items that are read now."""
-        read = Features({}, {})
-        if self._items is not None and len(items):
-            read = self._items.read(items.tolist())
+        """Return pairs of members and items that were read."""
         at = np.repeat(known.now[:1], len(items))
         return inputs_of(
             self.needs,
@@ -173,23 +181,42 @@ class Scoring:
         )
 
     def member(
-        self, member: Any, context: Mapping[str, Any], now: datetime, events: Sequence[Event]
+        self,
+        member: Any,
+        read: Features,
+        context: Mapping[str, Any],
+        now: datetime,
+        events: Sequence[Event],
     ) -> Members:
-        """Return a member as the ranker sees it now; an unknown one has done nothing."""
-        read = self._members.read({"member_id": [member]})
+        """Return a member that was read as the ranker sees it; an unknown one has done nothing."""
         at = np.array([microseconds(now)], np.int64)
         given = {key: [value] for key, value in context.items()}
-        known = members_of(self.config.rules, self.needs, read, [member], at, given)
-        if not events:
-            return known
-        vectors = dict(known.columns.vectors)
-        if self._request_time is not None:
-            made = self._request_time.embed([member], events, now).vectors
-            for one in self.needs.vectors:
-                for column, kept in one.fields.items() if one.view in made else ():
-                    vectors[column] = made[one.view][kept.removeprefix("stored_")]
-        columns = replace(known.columns, vectors=vectors)
-        return Members(columns, _with_events(self.config, known.actions, read, events), known.now)
+        if events:
+            read = self._with_events(member, read, now, events)
+        return members_of(self.config.rules, self.needs, read, [member], at, given)
+
+    def _with_events(
+        self, member: Any, read: Features, now: datetime, events: Sequence[Event]
+    ) -> Features:
+        """Return what the store would hold of a member if the stream had had these events."""
+        vectors: Mapping[str, Mapping[str, Floats]] = {}
+        if self._request_time is None:
+            rows = self._latest.of([member], events, now).rows
+        else:
+            made = self._request_time.embed([member], events, now)
+            rows, vectors = made.sequences, made.vectors
+        arrays, present = dict(read.arrays), dict(read.present)
+        stats = member_stats(self.config.rules, rows, duration(self.config))
+        for view, columns in ((SEQUENCE, rows), (names.MEMBER_STATS_VIEW, stats)):
+            for name in columns.schema.names:
+                if (result := f"{view}__{name}") in arrays:
+                    arrays[result], present[result] = _cell(columns[name])
+        for one in self.needs.vectors:
+            for kept in one.fields.values() if one.view in vectors else ():
+                result = f"{one.view}__{kept}"
+                arrays[result] = vectors[one.view][kept.removeprefix("stored_")]
+                present[result] = np.ones(1, bool)
+        return Features(arrays, present)
 
     def warm_up(self, items: Sequence[Any]) -> None:
         """Read items before a request asks for them."""
@@ -204,26 +231,21 @@ class Scoring:
     def close(self) -> None:
         """Close the connections."""
         self._members.close()
+        self._latest.close()
         if self._items is not None:
             self._items.reader.close()
 
 
-def _with_events(
-    config: Config, actions: Actions, read: Features, events: Sequence[Event]
-) -> Actions:
-    """Return a member's actions with those of a request."""
-    there = actions.there[0]
-    names = read.arrays[f"{SEQUENCE}__actions"][0] if there.any() else []
-    stored = Member(
-        actions.items[0][there].tolist(),
-        actions.signs[0][there],
-        list(names or []),
-        [timestamp_of(int(at)) for at in actions.times[0][there]],
-    )
-    known = with_events(config.rules, stored, events)
-    times = np.array([[microseconds(at) for at in known.times]], np.int64)
-    items = np.array([known.items], actions.items.dtype)
-    return Actions(items, np.ones(items.shape, bool), known.signs[None, :], times)
+def _cell(column: pa.Array) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Return the one value of a column and whether it is there, as a reader has them."""
+    if pa.types.is_list(column.type):
+        values = np.empty(1, object)
+        values[0] = column[0].as_py()
+    elif pa.types.is_timestamp(column.type):
+        values = column.to_numpy(zero_copy_only=False)
+    else:
+        values = column.fill_null(0).to_numpy(zero_copy_only=False)
+    return values, np.asarray(column.is_valid())
 
 
 def ranks_in(found: Sequence[Lists], items: Sequence[Any]) -> dict[str, Floats]:

@@ -141,18 +141,14 @@ class Parts:
 
     def __init__(self, folder: Path, most: int = PART_ROWS) -> None:
         self._folder, self._name, self._most = folder, "", most
-        self._of: tuple[date, str] | None = None
+        self._day: date | None = None
         self._rows = pa.table({})
 
-    def append(self, day: date, rows: pa.Table, of: str = "") -> None:
-        """Write the part again with further rows; after an error it is as it was.
-
-        Args:
-            of: A part holds rows of one.
-        """
-        is_new = self._of != (day, of) or self._rows.schema != rows.schema
+    def append(self, day: date, rows: pa.Table) -> None:
+        """Write the part again with further rows; after an error it is as it was."""
+        is_new = day != self._day or self._rows.schema != rows.schema
         if is_new or len(self._rows) >= self._most:
-            self._of, self._name, self._rows = (day, of), f"{uuid4().hex}.parquet", rows.slice(0, 0)
+            self._day, self._name, self._rows = day, f"{uuid4().hex}.parquet", rows.slice(0, 0)
         if period_of(self._folder) is None:
             note_period(self._folder, "day")
         rows = pa.concat_tables([self._rows, rows]).combine_chunks()

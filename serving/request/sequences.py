@@ -1,29 +1,36 @@
-"""Stored sequences, which have whole seconds, prepared for the stream's fold.
+"""Members' sequences as of now: those of the online store and a request's events, folded.
 
-Feast keeps timestamps online in whole seconds. So a stored action is up to a second (1.2e-5 days)
-older here than in the batch. If as_of is a whole second, no action crosses an edge of the window
-because of that. `in_order` preserves the order of the actions of one second.
+transformations/stream.py has the rule, as in the stream. Feast keeps timestamps online in whole
+seconds, so a stored action is up to a second (1.2e-5 days) older here than in the batch. If as_of
+is a whole second, no action crosses an edge of the window because of that. `in_order` preserves the
+order of the actions of one second.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+from feast import FeatureStore
+from numpy.typing import NDArray
 
 from stores.ids import IdError, ids_of
-from stores.read import Features
+from stores.read import Features, Reader
 from transformations.attributes import problem
+from transformations.config import Config
 from transformations.errors import ActivityError, InputError, RunFailedError
 from transformations.ids import LONGEST, is_id
+from transformations.names import SEQUENCE_VIEW
 from transformations.rules import Rules
 from transformations.searches import RESERVED, is_search, read
-from transformations.stream import Actions, States
+from transformations.stream import Actions, States, fold, to_sequences
 from transformations.timestamps import NO_TIME, microseconds
 
 FIELDS = ("item_ids", "actions", "event_timestamps", "last_action_at")
 SECOND = 1_000_000  # microseconds
+ARROW_IDS = {"int64": pa.int64(), "string": pa.string()}
 
 Id = int | str
 
@@ -37,6 +44,83 @@ class Event(NamedTuple):
     event_timestamp: datetime
     attributes: Mapping[str, Any] = {}
     text: str | None = None
+
+
+class Latest(NamedTuple):
+    """Sequences of members as of a time.
+
+    Attributes:
+        rows: Of member_sequences, one for each member.
+        sequence_at: datetime64[us] [members] in UTC: the online row's timestamp (its whole
+            second), NaT where the store has none.
+        texts: Id → normalized text, of the events that have one.
+        held_back: How many of the events are at or after as_of, and so do not count.
+    """
+
+    as_of: datetime
+    rows: pa.RecordBatch
+    sequence_at: NDArray[np.datetime64]
+    texts: dict[Id, str]
+    held_back: int
+
+
+class LatestSequences:
+    """Sequences of members with events that the online store need not have; threads may share it.
+
+    Raises:
+        stores.read.ReadError: the kind of the online store cannot be read.
+        feast.errors.FeastObjectNotFoundException: the view was never applied.
+    """
+
+    def __init__(self, config: Config, store: FeatureStore) -> None:
+        self._config = config
+        fields = [f"{SEQUENCE_VIEW}:{name}" for name in (*FIELDS, *config.rules.attributes)]
+        self._reader = Reader(store, fields, event_timestamps=True)
+
+    def of(
+        self, members: Sequence[Id], events: Sequence[Event] = (), as_of: datetime | None = None
+    ) -> Latest:
+        """Return the members' sequences; of a member without a row, that of its events.
+
+        Args:
+            members: Ids of the configured type, each once.
+            events: Of these members. One that the store has (same item and action in the same
+                second) counts once.
+            as_of: Default: now.
+
+        Raises:
+            InputError: an event as `unseen` and `on_items` refuse it, or an as_of before a stored
+                row.
+        """
+        rules = self._config.rules
+        timestamp = datetime.now(UTC) if as_of is None else as_of.astimezone(UTC)
+        stored = self._reader.read({"member_id": list(members)})
+        ids = pa.array(members, ARROW_IDS[rules.member_id_type])
+        sequence_at = stored.event_timestamps[SEQUENCE_VIEW]
+        if as_of is not None:
+            _refuse_past(ids, sequence_at, timestamp)
+        states = stored_states(rules, stored)
+        events, texts = on_items(rules, events)
+        index = {member: row for row, member in enumerate(members)}
+        arrived, now = unseen(rules, states.actions, events, index), microseconds(timestamp)
+        folded = fold(rules, states, arrived, now)
+        rows = to_sequences(rules, ids, folded.states, now, timestamp)
+        return Latest(timestamp, rows, sequence_at, texts, folded.held)
+
+    def close(self) -> None:
+        """Close the connections to the online store."""
+        self._reader.close()
+
+
+def _refuse_past(ids: pa.Array, sequence_at: NDArray[np.datetime64], as_of: datetime) -> None:
+    late = np.flatnonzero(sequence_at > np.datetime64(as_of.replace(tzinfo=None), "us"))
+    if len(late):
+        at = sequence_at[late[0]]
+        raise InputError(
+            f"expected an as_of of {at} UTC or later, the timestamp of the stored sequence of "
+            f"member {ids[int(late[0])].as_py()!r}, got {as_of:%Y-%m-%dT%H:%M:%S.%f}; for earlier "
+            "times use snapshots (activity backfill) and training joins"
+        )
 
 
 def stored_states(rules: Rules, stored: Features) -> States:

@@ -274,9 +274,9 @@ def application(
 def _settle() -> None:
     """Exclude what is loaded from the garbage collector's full collections.
 
-    TensorFlow's objects alone make a full collection long enough to delay every request.
+    With TensorFlow's objects one takes half a second, in which nothing is answered. So what was
+    excluded before stays so after new parts were loaded: the old ones go with their last reference.
     """
-    gc.unfreeze()
     gc.collect()
     gc.freeze()
 

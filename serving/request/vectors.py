@@ -24,26 +24,13 @@ from models.spec import Aggregator
 from operations.fits import embedded_lines
 from serving.request.item_table import open_item_table, table_key
 from serving.request.models import CompiledModels, packaged_of, weights_of
-from serving.request.sequences import (
-    FIELDS,
-    Event,
-    Id,
-    checked_ids,
-    on_items,
-    stored_states,
-    unseen,
-)
+from serving.request.sequences import Event, Id, LatestSequences, checked_ids
 from serving.searches import search_vectors
 from serving.times import FURTHEST, out_of_bounds
-from stores.read import Reader
 from transformations.config import Config
 from transformations.errors import InputError
 from transformations.member_columns import member_columns
-from transformations.names import SEQUENCE_VIEW
-from transformations.stream import fold, to_sequences
 from transformations.timestamps import microseconds
-
-ARROW_IDS = {"int64": pa.int64(), "string": pa.string()}
 
 
 @dataclass(frozen=True)
@@ -55,6 +42,7 @@ class Embedded:
         vectors: View → field → float32 [members, dim].
         columns: Member column (transformations/member_columns.py) → its values [members], as in
             the views; timestamps as datetime64[us] in UTC, NaT where there is none.
+        sequences: The rows of member_sequences that they were made from [members].
         sequence_at: datetime64[us] [members] in UTC: the online row's timestamp (its whole
             second), NaT where the store has none.
         model_versions: View → version of the model that made its vectors.
@@ -64,6 +52,7 @@ class Embedded:
     as_of: datetime
     vectors: dict[str, dict[str, NDArray[np.float32]]]
     columns: dict[str, NDArray[Any]]
+    sequences: pa.RecordBatch
     sequence_at: NDArray[np.datetime64]
     model_versions: dict[str, str]
     held_back: int
@@ -91,8 +80,7 @@ class RequestTime:
     ) -> None:
         self._config = config
         self._catalogue = catalogue or partial(embedded_lines, config)
-        fields = [f"{SEQUENCE_VIEW}:{name}" for name in (*FIELDS, *config.rules.attributes)]
-        self._reader = Reader(store, fields, event_timestamps=True)
+        self._latest = LatestSequences(config, store)
         packaged = packaged_of(config, self._catalogue())
         if not packaged:
             raise InputError(
@@ -138,7 +126,6 @@ class RequestTime:
             stores.read.ReadError: the store holds no such table.
         """
         spaces = self._spaces
-        timestamp = datetime.now(UTC) if as_of is None else as_of.astimezone(UTC)
         if not member_ids:
             raise InputError("expected at least one member, got none")
         for name, given in (
@@ -154,20 +141,11 @@ class RequestTime:
                 )
         member_ids = checked_ids(self._config.rules, "member", member_ids)
         index = {member: row for row, member in enumerate(dict.fromkeys(member_ids))}
-        stored = self._reader.read({"member_id": list(index)})
-        ids = pa.array(list(index), ARROW_IDS[self._config.member_id_type])
-        sequence_at = stored.event_timestamps[SEQUENCE_VIEW]
-        if as_of is not None:
-            _refuse_past(ids, sequence_at, timestamp)
-        states = stored_states(self._config.rules, stored)
-        events, texts = on_items(self._config.rules, events)
-        arrived = unseen(self._config.rules, states.actions, events, index)
-        now = microseconds(timestamp)
-        folded = fold(self._config.rules, states, arrived, now)
-        rows = to_sequences(self._config.rules, ids, folded.states, now, timestamp)
+        latest = self._latest.of(list(index), events, as_of)
+        rows, timestamp = latest.rows, latest.as_of
         vectors: dict[str, dict[str, NDArray[np.float32]]] = {}
         for space in spaces:
-            learned = space.searches.learn(texts)
+            learned = space.searches.learn(latest.texts)
             items = space.searches.over(
                 space.items.at(timestamp), rows["item_ids"].flatten(), learned
             )
@@ -182,13 +160,14 @@ class RequestTime:
                 column.name: rows[column.name].to_numpy(zero_copy_only=False)
                 for column in member_columns(self._config.rules)
             },
-            sequence_at=sequence_at,
+            sequences=rows,
+            sequence_at=latest.sequence_at,
             model_versions={
                 model.aggregator.view: model.model_version
                 for space in spaces
                 for model in space.models.loaded
             },
-            held_back=folded.held,
+            held_back=latest.held_back,
         )
         if len(index) == len(member_ids):
             return embedded
@@ -247,7 +226,7 @@ class RequestTime:
 
     def close(self) -> None:
         """Close the connections to the online store."""
-        self._reader.close()
+        self._latest.close()
 
     def __enter__(self) -> Self:
         return self
@@ -272,17 +251,6 @@ class _InSpace:
         return replace(self, items=open_item_table(self.config))
 
 
-def _refuse_past(ids: pa.Array, sequence_at: NDArray[np.datetime64], as_of: datetime) -> None:
-    late = np.flatnonzero(sequence_at > np.datetime64(as_of.replace(tzinfo=None), "us"))
-    if len(late):
-        at = sequence_at[late[0]]
-        raise InputError(
-            f"expected an as_of of {at} UTC or later, the timestamp of the stored sequence of "
-            f"member {ids[int(late[0])].as_py()!r}, got {as_of:%Y-%m-%dT%H:%M:%S.%f}; for earlier "
-            "times use snapshots (activity backfill) and training joins"
-        )
-
-
 def _spread(embedded: Embedded, rows: NDArray[np.int64]) -> Embedded:
     """Return one row per requested member, where some are requested more than once."""
     return Embedded(
@@ -292,6 +260,7 @@ def _spread(embedded: Embedded, rows: NDArray[np.int64]) -> Embedded:
             for view, fields in embedded.vectors.items()
         },
         columns={name: values[rows] for name, values in embedded.columns.items()},
+        sequences=embedded.sequences.take(pa.array(rows)),
         sequence_at=embedded.sequence_at[rows],
         model_versions=embedded.model_versions,
         held_back=embedded.held_back,

@@ -1,6 +1,8 @@
 """Candidate sources in a workspace: built and published by a run, found online for a member."""
 
+import gc
 import re
+import weakref
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,20 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     workspace.run(END - DAY)
     workspace.run(END)
     return workspace
+
+
+def test_what_was_closed_goes_without_a_garbage_collection(served: Workspace) -> None:
+    """None looks at what serves (serving/request/service.py)."""
+    candidates = Candidates(served.config, served.store)
+    candidates.of(3)
+    there = weakref.ref(candidates)
+    gc.disable()
+    try:
+        candidates.close()
+        del candidates
+        assert there() is None
+    finally:
+        gc.enable()
 
 
 def of(workspace: Workspace, member: object) -> dict[str, Found]:

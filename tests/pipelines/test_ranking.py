@@ -23,6 +23,7 @@ from models.rankers.lines import Linear
 from models.rankers.package import load
 from models.rankers.reading import Needs
 from models.rankers.spec import Ranker
+from operations.fits import embedded_lines
 from operations.rankers import newest
 from pipelines.cli import app as cli
 from pipelines.ranking.dataset import Known
@@ -39,6 +40,9 @@ from serving.recommend.recommend import Recommender
 from serving.recommend.scored import merged
 from serving.recommend.scoring import Scoring, open_scoring
 from serving.request.sequences import Event
+from serving.request.vectors import RequestTime
+from serving.stream.bus.messages import decode, encode
+from serving.stream.updater import open_updater
 from tests.pipelines.test_candidates import CANDIDATES, DECAY, ENCODERS, KEPT_SMALL
 from tests.pipelines.test_impressions import Row, write_shown
 from tests.pipelines.test_item_spaces import market
@@ -46,6 +50,7 @@ from tests.worlds.workspace import AVERAGE, DAY, END, Workspace
 from transformations.config import TrainSettings
 from transformations.duck import connect
 from transformations.errors import InputError, RunFailedError
+from transformations.layout import partition
 from transformations.timestamps import microseconds
 
 RANKERS = (
@@ -119,7 +124,7 @@ def joined_and_served(served: Workspace, scoring: Scoring, member: int) -> list[
     pairs = Pairs(every, items, np.arange(len(items)) == 0)
     heads = scoring.ranker.heads
     joined = known.labelled(labels, members, pairs, brought, heads).inputs
-    online = scoring.inputs(member, found, items, {}, now)
+    online, _ = scoring.inputs(member, found, items, {}, now)
     return [joined, online]
 
 
@@ -267,10 +272,51 @@ def test_labels_are_a_members_first_actions_before_the_end(served: Workspace) ->
 def test_an_action_that_no_store_has_counts(served: Workspace, scoring: Scoring) -> None:
     now = datetime.now(UTC)
     event = Event("99999", "g-1", "play", now - timedelta(minutes=1))
-    member = scoring.member(99_999, {}, now, [event])
-    assert member.actions.items.tolist() == [["g-1"]]
-    assert member.actions.signs.tolist() == [[1]]
-    assert scoring.member(99_999, {}, now, []).actions.there.tolist() == [[False]]
+    items = np.array(["g-1"], object)
+    member = scoring.inputs(99_999, [], items, {}, now, [event])[0].number("pair.seen")
+    nobody = scoring.inputs(99_999, [], items, {}, now)[0].number("pair.seen")
+    assert (member.tolist(), nobody.tolist()) == ([1.0], [0.0])
+
+
+@pytest.mark.parametrize("member", [5, 99_998])
+def test_a_requests_actions_make_what_the_stream_would_write(
+    served: Workspace, member: int
+) -> None:
+    """Statistics, counts, history and vectors: before the stream has had them, and after."""
+    config, store, now = served.config, served.store, END + timedelta(hours=1)
+    events = [
+        Event(member, item, "play", now - timedelta(minutes=minutes))
+        for item, minutes in (("g-1", 50), ("g-2", 49), ("g-2", 10))
+    ]
+    items = np.array(["g-1", "g-2", "g-9"], object)
+    with RequestTime(config, store) as requests:
+        scoring, alone = open_scoring(config, store, requests), open_scoring(config, store)
+        assert scoring is not None
+        assert alone is not None
+        known, _ = scoring.inputs(member, [], items, {}, now)
+        asked, _ = scoring.inputs(member, [], items, {}, now, events)
+        without, _ = alone.inputs(member, [], items, {}, now, events)
+        updater = open_updater(config, store, embedded_lines(config), "worker", lambda: now)
+        updater.seeding = True  # nothing was streamed before
+        snapshot = pq.ParquetFile(partition(config.layout.sequences, END)).read()
+        updater.seed(snapshot.combine_chunks().to_batches()[0], END)
+        messages = [encode(e.member_id, e.item_id, e.action, e.event_timestamp) for e in events]
+        updater.apply([decode(config.rules, message, now) for message in messages])
+        updater.log.close()
+        updater.states.close()
+        streamed, _ = scoring.inputs(member, [], items, {}, now)
+        scoring.close()
+        alone.close()
+    for name in streamed.names("numbers"):
+        is_match = name.startswith("pair.match")  # of vectors that are kept as int8, too
+        tolerance = {"abs": 1e-2} if is_match else {"rel": 1e-6}
+        expected = pytest.approx(streamed.number(name), nan_ok=True, **tolerance)
+        assert asked.number(name) == expected, name
+        assert is_match or without.number(name) == expected, name
+    for name, more in (("member.n_sessions", 2), ("member.n_play", 3)):
+        assert asked.number(name)[0] == np.nan_to_num(known.number(name)[0]) + more
+    for name in streamed.names("vectors"):
+        assert asked.vector(name) == pytest.approx(streamed.vector(name), abs=1e-2), name
 
 
 def test_the_command_makes_the_next_fit_and_recommends_by_it(served: Workspace) -> None:
@@ -360,7 +406,8 @@ def test_needs_survive_json() -> None:
 
 def test_what_was_served_is_what_training_would_read(served: Workspace) -> None:
     """Of real answers nothing differs; a number and a vector that do are found."""
-    config, store, log = served.config, served.store, InputLog(served.config, draw=lambda: 0.0)
+    config, store = served.config, served.store
+    log = InputLog(config, store, draw=lambda: 0.0)
     before = datetime.now(UTC)
     parts = open_parts(config, store)
     with Recommender(config, parts, log=log) as recommender:
@@ -375,16 +422,20 @@ def test_what_was_served_is_what_training_would_read(served: Workspace) -> None:
     with connect(config) as con:
         found = skews(config, store, con, before, after)
         assert not skews(config, store, con, after, after)
-    kinds = {skew.column.partition(".")[0] for skew in found}
-    assert kinds == {"member", "item", "pair"}
+    service = store.get_feature_service(f"recommend_{file.parent.name}")
+    projections = service.feature_view_projections
+    assert {skew.column for skew in found} == {
+        f"{projection.name}__{field.name}"
+        for projection in projections
+        for field in projection.features
+    }
     assert {skew.pairs for skew in found} == {len(table)}
     assert above(found, 1e-4) == []
-    vector = next(name for name in table.column_names if pa.types.is_list(table[name].type))
-    number = "item.popularity_rank"
+    vector, number = "member_activity_decay_v1__play_embedding", "item_stats_v1__popularity_rank"
     off = {
-        number: pa.array(table[number].to_numpy() * 2, pa.float32()),
+        number: pa.array(table[number].to_numpy() * 2),
         vector: pa.array(
-            [[-x for x in row] for row in table[vector].to_pylist()], table[vector].type
+            [row and [-x for x in row] for row in table[vector].to_pylist()], table[vector].type
         ),
     }
     for name, column in off.items():

@@ -23,6 +23,7 @@ from tests.worlds.events import Event as Row
 from tests.worlds.request import DAY, LINES, NOW, PLAIN, SNAPSHOT, RequestWorld, package_line
 from tests.worlds.tiny_models import write_items
 from transformations.errors import InputError, RunFailedError
+from transformations.names import SEQUENCE_VIEW
 
 SECOND = timedelta(seconds=1)
 HALF = GeometricDecay(version=2, decay=0.5)
@@ -59,6 +60,10 @@ def agree(
         if rows is None:
             assert got.columns["n_actions"][index] == 0
             continue
+        # Whatever is made of a sequence alone, as statistics are, is the batch's with it.
+        sequence = got.sequences.slice(index, 1).to_pylist()[0]
+        for name in ("item_ids", "actions"):
+            assert sequence[name] == rows[SEQUENCE_VIEW][name]
         for line in lines:
             row = rows[line.view]
             for field, vectors in got.vectors[line.view].items():

@@ -25,6 +25,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from models.spec import GeometricDecay
+from serving.request import service
 from serving.request.limits import Limits
 from serving.request.server import server_of
 from serving.request.service import application
@@ -97,6 +98,24 @@ def test_what_is_loaded_is_out_of_the_collectors_rounds(world: RequestWorld) -> 
         client.embed(7)
         assert gc.get_freeze_count() > 10_000
     assert gc.get_freeze_count() == 0
+
+
+def test_what_was_loaded_before_is_not_looked_at_again(
+    world: RequestWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full collection takes half a second, in which nothing would be answered."""
+    with serving(world) as client:
+        client.embed(7)
+        looked_at: list[int] = []
+        collect = gc.collect
+
+        def counted() -> int:
+            looked_at.append(len(gc.get_objects()))
+            return collect()
+
+        monkeypatch.setattr(gc, "collect", counted)
+        service._settle()
+        assert looked_at[0] < 0.5 * gc.get_freeze_count()
 
 
 def act(member: Any, item: Any = 1, action: str = "APPLY", at: Any = SNAPSHOT - DAY) -> Event:

@@ -8,6 +8,7 @@ import warnings
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import duckdb
 import numpy as np
@@ -31,8 +32,12 @@ from feast.errors import (
     RequestDataNotFoundInEntityDfException,
     SavedDatasetLocationAlreadyExists,
 )
+from feast.feature_logging import LoggingConfig, LoggingSource
 from feast.infra.offline_stores.duckdb import DuckDBOfflineStore
-from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
+from feast.infra.offline_stores.file_source import (
+    FileLoggingDestination,
+    SavedDatasetFileStorage,
+)
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Array, Float32, Float64, Int64, String
 
@@ -523,6 +528,43 @@ def test_a_saved_dataset(store: FeatureStore, repo: Path) -> None:
     assert job.metadata.keys == ["member", "label"]
     assert job.metadata.min_event_timestamp == FIRST - DAY
     assert job.metadata.max_event_timestamp == FIRST + 9 * DAY
+
+
+# Logged features
+
+
+@pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")
+def test_logged_features_are_whole_files_below_the_repo(
+    store: FeatureStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    logs = pa.table({"member": [1, 2], "at": pa.array([FIRST, FIRST + DAY])})
+    pq.write_table(logs.slice(1), tmp_path / "logs.parquet")
+    destination = FileLoggingDestination(path="logs/snapshots")
+
+    def write(data: pa.Table | Path) -> None:
+        source, logging = Mock(LoggingSource), LoggingConfig(destination)
+        DuckDBAsofOfflineStore.write_logged_features(
+            store.config, data, source, logging, store.registry
+        )
+
+    write(logs)
+    write(tmp_path)
+    every = DuckDBAsofOfflineStore.pull_all_from_table_or_query(
+        store.config, destination.to_data_source(), [], ["member"], "at", None, FIRST, FIRST + DAY
+    )
+    assert sorted(every.to_arrow()["member"].to_pylist()) == [1, 2, 2]
+    with monkeypatch.context() as patched:
+        patched.setattr(pq, "write_table", Mock(side_effect=OSError("no space")))
+        with pytest.raises(OSError, match="no space"):
+            write(logs)
+    files = [*(store.config.repo_path / "logs/snapshots").iterdir()]
+    assert [file.suffix for file in files] == [".parquet"] * 2
+    feasts = Mock()
+    monkeypatch.setattr(DuckDBOfflineStore, "write_logged_features", feasts)
+    destination = FileLoggingDestination(path="logs/by", partition_by=["member"])
+    write(logs)
+    feasts.assert_called_once()
 
 
 # Joins left to Feast, and joins refused

@@ -101,10 +101,11 @@ class RequestWorld:
         with connect(self.config) as con:
             embed_snapshot(self.config, con, as_of, as_of, self.lines)
         found: dict[Id, dict[str, Any]] = {}
-        for line in self.lines:
-            file = partition(self.config.layout.embeddings(line.view), as_of)
-            for row in pq.ParquetFile(file).read().to_pylist():
-                found.setdefault(row["member_id"], {})[line.view] = row
+        layout = self.config.layout
+        folders = {line.view: layout.embeddings(line.view) for line in self.lines}
+        for view, folder in {**folders, SEQUENCE_VIEW: layout.sequences}.items():
+            for row in pq.ParquetFile(partition(folder, as_of)).read().to_pylist():
+                found.setdefault(row["member_id"], {})[view] = row
         return found
 
     def _sequences(self, events: Sequence[Event], as_of: datetime) -> None:

@@ -1,4 +1,4 @@
-"""What a ranker read of a share of answers, as rows of `logged_features`."""
+"""What a ranker read of a share of answers, as rows of Feast's feature logging."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,14 +8,29 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from feast import (
+    Entity,
+    FeatureService,
+    FeatureStore,
+    FeatureView,
+    Field,
+    FileSource,
+    Project,
+    ValueType,
+)
+from feast.feature_logging import FeatureServiceLoggingSource, LoggingConfig
+from feast.infra.offline_stores.file_source import FileLoggingDestination
+from feast.repo_config import RepoConfig
+from feast.saved_dataset import ValidationReference
+from feast.types import Array, Float32, Float64, Int64, String, UnixTimestamp
 
-from models.rankers.inputs import Columns, Inputs
 from serving.recommend.asked import Request
-from serving.recommend.input_log import PAIRS, InputLog, Logged, inputs_table
+from serving.recommend.input_log import PAIRS, InputLog, Logged, logged_table
 from serving.recommend.metrics import RecommendMetrics
 from serving.recommend.recommend import Recommender
-from serving.recommend.scored import Scored
+from serving.recommend.scored import Scored, Served
 from serving.request.sequences import Event
+from stores.read import Features
 from tests.worlds.recommend import (
     NOW,
     StandInScorer,
@@ -27,20 +42,90 @@ from tests.worlds.recommend import (
 from transformations.config import Config
 
 AT = datetime(2026, 11, 29, 12, tzinfo=UTC)
+RANKERS = ("linear_v1", "linear_v1_f2")
+COUNTED = "activity_recommend_logged_features_total"
 
 
-def inputs_of(items: int) -> Inputs:
-    """One member with a vector and a category; a number of each item, and of each pair."""
-    return Inputs(
-        Columns(
-            categories={"member.city": np.array(["Zeist"], object)},
-            vectors={"member.decay_v1": np.array([[1.0, 2.0]], np.float32)},
-        ),
-        Columns(numbers={"item.rank": np.arange(items, dtype=np.float32)}),
-        Columns(numbers={"pair.match": np.full(items, np.nan, np.float32)}),
-        np.zeros(items, np.int64),
-        np.arange(items),
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return config_of(tmp_path, {"log_features": 1})
+
+
+@pytest.fixture
+def store(tmp_path: Path, config: Config) -> FeatureStore:
+    """A project with what two fits of a ranker read: a view of members, one of items."""
+    source = FileSource(path=str(tmp_path), timestamp_field="event_timestamp")
+    member = Entity(name="member", join_keys=["member_id"], value_type=ValueType.INT64)
+    item = Entity(name="item", join_keys=["item_id"], value_type=ValueType.INT64)
+    of_member = [
+        Field(name="member_id", dtype=Int64),
+        Field(name="city", dtype=String),
+        Field(name="vector", dtype=Array(Float32), vector_length=2),
+        Field(name="seconds", dtype=Array(Float64), tags={"missing": "nan"}),
+        Field(name="times", dtype=Array(UnixTimestamp)),
+    ]
+    of_item = [
+        Field(name="item_id", dtype=Int64),
+        Field(name="rank", dtype=Float64),
+        Field(name="seen_at", dtype=UnixTimestamp),
+    ]
+    views = [
+        FeatureView(name="did", entities=[member], schema=of_member, source=source),
+        FeatureView(name="stats", entities=[item], schema=of_item, source=source),
+    ]
+    services = [
+        FeatureService(
+            name=f"recommend_{ranker}",
+            features=views,
+            logging_config=LoggingConfig(
+                FileLoggingDestination(path=str(config.layout.logged_features / ranker))
+            ),
+        )
+        for ranker in RANKERS
+    ]
+    settings = RepoConfig(
+        project="logged",
+        provider="local",
+        registry=str(tmp_path / "registry.db"),
+        offline_store={"type": "stores.duckdb_asof.DuckDBAsofOfflineStore"},
+        online_store={"type": "sqlite", "path": str(tmp_path / "online.db")},
+        entity_key_serialization_version=3,
     )
+    store = FeatureStore(config=settings)
+    store.registry.apply_project(Project(name="logged"), commit=True)
+    for entity in (member, item):
+        store.registry.apply_entity(entity, store.project)
+    for view in views:
+        store.registry.apply_feature_view(view, store.project)
+    for service in services:
+        store.registry.apply_feature_service(service, store.project)
+    store.registry.commit()
+    return store
+
+
+def read_of(values: dict[str, list[Any]], view: str, at: list[str]) -> Features:
+    """Columns of a view as a Reader returns them; None is missing."""
+    arrays, present = {}, {}
+    for name, column in values.items():
+        cells = np.empty(len(column), object)
+        for row, value in enumerate(column):
+            cells[row] = value
+        arrays[f"{view}__{name}"] = cells
+        present[f"{view}__{name}"] = np.array([value is not None for value in column])
+    return Features(arrays, present, {view: np.array(at, "datetime64[us]")})
+
+
+def served_of(items: int) -> Served:
+    """A member with a row, and items of which the first has none."""
+    did: dict[str, list[Any]] = {
+        "city": [None],
+        "vector": [np.array([1.0, 2.0], np.float32)],
+        "seconds": [[30.0, None]],
+        "times": [[AT - timedelta(hours=1), AT]],
+    }
+    stats = {"rank": [None, *range(1, items)], "seen_at": [None] * items}
+    at = ["NaT", *["2026-11-29T06:00:00.7"] * (items - 1)]
+    return Served(read_of(did, "did", ["2026-11-29T11:00:00"]), read_of(stats, "stats", at))
 
 
 def scored_of(items: int, ranker: str = "linear_v1") -> Scored:
@@ -50,73 +135,122 @@ def scored_of(items: int, ranker: str = "linear_v1") -> Scored:
         np.arange(items, dtype=np.float32),
         [{}] * items,
         ranker=ranker,
-        inputs=inputs_of(items),
+        served=served_of(items),
     )
 
 
-def rows(config: Config) -> list[pa.Table]:
-    files = sorted(config.layout.logged_features.glob("*/*.parquet"))
-    return [pq.ParquetFile(file).read() for file in files]
+def rows(config: Config, ranker: str = "linear_v1") -> pa.Table:
+    files = sorted((config.layout.logged_features / ranker).glob("*"))
+    assert all(file.suffix == ".parquet" for file in files)
+    return pa.concat_tables([pq.ParquetFile(file).read() for file in files]) if files else []
 
 
-def test_a_pair_is_a_row_with_what_the_ranker_read(tmp_path: Path) -> None:
-    some = [Logged(42, [100, 101], "linear_v1", AT, inputs_of(2))]
-    table = inputs_table(config_of(tmp_path), some)
-    assert table.drop_columns("pair.match").to_pylist() == [
-        {
-            "member_id": 42,
-            "item_id": item,
-            "ranker": "linear_v1",
-            "read_at": AT,
-            "item.rank": rank,
-            "member.city": "Zeist",
-            "member.decay_v1": [1.0, 2.0],
-        }
-        for item, rank in ((100, 0.0), (101, 1.0))
-    ]
-    assert np.isnan(table["pair.match"].to_numpy()).all()
+def test_a_pair_is_a_row_as_feast_logs_it(store: FeatureStore) -> None:
+    service = store.get_feature_service("recommend_linear_v1")
+    schema = FeatureServiceLoggingSource(service, store.project).get_schema(store.registry)
+    some = Logged("a", 42, [100, 101], "linear_v1", AT, served_of(2))
+    table = logged_table(schema, service, [some])
+    assert table.schema == schema
+    present, null, no_row = 1, 2, 3
+    of_member = {
+        "did__city": None,
+        "did__city__status": null,
+        "did__vector": [1.0, 2.0],
+        "did__vector__status": present,
+        "did__times": [datetime(2026, 11, 29, 11), datetime(2026, 11, 29, 12)],
+        "did__vector__timestamp": AT - timedelta(hours=1),
+        "__request_id": "a",
+        "__log_timestamp": AT,
+        "__log_date": AT.date(),
+        "member_id": 42,
+    }
+    first, second = table.to_pylist()
+    assert first.items() >= {**of_member, "item_id": 100}.items()
+    assert second.items() >= {**of_member, "item_id": 101}.items()
+    assert np.isnan(first["did__seconds"][1])  # as the offline source has it
+    ranks = [(one["stats__rank"], one["stats__rank__status"]) for one in (first, second)]
+    assert ranks == [(None, no_row), (1.0, present)]
+    assert [one["stats__seen_at__status"] for one in (first, second)] == [no_row, null]
+    times = [one["stats__rank__timestamp"] for one in (first, second)]
+    assert times == [None, datetime(2026, 11, 29, 6, tzinfo=UTC)]
 
 
-def test_the_best_of_a_share_of_answers_are_logged(tmp_path: Path) -> None:
+def test_the_best_of_a_share_of_answers_are_logged(tmp_path: Path, store: FeatureStore) -> None:
     config, metrics = config_of(tmp_path, {"log_features": 0.5}), RecommendMetrics()
     draws = iter([0.2, 0.5, 0.9, 0.1])
-    log = InputLog(config, metrics, draw=lambda: next(draws))
-    for member in (1, 2, 3, 4):
-        log.add(member, scored_of(PAIRS + 5), AT)
-    log.add(5, Scored(np.array([100]), np.zeros(1, np.float32), [{}]), AT)  # no ranker
-    log.add(6, scored_of(0), AT)
+    log = InputLog(config, store, metrics, draw=lambda: next(draws))
+    requests = [Request(member) for member in (1, 2, 3, 4)]
+    for request in requests:
+        log.add(request, scored_of(PAIRS + 5), AT)
+    log.add(Request(5), Scored(np.array([100]), np.zeros(1, np.float32), [{}]), AT)  # no ranker
+    log.add(Request(6), Scored(np.array([]), np.zeros(0, np.float32), [], served=served_of(1)), AT)
     log.close()
-    (table,) = rows(config)
+    table = rows(config)
     assert table["member_id"].to_pylist() == [1] * PAIRS + [4] * PAIRS
+    assert {*table["__request_id"].to_pylist()} == {requests[0].id, requests[3].id}
     best = [*range(104 + PAIRS, 104, -1)]
     assert table["item_id"].to_pylist() == best * 2
-    assert table["item.rank"].to_pylist() == [item - 100 for item in best] * 2
-    name = "activity_recommend_logged_features_total"
-    assert metrics.registry.get_sample_value(name, {"outcome": "written"}) == 2 * PAIRS
+    assert table["stats__rank"].to_pylist() == [item - 100 for item in best] * 2
+    assert metrics.registry.get_sample_value(COUNTED, {"outcome": "written"}) == 2 * PAIRS
     draws = iter([0.0])
-    log.add(7, scored_of(3), AT)  # it is closed: counted
-    assert metrics.registry.get_sample_value(name, {"outcome": "lost"}) == 3
+    log.add(Request(7), scored_of(3), AT)  # it is closed: counted
+    assert metrics.registry.get_sample_value(COUNTED, {"outcome": "lost"}) == 3
 
 
-def test_a_part_is_of_one_ranker_and_one_day(tmp_path: Path) -> None:
-    config = config_of(tmp_path, {"log_features": 1})
-    log = InputLog(config)
-    for ranker, at in (("a", AT), ("b", AT), ("b", AT + timedelta(days=1))):
-        log.add(1, scored_of(1, ranker), at)
+def test_each_fit_has_a_folder_and_one_without_a_service_is_lost(
+    config: Config, store: FeatureStore
+) -> None:
+    metrics = RecommendMetrics()
+    log = InputLog(config, store, metrics)
+    for ranker in ("linear_v1", "linear_v1_f2", "linear_v1_f2"):
+        log.add(Request(1), scored_of(1, ranker), AT)
     log.close()
-    tables = rows(config)
-    told = [(table["ranker"].to_pylist(), table["read_at"].to_pylist()) for table in tables]
-    assert sorted(told) == [(["a"], [AT]), (["b"], [AT]), (["b"], [AT + timedelta(days=1)])]
+    assert [len(rows(config, ranker)) for ranker in RANKERS] == [1, 2]
+    log = InputLog(config, store, metrics)
+    log.add(Request(1), scored_of(2, "left_v1"), AT)
+    log.close()
+    assert metrics.registry.get_sample_value(COUNTED, {"outcome": "lost"}) == 2
 
 
 @pytest.mark.parametrize("share", [0, 1])
-def test_a_share_of_nothing_and_of_all(tmp_path: Path, share: float) -> None:
+def test_a_share_of_nothing_and_of_all(tmp_path: Path, store: FeatureStore, share: float) -> None:
     config = config_of(tmp_path, {"log_features": share})
-    log = InputLog(config)
+    log = InputLog(config, store)
     for member in range(5):
-        log.add(member, scored_of(1), AT)
+        log.add(Request(member), scored_of(1), AT)
     log.close()
-    assert sum(map(len, rows(config))) == 5 * share
+    assert len(rows(config)) == 5 * share
+
+
+class Expecting:
+    """A profile of Feast's that wants one member, and keeps what it was shown."""
+
+    is_success, errors = True, ()
+
+    def validate(self, dataset: Any) -> "Expecting":
+        self.members = dataset["member_id"].tolist()
+        return self
+
+
+@pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")
+def test_feast_reads_and_validates_the_log(config: Config, store: FeatureStore) -> None:
+    log = InputLog(config, store)
+    for member, hours in ((1, 0), (2, 5)):
+        log.add(Request(member), scored_of(2), AT + timedelta(hours=hours))
+    log.close()
+    service = store.get_feature_service("recommend_linear_v1")
+    assert service.logging_config is not None
+    source = service.logging_config.destination.to_data_source()
+    columns = source.get_table_column_names_and_types(store.config)
+    assert {"did__vector", "stats__rank__status", "__log_timestamp"} <= {*dict(columns)}
+    profile, reference = Expecting(), ValidationReference("fine", "no dataset")
+    reference._profile = profile
+    hour = timedelta(hours=1)
+    with pytest.warns(RuntimeWarning, match="experimental"):
+        store.validate_logged_features(
+            service, AT - hour, AT + hour, reference, cache_profile=False
+        )
+    assert profile.members == [1, 1]
 
 
 class Reading(StandInScorer):
@@ -126,21 +260,23 @@ class Reading(StandInScorer):
 
     def of(self, *asked: Any, **more: Any) -> Scored:
         self.last = super().of(*asked, **more)
-        self.last.inputs = inputs_of(len(self.last.items))
+        self.last.ranker, self.last.served = "linear_v1", served_of(len(self.last.items))
         return self.last
 
 
-def test_the_recommender_logs_what_was_read_and_keeps_none_of_it(tmp_path: Path) -> None:
-    config = config_of(tmp_path, {"log_features": 1})
+def test_the_recommender_logs_what_was_read_and_keeps_none_of_it(
+    config: Config, store: FeatureStore
+) -> None:
     write_catalogue(config)
     scorer = Reading()
     parts = parts_of(config, StandInSources(), scorer=scorer)
-    with Recommender(config, parts, log=InputLog(config)) as recommender:
-        recommender.of(Request(42))
-        assert scorer.last.inputs is None  # a kept list would hold its vectors for half a minute
+    with Recommender(config, parts, log=InputLog(config, store)) as recommender:
+        answer = recommender.of(Request(42))
+        assert scorer.last.served is None  # a kept list would hold its vectors for half a minute
         recommender.of(Request(42))  # from memory: nothing was read
         at = NOW - timedelta(minutes=1)
         recommender.of(Request(43, events=[Event(43, 1, "APPLY", at)]))  # no store has it
         recommender.of(Request(44, by="votes"))
-    (table,) = rows(config)
+    table = rows(config)
     assert {*table["member_id"].to_pylist()} == {42}
+    assert {*table["__request_id"].to_pylist()} == {answer.request_id}
