@@ -46,6 +46,8 @@ def workspace(members: int) -> Path:
         activity("init", NAME, f"--events={source / 'events'}", f"--items={source}/items.parquet")
         settings = yaml.safe_load(file.read_text())
         settings["fit_holdback"] = f"{HOLDBACK}d"
+        del settings["actions"]  # the guessed ones: a view is not a like here
+        settings["items"]["categories"] = ["category", "location"]
         file.write_text(yaml.safe_dump(settings, sort_keys=False))
     config = load_config(file)
     if not config.layout.impressions.exists():
