@@ -312,6 +312,11 @@ def files_between(folder: Path, start: datetime, end: datetime) -> list[Path]:
     ]
 
 
+def earliest(files: Sequence[Path], column: str) -> datetime | None:
+    """Return the oldest value of a timestamp in Parquet files, from their footers."""
+    return min((first for file in files for first, _ in _ends(file, column)), default=None)
+
+
 def parts_between(folder: Path, column: str, start: datetime, end: datetime) -> list[Path]:
     """Return the files of a folder of parts that may hold a row whose time is in [start, end)."""
     return [

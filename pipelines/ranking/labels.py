@@ -16,7 +16,7 @@ from models.rankers.inputs import Floats
 from models.rankers.item_categories import items_known
 from transformations.config import Config
 from transformations.duck import sql
-from transformations.errors import InputError
+from transformations.errors import TooFewError
 from transformations.layout import files_between
 from transformations.tables import activity_query
 from transformations.timestamps import DAY_US, EPOCH
@@ -71,7 +71,8 @@ def read_labels(
     attribute of actions, the action says what the request would have.
 
     Raises:
-        InputError: there is none, or no item is staged.
+        TooFewError: there is none.
+        InputError: no item is staged.
     """
     items_known(config, con)
     files = files_between(config.layout.activity, EPOCH, before)
@@ -79,7 +80,7 @@ def read_labels(
     parameters = {"since": since, "until": before, "most": most}
     table: pa.Table = con.sql(sql("ranking_labels", __file__), params=parameters).to_arrow_table()
     if not table.num_rows:
-        raise InputError(
+        raise TooFewError(
             f"expected actions with a sign from {since:%Y-%m-%d} to {before:%Y-%m-%d} for a ranker "
             "to learn from, found none; stage more events, or set fit_holdback or the ranker's "
             "`days`"

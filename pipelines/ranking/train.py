@@ -33,6 +33,7 @@ from serving import publish
 from transformations.config import Config
 from transformations.duck import connect
 from transformations.errors import InputError, TooFewError
+from transformations.layout import earliest, partition_files
 
 VALIDATION = 0.15
 """The newest share of the labels, for early stopping and the figures."""
@@ -132,7 +133,7 @@ def examples_of(
         known = Known.of(config, publish.open_store(config), needs, read_categories(con))
         with stages.stage("ranking_labels") as stage:
             seen = [moment for one in aggregators if (moment := seen_until(one, config))]
-            since = max([until - timedelta(days=line.days), *seen])
+            since = max([until - timedelta(days=line.days), *seen, readable_since(config, until)])
             shown = _shown(config, con, line, since, until)
             if shown is None:
                 labels = read_labels(config, con, since, until, line.labels)
@@ -188,6 +189,23 @@ def needs_of(config: Config, line: Ranker) -> tuple[Needs, list[Aggregator]]:
         Needs.of(config, line, aggregators, sources, ranker_columns(config), context),
         aggregators,
     )
+
+
+def readable_since(config: Config, until: datetime) -> datetime:
+    """Return when the first snapshot could be read: at an earlier label nothing would be known.
+
+    Raises:
+        TooFewError: none could be read before `until`, as after a first run.
+    """
+    first = earliest(partition_files(config.layout.sequences), "created_timestamp")
+    if first is None or first >= until:
+        raise TooFewError(
+            f"expected a snapshot that could be read before {until:%Y-%m-%d %H:%M} UTC, so that "
+            "there is something to learn from, found none. `activity backfill --from DAY` makes "
+            "those of past days, and `activity train ranker` learns from them; or wait for the "
+            "next days' runs"
+        )
+    return first
 
 
 def _shown(
@@ -296,5 +314,5 @@ def _refuse_few(line: Ranker, labels: Labels, since: datetime, until: datetime) 
         raise TooFewError(
             f"expected at least {LEAST} positive actions from {since:%Y-%m-%d} to {until:%Y-%m-%d} "
             f"for {line} to learn from, on items new to their member; got {positive}. A longer "
-            "fit_holdback, or more `days`, gives more"
+            "fit_holdback, more `days`, or `activity backfill` of days before gives more"
         )

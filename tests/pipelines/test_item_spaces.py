@@ -63,8 +63,11 @@ def act(workspace: Workspace, *rows: str) -> None:
         file.write("\n".join(rows) + "\n")
 
 
-def market(folder: Path, *lines: str, encoders: tuple[str, ...] = ENCODERS) -> Workspace:
+def market(
+    folder: Path, *lines: str, encoders: tuple[str, ...] = ENCODERS, holdback: int = 3
+) -> Workspace:
     workspace = Workspace(folder)
+    workspace.setting("fit_holdback: 3d", f"fit_holdback: {holdback}d")
     write_market(folder / "source", END)
     workspace.setting("dim: 2", "dim: 3\nmin_positives: 1")
     workspace.lines(*lines, encoders=encoders)

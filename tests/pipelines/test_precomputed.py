@@ -20,7 +20,7 @@ from serving.recommend.recommend import Recommender
 from serving.recommend.scored import NoLists, Scored, as_ids
 from serving.recommend.scoring import Scoring
 from tests.pipelines.test_candidates import CANDIDATES, DECAY, ENCODERS, KEPT_SMALL
-from tests.pipelines.test_item_spaces import market
+from tests.pipelines.test_item_spaces import MEMBERS, market
 from tests.worlds.workspace import AVERAGE, DAY, END, Workspace
 from transformations.duck import connect
 from transformations.errors import RunFailedError
@@ -32,7 +32,7 @@ N = 4
 
 
 def ready(folder: Path, precomputed: int = 5_000) -> Workspace:
-    workspace = market(folder, AVERAGE)
+    workspace = market(folder, AVERAGE, holdback=5)
     settings = f"recommend: {{n: {N}, precompute: {precomputed}, deadline: 60s}}\n"
     workspace.setting("fit_holdback:", f"{settings}fit_holdback:")
     workspace.lines(
@@ -45,7 +45,7 @@ def ready(folder: Path, precomputed: int = 5_000) -> Workspace:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     workspace = ready(tmp_path_factory.mktemp("precomputed"))
     workspace.run(END)
-    workspace.backfill(END - 2 * DAY, END - DAY)
+    workspace.backfill(*(END - back * DAY for back in range(5, 0, -1)))
 
     def work(stages: Any) -> None:
         train_rankers(workspace.config, END, stages)
@@ -173,15 +173,17 @@ def test_rules_without_a_request_hold(served: Workspace) -> None:
         )
         config = served.config.model_copy(update={"recommend": recommend})
         config._root = served.config._root
-        (found,) = made_before(config, Sources(), parts.items, None, [3], now)  # type: ignore[arg-type]
+        (found,) = made_before(config, Sources(), parts.items, None, [member], now)  # type: ignore[arg-type]
         return found
 
-    plain = made()
+    for member in range(MEMBERS):  # the first whose list has an item that it acted on
+        plain, did = made(), set(parts.sources.member(member).items)
+        if {*plain.items} & did:
+            break
+    assert {*plain.items} & did
     assert len(plain.items) == 4
     assert (np.diff(plain.scores) <= 0).all()
-    did = set(parts.sources.member(3).items)
     long = timedelta(days=9_999)
-    assert {*made().items} & did
     assert not {*made(leave_out_acted=long).items} & did
     assert made(explore=0.9, diversity=0.9).items.tolist() == plain.items.tolist()
     parts.sources.close()

@@ -31,7 +31,7 @@ from pipelines.ranking.examples import Pairs
 from pipelines.ranking.labels import Labels, label_weights, read_labels
 from pipelines.ranking.shown import shown_labels
 from pipelines.ranking.skew import above, skews
-from pipelines.ranking.train import Examples, examples_of, judged, train_rankers
+from pipelines.ranking.train import Examples, examples_of, judged, readable_since, train_rankers
 from serving.recommend.asked import Request
 from serving.recommend.candidates import Candidates
 from serving.recommend.input_log import InputLog
@@ -49,7 +49,7 @@ from tests.pipelines.test_item_spaces import market
 from tests.worlds.workspace import AVERAGE, DAY, END, Workspace
 from transformations.config import TrainSettings
 from transformations.duck import connect
-from transformations.errors import InputError, RunFailedError
+from transformations.errors import InputError, RunFailedError, TooFewError
 from transformations.layout import partition
 from transformations.timestamps import microseconds
 
@@ -70,14 +70,14 @@ PEOPLE = f"""member_id,zone,since
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    workspace = market(tmp_path_factory.mktemp("ranking"), AVERAGE)
+    workspace = market(tmp_path_factory.mktemp("ranking"), AVERAGE, holdback=5)
     workspace.setting("dim: 3", f"dim: 3\n{PROFILES}")
     (workspace.root / "source" / "people.csv").write_text(PEOPLE)
     workspace.lines(
         *(AVERAGE, DECAY, KEPT_SMALL), encoders=ENCODERS, candidates=CANDIDATES, rankers=RANKERS
     )
     workspace.run(END)
-    workspace.backfill(END - 2 * DAY, END - DAY)
+    workspace.backfill(*(END - back * DAY for back in range(5, 0, -1)))
     workspace.do("rankers", lambda stages: train_rankers(workspace.config, END, stages))
     return workspace
 
@@ -152,7 +152,7 @@ def test_a_label_sees_nothing_that_could_not_be_read_then(
 ) -> None:
     """A day's snapshot is readable after publish_delay; before the first one there is nothing."""
     config = served.config
-    first = END - 2 * DAY + config.publish_delay
+    first = END - 5 * DAY + config.publish_delay
     at = np.array([microseconds(first - timedelta(minutes=1)), microseconds(first)], np.int64)
     labels = Labels(
         np.array([3, 3]), np.array(["g-1", "g-1"], object), np.array(["play"] * 2),
@@ -200,12 +200,27 @@ def test_a_label_has_the_clock_of_its_member_then(served: Workspace, scoring: Sc
     assert behind < 12
 
 
+def test_no_label_is_from_before_the_first_snapshot_that_could_be_read(served: Workspace) -> None:
+    """Nothing was known of its member then: a ranker would learn from items alone."""
+    delay = served.config.publish_delay
+    assert readable_since(served.config, END) == END - 5 * DAY + delay
+    line = Linear(version=1, aggregators=("decay_v1",), learns_from="actions")
+    made: list[Examples] = []
+    served.do("pairs", lambda stages: made.append(examples_of(served.config, line, END, stages)))
+    assert made[0].times.min() >= microseconds(END - 5 * DAY + delay)
+    few = replace(line, days=2)
+    with pytest.raises(TooFewError, match=r"at least 50 positive actions from 2026-03-08 to"):
+        served.do("pairs", lambda stages: examples_of(served.config, few, END, stages))
+    known = made[0].train.inputs.members.numbers["member.n_actions"]
+    assert (known > 0).any()
+
+
 def test_labels_weigh_what_the_configuration_says(served: Workspace) -> None:
     """All pairs of a label alike; of what was shown times 1 / propensity."""
     weight = TrainSettings(weight="member_actions / 30 / action_share")
     config = served.config.model_copy(update={"train": weight})
     line = Linear(version=1, aggregators=("decay_v1",), labels=10**9, learns_from="actions")
-    since = END - 3 * DAY  # what the space of the vectors saw last
+    since = readable_since(config, END)
 
     def weights(line: Ranker) -> np.ndarray:
         """Of each pair the label, and how much it counts: float64 [pairs, 2]."""
@@ -357,7 +372,10 @@ def test_too_few_labels_are_said(tmp_path_factory: pytest.TempPathFactory) -> No
     workspace.lines(AVERAGE, candidates=CANDIDATES[:1], rankers=("Linear(version=1)",))
     workspace.run(END)
     workspace.do("rankers", lambda stages: train_rankers(workspace.config, END, stages))
-    assert "linear_v1 is not trained: expected at least 50 positive actions" in workspace.said
+    assert "linear_v1 is not trained: expected a snapshot that could be read" in workspace.said
+    workspace.backfill(END - 3 * DAY)
+    workspace.do("rankers", lambda stages: train_rankers(workspace.config, END, stages))
+    assert "linear_v1 is not trained: expected actions with a sign from" in workspace.said
     assert open_scoring(workspace.config, workspace.store) is None
 
 
