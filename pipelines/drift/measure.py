@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from statistics import median
 
+import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection as Connection
 
 from operations.drift import FEWEST, FEWEST_NOTED, Finding, Measured, judge
@@ -25,6 +26,8 @@ from transformations.tables import activity_query
 DAY = timedelta(days=1)
 GROUPS = ("volume", "actions", "missing", "stability", "words", "ids", "clock")
 MARKS_KEPT = 2
+SAMPLE = 100_000
+"""Actions of a usual day whose columns are looked at: the bounds are wider than what more tell."""
 
 Days = Mapping[int, Measured]
 
@@ -128,7 +131,7 @@ def _measured(
 
 
 def _relations(config: Config, con: Connection, as_of: datetime, n_days: int) -> None:
-    """Make what sql/ reads: `drift_days`, `drift_activity`, `drift_columns`, `stg_items`."""
+    """Make what sql/ reads; the columns are those of a sample where a day has many actions."""
     end = f"timestamptz {quoted(as_of.isoformat())}"
     con.execute(
         f"create or replace temp view drift_days as select range as back, {end} - "
@@ -144,21 +147,28 @@ def _relations(config: Config, con: Connection, as_of: datetime, n_days: int) ->
         f"and event_timestamp >= timestamptz {quoted(start.isoformat())}) "
         f"where ingested_at is null or ingested_at < {end} - to_days(back::integer)"
     )
+    n_rows = sum(pq.read_metadata(file).num_rows for file in files)
+    every = max(n_rows // (SAMPLE * (n_days + 1)), 1)
+    con.execute(
+        "create or replace temp table drift_sample as select back, member_id, item_id, "
+        "event_timestamp, attributes from drift_activity "
+        f"where hash(member_id, item_id, action, event_timestamp) % {every} = 0"
+    )
     _staged_items(config, con)
     hours = "select back, 'hour' as name, null::double as number, hour(event_timestamp)::varchar"
-    columns = [f"{hours} as word from drift_activity"]
+    columns = [f"{hours} as word from drift_sample"]
     for name, attribute in config.rules.attributes.items():
         value = f"attributes[{quoted(name)}]"
         is_number = attribute.kind == "number"
         columns.append(
             f"select back, {quoted(name)}, {value if is_number else 'null::double'}, "
-            f"{'null::varchar' if is_number else value} from drift_activity"
+            f"{'null::varchar' if is_number else value} from drift_sample"
         )
     if config.items.categories:
         columns.append(
             "select back, 'items.' || split_part(category, '=', 1), null::double, "
             "substr(category, strpos(category, '=') + 1) from (select back, "
-            "unnest(categories) as category from drift_activity inner join (select item_id, "
+            "unnest(categories) as category from drift_sample inner join (select item_id, "
             "arg_max(categories, available_at) as categories from stg_items group by item_id) "
             "using (item_id))"
         )
@@ -175,7 +185,7 @@ def _profile_columns(config: Config) -> list[str]:
     return [
         f"select back, {quoted('members.' + name)}, "
         + ("value, null::varchar" if column in numbers else "null::double, value")
-        + " from (select distinct back, member_id from drift_activity) inner join (select "
+        + " from (select distinct back, member_id from drift_sample) inner join (select "
         f"member_id, arg_max_null({identifier(name)}, available_at) as value "
         f"from {parquet([file])} group by member_id) using (member_id)"
         for name, column in config.members.columns.items()

@@ -20,6 +20,7 @@ from models.spec import Average
 from operations.drift import Finding, standing
 from operations.ledger import Ledger
 from pipelines.cli import app as cli
+from pipelines.drift import measure
 from pipelines.drift.alerts import alert
 from pipelines.drift.measure import Series, activity_series, item_measures
 from pipelines.drift.vectors import vector_measures
@@ -150,6 +151,16 @@ def test_words_of_an_attribute(tmp_path: Path) -> None:
     assert got["unseen values page"].newest.value == 1 / 3
     assert set(got["unseen values page"].before.values()) == {0}
     assert got["missing page"].newest.value == 1 / 4
+
+
+def test_columns_of_many_actions_are_read_from_a_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "SAMPLE", 20)
+    got = attributed(tmp_path, ["mail", None] * 50, ["mail", None] * 50)
+    assert got["rows"].newest.value == 100
+    assert 5 < got["missing page"].newest.n_rows < 40
+    assert 0.2 < got["missing page"].newest.value < 0.8
 
 
 def index_by_hand(own: list[float], other: list[float]) -> float:
