@@ -11,9 +11,11 @@ from models.candidates.clusters import clusters_at
 from models.embed import EmbedReport, embed_snapshot
 from models.lines import by_space
 from models.spec import Aggregator, Learned
+from operations.drift import pauses_fitting
 from operations.fits import Fits, fit_until, listing_sources, note_fits
 from operations.sources import note_sources
 from pipelines.check.say import say_staged
+from pipelines.drift.watch import say_paused, watch_inputs, watch_vectors
 from pipelines.fitting import fit_items, lines_to_serve, prepare, refuse_future
 from pipelines.progress import Stage, Stages
 from pipelines.terminal import escape
@@ -46,7 +48,8 @@ def run_daily(
     """Build the snapshot of `as_of`, publish it, and read it back from the online store.
 
     What needs no training goes online first; what learns is trained after that, and follows.
-    Running it again for the same `as_of` replaces that snapshot and nothing else. Returns as_of.
+    Running it again for the same `as_of` replaces that snapshot and nothing else. While drift has
+    stopped it (`operations.drift`), nothing is fitted that was not before. Returns as_of.
 
     Args:
         as_of: None stands for the end of the last day that has events (a data set that ended
@@ -73,6 +76,8 @@ def run_daily(
         stage_the_items(config, con, as_of, stages)
         stage_the_members(config, con, as_of, stages)
         say_staged(stages.console, config, con, as_of)
+        watch_inputs(config, con, as_of, stages)
+        paused = pauses_fitting(ledger, as_of)
         until = fit_until(config, as_of, backfilled)
         served, still = lines_to_serve(config, aggregators, stages)
         fits = Fits(config)
@@ -80,7 +85,7 @@ def run_daily(
         refuse_future(config, served, as_of)
         # A caller's lines come alone, and so do the spaces that they read.
         spaces = fits.spaces.values() if aggregators is None else ()
-        missing = fit_items(config, con, as_of, until, served, stages, spaces)
+        missing = fit_items(config, con, as_of, until, served, stages, spaces, paused)
         served = [line for line in served if line.config_of(config).space not in missing]
         note_fits(config, [], used=False, spaces={*spaces} - {*missing})
         untrained = prepare(config, as_of, served, stages)
@@ -91,9 +96,14 @@ def run_daily(
 
     ready = [line for line in served if not any(line is other for other in untrained)]
     serve(config, as_of, ready, still, stages)
+    if paused and untrained:
+        say_paused(stages, untrained)
+        untrained = []
     trained = train_lines(config, untrained, until, stages)
     if trained:
         serve(config, as_of, trained, [*ready, *still], stages, with_sequences=False)
+    with connect(config) as con:
+        watch_vectors(config, con, as_of, [*ready, *trained], stages)
     serve_beside(config, as_of, stages)
     return as_of
 

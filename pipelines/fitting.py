@@ -14,14 +14,16 @@ from duckdb import DuckDBPyConnection as Connection
 from models import packaging
 from models.items.build import build_items
 from models.items.saved import differences, fitted_until, folder_of, reads_activity
-from models.lines import by_space, catalogue_lines, encoder_lines
+from models.items.spec import Given
+from models.lines import by_space, catalogue_lines, encoder_lines, encoder_of
 from models.spec import Aggregator, Learned, Packaged
 from operations.fits import SPACE, Fits, adopt, note_fits, say_kept, seen_until, stands_still
+from pipelines.drift.watch import say_paused
 from pipelines.progress import Stages
 from pipelines.terminal import escape
 from pipelines.training import train_line
 from transformations.config import Config
-from transformations.errors import InputError, TooFewError
+from transformations.errors import InputError, RunFailedError, TooFewError
 from transformations.names import Space
 
 
@@ -52,6 +54,7 @@ def fit_items(
     lines: Sequence[Aggregator],
     stages: Stages,
     spaces: Iterable[Space] = (),
+    paused: bool = False,
 ) -> list[Space]:
     """Encode the new items of every space that these lines read; fit a space that has no encoder.
 
@@ -60,12 +63,14 @@ def fit_items(
             made again.
         until: A new fit sees nothing at or after it.
         spaces: Spaces that are kept up even where no line reads them.
+        paused: Whether drift pauses fitting: a space that would be fitted counts as missing.
 
     Returns the spaces that could not be fitted yet: there is too little, which is said.
 
     Raises:
         InputError: a space in use was fitted with other settings, or there is too little for the
             first of them, which everything reads that names none.
+        RunFailedError: fitting is paused, and the first space would be fitted.
     """
     fits = Fits(config)
     present = set(fits.spaces.values())
@@ -73,6 +78,15 @@ def fit_items(
     read |= {space: (config.in_space(space), []) for space in spaces if space not in read}
     missing = []
     for space, (own, of_space) in read.items():
+        if paused and not fits.is_used(space) and _would_be_fitted(own, as_of):
+            if space == fits.space:
+                raise RunFailedError(
+                    f"drift pauses fitting, so {space} is not fitted, and everything reads it; the "
+                    "last snapshot goes on being served. See: activity drift"
+                )
+            say_paused(stages, [space])
+            missing.append(space)
+            continue
         if not fits.is_used(space):
             _fit_again(own, as_of, of_space, fits, stages)
         elif space not in present and differences(own):
@@ -280,6 +294,14 @@ def _fit_again(
     if why:
         _say_again(stages, str(config.space), why)
         forget_space(config, [line for line in lines if not fits.is_used(line)])
+
+
+def _would_be_fitted(config: Config, as_of: datetime) -> bool:
+    """Whether a run would fit the space of `config`, which nothing used yet."""
+    if isinstance(encoder_of(config, config.space), Given):
+        return False
+    seen = fitted_until(config)
+    return seen is None or seen > as_of or bool(differences(config))
 
 
 def _say_again(stages: Stages, what: str, why: Sequence[str]) -> None:

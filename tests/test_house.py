@@ -89,6 +89,14 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "transformations",
     ),
     "pipelines": ("models", "operations", "serving", "stores.ids", "transformations"),
+    "pipelines.drift": (
+        "models",
+        "operations.drift",
+        "operations.workspace",
+        "pipelines.progress",
+        "pipelines.terminal",
+        "transformations",
+    ),
     "benchmarks": (
         "models",
         "operations",

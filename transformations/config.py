@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from transformations import names
+from transformations.drift_settings import Alerts, Drift
 from transformations.durations import Delay, Duration
 from transformations.errors import InputError
 from transformations.expressions import Expression, Kind, parse
@@ -401,6 +402,8 @@ class Config(_Strict):
     """Nothing is trained or evaluated on fewer positive labels."""
     train: TrainSettings = TrainSettings()
     recommend: Recommend = Recommend()
+    drift: Drift = Drift()
+    alerts: Alerts = Alerts()
     duckdb: DuckDB = DuckDB()
 
     _root: Path = PrivateAttr(default=ROOT)

@@ -181,6 +181,11 @@ class Layout:
         return self.root / "state"
 
     @property
+    def item_marks(self) -> Path:
+        """Folder of `as_of=…`: a number that stands for each item's content, to see it change."""
+        return self.state / "item_marks"
+
+    @property
     def sources(self) -> Path:
         """What the data were made from: the note of the first run."""
         return self.state / "sources.json"

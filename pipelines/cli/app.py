@@ -12,6 +12,7 @@ import typer
 from pipelines.cli import (
     candidates,
     check,
+    drift,
     evaluate,
     export,
     fits,
@@ -50,7 +51,8 @@ app = typer.Typer(
 imports = typer.Typer(no_args_is_help=True, help="Read a public data set.")
 app.add_typer(imports, name="import")
 for part in (
-    init, check, reset, fits, items, candidates, recommend, export, models, evaluate, serve, stream
+    init, check, reset, drift, fits, items, candidates, recommend, export, models, evaluate, serve,
+    stream,
 ):  # fmt: skip
     app.add_typer(part.app)
 

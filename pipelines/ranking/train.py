@@ -22,8 +22,10 @@ from models.rankers.protocol import FittedRanker
 from models.rankers.reading import Needs
 from models.rankers.spec import Ranker
 from models.spec import Aggregator
+from operations.drift import pauses_fitting
 from operations.fits import Fits, made_lines, seen_until
 from operations.rankers import made_fits, next_fit, note_made
+from pipelines.drift.watch import say_paused
 from pipelines.progress import Stages
 from pipelines.ranking.dataset import Known
 from pipelines.ranking.labels import Labels, label_weights, read_labels
@@ -154,10 +156,14 @@ def examples_of(
 def train_rankers(config: Config, until: datetime, stages: Stages) -> None:
     """Fit the lines of RANKERS that no fit was made of yet; who has too little is named.
 
-    A later fit is asked for: `activity train ranker NAME`.
+    A later fit is asked for: `activity train ranker NAME`. None is made while drift pauses fitting.
     """
     made: Examples | None = None
-    for line in untrained(config):
+    waiting = untrained(config)
+    if waiting and pauses_fitting(stages.ledger, until):
+        say_paused(stages, waiting)
+        return
+    for line in waiting:
         try:
             _, _, made = train_ranker(config, line, until, stages, made=made)
         except TooFewError as error:

@@ -55,6 +55,7 @@ COMMANDS = [
     ["stream"],
     ["fit"],
     ["retire"],
+    ["drift", "accept"],
     ["items", "neighbours"],
     ["items", "refresh"],
     ["items", "map"],
