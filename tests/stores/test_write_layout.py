@@ -161,6 +161,7 @@ OVERRIDDEN: list[tuple[str, str, dict[str, str | None]]] = [
             "get_historical_features": JOIN,
             "pull_latest_from_table_or_query": PULL,
             "pull_all_from_table_or_query": PULL,
+            "write_logged_features": "config data source logging_config registry",
         },
     ),
     (

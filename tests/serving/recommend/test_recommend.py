@@ -189,7 +189,7 @@ def test_an_event_that_the_store_has_counts_once_and_one_of_later_not(
     real = sources.of
     sources.of = lambda member, known=None: seen.append(known) or real(member, known)  # type: ignore
     with opened(folder, sources) as recommender:
-        later = event(4, seconds=-600)
+        later = event(4, seconds=-86_400)  # NOW is when the file was imported
         recommender.of(Request(42, events=[event(1), event(5, "SAVE", 90), later]))
     assert seen[0].items == [5, 1]
     assert seen[0].signs.tolist() == [1, 1]
