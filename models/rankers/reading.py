@@ -21,6 +21,7 @@ from transformations import names
 from transformations.config import Config
 from transformations.rules import Rules
 from transformations.signs import read_by_signs
+from transformations.stats.columns import MEMBER_COUNTS
 from transformations.timestamps import microseconds
 
 SEQUENCE = names.SEQUENCE_VIEW
@@ -322,7 +323,8 @@ def _columns(
             hours = ((now - since) / HOUR_US).astype(np.float32)
             numbers[column] = np.where(read.present[result], hours, np.float32(np.nan))
         else:
-            numbers[column] = _number(read, result)
+            counted = view == names.MEMBER_STATS_VIEW and name in MEMBER_COUNTS
+            numbers[column] = _number(read, result, missing=0.0 if counted else np.nan)
 
 
 def _number(read: Read, result: str, missing: float = np.nan) -> Floats:

@@ -24,7 +24,8 @@ from operations.rankers import made
 from pipelines.ranking.joined import column_of, join
 from transformations.config import Config
 from transformations.duck import parquet
-from transformations.names import SEQUENCE_VIEW, ranker_service
+from transformations.names import MEMBER_STATS_VIEW, SEQUENCE_VIEW, ranker_service
+from transformations.stats.columns import MEMBER_COUNTS
 
 MOST = 50_000
 """Pairs of a ranker that are compared; of more, a sample."""
@@ -102,8 +103,10 @@ def _of_ranker(
 
 def _missing_is_nothing(name: str, kind: pa.DataType) -> bool:
     """Whether a ranker takes a missing value for zeros: in vectors, counts and the last actions."""
-    is_vector = pa.types.is_list(kind) or pa.types.is_binary(kind)
-    return is_vector or name.startswith(f"{SEQUENCE_VIEW}__")
+    view, _, feature = name.partition("__")
+    if view == MEMBER_STATS_VIEW:
+        return feature in MEMBER_COUNTS
+    return view == SEQUENCE_VIEW or pa.types.is_list(kind) or pa.types.is_binary(kind)
 
 
 def differences(

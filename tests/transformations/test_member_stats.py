@@ -18,7 +18,12 @@ from transformations.config import Config
 from transformations.duck import check, connect
 from transformations.errors import RunFailedError
 from transformations.layout import partition
-from transformations.stats.columns import PARTS_OF_DAY, duration, member_stats_columns
+from transformations.stats.columns import (
+    MEMBER_COUNTS,
+    PARTS_OF_DAY,
+    duration,
+    member_stats_columns,
+)
 from transformations.stats.member_stats import build_member_stats, member_stats
 from transformations.stream import Actions, States, to_sequences
 from transformations.tables import build_sequences
@@ -112,6 +117,14 @@ def test_without_a_duration_there_is_no_column(tmp_path: Path) -> None:
     config = config_of(tmp_path, events={}, length=3)
     assert not any(name.startswith("dwell") for name in member_stats_columns(config))
     assert stats(config, {1: [(1, "APPLY", AS_OF - DAY, None)]})[1]["share_apply"] == 1
+
+
+def test_who_did_nothing_has_the_counts_of_who_has_no_row(tmp_path: Path) -> None:
+    """A ranker takes MEMBER_COUNTS of a missing row as 0; whoever lapsed may have a row or none."""
+    found = stats(config_of(tmp_path), {7: []})[7]
+    assert {name for name, value in found.items() if value == 0} == MEMBER_COUNTS
+    ours = {*member_stats_columns(config_of(tmp_path))} - {"last_acted_at"}
+    assert {name for name in ours if found[name] is None} == ours - MEMBER_COUNTS
 
 
 def test_no_member_at_all(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ DAYS = (1, 7, 28)
 """How far back the counts of an item look."""
 PARTS_OF_DAY = ("night_share", "morning_share", "afternoon_share", "evening_share")
 """Columns of the shares of actions by the part of the day, in UTC: each has six hours."""
+MEMBER_COUNTS = frozenset({"n_sessions", "active_days", "distinct_items"})
+"""Of a member's statistics: 0 where it did nothing, which is also what no row says."""
 SECONDS = frozenset({"s", "sec", "second", "seconds"})
 
 
