@@ -2,10 +2,10 @@
 
 A measure of the newest day is compared with the same of the days before: with their median, or with
 that of the same weekday where there are three of them. How far it may lie from it is the larger of
-two numbers, each one for a warning and one for a stop: so many times the usual spread of the days
-(their median absolute deviation, at least what chance does to so many rows), and an effect that is
-worth a person's time. benchmarks/drift.py says how often ordinary days are beyond them, and which
-faults are found.
+two numbers, each one for a warning and one for a stop: a multiple of the usual spread of the days
+(their median absolute deviation, at least the standard error of that number of rows), and an effect
+that is worth a person's time. benchmarks/drift.py says how often ordinary days are beyond them, and
+which faults are found.
 
 A stop stands as long as the newest snapshot has one that nobody accepted. What was accepted stays
 so until the measure is normal again.

@@ -41,7 +41,7 @@ def table_files(config: Config) -> Iterator[TableFile]:
     for folder in (layout.sequences, layout.member_stats, layout.item_stats, layout.all_embeddings):
         for file in sorted(folder.rglob("*.parquet")):
             yield TableFile(file, _mend_of_snapshot(file))
-    yield from _of(layout.item_marks, f"{TAKE_AWAY}: the next run marks the items anew")
+    yield from _of(layout.item_marks, f"{TAKE_AWAY}: the next run marks the items again")
     yield from _of(layout.logged_features, f"{TAKE_AWAY}: activity skew compares the others")
     yield from _of(layout.impressions, f"{TAKE_AWAY}: rankers learn without what was shown there")
     yield from _of(layout.root / "training_examples", f"{TAKE_AWAY}, then train again")

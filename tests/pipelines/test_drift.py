@@ -226,7 +226,7 @@ def test_vectors_by_hand(config: Config) -> None:
 
 
 def write_days(workspace: Workspace, first: int, last: int, per_day: int = 150) -> None:
-    """Append what happens from so many days after END to before so many."""
+    """Append what happens from one day after END to before another, both counted in days."""
     kinds = ("play", "play", "dismiss")
     rows = [
         f"{n % 40},g-{(n * 7 + day) % 6},{kinds[n % 3]},"
