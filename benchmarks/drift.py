@@ -181,9 +181,7 @@ FAULTS: dict[str, Callable[[Path, Path, datetime], None]] = {
         "select * replace (text_of as text) from (select *, lead(text, 1000, text) over "
         "(order by item_id) as text_of from items)"
     ),
-    "members get other ids": _rows(
-        "select * replace (member_id + 1000000 as member_id) from day"
-    ),
+    "members get other ids": _rows("select * replace (member_id + 1000000 as member_id) from day"),
     "clocks are an hour ahead": _rows(
         "select * replace (event_timestamp + interval 1 hour as event_timestamp) from day"
     ),
