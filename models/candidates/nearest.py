@@ -77,7 +77,11 @@ def _graph(vectors: Floats) -> Callable[[Floats, int], tuple[Rows, Floats]]:
     import voyager  # only where there are many items
 
     index = voyager.Index(voyager.Space.InnerProduct, vectors.shape[1], M=16, ef_construction=100)
-    index.add_items(vectors)
+    # A thread that the machine holds up between two links leaves others' nodes hard to reach, which
+    # is felt while the graph is small. So one thread lays its ground, and the same each time.
+    index.add_items(vectors[:EXACT], num_threads=1)
+    if len(vectors) > EXACT:
+        index.add_items(vectors[EXACT:])
 
     def search(queries: Floats, count: int) -> tuple[Rows, Floats]:
         places, _ = index.query(queries, count, query_ef=max(REACH * count, 100))
