@@ -22,6 +22,7 @@ from pipelines.daily import (
 )
 from pipelines.fitting import fit_items, fold_items, lines_to_serve, prepare
 from pipelines.progress import Stages
+from serving import publish
 from transformations.config import Config
 from transformations.duck import connect
 from transformations.errors import InputError
@@ -40,7 +41,10 @@ def run_backfill(
     staged: bool = False,
     step: timedelta = DAY,
 ) -> list[datetime]:
-    """Build the snapshots of past timestamps for training joins; nothing goes online.
+    """Build the snapshots of past timestamps for training joins.
+
+    Where a snapshot is online already, members whose last row is one of these go online too: a
+    join finds their row, so a ranker has to be served the same.
 
     A snapshot that a live run published is kept as it is: its created_timestamp is a fact, not
     an assumption. A fit makes no row before the moment that it saw last; what is left out for that
@@ -115,6 +119,12 @@ def run_backfill(
                 stage.rows_in, stage.rows_out = report.members, sum(report.rows.values())
                 stage.note = without_vector(report)
         _lists(config, con, wanted, kept, stages)
+        newest = stages.ledger.newest_published()
+        if newest is not None and built[0] < newest:
+            with stages.stage("publish") as stage:
+                store = publish.open_store(config)
+                stage.rows_out = publish.publish_lapsed(config, store, built[0], newest, served)
+                stage.note = "of members who left the window before the newest snapshot"
     return built
 
 

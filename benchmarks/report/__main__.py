@@ -29,6 +29,7 @@ SECTIONS = (
     recommend.service,
     recommend.faults,
     recommend.rankers,
+    recommend.neighbours,
     serving.feast,
     batch.daily,
     batch.own_data,

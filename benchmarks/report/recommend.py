@@ -84,6 +84,37 @@ From the cache, one request after the other: a median of {cached["p50"]:.1f} ms,
     return text, {}
 
 
+def neighbours() -> Section:
+    """The nearest of a million items."""
+    result = load("neighbours")
+    graph = result["graph"]
+    ways = (
+        ("a graph, which sources search beyond 50,000 items", "graph"),
+        ("all compared with all", "exact"),
+        ("the rows of a full sparse product of co-actions", "sparse_product"),
+    )
+    table = markdown(
+        ("way", "seconds", "peak GB"),
+        (
+            (way, f"{result[key]['seconds']:,.0f}", f"{result[key]['peak_gb']:.1f}")
+            for way, key in ways
+        ),
+    )
+    text = f"""## The nearest of {result["items"]:,} items
+
+The {result["nearest"]} nearest of each, {result["dim"]} simulated numbers an item. The graph takes
+{graph["build_seconds"]:,.0f} s to build and {graph["search_seconds"]:,.0f} s to search, and finds
+{graph["recall"]:.1%} of the nearest. The two others are timed on {result["exact"]["sample"]:,}
+items, at whose rate the seconds of all are told. The sparse product is the quickest where items
+have actions in common; it has no list for an item that nobody acted on.
+
+{table}
+
+    python -m benchmarks.neighbours --items {result["items"]}
+"""
+    return text, {}
+
+
 def rankers() -> Section:
     """How fast rankers train and score."""
     result = load("rankers")

@@ -16,6 +16,7 @@ from pipelines.cli import (
     evaluate,
     export,
     fits,
+    gate,
     init,
     items,
     models,
@@ -51,8 +52,8 @@ app = typer.Typer(
 imports = typer.Typer(no_args_is_help=True, help="Read a public data set.")
 app.add_typer(imports, name="import")
 for part in (
-    init, check, reset, drift, fits, items, candidates, recommend, export, models, evaluate, serve,
-    stream,
+    init, check, reset, drift, fits, items, candidates, recommend, export, models, evaluate, gate,
+    serve, stream,
 ):  # fmt: skip
     app.add_typer(part.app)
 
@@ -216,7 +217,7 @@ def backfill_command(
     config: ConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
-    """Build the snapshots of past days for training joins; nothing goes online."""
+    """Build the snapshots of past days for training joins; what is online stays the newest."""
     settings = settings_of(config)
     start, given = read_timestamp(first), read_timestamp(last) if last else None
 

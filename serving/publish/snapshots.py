@@ -5,6 +5,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from feast import FeatureStore
 
@@ -15,7 +17,7 @@ from serving.publish.feast_store import quiet
 from serving.publish.items import ItemsOnline
 from transformations.config import Config
 from transformations.errors import RunFailedError
-from transformations.layout import part_files, partition
+from transformations.layout import part_files, partition, partitions
 from transformations.names import (
     ITEM_STATS_VIEW,
     MEMBER_STATS_VIEW,
@@ -75,6 +77,37 @@ def publish(
     return written + publish_items(spaces, store, as_of, progress)
 
 
+def publish_lapsed(
+    config: Config,
+    store: FeatureStore,
+    first: datetime,
+    newest: datetime,
+    aggregators: Sequence[Aggregator],
+) -> int:
+    """Write the last row of members who have one in [first, newest), and none as of `newest`.
+
+    Returns the number of those rows.
+
+    Args:
+        newest: The snapshot that is online. Its rows are the newest of their members, so a store
+            that would put an older row in the place of a newer one is given none.
+    """
+    there = {view.name for view in store.list_feature_views()}
+    written = 0
+    for view in views(aggregators):
+        folder = config.layout.table(view)
+        last = partition(folder, newest)
+        before = [partition(folder, at) for at in partitions(folder) if first <= at < newest]
+        if view not in there or not before or not last.exists():
+            continue
+        stays = pc.is_in(pc.unique(_members(before)), value_set=pc.unique(_members([last])))
+        lapsed = len(stays) - pc.sum(stays).as_py()
+        if lapsed:
+            materialize(store, view, first, newest)
+            written += lapsed
+    return written
+
+
 class Table(NamedTuple):
     """Snapshots that stand beside those of the members: lists of candidates, statistics of items.
 
@@ -98,6 +131,10 @@ def tables_beside(config: Config) -> list[Table]:
         *(Table(view, source.key, config.layout.lists(view)) for source, view in lists),
         *[Table(RECOMMENDATIONS_VIEW, "member_id", config.layout.recommendations)][:has_lists],
     ]
+
+
+def _members(files: Sequence[Path]) -> pa.ChunkedArray:
+    return pa.concat_tables(pq.read_table(file, columns=["member_id"]) for file in files)[0]
 
 
 def publish_tables(store: FeatureStore, as_of: datetime, tables: Iterable[Table]) -> int:

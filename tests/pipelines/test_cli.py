@@ -43,6 +43,7 @@ COMMANDS = [
     ["candidates"],
     ["recommend"],
     ["skew"],
+    ["gate"],
     ["status"],
     ["export"],
     ["train"],
