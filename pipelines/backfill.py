@@ -119,11 +119,11 @@ def run_backfill(
                 stage.rows_in, stage.rows_out = report.members, sum(report.rows.values())
                 stage.note = without_vector(report)
         _lists(config, con, wanted, kept, stages)
-        newest = stages.ledger.newest_published()
-        if newest is not None and built[0] < newest:
+        online = stages.ledger.newest_published()
+        if online is not None and built[0] < online:
             with stages.stage("publish") as stage:
                 store = publish.open_store(config)
-                stage.rows_out = publish.publish_lapsed(config, store, built[0], newest, served)
+                stage.rows_out = publish.publish_lapsed(config, store, built[0], online, served)
                 stage.note = "of members who left the window before the newest snapshot"
     return built
 

@@ -61,8 +61,8 @@ def gate_command(
     console.print(table)
     # What is published while this looks may differ online; a join must never.
     allowed = {"parity": bound}
-    said = {each.view for each in found if each.check == "created"}
-    for view in sorted({each.view for each in found} - said):
+    stamped = {each.view for each in found if each.check == "created"}
+    for view in sorted({each.view for each in found} - stamped):
         console.print(
             f"[yellow]•[/] {escape(view)} names no created_timestamp_column: its event timestamp "
             "has to be when a row could be read",
@@ -71,8 +71,8 @@ def gate_command(
         )
     wrong = [each for each in found if each.share > allowed.get(each.check, 0)]
     for each in wrong:
-        said = f"[red]•[/] {escape(each.view)}: {escape(each.example)}"
-        console.print(said, highlight=False, soft_wrap=True)
+        line = f"[red]•[/] {escape(each.view)}: {escape(each.example)}"
+        console.print(line, highlight=False, soft_wrap=True)
     if wrong:
         raise RunFailedError(
             f"{len(wrong)} of {len(found)} checks of {service} found something: do not train or "
