@@ -70,6 +70,11 @@ def recommendations_view(config: Config, member: Entity) -> Iterator[FeatureView
                     dtype=String,
                     description="The fit that scored; `votes` where the sources alone did.",
                 ),
+                Field(
+                    name="release",
+                    dtype=String,
+                    description="The release that made it; null before there were releases.",
+                ),
             ],
             source=snapshots_in(RECOMMENDATIONS_VIEW, config.layout.recommendations),
             description="What a member may like, made by a run for when ranking fails or is late.",

@@ -16,7 +16,8 @@ from feature_repo.rankers import ranker_services
 from feature_repo.source import OWNER, ages, declared_source, snapshots_in
 from feature_repo.stats import profile_view, stats_views
 from models.lines import Aggregator, similarity_of
-from operations.fits import Fits, chosen, listing_sources
+from operations.composition import published_lists
+from operations.fits import Fits, chosen
 from transformations import names
 from transformations.config import Config
 from transformations.item_kinds import predicted_kinds
@@ -49,7 +50,7 @@ def declare(config: Config, aggregators: Sequence[Aggregator] | None = None) -> 
     }
     objects: list[Any] = [member, item, *item_views.values(), _sequence_view(config, member)]
     objects += [*stats_views(config, member, item), *profile_view(config, member)]
-    objects += list_views(listing_sources(config), item)
+    objects += list_views(published_lists(config), item)
     objects += recommendations_view(config, member)
     for aggregator in aggregators:
         item_view = item_views[aggregator.config_of(config).space]

@@ -7,9 +7,10 @@ was published or backfilled; from then on its name never stands for anything els
 until it is retired, also when its line leaves the catalogue.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from copy import copy
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import sqlalchemy as sa
 
@@ -31,6 +32,8 @@ from transformations.names import Space
 from transformations.timestamps import EPOCH
 
 LINE, SPACE = "line", "space"
+Key = tuple[str, str, int, int]
+"""Kind, name, version and fit of what was made."""
 HOLDBACK, SHARE = timedelta(days=28), 10
 """What is held back of the newest data by default: 28 days, or a tenth of the span if shorter."""
 Line = TypeVar("Line", bound=Aggregator)
@@ -55,16 +58,49 @@ FITS = sa.Table(
 
 
 class Fits:
-    """The fits of one workspace, as the ledger has them; without a ledger, none."""
+    """The fits of one workspace, as the ledger has them; without a ledger, none.
+
+    Attributes:
+        release: The release that they are narrowed to (`of_release`); None: all that there are.
+    """
 
     def __init__(self, config: Config) -> None:
         """Read the ledger; it is not made here."""
         self.config = config
+        self.release: int | None = None
+        self._named: Set[Key] | None = None
         self._rows: list[dict[str, Any]] = []
         if ledger_exists(config):
             with Ledger(config).engine.connect() as connection:
                 rows = connection.execute(sa.select(FITS).order_by(*FITS.primary_key.columns))
                 self._rows = [dict(row) for row in rows.mappings()]
+
+    def of_release(self, release: int, named: Set[Key]) -> Self:
+        """Return these fits narrowed to what a release names: only that is present and made.
+
+        Args:
+            named: Kind, name, version and fit of each.
+        """
+        narrowed = copy(self)
+        narrowed.release, narrowed._named = release, named
+        return narrowed
+
+    def published(self) -> Self:
+        """Return these fits narrowed to those that something online was made from."""
+        narrowed = copy(self)
+        narrowed._named = {_of_row(row) for row in self._rows if row["used_at"] is not None}
+        return narrowed
+
+    def names(self, key: Key) -> bool:
+        """Whether a fit is among those that these are narrowed to."""
+        return self._named is None or key in self._named
+
+    def made(self, lines: Iterable[Line]) -> list[Line]:
+        """Return lines of the catalogue as present fits, without those that are not made."""
+        bound = self.bind(lines)
+        if self._named is not None:
+            bound = [line for line in bound if self.is_made(line)]
+        return [line for line in bound if line.is_packaged(self.config)]
 
     @property
     def space(self) -> Space:
@@ -79,9 +115,10 @@ class Fits:
     def all_spaces(self, lines: Iterable[Aggregator]) -> Iterator[tuple[Config, list[Aggregator]]]:
         """Yield each item space's configuration with the lines that read it, as `by_space`.
 
-        Then the present spaces that were made and that none of these lines reads.
+        Then the spaces that were made and that none of these lines reads: the present ones, and
+        those that are kept.
         """
-        read = dict.fromkeys(self.spaces.values(), False)
+        read = dict.fromkeys([*self.spaces.values(), *self.kept_spaces()], False)
         for own, of_space in by_space(self.config, lines):
             read[own.space] = True
             yield own, of_space
@@ -91,8 +128,18 @@ class Fits:
 
     def is_made(self, made: Aggregator | Space) -> bool:
         """Whether the ledger knows this fit, and it is not retired."""
-        key = _key(made)
-        return any(row["retired_at"] is None for row in self._rows if _of_row(row) == key)
+        key = key_of(made)
+        return self.names(key) and any(
+            row["retired_at"] is None for row in self._rows if _of_row(row) == key
+        )
+
+    def not_retired(self) -> set[Key]:
+        """Return every fit that is not retired, of rankers too."""
+        return {_of_row(row) for row in self._rows if row["retired_at"] is None}
+
+    def is_present(self, space: Space) -> bool:
+        """Whether a space may be read: narrowed fits have to name it."""
+        return self._named is None or self.is_made(space)
 
     def _space_of(self, encoder: ItemEncoder) -> Space:
         fits = self._served(SPACE, encoder.name, encoder.version)
@@ -128,6 +175,16 @@ class Fits:
         """
         return [line for line in self.other_fits(current) if self.is_kept(line)]
 
+    def kept_spaces(self) -> list[Space]:
+        """Return the spaces that were used, are not retired, and are not present ones."""
+        present = {*self.spaces.values()}
+        used = [
+            Space(row["name"], row["version"], row["fit"])
+            for row in self._rows
+            if row["kind"] == SPACE and row["used_at"] and row["retired_at"] is None
+        ]
+        return [space for space in used if space not in present]
+
     def other_fits(self, current: Iterable[Aggregator]) -> list[Aggregator]:
         """Return every fit that there ever was, retired ones too, but the current lines'."""
         present = {str(line) for line in current}
@@ -136,7 +193,7 @@ class Fits:
 
     def is_used(self, made: Aggregator | Space) -> bool:
         """Whether something made by this fit was published or backfilled: it is frozen."""
-        key = _key(made)
+        key = key_of(made)
         return any(row["used_at"] for row in self._rows if _of_row(row) == key)
 
     def is_kept(self, line: Aggregator) -> bool:
@@ -144,11 +201,12 @@ class Fits:
         return any(
             row["used_at"] is not None and row["retired_at"] is None
             for row in self._rows
-            if _of_row(row) == _key(line)
+            if _of_row(row) == key_of(line)
         )
 
     def _served(self, kind: str, name: str, version: int) -> list[dict[str, Any]]:
-        return [row for row in self._of(kind, name, version) if row["retired_at"] is None]
+        fits = [row for row in self._of(kind, name, version) if row["retired_at"] is None]
+        return [row for row in fits if self.names(_of_row(row))]
 
     def _of(self, kind: str, name: str, version: int) -> list[dict[str, Any]]:
         key = (kind, name, version)
@@ -182,8 +240,8 @@ def current_lines(config: Config) -> list[Aggregator]:
 
 
 def made_lines(config: Config) -> list[Aggregator]:
-    """Return the catalogue's lines as the fits that are served, without those that are not made."""
-    return [line for line in current_lines(config) if line.is_packaged(config)]
+    """Return the catalogue's lines as their newest fits, without those that are not made."""
+    return Fits(config).made(catalogue_lines(config))
 
 
 def lines_of(config: Config) -> list[Aggregator]:
@@ -284,7 +342,7 @@ def note_fits(
     now = now_text()
     with Ledger(config).engine.begin() as connection:
         for made in fits:
-            kind, name, version, fit = _key(made)
+            kind, name, version, fit = key_of(made)
             key = {"kind": kind, "name": name, "version": version, "fit": fit}
             where = sa.and_(*(FITS.c[column] == value for column, value in key.items()))
             if connection.execute(sa.select(FITS.c.fit).where(where)).first() is None:
@@ -297,10 +355,13 @@ def note_fits(
 
 def retire_fit(config: Config, made: Aggregator | Space) -> None:
     """Note that a fit is no longer served; its number is never given again."""
-    kind, name, version, fit = _key(made)
-    key = {"kind": kind, "name": name, "version": version, "fit": fit}
-    where = [FITS.c[column] == value for column, value in key.items()]
-    unretired = sa.and_(*where, FITS.c.retired_at.is_(None))
+    retire_fits(config, [key_of(made)])
+
+
+def retire_fits(config: Config, keys: Iterable[Key]) -> None:
+    """As `retire_fit`, of several, rankers' too, in one transaction."""
+    columns = (FITS.c.kind, FITS.c.name, FITS.c.version, FITS.c.fit)
+    unretired = sa.and_(sa.tuple_(*columns).in_([*keys]), FITS.c.retired_at.is_(None))
     with Ledger(config).engine.begin() as connection:
         connection.execute(sa.update(FITS).where(unretired).values(retired_at=now_text()))
 
@@ -323,13 +384,14 @@ def adopt(config: Config) -> None:
     note_fits(config, found, used=True)
 
 
-def _key(made: Aggregator | Space) -> tuple[str, str, int, int]:
+def key_of(made: Aggregator | Space) -> Key:
+    """Return kind, name, version and fit."""
     if isinstance(made, Space):
         return SPACE, made.encoder, made.version, made.fit
     return LINE, made.name, made.version, made.fit
 
 
-def _of_row(row: dict[str, Any]) -> tuple[str, str, int, int]:
+def _of_row(row: dict[str, Any]) -> Key:
     return row["kind"], row["name"], row["version"], row["fit"]
 
 

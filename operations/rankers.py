@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from models.rankers.spec import Ranker
-from operations.fits import FITS
+from operations.fits import FITS, Fits
 from operations.ledger import Ledger, ledger_exists, now_text
 from transformations.config import Config
 
@@ -32,10 +32,19 @@ def made(config: Config, lines: Sequence[Ranker]) -> list[Ranker]:
     return [line.of_fit(fit) for line in lines for fit in made_fits(config, line)]
 
 
-def newest(config: Config, lines: Sequence[Ranker]) -> list[Ranker]:
-    """Return the lines that are made, each as its newest fit."""
+def newest(config: Config, lines: Sequence[Ranker], fits: Fits | None = None) -> list[Ranker]:
+    """Return the lines that are made, each as its newest fit.
+
+    Args:
+        fits: Only those among them: what a release names.
+    """
     all_fits = [(line, made_fits(config, line)) for line in lines]
-    return [line.of_fit(fits[-1]) for line, fits in all_fits if fits]
+    if fits is not None:
+        all_fits = [
+            (line, [fit for fit in made if fits.names((RANKER, line.name, line.version, fit))])
+            for line, made in all_fits
+        ]
+    return [line.of_fit(made[-1]) for line, made in all_fits if made]
 
 
 def next_fit(config: Config, line: Ranker) -> Ranker:

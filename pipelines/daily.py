@@ -11,8 +11,9 @@ from models.candidates.clusters import clusters_at
 from models.embed import EmbedReport, embed_snapshot
 from models.lines import by_space
 from models.spec import Aggregator, Learned
+from operations.composition import published_lists
 from operations.drift import pauses_fitting
-from operations.fits import Fits, fit_until, listing_sources, note_fits
+from operations.fits import Fits, fit_until, note_fits
 from operations.sources import note_sources
 from pipelines.check.say import say_staged
 from pipelines.drift.watch import say_paused, watch_inputs, watch_vectors
@@ -84,7 +85,7 @@ def run_daily(
         config = config.in_space(fits.space)
         refuse_future(config, served, as_of)
         # A caller's lines come alone, and so do the spaces that they read.
-        spaces = fits.spaces.values() if aggregators is None else ()
+        spaces = [*fits.spaces.values(), *fits.kept_spaces()] if aggregators is None else []
         missing = fit_items(config, con, as_of, until, served, stages, spaces, paused)
         served = [line for line in served if line.config_of(config).space not in missing]
         note_fits(config, [], used=False, spaces={*spaces} - {*missing})
@@ -105,6 +106,9 @@ def run_daily(
     with connect(config) as con:
         watch_vectors(config, con, as_of, [*ready, *trained], stages)
     serve_beside(config, as_of, stages)
+    # Also of a space that only lists read: what was made from it is online.
+    if made := {*spaces} - {*missing}:
+        note_fits(config, [], used=True, spaces=made)
     return as_of
 
 
@@ -229,7 +233,7 @@ def serve_beside(config: Config, as_of: datetime, stages: Stages, only_new: bool
         rows[ITEM_STATS_VIEW] = report.rows_out
     sources = [
         (source, own)
-        for source, own in listing_sources(config)
+        for source, own in published_lists(config)
         if source.is_refreshed or not only_new
     ]
     if sources:

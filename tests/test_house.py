@@ -33,6 +33,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "models.lines",
         "models.rankers.package",
         "models.rankers.reading",
+        "operations.composition",
         "operations.fits",
         "operations.rankers",
         "operations.workspace",
@@ -50,6 +51,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "serving.publish": (
         "feature_repo",
         "models",
+        "operations.composition",
         "operations.fits",
         "operations.workspace",
         "serving.answers",
@@ -69,8 +71,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "serving.recommend": (
         "models",
+        "operations.composition",
         "operations.fits",
         "operations.rankers",
+        "operations.releases",
         "serving.request",
         "serving.stream.bus",
         "serving.times",

@@ -27,6 +27,7 @@ from transformations.errors import InputError
 from transformations.expressions import Expression, Kind, parse
 from transformations.layout import Layout
 from transformations.recommend_settings import Recommend
+from transformations.release_settings import ReleaseSettings
 from transformations.rules import EARLIEST, SEARCH, Action, Attribute, IdType, Rules, Sign
 from transformations.timestamps import EPOCH, as_utc
 
@@ -404,6 +405,7 @@ class Config(_Strict):
     recommend: Recommend = Recommend()
     drift: Drift = Drift()
     alerts: Alerts = Alerts()
+    release: ReleaseSettings = ReleaseSettings()
     duckdb: DuckDB = DuckDB()
 
     _root: Path = PrivateAttr(default=ROOT)

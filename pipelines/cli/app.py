@@ -22,6 +22,7 @@ from pipelines.cli import (
     models,
     options,
     recommend,
+    release,
     reset,
     serve,
     stream,
@@ -52,8 +53,8 @@ app = typer.Typer(
 imports = typer.Typer(no_args_is_help=True, help="Read a public data set.")
 app.add_typer(imports, name="import")
 for part in (
-    init, check, reset, drift, fits, items, candidates, recommend, export, models, evaluate, gate,
-    serve, stream,
+    init, check, reset, drift, fits, release, items, candidates, recommend, export, models,
+    evaluate, gate, serve, stream,
 ):  # fmt: skip
     app.add_typer(part.app)
 
@@ -174,8 +175,8 @@ def run_command(
         from operations.ledger import Ledger
         from pipelines.backfill import run_backfill
         from pipelines.daily import last_midnight, run_daily
-        from pipelines.ranking.precomputed import precompute
         from pipelines.ranking.train import train_rankers
+        from pipelines.releasing import release_what_is_published
 
     asked = last_midnight() if as_of is None else given
     ledger = Ledger(settings)
@@ -193,8 +194,10 @@ def run_command(
             with ledger.run("recommend", built) as run_id:
                 recommend = Stages(console, ledger, run_id)
                 train_rankers(settings, built, recommend)
-                precompute(settings, built, recommend)
+                release_what_is_published(settings, recommend, built)
                 stages.done.extend(recommend.done)
+        else:
+            release_what_is_published(settings, stages)
     console.print()
     console.print(stages.table())
     if show_tour:

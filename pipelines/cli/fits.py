@@ -1,6 +1,5 @@
 """`activity fit`: fit the item space and the lines again. `activity retire`: take a fit down."""
 
-import shutil
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +8,7 @@ import typer
 
 from pipelines.cli.options import ConfigOption, DebugOption, confirm, settings_of
 from pipelines.cli.quick_feast import import_feast
-from pipelines.progress import Stages, loading, megabytes, number, plain_table, short, working
+from pipelines.progress import Stages, loading, short, working
 from pipelines.terminal import Terminal, escape
 from transformations.config import Config
 from transformations.errors import InputError
@@ -109,8 +108,12 @@ def retire_command(
     with loading("Feast"):
         import_feast()
         from models.lines import by_space
-        from operations.fits import Fits, current_lines, retire_fit
+        from operations.composition import only_in
+        from operations.fits import Fits, current_lines, key_of
         from operations.ledger import Ledger
+        from operations.releases import refuse_retiring, releases
+        from operations.releases import retire as retire_release
+        from pipelines.retiring import counted, going, take_down
         from serving import publish
 
     with Ledger(settings).lock():
@@ -131,35 +134,27 @@ def retire_command(
                 + f". Kept are: {there or 'none'}. What {settings.catalogue} names is served: "
                 "take the line out first"
             )
+        keys = {key_of(line) for line in chosen}
+        living = [one for one in releases(settings) if one.is_living]
+        ending = [one.number for one in living if keys & one.fits]
+        for number in ending:
+            refuse_retiring(settings, number, f"{', '.join(map(str, chosen))}: ")
         goes_on = [line for line in [*current, *fits.kept(current)] if line not in chosen]
-        spaces = {own.space for own, _ in fits.all_spaces(goes_on)} | {*fits.spaces.values()}
+        spaces = {own.space for own, _ in by_space(settings, goes_on)} | {*fits.spaces.values()}
         gone = {own.space for own, _ in by_space(settings, chosen)} - spaces
-        store = publish.open_store(settings)
-        views = {line.view for line in chosen} | {space.view for space in gone}
-        folders = [settings.layout.embeddings(line.view) for line in chosen]
-        folders += [settings.layout.items(space) for space in gone]
-        table = plain_table("To be removed")
-        table.add_column("what")
-        table.add_column("how much", justify="right")
+        others = {key for one in living if one.number not in ending for key in one.fits}
+        keys |= {key_of(space) for space in gone} - others
+        keys |= {*only_in(settings, ending)}
+        store, what = publish.open_store(settings), going(settings, keys)
         with working("counting what goes"):
-            online = publish.what_retires(store, views)
-            sizes = {folder: megabytes(folder) for folder in folders if folder.exists()}
-        for view, rows in online.items():
-            table.add_row(f"{view}, online rows", number(rows))
-        for folder, size in sizes.items():
-            table.add_row(short(folder), f"{size:,.1f} MB")
-        for line in chosen:
-            table.add_row(f"{line.service}, which rankers read", "")
+            table = counted(store, what)
+        for number in ending:
+            table.add_row(f"release {number}, which names it", "")
         console.print(table)
         confirm(yes, f"activity retire {name} {version}" + (f" --fit {fit}" if fit else ""))
         with working("removing it"):
-            # First: from here on nothing publishes them, and a killed retire can be run again.
-            for line in chosen:
-                retire_fit(settings, line)
-            for space in gone:
-                retire_fit(settings, space)
-            publish.retire_views(settings, store, views)
-            for folder in folders:
-                shutil.rmtree(folder, ignore_errors=True)
+            for number in ending:
+                retire_release(settings, number)
+            take_down(settings, store, what)
     kept = ", ".join(short(line.artifact(settings)) for line in chosen)
     console.print(f"[green]✓[/] removed; the packages stay: {kept}", soft_wrap=True)

@@ -61,7 +61,7 @@ def train_command(
     """Train an aggregator, package it and register it; goes on where a killed one stopped.
 
     Where vectors of its fit are in use, a new fit is made beside it. `train ranker NAME` makes the
-    next fit of a line of RANKERS, which the service takes over.
+    next fit of a line of RANKERS, which the service takes over with its release.
     """
     settings = settings_of(config)
     if name == RANKER and ranker is not None:
@@ -107,11 +107,13 @@ def _train_ranker(settings: Config, name: str, version: int | None, until: str |
     with loading("Feast and TensorFlow"):
         import_feast()
         from pipelines.ranking.train import train_ranker
+        from pipelines.releasing import release_what_is_published
 
     with _ranker_stages(settings, "train", until) as (before, stages):
         fit, folder, _ = train_ranker(settings, line, before, stages)
+        release_what_is_published(settings, stages)
     console.print(
-        f"\n{fit} lies in {escape(short(folder))}; the service takes it over.",
+        f"\n{fit} lies in {escape(short(folder))}; the service takes it over with its release.",
         highlight=False,
         soft_wrap=True,
     )

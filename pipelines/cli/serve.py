@@ -126,6 +126,7 @@ def _recommending(
     from serving.recommend.parts import open_parts, reopening
     from serving.recommend.recommend import Recommender
     from serving.recommend.service import RecommendService
+    from serving.recommend.standby import WorkspaceStandby
 
     try:
         parts = open_parts(settings, store, requests)
@@ -135,7 +136,8 @@ def _recommending(
     metrics = RecommendMetrics()
     impressions = open_impressions(settings, metrics)
     log = InputLog(settings, store, metrics) if settings.recommend.log_features else None
-    recommender = Recommender(settings, parts, reopen, threads, metrics, log=log)
+    standby = WorkspaceStandby(settings, store, requests)
+    recommender = Recommender(settings, parts, reopen, threads, metrics, log=log, standby=standby)
     return [RecommendService(recommender, impressions)], ""
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from models.lines import by_space
-from operations.fits import made_lines
+from operations.composition import served_lines
 from operations.ledger import Ledger
 from pipelines.nearest import DescribedItems
 from pipelines.progress import plain_table, working
@@ -52,7 +52,7 @@ def show_member(console: Console, config: Config, member: int | str, *, full: bo
         with connect(config) as con:
             actions = _last_actions(config, con, newest, member)
             example = someone(config, con, newest)
-            of = by_space(config, made_lines(config))
+            of = by_space(config, served_lines(config))
             items = {own.space: DescribedItems(own, con, newest) for own, _ in of}
         item = actions[0][2] if actions else None
         values = {} if actions is None else _online_values(config, member, item)
@@ -121,7 +121,7 @@ def _online_values(
     """Return service → feature → value, as the online store answers."""
     store = open_store(config)
     found = {}
-    for aggregator in made_lines(config):
+    for aggregator in served_lines(config):
         answer = store.get_online_features(
             features=store.get_feature_service(aggregator.service),
             entity_rows=[
@@ -165,7 +165,7 @@ def _nearest_table(
     table.expand = True
     table.add_column("vector", no_wrap=True)
     table.add_column("nearest items", ratio=1, no_wrap=True, overflow="ellipsis")
-    for aggregator in made_lines(config):
+    for aggregator in served_lines(config):
         kinds = predicted_kinds(config, aggregator.predicted(config))
         of_space = items[aggregator.config_of(config).space]
         table.add_row(Text(aggregator.service, "bold"), f"by {of_space.similarity}")

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from operations.fits import Fits, current_lines, say_kept
 from operations.ledger import Ledger
+from operations.releases import TARGETS, releases, serving
 from operations.state_files import state_files
 from pipelines.progress import number, plain_table, short, stage_table
 from pipelines.terminal import escape
@@ -31,6 +32,8 @@ def status(console: Console, config: Config) -> None:
     runs = ledger.last_runs()
     now = datetime.now(UTC)
     console.print(verdict(config, ledger, runs, now), highlight=False)
+    if said := _serving(config):
+        console.print(said, highlight=False)
     console.print()
     console.print(_runs_table(runs))
     for run in runs:
@@ -84,6 +87,24 @@ def verdict(
     if covered:
         return f"[green]All is well.[/] {online}, {age} days old: no newer event is staged."
     return f"[bold red]The snapshot is {age} days old.[/] {online}; to renew it: activity run"
+
+
+def _serving(config: Config) -> str:
+    """Say which release serves, and whether a newer one waits; empty before there was one."""
+    every = releases(config)
+    if not every:
+        return ""
+    by = {target: serving(config, target) for target in TARGETS}
+    if len({*by.values()}) == 1:
+        number = by["online"]
+        said = "No release serves." if number is None else f"Release {number} serves."
+    else:
+        said = "; ".join(f"{target}: release {number}" for target, number in by.items()) + "."
+    newest = every[0]
+    if newest.is_living and newest.number not in by.values():
+        why = f": {newest.refused}" if newest.refused else ""
+        said += f" Release {newest.number} is made and does not serve{why}."
+    return escape(said)
 
 
 def _runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:

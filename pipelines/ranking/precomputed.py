@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection as Connection
 from feast import FeatureStore
 
+from operations.composition import fits_of, served_fits
+from operations.fits import Fits
 from pipelines.progress import Stage, Stages
 from pipelines.terminal import escape
 from serving import publish
@@ -31,12 +33,15 @@ AT_ONCE = 100
 Made = tuple[Sequence[Any], Sequence[Scored]]
 
 
-def precompute(config: Config, as_of: datetime, stages: Stages) -> int:
+def precompute(config: Config, as_of: datetime, stages: Stages, release: int | None = None) -> int:
     """Make the lists of `recommend.precompute` members, publish them and read them back.
 
     They are those that acted last, by the snapshot of `as_of`. Without a ranker, or with a damaged
     one, the sources' votes order. Where the configuration makes no lists, nothing happens. A member
     that is not among them any more keeps its last list online.
+
+    Args:
+        release: Makes them by its fits. Default: the one that the pointer of the lists names.
 
     Returns the number of lists.
 
@@ -48,11 +53,15 @@ def precompute(config: Config, as_of: datetime, stages: Stages) -> int:
     if not tables:
         return 0
     store, now = publish.open_store(config), datetime.now(UTC)
+    served = served_fits(config, "batch") if release is None else fits_of(config, release)
     with connect(config) as con:
         members = active_members(config, con, as_of)
         with stages.stage("recommendations", len(members), "members") as stage:
-            scoring, sources = _scoring(config, store, stages), Candidates(config, store)
-            items = ItemFacts(config, now)
+            scoring, sources = (
+                _scoring(config, store, served, stages),
+                Candidates(config, store, served),
+            )
+            items = ItemFacts(config, now, served)
 
             def made() -> Iterator[Made]:
                 for first in range(0, len(members), AT_ONCE):
@@ -61,7 +70,9 @@ def precompute(config: Config, as_of: datetime, stages: Stages) -> int:
                     stage.advance(len(some))
 
             try:
-                rows = write_lists(config, con, as_of, now + config.publish_delay, made())
+                rows = write_lists(
+                    config, con, as_of, now + config.publish_delay, made(), served.release
+                )
             finally:
                 sources.close()
                 if scoring is not None:
@@ -79,10 +90,10 @@ def precompute(config: Config, as_of: datetime, stages: Stages) -> int:
     return rows
 
 
-def _scoring(config: Config, store: FeatureStore, stages: Stages) -> Scoring | None:
+def _scoring(config: Config, store: FeatureStore, served: Fits, stages: Stages) -> Scoring | None:
     """Return what scores; None where there is no ranker or it is damaged, as in the service."""
     try:
-        return open_scoring(config, store)
+        return open_scoring(config, store, served=served)
     except InputError as error:
         said = f"[yellow]•[/] no ranker, the sources' votes order: {escape(str(error))}"
         stages.console.print(said, highlight=False, soft_wrap=True)
@@ -103,6 +114,7 @@ def write_lists(
     as_of: datetime,
     created_timestamp: datetime,
     made: Iterable[Made],
+    release: int | None = None,
 ) -> int:
     """Write the partition of a timestamp, and check it before it is in place; return its rows.
 
@@ -110,12 +122,17 @@ def write_lists(
 
     Args:
         made: Members with the list of each; an empty one is left out.
+        release: Whose lists they are.
 
     Raises:
         RunFailedError: a row breaks a rule of checks/candidate_lists.sql.
     """
     rows, file, schema = 0, partition(config.layout.recommendations, as_of), _schema(config)
-    batches = (table for some in made if (table := _table(schema, as_of, created_timestamp, *some)))
+    batches = (
+        table
+        for some in made
+        if (table := _table(schema, as_of, created_timestamp, release, *some))
+    )
     first = next(batches, None)
     if first is None:
         file.unlink(missing_ok=True)  # what a run before wrote
@@ -140,6 +157,7 @@ def _table(
     schema: pa.Schema,
     as_of: datetime,
     created_timestamp: datetime,
+    release: int | None,
     members: Sequence[Any],
     lists: Sequence[Scored],
 ) -> pa.Table | None:
@@ -151,6 +169,7 @@ def _table(
         "item_ids": [own.items.tolist() for _, own in some],
         "scores": [own.scores.tolist() for _, own in some],
         "ranker": [own.ranker for _, own in some],
+        "release": [None if release is None else str(release)] * len(some),
         "event_timestamp": [as_of] * len(some),
         "created_timestamp": [created_timestamp] * len(some),
     }
@@ -165,6 +184,7 @@ def _schema(config: Config) -> pa.Schema:
             pa.field("item_ids", pa.list_(ids[config.item_id_type])),
             pa.field("scores", pa.list_(pa.float32())),
             pa.field("ranker", pa.string()),
+            pa.field("release", pa.string()),
             pa.field("event_timestamp", UTC_US),
             pa.field("created_timestamp", UTC_US),
         ]

@@ -12,7 +12,8 @@ from feast import FeatureStore
 
 from models.lines import candidate_lines
 from models.spec import Aggregator
-from operations.fits import Fits, chosen, listing_sources
+from operations.composition import published_lists
+from operations.fits import Fits, chosen
 from serving.publish.feast_store import quiet
 from serving.publish.items import ItemsOnline
 from transformations.config import Config
@@ -124,7 +125,7 @@ class Table(NamedTuple):
 
 def tables_beside(config: Config) -> list[Table]:
     """Return the tables that a run may write beside those of the members."""
-    lists = [(source, source.view(own.space)) for source, own in listing_sources(config)]
+    lists = [(source, source.view(own.space)) for source, own in published_lists(config)]
     has_lists = bool(config.recommend.precompute and candidate_lines(config))
     return [
         Table(ITEM_STATS_VIEW, "item_id", config.layout.item_stats),

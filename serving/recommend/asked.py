@@ -88,6 +88,7 @@ class Answer:
         ranker: The fit that scored; "votes" without one.
         fits: What took part: line of a source → the fit that it reads, ranker, spaces.
         made_at: When the list was made: of a cached one, before.
+        release: The release that all of it is of; None before there were releases.
     """
 
     request_id: str
@@ -98,6 +99,7 @@ class Answer:
     fits: Mapping[str, str]
     made_at: datetime
     items: Sequence[Recommended]
+    release: int | None = None
 
 
 def checked(config: Config, items: ItemFacts, request: Request, now: datetime) -> Request:

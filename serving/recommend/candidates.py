@@ -15,9 +15,10 @@ from models.candidates.build import ids_there
 from models.candidates.nearest import Nearest
 from models.candidates.spec import ALL, CandidateSource, NearestToMember, Neighbours, Popular
 from models.candidates.votes import Floats, Ids, last_liked, together
-from models.lines import candidate_lines, similarity_of
+from models.lines import catalogue_lines, similarity_of
 from models.quantization import from_int8
-from operations.fits import Fits, made_lines
+from operations.composition import served_fits, sources_of
+from operations.fits import Fits
 from serving.recommend.cache import Kept
 from serving.recommend.member import NOBODY, Member
 from serving.request.item_table import open_item_table
@@ -54,17 +55,19 @@ class Found:
 
 
 class Candidates:
-    """The candidates of members; make it once, and again after a new fit.
+    """The candidates of members; make it once, and again when another release answers.
 
     Args:
         store: A feature store that `stores.read.Reader` reads.
+        served: The fits that answer. Default: those of the release that serves.
 
     Attributes:
         fits: Line of each source that brings something → the view or aggregator that it reads.
     """
 
-    def __init__(self, config: Config, store: FeatureStore) -> None:
+    def __init__(self, config: Config, store: FeatureStore, served: Fits | None = None) -> None:
         self.config, self.store = config, store
+        self.served = served_fits(config) if served is None else served
         self._by_sign = sorted(read_by_signs(config.rules))
         columns = ["item_ids", "actions", "event_timestamps", *self._by_sign]
         self._readers: list[Reader] = []
@@ -73,7 +76,7 @@ class Candidates:
             [f"{names.SEQUENCE_VIEW}:{name}" for name in columns], event_timestamps=True
         )
         self._finders: list[tuple[CandidateSource, Find | str]] = [
-            (line, KINDS[type(line)](self, line)) for line in candidate_lines(config)
+            (line, KINDS[type(line)](self, line)) for line in sources_of(config, self.served)
         ]
 
     def of(self, member: Any, known: Member | None = None) -> list[Found]:
@@ -179,9 +182,8 @@ def _popular(self: Candidates, line: Popular) -> Find:
 
 
 def _neighbours(self: Candidates, line: Neighbours) -> Find | str:
-    fits = Fits(self.config)
-    space = fits.spaces[line.of]
-    if not fits.is_made(space):
+    space = self.served.spaces[line.of]
+    if not self.served.is_made(space):
         return f"{space} is not fitted yet"
     view = self.fits[str(line)] = line.view(space)
     reader = self.reader([f"{view}:item_ids", f"{view}:scores"])
@@ -203,7 +205,8 @@ def _neighbours(self: Candidates, line: Neighbours) -> Find | str:
 
 def _nearest(self: Candidates, line: NearestToMember) -> Find | str:
     config = self.config
-    made = {f"{one.name}_v{one.version}": one for one in made_lines(config)}
+    lines = self.served.made(catalogue_lines(config))
+    made = {f"{one.name}_v{one.version}": one for one in lines}
     if line.aggregator not in made:
         return f"{line.aggregator} is not trained yet"
     aggregator = made[line.aggregator]

@@ -154,6 +154,7 @@ def rows_of(some: Sequence[Shown], columns: pa.Schema) -> pa.Table:
         "request_id": [answer.request_id for answer in answers],
         "member_id": [answer.member_id for answer in answers],
         "path": [answer.path for answer in answers],
+        "release": [_release(answer) for answer in answers],
         "ranker": [answer.ranker for answer in answers],
         "versions": [[*answer.fits.items()] for answer in answers],
         "context": [[*context.items()] for context in contexts],
@@ -168,7 +169,7 @@ def rows_of(some: Sequence[Shown], columns: pa.Schema) -> pa.Table:
     }
     # What is said once of an answer is repeated by Arrow: Python would hold up other answers.
     owners = np.repeat(np.arange(len(some)), [len(answer.items) for answer in answers])
-    nothing = [None] * len(items)  # release and arm, until there are such
+    nothing = [None] * len(items)  # an arm, until there are such
 
     def column(field: pa.Field) -> pa.Array:
         if field.name in of_answers:
@@ -190,7 +191,7 @@ def message(shown: Shown) -> bytes:
             "path": answer.path,
             "ranker": answer.ranker,
             "versions": dict(answer.fits),
-            "release": None,
+            "release": _release(answer),
             "arm": None,
             "context": dict(shown.context),
             "items": [
@@ -204,6 +205,10 @@ def message(shown: Shown) -> bytes:
             ],
         }
     ).encode()
+
+
+def _release(answer: Answer) -> str | None:
+    return None if answer.release is None else str(answer.release)
 
 
 def _texts(context: Mapping[str, Any]) -> dict[str, str]:

@@ -1,9 +1,10 @@
 """What a list has to know of items: whether they exist, their titles, columns, ends, vectors."""
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from models.items.similarity import comparable, unit
 from models.lines import similarity_of
+from operations.composition import served_fits
 from operations.fits import Fits
 from serving.recommend.member import Member
 from serving.request.item_table import open_item_table
@@ -48,8 +50,11 @@ class ItemFacts:
         newest: Ids of what may be recommended, what became known last first.
     """
 
-    def __init__(self, config: Config, now: datetime) -> None:
+    def __init__(self, config: Config, now: datetime, served: Fits | None = None) -> None:
         """Read them.
+
+        Args:
+            served: The fits that answer. Default: those of the release that serves.
 
         Raises:
             InputError: no item is staged.
@@ -79,14 +84,26 @@ class ItemFacts:
         }
         self._columns = _columns(config, facts["categories"].to_pylist(), kinds)
         self._type = pa.int64() if config.item_id_type == "int64" else pa.string()
-        spaces = Fits(config).spaces.values()
-        made = [space for space in spaces if part_files(config.in_space(space).items_dir)]
+        self._open_vectors(config, served_fits(config) if served is None else served)
+        self.newest = [item for item in ids if not self.is_out(item, now)]
+
+    def by(self, config: Config, served: Fits) -> Self:
+        """Return the same items with the vectors of other fits."""
+        others = copy(self)
+        others._open_vectors(config, served)
+        return others
+
+    def _open_vectors(self, config: Config, served: Fits) -> None:
+        made = [
+            space
+            for space in served.spaces.values()
+            if served.is_present(space) and part_files(config.in_space(space).items_dir)
+        ]
         self.space = str(made[0]) if made else None
         if made:
             own = config.in_space(made[0])
             self._similarity = similarity_of(own)
             self._table = open_item_table(own)
-        self.newest = [item for item in ids if not self.is_out(item, now)]
 
     def __len__(self) -> int:
         return len(self._row)

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 from feast import FeatureStore
 
-from models.lines import ranker_lines
-from operations.fits import Fits, made_lines
+from models.lines import catalogue_lines, ranker_lines
+from operations.composition import served_fits
+from operations.fits import Fits
 from operations.rankers import newest
 from serving.recommend.candidates import Candidates
 from serving.recommend.items import ItemFacts
@@ -60,6 +61,7 @@ class Parts:
         popular: What is the same for all members, in memory: it needs no store.
         state: Changes with what would be opened now (`state_of`).
         renew: Reads again what is kept of the store for a time, before that is over.
+        release: Whose fits all of them are; None before there were releases.
     """
 
     sources: Sources
@@ -69,6 +71,7 @@ class Parts:
     popular: Scored = field(default_factory=lambda: fused([]))
     state: Hashable = None
     renew: Callable[[], None] = lambda: None
+    release: int | None = None
 
 
 def lists_of(config: Config, sources: Candidates) -> Precomputed:
@@ -76,39 +79,49 @@ def lists_of(config: Config, sources: Candidates) -> Precomputed:
     if not config.recommend.precompute:
         return NoLists()
     try:
-        return OnlineLists(sources.reader(FEATURES))
+        return OnlineLists(sources.reader(FEATURES), sources.served.release)
     except InputError:  # the last run was by a version that made none
         return NoLists()
 
 
 def open_parts(
-    config: Config, store: FeatureStore, request_time: RequestTime | None = None
+    config: Config,
+    store: FeatureStore,
+    request_time: RequestTime | None = None,
+    served: Fits | None = None,
+    beside: Parts | None = None,
 ) -> Parts:
-    """Open all that answers are made from.
+    """Open all that answers are made from: the parts of one release, and of no other.
 
     Args:
         request_time: Makes vectors with a request's own actions, for the ranker.
+        served: The fits that answer. Default: those of the release that serves.
+        beside: Parts of another release of the same time, whose items these share.
 
     Raises:
         InputError: nothing was run yet.
     """
-    state = state_of(config)
-    sources = Candidates(config, store)
-    items = ItemFacts(config, datetime.now(UTC))
+    served = served_fits(config) if served is None else served
+    state, release = state_of(config, served), served.release
+    sources = Candidates(config, store, served)
+    if beside is None:
+        items = ItemFacts(config, datetime.now(UTC), served)
+    else:
+        items = beside.items.by(config, served)
     popular = popular_now(sources, items)
-    scorer, lists = _scorer(config, store, request_time), lists_of(config, sources)
+    scorer, lists = _scorer(config, store, request_time, served), lists_of(config, sources)
     if scorer is None:
-        return Parts(sources, items, None, lists, popular, state)
+        return Parts(sources, items, None, lists, popular, state, release=release)
     scorer.warm_up(items.newest[:WARM])
-    return Parts(sources, items, scorer, lists, popular, state, scorer.renew)
+    return Parts(sources, items, scorer, lists, popular, state, scorer.renew, release)
 
 
 def _scorer(
-    config: Config, store: FeatureStore, request_time: RequestTime | None
+    config: Config, store: FeatureStore, request_time: RequestTime | None, served: Fits
 ) -> Scoring | None:
     """Return what scores; None, which is logged, where the ranker is damaged: then votes order."""
     try:
-        return open_scoring(config, store, request_time)
+        return open_scoring(config, store, request_time, served)
     except InputError as error:
         logger.error("no ranker, the sources' votes order: %s", error)
         return None
@@ -120,10 +133,11 @@ def reopening(
     """Return what opens new parts where there is something new, else returns None."""
 
     def reopen(parts: Parts) -> Parts | None:
-        if state_of(config) == parts.state:
+        served = served_fits(config)
+        if state_of(config, served) == parts.state:
             return None
         store.refresh_registry()
-        return open_parts(config, store, request_time)
+        return open_parts(config, store, request_time, served)
 
     return reopen
 
@@ -139,14 +153,15 @@ WARM = 2_000
 """Items, the newest, that are read before the first request."""
 
 
-def state_of(config: Config) -> Hashable:
+def state_of(config: Config, served: Fits) -> Hashable:
     """Identify what there is to open: fits, lines that are made, staged items, item vectors."""
-    staged, spaces = config.layout.staged_items, Fits(config).spaces.values()
+    staged, spaces = config.layout.staged_items, served.spaces.values()
     mark = (staged.stat().st_mtime_ns, staged.stat().st_size) if staged.exists() else None
     made = [own for own in map(config.in_space, spaces) if part_files(own.items_dir)]
     return (
         mark,
         tuple((str(own.space), table_key(own)) for own in made),
-        tuple(sorted(line.view for line in made_lines(config))),
-        tuple(map(str, newest(config, ranker_lines(config)))),
+        tuple(sorted(line.view for line in served.made(catalogue_lines(config)))),
+        tuple(map(str, newest(config, ranker_lines(config), served))),
+        served.release,
     )

@@ -17,7 +17,9 @@ from stores.read import Reader
 from transformations.config import Config
 from transformations.names import RECOMMENDATIONS_VIEW
 
-FEATURES = [f"{RECOMMENDATIONS_VIEW}:{name}" for name in ("item_ids", "scores", "ranker")]
+FEATURES = [
+    f"{RECOMMENDATIONS_VIEW}:{name}" for name in ("item_ids", "scores", "ranker", "release")
+]
 LONGER = 2
 """How many times `recommend.n` items a list has: what is asked for then leaves some of them out."""
 
@@ -27,16 +29,17 @@ class OnlineLists:
 
     Args:
         reader: Of FEATURES.
+        release: Only lists that it made; None: all.
     """
 
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
+    def __init__(self, reader: Reader, release: int | None = None) -> None:
+        self._reader, self._release = reader, release
 
     def of(self, member: Any) -> Scored | None:
-        """Return a member's list; None where it has none."""
+        """Return a member's list; None where it has none, or one of another release."""
         row = self._reader.read({"member_id": [member]})
         items, ranker = row["item_ids"][0], row["ranker"][0]
-        if not items:
+        if not items or (self._release is not None and row["release"][0] != str(self._release)):
             return None
         fits = {} if ranker == VOTES else {"ranker": ranker}
         scores = np.array(row["scores"][0], np.float32)

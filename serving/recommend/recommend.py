@@ -9,6 +9,7 @@ request ─► checked ─┬─► member, candidates, scores, rules   in a thr
 
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -27,6 +28,7 @@ from serving.recommend.metrics import RecommendMetrics
 from serving.recommend.parts import Parts, popular_now
 from serving.recommend.rules import Pool, drawing, listed
 from serving.recommend.scored import Scored, fused
+from serving.recommend.standby import Standby
 from serving.request.sequences import checked_ids
 from transformations.config import Config
 
@@ -37,6 +39,8 @@ T = TypeVar("T")
 LISTS_AT, GIVE_UP = 0.4, 0.6
 """Shares of the deadline: when a list made before is asked for, and when what is popular serves.
 The rest is for the rules, and for a machine that is busy."""
+CLOSED_AFTER = 5.0
+"""Seconds, beside the deadline, after which nothing uses the parts any more that were replaced."""
 
 
 class Recommender:
@@ -49,6 +53,8 @@ class Recommender:
         threads: Answers that are ranked at once.
         rng: Makes the random numbers of an answer that explores.
         log: Gets what a ranker read of a member at a time; not with actions of the request.
+        standby: Says which release answers, and opens those that may answer next; for `follow`.
+            None: there is one, or none.
     """
 
     def __init__(
@@ -60,10 +66,16 @@ class Recommender:
         metrics: RecommendMetrics | None = None,
         rng: Callable[[], np.random.Generator] = np.random.default_rng,
         log: InputLog | None = None,
+        standby: Standby | None = None,
     ) -> None:
         self.config, self.metrics = config, metrics or RecommendMetrics()
         self._parts, self._reopen, self._rng, self._log = parts, reopen, rng, log
-        self._old: list[Parts] = []
+        self._standby = standby
+        self._ready: dict[int | None, Parts] = {}
+        self._turning = (
+            threading.Lock()
+        )  # held while parts are swapped, never while some are opened
+        self._old: list[tuple[float, Parts]] = []
         self._ranking = ThreadPoolExecutor(threads, thread_name_prefix="rank")
         self._lists = ThreadPoolExecutor(threads, thread_name_prefix="lists")
         self._kept: Kept[_Made] = Kept(config.recommend.keep.total_seconds())
@@ -142,7 +154,7 @@ class Recommender:
         def keep(made: _Made) -> bool:
             return not made.failed and parts is self._parts
 
-        made, was_there = self._kept.of(request.key(known.row_at), make, keep)
+        made, was_there = self._kept.of((parts.release, request.key(known.row_at)), make, keep)
         return made, "cached" if was_there else made.path
 
     def _new(self, parts: Parts, request: Request, known: Member, now: datetime) -> "_Made":
@@ -226,7 +238,9 @@ class Recommender:
         fits = {**parts.sources.fits, **scored.fits}
         if parts.items.space is not None:
             fits["reasons"] = parts.items.space
-        return _Made(items, scored.ranker, fits, now, member.row_at is not None)
+        return _Made(
+            items, scored.ranker, fits, now, member.row_at is not None, release=parts.release
+        )
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
@@ -237,21 +251,91 @@ class Recommender:
         """Load new fits, items and lists; return whether there were new parts.
 
         Answers are made from the old ones until the new ones are there. After a failure the old
-        ones stay.
+        ones stay. The releases that may answer next are opened too, and kept up.
         """
-        for old in self._old:  # its last answer was due long ago
-            old.sources.close()
-        self._old = []
+        self._close_old()
+        self.follow()
         before = self._parts
         after = self._reopen(before)
         if after is None:
             popular = popular_now(before.sources, before.items)
-            self._parts = replace(before, popular=popular)
+            with self._turning:
+                if self._parts is before:  # no other release answers by now
+                    self._parts = replace(before, popular=popular)
             before.renew()
+        else:
+            self._take(before, after)
+        if self._standby is not None:
+            self._keep_ready(self._standby)
+        return after is not None
+
+    def _take(self, before: Parts, after: Parts) -> None:
+        """Let new parts answer; where another release answers by now, keep them ready."""
+        with self._turning:
+            if self._parts is before or self._parts.release == after.release:
+                # Of another release: it may come back, so it stays open.
+                replaced, self._parts = self._parts, after
+                if (stale := self._ready.pop(after.release, None)) is not None:
+                    self._old.append((time.monotonic(), stale))
+                if replaced.release != after.release:
+                    self._put_ready(replaced)
+                else:
+                    self._old.append((time.monotonic(), replaced))
+                self._kept.clear()
+            else:
+                self._put_ready(after)
+
+    def _keep_ready(self, standby: Standby) -> None:
+        """Open what may answer next, close what may not any more."""
+        with self._turning:
+            kept, beside = dict(self._ready), self._parts
+        opened = standby.opened(kept, beside)
+        with self._turning:
+            ready, self._ready = self._ready, {}
+            for release, parts in opened.items():
+                # The pointer may have moved meanwhile: what answers now is not kept beside itself.
+                if release != self._parts.release:
+                    self._ready[release] = parts
+                elif parts is not self._parts:
+                    self._old.append((time.monotonic(), parts))
+            gone = [
+                one for one in ready.values() if one not in (*self._ready.values(), self._parts)
+            ]
+            self._old += [(time.monotonic(), parts) for parts in gone]
+
+    def _put_ready(self, parts: Parts) -> None:
+        replaced = self._ready.get(parts.release)
+        if replaced is not None:
+            self._old.append((time.monotonic(), replaced))
+        self._ready[parts.release] = parts
+
+    def _close_old(self) -> None:
+        """Close what was replaced, once the last answer from it was due long ago."""
+        until = time.monotonic() - self.config.recommend.deadline.total_seconds() - CLOSED_AFTER
+        with self._turning:
+            over = [parts for at, parts in self._old if at <= until]
+            self._old = [(at, parts) for at, parts in self._old if at > until]
+        for parts in over:
+            parts.sources.close()
+
+    def follow(self) -> bool:
+        """Let the release answer that the pointer names; return whether it is not open yet.
+
+        Then a `refresh` opens it. What answered before stays open: to go back is a swap too.
+        """
+        if self._standby is None:
             return False
-        self._parts, self._old = after, [before]
-        self._kept.clear()
-        return True
+        release = self._standby.pointer()
+        with self._turning:
+            if release == self._parts.release:
+                return False
+            if release not in self._ready:
+                return True
+            after = self._ready.pop(release)
+            self._put_ready(self._parts)
+            self._parts = after
+            self._kept.clear()
+        return False
 
     def now(self, request: Request) -> Answer:
         """Return a member's recommendations however long they take, newly made.
@@ -312,7 +396,7 @@ class Recommender:
         """Close the connections; threads that are held are not waited for."""
         for pool in (self._ranking, self._lists):
             pool.shutdown(wait=False, cancel_futures=True)
-        for parts in (*self._old, self._parts):
+        for parts in (*(old for _, old in self._old), *self._ready.values(), self._parts):
             parts.sources.close()
         if self._log is not None:
             self._log.close()
@@ -335,6 +419,7 @@ class _Made:
     member_known: bool | None
     path: Path = "popular"
     failed: bool = False
+    release: int | None = None
 
 
 def _answer(request: Request, made: _Made, path: Path) -> Answer:
@@ -347,6 +432,7 @@ def _answer(request: Request, made: _Made, path: Path) -> Answer:
         made.fits,
         made.at,
         made.items,
+        made.release,
     )
 
 

@@ -16,6 +16,8 @@ from models.rankers.inputs import Floats, Inputs, Rows
 from models.rankers.item_categories import items_known, read_categories
 from models.rankers.package import Loaded, is_packaged, load
 from models.rankers.reading import SEQUENCE, Members, Needs, inputs_of, items_of, members_of
+from operations.composition import served_fits
+from operations.fits import Fits
 from operations.rankers import newest
 from serving.recommend.kept_items import KeptItems
 from serving.recommend.scored import Lists, Scored, Served, as_ids, merged
@@ -259,14 +261,37 @@ def ranks_in(found: Sequence[Lists], items: Sequence[Any]) -> dict[str, Floats]:
 
 
 def open_scoring(
-    config: Config, store: FeatureStore, request_time: RequestTime | None = None
+    config: Config,
+    store: FeatureStore,
+    request_time: RequestTime | None = None,
+    served: Fits | None = None,
 ) -> Scoring | None:
     """Return what scores by the newest fit of the first line of RANKERS that is made; or None.
 
+    Args:
+        served: The fits that answer. Default: those of the release that serves.
+
     Raises:
-        InputError: it is damaged, or reads what is gone.
+        InputError: it is damaged, reads what is gone, or what its release does not name.
     """
-    made = [line for line in newest(config, ranker_lines(config)) if is_packaged(line, config)]
+    served = served_fits(config) if served is None else served
+    rankers = newest(config, ranker_lines(config), served)
+    made = [line for line in rankers if is_packaged(line, config)]
     if not made:
         return None
-    return Scoring(config, store, load(config, made[0]), request_time)
+    ranker = load(config, made[0])
+    _refuse_other_fits(ranker, served)
+    return Scoring(config, store, ranker, request_time)
+
+
+def _refuse_other_fits(ranker: Loaded, served: Fits) -> None:
+    """Raise InputError where a ranker reads vectors of a fit that its release does not name."""
+    named = {line.view for line in served.other_fits(()) if served.is_made(line)}
+    others = [one.view for one in Needs.read(ranker.manifest["needs"]).vectors]
+    others = [view for view in others if view not in named]
+    if others and served.release is not None:
+        raise InputError(
+            f"{ranker.line} was trained on {', '.join(others)}, which release {served.release} "
+            f"does not name ({', '.join(sorted(named)) or 'it names no vectors'}); train it again: "
+            f"activity train ranker {ranker.line.name}"
+        )

@@ -162,6 +162,10 @@ class RecommendService:
         outcomes.labels("changed" if changed else "unchanged").inc()
         return changed
 
+    def follow(self) -> bool:
+        """Let the release answer that the pointer names; return whether a refresh opens it."""
+        return self._recommender.follow()
+
     def close(self) -> None:
         """Close the recommender; answers in flight are there already, or late."""
         if self._pool is not None:

@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -54,6 +54,8 @@ T = TypeVar("T")
 
 TITLE = "Member activity embeddings at request time"
 MEMBERS, EVENTS = 64, 512  # at most, in one request
+FOLLOWED_EVERY = 0.2
+"""Seconds after which a moved pointer is seen at the latest."""
 
 Integer = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
 Text = Annotated[StrictStr, Field(max_length=200)]
@@ -152,6 +154,10 @@ class Beside(Protocol):
         """Load what is new; return whether anything was."""
         ...
 
+    def follow(self) -> bool:
+        """Do what a moved pointer asks for, if that is a swap; return whether a refresh is due."""
+        ...
+
     def close(self) -> None:
         """Close its connections."""
         ...
@@ -181,11 +187,16 @@ def application(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         metrics.serving(requests)
         _settle()
-        working = asyncio.create_task(
-            _warm_then_refreshing(requests, beside, metrics, health, refresh_every)
+        due = asyncio.Event()
+        working = (
+            asyncio.create_task(
+                _warm_then_refreshing(requests, beside, metrics, health, refresh_every, due)
+            ),
+            asyncio.create_task(_following(beside, due)),
         )
         yield
-        working.cancel()
+        for task in working:
+            task.cancel()
         pool.shutdown()
         for service in beside:
             service.close()
@@ -287,8 +298,13 @@ async def _warm_then_refreshing(
     metrics: RequestMetrics,
     health: _Health,
     every: float,
+    due: asyncio.Event,
 ) -> None:
-    """Warm up, then check for new models and items forever; after a failure the old serve on."""
+    """Warm up, then check for new models and items forever; after a failure the old serve on.
+
+    Args:
+        due: Set when something waits for the next check: it comes at once.
+    """
     while not health.is_warm:
         try:
             await asyncio.to_thread(requests.embed_nobody)
@@ -300,7 +316,12 @@ async def _warm_then_refreshing(
             logger.warning("not ready, tried again in %g s: %s", every, error)
             await asyncio.sleep(every)
     while True:
-        await asyncio.sleep(every)
+        if health.error is None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(due.wait(), every)
+        else:  # what failed is not asked for again and again
+            await asyncio.sleep(every)
+        due.clear()
         try:
             changed = await asyncio.to_thread(requests.refresh)
             for service in beside:
@@ -317,6 +338,19 @@ async def _warm_then_refreshing(
             )
             health.error = redact(str(error))
         health.looked_at = datetime.now(UTC)
+
+
+async def _following(beside: Sequence[Beside], due: asyncio.Event) -> None:
+    """Look several times per second whether another release has to answer."""
+    while True:
+        await asyncio.sleep(FOLLOWED_EVERY)
+        for service in beside:
+            try:
+                if await asyncio.to_thread(service.follow):
+                    due.set()
+            except Exception as error:
+                logger.warning("which release serves cannot be read, the last one does: %s", error)
+                await asyncio.sleep(1)
 
 
 def _body(question: Question, embedded: Embedded) -> dict[str, Any]:

@@ -143,6 +143,7 @@ def test_an_answer_says_what_was_chosen_and_why(client: Client) -> None:
             "ranker": "stand_in_v1_f2",
             "reasons": "tfidf_svd_v1",
         },
+        "release": None,
     }
     assert [item["item_id"] for item in items] == [7, 5, 4]
     assert items[2] == {

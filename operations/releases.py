@@ -1,0 +1,400 @@
+"""Releases: which fits serve together, which release serves, and what served before it.
+
+A release is a set of fits that were made and published together. A target (the online service, the
+lists that a run makes) serves the release that its pointer names: its last promotion to all. Moving
+it is one transaction of the ledger; what answers reads the pointer, and never the newest fit.
+"""
+
+import sqlite3
+from collections.abc import Collection, Set
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, get_args
+
+import sqlalchemy as sa
+
+from operations.fits import Key
+from operations.ledger import METADATA, Ledger, ledger_exists, now_text
+from transformations import names
+from transformations.config import Config
+from transformations.errors import InputError
+
+Target = Literal["online", "batch"]
+TARGETS: tuple[Target, ...] = get_args(Target)
+"""What serves: the service, and the lists that a run makes before anybody asks."""
+PUBLISHED = 2
+"""The newest releases, which go on being published whether they serve or not."""
+
+RELEASES = sa.Table(
+    "release",
+    METADATA,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("made_at", sa.String, nullable=False),
+    sa.Column("fitted_until", sa.String),
+    # What the gates said: {"passed": bool, "why": text, …}; null where none has judged.
+    sa.Column("gates", sa.JSON(none_as_null=True)),
+    sa.Column("retired_at", sa.String),
+    sa.Column("pinned_at", sa.String),
+    sa.Column("pinned_why", sa.String),
+)
+RELEASE_FITS = sa.Table(
+    "release_fit",
+    METADATA,
+    sa.Column("release", sa.Integer, sa.ForeignKey("release.number"), primary_key=True),
+    sa.Column("kind", sa.String, primary_key=True),
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("fit", sa.Integer, primary_key=True),
+)
+PROMOTIONS = sa.Table(
+    "promotion",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("target", sa.String, nullable=False),
+    sa.Column("release", sa.Integer, sa.ForeignKey("release.number"), nullable=False),
+    # Of the traffic; below 1 it moves no pointer.
+    sa.Column("share", sa.Float, nullable=False, server_default="1"),
+    sa.Column("is_rollback", sa.Boolean, nullable=False),
+    sa.Column("at", sa.String, nullable=False),
+    sa.Column("why", sa.String),
+)
+
+
+@dataclass(frozen=True)
+class Release:
+    """Fits that serve together.
+
+    Attributes:
+        fitted_until: The moment that any of them saw last; None if none saw anything.
+        gates: What the gates said; None where none has judged.
+        fits: Kind, name, version and fit of each. Of a line with two fits the newest answers; the
+            other is there because a ranker reads its vectors.
+    """
+
+    number: int
+    made_at: datetime
+    fitted_until: datetime | None
+    gates: dict[str, Any] | None
+    retired_at: datetime | None
+    pinned_at: datetime | None
+    pinned_why: str | None
+    fits: Set[Key] = field(repr=False)
+
+    def __str__(self) -> str:
+        return f"release {self.number}"
+
+    @property
+    def refused(self) -> str:
+        """Why it may not serve; empty where it may: here a gate's verdict decides."""
+        if self.gates is None or self.gates.get("passed"):
+            return ""
+        return str(self.gates.get("why") or "its gates did not pass")
+
+    @property
+    def is_living(self) -> bool:
+        """Whether its fits go on being published."""
+        return self.retired_at is None
+
+    def named(self, kind: str) -> list[str]:
+        """Return the names of its fits of a kind, as decay_v1_f2, in order."""
+        return [names.fitted(*key[1:]) for key in sorted(self.fits) if key[0] == kind]
+
+
+def releases(config: Config) -> list[Release]:
+    """Return every release, the newest first."""
+    if not ledger_exists(config):
+        return []
+    with Ledger(config).engine.connect() as connection:
+        of: dict[int, set[Key]] = {}
+        for row in connection.execute(sa.select(RELEASE_FITS)):
+            of.setdefault(row.release, set()).add((row.kind, row.name, row.version, row.fit))
+        found = connection.execute(sa.select(RELEASES).order_by(RELEASES.c.number.desc())).all()
+    return [
+        Release(
+            row.number,
+            datetime.fromisoformat(row.made_at),
+            _time(row.fitted_until),
+            row.gates,
+            _time(row.retired_at),
+            _time(row.pinned_at),
+            row.pinned_why,
+            of.get(row.number, set()),
+        )
+        for row in found
+    ]
+
+
+def release_of(config: Config, number: int) -> Release:
+    """Return a release.
+
+    Raises:
+        InputError: there is no such one.
+    """
+    every = releases(config)
+    for release in every:
+        if release.number == number:
+            return release
+    there = ", ".join(str(release.number) for release in every) or "none, activity run makes one"
+    raise InputError(f"expected the number of a release ({there}), got {number}")
+
+
+def serving(config: Config, target: Target = "online") -> int | None:
+    """Return the number of the release that a target serves; None before the first promotion."""
+    if not ledger_exists(config):
+        return None
+    with Ledger(config).engine.connect() as connection:
+        return _pointer(connection, target)
+
+
+def promote(
+    config: Config,
+    number: int,
+    why: str | None = None,
+    targets: Collection[Target] = TARGETS,
+    share: float = 1.0,
+) -> None:
+    """Let a release serve: its targets' pointers name it from here on, all of them together.
+
+    Args:
+        share: Of the traffic. Below 1 it is noted, and the pointer stays.
+
+    Raises:
+        InputError: there is no such release, it is retired, or a gate refused it.
+    """
+    release = release_of(config, number)
+    if release.refused:
+        raise InputError(f"{release} may not serve: {release.refused}")
+    with Ledger(config).engine.begin() as connection:
+        for target in targets:
+            _move(connection, target, number, share, why, is_rollback=False)
+
+
+def rollback(
+    config: Config, why: str | None = None, targets: Collection[Target] = TARGETS
+) -> dict[Target, int]:
+    """Let the release serve that served before the present one; again, the one before that.
+
+    Returns target → the release that it serves now; without those that served nothing before.
+
+    Raises:
+        InputError: nothing that is not retired served before, on any of the targets.
+    """
+    moved: dict[Target, int] = {}
+    with Ledger(config).engine.begin() as connection:
+        # The first write locks the ledger: what is read below stands until the end.
+        connection.execute(sa.update(RELEASES).where(sa.false()).values(pinned_why=None))
+        for target in targets:
+            before = _before(connection, target)
+            if before is not None:
+                _move(connection, target, before, 1.0, why, is_rollback=True)
+                moved[target] = before
+    if not moved:
+        now = {serving(config, target) for target in targets} - {None}
+        raise InputError(
+            f"expected a release that served before {', '.join(map(str, now)) or 'any'} and is not "
+            "retired, found none. activity release list shows what there is; activity release "
+            "promote N lets one serve"
+        )
+    return moved
+
+
+def _move(
+    connection: sa.Connection,
+    target: Target,
+    number: int,
+    share: float,
+    why: str | None,
+    is_rollback: bool,
+) -> None:
+    # One statement, so that none is promoted that is being retired meanwhile.
+    values = (sa.literal(x) for x in (target, number, share, is_rollback, now_text(), why))
+    living = sa.exists().where(RELEASES.c.number == number, RELEASES.c.retired_at.is_(None))
+    into = ["target", "release", "share", "is_rollback", "at", "why"]
+    moved = connection.execute(
+        sa.insert(PROMOTIONS).from_select(into, sa.select(*values).where(living))
+    )
+    if moved.rowcount != 1:
+        raise InputError(
+            f"release {number} is retired: its fits are not published any more, so it cannot serve"
+        )
+
+
+def _pointer(connection: sa.Connection, target: Target) -> int | None:
+    query = sa.select(PROMOTIONS.c.release).where(PROMOTIONS.c.target == target)
+    whole = query.where(PROMOTIONS.c.share >= 1).order_by(PROMOTIONS.c.id.desc()).limit(1)
+    number = connection.execute(whole).scalar()
+    return None if number is None else int(number)
+
+
+def _before(connection: sa.Connection, target: Target) -> int | None:
+    """Return the release that a rollback goes to: what served before, and is not retired."""
+    query = sa.select(PROMOTIONS.c.release, PROMOTIONS.c.is_rollback).where(
+        PROMOTIONS.c.target == target, PROMOTIONS.c.share >= 1
+    )
+    served: list[int] = []
+    for number, is_rollback in connection.execute(query.order_by(PROMOTIONS.c.id)).all():
+        if is_rollback:
+            while served and served[-1] != number:
+                served.pop()
+        elif not served or served[-1] != number:
+            served.append(number)
+    retired = sa.select(RELEASES.c.number).where(RELEASES.c.retired_at.is_not(None))
+    gone = set(connection.execute(retired).scalars())
+    return next((n for n in served[-2::-1] if n not in gone and n != served[-1]), None)
+
+
+def history(config: Config) -> list[dict[str, Any]]:
+    """Return every promotion and rollback, the newest first, with the columns of the table."""
+    if not ledger_exists(config):
+        return []
+    with Ledger(config).engine.connect() as connection:
+        rows = connection.execute(sa.select(PROMOTIONS).order_by(PROMOTIONS.c.id.desc()))
+        return [dict(row) for row in rows.mappings()]
+
+
+def standby(config: Config, target: Target = "online") -> list[int]:
+    """Return the releases that a target may serve next, without the one that serves.
+
+    They are the newest ones, and what a rollback goes to.
+    """
+    if not ledger_exists(config):
+        return []
+    with Ledger(config).engine.connect() as connection:
+        now, before = _pointer(connection, target), _before(connection, target)
+        living = sa.select(RELEASES.c.number).where(RELEASES.c.retired_at.is_(None))
+        newest = connection.execute(living.order_by(RELEASES.c.number.desc()).limit(PUBLISHED))
+        found = dict.fromkeys([*newest.scalars(), *([] if before is None else [before])])
+    return [number for number in found if number != now]
+
+
+def to_retire(config: Config) -> list[int]:
+    """Return the releases whose time is over, the oldest first.
+
+    They are older than the newest PUBLISHED, no target serves them or would roll back to them, and
+    nobody pinned them.
+    """
+    living = [one for one in releases(config) if one.is_living]
+    kept = {one.number for one in living[:PUBLISHED]} | _in_use(config)
+    return sorted(
+        one.number for one in living[PUBLISHED:] if not one.pinned_at and one.number not in kept
+    )
+
+
+def _in_use(config: Config) -> set[int]:
+    """Return what the targets serve, whole or in part, and what they would roll back to."""
+    newest = sa.select(sa.func.max(PROMOTIONS.c.id)).group_by(PROMOTIONS.c.target)
+    in_part = sa.select(PROMOTIONS.c.release).where(PROMOTIONS.c.id.in_(newest))
+    with Ledger(config).engine.connect() as connection:
+        found = set(connection.execute(in_part).scalars())
+        for target in TARGETS:
+            found |= {_pointer(connection, target), _before(connection, target)} - {None}
+    return found
+
+
+def retire(config: Config, number: int) -> None:
+    """Note that a release serves no more: no promotion names it from here on.
+
+    Its fits stay until `pipelines.retiring` takes down those that no other release names.
+
+    Raises:
+        InputError: a target serves it, somebody pinned it, or there is no such one.
+    """
+    refuse_retiring(config, number)
+    newest = (
+        sa.select(sa.func.max(PROMOTIONS.c.id))
+        .where(PROMOTIONS.c.share >= 1)
+        .group_by(PROMOTIONS.c.target)
+    )
+    serving_now = sa.select(PROMOTIONS.c.release).where(PROMOTIONS.c.id.in_(newest))
+    idle = sa.and_(
+        RELEASES.c.number == number,
+        RELEASES.c.pinned_at.is_(None),
+        RELEASES.c.number.not_in(serving_now),
+    )
+    first = sa.func.coalesce(RELEASES.c.retired_at, now_text())
+    with Ledger(config).engine.begin() as connection:
+        # One statement, so that none retires that is being promoted meanwhile.
+        if not connection.execute(
+            sa.update(RELEASES).where(idle).values(retired_at=first)
+        ).rowcount:
+            raise InputError(
+                f"release {number} serves; first let another one serve: activity release "
+                "rollback, or activity release promote N"
+            )
+
+
+def refuse_retiring(config: Config, number: int, about: str = "") -> None:
+    """Raise InputError where a release serves or is pinned, or there is no such one.
+
+    Args:
+        about: Begins what is said.
+    """
+    release = release_of(config, number)
+    if release.pinned_at is not None:
+        raise InputError(
+            f"{about}{release} is pinned ({release.pinned_why}); first: activity release unpin "
+            f"{number}"
+        )
+    if number in {serving(config, target) for target in TARGETS}:
+        raise InputError(
+            f"{about}{release} serves; first let another one serve: activity release rollback, or "
+            "activity release promote N"
+        )
+
+
+def pin(config: Config, number: int, why: str) -> None:
+    """Keep a release published until it is unpinned, as for a ranker elsewhere that reads its fits.
+
+    Raises:
+        InputError: it is retired already, or there is no such one.
+    """
+    if release_of(config, number).retired_at is not None:
+        raise InputError(f"release {number} is retired: its fits are not published any more")
+    _set(config, number, pinned_at=now_text(), pinned_why=why)
+
+
+def unpin(config: Config, number: int) -> None:
+    """Let a release retire again.
+
+    Raises:
+        InputError: there is no such one.
+    """
+    release_of(config, number)
+    _set(config, number, pinned_at=None, pinned_why=None)
+
+
+def note_gates(config: Config, number: int, said: dict[str, Any]) -> None:
+    """Note what the gates said of a release: `passed`, `why` where it did not, and more."""
+    release_of(config, number)
+    _set(config, number, gates=said)
+
+
+class Pointer:
+    """Which release a target serves, read again and again at the cost of one small query.
+
+    It sees a promotion of any process as soon as that is committed.
+    """
+
+    def __init__(self, config: Config, target: Target = "online") -> None:
+        Ledger(config)  # has the tables from here on, also if an older version made it
+        file, self._target = config.layout.ledger, target
+        # Read only: a ledger that was taken away is not made here again, as an empty one.
+        self._engine = sa.create_engine(
+            "sqlite://",
+            creator=lambda: sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True),
+            poolclass=sa.NullPool,
+        )
+
+    def release(self) -> int | None:
+        """Return its number; None before the first promotion."""
+        with self._engine.connect() as connection:
+            return _pointer(connection, self._target)
+
+
+def _set(config: Config, number: int, **values: Any) -> None:
+    with Ledger(config).engine.begin() as connection:
+        connection.execute(sa.update(RELEASES).where(RELEASES.c.number == number).values(**values))
+
+
+def _time(text: str | None) -> datetime | None:
+    return None if not text else datetime.fromisoformat(text)

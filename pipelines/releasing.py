@@ -1,0 +1,66 @@
+"""From what is published to a release that serves: noted, judged, promoted; older ones retire."""
+
+from datetime import datetime
+
+from models.lines import candidate_lines
+from operations.composition import note_release
+from operations.releases import TARGETS, history, promote, releases, serving
+from pipelines.progress import Stages
+from pipelines.ranking.precomputed import precompute
+from pipelines.retiring import retire_older
+from pipelines.terminal import escape
+from transformations.config import Config
+from transformations.errors import InputError
+
+
+def release_what_is_published(
+    config: Config, stages: Stages, as_of: datetime | None = None
+) -> None:
+    """Note a release where new fits are published, let it serve if it may, retire older ones.
+
+    What a killed run published is noted by the next. The lists of members are made by the release
+    that is about to serve, so that both come together.
+
+    Args:
+        as_of: Make members' lists as of this snapshot; None: a run does that later.
+    """
+    try:
+        made = note_release(config)
+    except InputError as error:
+        _say(stages, "[yellow]•[/]", str(error))
+    else:
+        if made is not None:
+            _say(stages, "[green]✓[/]", f"{made} is made: {', '.join(made.named('line'))}")
+    due = to_promote(config)
+    if as_of is not None and candidate_lines(config):
+        precompute(config, as_of, stages, due)
+    if due is not None:
+        promote(
+            config, due, "made anew, and release.promote is automatic" if due > 1 else "the first"
+        )
+        _say(
+            stages,
+            "[green]✓[/]",
+            f"release {due} serves; to take it back: activity release rollback",
+        )
+    retire_older(config, stages)
+
+
+def to_promote(config: Config) -> int | None:
+    """Return the release that is to serve by itself now: the newest, unless it did already.
+
+    Where nothing serves yet it does in any case; later ones where `release.promote` is automatic.
+    One that a gate refuses never does, and neither does one that was taken back.
+    """
+    living = [one for one in releases(config) if one.is_living]
+    if not living or living[0].refused:
+        return None
+    newest = living[0].number
+    nothing_serves = all(serving(config, target) is None for target in TARGETS)
+    served = any(row["release"] == newest for row in history(config))
+    is_due = nothing_serves or (config.release.promote == "automatic" and not served)
+    return newest if is_due else None
+
+
+def _say(stages: Stages, mark: str, said: str) -> None:
+    stages.console.print(f"{mark} {escape(said)}", highlight=False, soft_wrap=True)

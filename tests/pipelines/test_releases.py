@@ -1,0 +1,188 @@
+"""Releases of a workspace: noted when published, served by a pointer, taken back, retired."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from operations.composition import fits_of, note_release, served_fits, served_lines
+from operations.fits import Fits, current_lines, lines_of
+from operations.releases import promote, releases, rollback, serving
+from pipelines.releasing import release_what_is_published
+from serving.recommend.asked import Answer, Request
+from serving.recommend.parts import open_parts, reopening
+from serving.recommend.recommend import Recommender
+from serving.recommend.standby import WorkspaceStandby
+from tests.pipelines.test_candidates import CANDIDATES, DECAY, ENCODERS
+from tests.pipelines.test_item_spaces import market
+from tests.worlds.workspace import AVERAGE, DAY, END, Workspace
+from transformations.errors import InputError
+
+VIEWS = {
+    1: {"item_neighbours_co_actions_v1", "member_activity_decay_v1"},
+    2: {"item_neighbours_co_actions_v1_f2", "member_activity_decay_v1_f2"},
+}
+
+
+def release(workspace: Workspace, lists: bool = False) -> None:
+    as_of = END if lists else None
+    workspace.do("run", lambda stages: release_what_is_published(workspace.config, stages, as_of))
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace with two releases; the second serves."""
+    workspace = market(tmp_path_factory.mktemp("releases"), AVERAGE)
+    workspace.setting(
+        "fit_holdback:", "recommend: {deadline: 60s, precompute: 5000, n: 4}\nfit_holdback:"
+    )
+    workspace.lines(AVERAGE, DECAY, encoders=ENCODERS, candidates=CANDIDATES[:4])
+    workspace.run(END - DAY)
+    # Killed between publishing and noting: the next one notes it.
+    assert serving(workspace.config) is None
+    assert served_fits(workspace.config).release is None
+    release(workspace)
+    assert "release 1 is made: average_v1, decay_v1" in workspace.said
+    assert serving(workspace.config) == serving(workspace.config, "batch") == 1
+    release(workspace)
+    assert "is made" not in workspace.said
+    workspace.fit(END - 4 * DAY)
+    release(workspace)
+    assert "is made" not in workspace.said  # nothing was published by the new fits
+    assert [str(line) for line in served_lines(workspace.config)] == ["average_v1", "decay_v1"]
+    workspace.run(END)
+    assert serving(workspace.config) == 1
+    release(workspace, lists=True)
+    assert serving(workspace.config) == 2
+    return workspace
+
+
+def of_sources(answer: Answer) -> set[str]:
+    return {view for source, view in answer.fits.items() if source in ("co_actions_v1", "decay_v1")}
+
+
+def test_a_release_names_the_fits_that_were_published_together(served: Workspace) -> None:
+    second, first = releases(served.config)
+    assert first.named("space") == ["co_actions_v1", "tfidf_svd_v1"]
+    assert second.named("space") == ["co_actions_v1_f2", "tfidf_svd_v1_f2"]
+    assert second.named("line") == ["average_v1_f2", "decay_v1_f2"]
+    assert second.named("source") == [
+        "nearest_to_member_decay_v1_f2",
+        "neighbours_co_actions_v1_f2",
+        "popular_new_v1",
+        "popular_popular_v1",
+    ]
+    assert second.fitted_until == END - 4 * DAY
+    assert first.fitted_until == END - DAY - timedelta(days=3)
+    assert [str(line) for line in lines_of(served.config)] == [
+        "average_v1_f2", "decay_v1_f2", "average_v1", "decay_v1",
+    ]  # fmt: skip
+
+
+def test_what_answers_follows_the_pointer_as_a_swap_and_mixes_nothing(served: Workspace) -> None:
+    config, store = served.config, served.store
+    standby = WorkspaceStandby(config, store)
+    with Recommender(
+        config, open_parts(config, store), reopening(config, store), standby=standby
+    ) as recommender:
+        first = recommender.of(Request(3))
+        assert (first.release, of_sources(first)) == (2, VIEWS[2])
+        assert first.fits["reasons"] == "tfidf_svd_v1_f2"
+        recommender.refresh()  # opens the one before
+        second = recommender.parts
+        assert rollback(config)["online"] == 1
+        assert recommender.of(Request(3)).release == 2  # nobody looked yet
+        assert not recommender.follow()
+        answer = recommender.of(Request(3))
+        assert (answer.release, of_sources(answer), answer.path) == (1, VIEWS[1], "votes")
+        assert answer.fits["reasons"] == "tfidf_svd_v1"
+        promote(config, 2)
+        assert not recommender.follow()
+        assert recommender.parts is second  # it stayed open
+        assert recommender.of(Request(3)).release == 2
+
+        # Lists of one release are not served by the other.
+        def away(_: Any) -> None:
+            raise ConnectionError("gone")
+
+        for number, path in ((2, "precomputed"), (1, "popular")):
+            promote(config, number)
+            recommender.follow()
+            recommender.parts.sources.member = away  # type: ignore[method-assign]
+            answer = recommender.of(Request(3))
+            assert (answer.path, answer.release) == (path, number)
+        promote(config, 2)
+
+
+def test_a_release_that_is_not_open_asks_for_a_refresh(served: Workspace) -> None:
+    config, store = served.config, served.store
+    promote(config, 1)
+    parts = open_parts(config, store)
+    promote(config, 2)
+    standby = WorkspaceStandby(config, store)
+    with Recommender(config, parts, reopening(config, store), standby=standby) as recommender:
+        assert recommender.follow()
+        assert recommender.of(Request(3)).release == 1
+        assert recommender.refresh()
+        assert recommender.of(Request(3)).release == 2
+        promote(config, 1)
+        assert not recommender.follow()  # what answered before stayed open
+        assert recommender.of(Request(3)).release == 1
+    promote(config, 2)
+
+
+def test_no_release_is_made_without_a_line_that_the_last_one_had(
+    served: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without(self: Fits, lines: Any) -> Any:
+        return [line for line in self.bind(lines) if line.name != "decay"]
+
+    monkeypatch.setattr(Fits, "made", without)
+    with pytest.raises(InputError, match=r"all that release 2 has, got none of decay_v1 "):
+        note_release(served.config)
+
+
+def test_a_release_of_a_catalogue_without_a_source_leaves_it_out(served: Workspace) -> None:
+    served.lines(AVERAGE, DECAY, encoders=ENCODERS, candidates=CANDIDATES[:3])
+    config = served.config
+    with Recommender(config, open_parts(config, served.store)) as recommender:
+        assert "decay_v1" not in recommender.now(Request(3)).fits
+    served.lines(
+        AVERAGE, DECAY, encoders=ENCODERS,
+        candidates=(*CANDIDATES[:4], 'Popular(name="more", version=1)'),
+    )  # fmt: skip
+    with Recommender(served.config, open_parts(served.config, served.store)) as recommender:
+        assert "more_v1" not in recommender.now(Request(3)).fits  # no release names it yet
+    served.lines(AVERAGE, DECAY, encoders=ENCODERS, candidates=CANDIDATES[:4])
+
+
+def test_the_third_release_retires_the_first_and_what_only_that_named(served: Workspace) -> None:
+    config = served.config
+    served.fit(END - 5 * DAY)
+    served.run(END)
+    release(served)
+    assert serving(config) == 3
+    assert [one.number for one in releases(config) if one.is_living] == [3, 2]
+    assert "member_activity_decay_v1, online rows" in served.said
+    views = {view.name for view in served.store.list_feature_views()}
+    assert {"member_activity_decay_v1_f2", "item_neighbours_co_actions_v1_f3"} <= views
+    assert not {"member_activity_decay_v1", "item_neighbours_co_actions_v1"} & views
+    assert not config.layout.embeddings("member_activity_decay_v1").exists()
+    assert [str(line) for line in current_lines(config)] == ["average_v1_f3", "decay_v1_f3"]
+    with pytest.raises(InputError, match="release 1 is retired"):
+        promote(config, 1)
+    assert fits_of(config, 1).made(Fits(config).bind([])) == []
+    release(served)
+    assert "To be removed" not in served.said
+
+
+def test_one_that_was_taken_back_waits_and_a_manual_one_too(served: Workspace) -> None:
+    rollback(served.config)
+    release(served)
+    assert serving(served.config) == 2
+    served.setting("fit_holdback:", "release: {promote: manual}\nfit_holdback:")
+    promote(served.config, 3)
+    served.lines(AVERAGE, encoders=ENCODERS, candidates=CANDIDATES[:3])
+    release(served)
+    assert "release 4 is made: average_v1_f3" in served.said
+    assert serving(served.config) == 3
