@@ -258,12 +258,18 @@ def embedded_lines(config: Config) -> list[Aggregator]:
     return [*current, *(line for line in fits.kept(current) if not stands_still(line, config))]
 
 
-def listing_sources(config: Config) -> list[tuple[CandidateSource, Config]]:
+def listing_sources(
+    config: Config, fits: "Fits | None" = None
+) -> list[tuple[CandidateSource, Config]]:
     """Return the candidate sources that keep lists, each with the present space that it reads.
 
     Without those whose space is not made yet. One that names no space has the first.
+
+    Args:
+        fits: Those of a release. Default: the newest.
     """
-    fits, found = Fits(config), []
+    found = []
+    fits = Fits(config) if fits is None else fits
     for line in candidate_lines(config):
         if line.lists is None:
             continue

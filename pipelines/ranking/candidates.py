@@ -20,7 +20,7 @@ from models.lines import similarity_of
 from models.rankers.history import Actions
 from models.rankers.inputs import Floats
 from models.spec import Aggregator
-from operations.fits import listing_sources
+from operations.fits import Fits, listing_sources
 from pipelines.ranking.joined import join
 from pipelines.ranking.labels import Labels
 from transformations import names
@@ -42,6 +42,7 @@ def candidates_at(
     actions: Actions,
     vectors: Mapping[str, Sequence[Floats]],
     lines: Mapping[str, Aggregator],
+    fits: Fits | None = None,
 ) -> dict[str, Lists]:
     """Return each source's items of each label, by `full_name`.
 
@@ -49,8 +50,9 @@ def candidates_at(
         actions: The last actions of each label's member, as it could be read then.
         vectors: Aggregator, as a source names it → the vectors of its positive fields.
         lines: The same → the fit.
+        fits: What the sources read. Default: the newest.
     """
-    listed = {str(source): own for source, own in listing_sources(config)}
+    listed = {str(source): own for source, own in listing_sources(config, fits)}
     found: dict[str, Lists] = {}
     for source in sources:
         if isinstance(source, NearestToMember):

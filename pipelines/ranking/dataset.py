@@ -9,7 +9,7 @@ from duckdb import DuckDBPyConnection as Connection
 from feast import FeatureStore
 
 from models.candidates.spec import CandidateSource, NearestToMember
-from models.lines import candidate_lines
+from models.lines import catalogue_lines
 from models.rankers.history import Categories
 from models.rankers.inputs import Floats, Labelled
 from models.rankers.reading import (
@@ -24,7 +24,8 @@ from models.rankers.reading import (
 )
 from models.rankers.spec import Ranker
 from models.spec import Aggregator
-from operations.fits import made_lines
+from operations.composition import sources_of
+from operations.fits import Fits
 from pipelines.ranking.candidates import Lists, candidates_at, positive_fields
 from pipelines.ranking.examples import Pairs, draw, ranks_of, targets_of
 from pipelines.ranking.joined import join
@@ -38,23 +39,36 @@ class Known:
     """What is read of labels in a workspace: the ranker's needs, and those of the sources.
 
     Attributes:
+        fits: What the sources read.
         lines: Aggregators that are made, as the catalogue names them.
     """
 
     config: Config
     store: FeatureStore
     needs: Needs
+    fits: Fits
     sources: Sequence[CandidateSource]
     lines: Mapping[str, Aggregator]
     categories: Categories
 
     @classmethod
     def of(
-        cls, config: Config, store: FeatureStore, needs: Needs, categories: Categories
+        cls,
+        config: Config,
+        store: FeatureStore,
+        needs: Needs,
+        categories: Categories,
+        fits: Fits | None = None,
     ) -> "Known":
-        """Return it for a workspace as it is."""
-        lines = {f"{line.name}_v{line.version}": line for line in made_lines(config)}
-        return cls(config, store, needs, candidate_lines(config), lines, categories)
+        """Return it for a workspace as it is.
+
+        Args:
+            fits: Those of a release. Default: the newest.
+        """
+        fits = Fits(config) if fits is None else fits
+        made = fits.made(catalogue_lines(config))
+        lines = {f"{line.name}_v{line.version}": line for line in made}
+        return cls(config, store, needs, fits, sources_of(config, fits), lines, categories)
 
     def by_sources(self) -> dict[str, Vectors]:
         """Return the vectors that candidate sources search with, by aggregator."""
@@ -95,7 +109,15 @@ class Known:
                 if kept in positive or kept.removeprefix("stored_") in positive
             ]
         return candidates_at(
-            self.config, con, self.store, self.sources, labels, members.actions, vectors, self.lines
+            self.config,
+            con,
+            self.store,
+            self.sources,
+            labels,
+            members.actions,
+            vectors,
+            self.lines,
+            self.fits,
         )
 
     def labelled(

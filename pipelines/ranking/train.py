@@ -36,6 +36,7 @@ from transformations.config import Config
 from transformations.duck import connect
 from transformations.errors import InputError, TooFewError
 from transformations.layout import earliest, partition_files
+from transformations.timestamps import timestamp_of
 
 VALIDATION = 0.15
 """The newest share of the labels, for early stopping and the figures."""
@@ -60,6 +61,11 @@ class Examples:
     members: NDArray[Any]
     train: Labelled
     validation: Labelled
+
+    @property
+    def validated_since(self) -> datetime:
+        """The time of the first label of the validation."""
+        return timestamp_of(int(self.times[border_of(self.times, 1 - VALIDATION)]))
 
 
 def train_ranker(
@@ -95,6 +101,8 @@ def train_ranker(
         "fits": {one.line: {"view": one.view, "space": one.space} for one in needs.vectors},
         "candidates": list(needs.sources),
         "trained_until": until.isoformat(),
+        # From here on labels only said when to stop: a gate may judge by them.
+        "validated_since": examples.validated_since.isoformat(),
         "labels": len(examples.times),
         "metrics": metrics,
         "importance": dict(fitted.importance()),
