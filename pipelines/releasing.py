@@ -4,7 +4,7 @@ from datetime import datetime
 
 from models.lines import candidate_lines
 from operations.composition import note_release
-from operations.releases import TARGETS, history, promote, releases, serving
+from operations.releases import TARGETS, Release, history, promote, releases, serving
 from pipelines.progress import Stages
 from pipelines.ranking.precomputed import precompute
 from pipelines.retiring import retire_older
@@ -31,13 +31,13 @@ def release_what_is_published(
     else:
         if made is not None:
             _say(stages, "[green]✓[/]", f"{made} is made: {', '.join(made.named('line'))}")
+    judge_newest(config, stages)
     due = to_promote(config)
     if as_of is not None and candidate_lines(config):
         precompute(config, as_of, stages, due)
     if due is not None:
-        promote(
-            config, due, "made anew, and release.promote is automatic" if due > 1 else "the first"
-        )
+        how = f"made anew, and release.promote is {config.release.promote}"
+        promote(config, due, how if due > 1 else "the first")
         _say(
             stages,
             "[green]✓[/]",
@@ -46,20 +46,46 @@ def release_what_is_published(
     retire_older(config, stages)
 
 
+def judge_newest(config: Config, stages: Stages) -> None:
+    """Let the gates judge the newest release, where `release.promote` asks them and it may come.
+
+    One that they refused, or could not judge yet, is judged again by the next run.
+    """
+    newest = _newest_unserved(config)
+    if config.release.promote != "gated" or newest is None or serving(config) is None:
+        return
+    from pipelines.gates.release import judge  # TensorFlow, where there is a release to judge
+
+    for verdict in judge(config, newest.number, stages):
+        if verdict.passed is False or verdict.waits:
+            mark = "[red]•[/]" if verdict.passed is False else "[yellow]•[/]"
+            what = "is refused" if verdict.passed is False else "waits"
+            _say(stages, mark, f"{newest} {what}: {verdict.gate}: {verdict.said}")
+
+
+def _newest_unserved(config: Config) -> Release | None:
+    """Return the newest release, unless it served already."""
+    living = [one for one in releases(config) if one.is_living]
+    if not living or any(row["release"] == living[0].number for row in history(config)):
+        return None
+    return living[0]
+
+
 def to_promote(config: Config) -> int | None:
     """Return the release that is to serve by itself now: the newest, unless it did already.
 
-    Where nothing serves yet it does in any case; later ones where `release.promote` is automatic.
-    One that a gate refuses never does, and neither does one that was taken back.
+    Where nothing serves yet it does in any case; later ones where `release.promote` is automatic,
+    or gated and every gate let it. One that a gate refuses never does, and neither does one that
+    was taken back.
     """
-    living = [one for one in releases(config) if one.is_living]
-    if not living or living[0].refused:
+    newest = _newest_unserved(config)
+    if newest is None or newest.refused:
         return None
-    newest = living[0].number
     nothing_serves = all(serving(config, target) is None for target in TARGETS)
-    served = any(row["release"] == newest for row in history(config))
-    is_due = nothing_serves or (config.release.promote == "automatic" and not served)
-    return newest if is_due else None
+    judged = newest.gates is not None and not newest.gates.get("waits")
+    how = config.release.promote
+    is_due = nothing_serves or how == "automatic" or (how == "gated" and judged)
+    return newest.number if is_due else None
 
 
 def _say(stages: Stages, mark: str, said: str) -> None:

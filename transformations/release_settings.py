@@ -10,5 +10,6 @@ class ReleaseSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    promote: Literal["automatic", "manual"] = "automatic"
-    """`manual`: it waits for `activity release promote N`. The first one serves in any case."""
+    promote: Literal["automatic", "gated", "manual"] = "automatic"
+    """`gated`: once every gate lets it; `manual`: it waits for `activity release promote N`. The
+    first one serves in any case."""

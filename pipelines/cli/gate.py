@@ -1,4 +1,4 @@
-"""`activity gate`: may it serve? Of a Feast service: nothing from the future, the same online."""
+"""`activity gate`: may a release serve? And is a Feast service of a user's own right?"""
 
 from datetime import UTC, datetime
 from typing import Annotated
@@ -7,9 +7,11 @@ import typer
 
 from pipelines.cli.options import ConfigOption, DebugOption, read_duration, settings_of
 from pipelines.cli.quick_feast import import_feast
-from pipelines.progress import loading, number, plain_table, working
+from pipelines.progress import Stages, loading, plain_table, working
+from pipelines.progress import number as said_number
 from pipelines.terminal import Terminal, escape
-from transformations.errors import RunFailedError
+from transformations.config import Config
+from transformations.errors import InputError, RunFailedError
 
 app = typer.Typer()
 console = Terminal()
@@ -23,25 +25,77 @@ SAYS = {
 
 @app.command("gate", epilog="Example: activity gate --service ranker_decay_v1 --since 7d")
 def gate_command(
+    release: Annotated[
+        int | None, typer.Option(min=1, help="A release; default: the newest.")
+    ] = None,
     service: Annotated[
-        str, typer.Option(help="A feature service of feature_store.yaml, your own ones too.")
-    ],
+        str | None,
+        typer.Option(help="Instead: a feature service of feature_store.yaml, your own ones too."),
+    ] = None,
     since: Annotated[
-        str, typer.Option(help="Read the rows of this time of each view: 24h, 7d.")
+        str, typer.Option(help="Of a service: read the rows of this time of each view: 24h, 7d.")
     ] = "7d",
-    rows: Annotated[int, typer.Option(min=1, help="Rows of each view that are looked at.")] = 1000,
+    rows: Annotated[
+        int, typer.Option(min=1, help="Of a service: rows of each view that are looked at.")
+    ] = 1000,
     bound: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of keys that may differ online.")
+        float,
+        typer.Option(min=0, max=1, help="Of a service: the share of keys that may differ online."),
     ] = 1e-3,
     config: ConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
-    """Check that a feature service tells nothing from the future, and the same online.
+    """Judge whether a release may serve: nothing from the future, parity, latency, quality.
 
-    It joins moments around rows of each view and compares them with what could be read then, found
-    by hand; and reads the newest rows online. Ends with 1 where something is off.
+    What the gates say is kept: a refused release is not promoted. With --service: join moments
+    around rows of each view of a feature service, compare them with what could be read then, found
+    by hand, and read the newest rows online. Ends with 1 where something is off.
     """
-    settings, now = settings_of(config), datetime.now(UTC)
+    settings = settings_of(config)
+    if service is None:
+        _of_release(settings, release)
+    elif release is not None:
+        raise InputError("expected --release or --service, got both")
+    else:
+        _of_service(settings, service, since, rows, bound)
+
+
+def _of_release(settings: Config, number: int | None) -> None:
+    with loading("Feast and TensorFlow"):
+        import pipelines.training  # noqa: F401  # before Feast, as in `activity run`
+
+        import_feast()
+        from operations.ledger import Ledger, ledger_exists
+        from operations.releases import releases
+        from pipelines.gates.release import judge
+
+    if number is None:
+        living = [one.number for one in releases(settings) if one.is_living]
+        if not living:
+            raise InputError(f"no release was made yet in {settings.data}; first: activity run")
+        number = living[0]
+    if not ledger_exists(settings):
+        raise InputError(f"nothing was run yet into {settings.data}; first: activity run")
+    ledger = Ledger(settings)
+    with ledger.lock(), ledger.run("gate", None) as run_id:
+        verdicts = judge(settings, number, Stages(console, ledger, run_id))
+    table = plain_table(f"Gates of release {number}")
+    for name in ("gate", "verdict", "what it found"):
+        table.add_column(name, overflow="fold")
+    table.add_column("seconds", justify="right", no_wrap=True)
+    words = {True: "[green]passed[/]", False: "[red]refused[/]", None: "not judged"}
+    for each in verdicts:
+        row = (each.gate, words[each.passed], escape(each.said), f"{each.seconds:.1f}")
+        table.add_row(*row)
+    console.print(table)
+    refused = [each.gate for each in verdicts if each.passed is False]
+    if refused:
+        raise RunFailedError(f"release {number} may not serve: {', '.join(refused)}")
+    console.print(f"[green]✓[/] release {number} may serve: activity release promote {number}")
+
+
+def _of_service(settings: Config, service: str, since: str, rows: int, bound: float) -> None:
+    now = datetime.now(UTC)
     first = now - read_duration(since)
     with loading("Feast"):
         import_feast()
@@ -56,8 +110,8 @@ def gate_command(
     for name in ("compared", "off"):
         table.add_column(name, justify="right", no_wrap=True)
     for each in found:
-        off = number(each.off) if each.compared else "nothing to compare"
-        table.add_row(escape(each.view), SAYS[each.check], number(each.compared), off)
+        off = said_number(each.off) if each.compared else "nothing to compare"
+        table.add_row(escape(each.view), SAYS[each.check], said_number(each.compared), off)
     console.print(table)
     # What is published while this looks may differ online; a join must never.
     allowed = {"parity": bound}

@@ -84,6 +84,7 @@ def judged(
             None,
             f"{there} positive labels since {since:%Y-%m-%d %H:%M} that neither ranker learned "
             f"from, expected {FEWEST}; the next days bring them",
+            waits=True,
         )
     return said(compared(config, con, store, kept, (new, challenger), (old, serving)))
 

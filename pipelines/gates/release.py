@@ -10,6 +10,7 @@ quality   the newest days are ranked at least as well as by the release that ser
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -77,7 +78,7 @@ def judge(config: Config, number: int, stages: Stages) -> list[Verdict]:
             found = gate()
             some = [found] if isinstance(found, Verdict) else [*found]
             seconds = round(time.perf_counter() - start, 2)
-            verdicts += [Verdict(v.gate, v.passed, v.said, seconds) for v in some]
+            verdicts += [replace(verdict, seconds=seconds) for verdict in some]
             stage.advance(1)
         stage.note = "passed" if all(v.passed is not False for v in verdicts) else "refused"
     note_gates(config, number, noted(verdicts))

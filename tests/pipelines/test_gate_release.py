@@ -144,30 +144,6 @@ def test_a_release_like_the_one_that_serves_passes(
     assert len(gates["gates"]) == 6
 
 
-def test_a_ranker_turned_upside_down_is_refused_and_may_not_serve(
-    served: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(quality, "FEWEST", 5)
-    right = quality.ranker_of
-
-    def turned(config: Any, fits: Any) -> Any:
-        found = right(config, fits)
-        if fits.release != 2 or found is None:
-            return found
-        upside_down = SimpleNamespace(scores=lambda inputs: -found.fitted.scores(inputs))
-        return replace(found, fitted=upside_down)
-
-    monkeypatch.setattr(quality, "ranker_of", turned)
-    verdict = judge_quality(served)
-    assert verdict.passed is False
-    note_gates(served.config, 2, noted([verdict]))
-    with pytest.raises(InputError, match=r"release 2 may not serve: quality: NDCG@10 "):
-        promote(served.config, 2)
-    note_gates(served.config, 2, noted([replace(verdict, passed=True)]))  # mended
-    promote(served.config, 2)
-    promote(served.config, 1)
-
-
 def test_vectors_that_a_request_makes_otherwise_are_refused(
     served: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,8 +166,55 @@ def test_vectors_that_a_request_makes_otherwise_are_refused(
 
 def test_without_labels_that_nobody_learned_from_quality_is_not_judged(served: Workspace) -> None:
     verdict = judge_quality(served)
-    assert verdict.passed is None
+    assert (verdict.passed, verdict.waits) == (None, True)
     assert "positive labels since 2026-03-0" in verdict.said
+
+
+def test_a_gated_release_serves_once_the_gates_let_it(
+    served: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdicts = {
+        "wrong": Verdict("latency", False, "p99 3 s"),
+        "early": Verdict("quality", None, "3 labels", waits=True),
+        "good": Verdict("quality", True, "level"),
+    }
+    served.setting("promote: manual", "promote: gated")
+    ledger_of: list[str] = []
+    for which, serves in (("wrong", 1), ("early", 1), ("good", 2)):
+
+        def judge(config: Any, number: int, _: Any, which: str = which) -> list[Verdict]:
+            note_gates(config, number, noted([verdicts[which]]))
+            return [verdicts[which]]
+
+        monkeypatch.setattr(release, "judge", judge)
+        served.do("run", lambda stages: release_what_is_published(served.config, stages))
+        ledger_of.append(served.said)
+        assert serving(served.config) == serves
+    assert "release 2 is refused: latency: p99 3 s" in ledger_of[0]
+    assert "release 2 waits: quality: 3 labels" in ledger_of[1]
+
+
+def test_a_ranker_turned_upside_down_is_refused_and_may_not_serve(
+    served: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quality, "FEWEST", 5)
+    right = quality.ranker_of
+
+    def turned(config: Any, fits: Any) -> Any:
+        found = right(config, fits)
+        if fits.release != 2 or found is None:
+            return found
+        upside_down = SimpleNamespace(scores=lambda inputs: -found.fitted.scores(inputs))
+        return replace(found, fitted=upside_down)
+
+    monkeypatch.setattr(quality, "ranker_of", turned)
+    verdict = judge_quality(served)
+    assert verdict.passed is False
+    note_gates(served.config, 2, noted([verdict]))
+    with pytest.raises(InputError, match=r"release 2 may not serve: quality: NDCG@10 "):
+        promote(served.config, 2)
+    note_gates(served.config, 2, noted([replace(verdict, passed=True)]))  # mended
+    promote(served.config, 2)
 
 
 def test_a_retired_release_is_not_judged(served: Workspace) -> None:
