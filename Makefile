@@ -37,7 +37,7 @@ lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/sqlfluff lint models pipelines serving transformations
+	$(BIN)/sqlfluff lint models operations pipelines serving transformations
 
 bench: .venv/.dev
 	$(BIN)/python -m benchmarks

@@ -93,6 +93,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "transformations",
     ),
     "pipelines": ("models", "operations", "serving", "stores.ids", "transformations"),
+    "pipelines.experiments": (
+        "operations.experiments",
+        "pipelines.ranking.impressions",
+        "transformations",
+    ),
     "pipelines.drift": (
         "models",
         "operations.drift",

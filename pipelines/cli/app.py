@@ -14,6 +14,7 @@ from pipelines.cli import (
     check,
     drift,
     evaluate,
+    experiment,
     export,
     fits,
     gate,
@@ -54,7 +55,7 @@ imports = typer.Typer(no_args_is_help=True, help="Read a public data set.")
 app.add_typer(imports, name="import")
 for part in (
     init, check, reset, drift, fits, release, items, candidates, recommend, export, models,
-    evaluate, gate, serve, stream,
+    evaluate, gate, experiment, serve, stream,
 ):  # fmt: skip
     app.add_typer(part.app)
 

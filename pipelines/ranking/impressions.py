@@ -38,7 +38,7 @@ def attribute_impressions(config: Config, con: Connection, since: datetime, unti
         con.execute("drop table if exists attributed_impressions")
         return 0
     shown = f"select * from {parquet(files, 'union_by_name = true')}"
-    _expect_ids(config, con, shown)
+    expect_ids(config, con, shown)
     con.execute(f"create or replace temp view impressions as {shown}")
     dwell = duration(config)
     value = f"attributes[{quoted(dwell)}]" if dwell else "null::double"
@@ -57,7 +57,12 @@ def attribute_impressions(config: Config, con: Connection, since: datetime, unti
     return int(rows)
 
 
-def _expect_ids(config: Config, con: Connection, shown: str) -> None:
+def expect_ids(config: Config, con: Connection, shown: str) -> None:
+    """Check that a query of impressions has ids as they are configured.
+
+    Raises:
+        InputError: it has others.
+    """
     layout = config.layout
     wanted = {name: SQL_ID_TYPES[kind] for name, kind in config.rules.id_types.items()}
     kinds = {name: kind for name, kind, *_ in con.execute(f"describe {shown}").fetchall()}

@@ -1,0 +1,1 @@
+"""What decides between two ways to serve: who is in which arm, what it did, how sure that is."""
