@@ -16,6 +16,7 @@ from pipelines.cli import (
     evaluate,
     export,
     fits,
+    forget,
     init,
     items,
     models,
@@ -51,8 +52,8 @@ app = typer.Typer(
 imports = typer.Typer(no_args_is_help=True, help="Read a public data set.")
 app.add_typer(imports, name="import")
 for part in (
-    init, check, reset, drift, fits, items, candidates, recommend, export, models, evaluate, serve,
-    stream,
+    init, check, reset, forget, drift, fits, items, candidates, recommend, export, models, evaluate,
+    serve, stream,
 ):  # fmt: skip
     app.add_typer(part.app)
 
