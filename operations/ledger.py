@@ -2,7 +2,8 @@
 
 import fcntl
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -110,6 +111,28 @@ class Ledger:
         status = "done" if error is None else "failed"
         message = None if error is None else redact(f"{type(error).__name__}: {error}")
         self._update(run_id, status=status, error=message, finished_at=now_text())
+
+    def replace_in_errors(self, values: Collection[object], by: str) -> int:
+        """Replace values, ids of members, in the messages of failed runs; return in how many.
+
+        A value counts where no letter or digit touches it.
+        """
+        texts, changed = [re.escape(str(value)) for value in values], 0
+        with self.engine.begin() as connection:
+            query = sa.select(RUNS.c.run_id, RUNS.c.error).where(RUNS.c.error.is_not(None))
+            for run_id, error in connection.execute(query).all():
+                found = [text for text in texts if re.search(rf"(?<!\w){text}(?!\w)", error)]
+                if found:
+                    without = re.sub(rf"(?<!\w)({'|'.join(found)})(?!\w)", by, error)
+                    update = sa.update(RUNS).where(RUNS.c.run_id == run_id)
+                    connection.execute(update.values(error=without))
+                    changed += 1
+        if changed:
+            with self.engine.connect() as connection:  # SQLite keeps what was replaced
+                connection.execution_options(isolation_level="AUTOCOMMIT").execute(
+                    sa.text("vacuum")
+                )
+        return changed
 
     def newest_published(self, before: datetime | None = None) -> datetime | None:
         """Return the newest as_of that is online, or the newest one before a timestamp."""

@@ -18,10 +18,12 @@ import yaml
 from transformations.config import Config
 from transformations.layout import PERIOD_NOTE
 from transformations.secrets import expanded
+from transformations.tombstones import DIGEST
 
 SQLITE = b"SQLite format 3\0"
 RUN = "activity run"
 REBUILD = "activity stream --rebuild"
+FORGET = "activity forget --file IDS.csv"
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,21 @@ def state_files(config: Config) -> list[StateFile]:
             REBUILD,
         ),
         StateFile(
+            "tombstones",
+            config.layout.tombstones,
+            _digests,
+            "which members were forgotten; the sources bring them back",
+            FORGET,
+        ),
+        StateFile(
+            "key of the tombstones",
+            config.layout.forget_key,
+            _digests,
+            "by what forgotten members are known again; the tombstones are of no use without it",
+            FORGET,
+            config.layout.tombstones,
+        ),
+        StateFile(
             "model registry",
             config.layout.mlflow / "mlflow.db",
             _sqlite(),
@@ -196,6 +213,12 @@ def _sqlite(*tables: str) -> Callable[[Path], None]:
             raise ValueError(f"expected the tables {', '.join(tables) or 'that were in it'}")
 
     return check
+
+
+def _digests(file: Path) -> None:
+    lines = file.read_text().split()
+    if not lines or not all(map(DIGEST.fullmatch, lines)):
+        raise ValueError("expected lines of 64 hexadecimal digits")
 
 
 def _not_empty(file: Path) -> None:

@@ -58,6 +58,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "serving.stream.states",
         "stores.eviction",
         "stores.kinds",
+        "stores.sqlite",
+        "stores.writing",
         "transformations",
     ),
     "serving.request": (

@@ -99,6 +99,18 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, which is made; it ends with the process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def sweep(folder: Path) -> int:
     """Remove what killed runs left below `folder`; return how many. One run at a time only.
 

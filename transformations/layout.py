@@ -191,6 +191,16 @@ class Layout:
         return self.state / "sources.json"
 
     @property
+    def forget_key(self) -> Path:
+        """The secret by which ids of forgotten members are hashed, made once."""
+        return self.state / "forget.key"
+
+    @property
+    def tombstones(self) -> Path:
+        """The keyed hash of each forgotten member's id, one per line."""
+        return self.state / "tombstones.txt"
+
+    @property
     def made(self) -> list[Path]:
         """What runs make of the sources, in the order in which a reset removes it."""
         return [

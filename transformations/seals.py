@@ -8,10 +8,8 @@ The manifest is written before its file is in place. So until the next write it 
 the new and the old: a run that was killed between the two leaves a file that is one of them.
 """
 
-import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from transformations.errors import RunFailedError
-from transformations.files import replacing, sync
+from transformations.files import locked, replacing, sync
 
 MANIFEST = "_manifest.json"
 KEPT = 3
@@ -60,7 +58,7 @@ def seal(path: Path, made_by: str, content: Path | None = None, is_locked: bool 
     if path.suffix == ".parquet":
         found["rows"] = pq.read_metadata(content).num_rows
     found["made_by"] = made_by
-    with nullcontext() if is_locked else _locked(path.parent):
+    with nullcontext() if is_locked else locked(path.parent):
         manifest = _read(path.parent)
         earlier = [one for one in manifest.get(path.name, []) if one["sha256"] != found["sha256"]]
         manifest[path.name] = [found, *earlier[: KEPT - 1]]
@@ -68,6 +66,12 @@ def seal(path: Path, made_by: str, content: Path | None = None, is_locked: bool 
         temporary.write_text(json.dumps({"files": manifest}, indent=1) + "\n")
         sync(temporary)
         temporary.replace(path.parent / MANIFEST)
+
+
+def made_by(path: Path) -> str | None:
+    """Return what made a file, as its manifest has it; None where no manifest names it."""
+    found = _read(path.parent).get(path.name)
+    return None if found is None else str(found[0]["made_by"])
 
 
 def damage(files: Iterable[Path]) -> Iterator[Damage]:
@@ -132,13 +136,3 @@ def _unreadable(file: Path) -> str | None:
 def _digest(file: Path) -> str:
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

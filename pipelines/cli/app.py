@@ -17,6 +17,7 @@ from pipelines.cli import (
     experiment,
     export,
     fits,
+    forget,
     gate,
     init,
     items,
@@ -55,7 +56,7 @@ imports = typer.Typer(no_args_is_help=True, help="Read a public data set.")
 app.add_typer(imports, name="import")
 for part in (
     init, check, reset, drift, fits, release, items, candidates, recommend, export, models,
-    evaluate, gate, experiment, serve, stream,
+    evaluate, gate, experiment, forget, serve, stream,
 ):  # fmt: skip
     app.add_typer(part.app)
 

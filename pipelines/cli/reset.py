@@ -99,7 +99,11 @@ def rebuild_command(
 
 
 def _notes(settings: Config) -> list[Path]:
-    """Return what runs noted, the ledger last; whose the workspace is, and the lock, stay."""
+    """Return what runs noted, the ledger last; whose the workspace is, and the lock, stay.
+
+    So do the tombstones: the sources would bring forgotten members back.
+    """
     layout = settings.layout
     kept = {layout.workspace, layout.state / "lock", layout.ledger}
+    kept |= {layout.tombstones, layout.forget_key}
     return [*(note for note in layout.state.iterdir() if note not in kept), layout.ledger]

@@ -46,10 +46,10 @@ def _count_sqlite(store: FeatureStore, views: Views) -> dict[str, int]:
     there = {name for (name,) in connection.execute(names)}
     return {
         view.name: connection.execute(
-            f'select count(distinct entity_key) from "{_table(store, view)}"'
+            f'select count(distinct entity_key) from "{table_of(store, view)}"'
         ).fetchone()[0]
         for view in views
-        if _table(store, view) in there
+        if table_of(store, view) in there
     }
 
 
@@ -63,17 +63,17 @@ def _count_postgres(store: FeatureStore, views: Views) -> dict[str, int]:
         there = {name for (name,) in connection.execute(names, (schema,))}
         return {
             view.name: connection.execute(
-                count.format(sql.Identifier(schema, _table(store, view)))
+                count.format(sql.Identifier(schema, table_of(store, view)))
             ).fetchone()[0]
             for view in views
-            if _table(store, view) in there
+            if table_of(store, view) in there
         }
 
 
 def _count_redis(store: FeatureStore, views: Views) -> dict[str, int]:
     from feast.infra.online_stores.redis import _versioned_fv_name
 
-    client = _client(store)
+    client = client_of(store)
     rows = {view.name: 0 for view in views}
     for join_keys, keyed in _by_join_keys(views).items():
         # Feast keeps one such field per view in the hash of an entity key.
@@ -93,7 +93,7 @@ def _delete_keys(store: FeatureStore, views: Views) -> None:
     for join_keys in _by_join_keys(views):
         for some in _keys(store, join_keys):
             # One by one: in a cluster, the keys of one command must lie in one slot.
-            with _client(store).pipeline(transaction=False) as pipe:
+            with client_of(store).pipeline(transaction=False) as pipe:
                 for key in some:
                     pipe.unlink(key)
                 pipe.execute()
@@ -117,7 +117,7 @@ def _keys(store: FeatureStore, join_keys: tuple[str, ...]) -> Iterator[list[byte
     version = store.config.entity_key_serialization_version
     prefix = serialize_entity_key_prefix(list(join_keys), version)
     project = store.project.encode()
-    found = _client(store).scan_iter(_literal(prefix) + b"*" + _literal(project), count=AT_ONCE)
+    found = client_of(store).scan_iter(_literal(prefix) + b"*" + _literal(project), count=AT_ONCE)
     ours = (key for key in found if key[_end(key, len(prefix), len(join_keys)) :] == project)
     while some := list(islice(ours, AT_ONCE)):
         yield some
@@ -144,11 +144,13 @@ def _by_join_keys(views: Views) -> dict[tuple[str, ...], list[FeatureView]]:
     return keyed
 
 
-def _client(store: FeatureStore) -> Any:
+def client_of(store: FeatureStore) -> Any:
+    """Return the client of a Redis online store."""
     return store._get_provider().online_store._get_client(store.config.online_store)
 
 
-def _table(store: FeatureStore, view: FeatureView) -> str:
+def table_of(store: FeatureStore, view: FeatureView) -> str:
+    """Return the name of a view's table in an online store of tables."""
     from feast.infra.online_stores.helpers import compute_table_id
 
     versioned = store.config.registry.enable_online_feature_view_versioning

@@ -29,7 +29,7 @@ def what_online(
     online, registry = _ours(config, store)
     found: dict[str, int] = {}
     if online:
-        found |= count_online(store, _views(config, store, chosen(config, aggregators)))
+        found |= count_online(store, views_of(config, store, aggregators))
         found[STREAM] = int(_has_states(config, store))
     if registry:
         found |= {OBJECTS: _objects(store), HISTORY: history_rows(store)}
@@ -55,7 +55,7 @@ def remove_online(
     marks = marks_of(store)
     removed: dict[str, int] = {}
     if online:
-        removed |= delete_online(store, _views(config, store, chosen(config, aggregators)))
+        removed |= delete_online(store, views_of(config, store, aggregators))
         removed[STREAM] = int(_has_states(config, store))
         if removed[STREAM]:
             _clear_states(config, store)
@@ -87,11 +87,11 @@ def _ours(config: Config, store: FeatureStore) -> tuple[bool, bool]:
     return is_ours.get(ONLINE, is_ours[REGISTRY]), is_ours[REGISTRY]
 
 
-def _views(
-    config: Config, store: FeatureStore, aggregators: Sequence[Aggregator]
+def views_of(
+    config: Config, store: FeatureStore, aggregators: Sequence[Aggregator] | None = None
 ) -> list[FeatureView]:
     """Return the registered views, and the declared ones: a registry may be lost."""
-    objects = declare(config, aggregators)
+    objects = declare(config, chosen(config, aggregators))
     entities = {o.name: o for o in objects if isinstance(o, Entity)}
     declared = [o for o in objects if isinstance(o, FeatureView)]
     for view in declared:

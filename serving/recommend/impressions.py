@@ -30,6 +30,7 @@ from transformations.config import Config
 from transformations.member_columns import UTC_US
 from transformations.rules import IdType
 from transformations.secrets import expanded
+from transformations.tombstones import Tombstones
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,9 @@ class Impressions:
     ) -> None:
         settings = config.recommend.impressions
         self._metrics, self._bus, self._bus_again = metrics or RecommendMetrics(), bus, 0.0
-        self._schema, self._parts = schema(config), Parts(config.layout.impressions)
+        self._tombstones = Tombstones(config)
+        self._schema = schema(config)
+        self._parts = Parts(config.layout.impressions, self._tombstones)
         every = settings.every.total_seconds()
         what = "answers that were shown"
         self._spool: Spool[Shown] = Spool(what, settings.spool, every, self._write, self._lose)
@@ -102,8 +105,10 @@ class Impressions:
         day = waiting[0].at.date()
         some = [*takewhile(lambda shown: shown.at.date() == day, waiting)]
         self._parts.append(day, rows_of(some, self._schema))
-        self._metrics.impressions.labels("written").inc(_count(some))
-        self._send(some)
+        forgotten = self._tombstones.are(one.answer.member_id for one in some)
+        known = [one for one, is_gone in zip(some, forgotten, strict=True) if not is_gone]
+        self._metrics.impressions.labels("written").inc(_count(known))
+        self._send(known)
         return len(some)
 
     def _lose(self, some: Sequence[Shown]) -> None:

@@ -30,7 +30,9 @@ from serving.recommend.scored import Scored, Served
 from serving.recommend.spool import Spool
 from stores.read import Features
 from transformations.config import Config
+from transformations.files import locked
 from transformations.names import ranker_service
+from transformations.tombstones import Tombstones
 
 PAIRS = 20
 """Of an answer's candidates, those with the highest scores."""
@@ -66,6 +68,7 @@ class InputLog:
     ) -> None:
         self._folder, self._store, self._draw = config.layout.logged_features, store, draw
         self._share = config.recommend.log_features
+        self._tombstones = Tombstones(config)
         self._metrics = metrics or RecommendMetrics()
         what = "answers' features"
         self._spool: Spool[Logged] = Spool(what, WAITING, EVERY, self._write, self._lose)
@@ -89,6 +92,15 @@ class InputLog:
     def _write(self, waiting: Sequence[Logged]) -> int:
         ranker = waiting[0].ranker
         some = [*takewhile(lambda one: one.ranker == ranker, waiting)]
+        with locked(self._folder):  # `activity forget` writes a file again meanwhile
+            self._tombstones.refresh()
+            forgotten = self._tombstones.are(one.member_id for one in some)
+            known = [one for one, is_gone in zip(some, forgotten, strict=True) if not is_gone]
+            if known:
+                self._write_known(ranker, known)
+        return len(some)
+
+    def _write_known(self, ranker: str, some: Sequence[Logged]) -> None:
         service = self._store.get_feature_service(ranker_service(ranker))
         source = FeatureServiceLoggingSource(service, self._store.project)
         table = logged_table(source.get_schema(self._store.registry), service, some)
@@ -96,7 +108,6 @@ class InputLog:
         (self._folder / ranker).mkdir(parents=True, exist_ok=True)
         self._store.write_logged_features(table, service)
         self._metrics.logged.labels("written").inc(len(table))
-        return len(some)
 
     def _lose(self, some: Sequence[Logged]) -> None:
         self._metrics.logged.labels("lost").inc(sum(len(one.item_ids) for one in some))

@@ -21,8 +21,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transformations.errors import RunFailedError
+from transformations.files import locked
 from transformations.layout import note_period, period_of
 from transformations.seals import sealing
+from transformations.tombstones import Tombstones
 
 logger = logging.getLogger(__name__)
 
@@ -135,17 +137,29 @@ class Spool(Generic[T]):
 class Parts:
     """The part that grows: the rows of one process and one day (UTC), in a table's folder.
 
+    Forgotten members are not in it: neither in what comes, nor in what was written before.
+
     Args:
         most: Rows with which a part is full.
     """
 
-    def __init__(self, folder: Path, most: int = PART_ROWS) -> None:
+    def __init__(self, folder: Path, tombstones: Tombstones, most: int = PART_ROWS) -> None:
         self._folder, self._name, self._most = folder, "", most
+        self._tombstones = tombstones
         self._day: date | None = None
         self._rows = pa.table({})
 
     def append(self, day: date, rows: pa.Table) -> None:
         """Write the part again with further rows; after an error it is as it was."""
+        with locked(self._folder):  # `activity forget` writes a part again meanwhile
+            self._append(day, rows)
+
+    def _append(self, day: date, rows: pa.Table) -> None:
+        if self._tombstones.refresh() and len(self._rows):
+            self._rows = self._tombstones.kept(self._rows)
+        rows = self._tombstones.kept(rows)
+        if not len(rows):
+            return
         is_new = day != self._day or self._rows.schema != rows.schema
         if is_new or len(self._rows) >= self._most:
             self._day, self._name, self._rows = day, f"{uuid4().hex}.parquet", rows.slice(0, 0)

@@ -55,7 +55,7 @@ class Metrics:
         own = self.registry = CollectorRegistry()
         self.events = Counter(
             "activity_stream_events",
-            "Events by outcome: applied, duplicate, expired, clipped, held.",
+            "Events by outcome: applied, duplicate, expired, clipped, held, forgotten.",
             ["outcome"],
             registry=own,
         )

@@ -18,6 +18,7 @@ import logging
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
@@ -31,12 +32,13 @@ from transformations.config import Config
 from transformations.duck import parquet
 from transformations.files import sync
 from transformations.seals import seal
+from transformations.tombstones import Tombstones
 
 logger = logging.getLogger(__name__)
 
 PARTITION = "as_of=stream-"
 ROWS_PER_GROUP = 16_384
-LOCK, NEW = "lock", ".new"
+LOCK, NEW, SEEN = "lock", ".new", "tombstones"
 
 
 class OfflineLog:
@@ -87,23 +89,18 @@ class OfflineLog:
 
     def recover(self) -> int:
         """Append the spools of dead workers; return the number of rows."""
-        rows = 0
-        for folder in sorted(spools(self._config).iterdir()):
-            if folder == self._folder or folder.suffix == NEW:
-                continue
-            try:
-                lock = (folder / LOCK).open("r")
-            except FileNotFoundError:
-                continue  # another worker has just appended it
-            with lock:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:
-                    continue  # its worker lives
-                rows += _append_folder(self._config, folder)
-                shutil.rmtree(folder, ignore_errors=True)
-        if rows:
-            logger.info("appended %d rows from the spool of a dead worker", rows)
+        return append_dead(self._config, self._folder)
+
+    def forget(self, version: str) -> int:
+        """Turn the spools into parts, without forgotten members, and note that this is done.
+
+        `activity forget` waits for the note: what this worker writes after it lacks them too.
+
+        Args:
+            version: Of the tombstones that the worker knows from now on.
+        """
+        rows = self.flush()
+        (self._folder / SEEN).write_text(version)
         return rows
 
     def close(self) -> None:
@@ -131,6 +128,66 @@ class _Spool:
     def close(self) -> None:
         self._writer.close()
         self._file.close()
+
+
+def append_dead(config: Config, but: Path | None = None) -> int:
+    """Append the spools of dead workers to the tables; return the number of rows.
+
+    Args:
+        but: A worker's folder, which is its own.
+    """
+    rows = 0
+    for folder in _folders(config):
+        if folder == but:
+            continue
+        with _lock_of_dead(folder) as is_dead:
+            if is_dead:
+                rows += _append_folder(config, folder)
+                shutil.rmtree(folder, ignore_errors=True)
+    if rows:
+        logger.info("appended %d rows from the spool of a dead worker", rows)
+    return rows
+
+
+def unaware(config: Config, version: str) -> list[str]:
+    """Return the living workers that may still write what tombstones of this version forbid."""
+    found = []
+    for folder in _folders(config):
+        with _lock_of_dead(folder) as is_dead:
+            if is_dead is False and _seen(folder) != version:
+                found.append(folder.name)
+    return found
+
+
+def _folders(config: Config) -> list[Path]:
+    folder = spools(config)
+    there = sorted(folder.iterdir()) if folder.exists() else []
+    return [each for each in there if each.suffix != NEW]
+
+
+@contextmanager
+def _lock_of_dead(folder: Path) -> Iterator[bool | None]:
+    """Yield whether a spool's worker is dead, its lock held then; None if the spool is gone."""
+    try:
+        lock = (folder / LOCK).open("r")
+    except FileNotFoundError:
+        yield None  # another worker has just appended it
+        return
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            is_dead = False
+        else:
+            is_dead = True
+        yield is_dead
+
+
+def _seen(folder: Path) -> str | None:
+    try:
+        return (folder / SEEN).read_text()
+    except FileNotFoundError:
+        return None
 
 
 def spools(config: Config) -> Path:
@@ -187,8 +244,8 @@ def streamed(
 
 
 def _append_folder(config: Config, folder: Path) -> int:
-    """Append every closed spool of a worker, and remove it."""
-    rows = 0
+    """Append every closed spool of a worker, without forgotten members, and remove it."""
+    rows, tombstones = 0, Tombstones(config)
     for spool in sorted(folder.glob("*/*.arrows")):
         # A part has its spool's name. So a spool that was appended, but not removed before a kill,
         # is written over its own part.
@@ -196,12 +253,12 @@ def _append_folder(config: Config, folder: Path) -> int:
         table = config.layout.table(spool.parent.name)
         existing = [*table.glob(f"{PARTITION}*/{spool.stem}.parquet")]
         part = existing[0] if existing else table / f"{PARTITION}{day}" / f"{spool.stem}.parquet"
-        rows += _append(spool, part)
+        rows += _append(spool, part, tombstones)
         spool.unlink()
     return rows
 
 
-def _append(spool: Path, part: Path) -> int:
+def _append(spool: Path, part: Path, tombstones: Tombstones) -> int:
     """Write a spool's rows as one part; the temporary file lies in the spool's folder.
 
     A daily run removes temporary files beside the parts, because killed runs leave them there.
@@ -210,7 +267,7 @@ def _append(spool: Path, part: Path) -> int:
     rows = 0
     writer = None
     try:
-        for table in _groups(spool):
+        for table in map(tombstones.kept, _groups(spool)):
             if writer is None:
                 writer = pq.ParquetWriter(
                     temporary, table.schema, compression="lz4", write_page_checksum=True

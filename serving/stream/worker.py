@@ -3,18 +3,19 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from serving.outage import STORE_GONE
 from serving.stream.blame import Blame
-from serving.stream.bus.messages import decode_all
+from serving.stream.bus.messages import StreamEvent, decode_all, member_in
 from serving.stream.bus.protocol import Bus, BusGoneError, Message
 from serving.stream.metrics import Metrics
 from serving.stream.snapshot import follow_snapshot, some_members
 from serving.stream.updater import Applied, MemberUpdater
 from transformations.config import Config
 from transformations.timestamps import MICROSECOND, microseconds
+from transformations.tombstones import Tombstones
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +57,11 @@ class Worker:
     pace: Pace = field(default_factory=Pace)
     _waiting: list[Message] = field(default_factory=list)
     _checked: dict[str, float] = field(default_factory=dict)
+    _known: str | None = None
 
     def __post_init__(self) -> None:
         """Ask the store with a member of the snapshot until one was streamed."""
+        self._tombstones = Tombstones(self.config)
         self._blame = Blame(self.updater, self._count, lambda: some_members(self.config))
 
     def run(self, stop: threading.Event, progress: Callable[[int], object] | None = None) -> None:
@@ -100,6 +103,7 @@ class Worker:
             BusGoneError: the bus does not answer.
             Exception: one of STORE_GONE: the store does not; the next step handles the messages.
         """
+        self._follow_tombstones()
         if not self._waiting:
             self._waiting = self.bus.read(self.pace.max_batch, self.pace.linger)
         started = time.perf_counter()
@@ -130,8 +134,10 @@ class Worker:
         events, refused = decode_all(
             self.config.rules, [message.value for message in messages], now
         )
+        readable = [index for index in range(len(messages)) if index not in refused]
+        if len(self._tombstones):
+            events, readable, refused = self._remembered(messages, events, readable, refused)
         if events:
-            readable = [index for index in range(len(messages)) if index not in refused]
             index_of = {id(event): index for event, index in zip(events, readable, strict=True)}
             refused |= {index_of[id(event)]: why for event, why in self._blame.apply(events)}
             visible = microseconds(self.updater.clock())
@@ -150,6 +156,36 @@ class Worker:
             self.bus.refuse([(messages[index], reason) for index, reason in refused.items()])
             for reason in refused.values():
                 self.metrics.refused.labels(reason).inc()
+
+    def _follow_tombstones(self) -> None:
+        """Take new tombstones over before a batch is read; `activity forget` waits for that."""
+        self._tombstones.refresh()
+        if self._known != self._tombstones.version:
+            self.metrics.offline_rows.inc(self.updater.log.forget(self._tombstones.version))
+            self._known = self._tombstones.version
+
+    def _remembered(
+        self,
+        messages: Sequence[Message],
+        events: Sequence[StreamEvent],
+        readable: Sequence[int],
+        refused: Mapping[int, str],
+    ) -> tuple[list[StreamEvent], list[int], dict[int, str]]:
+        """Return events, their messages' indices and what is refused without forgotten members.
+
+        A dead letter would hold the message that nobody may keep.
+        """
+        gone = self._tombstones.are(event.member_id for event in events)
+        kept = [index for index, is_gone in enumerate(gone) if not is_gone]
+        whose = {index: member_in(messages[index].value) for index in refused}
+        theirs = self._tombstones.are("" if who is None else who for who in whose.values())
+        passed = {index for index, is_gone in zip(whose, theirs, strict=True) if is_gone}
+        self.metrics.events.labels("forgotten").inc(sum(gone) + len(passed))
+        return (
+            [events[index] for index in kept],
+            [readable[index] for index in kept],
+            {index: why for index, why in refused.items() if index not in passed},
+        )
 
     def _apply_due(self) -> None:
         aside = self._blame.set_aside

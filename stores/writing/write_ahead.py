@@ -27,3 +27,18 @@ def write_ahead(connection: sqlite3.Connection, seconds: float) -> None:
             time.sleep(random.uniform(0.001, 0.02))
         else:
             return
+
+
+def scrub(connection: sqlite3.Connection) -> bool:
+    """Leave no byte of deleted rows in a database or its log; return whether that succeeded.
+
+    SQLite marks deleted rows as free and keeps their bytes. So the database is written again
+    (https://sqlite.org/lang_vacuum.html), which takes its size once more on the disk, and its log
+    is emptied. The log stays while another connection reads it: then it is written over later.
+
+    Args:
+        connection: Outside any transaction.
+    """
+    connection.execute("vacuum")
+    (is_busy, *_) = connection.execute("pragma wal_checkpoint(truncate)").fetchone()
+    return not is_busy

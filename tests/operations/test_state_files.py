@@ -20,6 +20,7 @@ from tests.worlds.events import AS_OF, Event, at, configure, write_source
 from transformations.config import Config, load_config
 from transformations.duck import connect
 from transformations.sources import stage_activity
+from transformations.tombstones import Tombstones
 
 
 def database(file: Path) -> None:
@@ -55,6 +56,7 @@ def config(tmp_path: Path) -> Config:
     note_sources(config)
     with connect(config) as con:
         stage_activity(config, con, AS_OF)
+    Tombstones(config).add([7])
     for file in ("online.db", "registry.db", "state/stream.db", "mlflow/mlflow.db"):
         database(config.data / file)
     for note, held in (
@@ -88,7 +90,7 @@ def test_all_are_there_and_whole(config: Config) -> None:
     files = state_files(config)
     assert [one.file for one in files if not one.file.exists()] == []
     assert [str(one) for one in files if one.problem] == []
-    assert len(files) == len({one.file for one in files}) == 13
+    assert len(files) == len({one.file for one in files}) == 15
 
 
 @pytest.mark.parametrize("damage", [emptied, cut, zeros, other])

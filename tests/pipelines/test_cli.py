@@ -35,6 +35,7 @@ COMMANDS = [
     ["check"],
     ["reset"],
     ["rebuild"],
+    ["forget"],
     ["simulate"],
     ["import", "movietweetings"],
     ["run"],

@@ -34,6 +34,7 @@ from transformations.sources.raw_events import attribute_columns, raw_events, wh
 from transformations.sources.spool import collect_malformed, counted, rows_read, spool, spool_rows
 from transformations.table_files import SOURCES_AGAIN
 from transformations.tables import activity_query
+from transformations.tombstones import without_forgotten
 
 FUTURE = "event_timestamp is in the future"
 EVENT_TIMES = ("events.columns.event_timestamp", "events.columns.ingested_at")
@@ -44,8 +45,9 @@ def stage_activity(config: Config, con: Connection, as_of: datetime) -> TableRep
 
     An unchanged file is not read again; a table with an incremental column is read from its last
     value on. Reading a row twice changes nothing. A row refused for lying in the future is read
-    again from quarantine once its time has come. Only periods that change are rewritten, each as
-    a whole. What was read is written down last, so the next run repeats what a killed one missed.
+    again from quarantine once its time has come. Rows of forgotten members are passed over. Only
+    periods that change are rewritten, each as a whole. What was read is written down last, so the
+    next run repeats what a killed one missed.
 
     Returns:
         rows_in counts the rows read; refused, those that went to quarantine, by reason; rows_out,
@@ -134,11 +136,13 @@ def _judge_source(
     again = folder / "again.parquet"
     _judge_again(config, con, again, parameters)
 
+    every = parquet([*parts, again])
+    remembered = without_forgotten(config, con, every)
     con.execute(
-        f"create or replace temp view stg_activity as from {parquet([*parts, again])} "
+        f"create or replace temp view stg_activity as from {every} as judged{remembered} "
         "where reason is null"
     )
-    judged = f"from {parquet(parts)}" if parts else f"from {parquet([again])} where false"
+    judged = f"from {parquet(parts)} as judged{remembered}" if parts else f"from {every} limit 0"
     con.execute(f"create or replace temp view judged as {judged}")
     con.execute(f"create or replace temp view refused as {sql('refused')}")
     return rows_read(con), read

@@ -19,6 +19,7 @@ from transformations.sources.files import Files, find, group
 from transformations.sources.quarantine import keep_refused
 from transformations.sources.spool import collect_malformed, counted, rows_read, spool, spool_rows
 from transformations.stats.columns import profile_columns
+from transformations.tombstones import without_forgotten
 
 
 def stage_members(config: Config, con: Connection, as_of: datetime) -> TableReport:
@@ -76,7 +77,9 @@ def stage_members(config: Config, con: Connection, as_of: datetime) -> TableRepo
                 collect_malformed(con, files, label)
         if not parts:
             raise RunFailedError(f"members.source: {members.source} holds no row")
-        con.execute(f"create or replace temp view judged as from {parquet(parts)}")
+        every = parquet(parts)
+        remembered = without_forgotten(config, con, every)
+        con.execute(f"create or replace temp view judged as from {every} as judged{remembered}")
         con.execute(f"create or replace temp view refused as {sql('refused_members')}")
         keep_refused(config, con, period_of(config.layout.activity) or "day", as_of)
         refused = counted(con, "select reason from refused")

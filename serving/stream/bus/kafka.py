@@ -6,7 +6,7 @@ offset: what was written but not yet committed is delivered twice, which the fol
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -112,6 +112,10 @@ class KafkaBus:
     def send(self, messages: Sequence[tuple[str, bytes]]) -> None:
         """Produce, each message to the partition of its key."""
         self._produce(self._topic, [(key, value, {}) for key, value in messages])
+
+    def forget(self, is_theirs: Callable[[bytes], bool]) -> dict[str, int] | None:  # noqa: ARG002
+        """Return None: Kafka deletes no single message, but what is older than its retention."""
+        return None
 
     def rewind(self, timestamp: datetime) -> None:
         """Commit, for every partition, the offset of the first message at `timestamp` or later.

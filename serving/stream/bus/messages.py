@@ -13,6 +13,7 @@ a worker refuses unknown numbers.
 
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -31,6 +32,8 @@ LONGEST = 1024 * 1024
 FURTHEST = timedelta(days=1)
 
 UNREADABLE = "cannot be read"
+MEMBER = re.compile(rb'"member_id"\s*:\s*(-?\d+|"(?:[^"\\]|\\.)*")')
+"""The id in a message that may be no JSON: longer than its dead letter, or of another schema."""
 
 Id = int | str
 
@@ -138,6 +141,22 @@ def decode_all(
             logger.warning("a message %s: %r", UNREADABLE, error)
             refused[index] = UNREADABLE
     return events, refused
+
+
+def member_in(message: bytes) -> Id | None:
+    """Return whose a message is, also one that is refused or cut off; None where it does not say.
+
+    >>> member_in(b'{"schema": 9, "member_id": 42, "acti'), member_in(b'{"member_id": "x"}')
+    (42, 'x')
+    """
+    found = MEMBER.search(message)
+    if found is None:
+        return None
+    try:
+        value = json.loads(found[1])
+    except ValueError:
+        return None
+    return value if isinstance(value, int | str) else None
 
 
 def _attributes(rules: Rules, given: object) -> Mapping[str, Any]:

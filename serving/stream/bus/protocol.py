@@ -1,6 +1,6 @@
 """What the stream needs of a bus. A new one implements `Bus` and gets a line in `open.py`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
@@ -69,6 +69,19 @@ class Bus(Protocol):
 
         Raises:
             BusGoneError: the bus does not answer; some messages may have been appended.
+        """
+
+    def forget(self, is_theirs: Callable[[bytes], bool]) -> dict[str, int] | None:
+        """Remove messages, and dead letters, of forgotten members; None where a bus cannot.
+
+        Args:
+            is_theirs: Whether a message is one of theirs.
+
+        Returns:
+            Log or dead letters → how many were removed.
+
+        Raises:
+            BusGoneError: the bus does not answer; some may have been removed.
         """
 
     def rewind(self, timestamp: datetime) -> None:

@@ -19,6 +19,8 @@ from transformations.errors import InputError
 FIELD = b"event"
 CLAIM_AFTER = 15.0
 WAIT = 0.5
+AT_ONCE = 1_000
+"""Entries that are looked through at once."""
 # People read the dead letters; beyond this number the oldest are trimmed.
 DEAD_KEPT = 100_000
 
@@ -131,6 +133,24 @@ class RedisBus:
                 pipe.execute()
 
         self._asked(add)
+
+    def forget(self, is_theirs: Callable[[bytes], bool]) -> dict[str, int] | None:
+        """Delete entries of the stream and of its dead letters."""
+
+        def delete(stream: str) -> int:
+            removed, start = 0, "-"
+            while True:
+                entries: Any = self._client.xrange(stream, start, "+", count=AT_ONCE)
+                theirs = [entry for entry, held in entries if is_theirs(held.get(FIELD, b""))]
+                if theirs:
+                    deleted: Any = self._client.xdel(stream, *theirs)
+                    removed += deleted
+                if len(entries) < AT_ONCE:
+                    return removed
+                start = f"({entries[-1][0].decode()}"
+
+        streams = (self._stream, self._stream + DEAD)
+        return self._asked(lambda: {stream: delete(stream) for stream in streams})
 
     def rewind(self, timestamp: datetime) -> None:
         """Set the group back to the last entry before `timestamp`."""

@@ -135,6 +135,12 @@ class PostgresStates:
             written = {member for (member,) in cursor.fetchall()}
         return np.array([member in written for member in members], bool)
 
+    def forget(self, members: Sequence[Id]) -> int:
+        """Remove the members' values."""
+        query = self._sql("delete from {members} where member = any(%s)")
+        with self._cursor() as cursor:
+            return cursor.execute(query, (list(members),)).rowcount
+
     def due(self, now: int, limit: int) -> list[Id]:
         """Return members with a held action before now."""
         query = self._sql("select member from {members} where due < %s order by due limit %s")

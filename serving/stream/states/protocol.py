@@ -87,6 +87,9 @@ class StateStore(Protocol):
             StateLostError: there is no base, and `seeding` is false.
         """
 
+    def forget(self, members: Sequence[Id]) -> int:
+        """Remove the members' values, also where there is no base; return how many there were."""
+
     def due(self, now: int, limit: int) -> list[Id]:
         """Return up to `limit` members with a held action before now (microseconds since 1970)."""
 

@@ -135,6 +135,15 @@ class RedisStates:
                 raise
         return np.array(written, bool)
 
+    def forget(self, members: Sequence[Id]) -> int:
+        """Remove the members' values and held actions."""
+        removed = 0
+        for start in range(0, len(members), AT_ONCE):
+            some = members[start : start + AT_ONCE]
+            self._client.zrem(self._held, *some)
+            removed += self._client.delete(*map(self._key, some))
+        return removed
+
     def due(self, now: int, limit: int) -> list[Id]:
         """Return members with a held action before now."""
         members = self._client.zrange(

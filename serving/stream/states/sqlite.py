@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from serving.stream.states.protocol import NONE, Id, StateLostError, digest
 from stores.sqlite import BUSY_SECONDS
-from stores.writing.write_ahead import write_ahead
+from stores.writing.write_ahead import scrub, write_ahead
 from transformations.config import Config
 
 
@@ -104,6 +104,21 @@ class SqliteStates:
                     cursor = self._con.execute(update, (*row, version))
                 written.append(cursor.rowcount == 1)
         return np.array(written, bool)
+
+    def forget(self, members: Sequence[Id]) -> int:
+        """Remove the members' values, those under rules of before too, and what SQLite left."""
+        names = "select name from sqlite_master where type = 'table' and name like 'members%'"
+        tables = [name for (name,) in self._con.execute(names)]
+        removed = 0
+        with self._con:
+            self._con.execute("begin immediate")
+            for table in tables:
+                for member in members:
+                    query = f'delete from "{table}" where member = ?'
+                    removed += self._con.execute(query, (member,)).rowcount
+        if removed:
+            scrub(self._con)
+        return removed
 
     def due(self, now: int, limit: int) -> list[Id]:
         """Return members with a held action before now."""

@@ -35,6 +35,7 @@ from transformations.config import ROOT, Config
 from transformations.errors import InputError
 from transformations.layout import period_of
 from transformations.seals import damage
+from transformations.tombstones import Tombstones
 
 AT = datetime(2026, 11, 29, 12, tzinfo=UTC)
 KILLED = """
@@ -202,7 +203,7 @@ def test_a_part_holds_one_day_and_grows_to_its_size(
 
 
 def test_a_part_is_rewritten_until_it_is_full(tmp_path: Path) -> None:
-    parts, sizes = spool.Parts(tmp_path, 4), []
+    parts, sizes = spool.Parts(tmp_path, Tombstones(config_of(tmp_path)), 4), []
     tables = [pa.table({"row": [name, name]}) for name in "abc"]
     for table in [*tables, pa.table({"other": [1]})]:
         parts.append(AT.date(), table)
