@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 import sys
 import threading
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -14,24 +16,29 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from numpy.typing import NDArray
 from typer.testing import CliRunner
 
+from models.rankers.lines import BoostedTrees, Linear
 from models.spec import Average
-from operations.drift import Finding, standing
+from operations.drift import note, standing
+from operations.drift_rule import Finding
 from operations.ledger import Ledger
 from pipelines.cli import app as cli
-from pipelines.drift import measure
-from pipelines.drift.alerts import alert
+from pipelines.cli.status import drift_line
+from pipelines.drift import measure, rankers
+from pipelines.drift.alerts import alert_of_stops
 from pipelines.drift.measure import Series, activity_series, item_measures
-from pipelines.drift.vectors import vector_measures
+from pipelines.drift.vectors import kept_neighbours, told_apart, vector_measures
 from pipelines.ranking import train
+from serving.recommend.impressions import schema
 from tests.worlds.events import AS_OF, DAY, Event, configure, write_activity
 from tests.worlds.workspace import AVERAGE, END, Workspace
 from transformations.config import CONFIG_VARIABLE, Config
 from transformations.duck import connect
 from transformations.layout import partition
 
-HOUR = timedelta(hours=1)
+HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
 OLD = datetime(1970, 1, 1, tzinfo=AS_OF.tzinfo)
 
 
@@ -84,6 +91,9 @@ def test_a_day_by_hand(config: Config) -> None:
     assert newest["repeats"] == 1 / 4
     assert (newest["action APPLY"], newest["action SAVE"]) == (1 / 2, 1 / 2)
     assert newest["action DISMISS"] == 0
+    # Member 1 acts twice in two hours, member 2 at midnight and 21 hours later.
+    assert newest["session actions"] == 1
+    assert "session minutes" not in newest  # none has a length
     assert newest["new members"] == 1 / 2  # the two by member 2
     assert newest["new items"] == 1 / 2
     assert newest["unknown items"] == 1 / 4  # item 3; item 2 was known before the day was over
@@ -116,11 +126,26 @@ def test_time_of_day(config: Config) -> None:
     assert list(clock.before.values()) == pytest.approx([0] * 12)
 
 
+def test_sessions_by_hand(config: Config) -> None:
+    """Three actions within 40 minutes, no two 30 apart, and two that are."""
+    minutes = [1, 21, 41, 71]
+    days = [Event(1, 1, "SAVE", AS_OF - back * DAY) for back in range(2, 17)]
+    today = [Event(1, n, "SAVE", AS_OF - timedelta(minutes=m)) for n, m in enumerate(minutes)]
+    write_activity(config, [*days, *today, Event(2, 1, "SAVE", AS_OF - HOUR)])
+    got = measured(config)
+    assert got["session actions"].newest.value == pytest.approx(5 / 3)
+    assert got["session actions"].newest.n_rows == 3
+    assert got["session actions"].newest.error == pytest.approx(
+        np.std([3, 1, 1], ddof=1) / 5 * 3**0.5
+    )
+    assert got["session minutes"].newest.value == pytest.approx(40 / 3)
+
+
 def attributed(tmp_path: Path, before: list[Any], newest: list[Any]) -> dict[str, Series]:
     """Measure an attribute whose values lie on each of 14 days, and on the newest."""
-    kind = "category" if isinstance(before[0], str) else "number"
+    kind, unit = ("category", "") if isinstance(before[0], str) else ("number", "s")
     config = configure(
-        tmp_path, events={"attributes": {"page": {"type": kind}}}, drift={"days": 14}
+        tmp_path, events={"attributes": {"page": {"type": kind, "unit": unit}}}, drift={"days": 14}
     )
     items(config, (1, OLD, "red", []))
     for back in range(1, 17):
@@ -178,7 +203,16 @@ def test_the_stability_index_by_hand(tmp_path: Path) -> None:
     got = words["stability page"]
     assert got.newest.value == pytest.approx(index_by_hand([5, 0, 5], [112, 28, 0]))
     assert got.before[4] == pytest.approx(index_by_hand([8, 2, 0], [104, 26, 0]))
+    expected = np.array([112.5, 28.5, 0.5]) / 141.5
+    shares = np.array([5.5, 0.5, 5.5]) / 11.5
+    effect = np.sqrt(np.sum((shares - expected) ** 2 / expected))
+    assert words["chi-square page"].newest.value == pytest.approx(effect)
+    assert "ks distance page" not in words
     numbers = attributed(tmp_path / "numbers", [1.0] * 8 + [5.0] * 2, [1.0] * 2 + [5.0] * 8)
+    assert numbers["ks distance page"].newest.value == pytest.approx(0.6)
+    assert numbers["ks distance page"].before[3] == pytest.approx(0)
+    assert numbers["mean page"].newest.value == pytest.approx(5**0.8)
+    assert "chi-square page" not in numbers
     assert numbers["stability page"].newest.value == pytest.approx(index_by_hand([2, 8], [112, 28]))
 
 
@@ -212,7 +246,8 @@ def test_vectors_by_hand(config: Config) -> None:
         file = partition(config.layout.embeddings(line.view), as_of)
         file.parent.mkdir(parents=True)
         columns = dict.fromkeys(line.vectors(config), pa.array(vectors, pa.list_(pa.float32())))
-        pq.write_table(pa.table(columns | {"n_actions": acts}), file)
+        ids = {"member_id": range(len(acts)), "n_actions": acts}
+        pq.write_table(pa.table(columns | {k: pa.array(v) for k, v in ids.items()}), file)
     with duckdb.connect() as con:
         got = vector_measures(config, con, AS_OF, [line])
     part = "member_activity_average_v1.apply_embedding"
@@ -220,6 +255,137 @@ def test_vectors_by_hand(config: Config) -> None:
     assert values == pytest.approx(
         {"empty": 1 / 3, "norm": 2, "centroid shift": np.hypot(1.5, 0.5) / 2}
     )
+
+
+def test_neighbours_that_stay_by_hand() -> None:
+    """40 members on a line; then one of the nearest ten of each lies elsewhere."""
+    angles = np.linspace(0, 1, 40)
+    before = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    assert kept_neighbours(before, before) == (1, 400)
+    assert kept_neighbours(before, 3 * before[:, ::-1]) == (1, 400)  # turned, and longer
+    alike = np.ones((40, 2), np.float32)
+    assert kept_neighbours(alike, alike) == (1, 400)
+    shuffled = before[np.random.default_rng(0).permutation(40)]
+    assert kept_neighbours(before, shuffled)[0] < 0.5
+    moved = before.copy()
+    moved[-1] *= -1  # five had it among their ten, and it has other ten
+    assert kept_neighbours(before, moved)[0] == pytest.approx(1 - (5 + 10) / 400)
+
+
+@pytest.mark.parametrize(
+    ("shift", "scale", "least", "most"), [(0, 1, 0.4, 0.6), (1, 1, 0.7, 1), (0, 3, 0.7, 1)]
+)
+def test_weeks_that_a_classifier_tells_apart(
+    shift: float, scale: float, least: float, most: float
+) -> None:
+    """By another mean, or by another width."""
+    random = np.random.default_rng(1)
+    before = random.normal(size=(500, 4)).astype(np.float32)
+    after = (scale * random.normal(size=(400, 4)) + shift).astype(np.float32)
+    assert least < told_apart(before, after) < most
+
+
+def snapshots(config: Config, line: Average, made: Mapping[int, NDArray[np.float64]]) -> None:
+    """Write vectors of the members 0, 1, … by how many days before."""
+    for back, vectors in made.items():
+        file = partition(config.layout.embeddings(line.view), AS_OF - back * DAY)
+        file.parent.mkdir(parents=True)
+        lists = pa.array(list(vectors), pa.list_(pa.float32()))
+        columns = dict.fromkeys(line.vectors(config), lists)
+        ids = {"member_id": np.arange(len(vectors)), "n_actions": np.ones(len(vectors), int)}
+        pq.write_table(pa.table(columns | {k: pa.array(v) for k, v in ids.items()}), file)
+
+
+def test_weights_that_change_under_one_name_and_a_new_fit(config: Config) -> None:
+    """The same members beside those of yesterday and of a week ago; another fit has no past."""
+    random, line = np.random.default_rng(2), Average(version=1)
+    usual = random.normal(size=(600, 8))
+    other = np.tanh(usual @ random.normal(size=(8, 8)) + 1)
+    part = f"{line.view}.apply_embedding"
+
+    def values(of: Average) -> dict[str, float]:
+        with duckdb.connect() as con:
+            got = vector_measures(config, con, AS_OF, [of])
+        return {one.measure: one.value for one in got if one.part.endswith("apply_embedding")}
+
+    snapshots(config, line, {8: usual, 7: usual[::-1], 1: usual, 0: usual})
+    got = values(line)
+    assert got["kept neighbours"] == 1
+    assert 0.4 < got["told apart"] < 0.6
+    shutil.rmtree(partition(config.layout.embeddings(line.view), AS_OF).parent)
+    snapshots(config, line, {0: other})
+    got = values(line)
+    assert got["kept neighbours"] < 0.9
+    assert got["told apart"] > 0.7
+    again = line.of_fit(2, line.config_of(config).space)
+    assert part not in again.view
+    snapshots(config, again, {0: other})
+    assert set(values(again)) == {"empty", "norm"}
+
+
+def show(config: Config, rows: Sequence[tuple[int, datetime, str, float | None]]) -> None:
+    """Write impressions: item, when, the ranker, the score; of member 1."""
+    columns = schema(config)
+    told = [
+        {"request_id": f"r{n}", "member_id": 1, "item_id": item, "position": 0}
+        | {"shown_at": at, "ranker": ranker, "score": score, "path": "ranked"}
+        for n, (item, at, ranker, score) in enumerate(rows)
+    ]
+    arrays = [pa.array([row.get(field.name) for row in told], field.type) for field in columns]
+    file = config.layout.impressions / "period=2026-03-01" / "part.parquet"
+    file.parent.mkdir(parents=True)
+    pq.write_table(pa.table(arrays, schema=columns), file)
+
+
+def test_what_rankers_scored_by_hand(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Yesterday's scores beside those before; of the day before yesterday, what came of it."""
+    lines = [Linear(version=1, weights=(("APPLY", 1.0),)), BoostedTrees(version=1)]
+    monkeypatch.setattr(rankers, "made", lambda *_: lines)
+    monkeypatch.setattr(rankers, "ranker_lines", lambda _: lines)
+    assert ranker_scores(config) == {}
+    scores = {1: [0.9] * 8 + [0.1] * 2, 2: [0.1, 0.1, 0.7, 0.7]}
+    scores |= {back: [0.9] * 2 + [0.1] * 8 for back in range(3, 6)}
+    show(
+        config,
+        [
+            (item, AS_OF - back * DAY + HOUR + place * MINUTE, ranker, score)
+            for back, scored in scores.items()
+            for item, score in enumerate(scored)
+            # What came of an item belongs to who showed it last.
+            for place, ranker in enumerate(("boosted_trees_v1", "linear_v1"))
+        ]
+        + [(1, AS_OF - HOUR, "linear_v1_f2", 0.4), (1, AS_OF - HOUR, "votes", None)],
+    )
+    write_activity(
+        config,
+        [
+            Event(1, 2, "APPLY", AS_OF - 2 * DAY + 2 * HOUR),
+            Event(1, 3, "SAVE", AS_OF - 2 * DAY + 2 * HOUR),
+            Event(1, 0, "APPLY", AS_OF - HOUR),  # another day's
+        ],
+    )
+    got = ranker_scores(config)
+    at_most = 3 * 8 + 4  # of 34 before, up to 0.7
+    for ranker in ("linear_v1", "boosted_trees_v1"):
+        wanted = at_most / 34 - 2 / 10
+        assert got[f"ks distance {ranker}"].newest.value == pytest.approx(wanted)
+        assert got[f"stability {ranker}"].newest.value > 0.5
+        assert set(got[f"stability {ranker}"].before) == {2 - 1, 3 - 1, 4 - 1, 5 - 1}
+    assert got["ks distance linear_v1"].newest.about == "rankers"
+    assert "ks distance linear_v1_f2" not in got  # a new fit has no past
+    assert "calibration boosted_trees_v1" not in got  # its scores are no probabilities
+    calibration = got["calibration linear_v1"].newest
+    outcomes = np.array([0, 0, 1, 0])
+    scale = np.sqrt(outcomes.var() + 0.5 / 4)
+    assert calibration.value == pytest.approx((0.4 - 0.25) / scale)
+    assert calibration.error == pytest.approx(np.std(scores[2] - outcomes) / 2 / scale)
+    assert calibration.n_rows == 4
+
+
+def ranker_scores(config: Config) -> dict[str, Series]:
+    with connect(config) as con:
+        series = rankers.ranker_series(config, con, AS_OF)
+    return {f"{one.newest.measure} {one.newest.part}": one for one in series}
 
 
 # A run
@@ -285,6 +451,12 @@ def test_a_stop_pauses_fitting_and_nothing_else(
     assert "Fitting is paused" in said
     assert "members" not in said
     assert "members" in call(monkeypatch, stopped, "--all")[1]
+    file = stopped.root / "drift.prom"
+    assert call(monkeypatch, stopped, "--prometheus", str(file))[0] == 1
+    lines = file.read_text().splitlines()
+    assert 'activity_drift_measure{about="activity",measure="rows",part=""} 450.0' in lines
+    assert f"activity_drift_stops {len(standing(ledger))}.0" in lines
+    assert f"Drift pauses fitting:[/] {len(standing(ledger))} stops" in drift_line(ledger)
     (alerted,) = told(stopped)
     assert alerted["as_of"] == (END + DAY).isoformat()
     assert ("rows", 450.0) in [(stop["measure"], stop["value"]) for stop in alerted["stops"]]
@@ -337,38 +509,72 @@ def test_a_first_run_fits_whatever_the_day_is_like(tmp_path: Path) -> None:
     assert workspace.services() == ["ranker_average_v1"]
 
 
-def a_stop() -> Finding:
-    return Finding("activity", "rows", "", "count", 0.0, 0, baseline=500.0, verdict="stop")
+class Hook(BaseHTTPRequestHandler):
+    """Keeps what is posted to it."""
+
+    got: list[dict[str, Any]]
+
+    def do_POST(self) -> None:
+        self.got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
-def test_an_alert_that_fails_is_said_and_tried_again(tmp_path: Path) -> None:
-    config = configure(tmp_path, alerts={"command": "false", "webhook": "http://127.0.0.1:9/"})
-    failures = alert(config, AS_OF, [a_stop()])
-    assert failures[0] == "alerts.command: false ended with 1: "
-    assert failures[1].startswith("alerts.webhook: ")
-    missing = configure(tmp_path, alerts={"command": ["no-such-command"]})
-    assert "no-such-command" in alert(missing, AS_OF, [a_stop()])[0]
+def test_who_is_not_told_gets_all_that_stands_with_the_next_try(tmp_path: Path) -> None:
+    """The command is told of each stop once, whatever becomes of the webhook."""
+    with HTTPServer(("127.0.0.1", 0), type("OwnHook", (Hook,), {"got": []})) as server:
+        port = server.server_port  # nobody listens there when it is closed
+    command = [sys.executable, "-c", TELLS.replace("told.json", str(tmp_path / "told.json"))]
+    url = f"http://127.0.0.1:{port}/x"
+    config = configure(tmp_path, alerts={"command": command, "webhook": url})
+    ledger = Ledger(config)
 
+    def run(*measures: str) -> list[str]:
+        stops = [
+            Finding("activity", name, "", "count", 0.0, 0, baseline=500.0, verdict="stop")
+            for name in measures
+        ]
+        found = note(ledger, AS_OF, "activity", stops)
+        new = [one for one in found if one.stops and one.alerted_at is None]
+        return alert_of_stops(config, ledger, AS_OF, new, AS_OF)
 
-def test_a_webhook_gets_json(tmp_path: Path) -> None:
+    def told() -> list[list[str]]:
+        lines = (tmp_path / "told.json").read_text().splitlines()
+        return [[stop["measure"] for stop in json.loads(line)["stops"]] for line in lines]
+
+    (said,) = run("rows")
+    assert said.startswith("alerts.webhook: ")
+    assert run("rows") == []  # it is tried, and not said again
+    assert run("rows", "items") == []
+    assert told() == [["rows"], ["items"]]
     got: list[dict[str, Any]] = []
-
-    class Hook(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Hook) as server:
+    with HTTPServer(("127.0.0.1", port), type("OwnHook", (Hook,), {"got": got})) as server:
         thread = threading.Thread(target=server.handle_request)
         thread.start()
-        config = configure(tmp_path, alerts={"webhook": f"http://127.0.0.1:{server.server_port}/x"})
-        assert alert(config, AS_OF, [a_stop()]) == []
+        (said,) = run("rows", "items")
         thread.join()
-    (told,) = got
+    assert said.startswith("alerts.webhook works again")
+    (body,) = got
+    assert [stop["measure"] for stop in body["stops"]] == ["items", "rows"]
     wanted = {"measure": "rows", "part": "", "value": 0.0, "baseline": 500.0, "lowest": None}
-    assert wanted.items() <= told["stops"][0].items()
-    assert told["text"].startswith("Fitting is paused. rows is 0, expected 500")
+    assert wanted.items() <= body["stops"][1].items()
+    assert body["text"].startswith("Fitting is paused. items is 0, expected 500")
+    assert len(told()) == 2
+
+
+def test_what_cannot_be_told_is_said(tmp_path: Path) -> None:
+    stop = Finding("activity", "rows", "", "count", 0.0, 0, verdict="stop", as_of=AS_OF)
+    for command, why in (("false", "false ended with 1: "), ("no-such-one", "No such file")):
+        config = configure(tmp_path / command, alerts={"command": command})
+        (said,) = alert_of_stops(config, Ledger(config), AS_OF, [stop], AS_OF)
+        assert said.startswith("alerts.command: ")
+        assert why in said
+
+
+def test_measures_that_nobody_knows_are_refused(tmp_path: Path) -> None:
+    assert configure(tmp_path, drift={"only_warn": ["clock"]}).drift.only_warn == ["clock"]
+    with pytest.raises(ValueError, match=r"expected some of rows, members, .*; got clocks"):
+        configure(tmp_path, drift={"only_warn": ["clock", "clocks"]})
