@@ -25,19 +25,11 @@ from transformations.stats.columns import duration
 from transformations.tables import activity_query
 
 DAY = timedelta(days=1)
-GROUPS = (
-    "volume",
-    "sessions",
-    "actions",
-    "missing",
-    "stability",
-    "distance",
-    "words",
-    "ids",
-    "clock",
-)
+OF_ALL = ("volume", "actions", "ids", "clock")
+OF_SAMPLE = ("sessions", "missing", "stability", "distance", "words")
+"""Queries over all actions of the days; over a sample of them, which is made after those."""
 MARKS_KEPT = 2
-SAMPLE = 100_000
+SAMPLE = 50_000
 """Actions of a usual day whose columns are looked at: the bounds are wider than what more tell."""
 
 Days = Mapping[int, Measured]
@@ -67,11 +59,14 @@ def activity_series(config: Config, con: Connection, as_of: datetime) -> list[Se
     if first is None:
         return []
     n_days = min(config.drift.days, max((as_of - first[0]) // DAY - 1, 0))
-    _relations(config, con, as_of, n_days)
+    n_rows = _days(config, con, as_of, n_days)
+    _staged_items(config, con)
+    measured = [*measured_in(con, "activity", OF_ALL, {"actions": list(config.actions)})]
+    _sample(config, con, max(n_rows // (SAMPLE * (n_days + 1)), 1))
     dwell = duration(config)
-    parameters = {"actions": list(config.actions), "duration": dwell}
-    groups = [*GROUPS, "duration"] if dwell else GROUPS
-    return by_day(measured_in(con, "activity", groups, parameters))
+    groups = [*OF_SAMPLE, "duration"] if dwell else OF_SAMPLE
+    measured += measured_in(con, "activity", groups, {"duration": dwell})
+    return by_day(measured)
 
 
 def by_day(measured: Iterable[tuple[int, Measured]]) -> list[Series]:
@@ -148,8 +143,8 @@ def measured_in(
         yield back, Measured(about, measure, part, kind, value, n_rows, error)
 
 
-def _relations(config: Config, con: Connection, as_of: datetime, n_days: int) -> None:
-    """Make what sql/ reads; the columns are those of a sample where a day has many actions."""
+def _days(config: Config, con: Connection, as_of: datetime, n_days: int) -> int:
+    """Make `drift_days` and `drift_activity`; return about how many rows it has."""
     end = f"timestamptz {quoted(as_of.isoformat())}"
     con.execute(
         f"create or replace temp view drift_days as select range as back, {end} - "
@@ -165,8 +160,11 @@ def _relations(config: Config, con: Connection, as_of: datetime, n_days: int) ->
         f"and event_timestamp >= timestamptz {quoted(start.isoformat())}) "
         f"where ingested_at is null or ingested_at < {end} - to_days(back::integer)"
     )
-    n_rows = sum(pq.read_metadata(file).num_rows for file in files)
-    every = max(n_rows // (SAMPLE * (n_days + 1)), 1)
+    return sum(pq.read_metadata(file).num_rows for file in files)
+
+
+def _sample(config: Config, con: Connection, every: int) -> None:
+    """Make `drift_sample`, `drift_sessions` and `drift_columns`: of one action in `every`."""
     con.execute(
         "create or replace temp table drift_sample as select back, member_id, item_id, "
         "event_timestamp, attributes from drift_activity "
@@ -177,7 +175,6 @@ def _relations(config: Config, con: Connection, as_of: datetime, n_days: int) ->
         "create or replace temp view drift_sessions as select back, member_id, event_timestamp "
         f"from drift_activity where hash(member_id) % {every} = 0"
     )
-    _staged_items(config, con)
     hours = "select back, 'hour' as name, null::double as number, hour(event_timestamp)::varchar"
     columns = [f"{hours} as word from drift_sample"]
     for name, attribute in config.rules.attributes.items():
