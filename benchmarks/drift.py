@@ -1,9 +1,10 @@
-"""Drift: how often 60 ordinary days are beyond a bound, and which planted faults are found.
+"""Drift: how often ordinary days are beyond a bound, and which planted faults are found.
 
 The days are the last of a simulated market (pipelines/datasets/simulate.py), each measured as a run
-would, vectors included. A fault is planted into a day's staged files, on five of the days in turn.
-The bounds of operations/drift.py were chosen with it: no ordinary day may stop. A stop is at six
-usual spreads rather than eight so that clocks an hour off are one.
+would, vectors included. A fault is planted into a day's staged files, or into the weights of a
+learned line under the same name, on some of the days in turn. The bounds of
+operations/drift_rule.py were chosen with it: no ordinary day may stop. A stop is at six usual
+spreads rather than eight so that clocks an hour off are one.
 """
 
 import argparse
@@ -12,17 +13,24 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
+from benchmarks.drift_page import RESULTS
+from models.backend import keras
 from models.embed import embed_snapshot
 from models.items.build import build_items
+from models.layers.build import build
 from models.packaging import package
-from models.spec import Average, GeometricDecay
-from operations.drift import Finding, note, noted_before
+from models.spec import AttentionPool, Average, GeometricDecay
+from models.training.recipe import Recipe
+from models.training.train import train
+from operations.drift import note, noted_before
+from operations.drift_rule import Finding
 from operations.ledger import Ledger
 from pipelines.datasets.simulate import Size, simulate
 from pipelines.drift.measure import Series, activity_series, item_measures, judged
@@ -35,13 +43,15 @@ from transformations.quoting import quoted
 from transformations.sources import stage_activity, stage_items
 from transformations.tables import build_sequences_of
 
-RESULTS = Path(__file__).parent / "results" / "drift.json"
 END = datetime(2026, 3, 10, tzinfo=UTC)
 DAY = timedelta(days=1)
-ORDINARY = 60
-FAULTY = 5
-SIZE = Size(members=20_000, jobs=5_000, days=ORDINARY + 40)
-LINES = (Average(version=1), GeometricDecay(version=1, decay=0.8, pooled=True))
+ORDINARY = 30
+FAULTY = 3
+SIZE = Size(members=10_000, jobs=2_500, days=ORDINARY + 40)
+LEARNED = AttentionPool(
+    version=1, recipe=Recipe(epochs=4, validation=7 * DAY, refit=False, batch_size=512)
+)
+LINES = (Average(version=1), GeometricDecay(version=1, decay=0.8, pooled=True), LEARNED)
 SEEDS = (7, 8)
 BOT = 20_000
 
@@ -55,7 +65,7 @@ def configured(folder: Path, source: Path) -> Config:
                 "source": str(source / "events"),
                 "columns": {"ingested_at": "ingested_at"},
                 "attributes": {
-                    "dwell": {"type": "number"},
+                    "dwell": {"type": "number", "unit": "s"},
                     "rating": {"type": "number"},
                     "source_page": {"type": "category"},
                 },
@@ -81,8 +91,9 @@ def staged(folder: Path, seed: int, as_ofs: list[datetime]) -> Config:
         stage_items(config, con, END)
         build_items(config, con, END, as_ofs[0])
         build_sequences_of(config, con, [Snapshot(at, at - DAY, at) for at in as_ofs])
-        for line in LINES:
+        for line in LINES[:-1]:
             package(line, config)
+        package(LEARNED, config, train(LEARNED, config, con, as_ofs[0]).model, as_ofs[0])
         for at in as_ofs:
             embed_snapshot(config, con, at, at, LINES)
     return config
@@ -200,6 +211,55 @@ FAULTS: dict[str, Callable[[Path, Path, datetime], None]] = {
 }
 
 
+def _one_epoch(config: Config, until: datetime) -> Any:
+    """Return the learned line as it was after its first epoch."""
+    early = replace(LEARNED, recipe=replace(LEARNED.recipe, epochs=1))
+    with connect(config) as con:
+        return train(early, config, con, until).model
+
+
+def _half_random(config: Config, until: datetime) -> Any:
+    """Return the trained line with every second array of weights as it began, from another seed."""
+    with connect(config) as con:
+        model = train(LEARNED, config, con, until).model
+    keras.utils.set_random_seed(99)
+    random = build(LEARNED, config).get_weights()
+    model.set_weights([own if n % 2 else random[n] for n, own in enumerate(model.get_weights())])
+    return model
+
+
+MODELS: dict[str, Callable[[Config, datetime], Any]] = {
+    "a model's weights are those of its first epoch": _one_epoch,
+    "half of a model's weights are random": _half_random,
+}
+"""Faults of what is packaged under the name of a fit that serves."""
+
+
+def half_trained(config: Config, model: Any, as_of: datetime, until: datetime) -> list[Finding]:
+    """Embed a day by another model of the same name; return what is beyond a bound."""
+    with tempfile.TemporaryDirectory() as name:
+        data = Path(name) / "data"
+        embeddings = config.layout.embeddings(LEARNED.view)
+        copied = config.model_copy(update={"data_dir": str(data)})
+        for folder in (
+            config.layout.items(config.space),
+            partition(config.layout.sequences, as_of),
+        ):
+            there = folder if folder.is_dir() else folder.parent
+            shutil.copytree(there, data / there.relative_to(config.data))
+        shutil.copytree(embeddings, data / embeddings.relative_to(config.data))
+        shutil.rmtree(partition(copied.layout.embeddings(LEARNED.view), as_of).parent)
+        shutil.copytree(config.layout.state, copied.layout.state)
+        package(LEARNED, copied, model, until)
+        ledger = Ledger(copied)
+        noted = noted_before(ledger, as_of, config.drift.days)
+        with connect(copied) as con:
+            embed_snapshot(copied, con, as_of, as_of, [LEARNED])
+            measured = vector_measures(copied, con, as_of, [LEARNED])
+        found = judged(copied, [Series(made, {}, None) for made in measured], noted)
+    return [one for one in found if one.verdict in ("warning", "stop")]
+
+
 def planted(config: Config, fault: str, as_of: datetime) -> list[Finding]:
     """Measure a day with a fault in a copy of what is measured; return what is beyond a bound."""
     with tempfile.TemporaryDirectory() as name:
@@ -223,8 +283,11 @@ def main() -> None:
     """Measure, print a table, write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    seeds = parser.parse_args().seeds
-    as_ofs = [END - back * DAY for back in range(ORDINARY - 1, -1, -1)]
+    parser.add_argument("--days", type=int, default=ORDINARY, help="Ordinary days of a market.")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    seeds = arguments.seeds
+    as_ofs = [END - back * DAY for back in range(arguments.days - 1, -1, -1)]
     results: dict[str, Any] = {"size": vars(SIZE), "ordinary": {}, "faults": {}}
     for number, seed in enumerate(seeds):
         with tempfile.TemporaryDirectory() as name:
@@ -234,11 +297,16 @@ def main() -> None:
             print(f"market {seed}: {json.dumps(days, indent=1)}", flush=True)
             if number:
                 continue
-            for fault in FAULTS:
+            made = {fault: make(config, as_ofs[0]) for fault, make in MODELS.items()}
+            for fault in [*FAULTS, *MODELS]:
                 told: dict[str, dict[str, int]] = {"stop": {}, "warning": {}}
                 stopped = warned = 0
                 for place in range(FAULTY):
-                    found = planted(config, fault, END - place * DAY)
+                    at = END - place * DAY
+                    if fault in MODELS:
+                        found = half_trained(config, made[fault], at, as_ofs[0])
+                    else:
+                        found = planted(config, fault, at)
                     verdicts = {one.verdict for one in found}
                     stopped += "stop" in verdicts
                     warned += bool(verdicts)
@@ -248,7 +316,7 @@ def main() -> None:
                 row = {"days": FAULTY, "stopped": stopped, "told": warned, **told}
                 results["faults"][fault] = row
                 print(f"{fault}: {stopped}/{FAULTY} {json.dumps(told)}", flush=True)
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+    arguments.out.write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

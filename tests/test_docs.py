@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from benchmarks import evaluation
+from benchmarks import drift_page, evaluation
 from benchmarks.report import __main__ as performance
 from transformations.config import ROOT
 
@@ -23,3 +23,9 @@ def test_the_tests_that_a_document_names_are_there(document: str) -> None:
 def test_pages_of_figures_are_as_they_would_be_made_now() -> None:
     assert performance.PAGE.read_text() == performance.page()[0]
     assert evaluation.PAGE.read_text() == evaluation.page()
+
+
+def test_the_figures_of_drift_are_those_measured() -> None:
+    """Each line of them as it is made from the results: `python -m benchmarks.drift_page`."""
+    page = (ROOT / "docs" / "operations.md").read_text().splitlines()
+    assert [line for line in drift_page.lines(drift_page.read()) if line not in page] == []

@@ -66,6 +66,7 @@ class BoostedTrees(Ranker):
 
     kind: ClassVar[str] = "boosted_trees"
     code: ClassVar[str] = "models.rankers.boosted_trees:BoostedTreesRanker"
+    scores_are_probabilities: ClassVar[bool] = False
 
     name: str = "boosted_trees"
     trees: int = 200

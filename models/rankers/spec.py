@@ -54,6 +54,8 @@ class Ranker:
     """The public name of what it computes; moving a file changes no name."""
     code: ClassVar[str]
     """Address of the class that is fitted."""
+    scores_are_probabilities: ClassVar[bool] = True
+    """Whether its scores are the heads' probabilities by their weights, and not only an order."""
 
     name: str
     version: int

@@ -1,18 +1,19 @@
 """`activity drift`: what of the newest data is unusual, what waits for it, and letting it go on."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from click.core import ParameterSource
 
 from pipelines.cli.options import ConfigOption, DebugOption, settings_of
-from pipelines.progress import plain_table
+from pipelines.progress import plain_table, short
 from pipelines.terminal import Terminal, escape
 from transformations.config import Config
 from transformations.errors import InputError
 
 if TYPE_CHECKING:
-    from operations.drift import Finding
+    from operations.drift_rule import Finding
     from operations.ledger import Ledger
 
 app = typer.Typer()
@@ -21,6 +22,8 @@ drift = typer.Typer(
 )
 app.add_typer(drift, name="drift", epilog="Example: activity drift --all")
 console = Terminal()
+DAYS = 60
+"""How far back a page goes."""
 
 
 @drift.callback()
@@ -29,6 +32,12 @@ def drift_command(
     everything: Annotated[
         bool, typer.Option("--all", help="Measures that are as usual, too.")
     ] = False,
+    prometheus: Annotated[
+        Path | None, typer.Option(help="Also write the measures to this file, for Prometheus.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write a page that plots each measure over the days.")
+    ] = None,
     config: ConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
@@ -39,10 +48,17 @@ def drift_command(
         return
     from operations.drift import findings, standing
 
-    ledger = _ledger(settings_of(config))
+    settings = settings_of(config)
+    if html is not None and (html.suffix != ".html" or html.is_dir()):
+        raise InputError(f"--html: expected a file whose name ends in .html, got {html}")
+    ledger = _ledger(settings)
     found = findings(ledger)
     if not found:
         raise InputError("no snapshot was measured yet; first: activity run")
+    if prometheus is not None:
+        from pipelines.drift.metrics import write_metrics
+
+        write_metrics(found, prometheus)
     shown = [one for one in found if everything or one.verdict in ("stop", "warning")]
     counts = {name: sum(one.verdict == name for one in found) for name in ("ok", "unknown")}
     if shown:
@@ -52,6 +68,13 @@ def drift_command(
         f"{counts['ok']} as usual, {counts['unknown']} without enough days to compare with.",
         highlight=False,
     )
+    if html is not None:
+        from operations.drift import history
+        from pipelines.report.drift import write_drift
+
+        days = history(ledger, DAYS)
+        write_drift(found, days, settings.root.name, html)
+        console.print(f"[green]✓[/] {escape(short(html))}", highlight=False, soft_wrap=True)
     if standing(ledger):
         console.print(
             "[bold red]Fitting is paused;[/] what is online goes on being served and renewed. Mend "

@@ -8,6 +8,7 @@ import duckdb
 from rich.console import Console
 from rich.table import Table
 
+from operations.drift import counts, findings
 from operations.fits import Fits, current_lines, say_kept
 from operations.ledger import Ledger
 from operations.releases import TARGETS, releases, serving
@@ -34,6 +35,8 @@ def status(console: Console, config: Config) -> None:
     console.print(verdict(config, ledger, runs, now), highlight=False)
     if said := _serving(config):
         console.print(said, highlight=False)
+    if drifted := drift_line(ledger):
+        console.print(drifted, highlight=False)
     console.print()
     console.print(_runs_table(runs))
     for run in runs:
@@ -105,6 +108,21 @@ def _serving(config: Config) -> str:
         why = f": {newest.refused}" if newest.refused else ""
         said += f" Release {newest.number} is made and does not serve{why}."
     return escape(said)
+
+
+def drift_line(ledger: Ledger) -> str:
+    """Say in one line what of the newest data is unusual; nothing if nothing is."""
+    found = counts(findings(ledger))
+    names = {"stops": "stop", "warnings": "warning"}
+    said = ", ".join(
+        f"{count} {names.get(name, name) if count == 1 else name}"
+        for name, count in found.items()
+        if count
+    )
+    if not said:
+        return ""
+    begins = "[bold red]Drift pauses fitting:[/]" if found["stops"] else "[yellow]Drift:[/]"
+    return f"{begins} {said}; activity drift"
 
 
 def _runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:

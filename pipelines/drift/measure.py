@@ -5,7 +5,7 @@ part, kind, amount, n_rows and error.
 """
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,19 +14,22 @@ from statistics import median
 import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection as Connection
 
-from operations.drift import FEWEST, FEWEST_NOTED, Finding, Measured, judge
+from operations.drift_rule import FEWEST, FEWEST_NOTED, Finding, Measured, judge
 from transformations.config import Config
 from transformations.duck import copy, named_in, parquet, sql
 from transformations.errors import RunFailedError
 from transformations.layout import files_between, partition, partition_files, partitions, span
 from transformations.quoting import identifier, quoted
 from transformations.seals import sealing
+from transformations.stats.columns import duration
 from transformations.tables import activity_query
 
 DAY = timedelta(days=1)
-GROUPS = ("volume", "actions", "missing", "stability", "words", "ids", "clock")
+OF_ALL = ("volume", "actions", "ids", "clock")
+OF_SAMPLE = ("sessions", "missing", "stability", "distance", "words")
+"""Queries over all actions of the days; over a sample of them, which is made after those."""
 MARKS_KEPT = 2
-SAMPLE = 100_000
+SAMPLE = 50_000
 """Actions of a usual day whose columns are looked at: the bounds are wider than what more tell."""
 
 Days = Mapping[int, Measured]
@@ -56,10 +59,20 @@ def activity_series(config: Config, con: Connection, as_of: datetime) -> list[Se
     if first is None:
         return []
     n_days = min(config.drift.days, max((as_of - first[0]) // DAY - 1, 0))
-    _relations(config, con, as_of, n_days)
+    n_rows = _days(config, con, as_of, n_days)
+    _staged_items(config, con)
+    measured = [*measured_in(con, "activity", OF_ALL, {"actions": list(config.actions)})]
+    _sample(config, con, max(n_rows // (SAMPLE * (n_days + 1)), 1))
+    dwell = duration(config)
+    groups = [*OF_SAMPLE, "duration"] if dwell else OF_SAMPLE
+    measured += measured_in(con, "activity", groups, {"duration": dwell})
+    return by_day(measured)
+
+
+def by_day(measured: Iterable[tuple[int, Measured]]) -> list[Series]:
+    """Group measures by what they are; those that the newest day has."""
     rows: dict[tuple[str, str], dict[int, Measured]] = {}
-    parameters = {"actions": list(config.actions)}
-    for back, made in _measured(con, "activity", GROUPS, parameters):
+    for back, made in measured:
         rows.setdefault((made.measure, made.part), {})[back] = made
     return [
         Series(
@@ -84,7 +97,7 @@ def item_measures(config: Config, con: Connection, as_of: datetime) -> list[Meas
     with sealing(partition(folder, as_of), "item_marks") as path:
         copy(con, sql("item_marks", __file__), path, {"as_of": as_of})
         con.execute(f"create or replace temp view item_marks as from {parquet([path])}")
-        measured = [made for _, made in _measured(con, "items", ["items"], {})]
+        measured = [made for _, made in measured_in(con, "items", ["items"], {})]
     for at in before[: 1 - MARKS_KEPT]:
         shutil.rmtree(partition(folder, at).parent)
     has_text = bool(config.items.text)
@@ -106,7 +119,7 @@ def judged(
     return found
 
 
-def _measured(
+def measured_in(
     con: Connection, about: str, groups: Sequence[str], parameters: Mapping[str, object]
 ) -> Iterator[tuple[int, Measured]]:
     """Yield the measures of these queries with how many days before they are.
@@ -130,8 +143,8 @@ def _measured(
         yield back, Measured(about, measure, part, kind, value, n_rows, error)
 
 
-def _relations(config: Config, con: Connection, as_of: datetime, n_days: int) -> None:
-    """Make what sql/ reads; the columns are those of a sample where a day has many actions."""
+def _days(config: Config, con: Connection, as_of: datetime, n_days: int) -> int:
+    """Make `drift_days` and `drift_activity`; return about how many rows it has."""
     end = f"timestamptz {quoted(as_of.isoformat())}"
     con.execute(
         f"create or replace temp view drift_days as select range as back, {end} - "
@@ -147,14 +160,21 @@ def _relations(config: Config, con: Connection, as_of: datetime, n_days: int) ->
         f"and event_timestamp >= timestamptz {quoted(start.isoformat())}) "
         f"where ingested_at is null or ingested_at < {end} - to_days(back::integer)"
     )
-    n_rows = sum(pq.read_metadata(file).num_rows for file in files)
-    every = max(n_rows // (SAMPLE * (n_days + 1)), 1)
+    return sum(pq.read_metadata(file).num_rows for file in files)
+
+
+def _sample(config: Config, con: Connection, every: int) -> None:
+    """Make `drift_sample`, `drift_sessions` and `drift_columns`: of one action in `every`."""
     con.execute(
         "create or replace temp table drift_sample as select back, member_id, item_id, "
         "event_timestamp, attributes from drift_activity "
         f"where hash(member_id, item_id, action, event_timestamp) % {every} = 0"
     )
-    _staged_items(config, con)
+    # Sessions need all actions of a member.
+    con.execute(
+        "create or replace temp view drift_sessions as select back, member_id, event_timestamp "
+        f"from drift_activity where hash(member_id) % {every} = 0"
+    )
     hours = "select back, 'hour' as name, null::double as number, hour(event_timestamp)::varchar"
     columns = [f"{hours} as word from drift_sample"]
     for name, attribute in config.rules.attributes.items():

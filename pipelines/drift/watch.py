@@ -1,14 +1,16 @@
 """What a run does about drift: measure, note, say, alert."""
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 from duckdb import DuckDBPyConnection as Connection
 
 from models.spec import Aggregator
-from operations.drift import Finding, Measured, note, note_alerted, noted_before
-from pipelines.drift.alerts import alert
+from operations.drift import counts, note, noted_before
+from operations.drift_rule import Finding, Measured
+from pipelines.drift.alerts import alert_of_stops
 from pipelines.drift.measure import Series, activity_series, item_measures, judged
+from pipelines.drift.rankers import ranker_series
 from pipelines.drift.vectors import vector_measures
 from pipelines.progress import Stage, Stages
 from pipelines.terminal import escape
@@ -18,13 +20,14 @@ STAGED = "stg_activity"
 
 
 def watch_inputs(config: Config, con: Connection, as_of: datetime, stages: Stages) -> None:
-    """Measure what was staged for a snapshot: the newest day's actions, the items, the reading."""
+    """Measure what a snapshot is of: the newest day's actions, the items, the reading, scores."""
     with stages.stage("drift of inputs") as stage:
         noted = noted_before(stages.ledger, as_of, config.drift.days)
         about = {
             "activity": activity_series(config, con, as_of),
             "items": [Series(made, {}, None) for made in item_measures(config, con, as_of)],
             "reading": [Series(made, {}, None) for made in _reading(stages.done)],
+            "rankers": ranker_series(config, con, as_of),
         }
         found = []
         for name, series in about.items():
@@ -71,13 +74,8 @@ def _reading(done: Sequence[Stage]) -> list[Measured]:
 
 def _fill(stage: Stage, found: Sequence[Finding]) -> None:
     stage.rows_out = len(found)
-    counts = {
-        "stops": sum(one.stops for one in found),
-        "accepted": sum(one.verdict == "stop" and not one.stops for one in found),
-        "warnings": sum(one.verdict == "warning" for one in found),
-        "not judged yet": sum(one.verdict == "unknown" for one in found),
-    }
-    stage.note = ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "usual"
+    of = counts(found) | {"not judged yet": sum(one.verdict == "unknown" for one in found)}
+    stage.note = ", ".join(f"{count} {name}" for name, count in of.items() if count) or "usual"
 
 
 def _say(config: Config, as_of: datetime, found: Sequence[Finding], stages: Stages) -> None:
@@ -89,11 +87,6 @@ def _say(config: Config, as_of: datetime, found: Sequence[Finding], stages: Stag
             said = f"[{color}]• drift, {one.verdict}:[/] {escape(one.said + accepted)}"
             stages.console.print(said, highlight=False, soft_wrap=True)
     new = [one for one in found if one.stops and one.alerted_at is None]
-    if not new or not (config.alerts.command or config.alerts.webhook):
-        return
-    failures = alert(config, as_of, new)
-    for failure in failures:
-        said = f"[bold red]• nobody was told:[/] {escape(failure)}"
-        stages.console.print(said, highlight=False, soft_wrap=True)
-    if not failures:  # else the next run tries again
-        note_alerted(stages.ledger, new)
+    for said in alert_of_stops(config, stages.ledger, as_of, new, datetime.now(UTC)):
+        line = f"[bold red]• alerts:[/] {escape(said)}"
+        stages.console.print(line, highlight=False, soft_wrap=True)

@@ -8,21 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from operations.alert_failures import failing, note_tried
 from operations.drift import (
     DRIFT,
-    FEWEST,
-    Finding,
-    Measured,
     accept,
-    expected,
+    counts,
     findings,
-    judge,
+    history,
     note,
     note_alerted,
     noted_before,
     pauses_fitting,
     standing,
 )
+from operations.drift_rule import FEWEST, Finding, Measured, expected, judge
 from operations.ledger import Ledger
 from tests.worlds.events import configure
 from transformations.errors import InputError
@@ -66,6 +65,11 @@ def steady(value: float, days: int = 28) -> dict[int, float]:
         (Measured("activity", "clock", "", "hours", -1.0, 9_000, 0.05), 0.0, "stop"),
         (Measured("activity", "clock", "", "hours", 1.0, 9_000, 9.0), 0.0, "ok"),  # no such hour
         (Measured("vectors", "norm", "v", "size", 0.4, 9_000), 1.0, "stop"),
+        (Measured("vectors", "kept neighbours", "v", "share", 0.5, 5_000), 0.8, "stop"),
+        (Measured("vectors", "kept neighbours", "v", "share", 1.0, 5_000), 0.8, "ok"),
+        (Measured("vectors", "told apart", "v", "share", 0.9, 4_000, 0.03), 0.5, "stop"),
+        (Measured("vectors", "told apart", "v", "share", 0.2, 4_000, 0.03), 0.5, "ok"),
+        (Measured("rankers", "calibration", "r", "effect", -0.3, 4_000, 0.01), 0.0, "stop"),
     ],
     ids=str,
 )
@@ -106,7 +110,7 @@ def test_what_is_expected_by_hand() -> None:
 )
 def test_bounds_hold_each_other(before: dict[int, float], value: float, kind: str) -> None:
     """What is expected lies within the warning's bounds, these within the stop's."""
-    found = judge(Measured("a", "m", "", kind, value, 1_000), before)
+    found = judge(Measured("a", "rows", "", kind, value, 1_000), before)
     assert found.baseline is not None
     ends = [
         (found.stop[0], found.warn[0]),
@@ -217,3 +221,32 @@ def test_what_the_ledger_knows_of_days_before(ledger: Ledger) -> None:
         noted(ledger, AS_OF - back * DAY, 100 * back)
     noted(ledger, AS_OF, 5)
     assert noted_before(ledger, AS_OF, 28) == {("activity", "rows", ""): {1: 100, 2: 200}}
+
+
+def test_what_is_counted_and_what_was(ledger: Ledger) -> None:
+    noted(ledger, AS_OF - 9 * DAY, 1)
+    noted(ledger, AS_OF - DAY, 1_000)
+    noted(ledger, AS_OF, 0, 650)
+    assert counts(findings(ledger)) == {"stops": 1, "accepted": 0, "warnings": 1}
+    accept(ledger, "why")
+    assert counts(findings(ledger)) == {"stops": 0, "accepted": 1, "warnings": 1}
+    got = [(one.as_of, str(one), one.value) for one in history(ledger, 5)]
+    assert got == [
+        (AS_OF - DAY, "rows", 1_000),
+        (AS_OF, "members", 650),
+        (AS_OF, "rows", 0),
+    ]
+
+
+def test_an_alert_that_fails_is_said_once_a_day_and_when_it_works(ledger: Ledger) -> None:
+    def tried(why: str | None, hours: float) -> list[str]:
+        return note_tried(ledger, {"webhook": why}, AS_OF + timedelta(hours=hours))
+
+    assert tried(None, 0) == []
+    assert tried("refused", 1) == ["alerts.webhook: refused"]
+    assert failing(ledger) == {"webhook"}
+    assert tried("refused", 2) == []
+    assert tried("refused", 26) == ["alerts.webhook, since 2026-03-10 01:00 UTC: refused"]
+    assert tried("refused", 49) == []
+    assert tried(None, 50) == ["alerts.webhook works again; it failed since 2026-03-10 01:00 UTC"]
+    assert (failing(ledger), tried(None, 51)) == (set(), [])

@@ -1,228 +1,26 @@
-"""Drift: the measures on tables by hand, and a run that a fault stops from fitting."""
+"""A run that a fault stops from fitting; who is told of it."""
 
 import json
 import re
 import sys
 import threading
-from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
-import duckdb
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from models.spec import Average
-from operations.drift import Finding, standing
+from operations.drift import note, standing
+from operations.drift_rule import Finding
 from operations.ledger import Ledger
 from pipelines.cli import app as cli
-from pipelines.drift import measure
-from pipelines.drift.alerts import alert
-from pipelines.drift.measure import Series, activity_series, item_measures
-from pipelines.drift.vectors import vector_measures
+from pipelines.cli.status import drift_line
+from pipelines.drift.alerts import alert_of_stops
 from pipelines.ranking import train
-from tests.worlds.events import AS_OF, DAY, Event, configure, write_activity
+from tests.worlds.events import AS_OF, DAY, configure
 from tests.worlds.workspace import AVERAGE, END, Workspace
-from transformations.config import CONFIG_VARIABLE, Config
-from transformations.duck import connect
-from transformations.layout import partition
-
-HOUR = timedelta(hours=1)
-OLD = datetime(1970, 1, 1, tzinfo=AS_OF.tzinfo)
-
-
-def items(config: Config, *rows: tuple[int, datetime, str, list[str]]) -> None:
-    """Write stg_items: item_id, available_at, text, categories."""
-    names = ("item_id", "available_at", "text", "categories")
-    columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
-    table = pa.table(columns)
-    place = table.schema.get_field_index("available_at")
-    times = table["available_at"].cast(pa.timestamp("us", tz="UTC"))
-    config.layout.staged_items.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table.set_column(place, "available_at", times), config.layout.staged_items)
-
-
-def measured(config: Config) -> dict[str, Series]:
-    with connect(config) as con:
-        series = activity_series(config, con, AS_OF)
-    return {f"{one.newest.measure} {one.newest.part}".strip(): one for one in series}
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Config:
-    config = configure(tmp_path, drift={"days": 14}, items={"text": ["title"], "categories": ["c"]})
-    items(config, (1, OLD, "red", ["c=fish"]), (2, AS_OF - HOUR, "blue", ["c=bird"]))
-    return config
-
-
-def test_a_day_by_hand(config: Config) -> None:
-    """Yesterday two actions; today member 1 does one thing twice, member 2 another."""
-    write_activity(
-        config,
-        [
-            Event(9, 1, "SAVE", AS_OF - 20 * DAY),
-            Event(1, 1, "SAVE", AS_OF - DAY - HOUR),
-            Event(1, 1, "APPLY", AS_OF - DAY - 2 * HOUR),
-            Event(1, 1, "APPLY", AS_OF - HOUR),
-            Event(1, 1, "APPLY", AS_OF - 2 * HOUR),
-            Event(2, 3, "SAVE", AS_OF - DAY),
-            Event(2, 2, "SAVE", AS_OF - 3 * HOUR),
-            Event(7, 1, "SAVE", AS_OF),  # tomorrow's
-            Event(7, 1, "SAVE", AS_OF - HOUR, AS_OF),  # known tomorrow
-        ],
-    )
-    got = measured(config)
-    newest = {name: one.newest.value for name, one in got.items()}
-    assert newest["rows"] == 4
-    assert newest["members"] == 2
-    assert newest["items"] == 3
-    assert newest["busiest member"] == 2
-    assert newest["repeats"] == 1 / 4
-    assert (newest["action APPLY"], newest["action SAVE"]) == (1 / 2, 1 / 2)
-    assert newest["action DISMISS"] == 0
-    assert newest["new members"] == 1 / 2  # the two by member 2
-    assert newest["new items"] == 1 / 2
-    assert newest["unknown items"] == 1 / 4  # item 3; item 2 was known before the day was over
-    assert got["rows"].before == {1: 2} | dict.fromkeys(range(2, 15), 0)
-    assert got["action APPLY"].before == {1: 1 / 2}
-    assert got["action APPLY"].usual_rows == 2
-
-
-def test_a_day_is_as_it_was_known_at_its_end(config: Config) -> None:
-    late = Event(1, 1, "SAVE", AS_OF - DAY - HOUR, AS_OF - HOUR)
-    in_time = Event(2, 1, "SAVE", AS_OF - DAY - HOUR, AS_OF - DAY - HOUR)
-    write_activity(config, [Event(1, 1, "SAVE", AS_OF - 9 * DAY), late, in_time])
-    assert measured(config)["rows"].before[1] == 1
-
-
-def test_days_before_the_first_action_are_no_history(config: Config) -> None:
-    write_activity(config, [Event(1, 1, "SAVE", AS_OF - 4 * DAY + HOUR)])
-    got = measured(config)["rows"]
-    assert (got.newest.value, got.before) == (0, {1: 0, 2: 0})
-    with connect(config) as con:
-        assert activity_series(configure(config.data / "other"), con, AS_OF) == []
-
-
-def test_time_of_day(config: Config) -> None:
-    """All days at 12:00, the newest at 13:00; then a day around midnight."""
-    days = [Event(1, 1, "SAVE", AS_OF - back * DAY + 12 * HOUR) for back in range(2, 15)]
-    write_activity(config, [*days, Event(1, 1, "SAVE", AS_OF - DAY + 13 * HOUR)])
-    clock = measured(config)["clock"]
-    assert clock.newest.value == pytest.approx(1)
-    assert list(clock.before.values()) == pytest.approx([0] * 12)
-
-
-def attributed(tmp_path: Path, before: list[Any], newest: list[Any]) -> dict[str, Series]:
-    """Measure an attribute whose values lie on each of 14 days, and on the newest."""
-    kind = "category" if isinstance(before[0], str) else "number"
-    config = configure(
-        tmp_path, events={"attributes": {"page": {"type": kind}}}, drift={"days": 14}
-    )
-    items(config, (1, OLD, "red", []))
-    for back in range(1, 17):
-        values = newest if back == 1 else before
-        day = AS_OF - back * DAY
-        file = partition(config.layout.activity, day)
-        file = file.parent.with_name(f"period={day:%Y-%m-%d}") / file.name
-        file.parent.mkdir(parents=True)
-        n = len(values)
-        times = pa.array([day + HOUR + number * timedelta(seconds=1) for number in range(n)])
-        table = {
-            "member_id": range(n),
-            "item_id": [1] * n,
-            "action": ["SAVE"] * n,
-            "event_timestamp": times.cast(pa.timestamp("us", tz="UTC")),
-            "ingested_at": pa.nulls(n, pa.timestamp("us", tz="UTC")),
-            "page": pa.array(values, pa.string() if kind == "category" else pa.float64()),
-        }
-        pq.write_table(pa.table({name: pa.array(column) for name, column in table.items()}), file)
-    return measured(config)
-
-
-def test_words_of_an_attribute(tmp_path: Path) -> None:
-    got = attributed(tmp_path, ["mail", "feed"] * 5, ["mail", "new", "mail", None])
-    assert got["value page=mail"].newest.value == 2 / 3
-    assert got["value page=feed"].newest.value == 0
-    assert got["value page=feed"].before[3] == 1 / 2
-    assert got["unseen values page"].newest.value == 1 / 3
-    assert set(got["unseen values page"].before.values()) == {0}
-    assert got["missing page"].newest.value == 1 / 4
-
-
-def test_columns_of_many_actions_are_read_from_a_sample(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(measure, "SAMPLE", 20)
-    got = attributed(tmp_path, ["mail", None] * 50, ["mail", None] * 50)
-    assert got["rows"].newest.value == 100
-    assert 5 < got["missing page"].newest.n_rows < 40
-    assert 0.2 < got["missing page"].newest.value < 0.8
-
-
-def index_by_hand(own: list[float], other: list[float]) -> float:
-    """The population stability index of counts, half a row added to each."""
-    shares = []
-    for counts in (own, other):
-        total = sum(counts) + len(counts) / 2
-        shares.append([(count + 0.5) / total for count in counts])
-    return sum((p - q) * float(np.log(p / q)) for p, q in zip(*shares, strict=True))
-
-
-def test_the_stability_index_by_hand(tmp_path: Path) -> None:
-    """Of words, each is a bin; of two numbers, there is a bin for each."""
-    words = attributed(tmp_path / "words", ["a"] * 8 + ["b"] * 2, ["a"] * 5 + ["c"] * 5)
-    got = words["stability page"]
-    assert got.newest.value == pytest.approx(index_by_hand([5, 0, 5], [112, 28, 0]))
-    assert got.before[4] == pytest.approx(index_by_hand([8, 2, 0], [104, 26, 0]))
-    numbers = attributed(tmp_path / "numbers", [1.0] * 8 + [5.0] * 2, [1.0] * 2 + [5.0] * 8)
-    assert numbers["stability page"].newest.value == pytest.approx(index_by_hand([2, 8], [112, 28]))
-
-
-def test_items_that_change(config: Config) -> None:
-    def values(as_of: datetime) -> dict[str, float]:
-        with connect(config) as con:
-            return {one.measure: one.value for one in item_measures(config, con, as_of)}
-
-    later = AS_OF + DAY
-    assert values(AS_OF) == {"known items": 2, "empty texts": 0}
-    assert values(AS_OF) == {"known items": 2, "empty texts": 0}  # again: not beside itself
-    items(
-        config,
-        *((1, OLD, "red", ["c=fish"]), (2, OLD, "other", ["c=bird"])),
-        *((3, OLD, " ", []), (4, later, "not known yet", [])),
-    )
-    assert values(later) == {"known items": 3, "empty texts": 1 / 3, "changed items": 1 / 2}
-    items(config, (1, OLD, "red", ["c=mammal"]))
-    assert values(later + DAY) == {"known items": 1, "empty texts": 0, "changed items": 1}
-    assert len(list(config.layout.item_marks.iterdir())) == 2
-
-
-def test_vectors_by_hand(config: Config) -> None:
-    """Two of three members have a vector, of lengths 3 and 1; the day before all lay elsewhere."""
-    line, rows = Average(version=1), {"a": [[3.0, 0.0], [0.0, 1.0], [0.0, 0.0]]}
-    rows["b"] = [[0.0, 1.0]] * 3
-    for as_of, vectors, acts in (
-        (AS_OF - DAY, rows["b"], [1, 1, 0]),
-        (AS_OF, rows["a"], [1, 1, 1]),
-    ):
-        file = partition(config.layout.embeddings(line.view), as_of)
-        file.parent.mkdir(parents=True)
-        columns = dict.fromkeys(line.vectors(config), pa.array(vectors, pa.list_(pa.float32())))
-        pq.write_table(pa.table(columns | {"n_actions": acts}), file)
-    with duckdb.connect() as con:
-        got = vector_measures(config, con, AS_OF, [line])
-    part = "member_activity_average_v1.apply_embedding"
-    values = {one.measure: one.value for one in got if one.part == part}
-    assert values == pytest.approx(
-        {"empty": 1 / 3, "norm": 2, "centroid shift": np.hypot(1.5, 0.5) / 2}
-    )
-
-
-# A run
+from transformations.config import CONFIG_VARIABLE
 
 
 def write_days(workspace: Workspace, first: int, last: int, per_day: int = 150) -> None:
@@ -285,6 +83,12 @@ def test_a_stop_pauses_fitting_and_nothing_else(
     assert "Fitting is paused" in said
     assert "members" not in said
     assert "members" in call(monkeypatch, stopped, "--all")[1]
+    file = stopped.root / "drift.prom"
+    assert call(monkeypatch, stopped, "--prometheus", str(file))[0] == 1
+    lines = file.read_text().splitlines()
+    assert 'activity_drift_measure{about="activity",measure="rows",part=""} 450.0' in lines
+    assert f"activity_drift_stops {len(standing(ledger))}.0" in lines
+    assert f"Drift pauses fitting:[/] {len(standing(ledger))} stops" in drift_line(ledger)
     (alerted,) = told(stopped)
     assert alerted["as_of"] == (END + DAY).isoformat()
     assert ("rows", 450.0) in [(stop["measure"], stop["value"]) for stop in alerted["stops"]]
@@ -337,38 +141,72 @@ def test_a_first_run_fits_whatever_the_day_is_like(tmp_path: Path) -> None:
     assert workspace.services() == ["ranker_average_v1"]
 
 
-def a_stop() -> Finding:
-    return Finding("activity", "rows", "", "count", 0.0, 0, baseline=500.0, verdict="stop")
+class Hook(BaseHTTPRequestHandler):
+    """Keeps what is posted to it."""
+
+    got: list[dict[str, Any]]
+
+    def do_POST(self) -> None:
+        self.got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(204)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
-def test_an_alert_that_fails_is_said_and_tried_again(tmp_path: Path) -> None:
-    config = configure(tmp_path, alerts={"command": "false", "webhook": "http://127.0.0.1:9/"})
-    failures = alert(config, AS_OF, [a_stop()])
-    assert failures[0] == "alerts.command: false ended with 1: "
-    assert failures[1].startswith("alerts.webhook: ")
-    missing = configure(tmp_path, alerts={"command": ["no-such-command"]})
-    assert "no-such-command" in alert(missing, AS_OF, [a_stop()])[0]
+def test_who_is_not_told_gets_all_that_stands_with_the_next_try(tmp_path: Path) -> None:
+    """The command is told of each stop once, whatever becomes of the webhook."""
+    with HTTPServer(("127.0.0.1", 0), type("OwnHook", (Hook,), {"got": []})) as server:
+        port = server.server_port  # nobody listens there when it is closed
+    command = [sys.executable, "-c", TELLS.replace("told.json", str(tmp_path / "told.json"))]
+    url = f"http://127.0.0.1:{port}/x"
+    config = configure(tmp_path, alerts={"command": command, "webhook": url})
+    ledger = Ledger(config)
 
+    def run(*measures: str) -> list[str]:
+        stops = [
+            Finding("activity", name, "", "count", 0.0, 0, baseline=500.0, verdict="stop")
+            for name in measures
+        ]
+        found = note(ledger, AS_OF, "activity", stops)
+        new = [one for one in found if one.stops and one.alerted_at is None]
+        return alert_of_stops(config, ledger, AS_OF, new, AS_OF)
 
-def test_a_webhook_gets_json(tmp_path: Path) -> None:
+    def told() -> list[list[str]]:
+        lines = (tmp_path / "told.json").read_text().splitlines()
+        return [[stop["measure"] for stop in json.loads(line)["stops"]] for line in lines]
+
+    (said,) = run("rows")
+    assert said.startswith("alerts.webhook: ")
+    assert run("rows") == []  # it is tried, and not said again
+    assert run("rows", "items") == []
+    assert told() == [["rows"], ["items"]]
     got: list[dict[str, Any]] = []
-
-    class Hook(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Hook) as server:
+    with HTTPServer(("127.0.0.1", port), type("OwnHook", (Hook,), {"got": got})) as server:
         thread = threading.Thread(target=server.handle_request)
         thread.start()
-        config = configure(tmp_path, alerts={"webhook": f"http://127.0.0.1:{server.server_port}/x"})
-        assert alert(config, AS_OF, [a_stop()]) == []
+        (said,) = run("rows", "items")
         thread.join()
-    (told,) = got
+    assert said.startswith("alerts.webhook works again")
+    (body,) = got
+    assert [stop["measure"] for stop in body["stops"]] == ["items", "rows"]
     wanted = {"measure": "rows", "part": "", "value": 0.0, "baseline": 500.0, "lowest": None}
-    assert wanted.items() <= told["stops"][0].items()
-    assert told["text"].startswith("Fitting is paused. rows is 0, expected 500")
+    assert wanted.items() <= body["stops"][1].items()
+    assert body["text"].startswith("Fitting is paused. items is 0, expected 500")
+    assert len(told()) == 2
+
+
+def test_what_cannot_be_told_is_said(tmp_path: Path) -> None:
+    stop = Finding("activity", "rows", "", "count", 0.0, 0, verdict="stop", as_of=AS_OF)
+    for command, why in (("false", "false ended with 1: "), ("no-such-one", "No such file")):
+        config = configure(tmp_path / command, alerts={"command": command})
+        (said,) = alert_of_stops(config, Ledger(config), AS_OF, [stop], AS_OF)
+        assert said.startswith("alerts.command: ")
+        assert why in said
+
+
+def test_measures_that_nobody_knows_are_refused(tmp_path: Path) -> None:
+    assert configure(tmp_path, drift={"only_warn": ["clock"]}).drift.only_warn == ["clock"]
+    with pytest.raises(ValueError, match=r"expected some of rows, members, .*; got clocks"):
+        configure(tmp_path, drift={"only_warn": ["clock", "clocks"]})

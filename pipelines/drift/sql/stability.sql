@@ -1,4 +1,6 @@
--- one row per day and column: the population stability index of its values against the days before
+-- one row per day, column and measure: how much its values differ from those of the days before
+-- The population stability index, and of words the effect size of a chi-square test of the day
+-- against the others (Cohen's w, https://en.wikipedia.org/wiki/Effect_size).
 -- Reads `drift_columns`. A number's bins are the tenths of the days before, a word's the 30 most
 -- frequent words and one for the others. A day before is compared with the rest of them. Half a row
 -- is added to each bin, so that an empty one has a logarithm.
@@ -69,6 +71,7 @@ counts as (
         coalesce(binned.n_rows, 0) as n_own,
         bins.n_before - if(days.back > 0, coalesce(binned.n_rows, 0), 0) as n_other,
         count(*) over (partition by days.back, days.name) as n_bins,
+        bins.bin = 'other' or starts_with(bins.bin, 'is ') as is_word,
     from days
     inner join bins on days.name = bins.name
     left join binned
@@ -80,23 +83,50 @@ shares as (
         back,
         name,
         n_day,
+        is_word,
         (n_own + 0.5) / (n_day + 0.5 * n_bins) as own,
         (n_other + 0.5)
         / (sum(n_other) over (partition by back, name) + 0.5 * n_bins) as other,
     from counts
 ),
 
-stability as (
+sums as (
     select
         back,
-        'stability' as measure,
-        name as part,
-        'distance' as kind,
-        sum((own - other) * ln(own / other)) as amount,
+        name,
         max(n_day)::bigint as n_rows,
-        null::double as error,
+        sum((own - other) * ln(own / other)) as stability,
+        sqrt(sum((own - other) ** 2 / other)) as effect,
+        bool_and(is_word) as is_word,
     from shares
     group by back, name
+),
+
+told as (
+    select
+        back,
+        name,
+        'stability' as measure,
+        stability as amount,
+        n_rows,
+    from sums
+    union all
+    select
+        back,
+        name,
+        'chi-square' as measure,
+        effect as amount,
+        n_rows,
+    from sums
+    where is_word
 )
 
-select * from stability
+select
+    back,
+    measure,
+    name as part,
+    'distance' as kind,
+    amount,
+    n_rows,
+    null::double as error,
+from told
