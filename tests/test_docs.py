@@ -1,10 +1,11 @@
 """Every test that a document names as its proof is there; pages of figures hold those measured."""
 
+import json
 import re
 
 import pytest
 
-from benchmarks import evaluation
+from benchmarks import evaluation, experiments
 from benchmarks.report import __main__ as performance
 from transformations.config import ROOT
 
@@ -23,3 +24,9 @@ def test_the_tests_that_a_document_names_are_there(document: str) -> None:
 def test_pages_of_figures_are_as_they_would_be_made_now() -> None:
     assert performance.PAGE.read_text() == performance.page()[0]
     assert evaluation.PAGE.read_text() == evaluation.page()
+
+
+def test_the_figures_of_experiments_are_those_measured() -> None:
+    page = experiments.PAGE.read_text()
+    figures = page.split(experiments.MARKS[0])[1].split(experiments.MARKS[1])[0]
+    assert figures == experiments.figures(json.loads(experiments.RESULTS.read_text()))
