@@ -1,10 +1,11 @@
 """Every test that a document names as its proof is there; pages of figures hold those measured."""
 
+import json
 import re
 
 import pytest
 
-from benchmarks import drift_page, evaluation
+from benchmarks import drift_page, evaluation, experiments
 from benchmarks.report import __main__ as performance
 from transformations.config import ROOT
 
@@ -29,3 +30,9 @@ def test_the_figures_of_drift_are_those_measured() -> None:
     """Each line of them as it is made from the results: `python -m benchmarks.drift_page`."""
     page = (ROOT / "docs" / "operations.md").read_text().splitlines()
     assert [line for line in drift_page.lines(drift_page.read()) if line not in page] == []
+
+
+def test_the_figures_of_experiments_are_those_measured() -> None:
+    page = experiments.PAGE.read_text()
+    figures = page.split(experiments.MARKS[0])[1].split(experiments.MARKS[1])[0]
+    assert figures == experiments.figures(json.loads(experiments.RESULTS.read_text()))

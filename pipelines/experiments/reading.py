@@ -23,7 +23,7 @@ WRONG_SHARE = 0.001
 """Members in an arm that is not theirs, beyond which an experiment is void."""
 MOST_OF = 0.9
 """A value that more members have points nowhere."""
-FACTS = {"surface": "surfaces", "items": "lengths of lists", "path": "what made the lists"}
+FACTS = {"surface": "surfaces", "positions": "positions", "path": "what made the lists"}
 """Facts of a member's first list in which the arms are compared."""
 
 Counts = Mapping[str, Mapping[str, tuple[int, int]]]

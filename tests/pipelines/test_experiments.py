@@ -181,6 +181,7 @@ def simulated(
     surfaces: tuple[str, str] = ("home", "home"),
     items: tuple[int, int] = (50, 50),
     salt: str = EXPERIMENT.salt,
+    first: tuple[int, int] = (0, 0),
     **more: Any,
 ) -> Config:
     """Members who are shown an item, apply to it or dismiss it, as (control, treatment) do.
@@ -200,7 +201,7 @@ def simulated(
             continue
         when = BEGAN + DAY * rng.integers(0, 10) + HOUR
         item = int(rng.integers(items[at]))
-        shown.append(Row(member, item, when, f"ranker:{arm}", str(member), surface=surface))
+        shown.append(Row(member, item, when, f"ranker:{arm}", str(member), first[at], surface))
         for action, rate in (("APPLY", rates), ("DISMISS", dismiss)):
             if rng.random() < rate[at]:
                 events.append(Event(member, item, action, when + HOUR))
@@ -271,6 +272,13 @@ def test_a_broken_splitter_voids_it_and_says_where_to_look(tmp_path: Path) -> No
     salted = reading(simulated(tmp_path / "salted", salt="other"))
     assert salted.verdict.kind == "void"
     assert "a service with another salt or share" in salted.verdict.why
+
+
+def test_positions_that_begin_elsewhere_are_a_changed_layout(tmp_path: Path) -> None:
+    config = simulated(tmp_path, first=(0, 1))
+    (note,) = reading(config).notes
+    assert "differ in the positions" in note
+    assert "0 to 0 100% and 0%" in note
 
 
 def test_a_changed_layout_is_found(tmp_path: Path) -> None:
@@ -345,11 +353,9 @@ def test_before_anything_is_shown_who_acted_counts(tmp_path: Path) -> None:
             weeks_before(config, con, Metric.read("APPLY", config), BEGAN + 6 * DAY)
 
 
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace whose last run was at AS_OF, with what a better ranker has done."""
-    folder = tmp_path_factory.mktemp("workspace")
-    simulated(folder, rates=(0.3, 0.55))
+def workspace(folder: Path, rates: tuple[float, float]) -> Path:
+    """A workspace whose last run was at AS_OF, with what a ranker has done."""
+    simulated(folder, rates)
     file = folder / "activity.yaml"
     actions = ", ".join(f"{name}: {sign}" for name, sign in ACTIONS.items())
     file.write_text(f"data_dir: {folder}/data\nitems: {{text: [title]}}\nactions: {{{actions}}}\n")
@@ -359,11 +365,11 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_an_experiment_on_the_command_line(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_experiment_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = workspace(tmp_path, rates=(0.3, 0.55))
+
     def call(*arguments: str, code: int = 0) -> str:
-        monkeypatch.setenv(CONFIG_VARIABLE, str(workspace))
+        monkeypatch.setenv(CONFIG_VARIABLE, str(file))
         done = CliRunner().invoke(app, ["experiment", *arguments], env={"COLUMNS": "200"})
         assert done.exit_code == code, (done.output, done.exception)
         return " ".join(done.stdout.split())
@@ -392,12 +398,11 @@ def test_an_experiment_on_the_command_line(
     assert "a mistake" in said
 
 
-def test_status_ends_with_1_where_it_harms(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(CONFIG_VARIABLE, str(workspace))
-    start = ["start", "worse", "--metric", "APPLY", "--salt", "other", "--since", BEGAN.isoformat()]
-    assert CliRunner().invoke(app, ["experiment", *start]).exit_code == 0
-    done = CliRunner().invoke(app, ["experiment", "status", "worse"])
-    assert done.exit_code == 0  # it is not in any impression
-    assert "go on: too few members" in " ".join(done.stdout.split())
+def test_status_ends_with_1_where_it_harms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CONFIG_VARIABLE, str(workspace(tmp_path, rates=(0.55, 0.3))))
+    since = ["--since", BEGAN.isoformat(), "--salt", "4c1d"]
+    start = ["experiment", "start", "ranker", "--metric", "APPLY", *since]
+    assert CliRunner().invoke(app, start).exit_code == 0
+    done = CliRunner().invoke(app, ["experiment", "status", "ranker"])
+    assert done.exit_code == 1
+    assert "stop for harm: APPLY per member is worse by" in " ".join(done.stdout.split())

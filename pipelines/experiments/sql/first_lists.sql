@@ -10,7 +10,7 @@ lists as (
         exposures.request_id,
         any_value(exposures.surface) as surface,
         any_value(exposures.path) as path,
-        count(*) as n_items,
+        concat(min(exposures.position), ' to ', max(exposures.position)) as positions,
     from experiment_members
     inner join exposures
         on
@@ -29,9 +29,9 @@ firsts as (
 facts as (
     select
         is_treatment,
-        unnest(['surface', 'items', 'path', 'first day']) as fact,
+        unnest(['surface', 'positions', 'path', 'first day']) as fact,
         unnest([
-            coalesce(surface, 'none'), n_items::varchar, path, exposed_at::date::varchar,
+            coalesce(surface, 'none'), positions, path, exposed_at::date::varchar,
         ]) as value,
     from firsts
 )
