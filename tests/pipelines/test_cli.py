@@ -55,6 +55,7 @@ COMMANDS = [
     ["stream"],
     ["fit"],
     ["retire"],
+    ["sweep"],
     ["drift", "accept"],
     ["items", "neighbours"],
     ["items", "refresh"],
