@@ -23,6 +23,8 @@ from transformations.secrets import redact
 from transformations.timestamps import EPOCH
 
 SNAPSHOT, CANDIDATES = "snapshot", "candidates"
+PUBLISH = "publish"
+"""What the ledger calls putting rows of a new fit online."""
 DAY = timedelta(days=1)
 MISSED = timedelta(days=28)
 """How far back missed snapshots are made: as far as most rankers learn from labels."""
@@ -169,6 +171,11 @@ class _Known:
         row = self.rows.get(key)
         return None if row is None else datetime.fromisoformat(row["made_at"])
 
+    def is_unused(self, key: Key) -> bool:
+        """Whether a fit is made, and nothing that it made is online."""
+        row = self.rows.get(key)
+        return row is not None and row["used_at"] is None
+
     def ranker_made_at(self, name: str, version: int) -> datetime | None:
         """When the newest fit of a ranker that serves was made."""
         of = [
@@ -218,7 +225,10 @@ def _snapshot(known: _Known, now: datetime) -> tuple[Part, datetime, tuple[datet
 def _again(known: _Known, newest: datetime) -> str | None:
     """Say why the snapshot that is online is built again; None where it is as it should be."""
     run = known.run_of(newest, "run")
-    for one in (run, known.run_of(newest, "recommend")):
+    published = known.run_of(newest, PUBLISH)
+    if published and run and published["run_id"] < run["run_id"]:
+        published = None  # the run since then has put all online
+    for one in (run, published, known.run_of(newest, "recommend")):
         if one is not None and one["status"] != "done":
             error = one["error"] or "it was killed"
             return f"the run of {_short(newest)} did not end: {short(error)}"
@@ -230,9 +240,11 @@ def _again(known: _Known, newest: datetime) -> str | None:
         ):
             return f"{file.name} was changed after the last run"
     for line in known.fits.bind(known.lines.aggregators):
-        row = known.rows.get((LINE, line.name, line.version, line.fit))
-        if row is not None and row["used_at"] is None and line.is_packaged(known.config):
+        if known.is_unused((LINE, line.name, line.version, line.fit)):
             return f"{line} is fitted, and has no rows yet"
+    for space in known.fits.spaces.values():
+        if space.fit > 1 and known.is_unused((SPACE, space.encoder, space.version, space.fit)):
+            return f"{space} is fitted, and its items are not online yet"
     if standing(known.ledger):
         return "drift has stopped fitting; the sources are read once more"
     return None

@@ -20,7 +20,7 @@ from operations.fits import SPACE, Fits, fit_until, note_fits, seen_until
 from operations.ledger import Ledger
 from operations.rankers import RANKER, made_fits
 from operations.readers import Lines
-from operations.rhythm import CANDIDATES, SNAPSHOT, Plan, note_attempt, short
+from operations.rhythm import CANDIDATES, PUBLISH, SNAPSHOT, Plan, note_attempt, short
 from pipelines.backfill import run_backfill
 from pipelines.daily import run_daily, serve, serve_beside
 from pipelines.drift.watch import say_paused
@@ -109,12 +109,13 @@ class _Due:
             online = [space for space in fits.spaces.values() if fits.is_made(space)]
             note_fits(self.config, [], used=True, spaces=online)
         for name in names:
-            with self._attempt(SPACE, name), self.stages("fit") as stages:
+            with self._attempt(SPACE, name):
                 self.behind.add(name)
                 until = fit_until(self.config, self.as_of)
-                with connect(self.config) as con:
+                with self.stages("fit") as stages, connect(self.config) as con:
                     made = new_fit(self.config, con, self.as_of, until, stages, name)
-                self._publish(made, stages)
+                with self.stages(PUBLISH) as stages:
+                    self._publish(made, stages)
                 self.behind.remove(name)
 
     def _publish(self, made: Sequence[Aggregator], stages: Stages) -> None:
@@ -127,10 +128,11 @@ class _Due:
             serve(config, self.as_of, made, others, stages, with_sequences=False)
         else:  # only candidate sources read it
             store = publish.open_store(config)
+            owns = [own for own, _ in Fits(config).all_spaces(others)]
             with stages.stage("feast apply") as stage:
                 stage.note = f"{publish.apply(config, store, others)} objects"
+            note_fits(config, [], used=True, spaces={own.space for own in owns})
             with stages.stage("publish") as stage:
-                owns = [own for own, _ in Fits(config).all_spaces(others)]
                 stage.rows_out = publish.publish_items(owns, store, self.as_of)
         serve_beside(config, self.as_of, stages)
 
