@@ -6,6 +6,7 @@ set -eu
 cd "$(dirname "$0")/../.."
 
 # LightGBM needs OpenMP, which slim images leave out.
+PATH=$PATH:/usr/sbin:/sbin
 if ! ldconfig -p | grep -q libgomp && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     apt-get update --quiet=2
     apt-get install --yes --quiet=2 --no-install-recommends libgomp1
