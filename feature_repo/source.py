@@ -46,7 +46,7 @@ def ages(config: Config) -> dict[str, str]:
 
     Only a training join counts by it; it changes no row.
     """
-    max_age = config.step + config.publish_delay
+    max_age = config.rhythm.step + config.publish_delay
     return {"max_age_seconds": f"{max_age.total_seconds():.0f}"}
 
 

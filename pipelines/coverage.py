@@ -1,7 +1,8 @@
 """Which snapshots labels would have read that are not there, and the command that builds them.
 
-A label at t reads the newest snapshot that could be read then. Where one follows the other by
-`step`, that one is younger than step + publish_delay. Where it is not, snapshots are missing.
+A label at t reads the newest snapshot that could be read then. Where one follows the other by a
+step (`rhythm.snapshot`), that one is younger than step + publish_delay. Where it is not, snapshots
+are missing.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,7 @@ GAPS_SHOWN = 3
 
 @dataclass(frozen=True)
 class Gap:
-    """Snapshots that are missing, one `step` after the other.
+    """Snapshots that are missing, one step after the other.
 
     Attributes:
         first, last: The as_of of the first and of the last of them.
@@ -54,10 +55,10 @@ def gaps(config: Config, labels: Times, view: str = SEQUENCE_VIEW) -> list[Gap]:
         labels: Their timestamps, in any order.
     """
     as_ofs, seen = _readable(config, view)
-    step, delay = config.step // MICROSECOND, config.publish_delay // MICROSECOND
+    step, delay = config.rhythm.step // MICROSECOND, config.publish_delay // MICROSECOND
     newest, at = _needed(as_ofs, seen)
     origin = as_ofs[0] if len(as_ofs) else 0
-    series = Series(timestamp_of(int(origin)), config.step, config.publish_delay)
+    series = Series(timestamp_of(int(origin)), config.rhythm.step, config.publish_delay)
     wanted = series.newest(labels - delay)
     index = np.searchsorted(at, labels, side="right") - 1
     # One that is there was published late: a backfill would not make it readable earlier.
@@ -82,7 +83,7 @@ def gaps_within(config: Config, view: str = SEQUENCE_VIEW) -> list[Gap]:
     as_ofs, _ = _readable(config, view)
     if not len(as_ofs):
         return []
-    step, delay = config.step // MICROSECOND, config.publish_delay // MICROSECOND
+    step, delay = config.rhythm.step // MICROSECOND, config.publish_delay // MICROSECOND
     return gaps(config, np.arange(as_ofs[0], as_ofs[-1], step) + delay, view)
 
 

@@ -45,6 +45,7 @@ def run_daily(
     stages: Stages,
     aggregators: Sequence[Aggregator] | None = None,
     backfilled: timedelta = timedelta(0),
+    with_lists: bool = True,
 ) -> datetime:
     """Build the snapshot of `as_of`, publish it, and read it back from the online store.
 
@@ -57,6 +58,7 @@ def run_daily(
             long ago has its last snapshot there), at most the last midnight.
         backfilled: A backfill of this time before as_of follows; what is fitted now sees nothing
             of it.
+        with_lists: Make the lists of the candidate sources too; else the last ones stay online.
 
     Raises:
         InputError: a snapshot newer than `as_of` is already online, or a fit in use saw more.
@@ -105,7 +107,7 @@ def run_daily(
         serve(config, as_of, trained, [*ready, *still], stages, with_sequences=False)
     with connect(config) as con:
         watch_vectors(config, con, as_of, [*ready, *trained], stages)
-    serve_beside(config, as_of, stages)
+    serve_beside(config, as_of, stages, with_lists=with_lists)
     # Also of a space that only lists read: what was made from it is online.
     if made := {*spaces} - {*missing}:
         note_fits(config, [], used=True, spaces=made)
@@ -195,8 +197,10 @@ def serve(
     store = publish.open_store(config)
     with stages.stage("feast apply") as stage:
         stage.note = f"{publish.apply(config, store, [*lines, *others])} objects"
-    # From here on rows made by them may be online: their names never stand for anything else.
-    note_fits(config, lines, used=True)
+    # From here on what they made may be online: their names never stand for anything else. Of a
+    # space that no line reads, items are.
+    spaces = {own.space for own, _ in Fits(config).all_spaces(lines)}
+    note_fits(config, lines, used=True, spaces=spaces)
     views = publish.views(lines, with_sequences)
     with stages.stage("publish", total=members * len(views)) as stage:
         stage.rows_out = publish.publish(
@@ -215,7 +219,13 @@ def serve(
         stages.ledger.published(stages.run_id, published_at)
 
 
-def serve_beside(config: Config, as_of: datetime, stages: Stages, only_new: bool = False) -> None:
+def serve_beside(
+    config: Config,
+    as_of: datetime,
+    stages: Stages,
+    only_new: bool = False,
+    with_lists: bool = True,
+) -> None:
     """Build what stands beside the members' rows, publish it, and read it back.
 
     They are the statistics of items, the lists of the candidate sources and members' profiles.
@@ -223,6 +233,7 @@ def serve_beside(config: Config, as_of: datetime, stages: Stages, only_new: bool
     Args:
         only_new: Between two runs: of items alone that are new or that something happened to, and
             the list of what is new; no profiles.
+        with_lists: Whether lists are made at all.
     """
     rows: dict[str, int] = {}
     with connect(config) as con, stages.stage("item_stats") as stage:
@@ -233,7 +244,7 @@ def serve_beside(config: Config, as_of: datetime, stages: Stages, only_new: bool
         rows[ITEM_STATS_VIEW] = report.rows_out
     sources = [
         (source, own)
-        for source, own in published_lists(config)
+        for source, own in (published_lists(config) if with_lists else [])
         if source.is_refreshed or not only_new
     ]
     if sources:

@@ -35,7 +35,7 @@ def set_up(clone: Clone, name: str, source: Path, window: str) -> datetime:
     clone.activity("init", name, *sources)
     folder = clone.root / "workspaces" / name
     guessed = yaml.safe_load((folder / "activity.yaml").read_text())
-    assert (guessed["window"], guessed["step"]) == (window, "7d")
+    assert (guessed["window"], guessed["rhythm"]) == (window, {"snapshot": "7d"})
     assert guessed["actions"] == SIGNS
     (folder / "catalog.py").write_text(AVERAGE_ONLY)
 

@@ -22,12 +22,13 @@ from pydantic import (
 
 from transformations import names
 from transformations.drift_settings import Alerts, Drift
-from transformations.durations import Delay, Duration
+from transformations.durations import Delay, Duration, said
 from transformations.errors import InputError
 from transformations.expressions import Expression, Kind, parse
 from transformations.layout import Layout
 from transformations.recommend_settings import Recommend
 from transformations.release_settings import ReleaseSettings
+from transformations.rhythm_settings import Retention, Rhythm
 from transformations.rules import EARLIEST, SEARCH, Action, Attribute, IdType, Rules, Sign
 from transformations.timestamps import EPOCH, as_utc
 
@@ -388,8 +389,6 @@ class Config(_Strict):
         "DISMISS": ActionSettings(sign="negative"),
     }
     window: Duration = timedelta(days=28)
-    step: Duration = timedelta(days=1)
-    """Time between two snapshots of a backfill."""
     length: int = Field(default=32, ge=1, le=1024)
     items: Items
     members: Members = Members()
@@ -406,6 +405,8 @@ class Config(_Strict):
     drift: Drift = Drift()
     alerts: Alerts = Alerts()
     release: ReleaseSettings = ReleaseSettings()
+    rhythm: Rhythm = Rhythm()
+    retention: Retention = Retention()
     duckdb: DuckDB = DuckDB()
 
     _root: Path = PrivateAttr(default=ROOT)
@@ -420,6 +421,36 @@ class Config(_Strict):
             both = dict.fromkeys(("member_id_type", "item_id_type"), raw["id_type"])
             return both | {key: value for key, value in raw.items() if key != "id_type"}
         return raw
+
+    @model_validator(mode="before")
+    @classmethod
+    def _step_is_a_rhythm(cls, raw: Any) -> Any:
+        """Say where the key `step` of before has gone."""
+        if isinstance(raw, dict) and "step" in raw:
+            raise ValueError(
+                "`step` is now `rhythm.snapshot`: leave out the key, and write "
+                f"`rhythm: {{snapshot: {raw['step']}}}`"
+            )
+        return raw
+
+    @model_validator(mode="after")
+    def _what_is_needed_is_kept(self) -> Self:
+        """Refuse a retention that would take what a snapshot or a fit reads."""
+        held_back = timedelta(days=28) if self.fit_holdback is None else self.fit_holdback
+        reads = "a snapshot reads the window, and a fit the window before its fit_holdback"
+        labels = "rankers learn from labels inside fit_holdback, and from the snapshots before them"
+        shown = "rankers learn from what was shown inside fit_holdback, and what came of it"
+        for key, least, why in (
+            ("activity", self.window + held_back, reads),
+            ("snapshots", self.window + held_back, labels),
+            ("impressions", held_back + self.recommend.attribution, shown),
+        ):
+            kept = getattr(self.retention, key)
+            if kept is not None and kept < least:
+                raise ValueError(
+                    f"retention.{key}: {why}; expected at least {said(least)}, got {said(kept)}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _distinct_actions(self) -> Self:
@@ -646,7 +677,7 @@ def _explain(problem: Any) -> str:
     elif (
         problem["type"] == "value_error"
         and not problem["loc"]
-        and message.startswith(("actions.", "recommend."))
+        and message.startswith(("actions.", "recommend.", "retention.", "`step`"))
     ):
         return f"  {message}"  # it names its key
     elif problem["type"] != "value_error":

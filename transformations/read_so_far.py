@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -69,3 +70,15 @@ def _digest(config: Config) -> str:
         decisive.append(config.rules.texts)
     text = json.dumps(decisive, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def forget_periods(config: Config, gone: Iterable[str]) -> None:
+    """Note that partitions of `activity` are removed on purpose: nothing is read again for that."""
+    try:
+        saved = json.loads(mark_file(config).read_text())
+    except FileNotFoundError:
+        return
+    left = {*saved["read"].get("periods", [])} - {*gone}
+    saved["read"]["periods"] = sorted(left)
+    with replacing(mark_file(config)) as file:
+        file.write_text(json.dumps(saved, indent=1))

@@ -13,6 +13,7 @@ from pipelines.cli import (
     candidates,
     check,
     drift,
+    due,
     evaluate,
     experiment,
     export,
@@ -28,6 +29,7 @@ from pipelines.cli import (
     reset,
     serve,
     stream,
+    sweep,
 )
 from pipelines.cli.options import (
     ConfigOption,
@@ -56,7 +58,7 @@ imports = typer.Typer(no_args_is_help=True, help="Read a public data set.")
 app.add_typer(imports, name="import")
 for part in (
     init, check, reset, drift, fits, release, items, candidates, recommend, export, models,
-    evaluate, gate, experiment, forget, serve, stream,
+    evaluate, gate, experiment, forget, serve, stream, sweep,
 ):  # fmt: skip
     app.add_typer(part.app)
 
@@ -150,10 +152,13 @@ def run_command(
     as_of: Annotated[
         str | None,
         typer.Option(
-            help="Build the snapshot of this timestamp (UTC); default: the last midnight. "
-            "[bold]last[/]: the end of the last day that has events."
+            help="Build the snapshot of this timestamp (UTC), whatever is due. [bold]last[/]: the "
+            "end of the last day that has events."
         ),
     ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only say what is due, and why; nothing is made.")
+    ] = False,
     backfill: Annotated[
         int, typer.Option(min=0, help="Build this many days before it too, for training joins.")
     ] = 0,
@@ -162,8 +167,16 @@ def run_command(
     ] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Run the daily flow: read, build, embed, publish, read back."""
+    """Make what is due: the snapshot, fits of item spaces, lists, rankers (`rhythm`).
+
+    With --as-of or --backfill: read, build, embed, publish and read back that snapshot.
+    """
     settings = settings_of(config)
+    if as_of is None and not backfill:
+        due.make_due(console, settings, plan, show_tour)
+        return
+    if plan:
+        raise InputError("--plan says what is due; expected it without --as-of and --backfill")
     given = None if as_of in (None, "last") else read_timestamp(str(as_of))
 
     with loading("Feast and TensorFlow"):
@@ -217,7 +230,7 @@ def backfill_command(
     ] = None,
     every: Annotated[
         str | None,
-        typer.Option(help="The time between two snapshots, as 7d; default: step, as configured."),
+        typer.Option(help="The time between two snapshots, as 7d; default: rhythm.snapshot."),
     ] = None,
     config: ConfigOption = None,
     debug: DebugOption = False,
@@ -238,7 +251,7 @@ def backfill_command(
         raise InputError(f"expected --from before --to, got {start:%Y-%m-%d} to {end:%Y-%m-%d}")
     if end > datetime.now(UTC):
         raise InputError(f"--to {end:%Y-%m-%d} lies in the future; it is not over yet")
-    step = read_duration(every) if every else settings.step
+    step = read_duration(every) if every else settings.rhythm.step
     days = [start + number * step for number in range((end - start) // step + 1)]
     with ledger.lock(), ledger.run("backfill", days[-1]) as run_id:
         stages = Stages(console, ledger, run_id)

@@ -23,8 +23,8 @@ from transformations.seals import damage
 from transformations.sources.files import say_passed_over
 from transformations.table_files import table_files
 
-LATE = timedelta(hours=36)
-"""A snapshot older than this is late, unless it covers the newest staged event."""
+LATE = timedelta(hours=12)
+"""A snapshot is late that long after the next was due, unless it covers the newest staged event."""
 
 
 def status(console: Console, config: Config) -> None:
@@ -84,7 +84,7 @@ def verdict(
     online = f"Online: the snapshot of {newest:%Y-%m-%d %H:%M} UTC"
     staged = span(partition_files(config.layout.activity))
     covered = staged is not None and newest > staged[1]
-    if now - newest <= LATE:
+    if now - newest <= config.rhythm.step + LATE:
         return f"[green]All is well.[/] {online}."
     age = (now - newest).days
     if covered:

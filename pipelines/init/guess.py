@@ -92,8 +92,7 @@ def rows(guess: Guess) -> Iterator[tuple[str, str, str]]:
         if actions.max_refused_share is not None:
             share = actions.max_refused_share
             yield "max_refused_share", str(share.value), share.why
-    for key in ("window", "step"):
-        duration: Choice | None = getattr(guess, key)
+    for key, duration in (("window", guess.window), ("rhythm.snapshot", guess.step)):
         if duration is not None:
             yield key, days(duration.value), duration.why
     if items is not None:

@@ -44,7 +44,8 @@ actions:
 
 # How far back a sequence looks, and how far snapshots lie apart:
 window: 28d
-step: 1d
+rhythm:
+  snapshot: 1d
 """
 NO_ITEMS = """\
 # Your items: text and categories to make vectors from; or `embedding`, columns of vectors made
@@ -158,7 +159,8 @@ def _actions(actions: ActionsGuess, window: Choice, step: Choice) -> Iterator[st
         )
     yield ""
     yield from _line("window", days(window.value), window.why)
-    yield from _line("step", days(step.value), f"between snapshots; {step.why}")
+    yield "rhythm:"
+    yield from _line("snapshot", days(step.value), f"between snapshots; {step.why}", "  ")
 
 
 def _items(items: ItemsGuess) -> Iterator[str]:

@@ -57,6 +57,7 @@ COMMANDS = [
     ["stream"],
     ["fit"],
     ["retire"],
+    ["sweep"],
     ["drift", "accept"],
     ["release", "list"],
     ["release", "show"],

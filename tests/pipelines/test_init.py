@@ -599,7 +599,7 @@ def test_the_folder_holds_a_workspace(tmp_path):
         "item_id_type": "int64",
         "actions": {"APPLY": "positive", "SAVE": "positive", "DISMISS": "negative"},
         "window": "28d",
-        "step": "7d",
+        "rhythm": {"snapshot": "7d"},
         "items": {"source": items, "item_id": "item_id", "text": ["title"], "categories": []},
     }
     accepted(folder)
@@ -640,7 +640,7 @@ def test_without_sources_the_file_is_a_template(tmp_path):
     assert raw["events"]["source"] == "source/events.parquet"
     assert raw["items"]["source"] == "source/items.parquet"
     assert set(raw) == {
-        "events", "items", "member_id_type", "item_id_type", "actions", "window", "step"
+        "events", "items", "member_id_type", "item_id_type", "actions", "window", "rhythm"
     }  # fmt: skip
     accepted(folder)
     assert "fill in events.source and items.source" in " ".join(out.file.getvalue().split())
@@ -874,7 +874,7 @@ def test_what_is_guessed_of_real_data(tmp_path, folder, window, step, item_id_ty
     asked = Asked(str(folder / "events.parquet"), str(folder / "items.parquet"))
     made = run_init(quiet(), str(tmp_path / "made"), asked)
     raw = yaml.safe_load((made / "activity.yaml").read_text())
-    assert (raw["window"], raw["step"]) == (window, step)
+    assert (raw["window"], raw["rhythm"]) == (window, {"snapshot": step})
     assert (raw["member_id_type"], raw["item_id_type"]) == ("int64", item_id_type)
     assert raw["actions"] == {"APPLY": "positive", "SAVE": "positive", "DISMISS": "negative"}
     assert raw["items"]["text"][0] == "title"
