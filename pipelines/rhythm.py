@@ -26,8 +26,8 @@ from pipelines.daily import run_daily, serve, serve_beside
 from pipelines.drift.watch import say_paused
 from pipelines.fitting import lines_to_serve, new_fit
 from pipelines.progress import Stages
-from pipelines.ranking.precomputed import precompute
 from pipelines.ranking.train import Examples, needs_of, train_ranker
+from pipelines.releasing import release_what_is_published
 from pipelines.terminal import escape
 from serving import publish
 from transformations.config import Config
@@ -53,8 +53,7 @@ def run_due(config: Config, plan: Plan, ledger: Ledger, console: Console) -> Sta
     if plan.missed:
         due.build_missed()
     due.fit_spaces()
-    if candidate_lines(config):
-        due.fit_rankers()
+    due.fit_rankers()
     if due.failed:
         raise RunFailedError(
             f"these parts failed: {'; '.join(due.failed)}. What was made of them before goes on "
@@ -137,7 +136,10 @@ class _Due:
         serve_beside(config, self.as_of, stages)
 
     def fit_rankers(self) -> None:
-        """Fit the rankers that are due, then make the lists that need all of the above."""
+        """Fit the rankers that are due, then note what is published now as a release.
+
+        The lists that are made before, which need all of the above, come with the one that serves.
+        """
         lines = Lines.of(self.config)
         due = [line for line in ranker_lines(self.config) if str(line) in self.plan.of(RANKER)]
         due = [
@@ -146,6 +148,9 @@ class _Due:
             if not self.behind & {lines.space_of(one) for one in lines.reads(line)}
         ]
         with self.stages("recommend") as stages:
+            if not candidate_lines(self.config):
+                release_what_is_published(self.config, stages)
+                return
             made: Examples | None = None
             if not self._is_paused(RANKER, [str(line) for line in due]):
                 for line in due:
@@ -153,7 +158,7 @@ class _Due:
                         if made_fits(self.config, line):
                             self._build_rows_of(line, stages)
                         _, _, made = train_ranker(self.config, line, self.as_of, stages, made=made)
-            precompute(self.config, self.as_of, stages)
+            release_what_is_published(self.config, stages, self.as_of)
 
     def _build_rows_of(self, line: Ranker, stages: Stages) -> None:
         """Build the rows that the fits of a ranker's aggregators lack in the days of its labels.

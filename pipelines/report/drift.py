@@ -127,23 +127,24 @@ def over_days(days: Sequence[Finding]) -> str:
 
     judged = [one for one in days if one.baseline is not None]
     parts = [
-        f'<line x1="{LEFT}" x2="{RIGHT}" y1="{edge}" y2="{edge}" stroke="var(--line)"/>'
+        f'<line x1="{LEFT}" x2="{RIGHT}" y1="{edge}" y2="{edge}" stroke="{_ink("line")}"/>'
         for edge in (TOP, BOTTOM)
     ]
     ceiling = [(x(one.as_of), y(high if one.warn[1] is None else one.warn[1])) for one in judged]
     floor = [(x(one.as_of), y(low if one.warn[0] is None else one.warn[0])) for one in judged]
     if len(judged) > 1:
         path = " ".join(f"{across:.1f},{up:.1f}" for across, up in [*ceiling, *reversed(floor)])
-        parts.append(f'<polygon points="{path}" fill="var(--good)" opacity="0.13"/>')
+        parts.append(f'<polygon points="{path}" fill="{_ink("good")}" opacity="0.13"/>')
     for end in (0, 1):
         bound = [(x(one.as_of), y(value)) for one in judged if (value := one.stop[end]) is not None]
-        parts.append(line(bound, 'stroke="var(--bad)" stroke-dasharray="4 3" opacity="0.8"'))
+        parts.append(line(bound, f'stroke="{_ink("bad")}" stroke-dasharray="4 3" opacity="0.8"'))
     expected = [(x(one.as_of), y(one.baseline)) for one in judged if one.baseline is not None]
-    parts.append(line(expected, 'stroke="var(--muted)" stroke-width="1" opacity="0.6"'))
+    parts.append(line(expected, f'stroke="{_ink("muted")}" stroke-width="1" opacity="0.6"'))
     values = [(x(one.as_of), y(one.value)) for one in days]
-    parts.append(line(values, 'stroke="var(--accent)" stroke-width="1.8"'))
+    parts.append(line(values, f'stroke="{_ink("accent")}" stroke-width="1.8"'))
     parts += [_mark(one, *point) for one, point in zip(days, values, strict=True)]
-    text = '<text x="{}" y="{}" text-anchor="{}" font-size="11" fill="var(--muted)">{}</text>'
+    text = '<text x="{}" y="{}" text-anchor="{}" font-size="11" fill="'
+    text += _ink("muted") + '">{}</text>'
     for value, edge in ((high, TOP + 9), (low, BOTTOM)):
         parts.append(text.format(LEFT - 6, edge, "end", escape(value_of(days[-1], value))))
     for at, across, anchor in ((times[0], LEFT, "start"), (times[-1], RIGHT, "end")):
@@ -168,9 +169,14 @@ def _mark(one: Finding, across: float, up: float) -> str:
     if one.accepted:
         said += f", accepted: {one.accepted}"
     return (
-        f'<circle cx="{across:.1f}" cy="{up:.1f}" r="{radius}" fill="var(--{fill})" '
-        f'stroke="var(--{stroke})" stroke-width="1.5"><title>{escape(said)}</title></circle>'
+        f'<circle cx="{across:.1f}" cy="{up:.1f}" r="{radius}" fill="{_ink(fill)}" '
+        f'stroke="{_ink(stroke)}" stroke-width="1.5"><title>{escape(said)}</title></circle>'
     )
+
+
+def _ink(name: str) -> str:
+    """Return a colour of report.css."""
+    return f"var(--{name})"
 
 
 def _range(days: Sequence[Finding]) -> tuple[float, float]:
