@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from operations.drift import DRIFT, Measured, judge, note
+from operations.drift import DRIFT, note
+from operations.drift_rule import Measured, judge
 from operations.fits import FITS, Fits
 from operations.ledger import RUNS, STAGES, Ledger
 from operations.rhythm import Outcome, Plan, next_after, note_attempt, plan
