@@ -10,10 +10,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from operations.composition import fits_of, note_release, served_fits, served_lines
 from operations.fits import Fits, current_lines, lines_of
 from operations.releases import promote, releases, rollback, serving
+from pipelines.cli import app as cli
 from pipelines.releasing import release_what_is_published
 from serving.recommend.asked import Answer, Request
 from serving.recommend.parts import open_parts, reopening
@@ -196,6 +198,37 @@ def test_ten_moves_of_the_pointer_under_load_fail_no_request_and_mix_nothing(
         assert number is not None
         assert views == VIEWS[number]
         assert space == ("tfidf_svd_v1" if number == 1 else "tfidf_svd_v1_f2")
+
+
+def test_the_commands_show_and_move_what_serves(served: Workspace) -> None:
+    def call(*arguments: str) -> str:
+        result = CliRunner().invoke(cli.app, [*arguments, "--config", str(served.root)])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return " ".join(result.output.split())
+
+    assert "2 serves" in call("release", "rollback", "--why", "fewer plays") + call(
+        "release", "promote", "2", "--target", "batch"
+    )
+    assert "online: release 1; batch: release 2." in call("status")
+    assert "serves: online" in call("release", "list")
+    call("release", "promote", "2", "--why", "as before")
+    assert "Release 2 serves." in call("status")
+    shown = call("release", "show", "1")
+    assert "co_actions_v1, tfidf_svd_v1" in shown
+    assert "fewer plays" in shown
+    with pytest.raises(InputError, match="--target: expected one of online, batch, got 'x'"):
+        call("release", "promote", "1", "--target", "x")
+    with pytest.raises(InputError, match="release 2 serves; first let another one serve"):
+        call("release", "retire", "2", "--yes")
+    assert "release 1 stays until" in call("release", "pin", "1", "--why", "read elsewhere")
+    with pytest.raises(InputError, match=r"decay_v1: release 1 is pinned \(read elsewhere\)"):
+        call("retire", "decay", "1", "--fit", "1", "--yes")
+    call("release", "unpin", "1")
+    call("release", "promote", "1")
+    with pytest.raises(InputError, match="decay_v1: release 1 serves"):
+        call("retire", "decay", "1", "--fit", "1", "--yes")
+    call("release", "promote", "2")
 
 
 def test_no_release_is_made_without_a_line_that_the_last_one_had(
