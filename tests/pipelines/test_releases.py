@@ -1,20 +1,34 @@
 """Releases of a workspace: noted when published, served by a pointer, taken back, retired."""
 
+import http.client
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from operations.composition import fits_of, note_release, served_fits, served_lines
 from operations.fits import Fits, current_lines, lines_of
 from operations.releases import promote, releases, rollback, serving
+from pipelines.cli import app as cli
 from pipelines.releasing import release_what_is_published
 from serving.recommend.asked import Answer, Request
 from serving.recommend.parts import open_parts, reopening
 from serving.recommend.recommend import Recommender
+from serving.recommend.service import RecommendService
 from serving.recommend.standby import WorkspaceStandby
+from serving.request.limits import Limits
+from serving.request.service import application
+from serving.request.vectors import RequestTime
 from tests.pipelines.test_candidates import CANDIDATES, DECAY, ENCODERS
 from tests.pipelines.test_item_spaces import market
+from tests.serving.recommend.test_service import Client
+from tests.serving.recommend.test_service import served as running
 from tests.worlds.workspace import AVERAGE, DAY, END, Workspace
 from transformations.errors import InputError
 
@@ -129,6 +143,92 @@ def test_a_release_that_is_not_open_asks_for_a_refresh(served: Workspace) -> Non
         assert not recommender.follow()  # what answered before stayed open
         assert recommender.of(Request(3)).release == 1
     promote(config, 2)
+
+
+@contextmanager
+def service(workspace: Workspace) -> Iterator[Client]:
+    """The whole service, as `activity serve` runs it, in this process."""
+    config, store = workspace.config, workspace.store
+    requests, standby = RequestTime(config, store), WorkspaceStandby(config, store)
+    parts = open_parts(config, store, requests)
+    reopen = reopening(config, store, requests)
+    beside = RecommendService(Recommender(config, parts, reopen, standby=standby))
+    limits = Limits(threads=2, max_in_flight=32, timeout=600.0)
+    with running(application(requests, limits, 0.3, beside=[beside])) as client:
+        yield client
+
+
+def test_ten_moves_of_the_pointer_under_load_fail_no_request_and_mix_nothing(
+    served: Workspace,
+) -> None:
+    config, end = served.config, threading.Event()
+    answers: list[tuple[int, int | None, set[str], str]] = []
+
+    def load(first: int, address: tuple[str, int]) -> None:
+        connection = http.client.HTTPConnection(*address, timeout=600)
+        member = first
+        while not end.is_set():
+            connection.request("GET", f"/recommend/{member % 40}?n=3")
+            response = connection.getresponse()
+            answer = json.loads(response.read())
+            fits = answer["fits"]
+            views = {fits[name] for name in ("co_actions_v1", "decay_v1")}
+            answers.append((response.status, answer["release"], views, fits["reasons"]))
+            member += 1
+        connection.close()
+
+    with service(served) as client, ThreadPoolExecutor(2) as pool:
+        loading = [pool.submit(load, first, client.address) for first in (0, 20)]
+        try:
+            for move in range(10):
+                if move % 2:
+                    promote(config, 2)
+                else:
+                    rollback(config)
+                now = serving(config)
+                while client.ask("/recommend/3?n=3")[1]["release"] != now:
+                    assert not any(one.done() for one in loading)
+        finally:
+            end.set()
+        for one in loading:
+            one.result()
+    assert {status for status, *_ in answers} == {200}
+    assert {release for _, release, _, _ in answers} == {1, 2}
+    for _, number, views, space in answers:
+        assert number is not None
+        assert views == VIEWS[number]
+        assert space == ("tfidf_svd_v1" if number == 1 else "tfidf_svd_v1_f2")
+
+
+def test_the_commands_show_and_move_what_serves(served: Workspace) -> None:
+    def call(*arguments: str) -> str:
+        result = CliRunner().invoke(cli.app, [*arguments, "--config", str(served.root)])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return " ".join(result.output.split())
+
+    assert "2 serves" in call("release", "rollback", "--why", "fewer plays") + call(
+        "release", "promote", "2", "--target", "batch"
+    )
+    assert "online: release 1; batch: release 2." in call("status")
+    assert "serves: online" in call("release", "list")
+    call("release", "promote", "2", "--why", "as before")
+    assert "Release 2 serves." in call("status")
+    shown = call("release", "show", "1")
+    assert "co_actions_v1, tfidf_svd_v1" in shown
+    assert "fewer plays" in shown
+    with pytest.raises(InputError, match="--target: expected one of online, batch, got 'x'"):
+        call("release", "promote", "1", "--target", "x")
+    with pytest.raises(InputError, match="release 2 serves; first let another one serve"):
+        call("release", "retire", "2", "--yes")
+    assert "release 1 stays until" in call("release", "pin", "1", "--why", "read elsewhere")
+    with pytest.raises(InputError, match=r"decay_v1: release 1 is pinned \(read elsewhere\)"):
+        call("retire", "decay", "1", "--fit", "1", "--yes")
+    call("release", "unpin", "1")
+    call("release", "promote", "1")
+    with pytest.raises(InputError, match="decay_v1: release 1 serves"):
+        call("retire", "decay", "1", "--fit", "1", "--yes")
+    call("release", "promote", "2")
 
 
 def test_no_release_is_made_without_a_line_that_the_last_one_had(

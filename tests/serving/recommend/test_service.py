@@ -378,12 +378,21 @@ def test_a_service_beside_is_refreshed_and_closed(world: RequestWorld) -> None:
             refreshed.set()
             return False
 
+        def follow(self) -> bool:
+            return is_due.is_set()
+
         def close(self) -> None:
             closed.set()
 
+    is_due = threading.Event()
     with served(application(world.open(), LIMITS, refresh_every=0.01, beside=[Beside()])):
         assert refreshed.wait(600)
     assert closed.is_set()
+    # What a moved pointer asks for comes at once.
+    is_due.set()
+    refreshed.clear()
+    with served(application(world.open(), LIMITS, refresh_every=3_600, beside=[Beside()])):
+        assert refreshed.wait(600)
 
 
 def test_the_page_in_a_browser(world: RequestWorld, folder: Path, tmp_path: Path) -> None:
