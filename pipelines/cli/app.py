@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from pipelines.cli import (
+    backup,
     candidates,
     check,
     drift,
@@ -52,8 +53,8 @@ app = typer.Typer(
 imports = typer.Typer(no_args_is_help=True, help="Read a public data set.")
 app.add_typer(imports, name="import")
 for part in (
-    init, check, reset, forget, drift, fits, items, candidates, recommend, export, models, evaluate,
-    serve, stream,
+    init, check, reset, forget, backup, drift, fits, items, candidates, recommend, export, models,
+    evaluate, serve, stream,
 ):  # fmt: skip
     app.add_typer(part.app)
 
