@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -175,19 +176,7 @@ class Ledger:
         Raises:
             InputError: another process holds it.
         """
-        path = self.folder / "lock"
-        with path.open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                raise InputError(
-                    f"another run (process {file.read().strip() or 'unknown'}) is writing to "
-                    f"{self.folder.parent}; wait for it to end, then run this again"
-                ) from None
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
+        with locked_state(self.folder):
             yield
 
     def is_running(self) -> bool:
@@ -226,6 +215,32 @@ class Ledger:
         with self.engine.connect() as connection:
             text = connection.execute(query).scalar()
         return None if text is None else datetime.fromisoformat(text)
+
+
+@contextmanager
+def locked_state(folder: Path) -> Iterator[None]:
+    """Lock a data folder for one writer, also before it has a ledger.
+
+    Args:
+        folder: Of its state; it is made.
+
+    Raises:
+        InputError: another process holds the lock.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise InputError(
+                f"another run (process {file.read().strip() or 'unknown'}) is writing to "
+                f"{folder.parent}; wait for it to end, then run this again"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
 
 
 def ledger_exists(config: Config) -> bool:

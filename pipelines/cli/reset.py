@@ -2,7 +2,7 @@
 
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from pipelines.progress import loading, megabytes, number, plain_table, short, w
 from pipelines.terminal import Terminal, escape
 from transformations.config import Config
 from transformations.layout import Period
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
 
 app = typer.Typer()
 console = Terminal()
@@ -48,13 +51,7 @@ def reset_command(
         console.print(table)
         confirm(yes, "activity reset")
         with working("removing it"):
-            publish.remove_online(settings, store)
-            for folder in folders:
-                # A link (the evaluation's to the activity) goes; what it points to is not followed.
-                shutil.rmtree(folder)
-            # Last: a reset that was killed before here can be run again.
-            for note in _notes(settings):
-                shutil.rmtree(note) if note.is_dir() else note.unlink(missing_ok=True)
+            remove_all(settings, store)
     console.print("[green]✓[/] removed; `activity run` begins again from the sources")
 
 
@@ -96,6 +93,20 @@ def rebuild_command(
         f"[green]✓[/] {number(rows)} actions in {number(files)} files, one per {escape(chosen)}",
         highlight=False,
     )
+
+
+def remove_all(settings: Config, store: "FeatureStore") -> None:
+    """Remove what runs made, online rows first and the ledger last."""
+    from serving import publish
+
+    publish.remove_online(settings, store)
+    for folder in settings.layout.made:
+        if folder.exists():
+            # A link (the evaluation's to the activity) goes; what it points to is not followed.
+            shutil.rmtree(folder)
+    # Last: a reset that was killed before here can be run again.
+    for note in _notes(settings):
+        shutil.rmtree(note) if note.is_dir() else note.unlink(missing_ok=True)
 
 
 def _notes(settings: Config) -> list[Path]:

@@ -36,6 +36,8 @@ COMMANDS = [
     ["reset"],
     ["rebuild"],
     ["forget"],
+    ["backup"],
+    ["restore"],
     ["simulate"],
     ["import", "movietweetings"],
     ["run"],
