@@ -52,13 +52,20 @@ def restore(config: Config, source: Path, clear: Callable[[], object] | None = N
         for name in REPLACED:
             shutil.rmtree(layout.root / name, ignore_errors=True)
         _unite(config, folder)
-        # Nothing counts as restored before the ledger is there.
-        for name in sorted({*backup.files} - {TOMBSTONES, KEY}, key=LEDGER.__eq__):
-            place = registry if name == REGISTRY and registry else layout.root / name
+        names = sorted({*backup.files} - {TOMBSTONES, KEY, LEDGER})
+        places = {name: layout.root / name for name in names}
+        if registry is not None and REGISTRY in places:
+            places[REGISTRY] = registry
+        for name, place in places.items():
             with replacing(place) as temporary:
                 shutil.move(folder / name, temporary)
-            if name.endswith(".parquet"):
+        # With all manifests in place, which name what is left out now.
+        for place in places.values():
+            if place.suffix == ".parquet":
                 _forget_in(config, place)
+        # Nothing counts as restored before the ledger is there.
+        with replacing(layout.ledger) as temporary:
+            shutil.move(folder / LEDGER, temporary)
     return backup
 
 
