@@ -129,8 +129,8 @@ class Tombstones:
         con.execute(
             f"create or replace temp table forgotten as {sql('forgotten')}",
             {
-                "inner": bytes(byte ^ 0x36 for byte in padded),
-                "outer": bytes(byte ^ 0x5C for byte in padded),
+                "inner_pad": bytes(byte ^ 0x36 for byte in padded),
+                "outer_pad": bytes(byte ^ 0x5C for byte in padded),
             },
         )
         con.unregister("tombstones")

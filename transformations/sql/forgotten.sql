@@ -1,5 +1,5 @@
 -- one row per id of `named` that was forgotten: its HMAC-SHA-256 (RFC 2104) is in `tombstones`
--- $inner and $outer are the key, padded to a block, xor 0x36 and 0x5c.
+-- $inner_pad and $outer_pad are the key, padded to a block, xor 0x36 and 0x5c.
 with
 ids as (
     select distinct member_id from named
@@ -9,7 +9,7 @@ ids as (
 hashed as (
     select
         member_id,
-        sha256($outer::blob || unhex(sha256($inner::blob || encode(member_id)))) as digest,
+        sha256($outer_pad::blob || unhex(sha256($inner_pad::blob || encode(member_id)))) as digest,
     from ids
 ),
 
