@@ -135,7 +135,9 @@ def tables_beside(config: Config) -> list[Table]:
 
 
 def _members(files: Sequence[Path]) -> pa.ChunkedArray:
-    return pa.concat_tables(pq.read_table(file, columns=["member_id"]) for file in files)[0]
+    # One by one: a version of before, or another writer, may have made a column that holds no null.
+    read = [pq.read_table(file, columns=["member_id"])[0] for file in files]
+    return pa.chunked_array([chunk for column in read for chunk in column.chunks], read[0].type)
 
 
 def publish_tables(store: FeatureStore, as_of: datetime, tables: Iterable[Table]) -> int:

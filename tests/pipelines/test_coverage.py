@@ -84,7 +84,9 @@ def test_one_that_was_published_late_is_not_missing(tmp_path: Path) -> None:
 )
 def test_equals_brute_force(days: set[int], hours: list[int], step: int, delay: int) -> None:
     with TemporaryDirectory() as folder:
-        config = configure(Path(folder), step=step * DAY, publish_delay=delay * HOUR)
+        config = configure(
+            Path(folder), rhythm={"snapshot": step * DAY}, publish_delay=delay * HOUR
+        )
         as_ofs = [utc(1) + day * step * DAY for day in sorted(days)]
         built(config, *as_ofs)
         found = gaps(config, at(*(utc(1) + hour * HOUR for hour in hours)))

@@ -90,6 +90,7 @@ PRIVATE = [
     (HELPERS, "_redis_key_prefix", "entity_keys", "stores/redis.py"),
     (REDIS, "_versioned_fv_name", "table config", "stores/redis.py"),
     (REDIS, "_versioned_fv_name", "table config", "serving/publish/online_rows.py"),
+    (REDIS, "_versioned_fv_name", "table config", "serving/publish/forget.py"),
 ]
 
 WRITE = "self config table data progress"
