@@ -126,7 +126,7 @@ def ended(world: World, planned: int, rng: np.random.Generator) -> Ended:
 
 
 def measured(world: World, runs: int, planned: int, seed: int) -> dict[str, Any]:
-    """Return how so many experiments ended."""
+    """Return how a number of experiments ended."""
     found = [ended(world, planned, np.random.default_rng([seed, run])) for run in range(runs)]
     kinds: dict[str, int] = {}
     for one in found:

@@ -36,7 +36,7 @@ def release_what_is_published(
     if as_of is not None and candidate_lines(config):
         precompute(config, as_of, stages, due)
     if due is not None:
-        how = f"made anew, and release.promote is {config.release.promote}"
+        how = f"new, and release.promote is {config.release.promote}"
         promote(config, due, how if due > 1 else "the first")
         _say(
             stages,

@@ -86,7 +86,7 @@ class Moments:
 
     @property
     def is_enough(self) -> bool:
-        """Whether there are so many members that something may be said."""
+        """Whether there are enough members for an interval."""
         return self.members >= FEWEST_MEMBERS and self.active >= FEWEST_ACTIVE
 
 
@@ -153,7 +153,7 @@ def width(members: int, planned: int, alpha: float = ALPHA) -> float:
 
 
 def _rho2(planned: int, alpha: float) -> float:
-    """Return rho², which makes the interval narrowest at so many (ibid., appendix on tuning)."""
+    """Return rho², which makes the interval narrowest at a size (ibid., appendix on tuning)."""
     return (-2 * math.log(alpha) + math.log(1 - 2 * math.log(alpha))) / planned
 
 

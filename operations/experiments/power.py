@@ -14,7 +14,7 @@ LONGEST = 520
 
 @dataclass(frozen=True)
 class Weeks:
-    """What so many weeks of members were like, before the experiment.
+    """What the members of some weeks before the experiment were like.
 
     Attributes:
         weeks: How many.

@@ -12,7 +12,7 @@ VOID_BELOW = 0.001
 
 
 def sample_ratio(control: int, treatment: int, share: float) -> float:
-    """Return the p-value of so many members in each arm under a share of the treatment.
+    """Return the p-value of the arms' sizes under a share of the treatment.
 
     Args:
         share: Of all members, as the experiment was started with.

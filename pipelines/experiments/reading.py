@@ -45,7 +45,7 @@ class Reading:
     Attributes:
         until: What happened, or was ingested, at or after it is not in it.
         members: Of the control and the treatment.
-        p_ratio: Of so many in each arm under the share.
+        p_ratio: Of the arms' sizes under the share.
         wrong: Members in an arm that is not theirs by the assignment.
         effects: Metric → what the treatment changes: the primary one, then the guardrails'.
         likeness: Fact of first lists → p-value of the arms being alike in it.

@@ -32,7 +32,7 @@ def test_the_same_fits_serve_again(tmp_path: Path) -> None:
     assert "registry is not in it" not in said
 
     shutil.rmtree(workspace.root / "data")
-    # The source has grown: what is fitted anew would be another space.
+    # The source has grown: what is fitted again would be another space.
     with (workspace.root / "source" / "items.csv").open("a") as items:
         items.writelines(f"g-{n},yellow horse {n}\n" for n in range(90, 99))
     assert "restored" in called(workspace, "restore", str(tmp_path / "b.tar"))
