@@ -154,12 +154,42 @@ class Through(keras.Model):
         own += tf.linalg.matvec(batch["own_popularity"], popular)
         beside = tf.linalg.matvec(batch["popularity"], popular) - batch["log_drawn"]
         beside = tf.where(batch["known"], beside, NO_SCORE)
-        others = tf.matmul(vectors, tf.gather(items, batch["negatives"]), transpose_b=True)
-        others += tf.gather(beside, batch["days"])
-        is_own = tf.equal(batch["negatives"][None, :], batch["own"][:, None])
-        others = tf.where(is_own, NO_SCORE, others)
-        every = tf.concat([own[:, None], others], axis=1)
-        return tf.reduce_mean(tf.reduce_logsumexp(every, axis=1) - own)
+        scores = _scores(vectors, tf.gather(items, batch["negatives"]), beside, batch["days"])
+        places = _places(batch["own"], batch["negatives"])
+        rows = tf.range(tf.size(places), dtype=places.dtype)
+        scores = tf.tensor_scatter_nd_update(scores, tf.stack([rows, places], axis=1), own)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=places, logits=scores)
+        return tf.reduce_mean(losses)
+
+
+def _scores(vectors: Any, items: Any, beside: Any, days: Any) -> Any:
+    """Return the scores of items and of nothing, [labels, items + 1]: the last column is masked.
+
+    One product of matrices does it all: a gather of each label's day, and its gradient, would take
+    longer than the training's other steps together.
+
+    Args:
+        vectors: Of labels [labels, dim].
+        items: Vectors of items [items, dim].
+        beside: What an item's score has on a day besides [days, items].
+        days: Row of `beside` of each label [labels].
+    """
+    beside = tf.pad(beside, [[0, 0], [0, 1]], constant_values=NO_SCORE)
+    right = tf.concat([tf.pad(items, [[0, 1], [0, 0]]), tf.transpose(beside)], axis=1)
+    left = tf.concat([vectors, tf.one_hot(days, tf.shape(beside)[0])], axis=1)
+    return tf.matmul(left, right, transpose_b=True)
+
+
+def _places(own: Any, negatives: Any) -> Any:
+    """Return the column of each label's own item: where it is among the negatives, else the last.
+
+    Args:
+        own: Rows of items [labels].
+        negatives: Rows of other items, ascending [negatives].
+    """
+    n = tf.size(negatives)
+    places = tf.minimum(tf.searchsorted(negatives, own), n - 1)
+    return tf.where(tf.equal(tf.gather(negatives, places), own), places, n)
 
 
 def train(
@@ -254,8 +284,9 @@ def _batch(
     )
     negatives, log_drawn = draw(popularity, int(days[-1]), course.negatives, rng)
     # Row 0 is PAD's.
-    used, where = np.unique(
-        np.concatenate([[0], histories.rows.ravel(), own + 1, negatives + 1]), return_inverse=True
+    used, where = _distinct(
+        np.concatenate([[0], histories.rows.ravel(), own + 1, negatives + 1]),
+        popularity.n_items + 1,
     )
     ends = np.cumsum([1, histories.rows.size, len(own)])
     _, rows, of_own, of_negatives = np.split(where.astype(np.int32), ends)
@@ -282,6 +313,19 @@ def _batch(
         "log_drawn": tf.constant(log_drawn),
         "days": tf.constant(day_of.astype(np.int32)),
     }
+
+
+def _distinct(rows: NDArray[np.integer], n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the distinct rows, ascending, and where each one is among them.
+
+    As np.unique with return_inverse, without sorting: rows are below `n`.
+
+    >>> [found.tolist() for found in _distinct(np.array([0, 7, 3, 7]), 9)]
+    [[0, 3, 7], [0, 2, 1, 2]]
+    """
+    is_there = np.zeros(n, np.bool_)
+    is_there[rows] = True
+    return np.flatnonzero(is_there), (np.cumsum(is_there) - 1)[rows]
 
 
 def draw(
