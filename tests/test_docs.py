@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from benchmarks import drift_page, evaluation, experiments
+from benchmarks import drift_page, evaluation, experiments, releases
 from benchmarks.report import __main__ as performance
 from transformations.config import ROOT
 
@@ -36,3 +36,8 @@ def test_the_figures_of_experiments_are_those_measured() -> None:
     page = experiments.PAGE.read_text()
     figures = page.split(experiments.MARKS[0])[1].split(experiments.MARKS[1])[0]
     assert figures == experiments.figures(json.loads(experiments.RESULTS.read_text()))
+
+
+def test_the_figures_of_releases_are_those_measured() -> None:
+    page = " ".join((ROOT / "docs" / "operations.md").read_text().split())
+    assert releases.said(json.loads(releases.RESULT.read_text())) in page
