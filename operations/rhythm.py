@@ -17,6 +17,7 @@ from operations.fits import FITS, LINE, SPACE, Fits
 from operations.ledger import METADATA, RUNS, STAGES, Ledger, now_text
 from operations.rankers import RANKER
 from operations.readers import Aggregator, Lines, rhythms
+from transformations import clock
 from transformations.config import Config
 from transformations.durations import said
 from transformations.secrets import redact
@@ -103,7 +104,7 @@ def plan(config: Config, ledger: Ledger, now: datetime | None = None) -> Plan:
     Raises:
         InputError: the configuration's rhythms contradict each other, or its catalogue is wrong.
     """
-    now = now or datetime.now(UTC)
+    now = now or clock.now()
     lines = Lines.of(config)
     every = rhythms(config, lines)
     known = _Known(config, ledger, lines)

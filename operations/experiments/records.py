@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from operations.experiments.intervals import ALPHA
 from operations.experiments.verdict import Guardrail, Verdict
 from operations.ledger import METADATA, Ledger, now_text
+from transformations import clock
 from transformations.errors import InputError
 
 EXPERIMENTS = sa.Table(
@@ -128,7 +129,7 @@ def start(
         minimum_effect,
         weeks,
         planned,
-        at or datetime.now(UTC),
+        at or clock.now(),
         control=control,
         treatment=treatment,
     )

@@ -2,7 +2,7 @@
 
 import sys
 import traceback
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from shlex import quote
 from typing import Annotated
@@ -41,6 +41,7 @@ from pipelines.cli.options import (
 from pipelines.cli.quick_feast import import_feast
 from pipelines.progress import Stages, loading, number, short, working
 from pipelines.terminal import Terminal, escape
+from transformations import clock
 from transformations.config import Config
 from transformations.errors import ActivityError, InputError, is_no_space
 from transformations.secrets import redact, redact_logs
@@ -250,7 +251,7 @@ def backfill_command(
     end = given or (ledger.newest_published() or last_midnight()) - timedelta(days=1)
     if start > end:
         raise InputError(f"expected --from before --to, got {start:%Y-%m-%d} to {end:%Y-%m-%d}")
-    if end > datetime.now(UTC):
+    if end > clock.now():
         raise InputError(f"--to {end:%Y-%m-%d} lies in the future; it is not over yet")
     step = read_duration(every) if every else settings.rhythm.step
     days = [start + number * step for number in range((end - start) // step + 1)]

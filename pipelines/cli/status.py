@@ -1,7 +1,7 @@
 """`activity status`: whether all is well, what ran, what is staged, refused, built and online."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import duckdb
@@ -16,6 +16,7 @@ from operations.state_files import state_files
 from pipelines.progress import number, plain_table, short, stage_table
 from pipelines.terminal import escape
 from pipelines.workspace import OpenWorkspace, table_of
+from transformations import clock
 from transformations.config import Config
 from transformations.duck import connect, parquet
 from transformations.layout import partition_files, span
@@ -31,7 +32,7 @@ def status(console: Console, config: Config) -> None:
     """Show the last runs, what is staged and refused, the snapshots, and what is online."""
     ledger = Ledger(config)
     runs = ledger.last_runs()
-    now = datetime.now(UTC)
+    now = clock.now()
     console.print(verdict(config, ledger, runs, now), highlight=False)
     if said := _serving(config):
         console.print(said, highlight=False)

@@ -16,7 +16,7 @@ else is simulated (`Parts`).
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from shutil import rmtree
 from typing import Self
@@ -52,6 +52,7 @@ from pipelines.datasets.market import (
 )
 from pipelines.datasets.profiles import profiles
 from pipelines.datasets.taste import REACTIONS
+from transformations import clock
 from transformations.config import Config
 
 
@@ -103,7 +104,7 @@ def simulate(
         parts: What is simulated besides; default: nothing.
     """
     size, parts = size or Size(), parts or Parts()
-    midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    midnight = clock.now().replace(hour=0, minute=0, second=0, microsecond=0)
     start = (end or midnight) - timedelta(days=size.days)
     rng = np.random.default_rng(seed)
     market = draw_market(rng, seed, size)

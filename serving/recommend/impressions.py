@@ -14,7 +14,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import takewhile
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from serving.recommend.metrics import RecommendMetrics
 from serving.recommend.spool import Parts, Spool
 from serving.stream.bus.open import open_bus
 from serving.stream.bus.protocol import Bus, BusGoneError
+from transformations import clock
 from transformations.config import Config
 from transformations.member_columns import UTC_US
 from transformations.rules import IdType
@@ -88,7 +89,7 @@ class Impressions:
         """Spool an answer that is shown now; return whether there was room. It never waits."""
         if not answer.items:
             return True
-        shown = Shown(answer, context, datetime.now(UTC))
+        shown = Shown(answer, context, clock.now())
         has_room = self._spool.add(shown)
         if not has_room:
             self._lose([shown])

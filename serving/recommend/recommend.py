@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -30,6 +30,7 @@ from serving.recommend.rules import Pool, drawing, listed
 from serving.recommend.scored import Scored, fused
 from serving.recommend.standby import Standby
 from serving.request.sequences import checked_ids
+from transformations import clock
 from transformations.config import Config
 
 logger = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ class Recommender:
             InputError: the request is wrong.
         """
         since = time.monotonic() if since is None else since
-        parts, now = self._parts, datetime.now(UTC)
+        parts, now = self._parts, clock.now()
         request = checked(self.config, parts.items, request, now)
         made, path = self._made(parts, request, since, now)
         self.metrics.seconds.labels("answer").observe(time.monotonic() - since)
@@ -343,7 +344,7 @@ class Recommender:
         Raises:
             InputError: the request is wrong. Whatever a store raises while it is away.
         """
-        parts, at = self._parts, datetime.now(UTC)
+        parts, at = self._parts, clock.now()
         request = checked(self.config, parts.items, request, at)
         made = self._new(parts, request, parts.sources.member(request.member_id), at)
         return _answer(request, made, made.path)
@@ -360,7 +361,7 @@ class Recommender:
         Raises:
             InputError: not a member's id.
         """
-        now = datetime.now(UTC)
+        now = clock.now()
         request = checked(self.config, self._parts.items, Request(member_id), now)
         known = self._parts.sources.member(request.member_id)
         rows = zip(known.items, known.actions, known.times, known.signs.tolist(), strict=True)
@@ -386,7 +387,7 @@ class Recommender:
         (item,) = checked_ids(self.config.rules, "item", [item_id])
         if item not in items:
             raise KeyError(item)
-        near = items.neighbours(item, count, datetime.now(UTC))
+        near = items.neighbours(item, count, clock.now())
         return [
             {"item_id": other, "title": items.title(other), "similarity": similarity}
             for other, similarity in near

@@ -28,6 +28,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection
 
+from transformations import clock
 from transformations.config import Config
 from transformations.duck import parquet
 from transformations.files import sync
@@ -249,7 +250,7 @@ def _append_folder(config: Config, folder: Path) -> int:
     for spool in sorted(folder.glob("*/*.arrows")):
         # A part has its spool's name. So a spool that was appended, but not removed before a kill,
         # is written over its own part.
-        day = f"{datetime.now(UTC):%Y-%m-%d}"
+        day = f"{clock.now():%Y-%m-%d}"
         table = config.layout.table(spool.parent.name)
         existing = [*table.glob(f"{PARTITION}*/{spool.stem}.parquet")]
         part = existing[0] if existing else table / f"{PARTITION}{day}" / f"{spool.stem}.parquet"
