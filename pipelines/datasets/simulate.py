@@ -110,21 +110,21 @@ def simulate(
     market = draw_market(rng, seed, size)
     taste, found = find_jobs(rng, market)
     reports = random_for(seed, 3).random(size.members) < 0.8
-    events = [_break(rng, _events(random_for(seed, 4), reports, found, start))]
+    events = [broken(rng, event_rows(random_for(seed, 4), reports, found, start))]
     impressions = None
     if parts.courses:
         enrolled = find_courses(random_for(seed, 5), taste)
-        events.append(_events(random_for(seed, 6), reports, enrolled, start))
+        events.append(event_rows(random_for(seed, 6), reports, enrolled, start))
     if parts.feed:
         acted, impressions = see_feed(random_for(seed, 7), taste, parts.courses)
-        events.append(_events(random_for(seed, 8), reports, acted, start, FEED))
+        events.append(event_rows(random_for(seed, 8), reports, acted, start, FEED))
     if parts.searches:
         events.append(_searches(search(random_for(seed, 9), taste, parts.courses), start))
     table = pa.concat_tables(events, promote_options="default")
 
     temporary = folder.with_name(f"{folder.name}.{uuid4().hex}.tmp")
     temporary.mkdir(parents=True)
-    items = _items(market, start, parts.courses)
+    items = item_rows(market, start, parts.courses)
     pq.write_table(items, temporary / "items.parquet")
     people = profiles(random_for(seed, 10), market, start)
     pq.write_table(people, temporary / "profiles.parquet")
@@ -160,7 +160,7 @@ def _write_days(
             progress(1)
 
 
-def _events(
+def event_rows(
     rng: np.random.Generator,
     reports: np.ndarray,
     actions: Actions,
@@ -216,7 +216,7 @@ def _impressions(shown: Impressions, start: datetime) -> pa.Table:
     )
 
 
-def _break(rng: np.random.Generator, events: pa.Table) -> pa.Table:
+def broken(rng: np.random.Generator, events: pa.Table) -> pa.Table:
     """Break about one row in a thousand."""
     count = events.num_rows
     kind = rng.integers(3000, size=count)
@@ -231,7 +231,7 @@ def _break(rng: np.random.Generator, events: pa.Table) -> pa.Table:
     )
 
 
-def _items(market: Market, start: datetime, courses: bool) -> pa.Table:
+def item_rows(market: Market, start: datetime, courses: bool) -> pa.Table:
     names, items = list(CATEGORIES), market.items
     titles = []
     for number, (is_course, category, seniority) in enumerate(
