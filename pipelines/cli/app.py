@@ -188,33 +188,14 @@ def run_command(
         import pipelines.training  # noqa: F401
 
         import_feast()
-        from models.lines import candidate_lines
         from operations.ledger import Ledger
-        from pipelines.backfill import run_backfill
-        from pipelines.daily import last_midnight, run_daily
-        from pipelines.ranking.train import train_rankers
-        from pipelines.releasing import release_what_is_published
+        from pipelines.daily import last_midnight
+        from pipelines.rhythm import run_whole
 
     asked = last_midnight() if as_of is None else given
     ledger = Ledger(settings)
     with ledger.lock():
-        with ledger.run("run", asked) as run_id:
-            stages = Stages(console, ledger, run_id)
-            built = run_daily(settings, asked, stages, backfilled=timedelta(days=backfill))
-        if backfill:
-            days = [built - timedelta(days=back) for back in range(backfill, 0, -1)]
-            with ledger.run("backfill", days[-1]) as run_id:
-                past = Stages(console, ledger, run_id)
-                run_backfill(settings, days, past, staged=True)
-                stages.done.extend(past.done)
-        if candidate_lines(settings):  # after the past days, from which rankers learn
-            with ledger.run("recommend", built) as run_id:
-                recommend = Stages(console, ledger, run_id)
-                train_rankers(settings, built, recommend)
-                release_what_is_published(settings, recommend, built)
-                stages.done.extend(recommend.done)
-        else:
-            release_what_is_published(settings, stages)
+        built, stages = run_whole(settings, asked, backfill, ledger, console)
     console.print()
     console.print(stages.table())
     if show_tour:

@@ -138,9 +138,8 @@ class ClosedLoop:
             write_day(folder, self.midnight(day), self._found.filter(self._found_day == day))
         before = self._found_seconds < self.first * SECONDS_PER_DAY
         rows = self._found.filter(before)
-        self._acted = {
-            *zip(rows["member_id"].to_pylist(), rows["item_id"].to_pylist(), strict=True)
-        }
+        both = (rows[name].to_pylist() for name in ("member_id", "item_id"))
+        self._acted = {*zip(*both, strict=True)}
 
     def visits(self, day: int) -> list[Visit]:
         """Return the visits of a lived day in order, without members that left before it."""
@@ -168,9 +167,9 @@ class ClosedLoop:
         if not items.size:
             return np.zeros(len(REACTIONS))
         likely = self._taste.probabilities(
-            np.int64(visit.member_id - 1),
+            np.full(items.size, visit.member_id - 1),
             items,
-            np.float64(visit.seconds),
+            np.full(items.size, visit.seconds),
             np.arange(1, items.size + 1),
         )
         brought: Floats = likely[self._open(visit, items)].sum(axis=0)

@@ -232,6 +232,7 @@ def broken(rng: np.random.Generator, events: pa.Table) -> pa.Table:
 
 
 def item_rows(market: Market, start: datetime, courses: bool) -> pa.Table:
+    """Return the rows of the items' source; without courses, of jobs alone."""
     names, items = list(CATEGORIES), market.items
     titles = []
     for number, (is_course, category, seniority) in enumerate(
