@@ -182,11 +182,6 @@ def run_command(
     given = None if as_of in (None, "last") else read_timestamp(str(as_of))
 
     with loading("Feast and TensorFlow"):
-        # Before Feast: after it, a run that trains leaves DuckDB's module alive at exit, and
-        # DuckDB's binding then prints a page of "leaked" names. Seen with duckdb's nanobind build,
-        # by trying.
-        import pipelines.training  # noqa: F401
-
         import_feast()
         from operations.ledger import Ledger
         from pipelines.daily import last_midnight
