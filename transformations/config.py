@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from transformations import names
+from transformations.archive_settings import ArchiveSettings
 from transformations.drift_settings import Alerts, Drift
 from transformations.durations import Delay, Duration, said
 from transformations.errors import InputError
@@ -406,6 +407,7 @@ class Config(_Strict):
     alerts: Alerts = Alerts()
     release: ReleaseSettings = ReleaseSettings()
     rhythm: Rhythm = Rhythm()
+    archive: ArchiveSettings = ArchiveSettings()
     retention: Retention = Retention()
     duckdb: DuckDB = DuckDB()
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from pipelines.cli import (
+    archive,
     backup,
     candidates,
     check,
@@ -59,8 +60,8 @@ app = typer.Typer(
 imports = typer.Typer(no_args_is_help=True, help="Read a public data set.")
 app.add_typer(imports, name="import")
 for part in (
-    init, check, reset, backup, drift, fits, release, items, candidates, recommend, export, models,
-    evaluate, gate, experiment, forget, serve, stream, sweep,
+    init, check, reset, backup, archive, drift, fits, release, items, candidates, recommend, export,
+    models, evaluate, gate, experiment, forget, serve, stream, sweep,
 ):  # fmt: skip
     app.add_typer(part.app)
 
