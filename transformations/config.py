@@ -32,6 +32,7 @@ from transformations.release_settings import ReleaseSettings
 from transformations.rhythm_settings import Retention, Rhythm
 from transformations.rules import EARLIEST, SEARCH, Action, Attribute, IdType, Rules, Sign
 from transformations.timestamps import EPOCH, as_utc
+from transformations.train_settings import TrainSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG_VARIABLE = "ACTIVITY_CONFIG"
@@ -329,42 +330,6 @@ class ActionSettings(_Strict):
                 f"an action with `text` is on items of the kind {SEARCH!r}; leave out `item_kind`"
             )
         return self
-
-
-class TrainSettings(_Strict):
-    """What training weighs: of aggregators, and of rankers."""
-
-    weight: str | None = None
-    """A factor of each label's weight, over `member_actions` (of the label's member, in all) and
-    `action_share` (of its kind among all actions): `min(1, member_actions / 10)` lets members with
-    few actions count less, `1 / action_share` lets rare actions count more."""
-    weight_bounds: tuple[float, float] = (0.1, 10.0)
-    """Smaller and larger factors are cut to these."""
-
-    @model_validator(mode="after")
-    def _a_factor(self) -> Self:
-        low, high = self.weight_bounds
-        if not 0 < low <= high < float("inf"):
-            raise ValueError(f"expected bounds above 0, the lower one first, got {low} and {high}")
-        if self.weight is not None:
-            parse(self.weight, WEIGHT_NAMES, "number")
-        return self
-
-    @property
-    def macro(self) -> str:
-        """SQL that makes the factor a macro, `weight_of(member_actions, action_share)`.
-
-        It is 1 where the factor is unknown.
-        """
-        factor = "1.0"
-        if self.weight is not None:
-            low, high = self.weight_bounds
-            given = parse(self.weight, WEIGHT_NAMES, "number").sql
-            factor = f"greatest({low}, least({high}, coalesce({given}, 1.0)))"
-        return f"create or replace temp macro weight_of({', '.join(WEIGHT_NAMES)}) as {factor}"
-
-
-WEIGHT_NAMES: dict[str, Kind] = {"member_actions": "number", "action_share": "number"}
 
 
 class DuckDB(_Strict):
