@@ -19,6 +19,7 @@ from pipelines.check.say import say_staged
 from pipelines.drift.watch import say_paused, watch_inputs, watch_vectors
 from pipelines.fitting import fit_items, lines_to_serve, prepare, refuse_future
 from pipelines.progress import Stage, Stages
+from pipelines.sharing import watch_share
 from pipelines.terminal import escape
 from pipelines.training import train_line
 from serving import publish
@@ -81,6 +82,7 @@ def run_daily(
         stage_the_members(config, con, as_of, stages)
         say_staged(stages.console, config, con, as_of)
         watch_inputs(config, con, as_of, stages)
+        watch_share(config, con, as_of, stages)
         paused = pauses_fitting(ledger, as_of)
         until = fit_until(config, as_of, backfilled)
         served, still = lines_to_serve(config, aggregators, stages)

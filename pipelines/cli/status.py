@@ -13,6 +13,7 @@ from operations.fits import Fits, current_lines, say_kept
 from operations.ledger import Ledger
 from operations.releases import TARGETS, releases, serving
 from operations.state_files import state_files
+from operations.traffic import traffic
 from pipelines.progress import number, plain_table, short, stage_table
 from pipelines.terminal import escape
 from pipelines.workspace import OpenWorkspace, table_of
@@ -108,8 +109,12 @@ def _serving(config: Config) -> str:
         said = "No release serves." if number is None else f"Release {number} serves."
     else:
         said = "; ".join(f"{target}: release {number}" for target, number in by.items()) + "."
-    newest = every[0]
-    if newest.is_living and newest.number not in by.values():
+    newest, shared = every[0], traffic(config).shared
+    if shared is not None:
+        says = shared.verdict or "no run has read it yet"
+        said += f" Release {shared.release} answers {shared.share:.0%} of the members; {says}"
+    waits = newest.number not in (*by.values(), shared and shared.release)
+    if newest.is_living and waits:
         why = f": {newest.refused}" if newest.refused else ""
         said += f" Release {newest.number} is made and does not serve{why}."
     return escape(said)

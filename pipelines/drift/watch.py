@@ -34,7 +34,7 @@ def watch_inputs(config: Config, con: Connection, as_of: datetime, stages: Stage
         for name, series in about.items():
             found += note(stages.ledger, as_of, name, judged(config, series, noted))
         _fill(stage, found)
-    _say(config, as_of, found, stages)
+    say_found(config, as_of, found, stages)
 
 
 def watch_vectors(
@@ -46,7 +46,7 @@ def watch_vectors(
         series = [Series(made, {}, None) for made in vector_measures(config, con, as_of, lines)]
         found = note(stages.ledger, as_of, "vectors", judged(config, series, noted))
         _fill(stage, found)
-    _say(config, as_of, found, stages)
+    say_found(config, as_of, found, stages)
 
 
 def say_paused(stages: Stages, waiting: Iterable[object]) -> None:
@@ -79,7 +79,7 @@ def _fill(stage: Stage, found: Sequence[Finding]) -> None:
     stage.note = ", ".join(f"{count} {name}" for name, count in of.items() if count) or "usual"
 
 
-def _say(config: Config, as_of: datetime, found: Sequence[Finding], stages: Stages) -> None:
+def say_found(config: Config, as_of: datetime, found: Sequence[Finding], stages: Stages) -> None:
     """Say what is beyond a bound, and alert of stops that nobody was told of."""
     for one in found:
         if one.verdict in ("warning", "stop"):

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection as Connection
 
-from transformations import archive
+from transformations import archive, clock
 from transformations.config import Config
 from transformations.errors import InputError
 from transformations.ids import SPELLED
@@ -102,7 +102,7 @@ def _read_table(
         read = ReadSoFar(mark=None if spooled.mark is None else asdict(spooled.mark))
         return Given(spooled.groups, lambda _: label, read)
     began = archive.Read(
-        read_at=datetime.now(UTC),
+        read_at=clock.now(),
         as_of=as_of,
         source=table_name(config),
         kind=archive.TABLE,
