@@ -20,6 +20,7 @@ from transformations.layout import (
     period_file,
     period_of,
 )
+from transformations.places import version_of
 from transformations.quoting import identifier, quoted
 from transformations.seals import expect_whole, sealing
 from transformations.searches import (
@@ -106,12 +107,14 @@ def _judge_source(
         read.mark = None if spooled.mark is None else asdict(spooled.mark)
         groups = spooled.groups
     else:
-        source = config.path(config.events.source)
+        source = config.source("events.source", config.events.source)
         # Taken before the files are read, so the next run reads what is appended meanwhile.
+        new = []
         for file in find("events.source", source):
-            read.files[str(file)] = [file.stat().st_size, file.stat().st_mtime_ns]
-        new = [file for file, seen in read.files.items() if before.files.get(file) != seen]
-        groups = group(con, [Path(file) for file in new], wanted, source, folder)
+            read.files[str(file)] = version_of(file)
+            if before.files.get(str(file)) != read.files[str(file)]:
+                new.append(file)
+        groups = group(con, new, wanted, source, folder)
         base = source if source.is_dir() else source.parent
 
     con.execute("create or replace temp table malformed (line varchar, source varchar)")
