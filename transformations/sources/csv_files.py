@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 
 from transformations.errors import InputError
+from transformations.places import is_object
 
 DELIMITERS = (",", ";", "\t", "|")
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
@@ -99,8 +100,10 @@ def opened(file: Path) -> Iterator[BinaryIO]:
         elif kind == "zstd":
             with pa.input_stream(stream, compression="zstd") as plain:
                 yield io.BufferedReader(plain)
+        elif is_object(file):  # its stream knows no readline(size)
+            yield io.BufferedReader(cast(Any, stream))
         else:
-            yield stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream)
+            yield stream
 
 
 def has_mixed_line_ends(file: Path) -> bool:
