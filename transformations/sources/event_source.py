@@ -13,6 +13,7 @@ from transformations import archive, clock
 from transformations.config import Config
 from transformations.errors import InputError
 from transformations.ids import SPELLED
+from transformations.places import version_of
 from transformations.quoting import identifier, quoted
 from transformations.read_so_far import ReadSoFar
 from transformations.secrets import without_user
@@ -64,12 +65,13 @@ def read_source(
     wanted = _wanted(config)
     if config.events.is_sql:
         return _read_table(config, as_of, before, folder, wanted)
-    source = config.path(config.events.source)
-    read = ReadSoFar()
+    source = config.source("events.source", config.events.source)
+    read, new = ReadSoFar(), []
     # Taken before the files are read, so the next run reads what is appended meanwhile.
     for file in find("events.source", source):
-        read.files[str(file)] = [file.stat().st_size, file.stat().st_mtime_ns]
-    new = [Path(file) for file, seen in read.files.items() if before.files.get(file) != seen]
+        read.files[str(file)] = version_of(file)
+        if before.files.get(str(file)) != read.files[str(file)]:
+            new.append(file)
     base = source if source.is_dir() else source.parent
     return Given(
         group(con, new, wanted, source, folder),
