@@ -174,42 +174,12 @@ class Through(keras.Model):
         own += tf.linalg.matvec(batch["own_popularity"], popular)
         beside = tf.linalg.matvec(batch["popularity"], popular) - batch["log_drawn"]
         beside = tf.where(batch["known"], beside, NO_SCORE)
-        scores = _scores(vectors, tf.gather(items, batch["negatives"]), beside, batch["days"])
-        places = _places(batch["own"], batch["negatives"])
-        rows = tf.range(tf.size(places), dtype=places.dtype)
-        scores = tf.tensor_scatter_nd_update(scores, tf.stack([rows, places], axis=1), own)
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=places, logits=scores)
-        return tf.reduce_mean(losses)
-
-
-def _scores(vectors: Any, items: Any, beside: Any, days: Any) -> Any:
-    """Return the scores of items and of nothing, [labels, items + 1]: the last column is masked.
-
-    One product of matrices does it all: a gather of each label's day, and its gradient, would take
-    longer than the training's other steps together.
-
-    Args:
-        vectors: Of labels [labels, dim].
-        items: Vectors of items [items, dim].
-        beside: What an item's score has on a day besides [days, items].
-        days: Row of `beside` of each label [labels].
-    """
-    beside = tf.pad(beside, [[0, 0], [0, 1]], constant_values=NO_SCORE)
-    right = tf.concat([tf.pad(items, [[0, 1], [0, 0]]), tf.transpose(beside)], axis=1)
-    left = tf.concat([vectors, tf.one_hot(days, tf.shape(beside)[0])], axis=1)
-    return tf.matmul(left, right, transpose_b=True)
-
-
-def _places(own: Any, negatives: Any) -> Any:
-    """Return the column of each label's own item: where it is among the negatives, else the last.
-
-    Args:
-        own: Rows of items [labels].
-        negatives: Rows of other items, ascending [negatives].
-    """
-    n = tf.size(negatives)
-    places = tf.minimum(tf.searchsorted(negatives, own), n - 1)
-    return tf.where(tf.equal(tf.gather(negatives, places), own), places, n)
+        others = tf.matmul(vectors, tf.gather(items, batch["negatives"]), transpose_b=True)
+        others += tf.gather(beside, batch["days"])
+        is_own = tf.equal(batch["negatives"][None, :], batch["own"][:, None])
+        others = tf.where(is_own, NO_SCORE, others)
+        every = tf.concat([own[:, None], others], axis=1)
+        return tf.reduce_mean(tf.reduce_logsumexp(every, axis=1) - own)
 
 
 def train(
