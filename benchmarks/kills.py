@@ -275,7 +275,7 @@ def _online(config: Config) -> State:
         for name in sa.inspect(engine).get_table_names():
             columns = [column["name"] for column in sa.inspect(engine).get_columns(name)]
             if "entity_key" in columns:
-                wanted = ", ".join(c for c in columns if c != "created_ts")
+                wanted = ", ".join(c for c in columns if not c.startswith("created"))
                 rows = connection.exec_driver_sql(f'select {wanted} from "{name}"')
                 found[f"online {name}"] = sorted(map(repr, rows))
     engine.dispose()
