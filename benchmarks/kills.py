@@ -32,7 +32,7 @@ import sqlalchemy as sa
 from operations.fits import FITS
 from operations.ledger import Ledger
 from operations.releases import TARGETS, releases, serving
-from operations.rhythm import ATTEMPTS
+from operations.rhythm import plan
 from transformations.config import Config, load_config
 from transformations.layout import partitions
 
@@ -96,6 +96,17 @@ def run(runs: int, promotions: int, drifts: int, seed: int) -> dict[str, Any]:
     kills = sum(each["kills"] for each in figures.values())
     return {"kills": kills, "mended": kills - sum(len(each["faults"]) for each in figures.values()),
             "seed": seed, **figures}  # fmt: skip
+
+
+def said(figures: dict[str, Any]) -> str:
+    """Return the sentence of docs/operations.md that holds these figures."""
+    runs, promotions, drifts = (figures[name]["kills"] for name in ("run", "promotion", "drift"))
+    return (
+        f"{runs} runs that fit everything anew, {promotions} promotions and {drifts} looks at the "
+        f"drift were killed at random moments; after {figures['mended']} of {figures['kills']} the "
+        "next run left what a workspace has that never was killed: tables, online rows, fits, "
+        "releases, and which of them serves."
+    )
 
 
 class _Saved:
@@ -212,7 +223,6 @@ def _run(root: Path, now: datetime) -> None:
     """Make what is due at this time, as `activity run` does."""
     from rich.console import Console
 
-    from operations.rhythm import plan
     from pipelines.rhythm import run_due
 
     config = load_config(root)
@@ -285,10 +295,9 @@ def _online(config: Config) -> State:
 def _ledger(config: Config) -> State:
     with Ledger(config).engine.connect() as connection:
         fits = connection.execute(sa.select(FITS)).mappings().all()
-        attempts = connection.execute(sa.select(ATTEMPTS)).mappings().all()
     return {
         "fits": sorted((row["kind"], row["name"], row["version"], row["fit"]) for row in fits),
-        "attempts": {row["name"]: row["outcome"] for row in attempts},
+        "due": [str(part) for part in plan(config, Ledger(config), NEXT + HOUR).due],
         "snapshots": partitions(config.layout.sequences),
         "releases": {one.number: sorted(one.fits) for one in releases(config)},
         "pointers": {target: serving(config, target) for target in TARGETS},
