@@ -2,10 +2,11 @@
 
 import json
 import re
+from types import ModuleType
 
 import pytest
 
-from benchmarks import drift_page, evaluation, experiments, releases, scale
+from benchmarks import drift_page, evaluation, experiments, kills, releases, scale
 from benchmarks.report import __main__ as performance
 from transformations.config import ROOT
 
@@ -44,6 +45,7 @@ def test_the_figures_of_experiments_are_those_measured() -> None:
     assert figures == experiments.figures(json.loads(experiments.RESULTS.read_text()))
 
 
-def test_the_figures_of_releases_are_those_measured() -> None:
+@pytest.mark.parametrize("measured", [releases, kills])
+def test_the_figures_of_releases_and_kills_are_those_measured(measured: ModuleType) -> None:
     page = " ".join((ROOT / "docs" / "operations.md").read_text().split())
-    assert releases.said(json.loads(releases.RESULT.read_text())) in page
+    assert measured.said(json.loads(measured.RESULT.read_text())) in page
