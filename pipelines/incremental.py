@@ -8,17 +8,13 @@ fit of it. Every time what was chosen, and why, is said, noted in the ledger and
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from models.items.protocol import GoesOn as SpaceBefore
-from models.items.saved import differences, fitted_until
-from models.items.saved import saved as saved_encoder
 from models.lines import encoder_of
 from models.rankers.package import load as load_ranker
 from models.rankers.protocol import Continuing
 from models.rankers.spec import Ranker
 from models.spec import Aggregator, Learned
-from models.training.before import Before, before_of
 from operations.fits import LINE, SPACE, Key
 from operations.incremental import Start, Starts
 from operations.rankers import RANKER
@@ -27,6 +23,10 @@ from pipelines.terminal import escape
 from transformations import names
 from transformations.config import Config
 from transformations.errors import InputError, RunFailedError
+
+if TYPE_CHECKING:
+    from models.items.protocol import GoesOn
+    from models.training.before import Before
 
 Parent = TypeVar("Parent")
 
@@ -88,17 +88,19 @@ def begin_ranker(config: Config, line: Ranker, fits: dict[str, str], until: date
     return _begun(config, key, starts.of_ranker(line), opened, until)
 
 
-def begin_line(config: Config, line: Learned, until: datetime) -> Begun[Before]:
+def begin_line(config: Config, line: Learned, until: datetime) -> "Begun[Before]":
     """Return where a learned aggregator's fit begins.
 
     Args:
         config: In the line's space, which is made.
         line: As the fit that is to be made.
     """
+    from models.training.before import before_of  # TensorFlow
+
     starts = Starts(config)
     start = starts.of_line(line, config.space)
 
-    def opened(number: int) -> tuple[Before, datetime]:
+    def opened(number: int) -> "tuple[Before, datetime]":
         space = starts.space_of(line, number)
         before = line.of_fit(number, space)
         return before_of(before, config.in_space(space))
@@ -106,17 +108,19 @@ def begin_line(config: Config, line: Learned, until: datetime) -> Begun[Before]:
     return _begun(config, (LINE, line.name, line.version, line.fit), start, opened, until)
 
 
-def begin_space(config: Config, until: datetime) -> Begun[SpaceBefore]:
+def begin_space(config: Config, until: datetime) -> "Begun[GoesOn]":
     """Return where the fit of the configuration's space begins."""
+    from models.items.saved import differences, fitted_until, saved  # scikit-learn
+
     space = config.space
     key = (SPACE, space.encoder, space.version, space.fit)
     line = encoder_of(config, space)
     if line is None:
         return Begun(key)
 
-    def opened(number: int) -> tuple[SpaceBefore, datetime]:
+    def opened(number: int) -> "tuple[GoesOn, datetime]":
         before = config.in_space(line.in_fit(number))
-        encoder, seen = saved_encoder(before), fitted_until(before)
+        encoder, seen = saved(before), fitted_until(before)
         if seen is None:
             raise InputError("it is gone")
         if encoder is None:

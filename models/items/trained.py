@@ -36,8 +36,9 @@ BLOCKS = 20
 LENGTH = 32
 """Actions of a history at most."""
 LEAST_LABELS = 100
-LATER = 0.3
-"""Share of the epochs that a fit needs which goes on from another."""
+LATER, LATER_RATE = 0.3, 0.1
+"""Shares of the epochs and of the learning rate, of a fit that goes on from another: at the full
+rate it forgets more than its buffer teaches (docs/training.md)."""
 N_SIGNS = 2
 """Features of a sign: whether an action is positive, and whether negative."""
 
@@ -126,18 +127,19 @@ class Trained(Joint):
         from models.backend import keras
         from models.items.learning.through import Course, First, train
 
-        first, epochs = None, line.epochs
+        course, first = Course(LENGTH, line.epochs, line.seed, line.labels), None
         actions = line.layer.reads or material.behaviour.actions
         keras.utils.set_random_seed(line.seed)
         layer = _layer(line, start.shape[1], len(actions))
         if before is not None:
             layer.set_weights(before.layer_weights)
+            rate = course.learning_rate * LATER_RATE
             epochs = math.ceil(line.epochs * LATER)
+            course = replace(course, epochs=epochs, learning_rate=rate)
             own = None
             if before.own is not None and corpus.ids is not None:
                 own = before.own.of_ids(corpus.ids)
             first = First(before.figures["temperature"], before.popularity, own)
-        course = Course(LENGTH, epochs, line.seed, line.labels)
         outcome = train(layer, start, material, course, progress, first)
         figures = figures_of(parts, parts.features(corpus), outcome.map) | {
             "labels": len(material.labels),
