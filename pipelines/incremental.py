@@ -5,14 +5,15 @@ lies there: a parent that is gone, damaged, made with other settings or of later
 fit of it. Every time what was chosen, and why, is said, noted in the ledger and in the manifest.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from models.lines import encoder_of
 from models.rankers.package import load as load_ranker
 from models.rankers.protocol import Continuing
+from models.rankers.reading import Vectors
 from models.rankers.spec import Ranker
 from models.spec import Aggregator, Learned
 from operations.fits import LINE, SPACE, Key
@@ -64,12 +65,14 @@ class Begun(Generic[Parent]):
         return Begun(self.key, Start(None, why=why))
 
 
-def begin_ranker(config: Config, line: Ranker, fits: dict[str, str], until: datetime) -> Begun[Any]:
+def begin_ranker(
+    config: Config, line: Ranker, reads: Sequence[Vectors], until: datetime
+) -> Begun[Any]:
     """Return where a ranker's fit begins; its parent is a `Continuing`.
 
     Args:
         line: As the fit that is to be made.
-        fits: The aggregators that it reads → the view of the fit.
+        reads: The vectors that it reads.
     """
     starts = Starts(config)
     key = (RANKER, line.name, line.version, line.fit)
@@ -78,12 +81,18 @@ def begin_ranker(config: Config, line: Ranker, fits: dict[str, str], until: date
         loaded = load_ranker(config, line.of_fit(number))
         if loaded.heads != line.heads(config.rules):
             raise InputError(f"it predicts {loaded.heads}, now {line.heads(config.rules)}")
-        for name, view in fits.items():
-            before = loaded.manifest["fits"].get(name, {}).get("view", "none")
-            if starts.root_of_view(before) != starts.root_of_view(view):
-                raise InputError(f"it reads {view}, which has other coordinates than {before}")
+        columns = {}
+        for one in reads:
+            before = loaded.manifest["fits"].get(one.line)
+            if before is None:
+                raise InputError(f"it did not read {one.line}")
+            if starts.root_of_view(before["view"]) != starts.root_of_view(one.view):
+                raise InputError(
+                    f"it reads {one.view}, which has other coordinates than {before['view']}"
+                )
+            columns[replace(one, space=before["space"]).item] = one.item
         parent: Any = loaded.fitted
-        return parent, datetime.fromisoformat(loaded.manifest["trained_until"])
+        return parent.reading(columns), datetime.fromisoformat(loaded.manifest["trained_until"])
 
     return _begun(config, key, starts.of_ranker(line), opened, until)
 
