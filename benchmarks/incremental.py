@@ -23,7 +23,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -34,14 +33,11 @@ from duckdb import DuckDBPyConnection as Connection
 from numpy.typing import NDArray
 
 from benchmarks.evaluation import SETS, workspace_of
-from benchmarks.report.section import markdown
+from benchmarks.incremental_page import RESULTS, write_page
 from transformations.config import Config, load_config
 from transformations.duck import connect
 from transformations.timestamps import DAY_US, microseconds
 
-RESULTS = Path(__file__).parent / "results" / "incremental.json"
-PAGE = Path(__file__).parents[1] / "docs" / "training.md"
-MARKS = ("<!-- incremental: figures -->\n", "<!-- incremental: end -->")
 REFITS = tuple(datetime(2025, month, 1, tzinfo=UTC) for month in (1, 4, 7, 10))
 REFITS = (*REFITS, datetime(2026, 1, 1, tzinfo=UTC))
 END = datetime(2026, 3, 1, tzinfo=UTC)
@@ -454,63 +450,6 @@ def _timed(seconds: dict[str, list[float]], what: str) -> Iterator[None]:
     began = time.process_time()
     yield
     seconds.setdefault(what, []).append(time.process_time() - began)
-
-
-def figures(results: Mapping[str, Any]) -> str:
-    """Return what docs/training.md says of the results."""
-    titles = {
-        "space": "item space and its layer",
-        "aggregator": "aggregator in a space of texts",
-        "ranker": "ranker with a vector per id",
-    }
-    rows, new, notes = [], [], []
-    for name, title in titles.items():
-        of = results[name]
-        spans = {
-            key: f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
-            for key, (value, low, high) in of["differences"].items()
-        }
-        rows.append(
-            [
-                title,
-                *(f"{of['ndcg10'][way]:.4f}" for way in ("stale", "incremental", "full")),
-                *(spans[key] for key in ("incremental - full", "incremental - stale")),
-                f"{of['seconds']['incremental']:.1f} / {of['seconds']['full']:.1f}",
-            ]
-        )
-        values = of["new_items"]["ndcg10"]
-        new.append(
-            f"{title} {values['stale']:.4f}, {values['incremental']:.4f}, {values['full']:.4f} "
-            f"({of['new_items']['labels']:,} labels)"
-        )
-        notes += [
-            f"With {way.removeprefix('incremental, ')} instead of as the unknown one the {name}'s "
-            f"NDCG@10 is {of['ndcg10'][way]:.4f}, {spans[f'{way} - incremental']} points from the "
-            f"incremental one above; on new items {values[way]:.4f}."
-            for way in of["ndcg10"]
-            if way.startswith("incremental,")
-        ]
-    one = results["space"]
-    head = ["", "never again", "incremental", "full", "incremental - full, points"]
-    head += ["incremental - never again, points", "processor seconds, incremental / full"]
-    return (
-        f"`python -m benchmarks.incremental` ([results](../benchmarks/results/incremental.json)): "
-        f"IFDB, a first fit until {results['first']}, then {len(one['refits'])} refits, a quarter "
-        f"apart, each measured on the time until the next one; the buffer is "
-        f"{results['buffer_days']} days, and every incremental fit goes on from the one before. "
-        f"{one['labels']:,} labels of {one['members']:,} members; NDCG@10 with 95% intervals over "
-        "members, paired.\n\n"
-        f"{markdown(head, rows)}\n\n"
-        f"On items that nobody had acted on by the first fit (never again, incremental, full): "
-        f"{'; '.join(new)}. {' '.join(notes)}\n"
-    )
-
-
-def write_page(results: Mapping[str, Any]) -> None:
-    """Put the figures into docs/training.md, between its marks."""
-    before, rest = PAGE.read_text().split(MARKS[0])
-    _, after = rest.split(MARKS[1])
-    PAGE.write_text(before + MARKS[0] + figures(results) + MARKS[1] + after)
 
 
 def main() -> None:

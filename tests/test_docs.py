@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from benchmarks import drift_page, evaluation, experiments, incremental
+from benchmarks import drift_page, evaluation, experiments, incremental_page
 from benchmarks.report import __main__ as performance
 from transformations.config import ROOT
 
@@ -33,9 +33,9 @@ def test_the_figures_of_drift_are_those_measured() -> None:
 
 
 def test_the_figures_of_fits_that_go_on_are_those_measured() -> None:
-    page = incremental.PAGE.read_text()
-    figures = page.split(incremental.MARKS[0])[1].split(incremental.MARKS[1])[0]
-    assert figures == incremental.figures(json.loads(incremental.RESULTS.read_text()))
+    page = incremental_page.PAGE.read_text()
+    figures = page.split(incremental_page.MARKS[0])[1].split(incremental_page.MARKS[1])[0]
+    assert figures == incremental_page.figures(json.loads(incremental_page.RESULTS.read_text()))
 
 
 def test_the_figures_of_experiments_are_those_measured() -> None:
