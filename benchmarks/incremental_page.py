@@ -19,8 +19,9 @@ def figures(results: Mapping[str, Any]) -> str:
         "ranker": "ranker with a vector per id",
     }
     rows, new, notes = [], [], []
-    for name, title in titles.items():
-        of = results[name]
+    measured = [name for name in titles if name in results]
+    for name in measured:
+        title, of = titles[name], results[name]
         spans = {
             key: f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
             for key, (value, low, high) in of["differences"].items()
@@ -45,13 +46,13 @@ def figures(results: Mapping[str, Any]) -> str:
             for way in of["ndcg10"]
             if way.startswith("incremental,")
         ]
-    one = results["space"]
+    one = results[measured[0]]
     head = ["", "never again", "incremental", "full", "incremental - full, points"]
     head += ["incremental - never again, points", "processor seconds, incremental / full"]
     return (
         f"`python -m benchmarks.incremental` ([results](../benchmarks/results/incremental.json)): "
-        f"IFDB, a first fit until {results['first']}, then {len(one['refits'])} refits, a quarter "
-        f"apart, each measured on the time until the next one; the buffer is "
+        f"IFDB since 2022, a first fit until {results['first']}, then {len(one['refits'])} refits, "
+        f"a quarter apart, each measured on the time until the next one; the buffer is "
         f"{results['buffer_days']} days, and every incremental fit goes on from the one before. "
         f"{one['labels']:,} labels of {one['members']:,} members; NDCG@10 with 95% intervals over "
         "members, paired.\n\n"
