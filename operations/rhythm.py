@@ -18,6 +18,7 @@ from operations.incremental import Start, Starts
 from operations.ledger import METADATA, RUNS, STAGES, Ledger, now_text
 from operations.rankers import RANKER
 from operations.readers import Aggregator, Lines, rhythms
+from transformations import clock
 from transformations.config import Config
 from transformations.durations import said
 from transformations.secrets import redact
@@ -104,7 +105,7 @@ def plan(config: Config, ledger: Ledger, now: datetime | None = None) -> Plan:
     Raises:
         InputError: the configuration's rhythms contradict each other, or its catalogue is wrong.
     """
-    now = now or datetime.now(UTC)
+    now = now or clock.now()
     lines = Lines.of(config)
     every = rhythms(config, lines)
     known = _Known(config, ledger, lines)

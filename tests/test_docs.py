@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from benchmarks import drift_page, evaluation, experiments, incremental_page
+from benchmarks import drift_page, evaluation, experiments, incremental_page, scale
 from benchmarks.report import __main__ as performance
 from transformations.config import ROOT
 
@@ -36,6 +36,12 @@ def test_the_figures_of_fits_that_go_on_are_those_measured() -> None:
     page = incremental_page.PAGE.read_text()
     figures = page.split(incremental_page.MARKS[0])[1].split(incremental_page.MARKS[1])[0]
     assert figures == incremental_page.figures(json.loads(incremental_page.RESULTS.read_text()))
+
+
+def test_the_figures_of_scale_are_those_measured() -> None:
+    page = scale.PAGE.read_text()
+    figures = page.split(scale.MARKS[0])[1].split(scale.MARKS[1])[0]
+    assert figures == scale.figures(scale.Service(), json.loads(scale.RESULTS.read_text()))
 
 
 def test_the_figures_of_experiments_are_those_measured() -> None:
