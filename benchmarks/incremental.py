@@ -486,6 +486,7 @@ def main() -> None:
         "machine": {"cores": os.cpu_count()},
         "set": "ifdb",
         "buffer_days": BUFFER.days,
+        "labels_of_full": LABELS,
         "first": f"{REFITS[0]:%Y-%m-%d}",
     }
     with connect(config) as con:

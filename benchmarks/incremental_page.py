@@ -58,7 +58,8 @@ def figures(results: Mapping[str, Any]) -> str:
         "members, paired.\n\n"
         f"{markdown(head, rows)}\n\n"
         f"On items that nobody had acted on by the first fit (never again, incremental, full): "
-        f"{'; '.join(new)}. {' '.join(notes)}\n"
+        f"{'; '.join(new)}. {' '.join(notes)} A full fit of the ranker learns from its newest "
+        f"{results['labels_of_full']:,} labels, so those that go on have seen more in all.\n"
     )
 
 
