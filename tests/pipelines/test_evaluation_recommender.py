@@ -80,7 +80,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
             "categorical": ["country", "zone"],
             "time_zone": "zone",
         },
-        "train": {"weight": "1 / action_share", "buffer": "12h"},
+        "train": {"weight": "1 / action_share", "buffer": "1d"},
     }
     (folder / "activity.yaml").write_text(yaml.safe_dump(settings))
     (folder / "feature_store.yaml").write_text("project: recommender\n")
