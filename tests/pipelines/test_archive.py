@@ -351,7 +351,8 @@ def test_status_recomputes_the_sums_and_a_rebuild_gives_up_what_is_damaged(
     assert (code, "3 objects of the archive" in said) == (0, True)
     file = flip(table.config, 0)
     code, said = call("status", "--files")
-    assert (code, file.name[:20] in said, "another SHA-256" in said) == (1, True, True)
+    assert (code, f"archive/objects/{file.parent.name}/" in said) == (1, True)
+    assert "another SHA-256 than its name says" in said
     assert f"{file.name}: a replay lacks what it held" in call("rebuild", "--damaged")[1]
     assert call("status", "--files")[0] == 0
 
