@@ -10,6 +10,7 @@ from transformations.config import Config
 from transformations.errors import InputError
 from transformations.files import replacing
 from transformations.layout import partition_files
+from transformations.places import is_in_objects
 from transformations.secrets import without_user
 
 
@@ -45,6 +46,8 @@ def _named(config: Config, source: str, table: str | None) -> str:
     """Name a file by its path, a table by its database's URL, without user and password."""
     if "://" not in source:
         return str(config.path(source))
+    if is_in_objects(source):
+        return source.rstrip("/")
     return f"{without_user(source)} {table}"
 
 

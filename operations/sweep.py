@@ -15,7 +15,7 @@ from models.spec import Packaged
 from operations.fits import FITS, LINE, SPACE, Fits
 from operations.ledger import Ledger
 from operations.rankers import RANKER
-from transformations import archive
+from transformations import archive, clock
 from transformations.config import Config
 from transformations.durations import said
 from transformations.errors import InputError
@@ -58,7 +58,7 @@ def unneeded(config: Config, ledger: Ledger) -> list[Unneeded]:
     newest = ledger.newest_published()
     found = [] if newest is None else list(_old(config, newest))
     found += _unnamed(config, ledger)
-    orphans = tuple(archive.orphans(config, datetime.now(UTC)))
+    orphans = tuple(archive.orphans(config, clock.now()))
     found.append(Unneeded("archive", "no line of its index names it", orphans))
     half = tuple(sorted(path for path in config.data.rglob("*.tmp") if path.exists()))
     found.append(Unneeded("half-written", "a killed command left them", half))

@@ -81,7 +81,7 @@ def member_files(config: Config) -> list[Path]:
 def sources_inside(config: Config) -> list[Path]:
     """Return the sources that lie below the data folder: the user's, and what was simulated."""
     given = (config.events, config.items, config.members)
-    sources = [config.path(one.source) for one in given if one.source and not one.is_sql]
+    sources = [config.path(one.source) for one in given if one.source and "://" not in one.source]
     inside = [source for source in sources if source.is_relative_to(config.data)]
     return [*inside, config.layout.simulated]
 

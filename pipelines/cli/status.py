@@ -1,7 +1,7 @@
 """`activity status`: whether all is well, what ran, what is staged, refused, built and online."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import duckdb
@@ -13,10 +13,11 @@ from operations.fits import Fits, current_lines, say_kept
 from operations.ledger import Ledger
 from operations.releases import TARGETS, releases, serving
 from operations.state_files import state_files
+from operations.traffic import traffic
 from pipelines.progress import number, plain_table, short, stage_table
 from pipelines.terminal import escape
 from pipelines.workspace import OpenWorkspace, table_of
-from transformations import archive
+from transformations import archive, clock
 from transformations.config import Config
 from transformations.duck import connect, parquet
 from transformations.layout import partition_files, span
@@ -36,7 +37,7 @@ def status(console: Console, config: Config) -> None:
     """Show the last runs, what is staged and refused, the snapshots, and what is online."""
     ledger = Ledger(config)
     runs = ledger.last_runs()
-    now = datetime.now(UTC)
+    now = clock.now()
     console.print(verdict(config, ledger, runs, now), highlight=False)
     if said := _serving(config):
         console.print(said, highlight=False)
@@ -108,8 +109,12 @@ def _serving(config: Config) -> str:
         said = "No release serves." if number is None else f"Release {number} serves."
     else:
         said = "; ".join(f"{target}: release {number}" for target, number in by.items()) + "."
-    newest = every[0]
-    if newest.is_living and newest.number not in by.values():
+    newest, shared = every[0], traffic(config).shared
+    if shared is not None:
+        says = shared.verdict or "no run has read it yet"
+        said += f" Release {shared.release} answers {shared.share:.0%} of the members; {says}"
+    waits = newest.number not in (*by.values(), shared and shared.release)
+    if newest.is_living and waits:
         why = f": {newest.refused}" if newest.refused else ""
         said += f" Release {newest.number} is made and does not serve{why}."
     return escape(said)

@@ -6,7 +6,6 @@ staged again.
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pyarrow.parquet as pq
 
 from serving.stream.bus.messages import StreamEvent, decode_all
 from serving.stream.bus.protocol import Message
-from transformations import archive
+from transformations import archive, clock
 from transformations.config import Config
 from transformations.quoting import quoted
 from transformations.rules import Rules
@@ -58,7 +57,7 @@ def rows_of(messages: Sequence[Message], whose: Mapping[int, object]) -> pa.Reco
 
 def read_now() -> archive.Read:
     """Return a read of the bus that ends now."""
-    now = datetime.now(UTC)
+    now = clock.now()
     return archive.Read(now, now, BUS, archive.MESSAGES, BUS, "member_id")
 
 

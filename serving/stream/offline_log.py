@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection
 
 from serving.stream import kept
-from transformations import archive
+from transformations import archive, clock
 from transformations.config import Config
 from transformations.duck import parquet
 from transformations.files import sync
@@ -260,7 +260,7 @@ def _append_folder(config: Config, folder: Path) -> int:
             continue
         # A part has its spool's name. So a spool that was appended, but not removed before a kill,
         # is written over its own part.
-        day = f"{datetime.now(UTC):%Y-%m-%d}"
+        day = f"{clock.now():%Y-%m-%d}"
         table = config.layout.table(spool.parent.name)
         existing = [*table.glob(f"{PARTITION}*/{spool.stem}.parquet")]
         part = existing[0] if existing else table / f"{PARTITION}{day}" / f"{spool.stem}.parquet"

@@ -2,17 +2,18 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection as Connection
 
-from transformations import archive
+from transformations import archive, clock
 from transformations.config import Config
 from transformations.errors import InputError
 from transformations.ids import SPELLED
+from transformations.places import version_of
 from transformations.quoting import identifier, quoted
 from transformations.read_so_far import ReadSoFar
 from transformations.secrets import without_user
@@ -64,12 +65,13 @@ def read_source(
     wanted = _wanted(config)
     if config.events.is_sql:
         return _read_table(config, as_of, before, folder, wanted)
-    source = config.path(config.events.source)
-    read = ReadSoFar()
+    source = config.source("events.source", config.events.source)
+    read, new = ReadSoFar(), []
     # Taken before the files are read, so the next run reads what is appended meanwhile.
     for file in find("events.source", source):
-        read.files[str(file)] = [file.stat().st_size, file.stat().st_mtime_ns]
-    new = [Path(file) for file, seen in read.files.items() if before.files.get(file) != seen]
+        read.files[str(file)] = version_of(file)
+        if before.files.get(str(file)) != read.files[str(file)]:
+            new.append(file)
     base = source if source.is_dir() else source.parent
     return Given(
         group(con, new, wanted, source, folder),
@@ -102,7 +104,7 @@ def _read_table(
         read = ReadSoFar(mark=None if spooled.mark is None else asdict(spooled.mark))
         return Given(spooled.groups, lambda _: label, read)
     began = archive.Read(
-        read_at=datetime.now(UTC),
+        read_at=clock.now(),
         as_of=as_of,
         source=table_name(config),
         kind=archive.TABLE,
