@@ -31,7 +31,7 @@ from transformations.tombstones import Tombstones
 GOOD = (1, 42, 10, "SAVE", "2026-03-01 10:00:00", "2026-03-01 11:00:00")
 OTHER = (6, 7, 20, "APPLY", "2026-03-02 10:00:00", None)
 BAD = (3, 42, "x", "SAVE", "2026-03-02", None)
-AHEAD = (4, 8, 20, "SAVE", AS_OF + 2 * DAY, None)  # refused; a later run takes it up
+AHEAD = (4, 8, 20, "SAVE", "2026-03-12 00:00:00+00:00", None)  # refused; a later run takes it up
 
 
 def on_days(config: Config, *days: int) -> None:
