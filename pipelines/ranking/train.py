@@ -130,7 +130,7 @@ def _begun(
 ) -> tuple[Begun[Any], Examples]:
     """Return where a fit begins, and what it learns from."""
     needs, _ = needs_of(config, line)
-    begun = begin_ranker(config, line, {one.line: one.view for one in needs.vectors}, until)
+    begun = begin_ranker(config, line, needs.vectors, until)
     if begun.parent is not None:
         days = days_of(begun, until, line.days)
         try:
@@ -139,7 +139,7 @@ def _begun(
             begun.parent.check(examples.train.inputs)
             return begun, examples
         except TooFewError as error:
-            begun = begun.in_full(f"its newest {days} days hold too little")
+            begun = begun.in_full("its buffer holds too little")
             stages.console.print(f"[yellow]•[/] {escape(str(error))}", highlight=False)
         except InputError as error:
             begun = begun.in_full(str(error))

@@ -13,16 +13,18 @@ from rich.console import Console
 from models.lines import catalogue_lines, ranker_lines
 from models.rankers.inputs import Labelled
 from models.rankers.linear import LinearRanker
+from models.rankers.lines import WideAndDeep
 from models.rankers.spec import Ranker
+from models.rankers.wide_and_deep import WideAndDeepRanker
 from operations.ledger import Ledger
 from operations.trials import trials
-from pipelines.cli.recommended import show_recommender
+from pipelines.cli.recommended import show_recommender, went_on
 from pipelines.daily import stage_events
 from pipelines.datasets.simulate import Size, simulate
 from pipelines.evaluation.evaluate import open_bench
 from pipelines.evaluation.labels import positive_times
 from pipelines.evaluation.protocol import LIVE, Protocol
-from pipelines.evaluation.recommended import evaluate_recommender
+from pipelines.evaluation.recommended import _went_on, evaluate_recommender
 from pipelines.evaluation.recommender import RecommenderBench
 from pipelines.evaluation.world import train_lines
 from pipelines.progress import Stages
@@ -78,7 +80,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
             "categorical": ["country", "zone"],
             "time_zone": "zone",
         },
-        "train": {"weight": "1 / action_share"},
+        "train": {"weight": "1 / action_share", "buffer": "1d"},
     }
     (folder / "activity.yaml").write_text(yaml.safe_dump(settings))
     (folder / "feature_store.yaml").write_text("project: recommender\n")
@@ -191,6 +193,16 @@ def test_lists_hold_known_items_that_the_member_had_not_acted_on(
         counts = np.bincount([item for _, item in liked], minlength=len(bench.data.item_ids))
         assert (np.diff(counts[lists[0]]) <= 0).all()
         assert counts[lists[0]].min() >= 1
+        # A line that goes on learned of the labels before the buffer, and of those inside.
+        deep = WideAndDeep(version=1, aggregators=("decay_v1",), deep=(), epochs=1)
+        before, (went, _) = served, recommender.fit(deep, 0, goes_on=True)
+        assert isinstance(went, WideAndDeepRanker)
+        full, _ = recommender.fit(deep, 0)
+        assert went.columns == full.columns
+        assert went.preprocessing.members != full.preprocessing.members  # of fewer labels
+        items = len(bench.data.item_ids)
+        compared = _went_on(recommender, deep, before, bench.resamples(1, 20, items=items))
+        assert went_on(compared).startswith(f"NDCG@10 {compared['metrics']['ndcg10']['value']:.4f}")
 
 
 def test_without_a_ranker_it_says_what_to_write(config: Config, tmp_path: Path) -> None:
