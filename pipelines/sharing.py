@@ -17,6 +17,7 @@ from operations.drift_rule import Finding
 from operations.experiments.metrics import Metric
 from operations.experiments.records import Experiment, note_said
 from operations.experiments.sample_ratio import VOID_BELOW
+from operations.experiments.verdict import Guardrail
 from operations.ledger import Ledger
 from operations.traffic import Terms, end_share, promote_in_part, traffic
 from pipelines.drift.watch import say_found
@@ -48,15 +49,20 @@ def terms_of(config: Config, con: Connection, share: float, until: datetime) -> 
     Raises:
         InputError: the metric or a guardrail names nothing that is there.
     """
-    settings, metric = config.release, Metric.read(config.release.metric, config)
-    guardrails = [read_guardrail(text, config) for text in settings.guardrails]
-    return Terms(
-        str(metric),
-        guardrails or default_guardrails(config),
-        settings.minimum_effect,
-        settings.weeks,
-        planned_members(config, con, metric, settings.minimum_effect, share, until),
-    )
+    effect, (metric, guardrails) = config.release.minimum_effect, measured(config)
+    planned = planned_members(config, con, metric, effect, share, until)
+    return Terms(str(metric), guardrails, effect, config.release.weeks, planned)
+
+
+def measured(config: Config) -> tuple[Metric, list[Guardrail]]:
+    """Return the metric and the guardrails of `release`.
+
+    Raises:
+        InputError: they name nothing that is there.
+    """
+    guardrails = [read_guardrail(text, config) for text in config.release.guardrails]
+    metric = Metric.read(config.release.metric, config)
+    return metric, guardrails or default_guardrails(config)
 
 
 def begin_share(
@@ -94,8 +100,7 @@ def watch_share(config: Config, con: Connection, as_of: datetime, stages: Stages
         InputError: `release` names a metric or a guardrail that is not there.
     """
     ledger, shared = stages.ledger, traffic(config).shared
-    if config.release.share < 1:  # said now, and not when the next release is made
-        terms_of(config, con, config.release.share, as_of)
+    measured(config)  # what is wrong is said now, and not when the next release is made
     found, reading = carried(ledger, as_of, ABOUT), None
     if shared is not None and shared.started_at < as_of:
         with stages.stage(f"share of release {shared.release}") as stage:

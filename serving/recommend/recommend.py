@@ -334,6 +334,16 @@ class Recommender:
                 one for one in ready.values() if one not in (*self._ready.values(), self._parts)
             ]
             self._old += [(time.monotonic(), parts) for parts in gone]
+            if gone:
+                self._kept.clear()
+            shared = self._traffic.shared
+            treatment = None if shared is None else self._ready.get(shared.release)
+        if treatment is not None:  # as what serves the others
+            popular = popular_now(treatment.sources, treatment.items)
+            with self._turning:
+                if self._ready.get(treatment.release) is treatment:
+                    self._ready[treatment.release] = replace(treatment, popular=popular)
+            treatment.renew()
 
     def _put_ready(self, parts: Parts) -> None:
         replaced = self._ready.get(parts.release)

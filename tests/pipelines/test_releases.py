@@ -19,6 +19,7 @@ from operations.traffic import traffic
 from pipelines.cli import app as cli
 from pipelines.releasing import release_what_is_published
 from pipelines.sharing import begin_share
+from pipelines.tagging import facts
 from serving.recommend.asked import Answer, Request
 from serving.recommend.parts import open_parts, reopening
 from serving.recommend.recommend import Recommender
@@ -167,6 +168,9 @@ def test_a_share_is_answered_by_its_own_fits_and_mixes_nothing(served: Workspace
                 assert of_sources(answer) == VIEWS[answer.release]
                 seen.add(answer.release)
             assert seen == {1, 2}
+        said = facts(config).values()
+        assert {"50% of the members"} < {by for one in said for by in one["serves"].split(", ")}
+        assert {number for one in said for number in one["releases"].split(", ")} == {"1", "2"}
         rollback(config)
         recommender.follow()
         assert {recommender.of(Request(member)).release for member in range(30)} == {1}

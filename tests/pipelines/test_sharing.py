@@ -1,6 +1,7 @@
 """What a run makes of the experiment of a release: taken back, given to all, left as it is."""
 
 import json
+import re
 import sys
 from io import StringIO
 from pathlib import Path
@@ -15,6 +16,7 @@ from operations.experiments.records import Experiment, experiments
 from operations.ledger import RUNS, Ledger
 from operations.releases import promote, serving
 from operations.traffic import traffic
+from pipelines.experiments.reading import read
 from pipelines.progress import Stages
 from pipelines.releasing import to_promote
 from pipelines.sharing import begin_share, may_serve_all, watch_share
@@ -120,6 +122,9 @@ def test_what_else_takes_a_release_back(
 
 def test_a_better_one_serves_all_where_a_run_may_say_so(tmp_path: Path) -> None:
     market = Market(tmp_path, rates=(0.25, 0.5))
+    with connect(market.config) as con:
+        (note,) = read(market.config, con, market.experiment, AS_OF).notes
+    assert re.match(r"\d+\.\d% of the treatment's lists were made by another release than 2", note)
     market.watch(BEGAN + 10 * DAY)
     assert may_serve_all(market.config) is None
     assert "goes on." in market.said
