@@ -24,6 +24,7 @@ from pipelines.terminal import escape
 from pipelines.training import train_line
 from serving import publish
 from serving.stream.offline_log import streamed
+from transformations import clock
 from transformations.config import Config
 from transformations.duck import TableReport, connect
 from transformations.errors import InputError, RunFailedError, TooFewError
@@ -208,7 +209,7 @@ def serve(
         stage.rows_out = publish.publish(
             config, store, as_of, lines, stage.advance, with_sequences=with_sequences
         )
-        published_at = datetime.now(UTC)
+        published_at = clock.now()
     with stages.stage("read back") as stage:
         stage.rows_out = publish.read_back(
             config, store, as_of, lines, with_sequences=with_sequences
@@ -265,7 +266,7 @@ def serve_beside(
     store = publish.open_store(config)
     with stages.stage("publish") as stage:
         stage.rows_out = publish.publish_tables(store, as_of, tables)
-        published_at = datetime.now(UTC)
+        published_at = clock.now()
         if has_profiles:
             stage.rows_out += publish.publish_profiles(config, store, as_of)
     with stages.stage("read back") as stage:
@@ -282,12 +283,12 @@ def without_vector(report: EmbedReport) -> str:
 
 def _not_yet(config: Config) -> datetime:
     """Return the created_timestamp of rows that are not published: the latest that it could be."""
-    return datetime.now(UTC) + config.publish_delay
+    return clock.now() + config.publish_delay
 
 
 def last_midnight() -> datetime:
     """Return the last midnight UTC that has passed."""
-    return datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    return clock.now().replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 def end_of_last_day(config: Config) -> datetime:
@@ -303,7 +304,7 @@ def end_of_last_day(config: Config) -> datetime:
 
 
 def _refuse_older(as_of: datetime, newest: datetime | None) -> None:
-    if as_of > datetime.now(UTC):
+    if as_of > clock.now():
         raise InputError(f"as_of {as_of:%Y-%m-%d %H:%M} lies in the future; it is not over yet")
     if newest is not None and as_of < newest:
         day = f"{as_of:%Y-%m-%d}"

@@ -8,7 +8,7 @@ go on                        nothing
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 
 from duckdb import DuckDBPyConnection as Connection
 
@@ -31,6 +31,7 @@ from pipelines.experiments.reading import (
 )
 from pipelines.progress import Stages
 from pipelines.terminal import escape
+from transformations import clock
 from transformations.config import Config
 from transformations.duck import connect
 
@@ -81,7 +82,7 @@ def begin_share(
     Raises:
         InputError: as `promote_in_part` and `terms_of` raise it.
     """
-    until = Ledger(config).newest_published() or datetime.now(UTC)
+    until = Ledger(config).newest_published() or clock.now()
     with connect(config) as con:
         terms = terms_of(config, con, share, until)
     return promote_in_part(config, number, share, terms, why, at, salt)

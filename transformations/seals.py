@@ -54,7 +54,7 @@ def seal(path: Path, made_by: str, content: Path | None = None, is_locked: bool 
         is_locked: Whether the caller holds the folder's lock, as in `files.replacing_folder`.
     """
     content = content or path
-    found: dict[str, Any] = {"sha256": _digest(content), "bytes": content.stat().st_size}
+    found: dict[str, Any] = {"sha256": digest(content), "bytes": content.stat().st_size}
     if path.suffix == ".parquet":
         found["rows"] = pq.read_metadata(content).num_rows
     found["made_by"] = made_by
@@ -85,7 +85,7 @@ def damage(files: Iterable[Path]) -> Iterator[Damage]:
             known = _read(file.parent).get(file.name)
             if known is None:
                 why = None if file.suffix != ".parquet" else _unreadable(file)
-            elif _digest(file) in [one["sha256"] for one in known]:
+            elif digest(file) in [one["sha256"] for one in known]:
                 why = None
             else:
                 why = (
@@ -133,6 +133,7 @@ def _unreadable(file: Path) -> str | None:
     return None
 
 
-def _digest(file: Path) -> str:
+def digest(file: Path) -> str:
+    """Return the SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()

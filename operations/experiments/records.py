@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from operations.experiments.intervals import ALPHA
 from operations.experiments.verdict import Guardrail, Verdict
 from operations.ledger import METADATA, Ledger, now_text
+from transformations import clock
 from transformations.errors import InputError
 
 EXPERIMENTS = sa.Table(
@@ -142,7 +143,7 @@ def start(
         minimum_effect,
         weeks,
         planned,
-        at or datetime.now(UTC),
+        at or clock.now(),
         control=control,
         treatment=treatment,
     )
@@ -206,7 +207,7 @@ def stop(
     running(ledger, name)
     if not why.strip():
         raise InputError("--why: expected the reason in a few words, got nothing")
-    values = {"ended_at": _text(at or datetime.now(UTC)), "why": why}
+    values = {"ended_at": _text(at or clock.now()), "why": why}
     if verdict is not None:
         values["verdict"] = str(verdict)
     with ledger.engine.begin() as connection:

@@ -1,6 +1,5 @@
 """`activity recommend`: a member and its list; `activity skew`: what was served, and training."""
 
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -9,6 +8,7 @@ from pipelines.cli.options import ConfigOption, DebugOption, read_duration, sett
 from pipelines.cli.quick_feast import import_feast
 from pipelines.progress import loading, plain_table, short, working
 from pipelines.terminal import Terminal, escape
+from transformations import clock
 from transformations.config import Config
 from transformations.errors import InputError, RunFailedError
 
@@ -126,7 +126,7 @@ def skew_command(
     The service logs a share of it (recommend.log_features). Numbers are compared by their relative
     difference, vectors by 1 - cosine, categories by being equal. Ends with 1 above the bound.
     """
-    settings, now = settings_of(config), datetime.now(UTC)
+    settings, now = settings_of(config), clock.now()
     first = now - read_duration(since)
     with loading("Feast"):
         import_feast()

@@ -1,7 +1,7 @@
 """What a run does about drift: measure, note, say, alert."""
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 from duckdb import DuckDBPyConnection as Connection
 
@@ -14,6 +14,7 @@ from pipelines.drift.rankers import ranker_series
 from pipelines.drift.vectors import vector_measures
 from pipelines.progress import Stage, Stages
 from pipelines.terminal import escape
+from transformations import clock
 from transformations.config import Config
 
 STAGED = "stg_activity"
@@ -87,6 +88,6 @@ def say_found(config: Config, as_of: datetime, found: Sequence[Finding], stages:
             said = f"[{color}]• drift, {one.verdict}:[/] {escape(one.said + accepted)}"
             stages.console.print(said, highlight=False, soft_wrap=True)
     new = [one for one in found if one.stops and one.alerted_at is None]
-    for said in alert_of_stops(config, stages.ledger, as_of, new, datetime.now(UTC)):
+    for said in alert_of_stops(config, stages.ledger, as_of, new, clock.now()):
         line = f"[bold red]• alerts:[/] {escape(said)}"
         stages.console.print(line, highlight=False, soft_wrap=True)

@@ -14,7 +14,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import takewhile
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from serving.recommend.metrics import RecommendMetrics
 from serving.recommend.spool import Parts, Spool
 from serving.stream.bus.open import open_bus
 from serving.stream.bus.protocol import Bus, BusGoneError
+from transformations import clock
 from transformations.config import Config
 from transformations.member_columns import UTC_US
 from transformations.rules import IdType
@@ -89,7 +90,7 @@ class Impressions:
 
         One without an item is written too: whoever was shown nothing was in its arm all the same.
         """
-        shown = Shown(answer, context, datetime.now(UTC))
+        shown = Shown(answer, context, clock.now())
         has_room = self._spool.add(shown)
         if not has_room:
             self._lose([shown])

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -32,6 +32,7 @@ from serving.recommend.rules import Pool, drawing, listed
 from serving.recommend.scored import Scored, fused
 from serving.recommend.standby import Standby
 from serving.request.sequences import checked_ids
+from transformations import clock
 from transformations.config import Config
 
 logger = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ class Recommender:
         Raises:
             InputError: the request is wrong.
         """
-        since, now = time.monotonic() if since is None else since, datetime.now(UTC)
+        since, now = time.monotonic() if since is None else since, clock.now()
         parts, arm, request = self._checked(request, now)
         made, path = self._made(parts, request, since, now)
         seconds = time.monotonic() - since
@@ -270,7 +271,7 @@ class Recommender:
         Raises:
             InputError: the request is wrong. Whatever a store raises while it is away.
         """
-        since, at = time.monotonic(), datetime.now(UTC)
+        since, at = time.monotonic(), clock.now()
         parts, arm, request = self._checked(request, at)
         made = self._new(parts, request, parts.sources.member(request.member_id), at)
         return _answer(request, made, made.path, arm, time.monotonic() - since)
@@ -287,7 +288,7 @@ class Recommender:
         Raises:
             InputError: not a member's id.
         """
-        now = datetime.now(UTC)
+        now = clock.now()
         request = checked(self.config, self.parts.items, Request(member_id), now)
         known = self.parts.sources.member(request.member_id)
         rows = zip(known.items, known.actions, known.times, known.signs.tolist(), strict=True)
@@ -313,7 +314,7 @@ class Recommender:
         (item,) = checked_ids(self.config.rules, "item", [item_id])
         if item not in items:
             raise KeyError(item)
-        near = items.neighbours(item, count, datetime.now(UTC))
+        near = items.neighbours(item, count, clock.now())
         return [
             {"item_id": other, "title": items.title(other), "similarity": similarity}
             for other, similarity in near
