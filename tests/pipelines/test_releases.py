@@ -322,7 +322,7 @@ def test_one_that_was_taken_back_waits_and_a_manual_one_too(served: Workspace) -
     rollback(served.config)
     release(served)
     assert serving(served.config) == 2
-    served.setting("fit_holdback:", "release: {promote: manual}\nfit_holdback:")
+    served.setting("promote: automatic", "promote: manual")
     promote(served.config, 3)
     served.lines(AVERAGE, encoders=ENCODERS, candidates=CANDIDATES[:3])
     release(served)

@@ -36,7 +36,7 @@ class Market:
         self.config: Config = simulated(
             folder,
             name="release_2",
-            release=release or {},
+            release={"promote": "automatic", **(release or {})},
             alerts={"command": [sys.executable, "-c", TELLS, str(folder / "told")]},
             **planted,
         )
