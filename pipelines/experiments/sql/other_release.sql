@@ -1,4 +1,4 @@
--- one row: of the treatment's lists the share that another release than $treatment made; null of none
+-- one row: which share of the treatment's lists another release than $treatment made; null of none
 -- Reads `exposures`.
 select
     count(distinct request_id) filter (where release is distinct from $treatment)
