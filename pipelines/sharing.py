@@ -6,7 +6,6 @@ ship                         the new one serves all, where `release.promote` let
 go on                        nothing
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -139,17 +138,18 @@ def _act(config: Config, shared: Experiment, reading: Reading, stages: Stages) -
 
 def stop_of(config: Config, reading: Reading) -> Finding | None:
     """Return what a reading stops, as drift notes it; None where it stops nothing."""
-    kind, release = reading.verdict.kind, f"release {reading.experiment.release}"
+    # By name: the harm of another share of the same release is another one, to be accepted again.
+    kind, name = reading.verdict.kind, reading.experiment.name
     members = sum(reading.members)
     if kind == "void":
         wrong = reading.wrong / max(members, 1)
         by_ratio = reading.p_ratio < VOID_BELOW
         value = reading.p_ratio if by_ratio else wrong
         bounds: Bounds = (VOID_BELOW, None) if by_ratio else (None, WRONG_SHARE)
-        found = Finding(ABOUT, VOID, release, "share", value, members, baseline=0.0, stop=bounds)
+        found = Finding(ABOUT, VOID, name, "share", value, members, baseline=0.0, stop=bounds)
     elif kind == "stop for harm":
         metric, lift, bounds = _harmed(config, reading)
-        part = f"{release}, {metric}"
+        part = f"{name}, {metric}"
         found = Finding(ABOUT, HARM, part, "lift", lift, members, baseline=0.0, stop=bounds)
     else:
         return None
@@ -170,14 +170,9 @@ def _harmed(config: Config, reading: Reading) -> tuple[str, float, Bounds]:
     return experiment.metric, effect.lift or 0.0, (0.0, None) if wants_more else (None, 0.0)
 
 
-def says(one: Experiment) -> Sequence[str]:
-    """Return what an experiment's last verdict says: its kind and its sentence; empty before."""
-    return (one.verdict or "").split(": ", 1) if one.verdict else ()
-
-
 def may_serve_all(config: Config) -> int | None:
     """Return the release that has a share and is to serve all by itself now; None where none is."""
     shared = traffic(config).shared
-    if shared is None or config.release.promote == "manual" or says(shared)[:1] != ["ship"]:
+    if shared is None or config.release.promote == "manual":
         return None
-    return shared.release
+    return shared.release if (shared.verdict or "").startswith("ship:") else None

@@ -78,13 +78,13 @@ def test_harm_is_taken_back_alerted_once_and_pauses_until_a_person_has_looked(
     assert market.experiment.verdict.startswith("stop for harm: positive per member is worse")
     (stop,) = standing(market.ledger)
     assert (str(stop), stop.stop) == (
-        "releases: harm of release 2, positive per member", (0.0, None),
+        "releases: harm of release_2, positive per member", (0.0, None),
     )  # fmt: skip
     assert stop.value == pytest.approx(-0.5, abs=0.15)
     assert pauses_fitting(market.ledger, AS_OF)
     (told,) = market.told()
     assert told["todo"] == "activity drift"
-    assert told["stops"][0]["part"] == "release 2, positive per member"
+    assert told["stops"][0]["part"] == "release_2, positive per member"
 
     # The next snapshots: it stands, nobody is told again, and nothing new serves by itself.
     for day in (1, 1, 2):
@@ -104,9 +104,9 @@ def test_harm_is_taken_back_alerted_once_and_pauses_until_a_person_has_looked(
 @pytest.mark.parametrize(
     ("planted", "measure", "part"),
     [
-        ({"dismiss": (0.1, 0.4)}, "harm", "release 2, negative per impression"),
-        ({"seconds": (0.05, 0.08)}, "harm", "release 2, latency per list"),
-        ({"lost": (0.0, 0.5)}, "void", "release 2"),
+        ({"dismiss": (0.1, 0.4)}, "harm", "release_2, negative per impression"),
+        ({"seconds": (0.05, 0.08)}, "harm", "release_2, latency per list"),
+        ({"lost": (0.0, 0.5)}, "void", "release_2"),
     ],
 )
 def test_what_else_takes_a_release_back(
