@@ -13,8 +13,11 @@ import pytest
 from typer.testing import CliRunner
 
 from operations.composition import fits_of, note_release, served_fits, served_lines
+from operations.experiments.records import note_said
+from operations.experiments.verdict import Verdict
 from operations.fits import Fits, current_lines, lines_of
-from operations.releases import promote, releases, rollback, serving
+from operations.ledger import Ledger
+from operations.releases import history, promote, releases, rollback, serving
 from operations.traffic import traffic
 from pipelines.cli import app as cli
 from pipelines.releasing import release_what_is_published
@@ -300,10 +303,23 @@ def test_a_release_of_a_catalogue_without_a_source_leaves_it_out(served: Workspa
 
 def test_the_third_release_retires_the_first_and_what_only_that_named(served: Workspace) -> None:
     config = served.config
+    begin_share(config, 1, 0.1, at=END - 4 * DAY)
     served.fit(END - 5 * DAY)
     served.run(END)
+    assert "release 1, with 10% of the members, goes on." in served.said
     release(served)
-    assert serving(config) == 3
+    assert "release 3 waits: release 1 has a share" in served.said
+    rollback(config)
+    served.setting("promote: automatic", "promote: automatic, share: 0.5")
+    release(served)
+    assert "release 3 answers 50% of the members" in served.said
+    shared = traffic(config).shared
+    assert (serving(config), shared and shared.release) == (2, 3)
+    note_said(Ledger(config), "release_3", Verdict("ship", "it is better."))
+    release(served, lists=True)
+    served.setting(", share: 0.5", "")
+    assert (serving(config), traffic(config).shared) == (3, None)
+    assert history(config)[0]["why"] == "its experiment says ship"
     assert [one.number for one in releases(config) if one.is_living] == [3, 2]
     assert "member_activity_decay_v1, online rows" in served.said
     views = {view.name for view in served.store.list_feature_views()}
