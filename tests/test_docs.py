@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from benchmarks import drift_page, evaluation, experiments, incremental_page, scale
+from benchmarks import drift_page, evaluation, experiments, incremental_page, releases, scale
 from benchmarks.report import __main__ as performance
 from transformations.config import ROOT
 
@@ -48,3 +48,8 @@ def test_the_figures_of_experiments_are_those_measured() -> None:
     page = experiments.PAGE.read_text()
     figures = page.split(experiments.MARKS[0])[1].split(experiments.MARKS[1])[0]
     assert figures == experiments.figures(json.loads(experiments.RESULTS.read_text()))
+
+
+def test_the_figures_of_releases_are_those_measured() -> None:
+    page = " ".join((ROOT / "docs" / "operations.md").read_text().split())
+    assert releases.said(json.loads(releases.RESULT.read_text())) in page

@@ -54,6 +54,7 @@ class Examples:
         times: Of the labels, in order: microseconds since 1970, int64. A group of the training
             pairs is the number of its label, one of the validation's counts on from `border`.
         members: Of the labels, ids.
+        weights: What pairs count by beside the label's weight, in words.
     """
 
     key: Hashable
@@ -62,6 +63,7 @@ class Examples:
     members: NDArray[Any]
     train: Labelled
     validation: Labelled
+    weights: str = "none, since they were not shown"
 
     @property
     def validated_since(self) -> datetime:
@@ -112,6 +114,7 @@ def train_ranker(
         # From here on labels only said when to stop: a gate may judge by them.
         "validated_since": examples.validated_since.isoformat(),
         "labels": len(examples.times),
+        "pair_weights": examples.weights,
         "metrics": metrics,
         "importance": dict(fitted.importance()),
         **begun.notes(),
@@ -183,12 +186,13 @@ def examples_of(
             stage.rows_out = len(labels)
             what = "actions" if shown is None else "answers"
             stage.note = f"{what} from {since:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M} UTC"
+            weights = Examples.weights if shown is None else shown.weighted
         with stages.stage("ranking_pairs", len(labels), "labels") as stage:
             factors = label_weights(config, con, labels, until)
             train, validation = split(known, con, line, labels, factors, shown, heads, seed, stage)
             stage.rows_in, stage.rows_out = len(labels), len(train) + len(validation)
-            stage.note = f"{len(train.inputs.names('numbers'))} numbers"
-    return Examples(key, needs, labels.times, labels.members, train, validation)
+            stage.note = f"{len(train.inputs.names('numbers'))} numbers; weights: {weights}"
+    return Examples(key, needs, labels.times, labels.members, train, validation, weights)
 
 
 def train_rankers(config: Config, until: datetime, stages: Stages) -> None:
