@@ -6,7 +6,15 @@ from types import ModuleType
 
 import pytest
 
-from benchmarks import drift_page, evaluation, experiments, kills, releases, scale
+from benchmarks import (
+    drift_page,
+    evaluation,
+    experiments,
+    incremental_page,
+    kills,
+    releases,
+    scale,
+)
 from benchmarks.report import __main__ as performance
 from transformations.config import ROOT
 
@@ -31,6 +39,12 @@ def test_the_figures_of_drift_are_those_measured() -> None:
     """Each line of them as it is made from the results: `python -m benchmarks.drift_page`."""
     page = (ROOT / "docs" / "operations.md").read_text().splitlines()
     assert [line for line in drift_page.lines(drift_page.read()) if line not in page] == []
+
+
+def test_the_figures_of_fits_that_go_on_are_those_measured() -> None:
+    page = incremental_page.PAGE.read_text()
+    figures = page.split(incremental_page.MARKS[0])[1].split(incremental_page.MARKS[1])[0]
+    assert figures == incremental_page.figures(json.loads(incremental_page.RESULTS.read_text()))
 
 
 def test_the_figures_of_scale_are_those_measured() -> None:
