@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks import closed_loop
 from benchmarks.report.both_stages import both_stages
 from benchmarks.report.section import markdown
 
@@ -144,7 +145,8 @@ def page() -> str:
     text = TEXT.read_text()
     for name in SETS:
         text = text.replace(f"{{{{ {name} }}}}", _figures(name))
-    return text.replace("{{ new items }}", _ways()).replace("{{ both stages }}", both_stages())
+    text = text.replace("{{ new items }}", _ways()).replace("{{ both stages }}", both_stages())
+    return text.replace("{{ closed loop }}", closed_loop.section())
 
 
 def _ways() -> str:

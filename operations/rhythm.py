@@ -131,6 +131,13 @@ def note_attempt(
         connection.execute(sa.insert(ATTEMPTS).values(**row, outcome=outcome, said=redact(why)))
 
 
+def paused_parts(ledger: Ledger) -> list[str]:
+    """Return the parts whose newest attempt waits since drift pauses fitting: `ranker decayed`."""
+    query = sa.select(ATTEMPTS.c.kind, ATTEMPTS.c.name).where(ATTEMPTS.c.outcome == "paused")
+    with ledger.engine.connect() as connection:
+        return [f"{kind} {name}" for kind, name in connection.execute(query)]
+
+
 def next_after(made: datetime, every: timedelta) -> datetime:
     """Return when a part is due again that was made at a time; days count whole.
 

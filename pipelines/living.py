@@ -8,6 +8,7 @@ user has: `activity run`, the recommender, its log of impressions. The hidden ta
 `pipelines/datasets/closed_loop.py`: here only lists go in, and events come out.
 """
 
+import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,9 +18,11 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from operations.ledger import Ledger
+from operations.ledger import Ledger, ledger_exists
 from operations.rhythm import plan
+from pipelines.daily import last_midnight
 from pipelines.datasets.closed_loop import ClosedLoop, Visit, write_day
+from pipelines.datasets.market import Size
 from pipelines.rhythm import run_due, run_whole
 from serving import publish
 from serving.recommend.asked import Answer, Request
@@ -29,9 +32,42 @@ from serving.recommend.recommend import Recommender
 from serving.recommend.standby import WorkspaceStandby
 from transformations import clock
 from transformations.config import Config
+from transformations.errors import InputError
 
+BACKFILLED = 14
+"""Days before the first lived one whose snapshots rankers learn from."""
 Answered = Callable[[Visit, Answer, Recommender], object]
 """Is told of each answer, before the member acts."""
+
+
+def live_in(
+    config: Config, size: Size, seed: int, end: datetime | None, lived: int, console: Console
+) -> None:
+    """Simulate a market into a workspace where nothing was run yet, and live its last days.
+
+    Args:
+        end: The midnight after the last day, at most the last one; default: that.
+        lived: How many of the days are lived.
+
+    Raises:
+        InputError: something was run already, or there are too few days before the lived ones.
+    """
+    if ledger_exists(config):
+        raise InputError(
+            f"expected a workspace where nothing was run yet, since its days are lived one after "
+            f"the other; got {config.data} with runs. First: activity reset"
+        )
+    until = min(end or last_midnight(), last_midnight())
+    market, folder = ClosedLoop(size, seed, until, lived), config.layout.simulated
+    if folder.exists():
+        shutil.rmtree(folder)
+    market.write(folder)
+    with Living(config, market, folder, console) as living:
+        living.begin(min(BACKFILLED, market.first - 1))
+        for day in range(market.first, size.days):
+            living.day(day)
+            said = f"{market.midnight(day):%Y-%m-%d} is lived: {len(market.visits(day)):,} visits"
+            console.print(f"[green]✓[/] {said}", highlight=False)
 
 
 class Living:
@@ -54,7 +90,9 @@ class Living:
         answered: Answered = lambda *_: None,
     ) -> None:
         self.config, self.market, self._folder = config, market, folder
-        self._console, self._answered = console, answered
+        self.console, self._answered = console, answered
+        self.before_visits: Callable[[], object] = lambda: None
+        """Is called each morning, once the recommender has looked at what is new."""
         self.time = market.midnight(market.first)
         self._recommender: Recommender | None = None
         self._open = ExitStack()
@@ -64,13 +102,22 @@ class Living:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._recommender is not None:
+            self._recommender.close()
         self._open.close()
+
+    def configured(self, config: Config) -> None:
+        """Go on with another configuration of the same workspace."""
+        self.config = config
+        if self._recommender is not None:
+            self._recommender.close()
+            self._recommender = None
 
     def begin(self, backfill: int) -> None:
         """Make the first run, at the first lived midnight, and its past days."""
         ledger = Ledger(self.config)
         with ledger.lock():
-            run_whole(self.config, self.time, backfill, ledger, self._console)
+            run_whole(self.config, self.time, backfill, ledger, self.console)
 
     def day(self, day: int, spoilt: Callable[[Path, datetime], object] | None = None) -> None:
         """Let a day pass: its visits, its events into the sources, and the run after it.
@@ -91,6 +138,7 @@ class Living:
     def visits(self, day: int) -> None:
         """Let the members of a day come; write down what they were shown and what they did."""
         recommender = self._fresh()
+        self.before_visits()
         with self._noted(recommender) as add:
 
             def show(visit: Visit) -> list[int]:
@@ -111,7 +159,7 @@ class Living:
         planned = plan(self.config, ledger)
         if planned.due:
             with ledger.lock():
-                run_due(self.config, planned, ledger, self._console)
+                run_due(self.config, planned, ledger, self.console)
 
     @contextmanager
     def _noted(self, recommender: Recommender) -> Iterator[Callable[[Answer], object]]:
@@ -129,14 +177,12 @@ class Living:
         """Return the recommender, which has looked at what is new."""
         if self._recommender is None:
             config, store = self.config, publish.open_store(self.config)
-            self._recommender = self._open.enter_context(
-                Recommender(
-                    config,
-                    open_parts(config, store),
-                    reopening(config, store),
-                    rng=lambda: np.random.default_rng(int(self.time.timestamp())),
-                    standby=WorkspaceStandby(config, store),
-                )
+            self._recommender = Recommender(
+                config,
+                open_parts(config, store),
+                reopening(config, store),
+                rng=lambda: np.random.default_rng(int(self.time.timestamp())),
+                standby=WorkspaceStandby(config, store),
             )
         self._recommender.refresh()
         return self._recommender

@@ -25,6 +25,7 @@ from pipelines.cli import (
     init,
     items,
     models,
+    operate,
     options,
     recommend,
     release,
@@ -62,6 +63,7 @@ app.add_typer(imports, name="import")
 for part in (
     init, check, reset, backup, archive, drift, fits, release, items, candidates, recommend, export,
     models, evaluate, gate, experiment, forget, serve, stream, sweep,
+    operate,
 ):  # fmt: skip
     app.add_typer(part.app)
 
@@ -83,11 +85,24 @@ def simulate_command(
             help="Do nothing when there are events, or when the configuration names its own.",
         ),
     ] = False,
+    closed_loop: Annotated[
+        bool,
+        typer.Option(
+            "--closed-loop",
+            help="Members are shown what the recommender recommends, and what they do then is in "
+            "the next night's run.",
+        ),
+    ] = False,
+    lived: Annotated[
+        int, typer.Option(min=1, help="With --closed-loop: how many of the days are lived so.")
+    ] = 14,
     debug: DebugOption = False,
 ) -> None:
     """Simulate a small job market into the data folder, to try the flow on.
 
     Courses, searches and a feed with its impressions are there where the configuration reads them.
+    With --closed-loop there are jobs alone, and the feed of the last days is what this workspace
+    recommends: each night is run, each day lived, at the simulation's own time.
     """
     settings = settings_of(config)
     folder = settings.layout.simulated
@@ -103,6 +118,20 @@ def simulate_command(
         )
 
     from pipelines.datasets.simulate import Parts, Size, simulate
+
+    if closed_loop:
+        with loading("Feast and TensorFlow"):
+            import pipelines.training  # noqa: F401  # before Feast: see `run_command`
+
+            import_feast()
+            from pipelines.living import live_in
+
+        size, until = (
+            Size(members=members, jobs=jobs, days=days),
+            read_timestamp(end) if end else None,
+        )
+        live_in(settings, size, seed, until, lived, console)
+        return
 
     with working("simulating a job market", days + 2, "steps") as stage:
         counts = simulate(

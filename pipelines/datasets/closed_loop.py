@@ -1,9 +1,10 @@
 """The simulated market as a closed loop: what members are shown decides what they do next.
 
 Jobs, members, the hidden taste and the jobs that members find by themselves are those of
-`simulate.py`, of the same seed. In the last days the feed is no longer random: somebody shows each
-visitor a list, and what becomes of it is drawn from the hidden taste (`taste.py`), which is in no
-table. The assumptions, in round numbers, set once; nothing is tuned so that one list wins:
+`simulate.py`, of the same seed. Until the last days the feed shows ten open jobs at random; then
+somebody shows each visitor a list, and what becomes of it is drawn from the hidden taste
+(`taste.py`), which is in no table. The assumptions, in round numbers, set once; nothing is tuned so
+that one list wins:
 
 - A member visits the feed as often as it searches for jobs, by default; more by day than by night.
 - It looks at a position as `taste.attention` says, and dismisses, saves, applies or passes by.
@@ -43,6 +44,8 @@ from transformations.errors import InputError
 
 LEAVES = 0.02
 """The probability that a member comes no more after a visit that brought nothing."""
+SHOWN_AT_RANDOM = 10
+"""Jobs of a list before the lived days."""
 MOST_SHOWN = 100
 """Positions of a list that a member may look at."""
 POSITIVE = (REACTIONS.index("SAVE"), REACTIONS.index("APPLY"))
@@ -115,6 +118,7 @@ class ClosedLoop:
         self._left_at = np.full(size.members, np.inf)
         self._acted: set[tuple[int, int]] = set()
         self._late: list[tuple[int, pa.Table]] = []
+        self._before = [self.live(day, self._at_random) for day in range(self.first)]
 
     @property
     def first(self) -> int:
@@ -134,12 +138,8 @@ class ClosedLoop:
         pq.write_table(items, folder / "items.parquet")
         people = profiles(random_for(self._seed, 10), self._market, self.start)
         pq.write_table(people, folder / "profiles.parquet")
-        for day in range(self.first):
-            write_day(folder, self.midnight(day), self._found.filter(self._found_day == day))
-        before = self._found_seconds < self.first * SECONDS_PER_DAY
-        rows = self._found.filter(before)
-        both = (rows[name].to_pylist() for name in ("member_id", "item_id"))
-        self._acted = {*zip(*both, strict=True)}
+        for day, rows in enumerate(self._before):
+            write_day(folder, self.midnight(day), rows)
 
     def visits(self, day: int) -> list[Visit]:
         """Return the visits of a lived day in order, without members that left before it."""
@@ -197,12 +197,25 @@ class ClosedLoop:
             self._late += [(int(one), rows.filter(arrival == one)) for one in np.unique(arrival)]
         tables += [rows for at, rows in self._late if at <= day]
         self._late = [(at, rows) for at, rows in self._late if at > day]
-        return pa.concat_tables(tables, promote_options="default")
+        arrived = pa.concat_tables(tables, promote_options="default")
+        self._note_acted(arrived)
+        return arrived
+
+    def _at_random(self, visit: Visit) -> Sequence[int]:
+        posted = self._market.items.posted[: self.size.jobs]
+        closed = visit.seconds - OPEN_DAYS * SECONDS_PER_DAY
+        there = np.flatnonzero((posted <= visit.seconds) & (posted > closed))
+        rng = np.random.default_rng([self._seed, 14, visit.day, visit.number])
+        return [int(item) + 1 for item in rng.permutation(there)[:SHOWN_AT_RANDOM]]
+
+    def _note_acted(self, rows: pa.Table) -> None:
+        both = (rows[name].to_pylist() for name in ("member_id", "item_id"))
+        self._acted |= {*zip(*both, strict=True)}
 
     def _open(self, visit: Visit, items: Ints) -> Bools:
         posted = self._market.items.posted[items]
         member = visit.member_id
-        new = np.array([(member, item + 1) not in self._acted for item in items.tolist()])
+        new = np.array([(member, item + 1) not in self._acted for item in items.tolist()], bool)
         closed = visit.seconds - OPEN_DAYS * SECONDS_PER_DAY
         return new & (posted <= visit.seconds) & (posted > closed)
 

@@ -104,9 +104,13 @@ def compared(
     old: tuple[Loaded, Fits],
 ) -> Compared:
     """Rank each label's candidates by both, and compare."""
-    gains = [
-        ndcg(ranks_by(config, con, store, labels, ranker, fits), AT) for ranker, fits in (new, old)
-    ]
+    one, other = (ranks_by(config, con, store, labels, ranker, fits) for ranker, fits in (new, old))
+    return paired(labels, one, other)
+
+
+def paired(labels: Labels, new: NDArray[np.float64], old: NDArray[np.float64]) -> Compared:
+    """Compare the ranks [labels] that two releases give the labels' items."""
+    gains = [ndcg(ranks, AT) for ranks in (new, old)]
     members, items = (pd.factorize(ids)[0] for ids in (labels.members, labels.items))
     resamples = Resamples(int(members.max()) + 1, 1, RESAMPLES, items=int(items.max()) + 1)
     one, other = (resamples.mean(each, members, items=items) for each in gains)

@@ -79,6 +79,7 @@ COMMANDS = [
     ["items", "neighbours"],
     ["items", "refresh"],
     ["items", "map"],
+    ["demo", "operate"],
 ]
 
 

@@ -1,0 +1,1 @@
+"""The life of a release, played in a simulated market that answers."""
