@@ -31,7 +31,7 @@ from pydantic import Field
 from stores.bytes.encode import EncodedBatch, entity_keys
 from stores.bytes.values import encode_column
 from stores.bytes.wire import readable
-from stores.parquet import declared_types
+from stores.declared import declared_types
 from stores.protocols import BulkOnlineStore
 from stores.writing.key_order import in_key_order
 from stores.writing.newest import Columns, newest_batches, parquet_path

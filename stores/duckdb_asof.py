@@ -16,12 +16,13 @@ import copy
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import duckdb
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -39,9 +40,11 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import RepoConfig
 from pydantic import StrictInt, StrictStr
 
-from stores.asof.job import AsofRetrievalJob, Join
+from stores.asof.entity_frame import read_labels
+from stores.asof.job import AsofRetrievalJob
+from stores.asof.join import Join
 from stores.asof.keys import compared
-from stores.asof.labels import AsofLabels, read_labels
+from stores.asof.labels import AsofLabels
 from stores.asof.query import AsofView
 from stores.asof.session import Limits, session
 from stores.asof.views import read_view
@@ -95,47 +98,18 @@ class DuckDBAsofOfflineStore(DuckDBOfflineStore):
                 become the key's (stores/ids.py), or an entity frame that is not a DataFrame where
                 Feast's own join is needed.
         """
-        on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
-        limits = _limits(config)
-        with session(limits) as con:
-            reason = _not_ours(feature_views, on_demand)
-            if reason is None:
-                labels = read_labels(entity_df, limits.repo_path, con)
-                views = [
-                    read_view(con, view, feature_refs, full_feature_names, limits.repo_path)
-                    for view in feature_views
-                ]
-        if reason is not None:
-            return _by_feast(
-                reason,
-                config=config,
-                feature_views=feature_views,
-                feature_refs=feature_refs,
-                entity_df=entity_df,
-                registry=registry,
-                project=project,
-                full_feature_names=full_feature_names,
-                filter_by_created_timestamp=filter_by_created_timestamp,
-            )
-        for on_demand_view in on_demand:
-            for name in on_demand_view.get_request_data_schema():
-                if name not in labels.columns:
-                    raise RequestDataNotFoundInEntityDfException(name, on_demand_view.name)
-        computed = [
-            f"{view.projection.name_to_use()}__{name}" if full_feature_names else name
-            for view in on_demand
-            for reference, _, name in (ref.partition(":") for ref in feature_refs)
-            if reference == view.projection.name_to_use()
-        ]
-        _check_names(labels, views, computed)
-        labels, views = compared(labels, views)
-        return AsofRetrievalJob(
-            Join(labels, views, filter_by_created_timestamp, limits),
-            feature_refs,
-            on_demand,
-            full_feature_names,
-            config.offline_store.staging_location,
-            config.offline_store.staging_location_endpoint_override,
+        return plan(
+            _join,
+            AsofRetrievalJob,
+            read_labels,
+            config=config,
+            feature_views=feature_views,
+            feature_refs=feature_refs,
+            entity_df=entity_df,
+            registry=registry,
+            project=project,
+            full_feature_names=full_feature_names,
+            filter_by_created_timestamp=filter_by_created_timestamp,
         )
 
     @staticmethod
@@ -189,7 +163,74 @@ class DuckDBAsofOfflineStore(DuckDBOfflineStore):
             unfinished.unlink(missing_ok=True)
 
 
-def _limits(config: RepoConfig) -> Limits:
+def plan(
+    join_of: Callable[[AsofLabels, Sequence[AsofView], bool, Limits], Join],
+    job_of: type[AsofRetrievalJob],
+    read: Callable[[Any, Path, duckdb.DuckDBPyConnection], AsofLabels],
+    *,
+    config: RepoConfig,
+    feature_views: list[FeatureView],
+    feature_refs: list[str],
+    entity_df: Any,
+    registry: BaseRegistry,
+    project: str,
+    full_feature_names: bool,
+    filter_by_created_timestamp: bool,
+) -> RetrievalJob:
+    """Check a request and plan its join, for a store whose joins run as `join_of` says.
+
+    Args:
+        read: Resolves the entity frame, as `read_labels` does.
+    """
+    on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
+    limits = limits_of(config)
+    with session(limits) as con:
+        reason = _not_ours(feature_views, on_demand)
+        if reason is None:
+            labels = read(entity_df, limits.repo_path, con)
+            views = [
+                read_view(con, view, feature_refs, full_feature_names, limits.repo_path)
+                for view in feature_views
+            ]
+    if reason is not None:
+        return _by_feast(
+            reason,
+            config=config,
+            feature_views=feature_views,
+            feature_refs=feature_refs,
+            entity_df=entity_df,
+            registry=registry,
+            project=project,
+            full_feature_names=full_feature_names,
+            filter_by_created_timestamp=filter_by_created_timestamp,
+        )
+    for on_demand_view in on_demand:
+        for name in on_demand_view.get_request_data_schema():
+            if name not in labels.columns:
+                raise RequestDataNotFoundInEntityDfException(name, on_demand_view.name)
+    computed = [
+        f"{view.projection.name_to_use()}__{name}" if full_feature_names else name
+        for view in on_demand
+        for reference, _, name in (ref.partition(":") for ref in feature_refs)
+        if reference == view.projection.name_to_use()
+    ]
+    _check_names(labels, views, computed)
+    return job_of(
+        join_of(labels, views, filter_by_created_timestamp, limits),
+        feature_refs,
+        on_demand,
+        full_feature_names,
+        config.offline_store.staging_location,
+        config.offline_store.staging_location_endpoint_override,
+    )
+
+
+def _join(labels: AsofLabels, views: Sequence[AsofView], known_at: bool, limits: Limits) -> Join:
+    return Join(*compared(labels, views), known_at, limits)
+
+
+def limits_of(config: RepoConfig) -> Limits:
+    """Return the limits that the settings of the store give a session of DuckDB."""
     settings = config.offline_store
     repo_path = Path(config.repo_path or ".").absolute()
     spill = settings.temp_directory

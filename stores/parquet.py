@@ -24,8 +24,6 @@ from urllib.parse import unquote
 
 import duckdb
 import pyarrow as pa
-from feast import FeatureView
-from feast.types import FeastType, from_feast_to_pyarrow_type
 
 from stores.ids import COMPARED, WIDE
 from stores.quoting import literal
@@ -192,21 +190,6 @@ def scan(
     names = list(dict.fromkeys(name for columns, _ in layouts for name, _ in columns))
     names += [name for name in folders if name not in names]
     return Scan(root, found, tuple(folders)), names
-
-
-def declared_types(view: FeatureView) -> dict[str, pa.DataType | None]:
-    """Return the Arrow type that a view declares for each key and feature; None for a map or so."""
-    return {
-        field.name: _arrow_type(field.dtype) for field in [*view.entity_columns, *view.features]
-    }
-
-
-def _arrow_type(declared: FeastType) -> pa.DataType | None:
-    try:
-        found = from_feast_to_pyarrow_type(declared)
-    except ValueError:
-        return None
-    return found if isinstance(found, pa.DataType) else None
 
 
 def find_files(path: str) -> list[str]:

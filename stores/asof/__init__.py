@@ -1,1 +1,1 @@
-"""Behind `stores.duckdb_asof`: the point-in-time join."""
+"""Behind `stores.duckdb_asof` and `stores.spark_asof`: the point-in-time join."""

@@ -9,10 +9,11 @@ from which a row counts as old, in seconds, as a tag; the join gives such a row 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -65,10 +66,15 @@ class Coverage:
         return f"{self.view}: of {self.labels:,} labels {', '.join(parts)}{ages}"
 
 
-def measure(con: duckdb.DuckDBPyConnection, view: AsofView, number: int, labels: int) -> Coverage:
+Ages = list[tuple[int, int, int]]
+"""Of one view: an age in whole hours, the labels whose row has it, and those of them that are old.
+The hours ascend."""
+
+
+def count_ages(con: duckdb.DuckDBPyConnection, view: AsofView, number: int) -> Ages:
     """Count over `pick_<number>`, which `find` has filled."""
     max_age = "null" if view.max_age is None else view.max_age // timedelta(microseconds=1)
-    rows = con.execute(
+    return con.execute(
         f"""
 select
     age_us // {HOUR // timedelta(microseconds=1)} as hours,
@@ -80,14 +86,31 @@ group by hours
 order by hours
 """
     ).fetchall()
-    found = sum(count for _, count, _ in rows)
+
+
+def added(parts: Iterable[Ages]) -> Ages:
+    """Return the counts of several joins of the same view as those of one.
+
+    >>> added([[(1, 2, 0), (5, 1, 1)], [(1, 3, 0)]])
+    [(1, 5, 0), (5, 1, 1)]
+    """
+    labels, old = Counter[int](), Counter[int]()
+    for hours, count, n_old in chain.from_iterable(parts):
+        labels[hours] += count
+        old[hours] += n_old
+    return [(hours, labels[hours], old[hours]) for hours in sorted(labels)]
+
+
+def summed(view: AsofView, ages: Ages, labels: int) -> Coverage:
+    """Return what `labels` labels got of a view."""
+    found = sum(count for _, count, _ in ages)
     return Coverage(
         view=view.name,
         labels=labels,
         without_row=labels - found,
         max_age=view.max_age,
-        old=sum(old for *_, old in rows),
-        ages=tuple(_quantile(rows, share * found) for share in QUANTILES if found),
+        old=sum(old for *_, old in ages),
+        ages=tuple(_quantile(ages, share * found) for share in QUANTILES if found),
     )
 
 

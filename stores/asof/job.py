@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-import duckdb
 import ibis
 import pandas as pd
 import pyarrow as pa
@@ -20,125 +18,15 @@ from feast.infra.offline_stores.ibis import IbisRetrievalJob
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.saved_dataset import SavedDatasetStorage
-from feast.types import from_feast_to_pyarrow_type
 
-from stores.asof.coverage import Coverage, measure, report
-from stores.asof.fetch import Fetch, TooLargeError
-from stores.asof.find import find, first_positions
-from stores.asof.labels import AsofLabels
-from stores.asof.query import (
-    AsofView,
-    LabelRange,
-    asof_sql,
-    files_sql,
-    label_range_sql,
-    narrow_sql,
-    read_sql,
-)
-from stores.asof.session import Limits, fingerprint, memory_limit, session
-from stores.parquet import find_files, rows_per_file
+from stores.asof.coverage import Coverage, report
+from stores.asof.find import first_positions
+from stores.asof.join import Join, Joined, listed_files
+from stores.asof.on_demand import OnDemand
+from stores.asof.query import LabelRange, asof_sql, files_sql, narrow_sql, read_sql
+from stores.asof.session import session
 
 ROWS_PER_BATCH = 65_536
-# The size of a chunk, as a share of DuckDB's own limit (session.DUCKDB_SHARE). Two chunks may be
-# alive at a time: the join reads one while the caller still holds the one before.
-CHUNK_SHARE = 1 / 3
-# Arrow counts the numbers of a vector column in 32 bits.
-MOST_CHUNK_BYTES = 2**30
-OVERHEAD_PER_ROW = 64
-
-
-@dataclass(frozen=True)
-class Joined:
-    """The rows of a running join."""
-
-    span: LabelRange
-    schema: pa.Schema
-    tables: Iterator[pa.Table]
-    coverage: tuple[Coverage, ...]
-
-
-@dataclass(frozen=True)
-class Join:
-    """The labels and views of a join and its limits; nothing is read before `run`."""
-
-    labels: AsofLabels
-    views: Sequence[AsofView]
-    known_at: bool
-    limits: Limits
-
-    def span(self) -> LabelRange:
-        """Count the labels and find their first and last timestamp. Runs a SQL text once."""
-        with session(self.limits) as con:
-            self.labels.load(con)
-            return _span(con, self.labels)
-
-    @contextmanager
-    def run(self, rows_per_batch: int | None = None) -> Iterator[Joined]:
-        """Join; yield the rows in the labels' order, to be read inside the block.
-
-        If `rows_per_batch` is None the caller holds all rows, so the tables need not be small.
-
-        Raises:
-            RuntimeError: a source file was replaced while it was read.
-            duckdb.Error: out of memory or disk, or a file that cannot be read.
-        """
-        with session(self.limits) as con:
-            self.labels.load(con)
-            span = _span(con, self.labels)
-            fetches, coverage = [], []
-            before: dict[str, tuple[int, int, int] | None] = {}
-            for number, view in enumerate(self.views):
-                files = rows_per_file(con, find_files(view.path))
-                before |= {file: fingerprint(file) for file in files}
-                find(con, view, number, files, self.labels, span, self.known_at)
-                coverage.append(measure(con, view, number, span.count))
-                fetches.append(Fetch(con, view, number, first_positions(files)))
-            schema = self.labels.part(con, 0, 0).schema
-            for fetch in fetches:
-                for name, kind in fetch.types.items():
-                    schema = schema.append(pa.field(name, kind))
-            most_bytes: float = MOST_CHUNK_BYTES
-            if rows_per_batch is not None:
-                most_bytes = min(most_bytes, memory_limit(con) * CHUNK_SHARE)
-            tables = self._chunks(con, span.count, fetches, schema, before, most_bytes)
-            if rows_per_batch is not None:
-                tables = _cut(tables, rows_per_batch)
-            report(coverage)
-            yield Joined(span, schema, tables, tuple(coverage))
-
-    def _chunks(
-        self,
-        con: duckdb.DuckDBPyConnection,
-        count: int,
-        fetches: Sequence[Fetch],
-        schema: pa.Schema,
-        before: Mapping[str, tuple[int, int, int] | None],
-        most_bytes: float,
-    ) -> Iterator[pa.Table]:
-        """Yield the labels with their features, in chunks that fit into memory.
-
-        Each chunk reads the files that its labels need: few files if the labels are in the order of
-        time.
-        """
-        first, size = 0, max(1, int(most_bytes / self._bytes_per_row(con, fetches)))
-        while first < count:
-            end = min(first + size, count)
-            columns = list(self.labels.part(con, first, end).columns)
-            try:
-                for fetch in fetches:
-                    columns += fetch.columns(first, end, 2 * most_bytes)
-            except TooLargeError:
-                # The sample was not typical.
-                size = (end - first + 3) // 4
-                continue
-            _check_unchanged(before)
-            yield pa.table(columns, schema=schema)
-            first = end
-
-    def _bytes_per_row(self, con: duckdb.DuckDBPyConnection, fetches: Sequence[Fetch]) -> float:
-        samples = [self.labels.part(con, 0, 1000)]
-        samples += [fetch.sample() for fetch in fetches]
-        return OVERHEAD_PER_ROW + sum(sample.nbytes / max(len(sample), 1) for sample in samples)
 
 
 class AsofRetrievalJob(RetrievalJob):
@@ -192,7 +80,7 @@ class AsofRetrievalJob(RetrievalJob):
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:  # noqa: ARG002
         with self._join.run() as joined:
-            self._span, self.coverage = joined.span, joined.coverage
+            self._note(joined)
             return pa.concat_tables([joined.schema.empty_table(), *joined.tables])
 
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
@@ -265,7 +153,7 @@ class AsofRetrievalJob(RetrievalJob):
         labels, views, limits = self._join.labels, self._join.views, self._join.limits
         span = self._join.span()
         with session(limits) as con:
-            listed = [rows_per_file(con, find_files(view.path)) for view in views]
+            listed = listed_files(con, views)
             tables = [
                 view.scan.files_sql(con, first_positions(files))
                 for view, files in zip(views, listed, strict=True)
@@ -280,28 +168,29 @@ class AsofRetrievalJob(RetrievalJob):
             for cutoff in [self._join.known_at and view.created_time is not None]
         )
 
+    def _on_demand(self) -> OnDemand:
+        return OnDemand(
+            tuple(self._on_demand_feature_views),
+            tuple(self._feature_refs),
+            self._full_feature_names,
+        )
+
+    def _note(self, joined: Joined) -> None:
+        self._span, self.coverage = joined.span, joined.coverage
+        report(joined.coverage)
+
     @contextmanager
     def _stream(self, rows_per_batch: int) -> Iterator[tuple[pa.Schema, Iterator[pa.Table]]]:
         with self._join.run(rows_per_batch) as joined:
-            self._span, self.coverage = joined.span, joined.coverage
+            self._note(joined)
             if not self._on_demand_feature_views:
                 yield joined.schema, joined.tables
                 return
-            tables = map(self._with_on_demand, joined.tables)
+            computed = self._on_demand()
+            tables = map(computed.added_to, joined.tables)
             # The first table is empty only if there are no rows: user code may not expect that.
-            first = next(tables, None) or self._with_on_demand(joined.schema.empty_table())
+            first = next(tables, None) or computed.added_to(joined.schema.empty_table())
             yield first.schema, chain([first], tables)
-
-    def _with_on_demand(self, table: pa.Table) -> pa.Table:
-        joined = len(table.schema)
-        result = _Batch(table, self).to_arrow()
-        declared = _declared_types(self._on_demand_feature_views)
-        for index in range(joined, len(result.schema)):
-            name = result.schema.names[index]
-            kind = declared.get(name)
-            if kind is not None and result.schema.field(index).type != kind:
-                result = result.set_column(index, name, result.column(index).cast(kind))
-        return result
 
     def _as_feasts(self) -> IbisRetrievalJob:
         return IbisRetrievalJob(
@@ -314,58 +203,3 @@ class AsofRetrievalJob(RetrievalJob):
             staging_location_endpoint_override=self._staging_location_endpoint_override,
             repo_path=str(self._join.limits.repo_path),
         )
-
-
-class _Batch(RetrievalJob):
-    """Joined rows, to which Feast's own code adds the on-demand features."""
-
-    def __init__(self, table: pa.Table, job: AsofRetrievalJob) -> None:
-        self._table = table
-        self._job = job
-
-    @property
-    def full_feature_names(self) -> bool:
-        return self._job.full_feature_names
-
-    @property
-    def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
-        return self._job.on_demand_feature_views
-
-    @property
-    def metadata(self) -> RetrievalMetadata:
-        return self._job.metadata
-
-    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:  # noqa: ARG002
-        return self._table
-
-
-def _span(con: duckdb.DuckDBPyConnection, labels: AsofLabels) -> LabelRange:
-    [row] = con.execute(label_range_sql(labels)).fetchall()
-    return LabelRange(*row)
-
-
-def _cut(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """Yield slices of `rows` rows."""
-    for table in tables:
-        for first in range(0, len(table), rows):
-            yield table.slice(first, rows)
-
-
-def _check_unchanged(before: Mapping[str, tuple[int, int, int] | None]) -> None:
-    """Raise if a file has changed since the positions in it were found."""
-    changed = [file for file, then in before.items() if fingerprint(file) != then]
-    if changed:
-        raise RuntimeError(
-            f"expected the source files to stay unchanged during the join, got {changed[0]} and "
-            f"{len(changed) - 1} more replaced or rewritten. Run the join again"
-        )
-
-
-def _declared_types(views: Sequence[OnDemandFeatureView]) -> dict[str, pa.DataType]:
-    declared = {}
-    for view in views:
-        for field in view.features:
-            kind = from_feast_to_pyarrow_type(field.dtype)
-            declared[field.name] = kind
-            declared[f"{view.projection.name_to_use()}__{field.name}"] = kind
-    return declared

@@ -6,18 +6,14 @@ given order. Joins lose that order; the number restores it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import duckdb
 import numpy as np
-import pandas as pd
 import pyarrow as pa
-from feast.errors import EntityTimestampInferenceException
 
-from stores.asof.frames import table_of
 from stores.ids import given_sql
 from stores.parquet import (
     NANOSECONDS,
@@ -104,62 +100,11 @@ class AsofLabels:
         return found.rename_columns(list(self.columns))
 
 
-def read_labels(
-    entity_df: pd.DataFrame | str | os.PathLike[str],
-    repo_path: Path,
-    con: duckdb.DuckDBPyConnection,
-) -> AsofLabels:
-    """Resolve an entity frame without reading its rows.
-
-    A string is a path where it ends in .parquet or names a file or folder (relative to the
-    repository); else it is SQL for DuckDB, whose own relative paths also start there.
-
-    Raises:
-        EntityTimestampInferenceException: no column `event_timestamp` and not exactly one
-            timestamp or date column.
-        duckdb.Error: the path does not exist, or the SQL does not parse or bind.
-    """
-    source: pa.Table | Path | str
-    if isinstance(entity_df, pd.DataFrame):
-        source = table_of(entity_df, con)
-    elif _is_path(entity_df, repo_path):
-        source = repo_path / entity_df
-    else:
-        source = str(entity_df)
-    if isinstance(source, pa.Table):
-        names = source.column_names
-        numbered = source.rename_columns([f"column_{index}" for index in range(len(names))])
-        con.register("labels_described", numbered)
-        described = con.execute("describe select * from labels_described").fetchall()
-        con.unregister("labels_described")
-    elif isinstance(source, Path):
-        read, names = _scan(con, source)
-        described = [(name, read.kind(name)) for name in names]
-    else:
-        described = con.execute(f"describe {source}").fetchall()
-        names = [name for name, *_ in described]
-    if len(set(names)) < len(names):
-        raise ValueError(
-            "expected columns of different names in the entity frame, got " + ", ".join(names)
-        )
-    columns = {name: kind for name, (_, kind, *_) in zip(names, described, strict=True)}
-    return AsofLabels(source, columns, _timestamp(columns))
-
-
-def _is_path(entity_df: str | os.PathLike[str], repo_path: Path) -> bool:
-    if not isinstance(entity_df, str) or entity_df.endswith(".parquet"):
-        return True
-    try:
-        return (repo_path / entity_df).exists()
-    except OSError:  # a long SQL text is not a valid file name
-        return False
-
-
 def _query(con: duckdb.DuckDBPyConnection, source: Path | str) -> str:
     if isinstance(source, str):
         return source
     files = find_files(str(source))
-    read, names = _scan(con, source)
+    read, names = scan_labels(con, source)
     values = ", ".join(map(read.value, names))
     return (
         f"select {values} from {read.with_folders(con, files)} "
@@ -167,26 +112,10 @@ def _query(con: duckdb.DuckDBPyConnection, source: Path | str) -> str:
     )
 
 
-def _scan(con: duckdb.DuckDBPyConnection, source: Path) -> tuple[Scan, list[str]]:
+def scan_labels(con: duckdb.DuckDBPyConnection, source: Path) -> tuple[Scan, list[str]]:
     """Return how to read every column of Parquet files and folders, and their names."""
     files = find_files(str(source))
     _, names = scan(con, str(source), files, {})
     root = source_root(str(source))
     keys = (key for file in files for key in folder_keys(root, file))
     return scan(con, str(source), files, dict.fromkeys([*names, *keys]))
-
-
-def _timestamp(columns: Mapping[str, str]) -> str:
-    if "event_timestamp" in columns:
-        kind = columns["event_timestamp"]
-        if not kind.startswith(("TIMESTAMP", "DATE", "VARCHAR")):
-            raise ValueError(
-                f"expected timestamps or texts in the entity frame's event_timestamp, got {kind}. "
-                "Convert the column: pd.to_datetime(..., unit='s', utc=True), or in SQL "
-                "to_timestamp(...)"
-            )
-        return "event_timestamp"
-    candidates = [name for name, kind in columns.items() if kind.startswith(("TIMESTAMP", "DATE"))]
-    if len(candidates) != 1:
-        raise EntityTimestampInferenceException("event_timestamp")
-    return candidates[0]

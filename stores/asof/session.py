@@ -55,7 +55,10 @@ def session(limits: Limits) -> Iterator[duckdb.DuckDBPyConnection]:
             con.close()
 
 
-def fingerprint(file: str) -> tuple[int, int, int] | None:
+Fingerprint = tuple[int, int, int] | None
+
+
+def fingerprint(file: str) -> Fingerprint:
     """Return values that change when a file is replaced or rewritten; None if it is gone."""
     try:
         stat = Path(file).stat()

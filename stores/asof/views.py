@@ -12,7 +12,8 @@ from feast.infra.offline_stores.file_source import FileSource
 
 from stores.asof.coverage import MAX_AGE_TAG
 from stores.asof.query import AsofView
-from stores.parquet import declared_types, find_files, scan
+from stores.declared import declared_types
+from stores.parquet import find_files, scan
 
 
 def read_view(

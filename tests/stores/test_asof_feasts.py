@@ -16,13 +16,12 @@ from feast.infra.offline_stores.duckdb import DuckDBOfflineStore
 from feast.types import Float64, Int32, Int64, String
 
 from stores.asof.job import AsofRetrievalJob
-from stores.duckdb_asof import DuckDBAsofOfflineStore
-from tests.worlds.asof import PROJECT, config, registry
+from tests.worlds.asof import PROJECT, Ours, config, registry
 
 FIRST = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 UTC_US = pa.timestamp("us", tz="UTC")
-KINDS = (DuckDBAsofOfflineStore, DuckDBOfflineStore)
+pytestmark = pytest.mark.usefixtures("both_stores")
 place = Entity(name="place", join_keys=["place"], value_type=ValueType.INT64)
 region = Entity(name="region", join_keys=["region"], value_type=ValueType.STRING)
 
@@ -73,7 +72,7 @@ def both(folder: Path, view: FeatureView, frame: pd.DataFrame, **options: Any) -
             PROJECT,
             **options,
         )
-        for kind in KINDS
+        for kind in (Ours.kind, DuckDBOfflineStore)
     ]
     assert isinstance(jobs[0], AsofRetrievalJob)
     ours, theirs = (job.to_arrow() for job in jobs)
@@ -176,7 +175,7 @@ def test_a_service_with_one_view_twice(tmp_path: Path) -> None:
         origin_id=[1, 2, 1], destination_id=[2, 1, 3], at=[0.5, 2, 2], label=["a", "b", "c"]
     )
     answers = []
-    for kind in KINDS:
+    for kind in (Ours.kind, DuckDBOfflineStore):
         store = FeatureStore(config=config(tmp_path, kind))
         store.apply([place, view, trip])
         job = store.get_historical_features(frame.copy(), trip, full_feature_names=True)

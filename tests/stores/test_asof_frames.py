@@ -21,6 +21,7 @@ from feast.infra.offline_stores.duckdb import DuckDBOfflineStore
 from tests.stores.test_source_files import AT, DAY, joined, view, write
 from tests.worlds.asof import PROJECT, config, registry
 
+pytestmark = pytest.mark.usefixtures("both_stores")
 A, B = (uuid.UUID(int=number) for number in (1, 2))
 
 

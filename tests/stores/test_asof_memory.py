@@ -24,7 +24,7 @@ labels = "select (i % 1000)::bigint as member, timestamptz '2026-01-09' as event
 settings = case.config(folder)
 settings.offline_store.memory_limit = "{LIMIT}MB"
 settings.offline_store.threads = 1
-job = case.DuckDBAsofOfflineStore.get_historical_features(
+job = case.Ours.kind.get_historical_features(
     settings, [case.snapshot_view], ["snapshot:vector"], labels, case.registry(folder), "p")
 
 def peak():

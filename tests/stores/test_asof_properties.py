@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stores.asof import find as asof_find
-from stores.asof import job as asof_job
+from stores.asof import join as asof_join
 from tests.worlds.asof import (
     FEATURES,
     TIMES,
@@ -36,14 +36,14 @@ slow = settings(
 @settings(slow, max_examples=100)
 @given(
     worlds(),
-    st.sampled_from([asof_job.MOST_CHUNK_BYTES, asof_job.MOST_CHUNK_BYTES, 0]),
+    st.sampled_from([asof_join.MOST_CHUNK_BYTES, asof_join.MOST_CHUNK_BYTES, 0]),
     st.sampled_from([asof_find.ROWS_PER_EVENT_TIME, 0.01]),
 )
 def test_equals_brute_force(world: World, chunk_bytes: int, rows_per_event_time: float) -> None:
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         folder = Path(name)
         write(folder, world)
-        patch.setattr(asof_job, "MOST_CHUNK_BYTES", chunk_bytes)
+        patch.setattr(asof_join, "MOST_CHUNK_BYTES", chunk_bytes)
         patch.setattr(asof_find, "ROWS_PER_EVENT_TIME", rows_per_event_time)
         if not chunk_bytes:
             patch.setattr(asof_find, "LOOK_UP_SHARE", 0)  # each look-up has one label

@@ -11,10 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from stores.asof import job as asof_job
+from stores.asof import join as asof_join
 from stores.asof.find import ROWS_PER_EVENT_TIME
+from stores.spark import join as spark_join
 from tests.stores.test_asof_store import DAY, FIRST, frame, join, snapshot_view, snapshots, spoil
 
+pytestmark = pytest.mark.usefixtures("both_stores")
 MANY = ROWS_PER_EVENT_TIME  # members, enough for the files to count as snapshots
 
 
@@ -100,7 +102,8 @@ def test_rows_wider_than_the_sample_come_in_shorter_chunks(
 ) -> None:
     wide = {member: [float(member)] * (1 if member < 1000 else 500) for member in range(1200)}
     put(tmp_path, 0, wide)
-    monkeypatch.setattr(asof_job, "MOST_CHUNK_BYTES", 20_000)
+    monkeypatch.setattr(asof_join, "MOST_CHUNK_BYTES", 20_000)
+    monkeypatch.setattr(spark_join, "CHUNK_BYTES", 20_000)
     members = [*range(0, 1200, 7), 1199]
     labels = frame(*[(member, 1) for member in members])
     result = join(tmp_path, snapshot_view, labels).to_arrow()

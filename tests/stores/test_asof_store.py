@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 import warnings
 from datetime import UTC, datetime, timedelta
@@ -43,17 +44,16 @@ from feast.types import Array, Float32, Float64, Int64, String
 
 from stores import duckdb_asof
 from stores.asof.job import AsofRetrievalJob
-from stores.duckdb_asof import DuckDBAsofOfflineStore
-from tests.worlds.asof import PROJECT, config, registry
+from tests.worlds.asof import PROJECT, Ours, config, offline_store, registry
 
+pytestmark = pytest.mark.usefixtures("both_stores")
 DAY = timedelta(days=1)
 FIRST = datetime(2026, 1, 1, tzinfo=UTC)
 SETTINGS = """
 project: asof
 provider: local
 registry: registry.db
-offline_store:
-    type: {kind}
+offline_store: {store}
 online_store:
     type: sqlite
     path: online.db
@@ -126,13 +126,13 @@ def length(inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def repo(both_stores: type, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("repo")
     for name, kind in (
-        ("feature_store.yaml", "stores.duckdb_asof.DuckDBAsofOfflineStore"),
-        ("feasts.yaml", "duckdb"),
+        ("feature_store.yaml", both_stores),
+        ("feasts.yaml", DuckDBOfflineStore),
     ):
-        (folder / name).write_text(SETTINGS.format(kind=kind))
+        (folder / name).write_text(SETTINGS.format(store=json.dumps(offline_store(kind))))
     snapshots(folder / "data/snapshots")
     weather = {"event_time": [FIRST, FIRST + DAY], "rain": [0.5, 1.5], "sky_y": ["grey", "blue"]}
     pd.DataFrame(weather).to_parquet(folder / "data/weather.parquet")
@@ -181,7 +181,7 @@ def table(store: FeatureStore, features: Any, labels: Any = LABELS, **options: A
 
 def join(folder: Path, view: FeatureView, labels: Any, **options: Any) -> AsofRetrievalJob:
     """Plan a join without a registry: one view, all its features."""
-    job = DuckDBAsofOfflineStore.get_historical_features(
+    job = Ours.kind.get_historical_features(
         config(folder),
         [view],
         [f"{view.name}:{field.name}" for field in view.features],
@@ -281,7 +281,7 @@ def test_an_alias_may_name_one_key_of_two(tmp_path: Path) -> None:
     )
     labels = frame((None, 1), (None, 1)).assign(friend=1, site=["b", "a"])
     aliased = pairs.with_name("friends").with_join_key_map({"member": "friend"})
-    job = DuckDBAsofOfflineStore.get_historical_features(
+    job = Ours.kind.get_historical_features(
         config(tmp_path), [aliased], ["friends:score"], labels, registry(tmp_path), PROJECT, True
     )
     assert job.to_arrow()["friends__score"].to_pylist() == [2.0, 1.0]
@@ -368,7 +368,7 @@ def test_labels_from_disk_or_sql_equal_a_frame(
         "file": repo / "labels.parquet",
         "relative": "labels.parquet",
         "folder": "labels",
-        "sql": "select * from read_parquet('labels.parquet') order by label desc",
+        "sql": f"select * from {Ours.in_sql(repo / 'labels.parquet')} order by label desc",
     }[give]
     result = table(store, ["snapshot:score", "weather:rain"], given)
     wanted = table(store, ["snapshot:score", "weather:rain"])
@@ -492,7 +492,7 @@ def test_paths_start_at_the_repo(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert table(store, ["snapshot:score"])["score"].to_pylist()[0] == 102
-    latest = DuckDBAsofOfflineStore.pull_latest_from_table_or_query(
+    latest = Ours.kind.pull_latest_from_table_or_query(
         store.config,
         snapshot_source,
         ["member"],
@@ -503,7 +503,7 @@ def test_paths_start_at_the_repo(
         FIRST + 1.5 * DAY,
     )
     assert sorted(latest.to_arrow()["score"].to_pylist()) == [100, 101, 102]
-    every = DuckDBAsofOfflineStore.pull_all_from_table_or_query(
+    every = Ours.kind.pull_all_from_table_or_query(
         store.config, snapshot_source, ["member"], ["score"], "event_time"
     )
     assert len(every.to_arrow()) == 12
@@ -544,13 +544,11 @@ def test_logged_features_are_whole_files_below_the_repo(
 
     def write(data: pa.Table | Path) -> None:
         source, logging = Mock(LoggingSource), LoggingConfig(destination)
-        DuckDBAsofOfflineStore.write_logged_features(
-            store.config, data, source, logging, store.registry
-        )
+        Ours.kind.write_logged_features(store.config, data, source, logging, store.registry)
 
     write(logs)
     write(tmp_path)
-    every = DuckDBAsofOfflineStore.pull_all_from_table_or_query(
+    every = Ours.kind.pull_all_from_table_or_query(
         store.config, destination.to_data_source(), [], ["member"], "at", None, FIRST, FIRST + DAY
     )
     assert sorted(every.to_arrow()["member"].to_pylist()) == [1, 2, 2]
@@ -593,7 +591,7 @@ def test_what_it_cannot_do_is_left_to_feast_and_said_once(
     before = labels.copy(deep=True)
     with caplog.at_level(logging.WARNING, "stores.duckdb_asof"):
         jobs = [
-            DuckDBAsofOfflineStore.get_historical_features(
+            Ours.kind.get_historical_features(
                 store.config, [documents], ["documents:size"], labels, store.registry, PROJECT
             )
             for _ in range(2)
@@ -700,7 +698,7 @@ def test_a_feature_that_some_files_lack_is_null_in_their_rows(tmp_path: Path) ->
 
 def test_feast_still_calls_a_store_as_this_one_expects() -> None:
     theirs = inspect.signature(DuckDBOfflineStore.get_historical_features)
-    ours = inspect.signature(DuckDBAsofOfflineStore.get_historical_features)
+    ours = inspect.signature(Ours.kind.get_historical_features)
     assert list(ours.parameters) == list(theirs.parameters), (
         "this Feast gives its DuckDB store other arguments than the one that "
         "stores/duckdb_asof.py was written for (0.67); compare the two before you widen the range"
@@ -719,7 +717,7 @@ def test_request_data_is_asked_of_every_kind_of_frame(store: FeatureStore) -> No
         return pd.DataFrame({"total": inputs["score"] + inputs["bonus"]})
 
     store.apply(total)
-    labels = "select 1::bigint as member, timestamptz '2026-01-02' as event_timestamp"
+    labels = "select 1::bigint as member, timestamp '2026-01-02' as event_timestamp"
     with pytest.raises(RequestDataNotFoundInEntityDfException, match="bonus"):
         table(store, ["total:total"], labels)
     assert table(store, ["total:total"], f"{labels}, 0.5::double as bonus")[

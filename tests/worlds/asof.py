@@ -36,11 +36,21 @@ from hypothesis import strategies as st
 
 from stores.asof.coverage import MAX_AGE_TAG
 from stores.duckdb_asof import DuckDBAsofOfflineStore
+from stores.spark_asof import SparkAsofOfflineStore
 
 START = datetime(2026, 1, 1, 22, tzinfo=UTC)
 TIMES = [START + timedelta(hours=hours) for hours in range(4)]  # on two days
 MAX_AGE = timedelta(hours=1)  # what every view declares
 PROJECT = "worlds"
+LOCAL_SPARK = {
+    "spark.master": "local[2]",
+    "spark.driver.memory": "1g",
+    "spark.driver.host": "127.0.0.1",
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.sql.session.timeZone": "UTC",
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+}
 ENTITIES = {
     "member": Entity(name="member", join_keys=["member"], value_type=ValueType.INT64),
     "site": Entity(name="site", join_keys=["site"], value_type=ValueType.STRING),
@@ -131,14 +141,42 @@ class World:
     known_at: bool
 
 
-def config(folder: Path, kind: type = DuckDBAsofOfflineStore) -> RepoConfig:
+class Ours:
+    """Which of our two stores the tests of both join by; `both_stores` (tests/stores) switches."""
+
+    kind: type = DuckDBAsofOfflineStore
+
+    @classmethod
+    def is_spark(cls) -> bool:
+        return cls.kind is SparkAsofOfflineStore
+
+    @classmethod
+    def in_sql(cls, file: Path) -> str:
+        """What a SQL text calls a Parquet file."""
+        return f"parquet.`{file}`" if cls.is_spark() else f"read_parquet('{file}')"
+
+
+def offline_store(kind: type) -> dict[str, Any]:
+    """The settings of an offline store in feature_store.yaml."""
+    if kind is DuckDBOfflineStore:
+        return {"type": "duckdb"}
+    if kind is SparkAsofOfflineStore:
+        # As many parts as cores, so that some labels lie in each.
+        return {
+            "type": "stores.spark_asof.SparkAsofOfflineStore",
+            "parts": 2,
+            "spark_conf": LOCAL_SPARK,
+        }
+    return {"type": "stores.duckdb_asof.DuckDBAsofOfflineStore"}
+
+
+def config(folder: Path, kind: type | None = None) -> RepoConfig:
     """A repository in `folder` with the given offline store and an empty registry."""
-    store = "duckdb" if kind is DuckDBOfflineStore else "stores.duckdb_asof.DuckDBAsofOfflineStore"
     return RepoConfig(
         project=PROJECT,
         provider="local",
         registry=RegistryConfig(path=str(folder / "registry.db")),
-        offline_store={"type": store},
+        offline_store=offline_store(kind or Ours.kind),
         online_store={"type": "sqlite", "path": str(folder / "online.db")},
         entity_key_serialization_version=3,
         repo_path=folder,
@@ -150,19 +188,15 @@ def registry(folder: Path) -> Registry:
     return Registry(PROJECT, RegistryConfig(path=str(folder / "registry.db")), folder)
 
 
-def ask(
-    folder: Path, world: World, kind: type = DuckDBAsofOfflineStore, labels: Any = None
-) -> pa.Table:
+def ask(folder: Path, world: World, kind: type | None = None, labels: Any = None) -> pa.Table:
     """Join a world that `write` put into `folder`, by ours or by Feast's own store."""
     return plan(folder, world, kind, labels).to_arrow()
 
 
-def plan(
-    folder: Path, world: World, kind: type = DuckDBAsofOfflineStore, labels: Any = None
-) -> RetrievalJob:
+def plan(folder: Path, world: World, kind: type | None = None, labels: Any = None) -> RetrievalJob:
     """The job of `ask`, not run yet."""
     views = [declare(folder, spec) for spec in world.views]
-    return kind.get_historical_features(
+    return (kind or Ours.kind).get_historical_features(
         config(folder, kind),
         views,
         [
