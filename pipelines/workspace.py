@@ -30,6 +30,7 @@ from transformations.layout import (
     part_files,
     partition,
     partition_files,
+    partition_key,
     partitions,
     span,
 )
@@ -342,7 +343,7 @@ def _count(con: "DuckDBPyConnection", files: list[Path]) -> int:
 
 def _ends(files: Sequence[Path]) -> tuple[datetime, datetime] | None:
     """Return the first and the last of the periods or snapshots that files are named after."""
-    keys = [parse_as_of_name(file.parent.name.partition("=")[2]) for file in files]
+    keys = [parse_as_of_name(partition_key(file)) for file in files]
     return (min(keys), max(keys)) if keys else None
 
 

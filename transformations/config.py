@@ -23,6 +23,7 @@ from pydantic import (
 from transformations import names
 from transformations.drift_settings import Alerts, Drift
 from transformations.durations import Delay, Duration, said
+from transformations.engine_settings import EngineSettings, LayoutSettings
 from transformations.errors import InputError
 from transformations.expressions import Expression, Kind, parse
 from transformations.layout import Layout
@@ -408,6 +409,8 @@ class Config(_Strict):
     rhythm: Rhythm = Rhythm()
     retention: Retention = Retention()
     duckdb: DuckDB = DuckDB()
+    layout_settings: LayoutSettings = Field(default=LayoutSettings(), alias="layout")
+    engine: EngineSettings = EngineSettings()
 
     _root: Path = PrivateAttr(default=ROOT)
     _file: Path = PrivateAttr(default=ROOT / "activity.yaml")
@@ -578,7 +581,7 @@ class Config(_Strict):
     @property
     def layout(self) -> Layout:
         """Where every table and file of the data folder lies."""
-        return Layout(self.data)
+        return Layout(self.data, self.layout_settings.buckets)
 
     @property
     def space(self) -> names.Space:
