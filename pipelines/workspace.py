@@ -28,10 +28,10 @@ from transformations.errors import InputError
 from transformations.layout import (
     parse_as_of_name,
     part_files,
-    partition,
     partition_files,
     partition_key,
     partitions,
+    snapshot_files,
     span,
 )
 from transformations.timestamps import as_utc, day, read_timestamp
@@ -217,7 +217,7 @@ class OpenWorkspace:
         if of_items is not None:
             return _items(of_items, wanted or self._snapshot(names.SEQUENCE_VIEW, None))
         return _floats(
-            _read([partition(self.config.layout.table(view), self._snapshot(view, wanted))])
+            _read(snapshot_files(self.config.layout.table(view), self._snapshot(view, wanted)))
         )
 
     def views(self) -> list[str]:

@@ -456,6 +456,15 @@ class Config(_Strict):
         return self
 
     @model_validator(mode="after")
+    def _spark_has_buckets(self) -> Self:
+        if self.engine.kind == "spark" and self.layout_settings.buckets == 1:
+            raise ValueError(
+                "engine: Spark builds the tables bucket by bucket; expected layout.buckets of 2 or "
+                "more (some for each core of the cluster), got 1"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _distinct_actions(self) -> Self:
         lowered = [name.lower() for name in self.actions]
         if not lowered:
@@ -680,7 +689,7 @@ def _explain(problem: Any) -> str:
     elif (
         problem["type"] == "value_error"
         and not problem["loc"]
-        and message.startswith(("actions.", "recommend.", "retention.", "`step`"))
+        and message.startswith(("actions.", "recommend.", "retention.", "engine:", "`step`"))
     ):
         return f"  {message}"  # it names its key
     elif problem["type"] != "value_error":

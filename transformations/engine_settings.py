@@ -5,6 +5,8 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MOST_BUCKETS = 65_536
+ANY_CORE = "local[*]"
+"""Spark inside this process, on all cores: to try it."""
 
 
 class _Strict(BaseModel):
@@ -23,7 +25,7 @@ class EngineSettings(_Strict):
 
     kind: Literal["local", "spark"] = "local"
     """`local`: processes of this machine. `spark`: the tasks of a Spark cluster."""
-    master: str = "local[*]"
+    master: str = ANY_CORE
     """Of Spark, the address of its master: spark://host:7077, yarn, k8s://…, local[2]."""
     workers: int | None = Field(default=None, ge=1)
     """Of `local`, how many processes. Default: one per core, at most one per bucket."""
@@ -36,7 +38,7 @@ class EngineSettings(_Strict):
 
     @model_validator(mode="after")
     def _settings_of_spark(self) -> Self:
-        if self.kind != "spark" and {"master", "conf"} & self.model_fields_set:
+        if self.kind != "spark" and (self.master != ANY_CORE or self.conf):
             raise ValueError(
                 "`master` and `conf` belong to `kind: spark`; leave them out, or say so"
             )

@@ -7,7 +7,7 @@ bucket, activity lies in `bucket=…/period=…`, and a snapshot of members in `
 
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -38,6 +38,11 @@ class Layout:
 
     root: Path
     buckets: int = 1
+
+    @property
+    def all_buckets(self) -> list[int | None]:
+        """The buckets that tables of members are built in; [None]: one file, in no bucket."""
+        return [*range(self.buckets)] if self.buckets > 1 else [None]
 
     @property
     def activity(self) -> Path:
@@ -453,6 +458,19 @@ def snapshot_files(folder: Path, as_of: datetime) -> list[Path]:
     """Return the files of a member table's snapshot, one per bucket; none where there is none."""
     file = partition(folder, as_of)
     return [file] if file.exists() else sorted(file.parent.glob(f"{BUCKET}*/{PART}"))
+
+
+def bucket_in(file: Path) -> int | None:
+    """Return the bucket that a file of `snapshot_files` lies in; None where in none."""
+    name = file.parent.name
+    return int(name.removeprefix(BUCKET)) if name.startswith(BUCKET) else None
+
+
+def rows_of(files: Iterable[Path]) -> int:
+    """Return how many rows Parquet files hold, by their footers."""
+    import pyarrow.parquet as pq
+
+    return sum(pq.read_metadata(file).num_rows for file in files)
 
 
 def rows_read(folder: Path) -> Path:

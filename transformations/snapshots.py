@@ -84,19 +84,24 @@ class Unfinished:
 
 @contextmanager
 def replacing_snapshot(
-    layout: Layout, folder: Path, as_of: datetime, made_by: str
+    layout: Layout,
+    folder: Path,
+    as_of: datetime,
+    made_by: str,
+    buckets: Sequence[int | None],
 ) -> Iterator[Unfinished]:
     """Yield a table's snapshot to write; its files appear in one step when the block succeeds.
 
     Args:
         folder: Of the table.
         made_by: What makes it, for the seals.
+        buckets: Those that have a file each; [None]: one file, in no bucket.
 
     Raises:
         RunFailedError: a bucket's file is not there.
     """
     file = partition(folder, as_of)
-    if layout.buckets == 1 and snapshot_files(folder, as_of) in ([], [file]):
+    if [*buckets] == [None] and snapshot_files(folder, as_of) in ([], [file]):
         with replacing(file) as temporary:
             snapshot = Unfinished([temporary])
             yield snapshot
@@ -104,11 +109,12 @@ def replacing_snapshot(
             seal(file, made_by, temporary, found=content)
         return
     with swapping_folder(file.parent, layout.tasks) as temporary_folder:
-        buckets = range(layout.buckets) if layout.buckets > 1 else [None]
         files = [bucket_folder(temporary_folder, bucket) / PART for bucket in buckets]
         for each in files:
             each.parent.mkdir(exist_ok=True)
         snapshot = Unfinished(files)
         yield snapshot
+        for abandoned in temporary_folder.rglob("*.tmp"):  # of tasks that were lost
+            abandoned.unlink(missing_ok=True)
         for each, content in zip(files, snapshot.contents, strict=True):
             seal(each, made_by, is_locked=each.parent == temporary_folder, found=content)

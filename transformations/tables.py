@@ -143,14 +143,16 @@ def _build_several(
 ) -> tuple[int, int]:
     """Write the partitions of a few snapshots, oldest first; return actions seen and members."""
     layout, visible, rows = config.layout, 0, 0
+    buckets = layout.all_buckets
     with ExitStack() as stack:
         unfinished = [
             stack.enter_context(
-                replacing_snapshot(layout, layout.sequences, snapshot.as_of, "member_sequences")
+                replacing_snapshot(
+                    layout, layout.sequences, snapshot.as_of, "member_sequences", buckets
+                )
             )
             for snapshot in snapshots
         ]
-        buckets: list[int | None] = [*range(layout.buckets)] if layout.buckets > 1 else [None]
         tasks = [
             SequencesTask(bucket, tuple(snapshots), tuple(one.files[index] for one in unfinished))
             for index, bucket in enumerate(buckets)

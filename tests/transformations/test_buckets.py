@@ -150,7 +150,7 @@ def test_a_snapshot_is_replaced_whole_or_stays(
     layout, folder = config.layout, config.layout.sequences
 
     def write(number: int, some: range) -> None:
-        with replacing_snapshot(layout, folder, AS_OF, "a test") as snapshot:
+        with replacing_snapshot(layout, folder, AS_OF, "a test", range(BUCKETS)) as snapshot:
             for index in some:
                 with attempts([snapshot.files[index]]) as (name,):
                     pq.write_table(pa.table({"n": [number]}), name)

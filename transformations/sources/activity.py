@@ -281,7 +281,7 @@ def _merge_period(
     existing = activity_query(config, con, [file] if file.exists() else [])
     con.execute(f"create or replace temp view activity as {existing}")
     buckets = {"bucket": bucket, "buckets": config.layout.buckets}
-    parameters = {"period": period, "start": start}
+    parameters: dict[str, object] = {"period": period, "start": start}
     attributes = config.rules.attributes
     con.execute(
         "create or replace temp table activity_of_period as "
