@@ -4,17 +4,16 @@ The cluster is a real one (tests/worlds/spark.py): its executors are other proce
 killed here.
 """
 
-import os
+import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
 
 import duckdb
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -25,25 +24,20 @@ from hypothesis import strategies as st
 from pipelines.engine import engine_of
 from pipelines.engine.spark import SparkEngine
 from tests.worlds.events import AS_OF, DAY, INTEGERS, STRINGS, Event, configure, event_logs, table
+from tests.worlds.lost_tasks import SNAPSHOTS, build_by, lost_once
 from tests.worlds.spark import CONF, stop_session
 from tests.worlds.workspace import AVERAGE, DECAY, END, SETTINGS, Workspace
-from transformations import tables
 from transformations.buckets import bucket_of, spark_sql
 from transformations.config import Config
 from transformations.duck import connect, parquet
 from transformations.errors import InputError, RunFailedError
 from transformations.files import sweep
-from transformations.last_actions import Snapshot
 from transformations.layout import partition_files, partitions, snapshot_files
 from transformations.names import MEMBER_STATS_VIEW, SEQUENCE_VIEW
 from transformations.sources import stage_activity
-from transformations.tables import SequencesBuilt, SequencesTask, build_sequences_of
+from transformations.tables import build_sequences_of
 
 WINDOW, BUCKETS = timedelta(days=3), 4
-SNAPSHOTS = [
-    Snapshot(at, at - DAY, at + timedelta(hours=6)) for at in (AS_OF - 2 * DAY, AS_OF - DAY / 3)
-]
-SNAPSHOTS.append(Snapshot(AS_OF, AS_OF - DAY / 3, AS_OF))
 ATTRIBUTES = {"dwell": {"type": "number"}, "seen_on": {"type": "category"}}
 LOCAL = {"kind": "local", "workers": 2, "memory": "300MB"}
 
@@ -218,42 +212,6 @@ def test_a_workspace_runs_the_same_whoever_builds_its_buckets(spark: dict, tmp_p
     assert not list(other.config.data.rglob("*.tmp"))
 
 
-def lost_once(config: Config, con: duckdb.DuckDBPyConnection, task: SequencesTask):
-    """Build a bucket; the first attempt at one of them dies before it can say so."""
-    built = tables.sequences_of_bucket(config, con, task)
-    mark = config.data / "killed"
-    if task.bucket == 1 and not mark.exists():
-        mark.touch()
-        # Of Spark the executor, a Java process; of the pool this very process.
-        of_spark = [p for p in psutil.Process().parents() if "Executor" in " ".join(p.cmdline())]
-        (of_spark or [psutil.Process()])[0].send_signal(signal.SIGKILL)
-        signal.pause()
-    return built
-
-
-def driver_killed(
-    config: Config, con: duckdb.DuckDBPyConnection, task: SequencesTask
-) -> SequencesBuilt:
-    """Build a bucket, and kill the process that asked for it."""
-    built = tables.sequences_of_bucket(config, con, task)
-    os.kill(int((config.data / "driver").read_text()), signal.SIGKILL)
-    return built
-
-
-def built_by(config: Config, function: Callable) -> int:
-    """Build the sequences with another function in the tasks."""
-    before = tables.sequences_of_bucket
-    engine = engine_of(config)
-
-    class Replaced:
-        def run(self, config, _, tasks):
-            return engine.run(config, function, tasks)
-
-    with connect(config) as con:
-        assert before is tables.sequences_of_bucket
-        return build_sequences_of(config, con, SNAPSHOTS, engine=Replaced()).rows_out
-
-
 def test_an_executor_that_is_killed_costs_only_its_tasks(
     expected: tuple[Path, dict], spark: dict, tmp_path: Path
 ) -> None:
@@ -261,7 +219,7 @@ def test_an_executor_that_is_killed_costs_only_its_tasks(
     config = configured(tmp_path / "spark", source, "int64", BUCKETS, spark)
     with connect(config) as con:
         stage_activity(config, con, AS_OF)
-    built_by(config, lost_once)
+    build_by(config, lost_once)
     assert (config.data / "killed").exists()
     assert tables_of(config) == truth
     assert not list(config.data.rglob("*.tmp"))
@@ -275,9 +233,9 @@ def test_a_process_of_the_pool_that_is_killed_fails_the_run_and_the_next_is_righ
     with connect(config) as con:
         stage_activity(config, con, AS_OF)
     with pytest.raises(RunFailedError, match="was killed, as where memory runs out"):
-        built_by(config, lost_once)
+        build_by(config, lost_once)
     assert partitions(config.layout.sequences) == []
-    built_by(config, lost_once)
+    build_by(config, lost_once)
     assert tables_of(config) == truth
 
 
@@ -290,9 +248,9 @@ def test_a_driver_that_is_killed_leaves_the_last_good_tables(
     config = configured(tmp_path / kind, source, "int64", BUCKETS, engine)
     build(config)
     assert tables_of(config) == truth
-    (config.data / "config.json").write_text(config.model_dump_json(by_alias=True))
+    (config.data / "config.pickle").write_bytes(pickle.dumps(config))
     run = subprocess.run(
-        [sys.executable, "-m", "tests.pipelines.test_engine", str(config.data)],
+        [sys.executable, "-m", "tests.worlds.lost_tasks", str(config.data)],
         capture_output=True,
         text=True,
         timeout=200,
@@ -341,13 +299,3 @@ def test_what_is_missing_is_named(
 def test_spark_needs_buckets(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"layout\.buckets of 2 or more"):
         configure(tmp_path, engine={"kind": "spark"})
-
-
-if __name__ == "__main__":
-    data = Path(sys.argv[1])
-    (data / "driver").write_text(str(os.getpid()))
-    from tests.pipelines import test_engine  # so that tasks find its functions by their names
-
-    test_engine.built_by(
-        Config.model_validate_json((data / "config.json").read_text()), test_engine.driver_killed
-    )

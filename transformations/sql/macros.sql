@@ -1,5 +1,5 @@
--- The bits of a packed action, days, and buckets. `transformations.duck.connect` runs this file; paste it
--- before a query that uses it.
+-- The bits of a packed action, days, and buckets. `transformations.duck.connect` runs this file;
+-- paste it before a query that uses it.
 -- A packed action is one number that sorts as (event_timestamp, item_id, action): from the top,
 -- microseconds since 1970, the item's index (48 bits) and the action's index (16 bits).
 create or replace temp macro pack(us, item_index, action_index) as
