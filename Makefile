@@ -46,7 +46,7 @@ bench: .venv/.dev
 COMPILE := uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --index-strategy unsafe-best-match --quiet pyproject.toml
 lock:
 	$(COMPILE) --output-file requirements.lock
-	$(COMPILE) --extra dev --extra spark --constraint requirements.lock --output-file requirements-dev.lock
+	$(COMPILE) --extra dev --extra s3 --extra spark --constraint requirements.lock --output-file requirements-dev.lock
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

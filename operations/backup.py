@@ -18,7 +18,6 @@ import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -26,6 +25,7 @@ from typing import IO, Any
 
 from operations.state_files import SQLITE, state_files
 from operations.workspace import workspace_of
+from transformations import clock
 from transformations.config import Config
 from transformations.errors import InputError, RunFailedError
 from transformations.files import replacing, replacing_folder
@@ -81,9 +81,7 @@ def back_up(config: Config, target: Path) -> Backup:
                 files[name] = put(name, _whole(file, Path(aside, "copy.db")))
             except FileNotFoundError:
                 continue  # a run has just replaced or retired it
-        made = Backup(
-            datetime.now(UTC).isoformat(timespec="seconds"), workspace_of(config).id, files
-        )
+        made = Backup(clock.now().isoformat(timespec="seconds"), workspace_of(config).id, files)
         note = Path(aside, MANIFEST)
         held = {"format": FORMAT, "made_at": made.made_at, "workspace": made.workspace}
         note.write_text(json.dumps(held | {"files": files}, indent=1) + "\n")

@@ -94,6 +94,21 @@ def findings(ledger: Ledger, as_of: datetime | None = None) -> list[Finding]:
     return sorted(found, key=lambda one: (not one.stops, order.index(one.verdict), one.key))
 
 
+def carried(ledger: Ledger, as_of: datetime, about: str) -> list[Finding]:
+    """Return the stops of a group that no snapshot makes normal again, until somebody accepts them.
+
+    They are those of the newest snapshot by `as_of` of which it was noted.
+    """
+    by = sa.and_(DRIFT.c.about == about, DRIFT.c.as_of <= _key(as_of))
+    newest = sa.select(sa.func.max(DRIFT.c.as_of)).where(by).scalar_subquery()
+    here = sa.and_(DRIFT.c.about == about, DRIFT.c.as_of == newest)
+    return [
+        found
+        for row in _rows(ledger, sa.select(DRIFT).where(here))
+        if (found := _finding(row)).stops
+    ]
+
+
 def history(ledger: Ledger, days: int) -> list[Finding]:
     """Return what was found of the snapshots of the last days before the newest, oldest first."""
     newest = _newest(ledger)

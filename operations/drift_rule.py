@@ -76,6 +76,8 @@ KINDS: Mapping[str, Kind] = {
     ),
     # In standard deviations, as Cohen's d.
     "effect": Kind(float, float, lambda _, __: 0.0, 0.1, 0.2),
+    # Of a rate, as a share of the control's: an experiment decides, no day before.
+    "lift": Kind(float, float, lambda _, __: 0.0, 0.1, 0.2),
 }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from transformations import clock
 from transformations.config import Config
 from transformations.errors import InputError, RunFailedError
 from transformations.secrets import redact
@@ -254,4 +255,4 @@ def _text(timestamp: datetime) -> str:
 
 def now_text() -> str:
     """Return the present time as the ledger writes it."""
-    return _text(datetime.now(UTC))
+    return _text(clock.now())

@@ -1,8 +1,9 @@
-"""Who reads which item space, and so how often each space and ranker is fitted."""
+"""Who reads which item space; so how often each is fitted, and which fits go on from others."""
 
 from dataclasses import dataclass
 from datetime import timedelta
 
+from models.items.spec import Trained
 from models.lines import (
     Aggregator,
     CandidateSource,
@@ -67,6 +68,13 @@ class Lines:
         """Whether a candidate source or a ranker reads a space."""
         return encoder in self.of_candidates or bool(self.rankers_of(encoder))
 
+    def trained_with(self, line: Aggregator) -> str | None:
+        """Return the item encoder whose training gives a line its weights; None without one."""
+        space = self.space_of(line)
+        encoder = next(one for one in self.encoders if str(one) == space)
+        shared = isinstance(encoder, Trained) and isinstance(line, Learned) and encoder.trains(line)
+        return space if shared else None
+
     @property
     def fitted(self) -> list[str]:
         """The spaces in which something is fitted: themselves, or a line that learns in them."""
@@ -110,3 +118,36 @@ def rhythms(config: Config, lines: Lines) -> dict[str, timedelta | None]:
                 )
         found[encoder] = every
     return found
+
+
+def incremental(config: Config, lines: Lines) -> set[str]:
+    """Return the item encoders, aggregators and rankers whose fits go on from the one before.
+
+    Those that cannot are left out where nobody named them: `train.mode` is for those that can.
+
+    Raises:
+        InputError: `train.lines` names what is no line, or asks of one what it cannot.
+    """
+    train = config.train
+    cannot = {str(one): "it is fitted from nothing" for one in lines.encoders if not one.goes_on}
+    cannot |= {str(one): "it is fitted from nothing" for one in lines.rankers if not one.goes_on}
+    for line in lines.aggregators:
+        with_space = lines.trained_with(line)
+        if with_space is not None:
+            cannot[str(line)] = f"its weights come of the training of {with_space}: name that"
+        elif not isinstance(line, Learned):
+            cannot[str(line)] = "it has no weights"
+    names = [*map(str, (*lines.encoders, *lines.aggregators, *lines.rankers))]
+    wrong = [
+        f"got {name}" if name not in names else f"got {name}: incremental, but {cannot[name]}"
+        for name, mode in train.lines.items()
+        if name not in names or (mode == "incremental" and name in cannot)
+    ]
+    if wrong:
+        can = ", ".join(name for name in names if name not in cannot) or "there is none"
+        raise InputError(
+            f"{config.file.name}: train.lines: expected lines of {config.catalogue} that learn by "
+            f"steps ({can}), {'; '.join(wrong)}"
+        )
+    asked = {name: train.lines.get(name, train.mode) for name in names if name not in cannot}
+    return {name for name, mode in asked.items() if mode == "incremental"}

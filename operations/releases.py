@@ -5,7 +5,6 @@ lists that a run makes) serves the release that its pointer names: its last prom
 it is one transaction of the ledger; what answers reads the pointer, and never the newest fit.
 """
 
-import sqlite3
 from collections.abc import Collection, Set
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,6 +12,7 @@ from typing import Any, Literal, get_args
 
 import sqlalchemy as sa
 
+from operations.experiments.records import EXPERIMENTS, end_shared, that_run
 from operations.fits import Key
 from operations.ledger import METADATA, Ledger, ledger_exists, now_text
 from transformations import names
@@ -143,7 +143,7 @@ def serving(config: Config, target: Target = "online") -> int | None:
     if not ledger_exists(config):
         return None
     with Ledger(config).engine.connect() as connection:
-        return _pointer(connection, target)
+        return pointer(connection, target)
 
 
 def promote(
@@ -151,28 +151,36 @@ def promote(
     number: int,
     why: str | None = None,
     targets: Collection[Target] = TARGETS,
-    share: float = 1.0,
 ) -> None:
     """Let a release serve: its targets' pointers name it from here on, all of them together.
 
-    Args:
-        share: Of the traffic. Below 1 it is noted, and the pointer stays.
+    Where a release has a share of the service's traffic (operations/traffic.py), that ends with it.
 
     Raises:
         InputError: there is no such release, it is retired, or a gate refused it.
     """
+    refuse_refused(config, number)
+    with Ledger(config).engine.begin() as connection:
+        for target in targets:
+            move(connection, target, number, why)
+        if "online" in targets:
+            end_shared(connection, why or f"release {number} serves all")
+
+
+def refuse_refused(config: Config, number: int) -> None:
+    """Raise InputError where a gate refused a release, or there is no such one."""
     release = release_of(config, number)
     if release.refused:
         raise InputError(f"{release} may not serve: {release.refused}")
-    with Ledger(config).engine.begin() as connection:
-        for target in targets:
-            _move(connection, target, number, share, why, is_rollback=False)
 
 
 def rollback(
     config: Config, why: str | None = None, targets: Collection[Target] = TARGETS
 ) -> dict[Target, int]:
-    """Let the release serve that served before the present one; again, the one before that.
+    """Take back the last promotion: let the release serve that served before; again, one further.
+
+    A share of the traffic is what was promoted last: then it ends, and what serves the others
+    serves all; the lists, which it is not in, stay.
 
     Returns target → the release that it serves now; without those that served nothing before.
 
@@ -183,10 +191,12 @@ def rollback(
     with Ledger(config).engine.begin() as connection:
         # The first write locks the ledger: what is read below stands until the end.
         connection.execute(sa.update(RELEASES).where(sa.false()).values(pinned_why=None))
+        if "online" in targets and _shared(connection) is not None:
+            return {"online": take_back(connection, why)}
         for target in targets:
             before = _before(connection, target)
             if before is not None:
-                _move(connection, target, before, 1.0, why, is_rollback=True)
+                move(connection, target, before, why, is_rollback=True)
                 moved[target] = before
     if not moved:
         now = {serving(config, target) for target in targets} - {None}
@@ -198,14 +208,28 @@ def rollback(
     return moved
 
 
-def _move(
+def take_back(connection: sa.Connection, why: str | None) -> int:
+    """Let what serves serve all: the release that has a share of the traffic loses it."""
+    now = pointer(connection, "online")
+    assert now is not None  # there is no share before something serves
+    move(connection, "online", now, why, is_rollback=True)
+    end_shared(connection, why or "it was taken back")
+    return now
+
+
+def move(
     connection: sa.Connection,
     target: Target,
     number: int,
-    share: float,
     why: str | None,
-    is_rollback: bool,
+    share: float = 1.0,
+    is_rollback: bool = False,
 ) -> None:
+    """Note a promotion, in a transaction of the caller's.
+
+    Raises:
+        InputError: the release is retired.
+    """
     # One statement, so that none is promoted that is being retired meanwhile.
     values = (sa.literal(x) for x in (target, number, share, is_rollback, now_text(), why))
     living = sa.exists().where(RELEASES.c.number == number, RELEASES.c.retired_at.is_(None))
@@ -219,7 +243,13 @@ def _move(
         )
 
 
-def _pointer(connection: sa.Connection, target: Target) -> int | None:
+def _shared(connection: sa.Connection) -> int | None:
+    """Return the release that has a share of the traffic; None where none has."""
+    return next((n for one in that_run(connection) if (n := one.release) is not None), None)
+
+
+def pointer(connection: sa.Connection, target: Target) -> int | None:
+    """Return the release that a target serves; None before the first promotion."""
     query = sa.select(PROMOTIONS.c.release).where(PROMOTIONS.c.target == target)
     whole = query.where(PROMOTIONS.c.share >= 1).order_by(PROMOTIONS.c.id.desc()).limit(1)
     number = connection.execute(whole).scalar()
@@ -255,16 +285,17 @@ def history(config: Config) -> list[dict[str, Any]]:
 def standby(config: Config, target: Target = "online") -> list[int]:
     """Return the releases that a target may serve next, without the one that serves.
 
-    They are the newest ones, and what a rollback goes to.
+    They are the newest ones, what has a share of the traffic, and what a rollback goes to.
     """
     if not ledger_exists(config):
         return []
     with Ledger(config).engine.connect() as connection:
-        now, before = _pointer(connection, target), _before(connection, target)
+        now, before = pointer(connection, target), _before(connection, target)
+        shared = _shared(connection)
         living = sa.select(RELEASES.c.number).where(RELEASES.c.retired_at.is_(None))
         newest = connection.execute(living.order_by(RELEASES.c.number.desc()).limit(PUBLISHED))
-        found = dict.fromkeys([*newest.scalars(), *([] if before is None else [before])])
-    return [number for number in found if number != now]
+        found = dict.fromkeys([*newest.scalars(), shared, before])
+    return [number for number in found if number not in (now, None)]
 
 
 def to_retire(config: Config) -> list[int]:
@@ -282,13 +313,11 @@ def to_retire(config: Config) -> list[int]:
 
 def _in_use(config: Config) -> set[int]:
     """Return what the targets serve, whole or in part, and what they would roll back to."""
-    newest = sa.select(sa.func.max(PROMOTIONS.c.id)).group_by(PROMOTIONS.c.target)
-    in_part = sa.select(PROMOTIONS.c.release).where(PROMOTIONS.c.id.in_(newest))
     with Ledger(config).engine.connect() as connection:
-        found = set(connection.execute(in_part).scalars())
+        found = {_shared(connection)}
         for target in TARGETS:
-            found |= {_pointer(connection, target), _before(connection, target)} - {None}
-    return found
+            found |= {pointer(connection, target), _before(connection, target)}
+    return {number for number in found if number is not None}
 
 
 def retire(config: Config, number: int) -> None:
@@ -306,10 +335,14 @@ def retire(config: Config, number: int) -> None:
         .group_by(PROMOTIONS.c.target)
     )
     serving_now = sa.select(PROMOTIONS.c.release).where(PROMOTIONS.c.id.in_(newest))
+    shared = sa.select(sa.cast(EXPERIMENTS.c.treatment, sa.Integer)).where(
+        EXPERIMENTS.c.treatment.is_not(None), EXPERIMENTS.c.ended_at.is_(None)
+    )
     idle = sa.and_(
         RELEASES.c.number == number,
         RELEASES.c.pinned_at.is_(None),
         RELEASES.c.number.not_in(serving_now),
+        RELEASES.c.number.not_in(shared),
     )
     first = sa.func.coalesce(RELEASES.c.retired_at, now_text())
     with Ledger(config).engine.begin() as connection:
@@ -335,7 +368,9 @@ def refuse_retiring(config: Config, number: int, about: str = "") -> None:
             f"{about}{release} is pinned ({release.pinned_why}); first: activity release unpin "
             f"{number}"
         )
-    if number in {serving(config, target) for target in TARGETS}:
+    with Ledger(config).engine.connect() as connection:
+        in_use = {_shared(connection), *(pointer(connection, target) for target in TARGETS)}
+    if number in in_use:
         raise InputError(
             f"{about}{release} serves; first let another one serve: activity release rollback, or "
             "activity release promote N"
@@ -367,28 +402,6 @@ def note_gates(config: Config, number: int, said: dict[str, Any]) -> None:
     """Note what the gates said of a release: `passed`, `why` where it did not, and more."""
     release_of(config, number)
     _set(config, number, gates=said)
-
-
-class Pointer:
-    """Which release a target serves, read again and again at the cost of one small query.
-
-    It sees a promotion of any process as soon as that is committed.
-    """
-
-    def __init__(self, config: Config, target: Target = "online") -> None:
-        Ledger(config)  # has the tables from here on, also if an older version made it
-        file, self._target = config.layout.ledger, target
-        # Read only: a ledger that was taken away is not made here again, as an empty one.
-        self._engine = sa.create_engine(
-            "sqlite://",
-            creator=lambda: sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True),
-            poolclass=sa.NullPool,
-        )
-
-    def release(self) -> int | None:
-        """Return its number; None before the first promotion."""
-        with self._engine.connect() as connection:
-            return _pointer(connection, self._target)
 
 
 def _set(config: Config, number: int, **values: Any) -> None:

@@ -5,8 +5,8 @@ is counted in whole days (or in the rhythm itself, where that is shorter), so th
 made somewhat later each time does not move on through the week.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -14,9 +14,11 @@ import sqlalchemy as sa
 
 from operations.drift import pauses_fitting, standing
 from operations.fits import FITS, LINE, SPACE, Fits
+from operations.incremental import Start, Starts
 from operations.ledger import METADATA, RUNS, STAGES, Ledger, now_text
 from operations.rankers import RANKER
 from operations.readers import Aggregator, Lines, rhythms
+from transformations import clock
 from transformations.config import Config
 from transformations.durations import said
 from transformations.secrets import redact
@@ -103,7 +105,7 @@ def plan(config: Config, ledger: Ledger, now: datetime | None = None) -> Plan:
     Raises:
         InputError: the configuration's rhythms contradict each other, or its catalogue is wrong.
     """
-    now = now or datetime.now(UTC)
+    now = now or clock.now()
     lines = Lines.of(config)
     every = rhythms(config, lines)
     known = _Known(config, ledger, lines)
@@ -113,6 +115,7 @@ def plan(config: Config, ledger: Ledger, now: datetime | None = None) -> Plan:
     refit = {part.name for part in spaces if part.is_due}
     lists = _candidates(known, as_of, snapshot.is_due, refit & lines.of_candidates)
     rankers = list(_rankers(known, every, as_of, refit))
+    spaces, rankers = _begun(known, spaces, rankers)
     sources = [lists] if lines.candidates else []
     return Plan(as_of, missed, (snapshot, *spaces, *sources, *rankers), paused)
 
@@ -290,6 +293,36 @@ def _rankers(
             since = min(at for _, at in _fits_of(known, reads) if at > made)
             part = Part(RANKER, name, True, since, f"{', '.join(newer)} is newer than it")
         yield part
+
+
+def _begun(
+    known: _Known, spaces: Sequence[Part], rankers: Sequence[Part]
+) -> tuple[list[Part], list[Part]]:
+    """Return the parts; what is due and asked to go on says where its next fit begins."""
+    starts, lines = Starts(known.config, known.lines), known.lines
+    due = {part.name for part in spaces if part.is_due}
+    begins: dict[str, Start | None] = {}
+    anew = set()
+    for encoder in lines.encoders:
+        if str(encoder) not in due:
+            continue
+        begins[str(encoder)] = starts.of_space(encoder)
+        space = encoder.in_fit(known.fits.next_fit(SPACE, encoder.name, encoder.version))
+        key = (SPACE, space.encoder, space.version, space.fit)
+        starts.suppose(key, begins[str(encoder)] or Start(None))
+        for line in (one for one in lines.aggregators if lines.space_of(one) == str(encoder)):
+            of_line = starts.of_line(line, space)
+            if of_line is None or of_line.parent is None:
+                anew.add(str(line))
+    for ranker in lines.rankers:
+        reads = sorted(anew & {*ranker.aggregators})
+        begins[str(ranker)] = starts.of_ranker(ranker, reads)
+    return [_saying(part, begins) for part in spaces], [_saying(part, begins) for part in rankers]
+
+
+def _saying(part: Part, begins: Mapping[str, Start | None]) -> Part:
+    start = begins.get(part.name)
+    return part if start is None or not part.is_due else replace(part, why=f"{part.why}; {start}")
 
 
 def _fits_of(known: _Known, lines: list[Aggregator]) -> Iterator[tuple[object, datetime]]:

@@ -5,13 +5,13 @@ action is staged yet, nothing is decided: a failed first run blocks nothing.
 """
 
 import json
-import re
 
 from transformations.config import Config
 from transformations.errors import InputError
 from transformations.files import replacing
 from transformations.layout import partition_files
-from transformations.secrets import redact
+from transformations.places import is_in_objects
+from transformations.secrets import without_user
 
 
 def note_sources(config: Config) -> None:
@@ -46,8 +46,9 @@ def _named(config: Config, source: str, table: str | None) -> str:
     """Name a file by its path, a table by its database's URL, without user and password."""
     if "://" not in source:
         return str(config.path(source))
-    named = re.sub(r"//[^\s?]*@", "//", source).partition("?")[0]
-    return f"{redact(named)} {table}"
+    if is_in_objects(source):
+        return source.rstrip("/")
+    return f"{without_user(source)} {table}"
 
 
 def _refuse_others(config: Config, noted: dict[str, str], now: dict[str, str]) -> None:

@@ -15,6 +15,7 @@ from models.spec import Packaged
 from operations.fits import FITS, LINE, SPACE, Fits
 from operations.ledger import Ledger
 from operations.rankers import RANKER
+from transformations import archive, clock
 from transformations.config import Config
 from transformations.durations import said
 from transformations.errors import InputError
@@ -57,6 +58,8 @@ def unneeded(config: Config, ledger: Ledger) -> list[Unneeded]:
     newest = ledger.newest_published()
     found = [] if newest is None else list(_old(config, newest))
     found += _unnamed(config, ledger)
+    orphans = tuple(archive.orphans(config, clock.now()))
+    found.append(Unneeded("archive", "no line of its index names it", orphans))
     half = tuple(sorted(path for path in config.data.rglob("*.tmp") if path.exists()))
     found.append(Unneeded("half-written", "a killed command left them", half))
     return [one for one in found if one.paths]
@@ -114,6 +117,9 @@ def _old(config: Config, newest: datetime) -> Iterator[Unneeded]:
             length = (PERIOD_DAYS[period] + (period == "month")) * DAY if period else DAY
             old = [path for path in _folders(table) if _period_start(path) + length <= cut]
             yield Unneeded(table.name, _why(cut), tuple(old))
+    if kept.archive is not None:
+        cut = newest - kept.archive
+        yield Unneeded("archive", _why(cut), tuple(archive.old(config, cut)))
 
 
 def _unnamed(config: Config, ledger: Ledger) -> Iterator[Unneeded]:

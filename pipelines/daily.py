@@ -19,10 +19,12 @@ from pipelines.drift.watch import say_paused, watch_inputs, watch_vectors
 from pipelines.engine import engine_of
 from pipelines.fitting import fit_items, lines_to_serve, prepare, refuse_future
 from pipelines.progress import Stage, Stages
+from pipelines.sharing import watch_share
 from pipelines.terminal import escape
 from pipelines.training import train_line
 from serving import publish
 from serving.stream.offline_log import streamed
+from transformations import clock
 from transformations.config import Config
 from transformations.duck import TableReport, connect
 from transformations.errors import InputError, RunFailedError, TooFewError
@@ -80,6 +82,7 @@ def run_daily(
         stage_the_members(config, con, as_of, stages)
         say_staged(stages.console, config, con, as_of)
         watch_inputs(config, con, as_of, stages)
+        watch_share(config, con, as_of, stages)
         paused = pauses_fitting(ledger, as_of)
         until = fit_until(config, as_of, backfilled)
         served, still = lines_to_serve(config, aggregators, stages)
@@ -119,7 +122,7 @@ def stage_events(config: Config, con: Connection, as_of: datetime, stages: Stage
     note_sources(config)
     sweep(config.data)
     with stages.stage("stg_activity") as stage:
-        staged = stage_activity(config, con, as_of, engine_of(config))
+        staged = stage_activity(config, con, as_of, engine=engine_of(config))
         fill(stage, staged, "periods rewritten")
     _say_passed_over(config, "events", stages)
 
@@ -210,7 +213,7 @@ def serve(
         stage.rows_out = publish.publish(
             config, store, as_of, lines, stage.advance, with_sequences=with_sequences
         )
-        published_at = datetime.now(UTC)
+        published_at = clock.now()
     with stages.stage("read back") as stage:
         stage.rows_out = publish.read_back(
             config, store, as_of, lines, with_sequences=with_sequences
@@ -267,7 +270,7 @@ def serve_beside(
     store = publish.open_store(config)
     with stages.stage("publish") as stage:
         stage.rows_out = publish.publish_tables(store, as_of, tables)
-        published_at = datetime.now(UTC)
+        published_at = clock.now()
         if has_profiles:
             stage.rows_out += publish.publish_profiles(config, store, as_of)
     with stages.stage("read back") as stage:
@@ -284,12 +287,12 @@ def without_vector(report: EmbedReport) -> str:
 
 def _not_yet(config: Config) -> datetime:
     """Return the created_timestamp of rows that are not published: the latest that it could be."""
-    return datetime.now(UTC) + config.publish_delay
+    return clock.now() + config.publish_delay
 
 
 def last_midnight() -> datetime:
     """Return the last midnight UTC that has passed."""
-    return datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    return clock.now().replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 def end_of_last_day(config: Config) -> datetime:
@@ -305,7 +308,7 @@ def end_of_last_day(config: Config) -> datetime:
 
 
 def _refuse_older(as_of: datetime, newest: datetime | None) -> None:
-    if as_of > datetime.now(UTC):
+    if as_of > clock.now():
         raise InputError(f"as_of {as_of:%Y-%m-%d %H:%M} lies in the future; it is not over yet")
     if newest is not None and as_of < newest:
         day = f"{as_of:%Y-%m-%d}"

@@ -13,16 +13,19 @@ from duckdb import DuckDBPyConnection as Connection
 
 from models import packaging
 from models.items.build import build_items
-from models.items.saved import differences, fitted_until, folder_of, reads_activity
+from models.items.protocol import GoesOn
+from models.items.saved import Beginning, differences, fitted_until, folder_of, reads_activity
 from models.items.spec import Given
 from models.lines import by_space, catalogue_lines, encoder_lines, encoder_of
 from models.spec import Aggregator, Learned, Packaged
 from operations.fits import SPACE, Fits, adopt, note_fits, say_kept, seen_until, stands_still
 from pipelines.drift.watch import say_paused
-from pipelines.progress import Stages
+from pipelines.incremental import Begun, begin_space, note, note_followers
+from pipelines.progress import Stage, Stages
 from pipelines.terminal import escape
 from pipelines.training import train_line
 from transformations.config import Config
+from transformations.duck import TableReport
 from transformations.errors import InputError, RunFailedError, TooFewError
 from transformations.names import Space
 
@@ -91,10 +94,13 @@ def fit_items(
             _fit_again(own, as_of, of_space, fits, stages)
         elif space not in present and differences(own):
             continue  # other text or categories are staged by now: its new items have no vector
+        begun = begin_space(own, until) if fitted_until(own) is None else None
+        if begun is not None:
+            note(config, begun, stages)
         with stages.stage("items") as stage:
             stage.note = str(space)
             try:
-                table = build_items(own, con, as_of, until, stage.update)
+                table = _built(own, con, as_of, until, begun, stages, stage)
             except TooFewError as error:
                 if space == fits.space:
                     raise
@@ -106,6 +112,25 @@ def fit_items(
                 stage.rows_in, stage.rows_out = table.rows_in, table.rows_out
                 stage.refused = table.refused
     return missing
+
+
+def _built(
+    config: Config,
+    con: Connection,
+    as_of: datetime,
+    until: datetime,
+    begun: Begun[GoesOn] | None,
+    stages: Stages,
+    stage: Stage,
+) -> TableReport:
+    """Build the items of a space from where its fit begins; where that fails, in full."""
+    if begun is not None and begun.parent is not None and begun.since is not None:
+        beginning = Beginning(begun.parent, begun.since, begun.notes())
+        try:
+            return build_items(config, con, as_of, until, stage.update, beginning)
+        except InputError as error:
+            note(config, begun.in_full(str(error)), stages)
+    return build_items(config, con, as_of, until, stage.update)
 
 
 def fold_items(
@@ -239,6 +264,7 @@ def new_fit(
         forget(config, line)
     for line in prepare(config, as_of, made, stages):
         train_line(config, con, line, until, stages)
+    note_followers(config, made)
     note_fits(config, made, used=False, spaces=set(fitted) - set(missing))
     return made
 

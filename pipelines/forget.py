@@ -1,6 +1,6 @@
 """Forgets members: the tombstones first, then files, the stream, pages, the online store, a bus.
 
-    tombstones ──► files ──► living workers take them over ──► states, online rows ──► dead letters
+    tombstones ──► files ──► living workers take them over ──► archive, states, online rows, bus
          └ from here on no source brings the members back
 
 Killed at any point, it can be run again: what is gone is gone, and the rest follows.
@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 from operations.ledger import Ledger
 from operations.workspace import workspace_of
 from stores.ids import IdError, ids_of
+from transformations import archive
 from transformations.config import Config
-from transformations.errors import InputError
+from transformations.errors import InputError, RunFailedError
 from transformations.files import replacing, sweep
 from transformations.forget import Forgotten, forget_files, member_files, sources_inside
 from transformations.ids import LONGEST, is_id
@@ -107,12 +108,22 @@ def forget(
         store = open_store(config)
         _refuse_others(config, store)
         _forget_stream(config, store, members, tombstones.version, patience, into)
+    # Workers know the tombstones now, and what they had spooled is in the archive.
+    _forget_archived(config, tombstones, into)
+    if has_run:
         _forget_online(config, store, members, into)
         _forget_on_buses(config, bus, tombstones, into)
         into.add("messages in the ledger", Ledger(config).replace_in_errors(members, BY))
     _forget_in_pages(config, members, into)
     _say_what_is_left(config, into)
     return into
+
+
+def _forget_archived(config: Config, tombstones: Tombstones, into: Forgotten) -> None:
+    try:
+        into.add("archive", archive.forget(config, tombstones))
+    except RunFailedError as error:
+        into.left.append(f"the archive ({error}): mend it, then forget again")
 
 
 def _refuse_others(config: Config, store: "FeatureStore") -> None:

@@ -1,12 +1,11 @@
 """Item vectors between two snapshots: what is new is encoded, what was done is folded in."""
 
-from datetime import UTC, datetime
-
 from operations.fits import Fits, embedded_lines, fit_until
 from pipelines.daily import serve_beside, stage_events, stage_the_items
 from pipelines.fitting import fit_items
 from pipelines.progress import Stages
 from serving import publish
+from transformations import clock
 from transformations.config import Config
 from transformations.duck import connect
 from transformations.errors import InputError
@@ -21,7 +20,7 @@ def refresh_items(config: Config, stages: Stages) -> int:
     Raises:
         InputError: no run has made an item space yet.
     """
-    now = datetime.now(UTC).replace(microsecond=0)
+    now = clock.now().replace(microsecond=0)
     fits = Fits(config)
     lines = [line for line in embedded_lines(config) if line.is_packaged(config)]
     spaces = [own.space for own, _ in fits.all_spaces(lines) if fits.is_made(own.space)]

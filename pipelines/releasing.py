@@ -4,10 +4,14 @@ from datetime import datetime
 
 from models.lines import candidate_lines
 from operations.composition import note_release
+from operations.drift import standing
+from operations.ledger import Ledger
 from operations.releases import TARGETS, Release, history, promote, releases, serving
+from operations.traffic import traffic
 from pipelines.progress import Stages
 from pipelines.ranking.precomputed import precompute
 from pipelines.retiring import retire_older
+from pipelines.sharing import begin_share, may_serve_all
 from pipelines.terminal import escape
 from transformations.config import Config
 from transformations.errors import InputError
@@ -32,16 +36,27 @@ def release_what_is_published(
         if made is not None:
             _say(stages, "[green]✓[/]", f"{made} is made: {', '.join(made.named('line'))}")
     judge_newest(config, stages)
-    due = to_promote(config)
+    shipped, new = may_serve_all(config), to_promote(config, stages)
+    in_part = new is not None and config.release.share < 1 and serving(config) is not None
+    due = shipped if in_part or new is None else new
     if as_of is not None and candidate_lines(config):
         precompute(config, as_of, stages, due)
+    how = f"new, and release.promote is {config.release.promote}"
     if due is not None:
-        how = f"new, and release.promote is {config.release.promote}"
-        promote(config, due, how if due > 1 else "the first")
+        why = "its experiment says ship" if due == shipped else how if due > 1 else "the first"
+        promote(config, due, why)
         _say(
             stages,
             "[green]✓[/]",
             f"release {due} serves; to take it back: activity release rollback",
+        )
+    elif in_part and new is not None:
+        one = begin_share(config, new, config.release.share, how)
+        _say(
+            stages,
+            "[green]✓[/]",
+            f"release {new} answers {one.share:.0%} of the members; what it says: activity "
+            f"experiment status {one.name}",
         )
     retire_older(config, stages)
 
@@ -71,15 +86,20 @@ def _newest_unserved(config: Config) -> Release | None:
     return living[0]
 
 
-def to_promote(config: Config) -> int | None:
-    """Return the release that is to serve by itself now: the newest, unless it did already.
+def to_promote(config: Config, stages: Stages) -> int | None:
+    """Return the release that is to serve by itself now, all or some: the newest that never did.
 
     Where nothing serves yet it does in any case; later ones where `release.promote` is automatic,
     or gated and every gate let it. One that a gate refuses never does, and neither does one that
-    was taken back.
+    was taken back. While another has a share of the members, or a stop stands, it waits.
     """
     newest = _newest_unserved(config)
     if newest is None or newest.refused:
+        return None
+    shared = traffic(config).shared
+    if serving(config) is not None and (shared is not None or standing(Ledger(config))):
+        why = f"release {shared.release} has a share" if shared else "a stop stands: activity drift"
+        _say(stages, "[yellow]•[/]", f"{newest} waits: {why}")
         return None
     nothing_serves = all(serving(config, target) is None for target in TARGETS)
     judged = newest.gates is not None and not newest.gates.get("waits")

@@ -26,7 +26,7 @@ from pipelines.daily import run_daily, serve, serve_beside
 from pipelines.drift.watch import say_paused
 from pipelines.fitting import lines_to_serve, new_fit
 from pipelines.progress import Stages
-from pipelines.ranking.train import Examples, needs_of, train_ranker
+from pipelines.ranking.train import Examples, needs_of, train_ranker, train_rankers
 from pipelines.releasing import release_what_is_published
 from pipelines.terminal import escape
 from serving import publish
@@ -60,6 +60,38 @@ def run_due(config: Config, plan: Plan, ledger: Ledger, console: Console) -> Sta
             "being served, and the next run tries them again"
         )
     return due.all
+
+
+def run_whole(
+    config: Config, as_of: datetime | None, backfill: int, ledger: Ledger, console: Console
+) -> tuple[datetime, Stages]:
+    """Make the snapshot of a timestamp whatever is due, past days for joins, and a release of it.
+
+    Args:
+        as_of: As `run_daily` takes it.
+        backfill: Days before it whose snapshots are built too; rankers learn from them.
+
+    Returns:
+        The snapshot's as_of, and all stages.
+    """
+    with ledger.run("run", as_of) as run_id:
+        stages = Stages(console, ledger, run_id)
+        built = run_daily(config, as_of, stages, backfilled=timedelta(days=backfill))
+    if backfill:
+        days = [built - timedelta(days=back) for back in range(backfill, 0, -1)]
+        with ledger.run("backfill", days[-1]) as run_id:
+            past = Stages(console, ledger, run_id)
+            run_backfill(config, days, past, staged=True)
+            stages.done.extend(past.done)
+    if candidate_lines(config):  # after the past days, from which rankers learn
+        with ledger.run("recommend", built) as run_id:
+            recommend = Stages(console, ledger, run_id)
+            train_rankers(config, built, recommend)
+            release_what_is_published(config, recommend, built)
+            stages.done.extend(recommend.done)
+    else:
+        release_what_is_published(config, stages)
+    return built, stages
 
 
 class _Due:

@@ -13,14 +13,18 @@ from models.packaging import package
 from models.rankers.spec import Ranker
 from models.registry import Registered, register
 from models.spec import Aggregator, Learned
+from models.training.before import Before
 from models.training.fitting import Step
 from models.training.objectives import OBJECTIVES
 from models.training.recipe import Recipe
 from models.training.train import Trained, gather, train_on
 from models.training.with_space import trained_with_space
+from operations.fits import LINE
+from pipelines.incremental import Begun, begin_line, note
 from pipelines.progress import Stage, Stages, number
 from pipelines.terminal import PlainTable
 from transformations.config import Config
+from transformations.errors import TooFewError
 from transformations.example_settings import ExampleSettings
 
 
@@ -30,18 +34,22 @@ def train_line(
     """Train a line of the catalogue, package it, register it; return its folder and version.
 
     Args:
-        aggregator: As the fit that is to be made; it is not packaged yet.
+        aggregator: As the fit that is to be made; it is not packaged yet. It goes on from the fit
+            before it where `train` of activity.yaml says so, that can be opened, and its buffer
+            holds enough.
 
     Raises:
         InputError: there is nothing to train on.
         RunFailedError: the training went wrong.
     """
     config, name = aggregator.config_of(config), str(aggregator)
+    begun: Begun[Before] = Begun((LINE, aggregator.name, aggregator.version, aggregator.fit))
     trained = trained_with_space(aggregator, config)
     if trained is None:
-        trained = _train(config, con, aggregator, until, stages)
+        begun, trained = _begun(config, con, aggregator, until, stages)
     with stages.stage("package") as stage:
-        until, metrics, notes = trained.trained_until, trained.metrics, trained.notes()
+        until, metrics = trained.trained_until, trained.metrics
+        notes = trained.notes() | begun.notes()
         folder = package(aggregator, config, trained.model, until, metrics, notes)
         stage.note = name
     with stages.stage("register") as stage:
@@ -50,14 +58,34 @@ def train_line(
     return folder, registered
 
 
-def _train(
+def _begun(
     config: Config, con: Connection, aggregator: Learned, until: datetime, stages: Stages
+) -> tuple[Begun[Before], Trained]:
+    """Train a line from where its fit begins; where a buffer holds too little, in full."""
+    begun = begin_line(config, aggregator, until)
+    if begun.parent is not None:
+        note(config, begun, stages)
+        try:
+            return begun, _train(config, con, aggregator, until, stages, begun)
+        except TooFewError as error:
+            begun = begun.in_full(f"its buffer holds too little: {error}")
+    note(config, begun, stages)
+    return begun, _train(config, con, aggregator, until, stages, begun)
+
+
+def _train(
+    config: Config,
+    con: Connection,
+    aggregator: Learned,
+    until: datetime,
+    stages: Stages,
+    begun: Begun[Before],
 ) -> Trained:
     """Gather the examples and fit the weights, shown as two stages."""
     name = str(aggregator)
     with stages.stage("training_examples") as stage:
         stage.doing = f"of {name}"
-        data = gather(aggregator, config, con, until)
+        data = gather(aggregator, config, con, until, begun.since, begun.parent)
         stage.rows_out = data.figures["examples"]
         stage.note = f"before {until:%Y-%m-%d %H:%M} UTC, for {name}"
     show_figures(stages.console, data.figures)

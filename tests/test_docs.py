@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from benchmarks import drift_page, evaluation, experiments
+from benchmarks import drift_page, evaluation, experiments, scale
 from benchmarks.report import __main__ as performance
 from transformations.config import ROOT
 
@@ -30,6 +30,12 @@ def test_the_figures_of_drift_are_those_measured() -> None:
     """Each line of them as it is made from the results: `python -m benchmarks.drift_page`."""
     page = (ROOT / "docs" / "operations.md").read_text().splitlines()
     assert [line for line in drift_page.lines(drift_page.read()) if line not in page] == []
+
+
+def test_the_figures_of_scale_are_those_measured() -> None:
+    page = scale.PAGE.read_text()
+    figures = page.split(scale.MARKS[0])[1].split(scale.MARKS[1])[0]
+    assert figures == scale.figures(scale.Service(), json.loads(scale.RESULTS.read_text()))
 
 
 def test_the_figures_of_experiments_are_those_measured() -> None:

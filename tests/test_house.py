@@ -77,6 +77,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "operations.fits",
         "operations.rankers",
         "operations.releases",
+        "operations.traffic",
         "serving.request",
         "serving.stream.bus",
         "serving.times",

@@ -20,7 +20,8 @@ from pydantic import (
     model_validator,
 )
 
-from transformations import names
+from transformations import names, places
+from transformations.archive_settings import ArchiveSettings
 from transformations.drift_settings import Alerts, Drift
 from transformations.durations import Delay, Duration, said
 from transformations.engine_settings import EngineSettings, LayoutSettings
@@ -32,6 +33,7 @@ from transformations.release_settings import ReleaseSettings
 from transformations.rhythm_settings import Retention, Rhythm
 from transformations.rules import EARLIEST, SEARCH, Action, Attribute, IdType, Rules, Sign
 from transformations.timestamps import EPOCH, as_utc
+from transformations.train_settings import TrainSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG_VARIABLE = "ACTIVITY_CONFIG"
@@ -147,7 +149,7 @@ class Events(_Strict):
     """Where the events are and how to read them."""
 
     source: str = "data/simulated/events"
-    """A Parquet or CSV file, a folder of either, or a SQLAlchemy URL."""
+    """A Parquet or CSV file, a folder of either, `s3://…` of either, or a SQLAlchemy URL."""
     table: str | None = None
     """The table (or schema.table) to read, for a SQLAlchemy URL."""
     incremental_column: str | None = None
@@ -164,15 +166,15 @@ class Events(_Strict):
 
     @property
     def is_sql(self) -> bool:
-        """Whether `source` is a SQLAlchemy URL rather than a path."""
-        return "://" in self.source
+        """Whether `source` is a SQLAlchemy URL rather than files."""
+        return places.is_in_database(self.source)
 
     @model_validator(mode="after")
     def _table_for_sql(self) -> Self:
         _expect_table(self.source, self.is_sql, self.table, "events")
         if not self.is_sql and self.incremental_column:
             raise ValueError(
-                f"`incremental_column` belongs to a database source; {self.source!r} is a path"
+                f"`incremental_column` belongs to a database source; {self.source!r} is files"
             )
         return self
 
@@ -181,7 +183,7 @@ class Items(_Strict):
     """Where the items are, and what the encoders of the catalogue read of them."""
 
     source: str = "data/simulated/items.parquet"
-    """A Parquet or CSV file, a folder of either, or a SQLAlchemy URL."""
+    """A Parquet or CSV file, a folder of either, `s3://…` of either, or a SQLAlchemy URL."""
     table: str | None = None
     """For a SQLAlchemy URL, the table (or schema.table) to read."""
     item_id: str = "item_id"
@@ -211,8 +213,8 @@ class Items(_Strict):
 
     @property
     def is_sql(self) -> bool:
-        """Whether `source` is a SQLAlchemy URL rather than a path."""
-        return "://" in self.source
+        """Whether `source` is a SQLAlchemy URL rather than files."""
+        return places.is_in_database(self.source)
 
     @model_validator(mode="after")
     def _table_for_sql(self) -> Self:
@@ -249,7 +251,7 @@ class Members(_Strict):
     """Where there is more to know of the members than what they did: a profile, as one row each."""
 
     source: str = ""
-    """A Parquet or CSV file, a folder of either, or a SQLAlchemy URL; nothing: no profile."""
+    """As that of events; nothing: no profile."""
     table: str | None = None
     """For a SQLAlchemy URL, the table (or schema.table) to read."""
     id: str = "member_id"
@@ -265,8 +267,8 @@ class Members(_Strict):
 
     @property
     def is_sql(self) -> bool:
-        """Whether `source` is a SQLAlchemy URL rather than a path."""
-        return "://" in self.source
+        """Whether `source` is a SQLAlchemy URL rather than files."""
+        return places.is_in_database(self.source)
 
     @property
     def columns(self) -> dict[str, str]:
@@ -331,42 +333,6 @@ class ActionSettings(_Strict):
         return self
 
 
-class TrainSettings(_Strict):
-    """What training weighs: of aggregators, and of rankers."""
-
-    weight: str | None = None
-    """A factor of each label's weight, over `member_actions` (of the label's member, in all) and
-    `action_share` (of its kind among all actions): `min(1, member_actions / 10)` lets members with
-    few actions count less, `1 / action_share` lets rare actions count more."""
-    weight_bounds: tuple[float, float] = (0.1, 10.0)
-    """Smaller and larger factors are cut to these."""
-
-    @model_validator(mode="after")
-    def _a_factor(self) -> Self:
-        low, high = self.weight_bounds
-        if not 0 < low <= high < float("inf"):
-            raise ValueError(f"expected bounds above 0, the lower one first, got {low} and {high}")
-        if self.weight is not None:
-            parse(self.weight, WEIGHT_NAMES, "number")
-        return self
-
-    @property
-    def macro(self) -> str:
-        """SQL that makes the factor a macro, `weight_of(member_actions, action_share)`.
-
-        It is 1 where the factor is unknown.
-        """
-        factor = "1.0"
-        if self.weight is not None:
-            low, high = self.weight_bounds
-            given = parse(self.weight, WEIGHT_NAMES, "number").sql
-            factor = f"greatest({low}, least({high}, coalesce({given}, 1.0)))"
-        return f"create or replace temp macro weight_of({', '.join(WEIGHT_NAMES)}) as {factor}"
-
-
-WEIGHT_NAMES: dict[str, Kind] = {"member_actions": "number", "action_share": "number"}
-
-
 class DuckDB(_Strict):
     """Resource limits of the queries."""
 
@@ -407,6 +373,7 @@ class Config(_Strict):
     alerts: Alerts = Alerts()
     release: ReleaseSettings = ReleaseSettings()
     rhythm: Rhythm = Rhythm()
+    archive: ArchiveSettings = ArchiveSettings()
     retention: Retention = Retention()
     duckdb: DuckDB = DuckDB()
     layout_settings: LayoutSettings = Field(default=LayoutSettings(), alias="layout")
@@ -564,6 +531,16 @@ class Config(_Strict):
     def path(self, relative: str) -> Path:
         """Return a path of the configuration as an absolute one."""
         return (self._root / Path(relative).expanduser()).resolve()
+
+    def source(self, key: str, source: str) -> Path:
+        """Return where a source's files lie, on a disk or in an object store (`places.objects`).
+
+        Raises:
+            InputError: the library of the object store is not installed.
+        """
+        if places.is_in_objects(source):
+            return places.objects(key, source)
+        return self.path(source)
 
     @property
     def data(self) -> Path:

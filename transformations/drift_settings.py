@@ -64,6 +64,9 @@ MEASURES: Mapping[str, Limits] = {
     "told apart": _MORE,
     # Of what a ranker scored.
     "calibration": Limits(),
+    # Of a release that has a share of the members, by its experiment.
+    "harm": Limits(),
+    "void": Limits(),
 }
 """Each measure, by the name that people see without its part."""
 

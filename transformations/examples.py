@@ -134,7 +134,7 @@ def examples_file(
         },
         "publish_delay": config.publish_delay,
         "predicts": list(predicts),
-        "weight": config.train.model_dump(),
+        "weight": config.train.weighing,
     }
     text = json.dumps(made_of, default=str)
     name = hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -53,7 +53,7 @@ def forget_files(
 
     Args:
         members: Ids of the configured type.
-        files: Only of these; default: all but the sources.
+        files: Only of these; default: all but those of the sources and the archive.
         advance: Is told of each file.
     """
     with connect(config) as con:
@@ -69,8 +69,8 @@ def forget_files(
 
 
 def member_files(config: Config) -> list[Path]:
-    """Return the Parquet files below the data folder, but those of the sources."""
-    sources = sources_inside(config)
+    """Return the Parquet files below the data folder, but those of the sources and the archive."""
+    sources = [*sources_inside(config), config.layout.archive]
     return [
         file
         for file in sorted(config.data.rglob("*.parquet"))
@@ -81,7 +81,7 @@ def member_files(config: Config) -> list[Path]:
 def sources_inside(config: Config) -> list[Path]:
     """Return the sources that lie below the data folder: the user's, and what was simulated."""
     given = (config.events, config.items, config.members)
-    sources = [config.path(one.source) for one in given if one.source and not one.is_sql]
+    sources = [config.path(one.source) for one in given if one.source and "://" not in one.source]
     inside = [source for source in sources if source.is_relative_to(config.data)]
     return [*inside, config.layout.simulated]
 

@@ -180,6 +180,20 @@ class Layout:
         return self.root / "reports" / "items.html"
 
     @property
+    def archive(self) -> Path:
+        """Folder of what tables and buses gave, as it came; its lock is its writers'."""
+        return self.root / "archive"
+
+    @property
+    def archive_index(self) -> Path:
+        """Folder of the archive's index: a file of lines per day (UTC) of reading."""
+        return self.archive / "index"
+
+    def archived(self, sha256: str) -> Path:
+        """File of what is kept under this SHA-256, which is the file's own."""
+        return self.archive / "objects" / sha256[:2] / f"{sha256}.parquet"
+
+    @property
     def simulated(self) -> Path:
         """Folder of the simulated market."""
         return self.root / "simulated"

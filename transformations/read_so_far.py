@@ -49,6 +49,16 @@ def save(config: Config, read: ReadSoFar) -> None:
         file.write_text(json.dumps({"settings": _digest(config), "read": asdict(read)}, indent=1))
 
 
+def drop_if_void(config: Config) -> None:
+    """Remove the note of what was read where nothing counts as read any more.
+
+    Otherwise a replay of some days that brings a lost period back, with a part of its rows, would
+    let the rest count as read too.
+    """
+    if mark_file(config).exists() and load(config) == ReadSoFar():
+        mark_file(config).unlink()
+
+
 def periods(config: Config) -> list[str]:
     """Return the names of the partitions of `activity`, in order."""
     activity = config.layout.activity

@@ -64,3 +64,5 @@ class Retention(_Strict):
     """What was shown."""
     quarantine: Duration | None = None
     """Refused rows."""
+    archive: Duration | None = None
+    """What was read of tables and buses, by the day of reading."""

@@ -48,7 +48,7 @@ def sealing(path: Path, made_by: str) -> Iterator[Path]:
 
 def content_of(file: Path, is_parquet: bool = True) -> dict[str, Any]:
     """Return what a seal says of a file: its SHA-256, its bytes, and the rows of a Parquet file."""
-    found: dict[str, Any] = {"sha256": _digest(file), "bytes": file.stat().st_size}
+    found: dict[str, Any] = {"sha256": digest(file), "bytes": file.stat().st_size}
     if is_parquet:
         found["rows"] = pq.read_metadata(file).num_rows
     return found
@@ -98,7 +98,7 @@ def damage(files: Iterable[Path]) -> Iterator[Damage]:
             known = _read(file.parent).get(file.name)
             if known is None:
                 why = None if file.suffix != ".parquet" else _unreadable(file)
-            elif _digest(file) in [one["sha256"] for one in known]:
+            elif digest(file) in [one["sha256"] for one in known]:
                 why = None
             else:
                 why = (
@@ -146,6 +146,7 @@ def _unreadable(file: Path) -> str | None:
     return None
 
 
-def _digest(file: Path) -> str:
+def digest(file: Path) -> str:
+    """Return the SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()

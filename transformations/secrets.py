@@ -73,6 +73,15 @@ def _is_plain(value: str) -> bool:
     return value.startswith("/") or value.isdecimal()
 
 
+def without_user(url: str) -> str:
+    """Return a URL by which its place is named: no user, no password, no settings.
+
+    >>> without_user("postgresql+psycopg://svc:${PASSWORD}@host/shop?sslmode=require")
+    'postgresql+psycopg://host/shop'
+    """
+    return redact(re.sub(r"//[^\s?]*@", "//", url).partition("?")[0])
+
+
 def has_literal(url: str) -> bool:
     """Whether a URL holds a password itself rather than the ${NAME} of a variable."""
     return redact(url) != url

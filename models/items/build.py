@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from models.items.folded import folded
 from models.items.protocol import Corpus, Document, FittedEncoder, Progress
-from models.items.saved import fitted, fitted_until, reads_activity, saved
+from models.items.saved import Beginning, fitted, fitted_until, reads_activity, saved
 from models.items.spec import Given
 from models.lines import encoder_of
 from transformations.config import Config
@@ -33,6 +33,7 @@ def build_items(
     as_of: datetime,
     fit_before: datetime,
     progress: Progress | None = None,
+    beginning: Beginning | None = None,
 ) -> TableReport:
     """Encode the rows of `stg_items` that have no vector in the space; append them as a part file.
 
@@ -46,6 +47,7 @@ def build_items(
         as_of: The snapshot that is built now: it names the part.
         fit_before: A space without an encoder gets one, fitted on what was known before this time.
         progress: Called with how many rows are done, of how many.
+        beginning: What the fit of a space goes on from that has no encoder yet.
 
     Returns:
         rows_in counts the rows without a vector, rows_out those that got one.
@@ -67,7 +69,7 @@ def build_items(
         _add_kinds(config, con, parts)
     items = f"from {parquet(parts, 'union_by_name = true')}" if parts else _no_items(config)
     con.execute(f"create or replace temp view items as {items}")
-    rows = _Rows(config, con, progress)
+    rows = _Rows(config, con, progress, beginning)
     batches = (batch for batch in rows.new(as_of, fit_before) if batch.num_rows)
     written: tuple[str, ...] = ()
     rows_out = 0
@@ -110,9 +112,14 @@ class _Rows:
     """
 
     def __init__(
-        self, config: Config, con: duckdb.DuckDBPyConnection, progress: Progress | None
+        self,
+        config: Config,
+        con: duckdb.DuckDBPyConnection,
+        progress: Progress | None,
+        beginning: Beginning | None,
     ) -> None:
         self.config, self.con, self.progress = config, con, progress
+        self.beginning = beginning
         self.refused, self.reason = 0, NO_TOKEN
 
     def new(self, as_of: datetime, fit_before: datetime) -> Iterator[pa.RecordBatch]:
@@ -123,7 +130,9 @@ class _Rows:
             yield from self._given(config.items.embedding.index(line.column) + 1)
             return
         if line is not None:
-            encoder, available_from = fitted(config, self.con, line, fit_before, self.progress)
+            encoder, available_from = fitted(
+                config, self.con, line, fit_before, self.progress, self.beginning
+            )
         else:  # kept beside the catalogue's: it goes on as it was fitted
             kept, until = saved(config), fitted_until(config)
             if kept is None or until is None:

@@ -5,7 +5,7 @@ Levy, Goldberg & Dagan, "Improving distributional similarity" (2015). Items that
 the fit are folded in: their row of the data so far, projected on the fit's basis.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -63,6 +63,33 @@ class Basis:
             )
         projection = (vectors / np.sqrt(values))[has_pairs].astype(np.float32)
         return cls(contexts.filter(pa.array(has_pairs)), projection, weighing)
+
+    def grown(self, behaviour: Behaviour) -> "Basis":
+        """Return it with the items as contexts too that got pairs since; each old row stays.
+
+        With M = V S V' the fit's matrix and m a new item's row of pairs with the old contexts, its
+        row of V is m V S^(-1), as in Nyström's extension (Williams & Seeger, "Using the Nyström
+        method to speed up kernel machines", 2001). The projection P = V S^(-1/2) has P'P = S^(-1),
+        so the new row of P is m P (P'P).
+        """
+        liked = np.unique(behaviour.items[behaviour.signs > 0])
+        ids = behaviour.item_ids.take(pa.array(liked))
+        new = liked[pc.is_null(pc.index_in(ids, self.contexts)).to_numpy(zero_copy_only=False)]
+        if not len(new):
+            return self
+        new = new[pc.array_sort_indices(behaviour.item_ids.take(pa.array(new))).to_numpy()]
+        scale = self.projection.T @ self.projection
+        pairs = Pairs(behaviour, self.contexts, self.weighing)
+        rows = [kept @ self.projection @ scale for _, kept in pairs.rows(new.astype(np.int64))]
+        projected = np.concatenate(rows).astype(np.float32)
+        has_pairs = projected.any(axis=1)
+        more = behaviour.item_ids.take(pa.array(new[has_pairs])).cast(self.contexts.type)
+        contexts = pa.concat_arrays([self.contexts, more])
+        return replace(
+            self,
+            contexts=contexts,
+            projection=np.concatenate([self.projection, projected[has_pairs]]),
+        )
 
     def fold_in(
         self, behaviour: Behaviour, item_ids: pa.Array, as_mean: bool = False

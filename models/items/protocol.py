@@ -139,6 +139,26 @@ class FittedEncoder(Protocol):
         ...
 
 
+class GoesOn(FittedEncoder, Protocol):
+    """An encoder whose line `goes_on`: another fit may begin with its weights."""
+
+    def go_on(
+        self, line: ItemEncoder, corpus: Corpus, since: int, progress: Progress | None = None
+    ) -> Self:
+        """Return a fit that began with these weights; the same corpus gives the same encoder.
+
+        What it holds of items keeps its rows at the beginning; new ids get rows after them.
+
+        Args:
+            corpus: All that is known, also what was before.
+            since: It learns from what happened since then, microseconds since 1970.
+
+        Raises:
+            TooFewError: too little happened since.
+        """
+        ...
+
+
 class OneStep:
     """Base of encoders whose fit takes no time worth telling; the rest is as `FittedEncoder`."""
 

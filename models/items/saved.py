@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -10,12 +12,13 @@ from typing import Any
 import duckdb
 
 from models.items.corpus import corpus_at
-from models.items.protocol import FittedEncoder, Progress
+from models.items.protocol import FittedEncoder, GoesOn, Progress
 from models.items.spec import ItemEncoder, fitted_class, kind_of
 from models.lines import encoder_of
 from transformations.config import Config
 from transformations.errors import InputError, RunFailedError, TooFewError
 from transformations.files import replacing_folder
+from transformations.timestamps import microseconds
 
 ARCHIVE = "encoder.npz"
 MANIFEST = "manifest.json"
@@ -72,12 +75,28 @@ def saved(config: Config) -> FittedEncoder | None:
     return _load(config, manifest)
 
 
+@dataclass(frozen=True, eq=False)
+class Beginning:
+    """What a fit goes on from.
+
+    Attributes:
+        encoder: The parent; its settings are those of the line.
+        since: It learns from what happened since then.
+        notes: What the manifest keeps of it, as JSON values.
+    """
+
+    encoder: GoesOn
+    since: datetime
+    notes: Mapping[str, Any]
+
+
 def fitted(
     config: Config,
     con: duckdb.DuckDBPyConnection,
     line: ItemEncoder,
     fit_before: datetime,
     progress: Progress | None = None,
+    beginning: Beginning | None = None,
 ) -> tuple[FittedEncoder, datetime]:
     """Return the space's encoder, and the time before which its fit saw what was known.
 
@@ -86,6 +105,7 @@ def fitted(
 
     Args:
         progress: Called with how many steps of a fit are done, of how many.
+        beginning: What a fit goes on from. Default: nothing.
 
     Raises:
         InputError: it was fitted with other settings.
@@ -94,7 +114,7 @@ def fitted(
     """
     manifest = read_manifest(config)
     if manifest is None:
-        manifest = _fit(config, con, line, fit_before, progress)
+        manifest = _fit(config, con, line, fit_before, progress, beginning)
     differing = differences(config)
     if differing:
         raise InputError(
@@ -135,6 +155,7 @@ def _fit(
     line: ItemEncoder,
     fit_before: datetime,
     progress: Progress | None,
+    beginning: Beginning | None,
 ) -> dict[str, Any]:
     """Fit and save the space's encoder; return its manifest."""
     corpus = corpus_at(
@@ -146,7 +167,11 @@ def _fit(
         number=line.reads_number,
     )
     try:
-        encoder = fitted_class(line.kind).fit(line, corpus, config.dim, progress)
+        if beginning is None:
+            encoder = fitted_class(line.kind).fit(line, corpus, config.dim, progress)
+        else:
+            since = microseconds(beginning.since)
+            encoder = beginning.encoder.go_on(line, corpus, since, progress)
     except TooFewError as error:
         reads = "columns in items.text or items.categories"
         raise TooFewError(
@@ -168,6 +193,7 @@ def _fit(
         "items": len(corpus),
         **({} if corpus.behaviour is None else {"actions": len(corpus.behaviour)}),
         **described,
+        **(beginning.notes if beginning else {}),
         "sha256": hashlib.sha256(archive).hexdigest(),
         "libraries": {"scikit-learn": version("scikit-learn")},
     }

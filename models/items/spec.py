@@ -33,6 +33,8 @@ class ItemEncoder:
     items get a new vector as they are acted on."""
     similarity: ClassVar[names.Similarity] = "cosine"
     """How near two vectors of its space are: neighbours, match, map and distances follow it."""
+    goes_on: ClassVar[bool] = False
+    """Whether a fit may begin with the weights of another: it has `go_on` (protocol.py)."""
     later_settings: ClassVar[tuple[str, ...]] = ()
     """Settings that came later: left out of the manifest where they are the default."""
 
@@ -302,6 +304,7 @@ class Trained(Joint):
 
     kind: ClassVar[str] = "trained"
     encoder: ClassVar[str] = "models.items.trained:Trained"
+    goes_on: ClassVar[bool] = True
 
     name: str = "trained"
     text_weight: float = 1.0
@@ -335,6 +338,10 @@ class Trained(Joint):
     def predicts(self) -> tuple[str, ...]:
         """Those of its layer."""
         return self.layer.predicts
+
+    def trains(self, line: Learned) -> bool:
+        """Whether a line that reads this space gets its weights from the same training."""
+        return layer_settings(line) == layer_settings(self.layer)
 
     def parameters(self) -> dict[str, Any]:
         """Return the settings; of the layer, what decides its weights."""

@@ -5,6 +5,7 @@ the space and that of the line that reads it (models/items/learning/through.py).
 item's co-actions are those of before the label's block of time, so that no row holds its own label.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -35,6 +36,8 @@ BLOCKS = 20
 LENGTH = 32
 """Actions of a history at most."""
 LEAST_LABELS = 100
+LATER = 0.3
+"""Share of the epochs that a fit needs which goes on from another."""
 N_SIGNS = 2
 """Features of a sign: whether an action is positive, and whether negative."""
 
@@ -46,10 +49,15 @@ class Trained(Joint):
     Attributes:
         layer_weights: Weights of the line's layer, in the order of Keras's `get_weights`.
         own: The parts that items have of their own; None without.
+        popularity: Weights of what is popular, which a fit that goes on begins with; None where an
+            older version made it.
+        actions: What the layer's codes stand for, in order; a fit that goes on reads the same.
     """
 
     layer_weights: tuple[NDArray[np.float32], ...] = ()
     own: "OwnParts | None" = None
+    popularity: NDArray[np.float32] | None = None
+    actions: tuple[str, ...] = ()
 
     @classmethod
     def fit(
@@ -70,10 +78,6 @@ class Trained(Joint):
             TooFewError: as `Parts.fit` and `principal`; or too few actions have one before them.
             InputError: the line's layer reads attributes.
         """
-        from models.backend import keras
-        from models.items.learning.through import Course, train
-        from models.layers.build import layer_class
-
         assert isinstance(line, spec.Trained)
         if line.layer.attributes:
             raise InputError(
@@ -81,29 +85,78 @@ class Trained(Joint):
                 f"reads {', '.join(line.layer.attributes)} too"
             )
         parts = Parts.fit(line, corpus, dim, line.text_dim)
-        features = parts.features(corpus)
-        start = principal(features, dim)
-        material = _material(line, parts, corpus)
+        start = principal(parts.features(corpus), dim)
+        return cls._trained(line, parts, start, corpus, _material(line, parts, corpus), progress)
+
+    def go_on(
+        self,
+        line: spec.ItemEncoder,
+        corpus: Corpus,
+        since: int,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> Self:
+        """As `GoesOn.go_on`: words stay those of before, new items become contexts of co-actions.
+
+        Raises:
+            TooFewError: as `fit`.
+            InputError: the actions are others by now.
+        """
+        assert isinstance(line, spec.Trained)
+        behaviour, _ = behaviour_of(corpus)
+        now = line.layer.reads or behaviour.actions
+        if now != self.actions:
+            known = ", ".join(self.actions) or "an unknown order of them"
+            raise InputError(f"it reads the actions {known}, now {', '.join(now)}")
+        parts = replace(self.parts, basis=self.parts.basis.grown(behaviour))
+        material = _material(line, parts, corpus, since)
+        return self._trained(line, parts, self.map, corpus, material, progress, self)
+
+    @classmethod
+    def _trained(
+        cls,
+        line: spec.Trained,
+        parts: Parts,
+        start: NDArray[np.float32],
+        corpus: Corpus,
+        material: "Material",
+        progress: Callable[[int, int], object] | None,
+        before: "Trained | None" = None,
+    ) -> Self:
+        """Train through the layer; from its first weights, or from those of before."""
+        from models.backend import keras
+        from models.items.learning.through import Course, First, train
+        from models.layers.build import layer_class
+
+        dim, first, epochs = start.shape[1], None, line.epochs
+        actions = line.layer.reads or material.behaviour.actions
         keras.utils.set_random_seed(line.seed)
         layer = layer_class(line.layer)(
             {SINGLE_VECTOR: dim},
-            n_actions=len(line.layer.reads or material.behaviour.actions),
+            n_actions=len(actions),
             **line.layer.parameters(),
             **({"further": N_SIGNS} if line.layer.reads_signs else {}),
         )
         layer.build((None, LENGTH, dim), (None, LENGTH), (None, LENGTH))
-        course = Course(LENGTH, line.epochs, line.seed, line.labels)
-        outcome = train(layer, start, material, course, progress)
-        figures = figures_of(parts, features, outcome.map) | {
+        if before is not None:
+            layer.set_weights(before.layer_weights)
+            epochs = math.ceil(line.epochs * LATER)
+            own = None
+            if before.own is not None and corpus.ids is not None:
+                own = before.own.of_ids(corpus.ids)
+            first = First(before.figures["temperature"], before.popularity, own)
+        course = Course(LENGTH, epochs, line.seed, line.labels)
+        outcome = train(layer, start, material, course, progress, first)
+        figures = figures_of(parts, parts.features(corpus), outcome.map) | {
             "labels": len(material.labels),
             "losses": [round(loss, 4) for loss in outcome.losses],
             "temperature": round(outcome.temperature, 3),
         }
         weights = tuple(np.asarray(weight) for weight in layer.get_weights())
-        own = None
+        own_parts = None
         if outcome.own is not None and corpus.ids is not None:
-            own = OwnParts(corpus.ids, outcome.own, line.own_part)
-        return cls(parts, outcome.map, figures, weights, own)
+            own_parts = OwnParts(corpus.ids, outcome.own, line.own_part)
+        popularity = outcome.popularity.astype(np.float32)
+        return cls(parts, outcome.map, figures, weights, own_parts, popularity, actions)
 
     def encode(self, corpus: Corpus) -> NDArray[np.float32]:
         """As `Joint.encode`; an item that the fit saw also has its own part, if there are any."""
@@ -115,10 +168,13 @@ class Trained(Joint):
     def to_bytes(self) -> bytes:
         """Return the encoder as a NumPy archive: equal bytes for equal encoders."""
         arrays, facts = self.archived()
+        facts |= {"actions": list(self.actions)}
         layer = {f"layer_{number}": weight for number, weight in enumerate(self.layer_weights)}
         if self.own is not None:
             layer |= {"own_ids": ids_array(self.own.ids), "own": self.own.vectors}
             facts |= {"own_part": self.own.shrink}
+        if self.popularity is not None:
+            layer |= {"popularity": self.popularity}
         return packed(arrays | layer, facts)
 
     @classmethod
@@ -130,7 +186,9 @@ class Trained(Joint):
         own = None
         if "own" in arrays:
             own = OwnParts(ids_of(arrays["own_ids"]), arrays["own"], facts["own_part"])
-        return cls(parts_of(arrays, facts), arrays["map"], facts["figures"], weights, own)
+        parts, popularity = parts_of(arrays, facts), arrays.get("popularity")
+        actions = tuple(facts.get("actions", ()))
+        return cls(parts, arrays["map"], facts["figures"], weights, own, popularity, actions)
 
 
 @dataclass(frozen=True)
@@ -149,20 +207,30 @@ class OwnParts:
 
     def of(self, corpus: Corpus, counts: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return them for items with these counts, float32 [items, dim]; zeros for others."""
-        found = np.zeros((len(corpus), self.vectors.shape[1]), np.float32)
-        if corpus.ids is not None:
-            places = pc.fill_null(pc.index_in(corpus.ids, self.ids), -1)
-            index = places.to_numpy(zero_copy_only=False).astype(np.int64)
-            found[index >= 0] = self.vectors[index[index >= 0]]
-        return found * _shrunk(counts, self.shrink)[:, None]
+        if corpus.ids is None:
+            return np.zeros((len(corpus), self.vectors.shape[1]), np.float32)
+        return self.of_ids(corpus.ids) * _shrunk(counts, self.shrink)[:, None]
+
+    def of_ids(self, ids: pa.Array) -> NDArray[np.float32]:
+        """Return the parts as they are, float32 [ids, dim]; zeros for an item that has none."""
+        places = pc.fill_null(pc.index_in(ids, self.ids), -1)
+        index = places.to_numpy(zero_copy_only=False).astype(np.int64)
+        found = np.zeros((len(ids), self.vectors.shape[1]), np.float32)
+        found[index >= 0] = self.vectors[index[index >= 0]]
+        return found
 
 
 def _shrunk(counts: NDArray[np.int64], shrink: float) -> NDArray[np.float32]:
     return (counts / (counts + shrink)).astype(np.float32)
 
 
-def _material(line: spec.Trained, parts: Parts, corpus: Corpus) -> "Material":
+def _material(
+    line: spec.Trained, parts: Parts, corpus: Corpus, since: int | None = None
+) -> "Material":
     """Return what is trained on; items are rows of the corpus.
+
+    Args:
+        since: Labels before it are left out; what they did then is history all the same.
 
     Raises:
         TooFewError: too few labels.
@@ -186,9 +254,10 @@ def _material(line: spec.Trained, parts: Parts, corpus: Corpus) -> "Material":
     # never predicted is neither.
     events = labels.events
     days = popularity.rows_of(behaviour.timestamps[events])
-    labels = labels.take(
-        np.flatnonzero(popularity.is_known(days, behaviour.items[events].astype(np.int64)))
-    )
+    taken = popularity.is_known(days, behaviour.items[events].astype(np.int64))
+    if since is not None:
+        taken &= behaviour.timestamps[events] >= since
+    labels = labels.take(np.flatnonzero(taken))
     if len(labels) < LEAST_LABELS:
         raise TooFewError(
             f"a layer and its item space learn from positive actions that follow others, on items "

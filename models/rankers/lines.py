@@ -121,6 +121,7 @@ class WideAndDeep(Scaled):
 
     kind: ClassVar[str] = "wide_and_deep"
     code: ClassVar[str] = "models.rankers.wide_and_deep:WideAndDeepRanker"
+    goes_on: ClassVar[bool] = True
 
     name: str = "wide_and_deep"
     wide: tuple[str, ...] = ()

@@ -15,7 +15,7 @@ Columns that say nothing in training (all missing, or all equal) are left out.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -112,6 +112,21 @@ class Preprocessing:
                 f"{', '.join(_all_names(inputs)) or 'none'}; all are missing or equal"
             )
         return made
+
+    def grown(self, inputs: Inputs, min_count: int) -> "Preprocessing":
+        """Return it with codes for the categories' new values, after those that there are.
+
+        How numbers and vectors are scaled stays, so that weights mean what they meant.
+
+        Raises:
+            InputError: a column that it was fitted with is missing.
+        """
+        self.check(inputs)
+        sides = [
+            side.grown(columns, np.bincount(rows).astype(np.float64), min_count)
+            for side, (columns, rows) in zip(self.sides, _sides(inputs), strict=True)
+        ]
+        return replace(self, members=sides[0], items=sides[1], pairs=sides[2])
 
     @cached_property
     def columns(self) -> list[str]:

@@ -79,3 +79,22 @@ class FittedRanker(Protocol):
     def load(cls, line: Ranker, heads: Mapping[str, float], folder: Path) -> Self:
         """Read what `save` wrote."""
         ...
+
+
+class Continuing(FittedRanker, Protocol):
+    """A ranker whose line `goes_on`: another fit may begin with its weights."""
+
+    def check(self, inputs: Inputs) -> None:
+        """Raise InputError unless all columns that it was fitted with are there."""
+        ...
+
+    def go_on(self, train: Labelled, validation: Labelled, seed: int) -> Self:
+        """Return a fit that began with these weights; the same seed gives the same ranker.
+
+        How inputs are scaled and which columns are read stays. What the training pairs have of new
+        ids and categories gets weights, after those that there are, which stay at the beginning.
+
+        Raises:
+            InputError: a column that it was fitted with is missing, or nothing to learn from.
+        """
+        ...

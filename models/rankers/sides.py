@@ -4,7 +4,7 @@ models/rankers/preprocessing.py says by what rules.
 """
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -55,6 +55,21 @@ class Category:
     @cached_property
     def _codes(self) -> dict[Any, int]:
         return {value: code for code, value in enumerate(self.known, start=1)}
+
+    def grown(
+        self, column: NDArray[Any], weights: NDArray[np.float64], min_count: int
+    ) -> "Category":
+        """Return it with the values that are frequent enough by now; each old one keeps its code.
+
+        >>> color = Category("color", ("blue", "red"))
+        >>> color.grown(np.array(["red", "green", "amber", None]), np.array([9, 2, 5, 7.0]), 5)
+        Category(name='color', known=('blue', 'red', 'amber'), hashed=None)
+        """
+        if self.hashed is not None:
+            return self
+        known = {*self.known}
+        found = _category(self.name, column, weights, min_count, None).known
+        return replace(self, known=(*self.known, *(value for value in found if value not in known)))
 
     def codes(self, values: NDArray[Any]) -> NDArray[np.int32]:
         """Return the codes of values, int32 [rows]."""
@@ -114,6 +129,19 @@ class Side:
         numbers = [number.name for number in self.numbers]
         told = [number.name for number in self.numbers if number.tells]
         return [*numbers, *told, *(v.name for v in self.vectors for _ in range(v.dim))]
+
+    def grown(self, columns: Columns, weights: NDArray[np.float64], min_count: int) -> "Side":
+        """Return it with the categories' new values; how numbers are scaled stays.
+
+        Args:
+            weights: How often a row of the table counts.
+        """
+        size = len(weights)
+        grown = (
+            category.grown(columns.categories[category.name][:size], weights, min_count)
+            for category in self.categories
+        )
+        return replace(self, categories=tuple(grown))
 
     def place(self, vector: str) -> slice:
         """Return where a vector stands among the dense columns."""

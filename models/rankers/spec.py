@@ -56,6 +56,8 @@ class Ranker:
     """Address of the class that is fitted."""
     scores_are_probabilities: ClassVar[bool] = True
     """Whether its scores are the heads' probabilities by their weights, and not only an order."""
+    goes_on: ClassVar[bool] = False
+    """Whether a fit may begin with the weights of another: it has `go_on` (protocol.py)."""
 
     name: str
     version: int

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from models.rankers.lines import WideAndDeep
 from models.rankers.preprocessing import Preprocessing
 from models.rankers.spec import Ranker
 from transformations.errors import InputError
+
+if TYPE_CHECKING:
+    from models.rankers.deep.network import Beginning
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,19 +53,47 @@ class WideAndDeepRanker:
         seed: int,
     ) -> Self:
         """Train it by AdamW, with early stopping."""
-        from models.rankers.deep import learning
-        from models.rankers.deep.network import Sizes
-
         line = cast(WideAndDeep, line)
         refuse_nothing(train, heads)
         made = Preprocessing.fit(train.inputs, line.impute, line.min_count, line.hashed_ids)
+        return cls._trained(line, heads, made, train, validation, seed)
+
+    def check(self, inputs: Inputs) -> None:
+        """As `Continuing.check`."""
+        self.preprocessing.check(inputs)
+
+    def go_on(self, train: Labelled, validation: Labelled, seed: int) -> Self:
+        """As `Continuing.go_on`: each id keeps its vector, and new ids begin as the unknown one."""
+        from models.rankers.deep.network import Beginning
+
+        refuse_nothing(train, self.heads)
+        made = self.preprocessing.grown(train.inputs, self.line.min_count)
+        beginning = Beginning(self.weights, self.preprocessing.offsets.tolist())
+        return self._trained(self.line, self.heads, made, train, validation, seed, beginning)
+
+    @classmethod
+    def _trained(
+        cls,
+        line: WideAndDeep,
+        heads: Mapping[str, float],
+        made: Preprocessing,
+        train: Labelled,
+        validation: Labelled,
+        seed: int,
+        beginning: "Beginning | None" = None,
+    ) -> Self:
+        from models.rankers.deep import learning
+        from models.rankers.deep.network import Sizes
+
         columns, fields = wide_of(line, made)
         offsets = tuple(made.offsets.tolist())
         sizes = Sizes(len(made.columns), offsets, len(heads), columns, fields)
         of_train = made.encode(train.inputs), train
         held = validation if len(validation) else train.take(np.zeros(0, np.int64))
         of_validation = made.encode(held.inputs), held
-        weights, figures = learning.train(line, heads, sizes, of_train, of_validation, seed)
+        weights, figures = learning.train(
+            line, heads, sizes, of_train, of_validation, seed, beginning
+        )
         bias = -np.log(learning.positive_weights(line, train))
         if (shown_at(train) >= 0).any():
             bias = bias + weights["position_bias"][0]

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from models.layers.build import build
 from models.packaging import described
 from models.sequences import ItemTable
 from models.spec import Aggregator, Learned
+from models.training.before import Before
 from models.training.examples import dataset, read
 from models.training.fitting import Fitting, Progress, State, fit
 from models.training.objectives import OBJECTIVES, Objective
@@ -31,6 +32,9 @@ from transformations.examples import build_training_examples
 from transformations.layout import files_between
 from transformations.tables import activity_query
 from transformations.timestamps import EPOCH
+
+NEWEST = 0.25
+"""At most this share of a buffer chooses the number of epochs."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class Data:
         until: All events are before it.
         further: What the line reads beside items, actions and ages, with these events' statistics.
         candidates: Rows of the items that may be predicted, int32; None for all.
+        since: Labels are not before it.
+        before: The weights that training goes on from; None where it begins from nothing.
     """
 
     file: Path
@@ -52,6 +58,8 @@ class Data:
     until: datetime
     further: Inputs = NOTHING
     candidates: NDArray[np.int32] | None = None
+    since: datetime = EPOCH
+    before: Before | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,8 @@ class Trained:
             the epoch's number.
         history: Losses and metrics per epoch of each phase.
         figures: Figures of the examples.
+        head: Weights of the objective's head, which a training that goes on from this one begins
+            with: name → number or list.
     """
 
     model: Any
@@ -72,12 +82,14 @@ class Trained:
     metrics: dict[str, float]
     history: dict[str, list[dict[str, float]]]
     figures: dict[str, Any]
+    head: dict[str, Any] = field(default_factory=dict)
 
     def notes(self) -> dict[str, Any]:
         """Return what the manifest keeps besides the metrics."""
         return {
             "figures": self.figures,
             "history": self.history,
+            **({"head": self.head} if self.head else {}),
         }
 
 
@@ -101,9 +113,18 @@ def train(
 
 
 def gather(
-    aggregator: Aggregator, config: Config, con: duckdb.DuckDBPyConnection, until: datetime
+    aggregator: Aggregator,
+    config: Config,
+    con: duckdb.DuckDBPyConnection,
+    until: datetime,
+    since: datetime | None = None,
+    before: Before | None = None,
 ) -> Data:
     """Build the training examples of a line's recipe, and read the item vectors as of `until`.
+
+    Args:
+        since: Labels before it are left out.
+        before: The weights that training goes on from.
 
     Raises:
         InputError: the line has no recipe, or there is no item vector.
@@ -111,7 +132,7 @@ def gather(
     recipe = recipe_of(aggregator)
     settings = replace(recipe.examples, labels=_objective(recipe).labels)
     predicts = aggregator.predicts if isinstance(aggregator, Learned) else ()
-    report = build_training_examples(config, con, settings, until, predicts=predicts)
+    report = build_training_examples(config, con, settings, until, since, predicts)
     items = ItemTable.read(config, con, until)
     activity = activity_query(config, con, files_between(config.layout.activity, EPOCH, until))
     # Isoformat: a parameter would have to travel through both queries.
@@ -119,9 +140,10 @@ def gather(
         f"select * from ({activity}) where event_timestamp < timestamptz '{until.isoformat()}' "
         f"and coalesce(ingested_at < timestamptz '{until.isoformat()}', true)"
     )
-    further = measured(aggregator, config, con, seen)
+    further = before.further if before else measured(aggregator, config, con, seen)
     candidates = candidate_rows(config, con, items, predicts)
-    return Data(report.file, report.figures(), items, until, further, candidates)
+    figures = report.figures()
+    return Data(report.file, figures, items, until, further, candidates, since or EPOCH, before)
 
 
 def train_on(
@@ -145,25 +167,29 @@ def train_on(
         RunFailedError: the loss is no longer a number.
     """
     recipe = recipe_of(aggregator)
-    split = data.until - recipe.validation
+    validation = recipe.validation
+    if data.before is not None:  # a buffer may be shorter than the recipe's validation
+        validation = min(validation, (data.until - data.since) * NEWEST)
+    split = data.until - validation
     saved = _saved(aggregator, config, data) if resume else None
     with _precision():
-        model, chosen = _phase(aggregator, config, data, "select", (EPOCH, split), saved, progress)
+        between = (data.since, split)
+        fitting, chosen = _phase(aggregator, config, data, "select", between, saved, progress)
         history = {"select": chosen.history}
         if recipe.refit:
-            model, again = _phase(
+            fitting, again = _phase(
                 aggregator,
                 config,
                 data,
                 "refit",
-                (EPOCH, data.until),
+                (data.since, data.until),
                 saved,
                 progress,
                 epochs=chosen.best_epoch,
             )
             history["refit"] = again.history
     whole = build(aggregator, config, data.further)
-    whole.set_weights(model.get_weights())
+    whole.set_weights(fitting.aggregator.get_weights())
     if saved is not None:
         for file in saved.parent.glob(f"{saved.stem}.*"):
             file.unlink()
@@ -180,6 +206,7 @@ def train_on(
         },
         history=history,
         figures=data.figures,
+        head={w.name: np.asarray(w).tolist() for w in fitting.head.trainable_weights},
     )
 
 
@@ -210,8 +237,11 @@ def _phase(
     saved: Path | None,
     progress: Progress | None,
     epochs: int | None = None,
-) -> tuple[Any, State]:
-    """Train from the first weights on the labels in `between`; validate on those after."""
+) -> tuple[Fitting, State]:
+    """Train from the first weights, or those of before, on the labels in `between`.
+
+    It is validated on those after them.
+    """
     recipe = recipe_of(aggregator)
     objective = _objective(recipe)
     popularity, steps = popularity_of(data, config, recipe, between)
@@ -224,6 +254,8 @@ def _phase(
     fitting = Fitting(
         model, objective, recipe, data.items.vectors, popularity, recent, data.candidates
     )
+    if data.before is not None:
+        data.before.give(model, fitting.head)
     after = (between[1], data.until)
     validation = None
     if epochs is None:
@@ -241,7 +273,7 @@ def _phase(
         saved=saved.with_name(f"{saved.name}.{phase}.npz") if saved is not None else None,
         progress=progress,
     )
-    return model, state
+    return fitting, state
 
 
 def epoch_batches(
@@ -340,6 +372,7 @@ def _saved(aggregator: Aggregator, config: Config, data: Data) -> Path:
         "further": repr(data.further),
         "figures": data.figures,
         "items": hashlib.sha256(data.items.vectors.tobytes()).hexdigest(),
+        "before": data.before.digest() if data.before else "",
     }
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True, default=str).encode()).hexdigest()
     return config.layout.state / "training" / f"{aggregator}.{digest[:16]}"

@@ -2,7 +2,6 @@
 
 from models.items.saved import fitted_until, read_manifest, saved
 from models.items.spec import Trained as TrainedSpace
-from models.items.spec import layer_settings
 from models.layers.build import build
 from models.lines import encoder_of
 from models.spec import Aggregator, Learned
@@ -22,7 +21,7 @@ def trained_with_space(aggregator: Aggregator, config: Config) -> Trained | None
     line = encoder_of(config, config.space)
     if not isinstance(line, TrainedSpace) or not isinstance(aggregator, Learned):
         return None
-    if layer_settings(aggregator) != layer_settings(line.layer):
+    if not line.trains(aggregator):
         return None
     from models.items.trained import Trained as FittedSpace  # and scikit-learn
 

@@ -11,7 +11,7 @@ So both arms grow by members who were in neither, and nobody who is in changes t
 above a half, all others are the control. docs/operations.md has test vectors.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -89,12 +89,21 @@ def arms_of(experiments: Iterable[tuple[str, str, float]], unit: int | str) -> s
     >>> arms_of([("ranker", "1", 0.5), ("layout", "2", 0.5)], 42)
     'ranker:control layout:treatment'
     """
-    said = [
-        logged_arm(name, arm)
+    return said_of(arms(experiments, unit))
+
+
+def arms(experiments: Iterable[tuple[str, str, float]], unit: int | str) -> dict[str, Arm]:
+    """Return experiment → arm of a unit, without those that it is in no arm of."""
+    return {
+        name: arm
         for name, salt, share in experiments
         if (arm := arm_of(number_of(salt, name, unit), share)) is not None
-    ]
-    return " ".join(said) or None
+    }
+
+
+def said_of(arms: Mapping[str, Arm]) -> str | None:
+    """Return the column `arm` of experiment → arm; None where there is none."""
+    return " ".join(logged_arm(name, arm) for name, arm in arms.items()) or None
 
 
 def numbers_in_sql(con: Any) -> None:

@@ -2,7 +2,7 @@
 
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from operations.experiments.intervals import ALPHA
 from operations.experiments.verdict import Guardrail, Verdict
 from operations.ledger import METADATA, Ledger, now_text
+from transformations import clock
 from transformations.errors import InputError
 
 EXPERIMENTS = sa.Table(
@@ -33,7 +34,7 @@ EXPERIMENTS = sa.Table(
     sa.Column("started_at", sa.String, nullable=False),
     sa.Column("ended_at", sa.String),
     sa.Column("verdict", sa.String),
-    # Why a person ended it.
+    # Why it was ended.
     sa.Column("why", sa.String),
 )
 
@@ -50,8 +51,8 @@ class Experiment:
         weeks: Whole ones, before which nothing but harm ends it.
         planned: Members of both arms at which the interval is narrowest.
         alpha: The probability of a wrong end, at all looks and of all metrics together.
-        control, treatment: Releases; None where the arms differ in something else.
-        verdict: What was said when it ended.
+        control, treatment: Numbers of releases; None where the arms differ in something else.
+        verdict: What was said when it was read last.
     """
 
     name: str
@@ -77,9 +78,21 @@ class Experiment:
         return self.ended_at is None
 
     @property
+    def release(self) -> int | None:
+        """The release that its treatment is; None where the arms differ in something else."""
+        return None if self.treatment is None else int(self.treatment)
+
+    @property
     def assignment(self) -> tuple[str, str, float]:
         """Name, salt and share, as `arms_of` takes them."""
         return self.name, self.salt, self.share
+
+
+Beside = Callable[[sa.Connection], object]
+
+
+def _nothing(_: sa.Connection) -> None:
+    """Write nothing more."""
 
 
 def start(
@@ -95,12 +108,14 @@ def start(
     treatment: str | None = None,
     at: datetime | None = None,
     salt: str | None = None,
+    beside: Beside = _nothing,
 ) -> Experiment:
     """Note an experiment that begins now; its salt is drawn.
 
     Args:
         at: When it began, of one that another service runs.
         salt: That of such a service.
+        beside: Writes more in the same transaction, or raises: then nothing is noted.
 
     Raises:
         InputError: one of that name was there, or a number cannot be.
@@ -128,17 +143,21 @@ def start(
         minimum_effect,
         weeks,
         planned,
-        at or datetime.now(UTC),
+        at or clock.now(),
         control=control,
         treatment=treatment,
     )
     with ledger.engine.begin() as connection:
         connection.execute(sa.insert(EXPERIMENTS), _row(made))
+        beside(connection)
     return made
 
 
-def grow(ledger: Ledger, name: str, share: float) -> Experiment:
+def grow(ledger: Ledger, name: str, share: float, beside: Beside = _nothing) -> Experiment:
     """Give the treatment a larger share: members come in from outside, and nobody changes the arm.
+
+    Args:
+        beside: As `start` takes it.
 
     Raises:
         InputError: none of that name runs, it is not larger, or members would change the arm.
@@ -157,11 +176,30 @@ def grow(ledger: Ledger, name: str, share: float) -> Experiment:
     with ledger.engine.begin() as connection:
         here = EXPERIMENTS.c.name == name
         connection.execute(sa.update(EXPERIMENTS).where(here).values(share=share))
+        beside(connection)
     return experiment(ledger, name)
 
 
-def stop(ledger: Ledger, name: str, verdict: Verdict | None, why: str) -> Experiment:
-    """Note that an experiment ends now, what it said, and why a person ended it.
+def note_said(ledger: Ledger, name: str, verdict: Verdict) -> None:
+    """Note what an experiment that runs said when it was read."""
+    with ledger.engine.begin() as connection:
+        here = sa.and_(EXPERIMENTS.c.name == name, EXPERIMENTS.c.ended_at.is_(None))
+        connection.execute(sa.update(EXPERIMENTS).where(here).values(verdict=str(verdict)))
+
+
+def stop(
+    ledger: Ledger,
+    name: str,
+    verdict: Verdict | None,
+    why: str,
+    at: datetime | None = None,
+    beside: Beside = _nothing,
+) -> Experiment:
+    """Note that an experiment ends, what it said, and why it was ended.
+
+    Args:
+        at: When. Default: now.
+        beside: As `start` takes it.
 
     Raises:
         InputError: none of that name runs, or there is no reason.
@@ -169,11 +207,27 @@ def stop(ledger: Ledger, name: str, verdict: Verdict | None, why: str) -> Experi
     running(ledger, name)
     if not why.strip():
         raise InputError("--why: expected the reason in a few words, got nothing")
-    values = {"ended_at": now_text(), "verdict": verdict and str(verdict), "why": why}
+    values = {"ended_at": _text(at or clock.now()), "why": why}
+    if verdict is not None:
+        values["verdict"] = str(verdict)
     with ledger.engine.begin() as connection:
         here = EXPERIMENTS.c.name == name
         connection.execute(sa.update(EXPERIMENTS).where(here).values(**values))
+        beside(connection)
     return experiment(ledger, name)
+
+
+def end_shared(connection: sa.Connection, why: str) -> None:
+    """End the experiment that a release is in, where one runs, in a transaction of the caller's."""
+    runs = sa.and_(EXPERIMENTS.c.ended_at.is_(None), EXPERIMENTS.c.treatment.is_not(None))
+    connection.execute(sa.update(EXPERIMENTS).where(runs).values(ended_at=now_text(), why=why))
+
+
+def that_run(connection: sa.Connection) -> list[Experiment]:
+    """Return the experiments that have not ended, the oldest first."""
+    query = sa.select(EXPERIMENTS).where(EXPERIMENTS.c.ended_at.is_(None))
+    ordered = query.order_by(EXPERIMENTS.c.started_at, EXPERIMENTS.c.name)
+    return [_experiment(dict(row)) for row in connection.execute(ordered).mappings()]
 
 
 def experiments(ledger: Ledger) -> list[Experiment]:
@@ -212,8 +266,12 @@ def running(ledger: Ledger, name: str) -> Experiment:
 def _row(one: Experiment) -> dict[str, Any]:
     row = {column.name: getattr(one, column.name) for column in EXPERIMENTS.columns}
     row["guardrails"] = [vars(guardrail) for guardrail in one.guardrails]
-    row["started_at"] = one.started_at.astimezone(UTC).isoformat(timespec="microseconds")
+    row["started_at"] = _text(one.started_at)
     return row
+
+
+def _text(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def _experiment(row: dict[str, Any]) -> Experiment:

@@ -77,7 +77,8 @@ def find(config: Config, now: datetime, with_shapes: bool = False) -> Found:
     """
     with TemporaryDirectory(prefix="activity-check-") as folder:
         events = config.events.model_copy(update={"max_refused_share": 1.0})
-        aside = config.model_copy(update={"data_dir": folder, "events": events})
+        kept = config.archive.model_copy(update={"sql": False})
+        aside = config.model_copy(update={"data_dir": folder, "events": events, "archive": kept})
         with connect(aside) as con:
             found = _find(config, aside, con, now)
             shapes = shapes_of(con, found.activity) if with_shapes else None

@@ -71,7 +71,7 @@ def _groups(config: Config, con: Connection, folder: Path) -> list[Files]:
         "items.available_until": items.available_until,
     }
     if not items.is_sql:
-        source = config.path(items.source)
+        source = config.source("items.source", items.source)
         return group(con, find("items.source", source), wanted, source, folder)
     table = sql_source.TableSource("items", items.source, items.table or "", wanted, {})
     return sql_source.spool(config, table, folder).groups

@@ -2,7 +2,7 @@
 
 import sys
 import traceback
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from shlex import quote
 from typing import Annotated
@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from pipelines.cli import (
+    archive,
     backup,
     candidates,
     check,
@@ -43,6 +44,7 @@ from pipelines.cli.options import (
 from pipelines.cli.quick_feast import import_feast
 from pipelines.progress import Stages, loading, number, short, working
 from pipelines.terminal import Terminal, escape
+from transformations import clock
 from transformations.config import Config
 from transformations.errors import ActivityError, InputError, is_no_space
 from transformations.secrets import redact, redact_logs
@@ -60,8 +62,8 @@ app = typer.Typer(
 imports = typer.Typer(no_args_is_help=True, help="Read a public data set.")
 app.add_typer(imports, name="import")
 for part in (
-    init, check, reset, backup, drift, fits, release, items, candidates, recommend, export, models,
-    evaluate, gate, experiment, forget, serve, stream, sweep,
+    init, check, reset, backup, archive, drift, fits, release, items, candidates, recommend, export,
+    models, evaluate, gate, experiment, forget, serve, stream, sweep,
 ):  # fmt: skip
     app.add_typer(part.app)
 
@@ -184,39 +186,15 @@ def run_command(
     given = None if as_of in (None, "last") else read_timestamp(str(as_of))
 
     with loading("Feast and TensorFlow"):
-        # Before Feast: after it, a run that trains leaves DuckDB's module alive at exit, and
-        # DuckDB's binding then prints a page of "leaked" names. Seen with duckdb's nanobind build,
-        # by trying.
-        import pipelines.training  # noqa: F401
-
         import_feast()
-        from models.lines import candidate_lines
         from operations.ledger import Ledger
-        from pipelines.backfill import run_backfill
-        from pipelines.daily import last_midnight, run_daily
-        from pipelines.ranking.train import train_rankers
-        from pipelines.releasing import release_what_is_published
+        from pipelines.daily import last_midnight
+        from pipelines.rhythm import run_whole
 
     asked = last_midnight() if as_of is None else given
     ledger = Ledger(settings)
     with ledger.lock():
-        with ledger.run("run", asked) as run_id:
-            stages = Stages(console, ledger, run_id)
-            built = run_daily(settings, asked, stages, backfilled=timedelta(days=backfill))
-        if backfill:
-            days = [built - timedelta(days=back) for back in range(backfill, 0, -1)]
-            with ledger.run("backfill", days[-1]) as run_id:
-                past = Stages(console, ledger, run_id)
-                run_backfill(settings, days, past, staged=True)
-                stages.done.extend(past.done)
-        if candidate_lines(settings):  # after the past days, from which rankers learn
-            with ledger.run("recommend", built) as run_id:
-                recommend = Stages(console, ledger, run_id)
-                train_rankers(settings, built, recommend)
-                release_what_is_published(settings, recommend, built)
-                stages.done.extend(recommend.done)
-        else:
-            release_what_is_published(settings, stages)
+        built, stages = run_whole(settings, asked, backfill, ledger, console)
     console.print()
     console.print(stages.table())
     if show_tour:
@@ -254,7 +232,7 @@ def backfill_command(
     end = given or (ledger.newest_published() or last_midnight()) - timedelta(days=1)
     if start > end:
         raise InputError(f"expected --from before --to, got {start:%Y-%m-%d} to {end:%Y-%m-%d}")
-    if end > datetime.now(UTC):
+    if end > clock.now():
         raise InputError(f"--to {end:%Y-%m-%d} lies in the future; it is not over yet")
     step = read_duration(every) if every else settings.rhythm.step
     days = [start + number * step for number in range((end - start) // step + 1)]

@@ -1,6 +1,5 @@
 """`activity check`: what a run would make of the sources, before it is made."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +8,7 @@ import typer
 from pipelines.cli.options import ConfigOption, DebugOption, settings_of
 from pipelines.progress import short, working
 from pipelines.terminal import Terminal, escape
+from transformations import clock
 from transformations.errors import InputError
 
 app = typer.Typer()
@@ -28,7 +28,7 @@ def check_command(
 
     if html is not None and (html.suffix != ".html" or html.is_dir()):
         raise InputError(f"--html: expected a file whose name ends in .html, got {html}")
-    now = datetime.now(UTC)
+    now = clock.now()
     name = short(settings.file)
     console.print(f"checking the sources of {escape(name)}", soft_wrap=True)
     with working("reading events and items"):

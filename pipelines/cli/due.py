@@ -32,9 +32,6 @@ def make_due(console: Console, settings: Config, only_say: bool, show_tour: bool
         return
     if planned.due:
         with loading("Feast and TensorFlow"):
-            # Before Feast: see `run_command`.
-            import pipelines.training  # noqa: F401
-
             import_feast()
             from pipelines.rhythm import run_due
 

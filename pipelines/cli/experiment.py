@@ -42,7 +42,6 @@ ShareOption = Annotated[
 EffectOption = Annotated[
     float, typer.Option(help="The change that is worth the cost, of the control's: 0.05 is 5%.")
 ]
-DEFAULT_PLANNED = 10_000
 
 
 @experiment.command(
@@ -57,7 +56,7 @@ def start_command(
         list[str] | None,
         typer.Option(
             help="What may not get worse: 'negative per impression <= 10%', 'SAVE >= -5%', "
-            "'coverage >= -20%'. Default: dismissals, impressions and coverage."
+            "'coverage >= -20%'. Default: dismissals, impressions, latency, empty lists, coverage."
         ),
     ] = None,
     weeks: Annotated[int, typer.Option(help="Whole weeks that it takes at least.")] = 2,
@@ -65,8 +64,6 @@ def start_command(
         int | None,
         typer.Option(help="Members at which the interval is narrowest; default: as power says."),
     ] = None,
-    control: Annotated[str | None, typer.Option(help="The release of the control.")] = None,
-    treatment: Annotated[str | None, typer.Option(help="The release of the treatment.")] = None,
     since: Annotated[
         str | None, typer.Option(help="When it began, of one that runs already (UTC).")
     ] = None,
@@ -102,10 +99,8 @@ def start_command(
         guards,
         weeks,
         members,
-        control,
-        treatment,
-        begins,
-        salt,
+        at=begins,
+        salt=salt,
     )
     both = share + min(share, 1 - share)
     console.print(
@@ -314,16 +309,12 @@ def _history(settings: Config, ledger: "Ledger", metric: "Metric") -> "list[Week
 def _planned(
     settings: Config, ledger: "Ledger", metric: "Metric", effect: float, share: float
 ) -> int:
-    """Return how many members an experiment needs by the weeks before; a number where none are."""
-    from operations.experiments.power import plan
+    """Return how many members an experiment needs by the weeks before."""
+    from pipelines.experiments.history import planned_members
+    from transformations.duck import connect
 
-    if effect <= 0 or not 0 < share < 1:
-        return DEFAULT_PLANNED  # `start` refuses them
-    try:
-        history = _history(settings, ledger, metric)
-    except InputError:
-        return DEFAULT_PLANNED
-    return plan(history, effect, share).members or DEFAULT_PLANNED
+    with working("reading the weeks before"), connect(settings) as con:
+        return planned_members(settings, con, metric, effect, share, _newest(ledger))
 
 
 def _say_plan(metric: str, plan: "Plan", history: "list[Weeks]", by: float, power: float) -> None:

@@ -1,6 +1,5 @@
 """`activity gate`: may a release serve? And is a Feast service of a user's own right?"""
 
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -10,6 +9,7 @@ from pipelines.cli.quick_feast import import_feast
 from pipelines.progress import Stages, loading, plain_table, working
 from pipelines.progress import number as said_number
 from pipelines.terminal import Terminal, escape
+from transformations import clock
 from transformations.config import Config
 from transformations.errors import InputError, RunFailedError
 
@@ -95,7 +95,7 @@ def _of_release(settings: Config, number: int | None) -> None:
 
 
 def _of_service(settings: Config, service: str, since: str, rows: int, bound: float) -> None:
-    now = datetime.now(UTC)
+    now = clock.now()
     first = now - read_duration(since)
     with loading("Feast"):
         import_feast()

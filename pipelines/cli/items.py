@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +13,7 @@ from pipelines.cli.options import ConfigOption, DebugOption, settings_of
 from pipelines.cli.quick_feast import import_feast
 from pipelines.progress import Stages, loading, plain_table, short, working
 from pipelines.terminal import Terminal, escape
+from transformations import clock
 from transformations.config import Config
 from transformations.errors import InputError
 
@@ -66,7 +67,7 @@ def _neighbours(config: Config, item: str, count: int) -> list[tuple[str, str, l
     found, title = [], ""
     with connect(config) as con:
         for own in made:
-            items = DescribedItems(own, con, datetime.now(UTC))
+            items = DescribedItems(own, con, clock.now())
             text = items.text_of(wanted)
             if text is not None:
                 title = title or f"{wanted} {text}".rstrip()
@@ -117,7 +118,7 @@ def map_command(
         from transformations.duck import connect
 
         with connect(settings) as con:
-            found = item_spaces(settings, con, datetime.now(UTC), items)
+            found = item_spaces(settings, con, clock.now(), items)
         page = html or settings.layout.item_page
         write_items(found, settings.root.name, page)
     console.print(f"[green]✓[/] {escape(short(page))}", highlight=False, soft_wrap=True)

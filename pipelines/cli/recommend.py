@@ -1,6 +1,5 @@
 """`activity recommend`: a member and its list; `activity skew`: what was served, and training."""
 
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -9,6 +8,7 @@ from pipelines.cli.options import ConfigOption, DebugOption, read_duration, sett
 from pipelines.cli.quick_feast import import_feast
 from pipelines.progress import loading, plain_table, short, working
 from pipelines.terminal import Terminal, escape
+from transformations import clock
 from transformations.config import Config
 from transformations.errors import InputError, RunFailedError
 
@@ -38,10 +38,13 @@ def recommend_command(
     with loading("Feast"):
         import_feast()
         from models.lines import candidate_lines
+        from operations.composition import fits_of
+        from operations.traffic import traffic
         from serving.publish import open_store
         from serving.recommend.asked import Request
         from serving.recommend.parts import open_parts
         from serving.recommend.recommend import Recommender
+        from serving.request.sequences import checked_ids
 
     if member is None:
         member = _someone(settings)
@@ -50,7 +53,10 @@ def recommend_command(
             f"expected CANDIDATES in {settings.catalogue}, such as CANDIDATES = "
             "(Popular(version=1),), got none"
         )
-    with Recommender(settings, open_parts(settings, open_store(settings))) as recommender:
+    release, arm = traffic(settings).of(*checked_ids(settings.rules, "member", [member]))
+    served = None if release is None else fits_of(settings, release)
+    parts = open_parts(settings, open_store(settings), served=served)
+    with Recommender(settings, parts) as recommender:
         did = recommender.actions(member)
         answer = recommender.now(Request(member, n))
     last = plain_table(f"Member {escape(member)}: the last of {len(did)} actions known")
@@ -82,6 +88,8 @@ def recommend_command(
             more = sources[number + 1] if number + 1 < len(sources) else ""
             shown.add_row("", "", escape(why) if number == 0 else "", escape(more))
     console.print(shown)
+    if arm is not None:
+        console.print(f"By release {release}; in {escape(arm)}.", highlight=False, soft_wrap=True)
     console.print(
         "The page with members, lists and neighbours: activity serve, then http://localhost:6570/",
         highlight=False,
@@ -118,7 +126,7 @@ def skew_command(
     The service logs a share of it (recommend.log_features). Numbers are compared by their relative
     difference, vectors by 1 - cosine, categories by being equal. Ends with 1 above the bound.
     """
-    settings, now = settings_of(config), datetime.now(UTC)
+    settings, now = settings_of(config), clock.now()
     first = now - read_duration(since)
     with loading("Feast"):
         import_feast()

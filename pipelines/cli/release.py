@@ -93,6 +93,13 @@ def show_command(
 @release.command("promote", epilog="Example: activity release promote 3 --why 'looked at by hand'")
 def promote_command(
     number: NumberArgument,
+    share: Annotated[
+        float,
+        typer.Option(
+            help="Of the members of the service, at most 0.5: an experiment decides about it. "
+            "Again with more: it grows. [bold]1[/]: all."
+        ),
+    ] = 1.0,
     target: TargetOption = None,
     why: WhyOption = None,
     config: ConfigOption = None,
@@ -102,8 +109,24 @@ def promote_command(
     from operations.releases import promote
 
     settings, targets = settings_of(config), _targets(target)
-    promote(settings, number, why, targets)
-    console.print(f"[green]✓[/] release {number} serves: {', '.join(targets)}")
+    if share == 1:
+        promote(settings, number, why, targets)
+        console.print(f"[green]✓[/] release {number} serves: {', '.join(targets)}")
+        return
+    if target == "batch":
+        raise InputError("--share: lists have no share, so expected it without --target batch")
+    from pipelines.sharing import begin_share
+
+    _expect_ledger(settings)
+    one = begin_share(settings, number, share, why)
+    console.print(
+        f"[green]✓[/] release {number} answers {one.share:.0%} of the members; as many are the "
+        f"control: {escape(one.metric)}. What it says: activity experiment status {one.name}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for guardrail in one.guardrails:
+        console.print(f"  guardrail: {escape(str(guardrail))}", highlight=False, soft_wrap=True)
 
 
 @release.command("rollback", epilog="Example: activity release rollback --why 'fewer applications'")
@@ -113,7 +136,7 @@ def rollback_command(
     config: ConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
-    """Let the release serve that served before; again: the one before that."""
+    """Take back the last promotion, a share too; again: the one before that."""
     from operations.releases import rollback
 
     settings = settings_of(config)
@@ -179,9 +202,13 @@ def unpin_command(
 
 def _state(settings: Config, one: "Release") -> str:
     from operations.releases import TARGETS, serving
+    from operations.traffic import traffic
 
+    shared = traffic(settings).shared
     serves = [target for target in TARGETS if serving(settings, target) == one.number]
     said = [f"serves: {', '.join(serves)}"] if serves else []
+    if shared is not None and shared.release == one.number:
+        said.append(f"answers {shared.share:.0%} of the members: {shared.name}")
     if one.retired_at is not None:
         said.append(f"retired {_minute(one.retired_at)}")
     if one.pinned_at is not None:

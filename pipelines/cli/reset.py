@@ -78,15 +78,20 @@ def rebuild_command(
     settings = settings_of(config)
 
     from operations.ledger import Ledger
+    from transformations.archive import give_up_damaged
     from transformations.rebuild import rebuild
     from transformations.table_files import take_away
 
     if damaged:
         with Ledger(settings).lock(), working("reading the tables' files"):
             taken = take_away(settings)
+            given_up = give_up_damaged(settings)
         for file in taken:
             where = file.path.relative_to(settings.data)
             console.print(f"[yellow]•[/] {where}: {file.mend}", highlight=False)
+        for found in given_up:
+            where = found.file.relative_to(settings.data)
+            console.print(f"[yellow]•[/] {where}: a replay lacks what it held", highlight=False)
         console.print(
             f"[green]✓[/] {number(len(taken))} damaged files moved to "
             f"{short(settings.layout.state / 'damaged')}"

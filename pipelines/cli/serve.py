@@ -3,7 +3,7 @@
 import os
 import signal
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +13,7 @@ from pipelines.cli.options import ConfigOption, DebugOption, settings_of
 from pipelines.cli.processes import forked, listening, reserved, waited
 from pipelines.progress import loading, working
 from pipelines.terminal import PlainTable, Terminal, escape
+from transformations import clock
 from transformations.config import Config
 from transformations.errors import InputError
 from transformations.timestamps import read_timestamp
@@ -160,7 +161,7 @@ def freshness_command(
     row whose last action is not older.
     """
     settings = settings_of(config)
-    now = datetime.now(UTC) if at is None else read_timestamp(at)
+    now = clock.now() if at is None else read_timestamp(at)
 
     with loading("Feast"):
         from operations.fits import embedded_lines

@@ -1,7 +1,7 @@
 """`activity status`: whether all is well, what ran, what is staged, refused, built and online."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import duckdb
@@ -13,9 +13,11 @@ from operations.fits import Fits, current_lines, say_kept
 from operations.ledger import Ledger
 from operations.releases import TARGETS, releases, serving
 from operations.state_files import state_files
+from operations.traffic import traffic
 from pipelines.progress import number, plain_table, short, stage_table
 from pipelines.terminal import escape
 from pipelines.workspace import OpenWorkspace, table_of
+from transformations import archive, clock
 from transformations.config import Config
 from transformations.duck import connect, parquet
 from transformations.layout import partition_files, span
@@ -23,6 +25,10 @@ from transformations.seals import damage
 from transformations.sources.files import say_passed_over
 from transformations.table_files import table_files
 
+GIVE_UP = (
+    "lost: what a replay of its day would stage. Restore it from a copy, or give it up: "
+    "activity rebuild --damaged"
+)
 LATE = timedelta(hours=12)
 """A snapshot is late that long after the next was due, unless it covers the newest staged event."""
 
@@ -31,7 +37,7 @@ def status(console: Console, config: Config) -> None:
     """Show the last runs, what is staged and refused, the snapshots, and what is online."""
     ledger = Ledger(config)
     runs = ledger.last_runs()
-    now = datetime.now(UTC)
+    now = clock.now()
     console.print(verdict(config, ledger, runs, now), highlight=False)
     if said := _serving(config):
         console.print(said, highlight=False)
@@ -103,8 +109,12 @@ def _serving(config: Config) -> str:
         said = "No release serves." if number is None else f"Release {number} serves."
     else:
         said = "; ".join(f"{target}: release {number}" for target, number in by.items()) + "."
-    newest = every[0]
-    if newest.is_living and newest.number not in by.values():
+    newest, shared = every[0], traffic(config).shared
+    if shared is not None:
+        says = shared.verdict or "no run has read it yet"
+        said += f" Release {shared.release} answers {shared.share:.0%} of the members; {says}"
+    waits = newest.number not in (*by.values(), shared and shared.release)
+    if newest.is_living and waits:
         why = f": {newest.refused}" if newest.refused else ""
         said += f" Release {newest.number} is made and does not serve{why}."
     return escape(said)
@@ -157,7 +167,13 @@ def files_table(config: Config) -> tuple[Table, bool]:
         table.add_row(short(found.file), "table", f"damaged: {found.why}", mends[found.file])
     count = number(len(mends) - len(damaged))
     table.add_row(f"{count} files of tables", "tables", "whole", "")
-    return table, whole and not damaged
+    broken = list(archive.damage(config))
+    for found in broken:
+        table.add_row(short(found.file), "archive", f"damaged: {found.why}", GIVE_UP)
+    if not broken and config.layout.archive.exists():
+        kept = {read.sha256 for read in archive.reads(config)} - {None}
+        table.add_row(f"{number(len(kept))} objects of the archive", "archive", "whole", "")
+    return table, whole and not damaged and not broken
 
 
 def _refused(config: Config, con: duckdb.DuckDBPyConnection) -> Table:

@@ -88,7 +88,7 @@ def taste_of(size: Size, seed: int) -> Taste:
 def find_jobs(rng: np.random.Generator, market: Market) -> tuple[Taste, Actions]:
     """Return the taste, calibrated on the jobs that members found, and their actions on these."""
     members = market.members
-    who, began = _visits(rng, market, members.sessions)
+    who, began = visits_of(rng, market, members.sessions)
     actions = rng.geometric(1 / 3.5, who.size)
     who, began = np.repeat(who, actions), np.repeat(began, actions)
     within = np.arange(who.size) - np.repeat(np.cumsum(actions) - actions, actions)
@@ -107,7 +107,7 @@ def find_jobs(rng: np.random.Generator, market: Market) -> tuple[Taste, Actions]
 def find_courses(rng: np.random.Generator, taste: Taste) -> Actions:
     """Return the actions on courses that members found."""
     market = taste.market
-    who, seconds = _visits(rng, market, rng.binomial(market.members.sessions, 0.15))
+    who, seconds = visits_of(rng, market, rng.binomial(market.members.sessions, 0.15))
     keep = seconds >= market.members.joins_at[who]
     who, seconds = who[keep], seconds[keep]
     course = _choose(rng, taste, who, seconds, is_course=True)
@@ -129,7 +129,7 @@ def see_feed(rng: np.random.Generator, taste: Taste, courses: bool) -> tuple[Act
         courses: Whether the feed shows courses too.
     """
     market = taste.market
-    who, seconds = _visits(rng, market, rng.binomial(market.members.sessions, 0.5))
+    who, seconds = visits_of(rng, market, rng.binomial(market.members.sessions, 0.5))
     keep = seconds >= market.members.joins_at[who]
     who, seconds = who[keep], seconds[keep]
     item, is_there = _slates(rng, market, seconds, courses)
@@ -157,7 +157,7 @@ def see_feed(rng: np.random.Generator, taste: Taste, courses: bool) -> tuple[Act
 def search(rng: np.random.Generator, taste: Taste, courses: bool) -> Searches:
     """Return what members searched for: jobs, and where there are courses also these."""
     market = taste.market
-    who, seconds = _visits(rng, market, rng.binomial(market.members.sessions, 0.3))
+    who, seconds = visits_of(rng, market, rng.binomial(market.members.sessions, 0.3))
     keep = seconds >= market.members.joins_at[who]
     who, seconds = who[keep], seconds[keep]
     for_course = (rng.random(who.size) < 0.25) & courses
@@ -183,7 +183,7 @@ def search(rng: np.random.Generator, taste: Taste, courses: bool) -> Searches:
     return Searches(who, query, seconds, *_arrival(rng, market, seconds))
 
 
-def _visits(rng: np.random.Generator, market: Market, sessions: Ints) -> tuple[Ints, Floats]:
+def visits_of(rng: np.random.Generator, market: Market, sessions: Ints) -> tuple[Ints, Floats]:
     """Return who comes and when, for each member's number of sessions."""
     who = np.repeat(np.arange(sessions.size), sessions)
     joins = market.members.joins_at[who] / SECONDS_PER_DAY

@@ -16,7 +16,7 @@ else is simulated (`Parts`).
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from shutil import rmtree
 from typing import Self
@@ -52,6 +52,7 @@ from pipelines.datasets.market import (
 )
 from pipelines.datasets.profiles import profiles
 from pipelines.datasets.taste import REACTIONS
+from transformations import clock
 from transformations.config import Config
 
 
@@ -103,27 +104,27 @@ def simulate(
         parts: What is simulated besides; default: nothing.
     """
     size, parts = size or Size(), parts or Parts()
-    midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    midnight = clock.now().replace(hour=0, minute=0, second=0, microsecond=0)
     start = (end or midnight) - timedelta(days=size.days)
     rng = np.random.default_rng(seed)
     market = draw_market(rng, seed, size)
     taste, found = find_jobs(rng, market)
     reports = random_for(seed, 3).random(size.members) < 0.8
-    events = [_break(rng, _events(random_for(seed, 4), reports, found, start))]
+    events = [broken(rng, event_rows(random_for(seed, 4), reports, found, start))]
     impressions = None
     if parts.courses:
         enrolled = find_courses(random_for(seed, 5), taste)
-        events.append(_events(random_for(seed, 6), reports, enrolled, start))
+        events.append(event_rows(random_for(seed, 6), reports, enrolled, start))
     if parts.feed:
         acted, impressions = see_feed(random_for(seed, 7), taste, parts.courses)
-        events.append(_events(random_for(seed, 8), reports, acted, start, FEED))
+        events.append(event_rows(random_for(seed, 8), reports, acted, start, FEED))
     if parts.searches:
         events.append(_searches(search(random_for(seed, 9), taste, parts.courses), start))
     table = pa.concat_tables(events, promote_options="default")
 
     temporary = folder.with_name(f"{folder.name}.{uuid4().hex}.tmp")
     temporary.mkdir(parents=True)
-    items = _items(market, start, parts.courses)
+    items = item_rows(market, start, parts.courses)
     pq.write_table(items, temporary / "items.parquet")
     people = profiles(random_for(seed, 10), market, start)
     pq.write_table(people, temporary / "profiles.parquet")
@@ -159,7 +160,7 @@ def _write_days(
             progress(1)
 
 
-def _events(
+def event_rows(
     rng: np.random.Generator,
     reports: np.ndarray,
     actions: Actions,
@@ -215,7 +216,7 @@ def _impressions(shown: Impressions, start: datetime) -> pa.Table:
     )
 
 
-def _break(rng: np.random.Generator, events: pa.Table) -> pa.Table:
+def broken(rng: np.random.Generator, events: pa.Table) -> pa.Table:
     """Break about one row in a thousand."""
     count = events.num_rows
     kind = rng.integers(3000, size=count)
@@ -230,7 +231,8 @@ def _break(rng: np.random.Generator, events: pa.Table) -> pa.Table:
     )
 
 
-def _items(market: Market, start: datetime, courses: bool) -> pa.Table:
+def item_rows(market: Market, start: datetime, courses: bool) -> pa.Table:
+    """Return the rows of the items' source; without courses, of jobs alone."""
     names, items = list(CATEGORIES), market.items
     titles = []
     for number, (is_course, category, seniority) in enumerate(

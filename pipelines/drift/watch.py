@@ -1,7 +1,7 @@
 """What a run does about drift: measure, note, say, alert."""
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 from duckdb import DuckDBPyConnection as Connection
 
@@ -14,6 +14,7 @@ from pipelines.drift.rankers import ranker_series
 from pipelines.drift.vectors import vector_measures
 from pipelines.progress import Stage, Stages
 from pipelines.terminal import escape
+from transformations import clock
 from transformations.config import Config
 
 STAGED = "stg_activity"
@@ -33,7 +34,7 @@ def watch_inputs(config: Config, con: Connection, as_of: datetime, stages: Stage
         for name, series in about.items():
             found += note(stages.ledger, as_of, name, judged(config, series, noted))
         _fill(stage, found)
-    _say(config, as_of, found, stages)
+    say_found(config, as_of, found, stages)
 
 
 def watch_vectors(
@@ -45,7 +46,7 @@ def watch_vectors(
         series = [Series(made, {}, None) for made in vector_measures(config, con, as_of, lines)]
         found = note(stages.ledger, as_of, "vectors", judged(config, series, noted))
         _fill(stage, found)
-    _say(config, as_of, found, stages)
+    say_found(config, as_of, found, stages)
 
 
 def say_paused(stages: Stages, waiting: Iterable[object]) -> None:
@@ -78,7 +79,7 @@ def _fill(stage: Stage, found: Sequence[Finding]) -> None:
     stage.note = ", ".join(f"{count} {name}" for name, count in of.items() if count) or "usual"
 
 
-def _say(config: Config, as_of: datetime, found: Sequence[Finding], stages: Stages) -> None:
+def say_found(config: Config, as_of: datetime, found: Sequence[Finding], stages: Stages) -> None:
     """Say what is beyond a bound, and alert of stops that nobody was told of."""
     for one in found:
         if one.verdict in ("warning", "stop"):
@@ -87,6 +88,6 @@ def _say(config: Config, as_of: datetime, found: Sequence[Finding], stages: Stag
             said = f"[{color}]• drift, {one.verdict}:[/] {escape(one.said + accepted)}"
             stages.console.print(said, highlight=False, soft_wrap=True)
     new = [one for one in found if one.stops and one.alerted_at is None]
-    for said in alert_of_stops(config, stages.ledger, as_of, new, datetime.now(UTC)):
+    for said in alert_of_stops(config, stages.ledger, as_of, new, clock.now()):
         line = f"[bold red]• alerts:[/] {escape(said)}"
         stages.console.print(line, highlight=False, soft_wrap=True)

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from pipelines.evaluation.recommender import WITHOUT, RecommenderBench, Served
 from pipelines.evaluation.variants import CHOSEN_BY
 from pipelines.evaluation.world import World, encode_in, train_lines
 from pipelines.progress import Stages
+from transformations import clock
 from transformations.config import Config
 from transformations.duck import connect
 from transformations.errors import InputError
@@ -101,7 +101,7 @@ def evaluate_recommender(config: Config, stages: Stages, protocol: Protocol, com
         _prepare(bench.world, con, own, stages)
         recommender = RecommenderBench.of(bench, con, own)
         result = _measured(recommender, rankers, chosen, choices, protocol, stages)
-    result |= {"command": command, "created": datetime.now(UTC).isoformat(timespec="seconds")}
+    result |= {"command": command, "created": clock.now().isoformat(timespec="seconds")}
     file = config.layout.evaluation / RESULT
     with replacing(file) as temporary:
         temporary.write_text(json.dumps(result, indent=1))

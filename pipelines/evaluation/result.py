@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from pipelines.evaluation.labels import cohort_columns
 from pipelines.evaluation.protocol import Freshness, Protocol
 from pipelines.evaluation.variants import CHOSEN_BY
 from pipelines.report.data import distributions, item_texts, member_map, shown_members
+from transformations import clock
 from transformations.config import Config
 from transformations.duck import connect
 
@@ -61,7 +62,7 @@ def result_of(
     tried = trials(ledger, "validation") if protocol.tuned else []
     result = {
         "title": comparison.title,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": clock.now().isoformat(timespec="seconds"),
         "command": command,
         "data": _data(comparison),
         "split": {

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from duckdb import DuckDBPyConnection as Connection
 
 from operations.experiments.metrics import IMPRESSIONS, Metric
-from operations.experiments.power import Weeks
+from operations.experiments.power import Weeks, plan
 from pipelines.experiments.outcomes import ALL, exposed, moments
 from transformations.config import Config
 from transformations.errors import InputError
@@ -13,6 +13,7 @@ from transformations.layout import earliest, partition_files
 
 WEEK = timedelta(days=7)
 MOST_WEEKS = 8
+DEFAULT_PLANNED = 10_000
 
 
 def weeks_before(config: Config, con: Connection, metric: Metric, until: datetime) -> list[Weeks]:
@@ -27,7 +28,7 @@ def weeks_before(config: Config, con: Connection, metric: Metric, until: datetim
     shown = earliest(sorted(config.layout.impressions.glob("*=*/*.parquet")), "shown_at")
     acted = earliest(partition_files(config.layout.activity), "event_timestamp")
     only_acted = _whole(shown, until) == 0
-    if only_acted and (metric.per == "impression" or metric.of == IMPRESSIONS):
+    if only_acted and (metric.per in ("impression", "list") or metric.of == IMPRESSIONS):
         raise InputError(
             f"expected a week of impressions before, for {metric}, got less; say what they would "
             "be: --members-a-day 2000 --baseline 0.03"
@@ -46,6 +47,19 @@ def weeks_before(config: Config, con: Connection, metric: Metric, until: datetim
             "2000 --baseline 0.03"
         )
     return found
+
+
+def planned_members(
+    config: Config, con: Connection, metric: Metric, effect: float, share: float, until: datetime
+) -> int:
+    """Return how many members an experiment needs by the weeks before; DEFAULT_PLANNED of none."""
+    if effect <= 0 or not 0 < share < 1:
+        return DEFAULT_PLANNED  # whoever starts it refuses them
+    try:
+        history = weeks_before(config, con, metric, until)
+    except InputError:
+        return DEFAULT_PLANNED
+    return plan(history, effect, share).members or DEFAULT_PLANNED
 
 
 def _whole(first: datetime | None, until: datetime) -> int:

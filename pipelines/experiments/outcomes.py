@@ -15,7 +15,14 @@ from duckdb import DuckDBPyConnection as Connection
 
 from operations.experiments.assignment import control_from, logged_arm, numbers_in_sql
 from operations.experiments.intervals import Moments
-from operations.experiments.metrics import IMPRESSIONS, OF_SIGNS, SESSION_MINUTES, Metric
+from operations.experiments.metrics import (
+    FILLED,
+    IMPRESSIONS,
+    LATENCY,
+    OF_SIGNS,
+    SESSION_MINUTES,
+    Metric,
+)
 from operations.experiments.records import Experiment
 from pipelines.ranking.impressions import expect_ids
 from transformations.config import Config
@@ -75,9 +82,11 @@ def exposed(
     if files:
         shown = f"select * from {parquet(files, 'union_by_name = true')}"
         expect_ids(config, con, shown)
-        con.execute(f"create or replace temp view impressions as {shown}")
+        # Who writes impressions elsewhere, or wrote them before, may lack a column.
+        shown = f"{shown} union all by name {_no_impressions(config)}"
     else:
-        con.execute(f"create or replace temp view impressions as {_no_impressions(config)}")
+        shown = _no_impressions(config)
+    con.execute(f"create or replace temp view impressions as {shown}")
     for table, made in (
         ("exposures", query),
         ("experiment_members", sql("experiment_members", __file__)),
@@ -114,7 +123,14 @@ def _measure(config: Config, con: Connection, metric: Metric) -> None:
     if metric.per == "session" or metric.of == SESSION_MINUTES:
         sessions = sql("member_sessions", __file__)
         con.execute(f"create or replace temp table member_sessions as {sessions}")
-    if metric.of == IMPRESSIONS:
+    if metric.per == "list":
+        lists = sql("member_lists", __file__)
+        con.execute(f"create or replace temp table member_lists as {lists}")
+    if metric.of == LATENCY:
+        query = "select member_id, seconds as amount, n_timed as size from member_lists"
+    elif metric.of == FILLED:
+        query = "select member_id, n_filled as amount, n_lists as size from member_lists"
+    elif metric.of == IMPRESSIONS:
         query = "select member_id, n_impressions as amount, 1 as size from experiment_members"
     elif metric.of == SESSION_MINUTES:
         query = "select member_id, minutes as amount, 1 as size from member_sessions"
@@ -122,10 +138,11 @@ def _measure(config: Config, con: Connection, metric: Metric) -> None:
         query = sql("metric_per_impression", __file__)
     else:
         query = sql("metric_per_member", __file__)
-    if metric.per == "session":
+    if metric.per == "session" or (metric.per == "list" and metric.of not in (LATENCY, FILLED)):
+        counts = f"member_{metric.per}s"
         query = (
-            "select measured.member_id, measured.amount, member_sessions.n_sessions as size "
-            f"from ({query}) as measured inner join member_sessions using (member_id)"
+            f"select measured.member_id, measured.amount, {counts}.n_{metric.per}s as size "
+            f"from ({query}) as measured inner join {counts} using (member_id)"
         )
     always = config.recommend.attribution if metric.per == "impression" else FOREVER
     parameters = {
@@ -182,7 +199,7 @@ def _no_impressions(config: Config) -> str:
     )
     return (
         f"select * from (select {ids}, {texts}, null::bigint as position, "
-        "null::timestamptz as shown_at) where false"
+        "null::double as seconds, null::timestamptz as shown_at) where false"
     )
 
 

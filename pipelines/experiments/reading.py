@@ -77,6 +77,8 @@ def default_guardrails(config: Config) -> list[Guardrail]:
     return [
         *dismissals,
         Guardrail(f"{IMPRESSIONS} per member", -0.1, is_upper=False),
+        Guardrail("latency per list", 0.25, is_upper=True),
+        Guardrail("filled per list", -0.01, is_upper=False),
         Guardrail(COVERAGE, -0.2, is_upper=False),
     ]
 

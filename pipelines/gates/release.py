@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ from serving.recommend.asked import Request
 from serving.recommend.parts import open_parts
 from serving.recommend.recommend import Recommender
 from serving.request.vectors import RequestTime
+from transformations import clock
 from transformations.config import Config
 from transformations.duck import connect
 from transformations.errors import InputError
@@ -96,7 +97,7 @@ def _services(
     ranker = ranker_of(config, fits)
     services = [line.service for line in lines]
     services += [ranker_service(str(ranker.line))] if ranker else []
-    now = datetime.now(UTC)
+    now = clock.now()
     since = as_of - timedelta(days=7)
     compared, wrong = {"future": 0, "parity": 0}, {"future": "", "parity": ""}
     looked: set[str] = set()
@@ -197,4 +198,4 @@ def _latency(config: Config, store: FeatureStore, fits: Fits, as_of: datetime) -
 
 def _quality(config: Config, store: FeatureStore, fits: Fits, before: Fits | None) -> Verdict:
     with connect(config) as con:
-        return judged(config, con, store, fits, before, datetime.now(UTC))
+        return judged(config, con, store, fits, before, clock.now())

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any
+
+from transformations import clock
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,6 @@ def noted(verdicts: Sequence[Verdict]) -> dict[str, Any]:
         "passed": not refused,
         "waits": any(each.waits for each in verdicts),
         "why": "; ".join(f"{each.gate}: {each.said}" for each in refused),
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "at": clock.now().isoformat(timespec="seconds"),
         "gates": [asdict(each) for each in verdicts],
     }

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipelines.init.known import ROLES
 from pipelines.init.look import Column, Source
+from transformations import clock
 from transformations.errors import InputError
 from transformations.names import plain
 from transformations.readers import PER_SECOND
@@ -90,7 +91,7 @@ def time_unit(column: Column, now: datetime | None = None) -> Choice | None:
     if column.middle is None or column.whole < 0.9 * column.given:
         return None
     first = datetime(FIRST_YEAR, 1, 1, tzinfo=UTC)
-    last = datetime((now or datetime.now(UTC)).year + 2, 1, 1, tzinfo=UTC)
+    last = datetime((now or clock.now()).year + 2, 1, 1, tzinfo=UTC)
     for unit, per_second in PER_SECOND.items():
         seconds = column.middle // per_second
         if first.timestamp() <= seconds < last.timestamp():

@@ -17,6 +17,7 @@ from pipelines.init.settings import activity_yaml
 from pipelines.progress import short, working
 from pipelines.terminal import PlainTable, escape
 from transformations.errors import InputError
+from transformations.places import is_in_database, is_in_objects, objects
 from transformations.rules import Sign
 
 ANSWERS: dict[str, Sign | None] = {"p": "positive", "n": "negative", "-": None}
@@ -81,18 +82,22 @@ def make_guess(console: Console, asked: Asked) -> Guess:
 
 
 def _look(con: Connection, key: str, source: str, table: str | None) -> Source:
-    if database.is_url(source):
+    if is_in_database(source):
         written = database.written(key, source)
         relation, there = database.open_table(con, key, written, table)
         name = f"the table {table}"
     else:
-        path = Path(source).expanduser().resolve()
         if table is not None:
             raise InputError(
                 f"--{key}-table belongs to a database; --{key} {source} is a path. Give a URL such "
                 "as sqlite:///file.db, or leave it out"
             )
-        written, name = str(path), short(path)
+        if is_in_objects(source):
+            path, name = objects(f"--{key}", source), source
+        else:
+            path = Path(source).expanduser().resolve()
+            name = short(path)
+        written = str(path)
         relation, there = look.open_files(con, key, path), None
     n_rows, columns = look.profile(con, relation)
     if n_rows == 0:

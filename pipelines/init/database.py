@@ -23,11 +23,6 @@ from transformations.sources.sql_source import (
 ROWS_LOOKED_AT = 1_000_000
 
 
-def is_url(source: str) -> bool:
-    """Whether a source is a SQLAlchemy URL rather than a path."""
-    return "://" in source
-
-
 def written(key: str, source: str) -> str:
     """Return the URL as `activity.yaml` may hold it: no password, and SQLite's file absolute.
 

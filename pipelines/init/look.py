@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import duckdb
 
+from transformations import clock
 from transformations.duck import count, sql
 from transformations.quoting import identifier, quoted
 from transformations.readers import id_expression, timestamp_expression, vector_expression
@@ -254,7 +255,7 @@ def reach(
         f"{timestamp_expression('--timestamp', at, kinds[at], time_unit)} as event_timestamp "
         f"from {events.relation}"
     )
-    return count_reach(con, positive, negative, datetime.now(UTC))
+    return count_reach(con, positive, negative, clock.now())
 
 
 def count_reach(con: Connection, positive: list[str], negative: list[str], now: datetime) -> Reach:

@@ -1,7 +1,7 @@
 """`member_recommendations`: a list for each active member, made and published by a run."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +19,7 @@ from serving.recommend.items import ItemFacts
 from serving.recommend.precomputed import made_before
 from serving.recommend.scored import VOTES, Scored
 from serving.recommend.scoring import Scoring, open_scoring
+from transformations import clock
 from transformations.config import Config
 from transformations.duck import check, connect, parquet, sql
 from transformations.errors import InputError
@@ -52,7 +53,7 @@ def precompute(config: Config, as_of: datetime, stages: Stages, release: int | N
     tables = [one for one in publish.tables_beside(config) if one.view == RECOMMENDATIONS_VIEW]
     if not tables:
         return 0
-    store, now = publish.open_store(config), datetime.now(UTC)
+    store, now = publish.open_store(config), clock.now()
     served = served_fits(config, "batch") if release is None else fits_of(config, release)
     with connect(config) as con:
         members = active_members(config, con, as_of)
@@ -83,7 +84,7 @@ def precompute(config: Config, as_of: datetime, stages: Stages, release: int | N
         return 0
     with stages.stage("publish") as stage:
         stage.rows_out = publish.publish_tables(store, as_of, tables)
-        published_at = datetime.now(UTC)
+        published_at = clock.now()
     with stages.stage("read back") as stage:
         stage.rows_out = publish.read_back_tables(config, store, as_of, tables)
     publish.restamp_tables(config, as_of, published_at, tables)

@@ -26,6 +26,7 @@ from operations.drift import pauses_fitting
 from operations.fits import Fits, made_lines, seen_until
 from operations.rankers import made_fits, next_fit, note_made
 from pipelines.drift.watch import say_paused
+from pipelines.incremental import Begun, begin_ranker, days_of, note
 from pipelines.progress import Stages
 from pipelines.ranking.dataset import Known
 from pipelines.ranking.labels import Labels, label_weights, read_labels
@@ -81,6 +82,9 @@ def train_ranker(
     Args:
         made: Examples of another line, which are used where they are what this one needs.
 
+    It goes on from the fit before it where `train` of activity.yaml says so, that can be opened,
+    and its buffer holds enough.
+
     Returns:
         The fit, its folder, and the examples.
 
@@ -88,11 +92,15 @@ def train_ranker(
         InputError: an aggregator that it reads is not made, or there are too few labels.
     """
     line, config = next_fit(config, line), config.in_space(Fits(config).space)
-    examples = examples_of(config, line, until, stages, seed, made)
+    begun, examples = _begun(config, line, until, stages, seed, made)
     train, validation, heads = examples.train, examples.validation, line.heads(config.rules)
+    note(config, begun, stages)
     with stages.stage(f"train {line}") as stage:
         code: type[FittedRanker] = line.fitted_class()
-        fitted = code.fit(line, heads, train, validation, seed)
+        if begun.parent is None:
+            fitted = code.fit(line, heads, train, validation, seed)
+        else:
+            fitted = begun.parent.go_on(train, validation, seed)
         metrics = judged(fitted, validation, heads)
         stage.rows_in, stage.note = len(train), say(metrics)
     needs = examples.needs
@@ -106,6 +114,7 @@ def train_ranker(
         "labels": len(examples.times),
         "metrics": metrics,
         "importance": dict(fitted.importance()),
+        **begun.notes(),
     }
     with stages.stage("package") as stage:
         folder = package(line, heads, config, fitted, notes)
@@ -114,6 +123,27 @@ def train_ranker(
     with stages.stage("feast apply") as stage:
         stage.note = f"{publish.apply(config, publish.open_store(config))} objects"
     return line, folder, examples
+
+
+def _begun(
+    config: Config, line: Ranker, until: datetime, stages: Stages, seed: int, made: Examples | None
+) -> tuple[Begun[Any], Examples]:
+    """Return where a fit begins, and what it learns from."""
+    needs, _ = needs_of(config, line)
+    begun = begin_ranker(config, line, {one.line: one.view for one in needs.vectors}, until)
+    if begun.parent is not None:
+        days = days_of(begun, until, line.days)
+        try:
+            newest = replace(line, days=days).of_fit(line.fit)
+            examples = examples_of(config, newest, until, stages, seed, made)
+            begun.parent.check(examples.train.inputs)
+            return begun, examples
+        except TooFewError as error:
+            begun = begun.in_full(f"its newest {days} days hold too little")
+            stages.console.print(f"[yellow]•[/] {escape(str(error))}", highlight=False)
+        except InputError as error:
+            begun = begun.in_full(str(error))
+    return begun, examples_of(config, line, until, stages, seed, made)
 
 
 def examples_of(

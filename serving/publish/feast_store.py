@@ -132,18 +132,22 @@ def _absolute(url: str, root: Path) -> str:
     return parsed.set(database=str(file)).render_as_string(hide_password=False)
 
 
-class _Aside(io.StringIO):
-    """Collects output. rich reads `rich_proxied_file`, so its bars still reach the screen."""
+def _aside(stream: Any) -> io.StringIO:
+    """Return what collects output. rich reads `rich_proxied_file`, so bars still reach the screen.
 
-    def __init__(self, stream: Any) -> None:
-        super().__init__()
-        self.rich_proxied_file = getattr(stream, "rich_proxied_file", stream)
+    Not a class of this module: Feast writes through click, which keeps each stream that it ever
+    wrote to, and with the stream its class, this module, and all that it imports. After a training
+    those outlive Python, and DuckDB's binding then prints a page of names that it calls leaked.
+    """
+    collected = io.StringIO()
+    vars(collected)["rich_proxied_file"] = getattr(stream, "rich_proxied_file", stream)
+    return collected
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep Feast's output off the terminal; attach it to an error as a note."""
-    out, err = _Aside(sys.stdout), _Aside(sys.stderr)
+    out, err = _aside(sys.stdout), _aside(sys.stderr)
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             yield

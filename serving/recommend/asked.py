@@ -89,6 +89,8 @@ class Answer:
         fits: What took part: line of a source → the fit that it reads, ranker, spaces.
         made_at: When the list was made: of a cached one, before.
         release: The release that all of it is of; None before there were releases.
+        arm: The member's arms of the experiments that run, as `ranker:treatment`; None in none.
+        seconds: What the answer took, with waiting.
     """
 
     request_id: str
@@ -100,6 +102,8 @@ class Answer:
     made_at: datetime
     items: Sequence[Recommended]
     release: int | None = None
+    arm: str | None = None
+    seconds: float | None = None
 
 
 def checked(config: Config, items: ItemFacts, request: Request, now: datetime) -> Request:

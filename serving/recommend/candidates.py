@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from serving.recommend.cache import Kept
 from serving.recommend.member import NOBODY, Member
 from serving.request.item_table import open_item_table
 from stores.read import Features, Reader
-from transformations import names
+from transformations import clock, names
 from transformations.attributes import as_values
 from transformations.config import Config
 from transformations.duck import connect
@@ -221,7 +221,7 @@ def _nearest(self: Candidates, line: NearestToMember) -> Find | str:
     is_int8 = aggregator.stored_as(config) == "int8"
     columns = [names.stored(field) if is_int8 else field for field in fields]
     reader = self.reader([f"{aggregator.view}:{column}" for column in columns])
-    now = datetime.now(UTC)
+    now = clock.now()
     table = open_item_table(own).at(now)
     kinds = predicted_kinds(config, aggregator.predicted(config))
     with connect(config) as con:

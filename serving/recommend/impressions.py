@@ -14,7 +14,7 @@ import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import takewhile
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from serving.recommend.metrics import RecommendMetrics
 from serving.recommend.spool import Parts, Spool
 from serving.stream.bus.open import open_bus
 from serving.stream.bus.protocol import Bus, BusGoneError
+from transformations import clock
 from transformations.config import Config
 from transformations.member_columns import UTC_US
 from transformations.rules import IdType
@@ -85,10 +86,11 @@ class Impressions:
         self._metrics.unwritten.set_function(lambda: len(self._spool))
 
     def add(self, answer: Answer, context: Mapping[str, Any]) -> bool:
-        """Spool an answer that is shown now; return whether there was room. It never waits."""
-        if not answer.items:
-            return True
-        shown = Shown(answer, context, datetime.now(UTC))
+        """Spool an answer that is shown now; return whether there was room. It never waits.
+
+        One without an item is written too: whoever was shown nothing was in its arm all the same.
+        """
+        shown = Shown(answer, context, clock.now())
         has_room = self._spool.add(shown)
         if not has_room:
             self._lose([shown])
@@ -145,21 +147,27 @@ def schema(config: Config) -> pa.Schema:
             "arm": pa.string(),
             "context": texts,
             "surface": pa.string(),
+            "seconds": pa.float64(),
             "shown_at": UTC_US,
         }
     )
 
 
 def rows_of(some: Sequence[Shown], columns: pa.Schema) -> pa.Table:
-    """Return the rows of answers, in order; positions from 0, context without what is null."""
+    """Return the rows of answers, in order; positions from 0, context without what is null.
+
+    An answer without an item is one row, whose item and position are null.
+    """
     answers = [one.answer for one in some]
     contexts = [_texts(one.context) for one in some]
-    items = [item for answer in answers for item in answer.items]
+    items = [item for answer in answers for item in answer.items or (None,)]
     of_answers: dict[str, list[Any]] = {
         "request_id": [answer.request_id for answer in answers],
         "member_id": [answer.member_id for answer in answers],
         "path": [answer.path for answer in answers],
         "release": [_release(answer) for answer in answers],
+        "arm": [answer.arm for answer in answers],
+        "seconds": [answer.seconds for answer in answers],
         "ranker": [answer.ranker for answer in answers],
         "versions": [[*answer.fits.items()] for answer in answers],
         "context": [[*context.items()] for context in contexts],
@@ -167,19 +175,18 @@ def rows_of(some: Sequence[Shown], columns: pa.Schema) -> pa.Table:
         "shown_at": [one.at for one in some],
     }
     of_items: dict[str, list[Any]] = {
-        "item_id": [item.item_id for item in items],
-        "position": [place for answer in answers for place in range(len(answer.items))],
-        "score": [item.score for item in items],
-        "propensity": [item.propensity for item in items],
+        "item_id": [item and item.item_id for item in items],
+        "position": [place for answer in answers for place in range(len(answer.items)) or (None,)],
+        "score": [item and item.score for item in items],
+        "propensity": [item and item.propensity for item in items],
     }
     # What is said once of an answer is repeated by Arrow: Python would hold up other answers.
-    owners = np.repeat(np.arange(len(some)), [len(answer.items) for answer in answers])
-    nothing = [None] * len(items)  # an arm, until there are such
+    owners = np.repeat(np.arange(len(some)), [len(answer.items) or 1 for answer in answers])
 
     def column(field: pa.Field) -> pa.Array:
         if field.name in of_answers:
             return pa.array(of_answers[field.name], field.type).take(pa.array(owners, pa.int64()))
-        return pa.array(of_items.get(field.name, nothing), field.type)
+        return pa.array(of_items[field.name], field.type)
 
     return pa.table([column(field) for field in columns], schema=columns)
 
@@ -197,7 +204,8 @@ def message(shown: Shown) -> bytes:
             "ranker": answer.ranker,
             "versions": dict(answer.fits),
             "release": _release(answer),
-            "arm": None,
+            "arm": answer.arm,
+            "seconds": answer.seconds,
             "context": dict(shown.context),
             "items": [
                 {

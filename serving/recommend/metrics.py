@@ -41,7 +41,8 @@ class RecommendMetrics:
         self.failures = Counter(
             "activity_recommend_failures",
             "What did not come: ranker (raised), late (not within the deadline), ranking (the "
-            "store, a source), lists (precomputed ones).",
+            "store, a source), lists (precomputed ones), treatment (a release that has a share "
+            "is not open, so the other one answers).",
             ["what"],
             registry=own,
         )

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from feast import FeatureStore
@@ -20,6 +19,7 @@ from serving.recommend.scored import Lists, NoLists, Precomputed, Scored, Scorer
 from serving.recommend.scoring import Scoring, open_scoring
 from serving.request.item_table import table_key
 from serving.request.vectors import RequestTime
+from transformations import clock
 from transformations.config import Config
 from transformations.errors import InputError
 from transformations.layout import part_files
@@ -105,7 +105,7 @@ def open_parts(
     state, release = state_of(config, served), served.release
     sources = Candidates(config, store, served)
     if beside is None:
-        items = ItemFacts(config, datetime.now(UTC), served)
+        items = ItemFacts(config, clock.now(), served)
     else:
         items = beside.items.by(config, served)
     popular = popular_now(sources, items)

@@ -1,6 +1,8 @@
 """A member's recommendations: candidates → scores → rules → a list, always within the deadline.
 
-request ─► checked ─┬─► member, candidates, scores, rules   in a thread; kept for a time
+request ─► checked, and the member's release ─┐
+                    ┌─────────────────────────┘
+                    ├─► member, candidates, scores, rules   in a thread; kept for a time
                     │       late, or it fails
                     ├─► a list that was made before         in another thread
                     │       there is none, or it is late
@@ -15,11 +17,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Self, TypeVar
 
 import numpy as np
 
+from operations.traffic import Traffic
 from serving.recommend.asked import Answer, Path, Recommended, Request, checked
 from serving.recommend.cache import Kept
 from serving.recommend.input_log import InputLog
@@ -30,6 +33,7 @@ from serving.recommend.rules import Pool, drawing, listed
 from serving.recommend.scored import Scored, fused
 from serving.recommend.standby import Standby
 from serving.request.sequences import checked_ids
+from transformations import clock
 from transformations.config import Config
 
 logger = logging.getLogger(__name__)
@@ -72,6 +76,8 @@ class Recommender:
         self._parts, self._reopen, self._rng, self._log = parts, reopen, rng, log
         self._standby = standby
         self._ready: dict[int | None, Parts] = {}
+        self._traffic = standby.traffic() if standby is not None else Traffic(parts.release)
+        self._asked_for: int | None = None
         self._turning = (
             threading.Lock()
         )  # held while parts are swapped, never while some are opened
@@ -82,8 +88,24 @@ class Recommender:
 
     @property
     def parts(self) -> Parts:
-        """What answers are made from now."""
+        """What answers are made from now, save for a treatment's members."""
         return self._parts
+
+    def _of_member(self, member: Any) -> tuple[Parts, str | None]:
+        """Return what a member is answered from, and its arms.
+
+        A treatment that is not open leaves its members to what serves the others, in their arm: who
+        counts in it may not hang on what it can do.
+        """
+        with self._turning:
+            release, arm = self._traffic.of(member)
+            if release in (self._traffic.release, self._parts.release):
+                return self._parts, arm
+            parts = self._ready.get(release)
+        if parts is None:
+            self.metrics.failures.labels("treatment").inc()  # `opened` has said why
+            return self._parts, arm
+        return parts, arm
 
     def of(self, request: Request, since: float | None = None) -> Answer:
         """Return the recommendations of a member, within `recommend.deadline`.
@@ -96,15 +118,21 @@ class Recommender:
         Raises:
             InputError: the request is wrong.
         """
-        since = time.monotonic() if since is None else since
-        parts, now = self._parts, datetime.now(UTC)
-        request = checked(self.config, parts.items, request, now)
+        since, now = time.monotonic() if since is None else since, clock.now()
+        parts, arm, request = self._checked(request, now)
         made, path = self._made(parts, request, since, now)
-        self.metrics.seconds.labels("answer").observe(time.monotonic() - since)
+        seconds = time.monotonic() - since
+        self.metrics.seconds.labels("answer").observe(seconds)
         self.metrics.answers.labels(path).inc()
         if not made.items:
             self.metrics.empty.inc()
-        return _answer(request, made, path)
+        return _answer(request, made, path, arm, seconds)
+
+    def _checked(self, request: Request, now: datetime) -> tuple[Parts, str | None, Request]:
+        """Return what a request is answered from, its member's arms, and the request, checked."""
+        (member,) = checked_ids(self.config.rules, "member", [request.member_id])
+        parts, arm = self._of_member(member)
+        return parts, arm, checked(self.config, parts.items, request, now)
 
     def _made(
         self, parts: Parts, request: Request, since: float, now: datetime
@@ -152,10 +180,15 @@ class Recommender:
             return self._new(parts, request, known, now)
 
         def keep(made: _Made) -> bool:
-            return not made.failed and parts is self._parts
+            return not made.failed and self._is_answering(parts)
 
         made, was_there = self._kept.of((parts.release, request.key(known.row_at)), make, keep)
         return made, "cached" if was_there else made.path
+
+    def _is_answering(self, parts: Parts) -> bool:
+        """Whether parts are in use, for all or for some members."""
+        with self._turning:
+            return parts is self._parts or parts is self._ready.get(parts.release)
 
     def _new(self, parts: Parts, request: Request, known: Member, now: datetime) -> "_Made":
         member = with_events(self.config.rules, known, request.events)
@@ -319,23 +352,28 @@ class Recommender:
             parts.sources.close()
 
     def follow(self) -> bool:
-        """Let the release answer that the pointer names; return whether it is not open yet.
+        """Let the releases answer that the ledger names; return whether one is not open yet.
 
-        Then a `refresh` opens it. What answered before stays open: to go back is a swap too.
+        Then a `refresh` opens it. What answered before stays open: to go back is a swap too. A
+        treatment is asked for once; one that cannot be opened is tried again by each `refresh`.
         """
         if self._standby is None:
             return False
-        release = self._standby.pointer()
+        traffic = self._standby.traffic()
+        release, shared = traffic.release, traffic.shared
         with self._turning:
-            if release == self._parts.release:
-                return False
-            if release not in self._ready:
-                return True
-            after = self._ready.pop(release)
-            self._put_ready(self._parts)
-            self._parts = after
-            self._kept.clear()
-        return False
+            self._traffic = traffic
+            if release != self._parts.release:
+                if release not in self._ready:
+                    return True
+                after = self._ready.pop(release)
+                self._put_ready(self._parts)
+                self._parts = after
+                self._kept.clear()
+            wanted = None if shared is None else shared.release
+            is_new = wanted not in (None, self._asked_for) and wanted not in self._ready
+            self._asked_for = wanted
+        return is_new
 
     def now(self, request: Request) -> Answer:
         """Return a member's recommendations however long they take, newly made.
@@ -343,10 +381,10 @@ class Recommender:
         Raises:
             InputError: the request is wrong. Whatever a store raises while it is away.
         """
-        parts, at = self._parts, datetime.now(UTC)
-        request = checked(self.config, parts.items, request, at)
+        since, at = time.monotonic(), clock.now()
+        parts, arm, request = self._checked(request, at)
         made = self._new(parts, request, parts.sources.member(request.member_id), at)
-        return _answer(request, made, made.path)
+        return _answer(request, made, made.path, arm, time.monotonic() - since)
 
     def warm_up(self) -> None:
         """Answer for a member that nobody knows, whatever the deadline: imports, connections."""
@@ -360,7 +398,7 @@ class Recommender:
         Raises:
             InputError: not a member's id.
         """
-        now = datetime.now(UTC)
+        now = clock.now()
         request = checked(self.config, self._parts.items, Request(member_id), now)
         known = self._parts.sources.member(request.member_id)
         rows = zip(known.items, known.actions, known.times, known.signs.tolist(), strict=True)
@@ -386,7 +424,7 @@ class Recommender:
         (item,) = checked_ids(self.config.rules, "item", [item_id])
         if item not in items:
             raise KeyError(item)
-        near = items.neighbours(item, count, datetime.now(UTC))
+        near = items.neighbours(item, count, clock.now())
         return [
             {"item_id": other, "title": items.title(other), "similarity": similarity}
             for other, similarity in near
@@ -422,7 +460,7 @@ class _Made:
     release: int | None = None
 
 
-def _answer(request: Request, made: _Made, path: Path) -> Answer:
+def _answer(request: Request, made: _Made, path: Path, arm: str | None, seconds: float) -> Answer:
     return Answer(
         request.id,
         request.member_id,
@@ -433,6 +471,8 @@ def _answer(request: Request, made: _Made, path: Path) -> Answer:
         made.at,
         made.items,
         made.release,
+        arm,
+        round(seconds, 6),
     )
 
 

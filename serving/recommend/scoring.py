@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from serving.recommend.scored import Lists, Scored, Served, as_ids, merged
 from serving.request.sequences import Event, LatestSequences
 from serving.request.vectors import RequestTime
 from stores.read import Features, Reader
-from transformations import names
+from transformations import clock, names
 from transformations.config import Config
 from transformations.duck import connect
 from transformations.errors import InputError
@@ -82,7 +82,7 @@ class Scoring:
         sources = merged(found, extra)
         items = as_ids(list(sources))
         started = time.perf_counter()
-        now = now or datetime.now(UTC)
+        now = now or clock.now()
         inputs, served = self.inputs(member, found, items, context or {}, now, events)
         seconds = {"features": time.perf_counter() - started}
         scores, likely = self.ranker.fitted.judged(inputs)

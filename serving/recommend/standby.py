@@ -7,7 +7,8 @@ from typing import Protocol
 from feast import FeatureStore
 
 from operations.composition import fits_of
-from operations.releases import Pointer, standby
+from operations.releases import standby
+from operations.traffic import Pointer, Traffic
 from serving.recommend.parts import Parts, open_parts, state_of
 from serving.request.vectors import RequestTime
 from transformations.config import Config
@@ -18,8 +19,8 @@ logger = logging.getLogger(__name__)
 class Standby(Protocol):
     """What a recommender asks about releases: WorkspaceStandby, or a stand-in."""
 
-    def pointer(self) -> int | None:
-        """Return the release that has to answer now; it is asked several times per second."""
+    def traffic(self) -> Traffic:
+        """Return which release has to answer whom; it is asked several times per second."""
         ...
 
     def opened(self, kept: Mapping[int | None, Parts], beside: Parts) -> dict[int | None, Parts]:
@@ -33,7 +34,7 @@ class Standby(Protocol):
 
 
 class WorkspaceStandby:
-    """The newest releases of a workspace, and the one that a rollback goes to.
+    """The newest releases of a workspace, what has a share of the traffic, what a rollback goes to.
 
     Args:
         request_time: As `open_parts` takes it.
@@ -45,9 +46,9 @@ class WorkspaceStandby:
         self._config, self._store, self._request_time = config, store, request_time
         self._pointer = Pointer(config)
 
-    def pointer(self) -> int | None:
-        """Return the release that the pointer of the online service names."""
-        return self._pointer.release()
+    def traffic(self) -> Traffic:
+        """Return what the ledger says of the online service."""
+        return self._pointer.traffic()
 
     def opened(self, kept: Mapping[int | None, Parts], beside: Parts) -> dict[int | None, Parts]:
         """Open them; one that cannot be opened is logged, and left out."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from stores.ids import IdError, ids_of
 from stores.read import Features, Reader
+from transformations import clock
 from transformations.attributes import problem
 from transformations.config import Config
 from transformations.errors import ActivityError, InputError, RunFailedError
@@ -93,7 +94,7 @@ class LatestSequences:
                 row.
         """
         rules = self._config.rules
-        timestamp = datetime.now(UTC) if as_of is None else as_of.astimezone(UTC)
+        timestamp = clock.now() if as_of is None else as_of.astimezone(UTC)
         stored = self._reader.read({"member_id": list(members)})
         ids = pa.array(members, ARROW_IDS[rules.member_id_type])
         sequence_at = stored.event_timestamps[SEQUENCE_VIEW]

@@ -44,6 +44,7 @@ from serving.request.metrics import RequestMetrics
 from serving.request.sequences import Event
 from serving.request.vectors import Embedded, RequestTime
 from serving.times import read_time
+from transformations import clock
 from transformations.errors import InputError
 from transformations.secrets import redact
 from transformations.timestamps import timestamp_of
@@ -337,7 +338,7 @@ async def _warm_then_refreshing(
                 "new models or items cannot be loaded, the old ones are served: %s", error
             )
             health.error = redact(str(error))
-        health.looked_at = datetime.now(UTC)
+        health.looked_at = clock.now()
 
 
 async def _following(beside: Sequence[Beside], due: asyncio.Event) -> None:

@@ -6,7 +6,7 @@ padding, and the packaged aggregator computes the vector.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import Any, Self
 
@@ -27,6 +27,7 @@ from serving.request.models import CompiledModels, packaged_of, weights_of
 from serving.request.sequences import Event, Id, LatestSequences, checked_ids
 from serving.searches import search_vectors
 from serving.times import FURTHEST, out_of_bounds
+from transformations import clock
 from transformations.config import Config
 from transformations.errors import InputError
 from transformations.member_columns import member_columns
@@ -133,7 +134,7 @@ class RequestTime:
             *(("event_timestamp", event.event_timestamp) for event in events),
         ):
             rules = self._config.rules
-            wrong = out_of_bounds(rules, microseconds(given), datetime.now(UTC), FURTHEST)
+            wrong = out_of_bounds(rules, microseconds(given), clock.now(), FURTHEST)
             if wrong is not None:
                 raise InputError(
                     f"{name} {given.isoformat()} {wrong}: expected a time from "

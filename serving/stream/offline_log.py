@@ -9,6 +9,8 @@ next one that starts.
     state/stream/<worker>/<view>/<part>.arrows                    the spool
     member_embeddings/<view>/as_of=stream-<day>/<part>.parquet    the part
 
+Messages are spooled beside them, and become an object of the archive (transformations/archive.py).
+
 A snapshot's partition holds only `as_of=<timestamp>/part-0.parquet`. So a repeated daily run, its
 restamping and its reading back never touch the streamed parts, and `partitions` does not list them.
 """
@@ -28,6 +30,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection
 
+from serving.stream import kept
+from transformations import archive, clock
 from transformations.config import Config
 from transformations.duck import parquet
 from transformations.files import sync
@@ -80,7 +84,10 @@ class OfflineLog:
         return size >= self._size or time.monotonic() - self._since >= self._seconds
 
     def flush(self) -> int:
-        """Turn the spools into parts of the tables; return the number of rows."""
+        """Turn the spools into parts of the tables; return the number of rows.
+
+        Those of messages go into the archive, and are not counted.
+        """
         spools, self._open = self._open, {}
         self._since = time.monotonic()
         for spool in spools.values():
@@ -247,9 +254,13 @@ def _append_folder(config: Config, folder: Path) -> int:
     """Append every closed spool of a worker, without forgotten members, and remove it."""
     rows, tombstones = 0, Tombstones(config)
     for spool in sorted(folder.glob("*/*.arrows")):
+        if spool.parent.name == kept.SPOOL:
+            _archive(config, spool, tombstones)
+            spool.unlink()
+            continue
         # A part has its spool's name. So a spool that was appended, but not removed before a kill,
         # is written over its own part.
-        day = f"{datetime.now(UTC):%Y-%m-%d}"
+        day = f"{clock.now():%Y-%m-%d}"
         table = config.layout.table(spool.parent.name)
         existing = [*table.glob(f"{PARTITION}*/{spool.stem}.parquet")]
         part = existing[0] if existing else table / f"{PARTITION}{day}" / f"{spool.stem}.parquet"
@@ -284,6 +295,15 @@ def _append(spool: Path, part: Path, tombstones: Tombstones) -> int:
         temporary.replace(part)
         sync(part.parent)
     return rows
+
+
+def _archive(config: Config, spool: Path, tombstones: Tombstones) -> None:
+    """Keep a spool's messages in the archive; a spool that is there twice is kept twice."""
+    file = spool.with_suffix(".part")
+    with archive.writer(file, kept.SCHEMA) as writer:
+        for rows in _groups(spool):
+            writer.write_table(archive.kept(config, tombstones, rows, "member_id"))
+    archive.keep(config, kept.read_now(), file)
 
 
 def _groups(spool: Path) -> Iterator[pa.Table]:

@@ -14,7 +14,7 @@ again.
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,7 @@ from serving.stream.online_writer import OnlineWriter
 from serving.stream.states.open import open_states
 from serving.stream.states.protocol import NONE, Id, StateStore, pack, unpack
 from serving.stream.vectors import Vectors
+from transformations import clock
 from transformations.config import Config
 from transformations.names import MEMBER_STATS_VIEW, SEQUENCE_VIEW
 from transformations.rules import SEARCH
@@ -53,7 +54,7 @@ TOLERANCE = timedelta(seconds=5)
 
 def utc_now() -> datetime:
     """Return the current time."""
-    return datetime.now(UTC)
+    return clock.now()
 
 
 @dataclass

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from serving.outage import STORE_GONE
+from serving.stream import kept
 from serving.stream.blame import Blame
 from serving.stream.bus.messages import StreamEvent, decode_all, member_in
 from serving.stream.bus.protocol import Bus, BusGoneError, Message
@@ -156,6 +157,12 @@ class Worker:
             self.bus.refuse([(messages[index], reason) for index, reason in refused.items()])
             for reason in refused.values():
                 self.metrics.refused.labels(reason).inc()
+        if self.config.archive.bus:
+            whose: dict[int, object] = {i: member_in(messages[i].value) for i in refused}
+            theirs = (event.member_id for event in events)
+            whose |= dict(zip(readable, theirs, strict=True))
+            if whose:
+                self.updater.log.append(kept.SPOOL, kept.rows_of(messages, whose))
 
     def _follow_tombstones(self) -> None:
         """Take new tombstones over before a batch is read; `activity forget` waits for that."""
@@ -176,14 +183,14 @@ class Worker:
         A dead letter would hold the message that nobody may keep.
         """
         gone = self._tombstones.are(event.member_id for event in events)
-        kept = [index for index, is_gone in enumerate(gone) if not is_gone]
+        left = [index for index, is_gone in enumerate(gone) if not is_gone]
         whose = {index: member_in(messages[index].value) for index in refused}
         theirs = self._tombstones.are("" if who is None else who for who in whose.values())
         passed = {index for index, is_gone in zip(whose, theirs, strict=True) if is_gone}
         self.metrics.events.labels("forgotten").inc(sum(gone) + len(passed))
         return (
-            [events[index] for index in kept],
-            [readable[index] for index in kept],
+            [events[index] for index in left],
+            [readable[index] for index in left],
             {index: why for index, why in refused.items() if index not in passed},
         )
 

@@ -233,14 +233,14 @@ def test_half_precision_ends_in_float32(world: Config) -> None:
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        model, state = _phase(
+        fitting, state = _phase(
             TASTE, world, data, "select", (EPOCH, UNTIL - RECIPE.validation), None, None
         )
     finally:
         keras.config.set_dtype_policy(before)
     assert state.history[-1]["val_loss"] < state.history[0]["val_loss"] + 0.1
     whole = build(TASTE, world)
-    whole.set_weights(model.get_weights())
+    whole.set_weights(fitting.aggregator.get_weights())
     assert {output.dtype for output in whole.outputs} == {"float32"}
     assert {w.dtype.name for w in whole.get_weights()} == {"float32"}
 

@@ -15,7 +15,6 @@ from operations.ledger import Ledger
 from operations.releases import (
     RELEASES,
     TARGETS,
-    Pointer,
     history,
     note_gates,
     pin,
@@ -28,6 +27,7 @@ from operations.releases import (
     to_retire,
     unpin,
 )
+from operations.traffic import Pointer, traffic
 from transformations.config import ROOT, Config
 from transformations.errors import InputError
 
@@ -65,9 +65,9 @@ def test_a_pointer_is_the_last_promotion_and_a_rollback_goes_back_in_history(con
     for number in (1, 2, 3):
         promote(config, number, f"reason {number}")
     pointer = Pointer(config)
-    assert pointer.release() == 3
+    assert pointer.traffic().release == 3
     assert rollback(config, "worse") == {"online": 2, "batch": 2}
-    assert pointer.release() == 2
+    assert pointer.traffic().release == 2
     assert rollback(config) == {"online": 1, "batch": 1}
     with pytest.raises(InputError, match="served before 1 and is not retired, found none"):
         rollback(config)
@@ -77,15 +77,6 @@ def test_a_pointer_is_the_last_promotion_and_a_rollback_goes_back_in_history(con
     said = [(row["target"], row["release"], row["is_rollback"]) for row in history(config)[:2]]
     assert said == [("online", 1, True), ("online", 3, False)]
     assert history(config)[-1]["why"] == "reason 1"
-
-
-def test_a_share_below_one_moves_no_pointer(config):
-    make(config, 1, 2)
-    promote(config, 1)
-    promote(config, 2, share=0.1)
-    assert serving(config) == 1
-    promote(config, 2)
-    assert rollback(config)["online"] == 1
 
 
 def test_what_a_gate_refuses_does_not_serve(config):
@@ -149,32 +140,43 @@ def test_history_is_a_stack(tmp_path_factory, moves: Sequence[int | str]):
 
 MOVER = """
 import sys
-from operations.releases import promote
+from operations.releases import promote, rollback
+from operations.traffic import Terms, promote_in_part
 from transformations.config import Config
 config = Config.model_validate({"data_dir": sys.argv[1], "items": {"text": ["title"]}})
+terms = Terms("positive per member", (), 0.05, 2, 10_000)
 while True:
-    for number in (1, 2):
-        print(number, flush=True)
-        promote(config, number)
+    print("again", flush=True)
+    promote(config, 1)
+    promote_in_part(config, 2, 0.1, terms)
+    promote_in_part(config, 2, 0.2, terms)
+    promote(config, 2)
+    promote_in_part(config, 1, 0.1, terms)
+    rollback(config)
 """
 
 
-def test_a_killed_promotion_leaves_the_pointer_of_both_targets_old_or_new(config):
+def test_a_killed_move_leaves_the_one_truth_of_before_or_after_it(config):
     make(config, 1, 2)
     for pause in (0.0, 0.003, 0.011):
         with subprocess.Popen(
             [sys.executable, "-c", MOVER, str(config.data)], cwd=ROOT, stdout=subprocess.PIPE
         ) as process:
             assert process.stdout is not None
-            for _ in range(4):  # it moves
+            for _ in range(2):  # it moves
                 process.stdout.readline()
             time.sleep(pause)
             process.send_signal(signal.SIGKILL)
         online, batch = (serving(config, target) for target in TARGETS)
         assert online == batch
         assert online in (1, 2)
+        (last, *_), shared = history(config), traffic(config).shared
+        assert (shared is not None) == (last["share"] < 1)
+        if shared is not None:
+            assert (shared.control, shared.release) == (str(online), last["release"])
+            assert shared.share == last["share"]
     promote(config, 1)  # the ledger is whole
-    assert Pointer(config).release() == 1
+    assert Pointer(config).traffic().release == 1
 
 
 def test_a_poll_of_the_pointer_makes_no_ledger_where_it_was_taken_away(config):
@@ -182,5 +184,5 @@ def test_a_poll_of_the_pointer_makes_no_ledger_where_it_was_taken_away(config):
     pointer = Pointer(config)
     config.layout.ledger.unlink()
     with pytest.raises(sa.exc.OperationalError):
-        pointer.release()
+        pointer.traffic()
     assert not config.layout.ledger.exists()

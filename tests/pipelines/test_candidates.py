@@ -5,7 +5,7 @@ import re
 import weakref
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -239,12 +239,7 @@ def test_an_item_that_was_posted_since_has_neighbours_at_the_next_refresh(
 ) -> None:
     clock = iter(datetime.now(UTC) + n * timedelta(minutes=5) for n in (-2, -1))
 
-    class Clock(datetime):
-        @classmethod
-        def now(cls, _: Any = None) -> datetime:  # type: ignore[override]
-            return next(clock)
-
-    monkeypatch.setattr("pipelines.refresh.datetime", Clock)
+    monkeypatch.setattr("pipelines.refresh.clock", SimpleNamespace(now=lambda: next(clock)))
     workspace = market(tmp_path, AVERAGE)
     candidates = ('Neighbours(of="co_actions_v1", version=1, nearest=3)', CANDIDATES[1])
     workspace.lines(AVERAGE, encoders=ENCODERS, candidates=candidates)

@@ -38,6 +38,8 @@ COMMANDS = [
     ["forget"],
     ["backup"],
     ["restore"],
+    ["archive", "list"],
+    ["archive", "replay"],
     ["simulate"],
     ["import", "movietweetings"],
     ["run"],

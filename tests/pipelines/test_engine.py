@@ -82,7 +82,7 @@ def build(config: Config) -> tuple[int, int]:
     """Stage the source and build all snapshots by the configured engine."""
     engine = engine_of(config)
     with connect(config) as con:
-        staged = stage_activity(config, con, AS_OF, engine)
+        staged = stage_activity(config, con, AS_OF, engine=engine)
         built = build_sequences_of(config, con, SNAPSHOTS, engine=engine)
     return staged.rows_out, built.rows_out
 

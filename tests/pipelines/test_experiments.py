@@ -46,13 +46,14 @@ class Row(NamedTuple):
     """One item that was shown."""
 
     member_id: int
-    item_id: int
+    item_id: int | None
     shown_at: datetime
     arm: str | None
     request_id: str = "a"
-    position: int = 0
+    position: int | None = 0
     surface: str | None = "home"
     path: str = "ranked"
+    seconds: float | None = 0.1
 
 
 def write_shown(config: Config, rows: Sequence[Row]) -> None:
@@ -79,6 +80,7 @@ def by_hand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Config, 
             Row(1, 7, BEGAN + 3 * DAY, CONTROL, "b"),
             Row(2, 7, BEGAN + DAY, TREATMENT, "c"),
             Row(3, 9, BEGAN + 2 * DAY, TREATMENT, "d"),
+            Row(3, None, BEGAN + 3 * DAY, TREATMENT, "g", None, seconds=0.3),  # an empty list
             Row(4, 7, BEGAN + DAY, "other:control", "e"),
             Row(5, 7, BEGAN - DAY, CONTROL, "f"),  # it had not begun
         ],
@@ -122,6 +124,9 @@ def by_hand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Config, 
         ("APPLY per session", (3, 3), (1, 3)),
         ("session_minutes", (0, 3), (20, 3)),
         ("session_minutes per member", (0, 1), (20, 2)),
+        ("latency", (0.2, 2), (0.5, 3)),
+        ("filled", (2, 2), (2, 3)),
+        ("APPLY per list", (3, 2), (1, 3)),
     ],
 )
 def test_a_metric_counts_what_it_says(
@@ -147,6 +152,7 @@ def test_a_metric_counts_what_it_says(
         ("impressions per session", "expected impressions per member"),
         ("session_minutes per impression", "expected session_minutes per session or member"),
         ("session_minutes within 1d", "without `within`"),
+        ("latency per member", "expected latency per list, got per member"),
     ],
 )
 def test_what_is_no_metric(by_hand: tuple[Config, Connection], text: str, message: str) -> None:
@@ -163,6 +169,8 @@ def test_metrics_and_guardrails_are_written_as_they_are_read(
     assert [str(one) for one in default_guardrails(config)] == [
         "negative per impression <= +10%",
         "impressions per member >= -10%",
+        "latency per list <= +25%",
+        "filled per list >= -1%",
         "coverage >= -20%",
     ]
     assert str(read_guardrail("DISMISS <= 5%", config)) == "DISMISS per member <= +5%"
@@ -182,6 +190,8 @@ def simulated(
     items: tuple[int, int] = (50, 50),
     salt: str = EXPERIMENT.salt,
     first: tuple[int, int] = (0, 0),
+    name: str = "ranker",
+    seconds: tuple[float, float] = (0.1, 0.1),
     **more: Any,
 ) -> Config:
     """Members who are shown an item, apply to it or dismiss it, as (control, treatment) do.
@@ -191,7 +201,7 @@ def simulated(
     """
     config = configure(folder, actions=ACTIONS, **more)
     rng = np.random.default_rng(3)
-    numbers = numbers_of(salt, "ranker", np.arange(MEMBERS))
+    numbers = numbers_of(salt, name, np.arange(MEMBERS))
     shown, events = [], []
     for member, number in enumerate(numbers):
         arm = arm_of(number, 0.5)
@@ -201,7 +211,9 @@ def simulated(
             continue
         when = BEGAN + DAY * rng.integers(0, 10) + HOUR
         item = int(rng.integers(items[at]))
-        shown.append(Row(member, item, when, f"ranker:{arm}", str(member), first[at], surface))
+        took = seconds[at] * rng.lognormal(0, 0.3)
+        list_of = (f"{name}:{arm}", str(member), first[at], surface, "ranked", took)
+        shown.append(Row(member, item, when, *list_of))
         for action, rate in (("APPLY", rates), ("DISMISS", dismiss)):
             if rng.random() < rate[at]:
                 events.append(Event(member, item, action, when + HOUR))

@@ -26,6 +26,7 @@ from serving.stream.updater import open_updater
 from serving.stream.worker import Worker
 from tests.worlds.events import configure
 from tests.worlds.workspace import AVERAGE, DECAY, END, Workspace, write
+from transformations import archive
 from transformations.config import Config
 from transformations.errors import InputError
 from transformations.seals import damage
@@ -167,7 +168,7 @@ def test_it_is_nowhere_and_no_source_brings_it_back(full: Workspace) -> None:
     assert tables(root, WHO) == {
         "activity", "quarantine", "members", "member_sequences", "member_stats",
         "member_embeddings", "member_recommendations", "impressions", "logged_features", "state",
-        "online.db",
+        "online.db", "archive",
     }  # fmt: skip
     assert "state/ledger.db" in holds(root, WHO)
     assert len(online(root, WHO)) >= 5
@@ -178,8 +179,10 @@ def test_it_is_nowhere_and_no_source_brings_it_back(full: Workspace) -> None:
     assert holds(root, WHO) == {}
     assert online(root, WHO) == []
     assert {table: len(online(root, OTHER)) for table in online(root, OTHER)} == before
-    assert tables(root, OTHER) >= {"activity", "member_embeddings", "impressions", "online.db"}
+    assert tables(root, OTHER) >= {"activity", "member_embeddings", "archive", "online.db"}
     assert list(damage(file.path for file in table_files(config))) == []
+    assert list(archive.damage(config)) == []
+    assert done.rows["archive"] == 2
     where = {"activity", "quarantine", "members", "member_sequences", "impressions"}
     assert where | {"states of the stream", "member_recommendations"} <= {*done.rows}
     assert done.rows["quarantine"] == 2

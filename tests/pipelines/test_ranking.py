@@ -47,11 +47,11 @@ from tests.pipelines.test_candidates import CANDIDATES, DECAY, ENCODERS, KEPT_SM
 from tests.pipelines.test_impressions import Row, write_shown
 from tests.pipelines.test_item_spaces import market
 from tests.worlds.workspace import AVERAGE, DAY, END, Workspace
-from transformations.config import TrainSettings
 from transformations.duck import connect
 from transformations.errors import InputError, RunFailedError, TooFewError
 from transformations.layout import partition
 from transformations.timestamps import microseconds
+from transformations.train_settings import TrainSettings
 
 RANKERS = (
     'Linear(version=1, aggregators=("decay_v1", "small_v1"), labels=400)',

@@ -15,8 +15,10 @@ from typer.testing import CliRunner
 from operations.composition import fits_of, note_release, served_fits, served_lines
 from operations.fits import Fits, current_lines, lines_of
 from operations.releases import promote, releases, rollback, serving
+from operations.traffic import traffic
 from pipelines.cli import app as cli
 from pipelines.releasing import release_what_is_published
+from pipelines.sharing import begin_share
 from serving.recommend.asked import Answer, Request
 from serving.recommend.parts import open_parts, reopening
 from serving.recommend.recommend import Recommender
@@ -145,6 +147,32 @@ def test_a_release_that_is_not_open_asks_for_a_refresh(served: Workspace) -> Non
     promote(config, 2)
 
 
+def test_a_share_is_answered_by_its_own_fits_and_mixes_nothing(served: Workspace) -> None:
+    config, store = served.config, served.store
+    promote(config, 1)
+    standby = WorkspaceStandby(config, store)
+    with Recommender(
+        config, open_parts(config, store), reopening(config, store), standby=standby
+    ) as recommender:
+        recommender.refresh()
+        for share in (0.2, 0.5):
+            one = begin_share(config, 2, share, salt="4c1d")
+            assert str(one.guardrails[-1]) == "coverage >= -20%"
+            assert not recommender.follow()
+            now, seen = traffic(config), set()
+            for member in range(30):
+                answer = recommender.of(Request(member))
+                assert (answer.release, answer.arm) == now.of(member)
+                assert answer.release is not None
+                assert of_sources(answer) == VIEWS[answer.release]
+                seen.add(answer.release)
+            assert seen == {1, 2}
+        rollback(config)
+        recommender.follow()
+        assert {recommender.of(Request(member)).release for member in range(30)} == {1}
+    promote(config, 2)
+
+
 @contextmanager
 def service(workspace: Workspace) -> Iterator[Client]:
     """The whole service, as `activity serve` runs it, in this process."""
@@ -185,7 +213,9 @@ def test_ten_moves_of_the_pointer_under_load_fail_no_request_and_mix_nothing(
                     promote(config, 2)
                 else:
                     rollback(config)
-                now = serving(config)
+                    if move % 4:  # some of the members again
+                        begin_share(config, 2, 0.5)
+                now, _ = traffic(config).of(3)
                 while client.ask("/recommend/3?n=3")[1]["release"] != now:
                     assert not any(one.done() for one in loading)
         finally:
@@ -207,6 +237,14 @@ def test_the_commands_show_and_move_what_serves(served: Workspace) -> None:
             raise result.exception
         return " ".join(result.output.split())
 
+    with pytest.raises(InputError, match="--share: lists have no share"):
+        call("release", "promote", "1", "--share", "0.1", "--target", "batch")
+    said = call("release", "promote", "1", "--share", "0.1")
+    assert "release 1 answers 10% of the members; as many are the control: positive" in said
+    assert "guardrail: latency per list <= +25%" in said
+    assert "Release 1 answers 10% of the members; no run has read it yet" in call("status")
+    assert "answers 10% of the members: release_1" in call("release", "list")
+    assert "online: release 2 serves again" in call("release", "rollback")
     assert "2 serves" in call("release", "rollback", "--why", "fewer plays") + call(
         "release", "promote", "2", "--target", "batch"
     )

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -196,12 +197,7 @@ def test_between_two_runs_items_are_counted_again(
     now = datetime.now(UTC)
     clock = iter(now + hours * HOUR for hours in range(9))
 
-    class Clock(datetime):
-        @classmethod
-        def now(cls, _: Any = None) -> datetime:  # type: ignore[override]
-            return next(clock)
-
-    monkeypatch.setattr("pipelines.refresh.datetime", Clock)
+    monkeypatch.setattr("pipelines.refresh.clock", SimpleNamespace(now=lambda: next(clock)))
     workspace = market(tmp_path, AVERAGE, encoders=("TfidfSvd(version=1)",))
     workspace.run(END)
     folder = workspace.config.layout.item_stats

@@ -72,6 +72,7 @@ class Clone:
             f"{done.stdout}\n{done.stderr}\nexit code {done.returncode}"
         )
         assert "Warning" not in done.stderr, done.stderr
+        assert "leaked" not in done.stderr, done.stderr  # what nanobind finds alive at the end
         return done.stdout if fails == 0 else done.stderr
 
     def python(self, code: str, *arguments: str, folder: str = ".") -> str:

@@ -1,6 +1,6 @@
 """The events source as `activity`, one partition per period, and `quarantine`."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 
@@ -27,11 +27,9 @@ from transformations.searches import (
     add_search_function,
     searches_query,
 )
-from transformations.sources import sql_source
-from transformations.sources.files import find, group
-from transformations.sources.marks import Mark
+from transformations.sources.event_source import Given, event_columns, read_source
 from transformations.sources.quarantine import keep_refused, quarantine_query
-from transformations.sources.raw_events import attribute_columns, raw_events, where_configured
+from transformations.sources.raw_events import raw_events
 from transformations.sources.spool import collect_malformed, counted, rows_read, spool, spool_rows
 from transformations.table_files import SOURCES_AGAIN
 from transformations.tables import activity_query
@@ -39,11 +37,18 @@ from transformations.tasks import Engine, InTurn
 from transformations.tombstones import without_forgotten
 
 FUTURE = "event_timestamp is in the future"
-EVENT_TIMES = ("events.columns.event_timestamp", "events.columns.ingested_at")
+
+
+class TooManyRefusedError(RunFailedError):
+    """More than events.max_refused_share of the rows were refused; they are in quarantine."""
 
 
 def stage_activity(
-    config: Config, con: Connection, as_of: datetime, engine: Engine | None = None
+    config: Config,
+    con: Connection,
+    as_of: datetime,
+    given: Given | None = None,
+    engine: Engine | None = None,
 ) -> TableReport:
     """Read what is new in the events source into `activity`, and what is refused to `quarantine`.
 
@@ -54,6 +59,8 @@ def stage_activity(
     next run repeats what a killed one missed.
 
     Args:
+        given: Rows of the archive, which are staged in place of the source. What was read of the
+            source stays as it was noted.
         engine: Who merges the rows of buckets; default: this connection, one after the other.
 
     Returns:
@@ -63,15 +70,16 @@ def stage_activity(
     Raises:
         InputError: the source or one of its columns is missing, or has a wrong type; activity lies
             in another number of buckets than is configured.
-        RunFailedError: more than events.max_refused_share of the rows read were refused. They are
-            in quarantine; `activity` is unchanged.
+        TooManyRefusedError: more than events.max_refused_share of the rows read were refused. They
+            are in quarantine; `activity` is unchanged.
     """
     expect_buckets(config.layout)
-    before = state.load(config)
     with spool(config, "stg_activity") as folder:
-        rows_in, read = _judge_source(config, con, as_of, before, folder)
+        rows = given or read_source(config, con, as_of, state.load(config), folder)
+        rows_in = _judge(config, con, as_of, rows, folder)
         period = _period(config, con)
         keep_refused(config, con, period, as_of)
+        rows.note()
         refused = counted(con, "select reason from refused")
         _fail_if_too_many(config, rows_in, refused)
         # Before the actions on them: a killed run leaves no action on an unknown text.
@@ -80,52 +88,17 @@ def stage_activity(
             merged = _merge_periods(config, con, period, None)
         else:
             merged = _merge_buckets(config, con, period, folder, engine or InTurn(con))
-    read.periods = state.periods(config)
-    state.save(config, read)
+    if given is None:
+        rows.read.periods = state.periods(config)
+        state.save(config, rows.read)
     return TableReport("stg_activity", rows_in, merged.gained, refused, merged.written)
 
 
-def _judge_source(
-    config: Config,
-    con: Connection,
-    as_of: datetime,
-    before: state.ReadSoFar,
-    folder: Path,
-) -> tuple[int, state.ReadSoFar]:
-    """Spool what is new, and make `stg_activity` (accepted) and `refused` of it.
-
-    Returns:
-        How many rows were read, and what counts as read once they are written.
-    """
-    columns = config.events.columns.model_dump() | attribute_columns(config)
-    texts = config.rules.texts
-    wanted = {where_configured(config, key): name for key, name in columns.items()}
-    wanted |= {f"actions.{action}.text": name for action, name in texts.items()}
+def _judge(config: Config, con: Connection, as_of: datetime, rows: Given, folder: Path) -> int:
+    """Spool what is new as `stg_activity` (accepted) and `refused`; return how many rows it had."""
+    columns, texts = event_columns(config), config.rules.texts
     if texts:
         add_search_function(config.rules, con)
-    read = state.ReadSoFar()
-    if config.events.is_sql:
-        table = sql_source.TableSource(
-            key="events",
-            url=config.events.source,
-            table=config.events.table or "",
-            columns=wanted,
-            times=dict.fromkeys(EVENT_TIMES, config.events.time_unit),
-            incremental=config.events.incremental_column,
-        )
-        mark = None if before.mark is None else Mark(**before.mark)
-        spooled = sql_source.spool(config, table, folder, mark)
-        read.mark = None if spooled.mark is None else asdict(spooled.mark)
-        groups = spooled.groups
-    else:
-        source = config.path(config.events.source)
-        # Taken before the files are read, so the next run reads what is appended meanwhile.
-        for file in find("events.source", source):
-            read.files[str(file)] = [file.stat().st_size, file.stat().st_mtime_ns]
-        new = [file for file, seen in read.files.items() if before.files.get(file) != seen]
-        groups = group(con, [Path(file) for file in new], wanted, source, folder)
-        base = source if source.is_dir() else source.parent
-
     con.execute("create or replace temp table malformed (line varchar, source varchar)")
     parameters = {
         "as_of": as_of,
@@ -133,12 +106,8 @@ def _judge_source(
         "earliest": config.events.earliest,
     }
     parts = []
-    for number, files in enumerate(groups):
-        label = (
-            quoted(config.events.table)
-            if config.events.is_sql
-            else f"{identifier(files.file_column)}[{len(str(base)) + 2}:]"
-        )
+    for number, files in enumerate(rows.groups):
+        label = rows.label(files)
         parts.append(folder / f"judged-{number}.parquet")
         raw = raw_events(config, files.query, columns, files.columns, label, texts)
         con.execute(f"create or replace temp view raw_events as {raw}")
@@ -157,7 +126,7 @@ def _judge_source(
     judged = f"from {parquet(parts)} as judged{remembered}" if parts else f"from {every} limit 0"
     con.execute(f"create or replace temp view judged as {judged}")
     con.execute(f"create or replace temp view refused as {sql('refused')}")
-    return rows_read(con), read
+    return rows_read(con)
 
 
 def _judge_again(
@@ -192,7 +161,7 @@ def _fail_if_too_many(config: Config, rows_in: int, refused: dict[str, int]) -> 
             if old > total / 2
             else ""
         )
-        raise RunFailedError(
+        raise TooManyRefusedError(
             f"{total:,} of the {rows_in:,} rows read are refused, which is more than the share of "
             f"{allowed:.1%} that events.max_refused_share allows ({listed}). The rows are in "
             f"{config.layout.quarantine}; nothing else was written. Correct the source, or "

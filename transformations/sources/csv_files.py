@@ -10,13 +10,15 @@ import gzip
 import io
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 
 from transformations.errors import InputError
+from transformations.places import is_object
 
 DELIMITERS = (",", ";", "\t", "|")
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
@@ -87,14 +89,21 @@ def header(file: Path, wanted: set[str]) -> tuple[Layout, tuple[str, ...]]:
     return Layout(delimiter, compression_of(file), before), tuple(names)
 
 
-def opened(file: Path) -> BinaryIO:
+@contextmanager
+def opened(file: Path) -> Iterator[BinaryIO]:
     """Open a file for reading, decompressed."""
     kind = compression_of(file)
-    if kind == "gzip":
-        return cast(BinaryIO, gzip.open(file, "rb"))
-    if kind == "zstd":
-        return cast(BinaryIO, io.BufferedReader(pa.input_stream(str(file), compression="zstd")))
-    return file.open("rb")
+    with file.open("rb") as stream:
+        if kind == "gzip":
+            with gzip.open(stream) as plain:
+                yield cast(BinaryIO, plain)
+        elif kind == "zstd":
+            with pa.input_stream(stream, compression="zstd") as plain:
+                yield io.BufferedReader(plain)
+        elif is_object(file):  # its stream knows no readline(size)
+            yield io.BufferedReader(cast(Any, stream))
+        else:
+            yield stream
 
 
 def has_mixed_line_ends(file: Path) -> bool:

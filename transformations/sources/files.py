@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from transformations.config import Config
 from transformations.errors import InputError
+from transformations.places import cannot_list, is_object, let_read
 from transformations.quoting import identifier, one_file, quoted
 from transformations.sources import csv_files
 
@@ -126,12 +127,15 @@ class Found:
 
 
 def look_for(source: Path) -> Found:
-    """Return the files at `source`, a file or a folder of any depth; links are followed."""
+    """Return the files at `source`, a file or a folder of any depth; links are followed.
+
+    In an object store, a folder is what the names of objects have before a `/`.
+    """
     if source.is_file():
         return Found([source], {}) if _ends_well(source) else Found([], {source: _ENDS})
     files: list[Path] = []
     passed_over: dict[Path, str] = {}
-    for path, why in _walk(source):
+    for path, why in _objects(source) if is_object(source) else _walk(source):
         if why is None:
             files.append(path)
         else:
@@ -145,9 +149,14 @@ def find(key: str, source: Path) -> list[Path]:
     Raises:
         InputError: there are none; the message names `key`, a key of the configuration.
     """
-    if not source.exists():
+    try:
+        is_there, found = source.exists(), look_for(source)
+    except Exception as error:  # each store has errors of its own
+        if is_object(source):
+            raise cannot_list(key, source, error) from error
+        raise
+    if not is_there:
         raise InputError(f"{key}: expected a file or a folder, found nothing at {source}")
-    found = look_for(source)
     if not found.files:
         raise InputError(
             f"{key}: expected files that end in {', '.join(SUFFIXES)} at {source}"
@@ -161,7 +170,7 @@ def say_passed_over(config: Config, sections: Sequence[str] = ("events", "items"
     said = []
     for section in sections:
         settings = getattr(config, section)
-        source = config.path(settings.source)
+        source = config.source(f"{section}.source", settings.source)
         if not settings.is_sql and source.is_dir():
             found = _reasons(source, look_for(source).passed_over)
             said += [f"{section}.source: {reason}" for reason in found]
@@ -178,6 +187,19 @@ def _reasons(source: Path, passed_over: Mapping[Path, str]) -> list[str]:
         + (f" and {len(paths) - 3:,} more" if len(paths) > 3 else "")
         for why, paths in reasons.items()
     ]
+
+
+def _objects(source: Path) -> Iterator[tuple[Path, str | None]]:
+    for path in source.rglob("*"):
+        if path.is_dir():
+            continue
+        below = path.relative_to(source).parts
+        if any(name.startswith((".", "_")) for name in below):
+            yield path, "the name begins with . or _"
+        elif not _ends_well(path):
+            yield path, _ENDS
+        else:
+            yield path, None if path.stat().st_size else "the file is empty"
 
 
 _ENDS = "the name has another end than " + ", ".join(SUFFIXES)
@@ -231,6 +253,7 @@ def group(
     names = [name for name in wanted.values() if name is not None]
     groups: dict[tuple[object, ...], list[Files]] = {}
     for file in files:
+        let_read(con, file)
         one = _describe(con, file, names, source)
         one.require(wanted, file)
         if one.layout is not None and csv_files.has_mixed_line_ends(file):
@@ -258,7 +281,8 @@ def _describe(con: duckdb.DuckDBPyConnection, file: Path, wanted: list[str], sou
     layout = None
     if file.name.lower().endswith(".parquet"):
         try:
-            header = tuple(pq.read_schema(file).names)
+            with file.open("rb") as opened:
+                header = tuple(pq.read_schema(opened).names)
             rows = con.execute(
                 f"describe select * from read_parquet({quoted(one_file(file))}, "
                 "hive_partitioning = false)"

@@ -74,7 +74,7 @@ def stage_items(config: Config, con: Connection, as_of: datetime) -> TableReport
             )
             groups = sql_source.spool(config, table, folder).groups
         else:
-            source = config.path(items.source)
+            source = config.source("items.source", items.source)
             groups = group(con, find("items.source", source), wanted, source, folder)
         parts = []
         for number, files in enumerate(groups):

@@ -58,7 +58,7 @@ def stage_members(config: Config, con: Connection, as_of: datetime) -> TableRepo
             )
             groups = sql_source.spool(config, table, folder).groups
         else:
-            source = config.path(members.source)
+            source = config.source("members.source", members.source)
             groups = group(con, find("members.source", source), wanted, source, folder)
             base = source if source.is_dir() else source.parent
         parts = []

@@ -21,6 +21,14 @@ from transformations.sources.files import Files
 from transformations.sources.marks import Mark, Since, since
 
 ROWS_AT_ONCE = 50_000
+FILE = "table.parquet"
+"""What the rows are written to, in the folder that the caller names."""
+Opener = Callable[[Path, pa.Schema], pq.ParquetWriter]
+
+
+def plain_writer(file: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """Open a file that is read once and removed."""
+    return pq.ParquetWriter(file, schema, compression="lz4")
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,14 @@ class TableSource:
         return {name for key, name in self.columns.items() if key.endswith("_id")}
 
 
-def spool(config: Config, source: TableSource, folder: Path, mark: Mark | None = None) -> Spooled:
+def spool(
+    config: Config,
+    source: TableSource,
+    folder: Path,
+    mark: Mark | None = None,
+    opened: Opener = plain_writer,
+    kept: Callable[[pa.Table], pa.Table] | None = None,
+) -> Spooled:
     """Write the table's rows, as text, to a Parquet file in `folder`, ROWS_AT_ONCE in memory.
 
     Beside a column of ids stands one of the same in their one spelling (transformations/ids.py):
@@ -72,6 +87,8 @@ def spool(config: Config, source: TableSource, folder: Path, mark: Mark | None =
 
     Args:
         mark: Where the last run stopped (marks.py). None reads the whole table.
+        opened: Opens the file that the rows are written to.
+        kept: Which rows of some are written; default: all.
 
     Raises:
         InputError: the URL is invalid, or the table or a column is missing or has a wrong type.
@@ -82,7 +99,7 @@ def spool(config: Config, source: TableSource, folder: Path, mark: Mark | None =
     shown = f"{source.table} in {where}"
     columns = list(dict.fromkeys(name for name in source.columns.values() if name is not None))
     ids = [f"{name}{SPELLED}" for name in columns if name in source.ids]
-    file = folder / "table.parquet"
+    file = folder / FILE
     try:
         with engine.connect() as connection:
             if connection.dialect.name == "postgresql":
@@ -98,7 +115,8 @@ def spool(config: Config, source: TableSource, folder: Path, mark: Mark | None =
             # As text, so unreadable ids and times are refused as in a CSV.
             query = sa.select(*(_selected(table, name) for name in columns + ids))
             query = query if new.where is None else query.where(new.where)
-            rows = _write(chunks(connection, query), columns + ids, file)
+            with opened(file, pa.schema([(name, pa.string()) for name in columns + ids])) as writer:
+                rows = _write(chunks(connection, query), writer, kept)
     except SQLAlchemyError as error:
         raise RunFailedError(f"reading {shown} failed: {reason_of(error)}") from None
     finally:
@@ -288,16 +306,20 @@ def _shown(value: Any) -> Any:
     return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
-def _write(batches: Iterator[list[sa.Row[Any]]], columns: list[str], file: Path) -> int:
+def _write(
+    batches: Iterator[list[sa.Row[Any]]],
+    writer: pq.ParquetWriter,
+    kept: Callable[[pa.Table], pa.Table] | None,
+) -> int:
     n_rows = 0
-    schema = pa.schema([(name, pa.string()) for name in columns])
-    with pq.ParquetWriter(file, schema, compression="lz4") as writer:
-        for rows in batches:
-            values = zip(columns, zip(*rows, strict=True), strict=True)
-            arrays = [
-                pa.array(map(spelled if name.endswith(SPELLED) else _shown, each), pa.string())
-                for name, each in values
-            ]
-            writer.write_table(pa.table(arrays, schema=schema))
-            n_rows += len(rows)
+    for rows in batches:
+        values = zip(writer.schema.names, zip(*rows, strict=True), strict=True)
+        arrays = [
+            pa.array(map(spelled if name.endswith(SPELLED) else _shown, each), pa.string())
+            for name, each in values
+        ]
+        table = pa.table(arrays, schema=writer.schema)
+        table = table if kept is None else kept(table)
+        writer.write_table(table)
+        n_rows += len(table)
     return n_rows

@@ -84,6 +84,19 @@ class Material:
 
 
 @dataclass(frozen=True)
+class First:
+    """What a training begins with beside the map and the layer; by default nothing is known.
+
+    Attributes:
+        temperature, popularity, own: As in `Outcome`.
+    """
+
+    temperature: float = FIRST_SCALE
+    popularity: NDArray[np.floating] | None = None
+    own: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What a training made.
 
@@ -112,6 +125,7 @@ class Through(keras.Model):
         dropout: float,
         seed: int,
         own_parts: int = 0,
+        first: First | None = None,
     ) -> None:
         super().__init__()
         self.layer = layer
@@ -127,6 +141,12 @@ class Through(keras.Model):
         )
         self.dropout = dropout
         self.seed = seed
+        if first is not None:
+            self.temperature.assign(math.log(first.temperature / FIRST_SCALE) / SPEED)
+            if first.popularity is not None:
+                self.popular.assign(first.popularity / SPEED)
+            if self.own is not None and first.own is not None:
+                self.own.assign(first.own)
 
     def loss_of(self, batch: dict[str, Any], step: Any) -> Any:
         """Return the mean loss of a batch's labels."""
@@ -168,17 +188,21 @@ def train(
     material: Material,
     course: Course,
     progress: Callable[[int, int], object] | None = None,
+    first: First | None = None,
 ) -> Outcome:
     """Train the map and the layer, whose weights are those of the last epoch.
+
+    The optimizer begins from nothing, also where the weights do not.
 
     Args:
         layer: Of models/layers, built; it reads items, actions and ages, and signs where it has
             `further`.
         start: The first map, float32 [features, dim].
         progress: Called after each epoch with its number, of how many.
+        first: What else of an earlier training it goes on from.
     """
     n_own = material.popularity.n_items if material.own is not None else 0
-    model = Through(layer, start, course.dropout, course.seed, n_own)
+    model = Through(layer, start, course.dropout, course.seed, n_own, first)
     optimizer = keras.optimizers.AdamW(course.learning_rate, weight_decay=course.weight_decay)
     weights = model.trainable_weights
 

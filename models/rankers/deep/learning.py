@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.backend import keras, tf
-from models.rankers.deep.network import Network, Sizes, Weights
+from models.rankers.deep.network import Beginning, Network, Sizes, Weights
 from models.rankers.inputs import Labelled, Rows
 from models.rankers.labels import shown_at, sizes
 from models.rankers.lines import WideAndDeep
@@ -29,13 +29,20 @@ def train(
     of_train: tuple[Encoded, Labelled],
     of_validation: tuple[Encoded, Labelled],
     seed: int,
+    beginning: Beginning | None = None,
 ) -> tuple[Weights, dict[str, Any]]:
     """Train a network; return the weights of the epoch with the best validation, and figures.
 
-    Without validation labels, those of the last epoch.
+    Without validation labels, those of the last epoch. The optimizer begins from nothing.
+
+    Args:
+        beginning: Weights to go on from, which are kept where no epoch is better on the validation:
+            then the best epoch is 0.
     """
     keras.utils.set_random_seed(seed)
     network = Network(line, shapes)
+    if beginning is not None:
+        network.begin(beginning)
     fitting = Fitting(network, heads, positive_weights(line, of_train[1]))
     examples, held = Examples.of(*of_train), Examples.of(*of_validation)
     rng = np.random.default_rng(seed)
@@ -43,6 +50,8 @@ def train(
     losses: list[float] = []
     validation: list[float] = []
     step, loss_of = fitting.step_on(examples), fitting.loss_on(held)
+    if beginning is not None and len(held):
+        best_loss = _mean([loss_of(*batch) for batch in held.batches(VALIDATION_BATCH)])
     for epoch in range(1, line.epochs + 1):
         losses.append(_mean([step(*batch) for batch in examples.batches(line.batch_size, rng)]))
         if not len(held):

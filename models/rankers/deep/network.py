@@ -18,6 +18,26 @@ ops = keras.ops
 
 Weights = dict[str, NDArray[np.float32]]
 
+TABLES = ("linear_table", "factor_table", "embeddings")
+"""The weights that have a row per code."""
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """The weights that a network goes on from.
+
+    Attributes:
+        weights: As `Network.arrays` returned them.
+        offsets: Of their codes, as `Sizes.offsets`. Each category may have more codes by now, after
+            those that it had.
+        as_unknown: Whether a new code begins as its category's unknown one was, by which its values
+            were scored so far; else as in a network that begins from nothing.
+    """
+
+    weights: Mapping[str, NDArray[np.float32]]
+    offsets: Sequence[int]
+    as_unknown: bool = True
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -85,6 +105,21 @@ class Network(keras.Model):
                 self.layers_of.append((kernel, made(f"bias_{index}", units)))
                 before = units
         self.built = True
+
+    def begin(self, beginning: Beginning) -> None:
+        """Take over weights; every code that they have keeps its row, bit by bit."""
+        old, offsets = beginning.offsets, self.sizes.offsets
+        for variable in self.trainable_variables:
+            weights = beginning.weights[variable.name]
+            if variable.name in TABLES:
+                grown = np.array(variable)
+                for category, first in enumerate(offsets[:-1]):
+                    rows = weights[old[category] : old[category + 1]]
+                    if beginning.as_unknown:
+                        grown[first : offsets[category + 1]] = rows[0]
+                    grown[first : first + len(rows)] = rows
+                weights = grown
+            variable.assign(weights)
 
     def call(self, dense: Any, codes: Any, positions: Any, training: bool = False) -> Any:
         """Return logits, float32 [pairs, heads].

@@ -7,6 +7,7 @@ select
     null::bigint as position,
     null::varchar as surface,
     null::varchar as path,
+    null::double as seconds,
     event_timestamp as shown_at,
     false as is_treatment,
 from experiment_activity

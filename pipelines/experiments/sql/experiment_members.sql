@@ -8,7 +8,7 @@ members as (
         min(shown_at) as exposed_at,
         bool_or(is_treatment) as is_treatment,
         bool_or(is_treatment) and not bool_and(is_treatment) as is_in_both,
-        count(*) as n_impressions,
+        count(item_id) as n_impressions,
     from exposures
     where is_treatment is not null
     group by member_id

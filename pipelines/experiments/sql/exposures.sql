@@ -1,4 +1,5 @@
--- one row per item shown in [$since, $until), with the arm of the experiment that it was shown in
+-- one row per item shown in [$since, $until), with the arm of the experiment that it was shown in;
+-- of an answer without an item one row, whose item and position are null
 -- Reads `impressions`. `is_treatment` is null of what was shown in no arm of it; where $any_arm,
 -- everything counts as the control.
 select
@@ -8,6 +9,7 @@ select
     position,
     surface,
     path,
+    seconds,
     shown_at,
     case
         when $any_arm then false

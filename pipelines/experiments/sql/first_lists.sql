@@ -10,7 +10,8 @@ lists as (
         exposures.request_id,
         any_value(exposures.surface) as surface,
         any_value(exposures.path) as path,
-        concat(min(exposures.position), ' to ', max(exposures.position)) as positions,
+        coalesce(min(exposures.position) || ' to ' || max(exposures.position), 'none')
+            as positions,
     from experiment_members
     inner join exposures
         on

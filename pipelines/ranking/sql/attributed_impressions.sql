@@ -9,7 +9,7 @@ shown as (
         *,
         shown_at + $attribution <= $until as is_over,
     from impressions
-    where shown_at >= $since and shown_at < $until
+    where shown_at >= $since and shown_at < $until and item_id is not null
 ),
 
 -- of several at one time the last one, so that each action finds one impression

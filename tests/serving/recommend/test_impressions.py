@@ -65,7 +65,9 @@ def answer_of(request: str, items: Sequence[int] = (7, 5)) -> Answer:
         Recommended(item, f"title of {item}", 0.5 - place, {}, {"near": place}, None, 0.9, "score")
         for place, item in enumerate(items)
     ]
-    return Answer(request, 42, "ranked", True, "deep_v1_f2", {"ranker": "deep_v1_f2"}, AT, listed)
+    fits = {"ranker": "deep_v1_f2"}
+    arm = "release_4:treatment"
+    return Answer(request, 42, "ranked", True, "deep_v1_f2", fits, AT, listed, 4, arm, 0.02)
 
 
 def rows_on_disk(config: Config) -> list[dict[str, Any]]:
@@ -93,14 +95,18 @@ def test_an_answer_becomes_a_row_per_item(tmp_path: Path) -> None:
             "path": "ranked",
             "ranker": "deep_v1_f2",
             "versions": [("ranker", "deep_v1_f2")],
-            "release": None,
-            "arm": None,
+            "release": "4",
+            "arm": "release_4:treatment",
             "context": [("surface", "home"), ("shift", "2.5")],
             "surface": "home",
+            "seconds": 0.02,
             "shown_at": AT,
         }
         for item, place, score in ((7, 0, 0.5), (5, 1, -0.5))
     ]
+    (empty,) = rows_of([Shown(answer_of("a", ()), context, AT)], columns).to_pylist()
+    without = {"item_id", "position", "score", "propensity"}
+    assert {name for name, value in empty.items() if value is None} == without
 
 
 @given(st.lists(st.lists(st.integers(0, 9), unique=True, max_size=4), max_size=4))
@@ -111,7 +117,9 @@ def test_every_item_has_its_request_and_position(lists: list[list[int]]) -> None
     assert table.schema == columns
     got = table.select(["request_id", "item_id", "position"]).to_pylist()
     assert [tuple(row.values()) for row in got] == [
-        (str(n), item, place) for n, items in enumerate(lists) for place, item in enumerate(items)
+        (str(n), item, place)
+        for n, items in enumerate(lists)
+        for place, item in (enumerate(items) if items else ((None, None),))
     ]
 
 
@@ -129,7 +137,7 @@ def test_close_writes_what_waits(tmp_path: Path) -> None:
     shown.close()
     shown.close()  # once more does nothing
     rows = rows_on_disk(config)
-    assert [row["request_id"] for row in rows] == ["a", "a"]
+    assert [row["request_id"] for row in rows] == ["a", "a", "empty"]
     assert all(before <= row["shown_at"] <= datetime.now(UTC) for row in rows)
     assert (count(metrics, "written"), count(metrics, "lost")) == (2, 0)
     assert period_of(config.layout.impressions) == "day"
@@ -171,13 +179,12 @@ def test_what_can_never_be_written_is_counted_at_the_end(
 
 
 class Clock:
-    """Stands in for datetime: tells the times of a list, one after another."""
+    """Tells the times of a list, one after another."""
 
     def __init__(self, *times: datetime) -> None:
         self._times = iter(times)
 
-    def now(self, zone: Any) -> datetime:
-        assert zone is UTC
+    def now(self) -> datetime:
         return next(self._times)
 
 
@@ -186,7 +193,7 @@ def test_a_part_holds_one_day_and_grows_to_its_size(
 ) -> None:
     midnight = AT.replace(hour=0) + timedelta(days=1)
     times = [midnight - timedelta(seconds=2), midnight - timedelta(microseconds=1), midnight]
-    monkeypatch.setattr(module, "datetime", Clock(*times, *times[2:], *times[2:], *times[2:]))
+    monkeypatch.setattr(module, "clock", Clock(*times, *times[2:], *times[2:], *times[2:]))
     config = settings(tmp_path, every="1d", spool=100)
     shown = Impressions(config)
     for name in "abcdef":
@@ -251,8 +258,9 @@ def test_the_topic_gets_what_was_written(tmp_path: Path, redis_server: str) -> N
         "path": "ranked",
         "ranker": "deep_v1_f2",
         "versions": {"ranker": "deep_v1_f2"},
-        "release": None,
-        "arm": None,
+        "release": "4",
+        "arm": "release_4:treatment",
+        "seconds": 0.02,
         "context": {"surface": "home"},
         "items": [
             {"item_id": 7, "position": 0, "score": 0.5, "propensity": 0.9},

@@ -2,9 +2,9 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,12 @@ import numpy as np
 import pytest
 import redis
 
+from operations.experiments.assignment import arms_of
+from operations.experiments.records import Experiment
+from operations.traffic import Traffic
 from serving.recommend.asked import Answer, Request
 from serving.recommend.cache import Kept
+from serving.recommend.parts import Parts
 from serving.recommend.recommend import Recommender
 from serving.recommend.scored import Scored, fused
 from serving.request.sequences import Event
@@ -449,3 +453,81 @@ def test_what_was_begun_before_all_was_forgotten_is_not_kept() -> None:
 
     assert kept.of("a", make) == (1, False)
     assert kept.of("a", lambda: 2) == (2, False)
+
+
+@dataclass
+class StandInStandby:
+    """Says what it is told, and opens nothing but what it is given."""
+
+    now: Traffic
+    parts: dict[int | None, Parts] = field(default_factory=dict)
+
+    def traffic(self) -> Traffic:
+        return self.now
+
+    def opened(
+        self,
+        kept: Mapping[int | None, Parts],  # noqa: ARG002
+        beside: Parts,  # noqa: ARG002
+    ) -> dict[int | None, Parts]:
+        return self.parts
+
+
+def shared(share: float) -> Traffic:
+    one = Experiment(
+        "release_2", "4c1d", share, "positive", (), 0.05, 2, 100, NOW, control="1", treatment="2"
+    )
+    layout = Experiment("layout", "a07e", 0.5, "positive", (), 0.05, 2, 100, NOW)
+    return Traffic(1, (one, layout))
+
+
+def test_a_members_arm_says_which_release_answers(folder: Path) -> None:
+    config = config_of(folder)
+    first = parts_of(config, StandInSources(popular_items=(1, 2)), release=1)
+    second = parts_of(config, StandInSources(popular_items=(4, 5)), release=2)
+    brought = {1: [1, 2], 2: [4, 5]}
+    standby = StandInStandby(Traffic(1))
+    with Recommender(config, first, standby=standby) as recommender:
+
+        def answers() -> dict[int, tuple[int | None, str | None, list[Any]]]:
+            made = {member: recommender.of(Request(member)) for member in range(60)}
+            return {
+                member: (one.release, one.arm, sorted(ids(one))) for member, one in made.items()
+            }
+
+        assert {(release, arm) for release, arm, _ in answers().values()} == {(1, None)}
+
+        # Not open yet: it is asked for once, its members stay in their arm, and it is counted.
+        standby.now = shared(0.2)
+        assert recommender.follow()
+        assert not recommender.follow()
+        found = answers()
+        assert {release for release, _, _ in found.values()} == {1}
+        treated = sum("release_2:treatment" in (arm or "") for _, arm, _ in found.values())
+        failures = recommender.metrics.failures.labels("treatment")._value.get()
+        assert treated == failures > 0
+
+        standby.parts = {2: second}
+        recommender.refresh()
+        in_arm: dict[int, tuple[int | None, str | None]] = {}
+        for share in (0.2, 0.5):
+            standby.now = shared(share)
+            recommender.follow()
+            assignments = [one.assignment for one in standby.now.experiments]
+            for member, (release, arm, items) in answers().items():
+                assert (release, arm) == standby.now.of(member)
+                assert arm == arms_of(assignments, member)
+                assert items == brought[release or 0]
+                assert in_arm.get(member, (release, arm)) == (release, arm)
+                if "release_2:" in (arm or ""):
+                    in_arm[member] = release, arm
+            assert {release for release, _ in in_arm.values()} == {1, 2}
+        one = next(member for member, (release, _) in in_arm.items() if release == 2)
+        assert recommender.now(Request(one)).release == 2
+
+        standby.now = Traffic(2)  # all have it
+        assert not recommender.follow()
+        assert {(release, arm) for release, arm, _ in answers().values()} == {(2, None)}
+        standby.now = Traffic(1)
+        assert not recommender.follow()
+        assert {release for release, _, _ in answers().values()} == {1}

@@ -1,0 +1,171 @@
+"""The events source as rows that are not judged yet: read for the first time, or of the archive."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from duckdb import DuckDBPyConnection as Connection
+
+from transformations import archive, clock
+from transformations.config import Config
+from transformations.errors import InputError
+from transformations.ids import SPELLED
+from transformations.places import version_of
+from transformations.quoting import identifier, quoted
+from transformations.read_so_far import ReadSoFar
+from transformations.secrets import without_user
+from transformations.sources import sql_source
+from transformations.sources.files import Files, find, group
+from transformations.sources.marks import Mark
+from transformations.sources.raw_events import attribute_columns, where_configured
+from transformations.tombstones import Tombstones
+
+EVENT_TIMES = ("events.columns.event_timestamp", "events.columns.ingested_at")
+NEEDED = ("member_id", "item_id", "action", "event_timestamp")
+
+
+@dataclass(frozen=True)
+class Given:
+    """Rows as a source gave them.
+
+    Attributes:
+        groups: What holds them.
+        label: SQL for what quarantine calls the source of a row of a group.
+        read: What counts as read once they are staged.
+        note: Notes in the archive that they were read; called once all refused rows are kept.
+    """
+
+    groups: list[Files]
+    label: Callable[[Files], str]
+    read: ReadSoFar = field(default_factory=ReadSoFar)
+    note: Callable[[], object] = lambda: None
+
+
+def event_columns(config: Config) -> dict[str, str | None]:
+    """Return the columns of an event, attributes included → their names in the source."""
+    return config.events.columns.model_dump() | attribute_columns(config)
+
+
+def read_source(
+    config: Config, con: Connection, as_of: datetime, before: ReadSoFar, folder: Path
+) -> Given:
+    """Read what is new in the configured source; rows of a table go into the archive.
+
+    Args:
+        before: What earlier runs have read.
+        folder: For what is read, until it is staged.
+
+    Raises:
+        InputError: the source or one of its columns is missing, or has a wrong type.
+        RunFailedError: the database failed.
+    """
+    wanted = _wanted(config)
+    if config.events.is_sql:
+        return _read_table(config, as_of, before, folder, wanted)
+    source = config.source("events.source", config.events.source)
+    read, new = ReadSoFar(), []
+    # Taken before the files are read, so the next run reads what is appended meanwhile.
+    for file in find("events.source", source):
+        read.files[str(file)] = version_of(file)
+        if before.files.get(str(file)) != read.files[str(file)]:
+            new.append(file)
+    base = source if source.is_dir() else source.parent
+    return Given(
+        group(con, new, wanted, source, folder),
+        lambda files: f"{identifier(files.file_column)}[{len(str(base)) + 2}:]",
+        read,
+    )
+
+
+def _read_table(
+    config: Config,
+    as_of: datetime,
+    before: ReadSoFar,
+    folder: Path,
+    wanted: Mapping[str, str | None],
+) -> Given:
+    events = config.events
+    table = sql_source.TableSource(
+        key="events",
+        url=events.source,
+        table=events.table or "",
+        columns=wanted,
+        times=dict.fromkeys(EVENT_TIMES, events.time_unit),
+        incremental=events.incremental_column,
+    )
+    mark = None if before.mark is None else Mark(**before.mark)
+    member = f"{events.columns.member_id}{SPELLED}"
+    label = quoted(events.table)
+    if not config.archive.sql:
+        spooled = sql_source.spool(config, table, folder, mark)
+        read = ReadSoFar(mark=None if spooled.mark is None else asdict(spooled.mark))
+        return Given(spooled.groups, lambda _: label, read)
+    began = archive.Read(
+        read_at=clock.now(),
+        as_of=as_of,
+        source=table_name(config),
+        kind=archive.TABLE,
+        label=events.table or "",
+        member=member,
+    )
+    remembered = partial(archive.kept, config, Tombstones(config), column=member)
+    spooled = sql_source.spool(config, table, folder, mark, archive.writer, remembered)
+    read = ReadSoFar(mark=None if spooled.mark is None else asdict(spooled.mark))
+    done = archive.held(config, began, folder / sql_source.FILE)
+    return Given(
+        [_of_object(config, done)] if done.sha256 else [],
+        lambda _: label,
+        read,
+        partial(archive.note, config, done),
+    )
+
+
+def read_again(config: Config, read: archive.Read) -> Given:
+    """Return what a table gave once, of the archive.
+
+    A column that it was not asked for then (an attribute, a text, ingested_at) is null.
+
+    Raises:
+        InputError: a column that every event needs was called otherwise then.
+    """
+    label = quoted(read.label)
+    return Given([_of_object(config, read)] if read.sha256 else [], lambda _: label)
+
+
+def table_name(config: Config) -> str:
+    """Name the configured table of events, as the archive does."""
+    return f"{without_user(config.events.source)} {config.events.table}"
+
+
+def _of_object(config: Config, read: archive.Read) -> Files:
+    file = config.layout.archived(str(read.sha256))
+    header = pq.read_schema(file).names
+    wanted = _wanted(config)
+    for key in NEEDED:
+        name = wanted[f"events.columns.{key}"]
+        if name not in header:
+            raise InputError(
+                f"events.columns.{key}: expected a column {name!r} in what was read of "
+                f"{read.source} at {read.read_at:%Y-%m-%d %H:%M} UTC ({file}), which has: "
+                f"{', '.join(name for name in header if not name.endswith(SPELLED))}. Replay it "
+                "with the configuration that it was read by"
+            )
+    names = dict.fromkeys(name for name in wanted.values() if name is not None)
+    there = [name for name in header if name in names or name.endswith(SPELLED)]
+    return Files(
+        (file,),
+        tuple(header),
+        dict.fromkeys([*there, *names], "VARCHAR"),
+        folders={name: (None,) for name in names if name not in header},
+    )
+
+
+def _wanted(config: Config) -> dict[str, str | None]:
+    """Return configuration keys → the columns that are read of the source."""
+    columns = event_columns(config)
+    wanted = {where_configured(config, key): name for key, name in columns.items()}
+    texts = config.rules.texts
+    return wanted | {f"actions.{action}.text": name for action, name in texts.items()}
