@@ -31,7 +31,6 @@ class SparkEngine:
 
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
-        self._session: Any = None
 
     def run(
         self,
@@ -63,10 +62,8 @@ class SparkEngine:
 
     @property
     def session(self) -> Any:
-        """The SparkSession."""
-        if self._session is None:
-            self._session = _start(self._settings)
-        return self._session
+        """The SparkSession of this process: the one that runs, else a new one."""
+        return _start(self._settings)
 
 
 def _start(settings: EngineSettings) -> Any:
@@ -95,6 +92,11 @@ def _start(settings: EngineSettings) -> Any:
             f"Spark did not start with the master {settings.master} ({error}); expected {JAVA}, "
             "and a master that answers"
         ) from None
+    if session.sparkContext.master != settings.master:
+        raise InputError(
+            f"expected Spark at {settings.master} (engine.master), but this process has a session "
+            f"at {session.sparkContext.master} already, and can have one; stop that first"
+        )
     session.sparkContext.setLogLevel("ERROR")
     logger.info("Spark's page: %s", session.sparkContext.uiWebUrl)
     return session

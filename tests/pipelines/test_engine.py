@@ -14,6 +14,7 @@ from itertools import count
 from pathlib import Path
 
 import duckdb
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -197,14 +198,29 @@ def created(made: Workspace) -> list[tuple]:
     ).fetchall()
 
 
+def joined(made: Workspace) -> pd.DataFrame:
+    """Join labels of half a day after the backfilled snapshots."""
+    labels = pd.DataFrame(
+        [(member, END - day * DAY + DAY / 2) for member in range(8) for day in (1, 2)],
+        columns=["member_id", "event_timestamp"],
+    )
+    features = [f"member_activity_average_v1:{name}" for name in ("play_embedding", "n_play")]
+    found = made.store.get_historical_features(
+        labels, features, filter_by_created_timestamp=True
+    ).to_df()
+    assert found["play_embedding"].notna().sum() == 7 * 2
+    return found
+
+
 def test_a_workspace_runs_the_same_whoever_builds_its_buckets(spark: dict, tmp_path: Path) -> None:
     one = run_workspace(tmp_path / "one", 1, {})
-    truth, online = member_tables(one), one.online("ranker_average_v1")
+    truth, online, join = member_tables(one), one.online("ranker_average_v1"), joined(one)
     assert len(truth) == 3 * (2 + 2)
     for name, engine in (("pool", LOCAL), ("spark", spark)):
         other = run_workspace(tmp_path / name, BUCKETS, engine)
         assert member_tables(other) == truth
         assert other.online("ranker_average_v1") == online
+        pd.testing.assert_frame_equal(joined(other), join)
     stamps = created(other)
     other.run(END)  # again: what is unchanged keeps the time since when it could be read
     assert member_tables(other) == truth
@@ -249,6 +265,7 @@ def test_a_driver_that_is_killed_leaves_the_last_good_tables(
     build(config)
     assert tables_of(config) == truth
     (config.data / "config.pickle").write_bytes(pickle.dumps(config))
+    stop_session()  # it holds all cores of the cluster
     run = subprocess.run(
         [sys.executable, "-m", "tests.worlds.lost_tasks", str(config.data)],
         capture_output=True,
