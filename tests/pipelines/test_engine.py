@@ -204,7 +204,9 @@ def joined(made: Workspace) -> pd.DataFrame:
         [(member, END - day * DAY + DAY / 2) for member in range(8) for day in (1, 2)],
         columns=["member_id", "event_timestamp"],
     )
-    features = [f"member_activity_average_v1:{name}" for name in ("play_embedding", "n_play")]
+    features = [
+        f"member_activity_average_v1:{name}" for name in ("play_embedding", "stored_n_play")
+    ]
     found = made.store.get_historical_features(
         labels, features, filter_by_created_timestamp=True
     ).to_df()
