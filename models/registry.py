@@ -11,7 +11,7 @@ import shutil
 import sqlite3
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,8 @@ FOLDER = "aggregator"
 DATABASE = "mlflow.db"
 WEIGHTS = "weights_sha256"
 """The tag that tells our versions from those of other models."""
+TAGS = ("releases", "serves")
+"""What the ledger says of a version; it alone decides."""
 VERSION_TAGS = """
 select tag.name, tag.version, tag.key, tag.value
 from model_version_tags as tag
@@ -49,6 +51,7 @@ class Registered:
         name: The registered model: the aggregator's name.
         version: The registry's number, counted up by every training that is registered.
         view: The Feast view of the catalogue's line that it was trained as.
+        releases, serves: What `tag` has written: numbers of releases, and what they serve.
     """
 
     name: str
@@ -57,6 +60,8 @@ class Registered:
     trained_until: str
     weights_sha256: str
     metrics: Mapping[str, float]
+    releases: str = ""
+    serves: str = ""
 
     @property
     def uri(self) -> str:
@@ -103,6 +108,26 @@ def versions(config: Config) -> list[Registered]:
     with _client(config) as client:
         models = sorted(model.name for model in client.search_registered_models())
         return [version for name in models for version in _versions(client, name)]
+
+
+def tag(config: Config, known: Iterable[Registered], facts: Mapping[str, Mapping[str, str]]) -> int:
+    """Write what is known of weights as TAGS, where it is not there; return of how many versions.
+
+    Args:
+        facts: Weights → tag → value. Of others the tags are emptied.
+    """
+    changed = []
+    for one in known:
+        of = facts.get(one.weights_sha256, {})
+        new = {name: of.get(name, "") for name in TAGS}
+        if new != {name: getattr(one, name) for name in TAGS}:
+            changed.append((one, new))
+    if changed:  # the client takes seconds
+        with _client(config) as client:
+            for one, new in changed:
+                for name, value in new.items():
+                    client.set_model_version_tag(one.name, str(one.version), name, value)
+    return len(changed)
 
 
 def _read_local(file: Path) -> list[Registered]:
@@ -223,6 +248,7 @@ def _registered(name: str, version: int, tags: Mapping[str, str]) -> Registered:
         trained_until=tags["trained_until"],
         weights_sha256=tags[WEIGHTS],
         metrics=json.loads(tags["metrics"]),
+        **{name: tags.get(name, "") for name in TAGS},
     )
 
 

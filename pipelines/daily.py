@@ -111,9 +111,6 @@ def run_daily(
     with connect(config) as con:
         watch_vectors(config, con, as_of, [*ready, *trained], stages)
     serve_beside(config, as_of, stages, with_lists=with_lists)
-    # Also of a space that only lists read: what was made from it is online.
-    if made := {*spaces} - {*missing}:
-        note_fits(config, [], used=True, spaces=made)
     return as_of
 
 

@@ -5,20 +5,17 @@ lies there: a parent that is gone, damaged, made with other settings or of later
 fit of it. Every time what was chosen, and why, is said, noted in the ledger and in the manifest.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from models.items.protocol import GoesOn as SpaceBefore
-from models.items.saved import differences, fitted_until
-from models.items.saved import saved as saved_encoder
 from models.lines import encoder_of
 from models.rankers.package import load as load_ranker
 from models.rankers.protocol import Continuing
+from models.rankers.reading import Vectors
 from models.rankers.spec import Ranker
 from models.spec import Aggregator, Learned
-from models.training.before import Before, before_of
 from operations.fits import LINE, SPACE, Key
 from operations.incremental import Start, Starts
 from operations.rankers import RANKER
@@ -27,6 +24,10 @@ from pipelines.terminal import escape
 from transformations import names
 from transformations.config import Config
 from transformations.errors import InputError, RunFailedError
+
+if TYPE_CHECKING:
+    from models.items.protocol import GoesOn
+    from models.training.before import Before
 
 Parent = TypeVar("Parent")
 
@@ -64,12 +65,14 @@ class Begun(Generic[Parent]):
         return Begun(self.key, Start(None, why=why))
 
 
-def begin_ranker(config: Config, line: Ranker, fits: dict[str, str], until: datetime) -> Begun[Any]:
+def begin_ranker(
+    config: Config, line: Ranker, reads: Sequence[Vectors], until: datetime
+) -> Begun[Any]:
     """Return where a ranker's fit begins; its parent is a `Continuing`.
 
     Args:
         line: As the fit that is to be made.
-        fits: The aggregators that it reads → the view of the fit.
+        reads: The vectors that it reads.
     """
     starts = Starts(config)
     key = (RANKER, line.name, line.version, line.fit)
@@ -78,27 +81,35 @@ def begin_ranker(config: Config, line: Ranker, fits: dict[str, str], until: date
         loaded = load_ranker(config, line.of_fit(number))
         if loaded.heads != line.heads(config.rules):
             raise InputError(f"it predicts {loaded.heads}, now {line.heads(config.rules)}")
-        for name, view in fits.items():
-            before = loaded.manifest["fits"].get(name, {}).get("view", "none")
-            if starts.root_of_view(before) != starts.root_of_view(view):
-                raise InputError(f"it reads {view}, which has other coordinates than {before}")
+        columns = {}
+        for one in reads:
+            before = loaded.manifest["fits"].get(one.line)
+            if before is None:
+                raise InputError(f"it did not read {one.line}")
+            if starts.root_of_view(before["view"]) != starts.root_of_view(one.view):
+                raise InputError(
+                    f"it reads {one.view}, which has other coordinates than {before['view']}"
+                )
+            columns[replace(one, space=before["space"]).item] = one.item
         parent: Any = loaded.fitted
-        return parent, datetime.fromisoformat(loaded.manifest["trained_until"])
+        return parent.reading(columns), datetime.fromisoformat(loaded.manifest["trained_until"])
 
     return _begun(config, key, starts.of_ranker(line), opened, until)
 
 
-def begin_line(config: Config, line: Learned, until: datetime) -> Begun[Before]:
+def begin_line(config: Config, line: Learned, until: datetime) -> "Begun[Before]":
     """Return where a learned aggregator's fit begins.
 
     Args:
         config: In the line's space, which is made.
         line: As the fit that is to be made.
     """
+    from models.training.before import before_of  # TensorFlow
+
     starts = Starts(config)
     start = starts.of_line(line, config.space)
 
-    def opened(number: int) -> tuple[Before, datetime]:
+    def opened(number: int) -> "tuple[Before, datetime]":
         space = starts.space_of(line, number)
         before = line.of_fit(number, space)
         return before_of(before, config.in_space(space))
@@ -106,17 +117,19 @@ def begin_line(config: Config, line: Learned, until: datetime) -> Begun[Before]:
     return _begun(config, (LINE, line.name, line.version, line.fit), start, opened, until)
 
 
-def begin_space(config: Config, until: datetime) -> Begun[SpaceBefore]:
+def begin_space(config: Config, until: datetime) -> "Begun[GoesOn]":
     """Return where the fit of the configuration's space begins."""
+    from models.items.saved import differences, fitted_until, saved  # scikit-learn
+
     space = config.space
     key = (SPACE, space.encoder, space.version, space.fit)
     line = encoder_of(config, space)
     if line is None:
         return Begun(key)
 
-    def opened(number: int) -> tuple[SpaceBefore, datetime]:
+    def opened(number: int) -> "tuple[GoesOn, datetime]":
         before = config.in_space(line.in_fit(number))
-        encoder, seen = saved_encoder(before), fitted_until(before)
+        encoder, seen = saved(before), fitted_until(before)
         if seen is None:
             raise InputError("it is gone")
         if encoder is None:

@@ -12,6 +12,7 @@ from pipelines.progress import Stages
 from pipelines.ranking.precomputed import precompute
 from pipelines.retiring import retire_older
 from pipelines.sharing import begin_share, may_serve_all
+from pipelines.tagging import tag_releases
 from pipelines.terminal import escape
 from transformations.config import Config
 from transformations.errors import InputError
@@ -59,6 +60,7 @@ def release_what_is_published(
             f"experiment status {one.name}",
         )
     retire_older(config, stages)
+    tag_releases(config)
 
 
 def judge_newest(config: Config, stages: Stages) -> None:

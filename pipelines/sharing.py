@@ -6,7 +6,6 @@ ship                         the new one serves all, where `release.promote` let
 go on                        nothing
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -17,6 +16,7 @@ from operations.drift_rule import Finding
 from operations.experiments.metrics import Metric
 from operations.experiments.records import Experiment, note_said
 from operations.experiments.sample_ratio import VOID_BELOW
+from operations.experiments.verdict import Guardrail
 from operations.ledger import Ledger
 from operations.traffic import Terms, end_share, promote_in_part, traffic
 from pipelines.drift.watch import say_found
@@ -49,15 +49,20 @@ def terms_of(config: Config, con: Connection, share: float, until: datetime) -> 
     Raises:
         InputError: the metric or a guardrail names nothing that is there.
     """
-    settings, metric = config.release, Metric.read(config.release.metric, config)
-    guardrails = [read_guardrail(text, config) for text in settings.guardrails]
-    return Terms(
-        str(metric),
-        guardrails or default_guardrails(config),
-        settings.minimum_effect,
-        settings.weeks,
-        planned_members(config, con, metric, settings.minimum_effect, share, until),
-    )
+    effect, (metric, guardrails) = config.release.minimum_effect, measured(config)
+    planned = planned_members(config, con, metric, effect, share, until)
+    return Terms(str(metric), guardrails, effect, config.release.weeks, planned)
+
+
+def measured(config: Config) -> tuple[Metric, list[Guardrail]]:
+    """Return the metric and the guardrails of `release`.
+
+    Raises:
+        InputError: they name nothing that is there.
+    """
+    guardrails = [read_guardrail(text, config) for text in config.release.guardrails]
+    metric = Metric.read(config.release.metric, config)
+    return metric, guardrails or default_guardrails(config)
 
 
 def begin_share(
@@ -95,8 +100,7 @@ def watch_share(config: Config, con: Connection, as_of: datetime, stages: Stages
         InputError: `release` names a metric or a guardrail that is not there.
     """
     ledger, shared = stages.ledger, traffic(config).shared
-    if config.release.share < 1:  # said now, and not when the next release is made
-        terms_of(config, con, config.release.share, as_of)
+    measured(config)  # what is wrong is said now, and not when the next release is made
     found, reading = carried(ledger, as_of, ABOUT), None
     if shared is not None and shared.started_at < as_of:
         with stages.stage(f"share of release {shared.release}") as stage:
@@ -134,17 +138,18 @@ def _act(config: Config, shared: Experiment, reading: Reading, stages: Stages) -
 
 def stop_of(config: Config, reading: Reading) -> Finding | None:
     """Return what a reading stops, as drift notes it; None where it stops nothing."""
-    kind, release = reading.verdict.kind, f"release {reading.experiment.release}"
+    # By name: the harm of another share of the same release is another one, to be accepted again.
+    kind, name = reading.verdict.kind, reading.experiment.name
     members = sum(reading.members)
     if kind == "void":
         wrong = reading.wrong / max(members, 1)
         by_ratio = reading.p_ratio < VOID_BELOW
         value = reading.p_ratio if by_ratio else wrong
         bounds: Bounds = (VOID_BELOW, None) if by_ratio else (None, WRONG_SHARE)
-        found = Finding(ABOUT, VOID, release, "share", value, members, baseline=0.0, stop=bounds)
+        found = Finding(ABOUT, VOID, name, "share", value, members, baseline=0.0, stop=bounds)
     elif kind == "stop for harm":
         metric, lift, bounds = _harmed(config, reading)
-        part = f"{release}, {metric}"
+        part = f"{name}, {metric}"
         found = Finding(ABOUT, HARM, part, "lift", lift, members, baseline=0.0, stop=bounds)
     else:
         return None
@@ -165,14 +170,9 @@ def _harmed(config: Config, reading: Reading) -> tuple[str, float, Bounds]:
     return experiment.metric, effect.lift or 0.0, (0.0, None) if wants_more else (None, 0.0)
 
 
-def says(one: Experiment) -> Sequence[str]:
-    """Return what an experiment's last verdict says: its kind and its sentence; empty before."""
-    return (one.verdict or "").split(": ", 1) if one.verdict else ()
-
-
 def may_serve_all(config: Config) -> int | None:
     """Return the release that has a share and is to serve all by itself now; None where none is."""
     shared = traffic(config).shared
-    if shared is None or config.release.promote == "manual" or says(shared)[:1] != ["ship"]:
+    if shared is None or config.release.promote == "manual":
         return None
-    return shared.release
+    return shared.release if (shared.verdict or "").startswith("ship:") else None

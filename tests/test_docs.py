@@ -2,10 +2,19 @@
 
 import json
 import re
+from types import ModuleType
 
 import pytest
 
-from benchmarks import drift_page, evaluation, experiments, scale
+from benchmarks import (
+    drift_page,
+    evaluation,
+    experiments,
+    incremental_page,
+    kills,
+    releases,
+    scale,
+)
 from benchmarks.report import __main__ as performance
 from transformations.config import ROOT
 
@@ -32,6 +41,12 @@ def test_the_figures_of_drift_are_those_measured() -> None:
     assert [line for line in drift_page.lines(drift_page.read()) if line not in page] == []
 
 
+def test_the_figures_of_fits_that_go_on_are_those_measured() -> None:
+    page = incremental_page.PAGE.read_text()
+    figures = page.split(incremental_page.MARKS[0])[1].split(incremental_page.MARKS[1])[0]
+    assert figures == incremental_page.figures(json.loads(incremental_page.RESULTS.read_text()))
+
+
 def test_the_figures_of_scale_are_those_measured() -> None:
     page = scale.PAGE.read_text()
     figures = page.split(scale.MARKS[0])[1].split(scale.MARKS[1])[0]
@@ -42,3 +57,9 @@ def test_the_figures_of_experiments_are_those_measured() -> None:
     page = experiments.PAGE.read_text()
     figures = page.split(experiments.MARKS[0])[1].split(experiments.MARKS[1])[0]
     assert figures == experiments.figures(json.loads(experiments.RESULTS.read_text()))
+
+
+@pytest.mark.parametrize("measured", [releases, kills])
+def test_the_figures_of_releases_and_kills_are_those_measured(measured: ModuleType) -> None:
+    page = " ".join((ROOT / "docs" / "operations.md").read_text().split())
+    assert measured.said(json.loads(measured.RESULT.read_text())) in page

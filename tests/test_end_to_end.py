@@ -18,6 +18,8 @@ from tests.worlds.real_data import MOVIETWEETINGS, needs_movietweetings
 from tests.worlds.servers import missing
 from transformations.config import ROOT
 
+pytestmark = pytest.mark.long
+
 MARKET = ("--members", "600", "--jobs", "400", "--days", "50")
 
 # Set after the imports: some of them make files of their own.
@@ -391,6 +393,13 @@ def test_movietweetings(tmp_path):
     clone.activity("import", "movietweetings", str(MOVIETWEETINGS), str(read))
     sources = ("--events", str(read / "events.parquet"), "--items", str(read / "items.parquet"))
     assert "365d" in clone.activity("init", "movietweetings", *sources)
+    workspace = clone.root / "workspaces" / "movietweetings"
+    lines = workspace / "catalog.py"  # nothing here asks how good a vector is
+    lines.write_text(
+        lines.read_text().replace("Trained(version=1)", "Trained(version=1, epochs=1)")
+    )
+    settings = workspace / "activity.yaml"
+    settings.write_text(settings.read_text() + "\nrecommend: {precompute: 100}\n")
     config = ("--config", "movietweetings")
     clone.activity("run", *config, "--as-of", "2013-11-01")
     # Of 246 days a tenth is held back from the fits: what is before is left out, and said.

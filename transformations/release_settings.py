@@ -10,7 +10,7 @@ class ReleaseSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    promote: Literal["automatic", "gated", "manual"] = "automatic"
+    promote: Literal["automatic", "gated", "manual"] = "gated"
     """`gated`: once every gate lets it; `manual`: it waits for `activity release promote N`. The
     first one serves in any case."""
     share: float = 1.0

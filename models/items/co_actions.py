@@ -67,28 +67,31 @@ class Basis:
     def grown(self, behaviour: Behaviour) -> "Basis":
         """Return it with the items as contexts too that got pairs since; each old row stays.
 
-        With M = V S V' the fit's matrix and m a new item's row of pairs with the old contexts, its
-        row of V is m V S^(-1), as in Nyström's extension (Williams & Seeger, "Using the Nyström
-        method to speed up kernel machines", 2001). The projection P = V S^(-1/2) has P'P = S^(-1),
-        so the new row of P is m P (P'P).
+        With M = U S V' the fit's matrix of pairs and P = V S^(-1/2) the projection, W = M P is
+        U S^(1/2), so M' W = V S^(3/2): P times a number per dimension. The same is computed of all
+        contexts from the behaviour so far, the numbers are those that fit the old rows best (least
+        squares), and the new rows follow.
         """
-        liked = np.unique(behaviour.items[behaviour.signs > 0])
+        liked = np.unique(behaviour.items[behaviour.signs > 0]).astype(np.int64)
         ids = behaviour.item_ids.take(pa.array(liked))
-        new = liked[pc.is_null(pc.index_in(ids, self.contexts)).to_numpy(zero_copy_only=False)]
-        if not len(new):
+        is_new = pc.is_null(pc.index_in(ids, self.contexts)).to_numpy(zero_copy_only=False)
+        if not is_new.any():
             return self
-        new = new[pc.array_sort_indices(behaviour.item_ids.take(pa.array(new))).to_numpy()]
-        scale = self.projection.T @ self.projection
-        pairs = Pairs(behaviour, self.contexts, self.weighing)
-        rows = [kept @ self.projection @ scale for _, kept in pairs.rows(new.astype(np.int64))]
-        projected = np.concatenate(rows).astype(np.float32)
-        has_pairs = projected.any(axis=1)
-        more = behaviour.item_ids.take(pa.array(new[has_pairs])).cast(self.contexts.type)
-        contexts = pa.concat_arrays([self.contexts, more])
+        new = ids.filter(pa.array(is_new))
+        new = new.take(pc.array_sort_indices(new)).cast(self.contexts.type)
+        contexts, before = pa.concat_arrays([self.contexts, new]), len(self.contexts)
+        pairs = Pairs(behaviour, contexts, self.weighing)
+        columns = np.zeros((len(contexts), self.projection.shape[1]))
+        for _, rows in pairs.rows(liked[~is_new]):
+            columns += rows.T @ (rows[:, :before] @ self.projection)
+        old = columns[:before]
+        scale = (old * self.projection).sum(axis=0) / np.maximum((old**2).sum(axis=0), 1e-300)
+        projected = (columns[before:] * scale).astype(np.float32)
+        used = projected.any(axis=1)
         return replace(
             self,
-            contexts=contexts,
-            projection=np.concatenate([self.projection, projected[has_pairs]]),
+            contexts=pa.concat_arrays([self.contexts, new.filter(pa.array(used))]),
+            projection=np.concatenate([self.projection, projected[used]]),
         )
 
     def fold_in(

@@ -20,7 +20,7 @@ def added(
         table: [codes, outputs].
         squared: Take x² for x.
     """
-    total = np.zeros((len(encoded), weights.shape[1]), weights.dtype)
+    total: NDArray[Any] | None = None
     first = 0
     for side, rows in encoded.sides:
         last = first + side.dense.shape[1]
@@ -28,8 +28,10 @@ def added(
         share = dense @ weights[first:last]
         for codes in side.codes.T:
             share += table[codes]
-        total += share[rows]
+        its = share[rows]  # as large as all of the sums: the first is where the others are added
+        total = its if total is None else np.add(total, its, out=total)
         first = last
+    assert total is not None  # members, items and pairs are always there
     if first < len(weights):
         products = encoded.products()
         total += (np.square(products) if squared else products) @ weights[first:]

@@ -113,6 +113,16 @@ class Preprocessing:
             )
         return made
 
+    def reading(self, columns: Mapping[str, str]) -> "Preprocessing":
+        """Return it with vectors under other names.
+
+        Args:
+            columns: The name of before → the name of now.
+        """
+        vectors = tuple(replace(v, name=columns.get(v.name, v.name)) for v in self.items.vectors)
+        matched = tuple((mine, columns.get(item, item)) for mine, item in self.matched)
+        return replace(self, items=replace(self.items, vectors=vectors), matched=matched)
+
     def grown(self, inputs: Inputs, min_count: int) -> "Preprocessing":
         """Return it with codes for the categories' new values, after those that there are.
 

@@ -84,6 +84,14 @@ class FittedRanker(Protocol):
 class Continuing(FittedRanker, Protocol):
     """A ranker whose line `goes_on`: another fit may begin with its weights."""
 
+    def reading(self, columns: Mapping[str, str]) -> Self:
+        """Return it with vectors under other names: of the fits that went on from those it read.
+
+        Args:
+            columns: The name of before → the name of now.
+        """
+        ...
+
     def check(self, inputs: Inputs) -> None:
         """Raise InputError unless all columns that it was fitted with are there."""
         ...

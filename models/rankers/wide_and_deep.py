@@ -1,7 +1,7 @@
 """`WideAndDeep`, fitted: trained by Keras, served by NumPy."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -57,6 +57,10 @@ class WideAndDeepRanker:
         refuse_nothing(train, heads)
         made = Preprocessing.fit(train.inputs, line.impute, line.min_count, line.hashed_ids)
         return cls._trained(line, heads, made, train, validation, seed)
+
+    def reading(self, columns: Mapping[str, str]) -> Self:
+        """As `Continuing.reading`."""
+        return replace(self, preprocessing=self.preprocessing.reading(columns))
 
     def check(self, inputs: Inputs) -> None:
         """As `Continuing.check`."""

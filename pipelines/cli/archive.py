@@ -67,7 +67,7 @@ def replay_command(
     config: ConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
-    """Stage what was read on some days again, in place of the source: activity and quarantine."""
+    """Stage again what was read on some days, in place of the source; equal rows count once."""
     settings = settings_of(config)
     start, end = _day(first), _day(last)
 

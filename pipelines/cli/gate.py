@@ -62,8 +62,6 @@ def gate_command(
 
 def _of_release(settings: Config, number: int | None) -> None:
     with loading("Feast and TensorFlow"):
-        import pipelines.training  # noqa: F401  # before Feast, as in `activity run`
-
         import_feast()
         from operations.ledger import Ledger, ledger_exists
         from operations.releases import releases

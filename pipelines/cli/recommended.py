@@ -47,6 +47,8 @@ def show_recommender(console: Console, result: Mapping[str, Any]) -> None:
             f"Recall of the candidates in the ranker's order: {recall}. They keep {share:.0%} of "
             f"what {escape(result['chosen'])} hits in its first ten over the full catalogue."
         )
+    for name, went in result.get("incremental", {}).items():
+        console.print(f"{escape(name)}, going on: {escape(went_on(went))}", highlight=False)
     apart = PlainTable(
         title=f"What an input is worth to {escape(result['chosen'])}: its change without it, on "
         f"{result['labels_apart']:,} labels",
@@ -68,3 +70,19 @@ def show_recommender(console: Console, result: Mapping[str, Any]) -> None:
             f" of them among the most popular tenth, novelty {lists['novelty_bits']:.1f} bits, "
             f"diversity {lists['diversity']:.3f}"
         )
+
+
+def went_on(went: Mapping[str, Any]) -> str:
+    """Say what a fit that went on over the buffer is beside a full one.
+
+    >>> went_on({"why": "too few labels"})
+    'not compared: too few labels'
+    """
+    if "why" in went:
+        return f"not compared: {went['why']}"
+    own, minus = went["metrics"]["ndcg10"], went["minus_full"]["ndcg10"]
+    low, high = minus["members"]
+    return (
+        f"NDCG@10 {own['value']:.4f}, minus a full fit {minus['value']:+.4f} "
+        f"({low:+.4f} to {high:+.4f} over members)"
+    )

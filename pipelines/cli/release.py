@@ -112,6 +112,7 @@ def promote_command(
     if share == 1:
         promote(settings, number, why, targets)
         console.print(f"[green]✓[/] release {number} serves: {', '.join(targets)}")
+        _tag(settings)
         return
     if target == "batch":
         raise InputError("--share: lists have no share, so expected it without --target batch")
@@ -127,6 +128,7 @@ def promote_command(
     )
     for guardrail in one.guardrails:
         console.print(f"  guardrail: {escape(str(guardrail))}", highlight=False, soft_wrap=True)
+    _tag(settings)
 
 
 @release.command("rollback", epilog="Example: activity release rollback --why 'fewer applications'")
@@ -142,6 +144,7 @@ def rollback_command(
     settings = settings_of(config)
     for moved, number in rollback(settings, why, _targets(target)).items():
         console.print(f"[green]✓[/] {moved}: release {number} serves again")
+    _tag(settings)
 
 
 @release.command("retire", epilog="Example: activity release retire 2 --yes")
@@ -198,6 +201,13 @@ def unpin_command(
 
     unpin(settings_of(config), number)
     console.print(f"[green]✓[/] release {number} retires by itself again")
+
+
+def _tag(settings: Config) -> None:
+    """Tell MLflow, after all that serves has been told."""
+    from pipelines.tagging import tag_releases
+
+    tag_releases(settings)
 
 
 def _state(settings: Config, one: "Release") -> str:

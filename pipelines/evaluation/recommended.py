@@ -21,6 +21,7 @@ from models.lines import candidate_lines, catalogue_lines, ranker_lines
 from models.rankers.spec import Ranker
 from models.spec import Aggregator
 from operations.fits import Fits
+from operations.readers import Lines, incremental
 from operations.trials import Trial, note_trial
 from pipelines.daily import stage_the_members
 from pipelines.evaluation.choices import Choices, Measured, Trying, choose_references, untuned
@@ -167,6 +168,11 @@ def _measured(
         for name, each in served.items()
         if name == "everything" or name.startswith("without")
     }
+    went = {
+        str(line): _went_on(recommender, line, served[f"{line} 0"], one)
+        for line in rankers
+        if str(line) in incremental(recommender.config, Lines.of(recommender.config))
+    }
     best = max(others, key=lambda name: found[name][CHOSEN_BY].value)
     full = apart["everything"]["hr10"].value
     return {
@@ -188,7 +194,20 @@ def _measured(
         "heads": _heads(recommender, chosen, first),
         "lists": _lists(recommender, first),
         "cohorts": _cohorts(recommender, first.scores, one),
+        **({"incremental": went} if went else {}),
     }
+
+
+def _went_on(
+    recommender: RecommenderBench, line: Ranker, full: Served, resamples: Resamples
+) -> dict[str, Any]:
+    """Compare a fit that went on over the buffer with the full one, on the same later labels."""
+    try:
+        scores = recommender.serve(line, 0, goes_on=True).scores
+    except InputError as error:
+        return {"why": str(error)}
+    own, other = (_estimates([each], recommender, resamples) for each in (scores, full.scores))
+    return {"metrics": _intervals(own), "minus_full": _intervals(_minus(own, other))}
 
 
 def _estimates(

@@ -28,7 +28,8 @@ from pipelines.evaluation.variants import Bench
 from pipelines.ranking.examples import Pairs, draw, ranks_of, targets_of
 from pipelines.ranking.labels import Labels, label_weights
 from transformations.config import Config
-from transformations.timestamps import DAY_US
+from transformations.errors import TooFewError
+from transformations.timestamps import DAY_US, microseconds
 
 VALIDATION = 0.15
 """The newest share of the ranker's labels, for early stopping."""
@@ -73,7 +74,7 @@ class RecommenderBench:
     bench: Bench
     pairs: LivePairs
     lines: Mapping[str, Aggregator]
-    _fits: dict[tuple[str, int], tuple[FittedRanker, Needs]] = field(default_factory=dict)
+    _fits: dict[tuple[str, int, bool], tuple[FittedRanker, Needs]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, bench: Bench, con: Connection, lines: Sequence[Aggregator]) -> "RecommenderBench":
@@ -104,18 +105,21 @@ class RecommenderBench:
         sources = [source.full_name for source in self.pairs.sources]
         return Needs.of(self.config, line, aggregators, sources, ranker_columns(self.config), {})
 
-    def fit(self, line: Ranker, seed: int) -> tuple[FittedRanker, Needs]:
-        """Fit a line on the labels of the train period, and negatives of its time; once."""
-        key = (json.dumps([line.kind, line.parameters()]), seed)
+    def fit(self, line: Ranker, seed: int, goes_on: bool = False) -> tuple[FittedRanker, Needs]:
+        """Fit a line on the labels of the train period, and negatives of its time; once.
+
+        Args:
+            goes_on: Fit it to the labels before the newest `train.buffer` of that period, and let
+                another fit go on from it, on those inside.
+        """
+        key = (json.dumps([line.kind, line.parameters()]), seed, goes_on)
         if key not in self._fits:
-            self._fits[key] = self._fit(line, seed)
+            self._fits[key] = self._fit(line, seed, goes_on)
         return self._fits[key]
 
-    def _fit(self, line: Ranker, seed: int) -> tuple[FittedRanker, Needs]:
+    def _fit(self, line: Ranker, seed: int, goes_on: bool) -> tuple[FittedRanker, Needs]:
         needs, heads = self.needs(line), line.heads(self.config.rules)
         labels, seen = self._labels("train")
-        order = np.argsort(labels.times, kind="stable")
-        border = labels.times[order][int(len(order) * (1 - VALIDATION))]
         candidates = self._candidates("train", np.arange(len(labels)))
         of_days = self._of_days(labels)
         pairs = draw(line, labels, seen, candidates, of_days, seed)
@@ -123,10 +127,16 @@ class RecommenderBench:
         until = self.bench.world.split.train_until
         factors = label_weights(self.config, self.pairs.con, labels, until)
         every = replace(every, weights=factors[pairs.labels])
-        early = labels.times[pairs.labels] < border
-        train, validation = (every.take(np.flatnonzero(which)) for which in (early, ~early))
+        times = labels.times[pairs.labels]
         code: type[FittedRanker] = line.fitted_class()
-        return code.fit(line, heads, train, validation, seed), needs
+        if not goes_on:
+            return code.fit(line, heads, *_split(every, times), seed), needs
+        inside = times >= microseconds(until - self.config.train.buffer)
+        old, new = (
+            _split(every.take(rows), times[rows]) for rows in map(np.flatnonzero, (~inside, inside))
+        )
+        parent: Any = code.fit(line, heads, *old, seed)
+        return parent.go_on(*new, seed), needs
 
     def serve(
         self,
@@ -135,6 +145,7 @@ class RecommenderBench:
         without: str = "",
         everything: bool = False,
         only: NDArray[np.bool_] | None = None,
+        goes_on: bool = False,
     ) -> Served:
         """Fit a line, and measure it on the measured period.
 
@@ -142,8 +153,9 @@ class RecommenderBench:
             without: A candidate source that brings nothing, by `full_name`.
             everything: Score every item, not only the candidates.
             only: Labels to measure; None for all.
+            goes_on: As `fit` has it.
         """
-        fitted, needs = self.fit(line, seed)
+        fitted, needs = self.fit(line, seed, goes_on)
         period = self.bench.world.name
         task, n_items = self.bench.measured.task, len(self.pairs.ids)
         labels = task.labels
@@ -304,6 +316,19 @@ class RecommenderBench:
             pairs.labels,
             np.full(n, -1, np.int64),
         )
+
+
+def _split(every: Labelled, times: NDArray[np.int64]) -> tuple[Labelled, Labelled]:
+    """Return pairs in two: the newest VALIDATION of their labels, by time, are the second.
+
+    Raises:
+        TooFewError: there is none.
+    """
+    each = np.sort(times[np.diff(every.groups, prepend=-1) != 0])
+    if not len(each):
+        raise TooFewError("expected labels in the buffer and before it, got none in one of them")
+    early = times < each[int(len(each) * (1 - VALIDATION))]
+    return every.take(np.flatnonzero(early)), every.take(np.flatnonzero(~early))
 
 
 def _union(

@@ -195,7 +195,7 @@ def _no_impressions(config: Config) -> str:
         f"null::{SQL_ID_TYPES[kind]} as {name}" for name, kind in config.rules.id_types.items()
     )
     texts = ", ".join(
-        f"null::varchar as {name}" for name in ("request_id", "surface", "path", "arm")
+        f"null::varchar as {name}" for name in ("request_id", "surface", "path", "arm", "release")
     )
     return (
         f"select * from (select {ids}, {texts}, null::bigint as position, "

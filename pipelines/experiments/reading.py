@@ -142,6 +142,13 @@ def read(config: Config, con: Connection, experiment: Experiment, until: datetim
         for fact, p in alike.items()
         if p < VOID_BELOW
     ]
+    others = _by_others(con, experiment)
+    if others > WRONG_SHARE:
+        notes.append(
+            f"{others:.1%} of the treatment's lists were made by another release than "
+            f"{experiment.treatment}: a service could not open it, so the effect is smaller here "
+            "than it is"
+        )
     arms = (int(control), int(treatment))
     return Reading(experiment, until, arms, p_ratio, int(wrong), effects, alike, notes, verdict)
 
@@ -185,6 +192,15 @@ def _effect(
     if arms is None:
         return Effect(float("nan"), float("nan"))
     return effect(*arms, experiment.planned, alpha)
+
+
+def _by_others(con: Connection, experiment: Experiment) -> float:
+    """Return the share of the treatment's lists that its release did not make."""
+    if experiment.treatment is None:
+        return 0.0
+    query = sql("other_release", __file__)
+    ((share,),) = con.execute(query, {"treatment": experiment.treatment}).fetchall()
+    return share or 0.0
 
 
 def _coverage(con: Connection) -> Effect:

@@ -38,6 +38,13 @@ class Shown:
     positions: Rows
     weights: Floats
 
+    @property
+    def weighted(self) -> str:
+        """What its pairs count by, in words: nothing was drawn where every propensity is 1."""
+        if (self.weights == 1).all():
+            return "none, since every place was certain"
+        return f"1 / propensity, at most {HEAVIEST:g}"
+
     def take(self, part: slice) -> "Shown":
         """Return the labels of a range, which may not have a step, and their pairs."""
         start, stop, _ = part.indices(len(self.labels))

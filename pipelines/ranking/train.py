@@ -54,6 +54,7 @@ class Examples:
         times: Of the labels, in order: microseconds since 1970, int64. A group of the training
             pairs is the number of its label, one of the validation's counts on from `border`.
         members: Of the labels, ids.
+        weights: What pairs count by beside the label's weight, in words.
     """
 
     key: Hashable
@@ -62,6 +63,7 @@ class Examples:
     members: NDArray[Any]
     train: Labelled
     validation: Labelled
+    weights: str = "none, since they were not shown"
 
     @property
     def validated_since(self) -> datetime:
@@ -112,6 +114,7 @@ def train_ranker(
         # From here on labels only said when to stop: a gate may judge by them.
         "validated_since": examples.validated_since.isoformat(),
         "labels": len(examples.times),
+        "pair_weights": examples.weights,
         "metrics": metrics,
         "importance": dict(fitted.importance()),
         **begun.notes(),
@@ -130,7 +133,7 @@ def _begun(
 ) -> tuple[Begun[Any], Examples]:
     """Return where a fit begins, and what it learns from."""
     needs, _ = needs_of(config, line)
-    begun = begin_ranker(config, line, {one.line: one.view for one in needs.vectors}, until)
+    begun = begin_ranker(config, line, needs.vectors, until)
     if begun.parent is not None:
         days = days_of(begun, until, line.days)
         try:
@@ -139,7 +142,7 @@ def _begun(
             begun.parent.check(examples.train.inputs)
             return begun, examples
         except TooFewError as error:
-            begun = begun.in_full(f"its newest {days} days hold too little")
+            begun = begun.in_full("its buffer holds too little")
             stages.console.print(f"[yellow]•[/] {escape(str(error))}", highlight=False)
         except InputError as error:
             begun = begun.in_full(str(error))
@@ -183,12 +186,13 @@ def examples_of(
             stage.rows_out = len(labels)
             what = "actions" if shown is None else "answers"
             stage.note = f"{what} from {since:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M} UTC"
+            weights = Examples.weights if shown is None else shown.weighted
         with stages.stage("ranking_pairs", len(labels), "labels") as stage:
             factors = label_weights(config, con, labels, until)
             train, validation = split(known, con, line, labels, factors, shown, heads, seed, stage)
             stage.rows_in, stage.rows_out = len(labels), len(train) + len(validation)
-            stage.note = f"{len(train.inputs.names('numbers'))} numbers"
-    return Examples(key, needs, labels.times, labels.members, train, validation)
+            stage.note = f"{len(train.inputs.names('numbers'))} numbers; weights: {weights}"
+    return Examples(key, needs, labels.times, labels.members, train, validation, weights)
 
 
 def train_rankers(config: Config, until: datetime, stages: Stages) -> None:

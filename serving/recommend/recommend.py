@@ -11,7 +11,6 @@ request ─► checked, and the member's release ─┐
 
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -22,13 +21,13 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
-from operations.traffic import Traffic
 from serving.recommend.asked import Answer, Path, Recommended, Request, checked
 from serving.recommend.cache import Kept
 from serving.recommend.input_log import InputLog
 from serving.recommend.member import NOBODY, Member, with_events
 from serving.recommend.metrics import RecommendMetrics
-from serving.recommend.parts import Parts, popular_now
+from serving.recommend.opened import Opened
+from serving.recommend.parts import Parts
 from serving.recommend.rules import Pool, drawing, listed
 from serving.recommend.scored import Scored, fused
 from serving.recommend.standby import Standby
@@ -73,39 +72,28 @@ class Recommender:
         standby: Standby | None = None,
     ) -> None:
         self.config, self.metrics = config, metrics or RecommendMetrics()
-        self._parts, self._reopen, self._rng, self._log = parts, reopen, rng, log
-        self._standby = standby
-        self._ready: dict[int | None, Parts] = {}
-        self._traffic = standby.traffic() if standby is not None else Traffic(parts.release)
-        self._asked_for: int | None = None
-        self._turning = (
-            threading.Lock()
-        )  # held while parts are swapped, never while some are opened
-        self._old: list[tuple[float, Parts]] = []
+        self._rng, self._log = rng, log
         self._ranking = ThreadPoolExecutor(threads, thread_name_prefix="rank")
         self._lists = ThreadPoolExecutor(threads, thread_name_prefix="lists")
         self._kept: Kept[_Made] = Kept(config.recommend.keep.total_seconds())
+        closed_after = config.recommend.deadline.total_seconds() + CLOSED_AFTER
+        self._opened = Opened(parts, reopen, standby, closed_after, self._kept.clear)
 
     @property
     def parts(self) -> Parts:
         """What answers are made from now, save for a treatment's members."""
-        return self._parts
+        return self._opened.parts
 
-    def _of_member(self, member: Any) -> tuple[Parts, str | None]:
-        """Return what a member is answered from, and its arms.
+    def refresh(self) -> bool:
+        """Load new fits, items and lists; return whether there were new parts.
 
-        A treatment that is not open leaves its members to what serves the others, in their arm: who
-        counts in it may not hang on what it can do.
+        After a failure the old ones stay. The releases that may answer next are opened too.
         """
-        with self._turning:
-            release, arm = self._traffic.of(member)
-            if release in (self._traffic.release, self._parts.release):
-                return self._parts, arm
-            parts = self._ready.get(release)
-        if parts is None:
-            self.metrics.failures.labels("treatment").inc()  # `opened` has said why
-            return self._parts, arm
-        return parts, arm
+        return self._opened.refresh()
+
+    def follow(self) -> bool:
+        """Let the releases answer that the ledger names; return whether a `refresh` opens one."""
+        return self._opened.follow()
 
     def of(self, request: Request, since: float | None = None) -> Answer:
         """Return the recommendations of a member, within `recommend.deadline`.
@@ -131,7 +119,9 @@ class Recommender:
     def _checked(self, request: Request, now: datetime) -> tuple[Parts, str | None, Request]:
         """Return what a request is answered from, its member's arms, and the request, checked."""
         (member,) = checked_ids(self.config.rules, "member", [request.member_id])
-        parts, arm = self._of_member(member)
+        parts, arm, is_its_own = self._opened.of(member)
+        if not is_its_own:
+            self.metrics.failures.labels("treatment").inc()  # what opens it has said why
         return parts, arm, checked(self.config, parts.items, request, now)
 
     def _made(
@@ -180,15 +170,10 @@ class Recommender:
             return self._new(parts, request, known, now)
 
         def keep(made: _Made) -> bool:
-            return not made.failed and self._is_answering(parts)
+            return not made.failed and self._opened.is_answering(parts)
 
         made, was_there = self._kept.of((parts.release, request.key(known.row_at)), make, keep)
         return made, "cached" if was_there else made.path
-
-    def _is_answering(self, parts: Parts) -> bool:
-        """Whether parts are in use, for all or for some members."""
-        with self._turning:
-            return parts is self._parts or parts is self._ready.get(parts.release)
 
     def _new(self, parts: Parts, request: Request, known: Member, now: datetime) -> "_Made":
         member = with_events(self.config.rules, known, request.events)
@@ -280,101 +265,6 @@ class Recommender:
         with self.metrics.seconds.labels(name).time():
             yield
 
-    def refresh(self) -> bool:
-        """Load new fits, items and lists; return whether there were new parts.
-
-        Answers are made from the old ones until the new ones are there. After a failure the old
-        ones stay. The releases that may answer next are opened too, and kept up.
-        """
-        self._close_old()
-        self.follow()
-        before = self._parts
-        after = self._reopen(before)
-        if after is None:
-            popular = popular_now(before.sources, before.items)
-            with self._turning:
-                if self._parts is before:  # no other release answers by now
-                    self._parts = replace(before, popular=popular)
-            before.renew()
-        else:
-            self._take(before, after)
-        if self._standby is not None:
-            self._keep_ready(self._standby)
-        return after is not None
-
-    def _take(self, before: Parts, after: Parts) -> None:
-        """Let new parts answer; where another release answers by now, keep them ready."""
-        with self._turning:
-            if self._parts is before or self._parts.release == after.release:
-                # Of another release: it may come back, so it stays open.
-                replaced, self._parts = self._parts, after
-                if (stale := self._ready.pop(after.release, None)) is not None:
-                    self._old.append((time.monotonic(), stale))
-                if replaced.release != after.release:
-                    self._put_ready(replaced)
-                else:
-                    self._old.append((time.monotonic(), replaced))
-                self._kept.clear()
-            else:
-                self._put_ready(after)
-
-    def _keep_ready(self, standby: Standby) -> None:
-        """Open what may answer next, close what may not any more."""
-        with self._turning:
-            kept, beside = dict(self._ready), self._parts
-        opened = standby.opened(kept, beside)
-        with self._turning:
-            ready, self._ready = self._ready, {}
-            for release, parts in opened.items():
-                # The pointer may have moved meanwhile: what answers now is not kept beside itself.
-                if release != self._parts.release:
-                    self._ready[release] = parts
-                elif parts is not self._parts:
-                    self._old.append((time.monotonic(), parts))
-            gone = [
-                one for one in ready.values() if one not in (*self._ready.values(), self._parts)
-            ]
-            self._old += [(time.monotonic(), parts) for parts in gone]
-
-    def _put_ready(self, parts: Parts) -> None:
-        replaced = self._ready.get(parts.release)
-        if replaced is not None:
-            self._old.append((time.monotonic(), replaced))
-        self._ready[parts.release] = parts
-
-    def _close_old(self) -> None:
-        """Close what was replaced, once the last answer from it was due long ago."""
-        until = time.monotonic() - self.config.recommend.deadline.total_seconds() - CLOSED_AFTER
-        with self._turning:
-            over = [parts for at, parts in self._old if at <= until]
-            self._old = [(at, parts) for at, parts in self._old if at > until]
-        for parts in over:
-            parts.sources.close()
-
-    def follow(self) -> bool:
-        """Let the releases answer that the ledger names; return whether one is not open yet.
-
-        Then a `refresh` opens it. What answered before stays open: to go back is a swap too. A
-        treatment is asked for once; one that cannot be opened is tried again by each `refresh`.
-        """
-        if self._standby is None:
-            return False
-        traffic = self._standby.traffic()
-        release, shared = traffic.release, traffic.shared
-        with self._turning:
-            self._traffic = traffic
-            if release != self._parts.release:
-                if release not in self._ready:
-                    return True
-                after = self._ready.pop(release)
-                self._put_ready(self._parts)
-                self._parts = after
-                self._kept.clear()
-            wanted = None if shared is None else shared.release
-            is_new = wanted not in (None, self._asked_for) and wanted not in self._ready
-            self._asked_for = wanted
-        return is_new
-
     def now(self, request: Request) -> Answer:
         """Return a member's recommendations however long they take, newly made.
 
@@ -399,13 +289,13 @@ class Recommender:
             InputError: not a member's id.
         """
         now = clock.now()
-        request = checked(self.config, self._parts.items, Request(member_id), now)
-        known = self._parts.sources.member(request.member_id)
+        request = checked(self.config, self.parts.items, Request(member_id), now)
+        known = self.parts.sources.member(request.member_id)
         rows = zip(known.items, known.actions, known.times, known.signs.tolist(), strict=True)
         return [
             {
                 "item_id": item,
-                "title": self._parts.items.title(item),
+                "title": self.parts.items.title(item),
                 "action": action,
                 "event_timestamp": at,
                 "sign": sign,
@@ -420,7 +310,7 @@ class Recommender:
             InputError: not an item's id.
             KeyError: an item that does not exist.
         """
-        items = self._parts.items
+        items = self.parts.items
         (item,) = checked_ids(self.config.rules, "item", [item_id])
         if item not in items:
             raise KeyError(item)
@@ -434,8 +324,7 @@ class Recommender:
         """Close the connections; threads that are held are not waited for."""
         for pool in (self._ranking, self._lists):
             pool.shutdown(wait=False, cancel_futures=True)
-        for parts in (*(old for _, old in self._old), *self._ready.values(), self._parts):
-            parts.sources.close()
+        self._opened.close()
         if self._log is not None:
             self._log.close()
 

@@ -87,6 +87,23 @@ def test_the_list_is_mlflows_own(config: Config, monkeypatch: pytest.MonkeyPatch
     assert registry.versions(config) == ours
 
 
+def test_tags_say_what_the_ledger_says(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    third, second, _ = registry.versions(config)
+    facts = {
+        third.weights_sha256: {"releases": "3, 4", "serves": "online, batch"},
+        second.weights_sha256: {"releases": "2", "serves": ""},
+        "of no version": {"releases": "9", "serves": ""},
+    }
+    assert registry.tag(config, registry.versions(config), facts) == 2
+    said = [(one.releases, one.serves) for one in registry.versions(config)]
+    assert said == [("3, 4", "online, batch"), ("2", ""), ("", "")]
+    monkeypatch.setenv(registry.URI, f"sqlite:///{config.layout.mlflow / registry.DATABASE}")
+    assert [(one.releases, one.serves) for one in registry.versions(config)] == said  # MLflow's own
+    monkeypatch.setattr(registry, "_client", None)  # nothing new: it is not asked
+    monkeypatch.delenv(registry.URI)
+    assert registry.tag(config, registry.versions(config), facts) == 0
+
+
 def test_the_same_weights_are_registered_once(config: Config) -> None:
     before = registry.versions(config)
     again = registry.register(Learned(version=2).artifact(config), config)

@@ -151,6 +151,8 @@ with connect(config) as con:
     train(Taste(version=1), config, con, UNTIL, watch)
 """
 
+pytestmark = pytest.mark.long
+
 
 def test_a_killed_training_goes_on_and_ends_with_the_same_weights(
     tmp_path: Path, weights: list[Any]

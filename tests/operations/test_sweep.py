@@ -1,5 +1,6 @@
 """What a sweep takes and what it leaves: on folders that hold little more than their names."""
 
+import os
 from datetime import datetime
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from operations.sweep import before_removing, unneeded
 from pipelines.cli import app as cli
 from tests.operations.test_rhythm import DAY, MIDNIGHT, Noted
 from tests.worlds.events import Event, write_activity
+from transformations import archive
 from transformations.config import CONFIG_VARIABLE
 from transformations.errors import InputError
 from transformations.files import replacing_folder
@@ -21,7 +23,7 @@ RETENTION = "retention: {activity: 60d, snapshots: 60d, impressions: 60d, quaran
 
 def put(file: Path) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(b"x")
+    file.write_bytes(file.name.encode())
     return file
 
 
@@ -95,6 +97,28 @@ def test_impressions_and_quarantine_go_by_the_end_of_their_period(kept: Noted) -
             put(table / f"period={start:%Y-%m-%d}" / "part-0.parquet")
     old = f"period={cut - DAY:%Y-%m-%d}"
     assert gone(kept) == {f"impressions/{old}", f"quarantine/{old}"}
+
+
+@pytest.mark.parametrize(("days", "goes"), [(59, False), (61, True)])
+def test_days_of_the_archive_go_with_what_only_they_name(
+    kept: Noted, days: int, goes: bool
+) -> None:
+    kept.change("activity.yaml", RETENTION, RETENTION.replace("{", "{archive: 60d, "))
+    layout = kept.config.layout
+    names = {}
+    for text, ages in (("old", [days]), ("both", [days, 1]), ("new", [1])):
+        sha = archive.put(kept.config, put(layout.state / text))
+        names[text] = str(layout.archived(sha).relative_to(layout.root))
+        for age in ages:
+            at = MIDNIGHT - age * DAY
+            read = archive.Read(at, at, "bus", archive.MESSAGES, "bus", "member_id", 1, 1, sha)
+            archive.note(kept.config, read)
+    index = f"archive/index/{MIDNIGHT - days * DAY:%Y-%m-%d}.jsonl"
+    assert gone(kept) == ({index, names["old"]} if goes else set())
+    orphan = archive.put(kept.config, put(layout.state / "orphan"))
+    assert gone(kept) == ({index, names["old"]} if goes else set())  # its line may be on its way
+    os.utime(layout.archived(orphan), (0, 0))
+    assert str(layout.archived(orphan).relative_to(layout.root)) in gone(kept)
 
 
 def test_what_no_fit_in_use_names_goes(kept: Noted) -> None:

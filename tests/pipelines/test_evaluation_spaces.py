@@ -24,9 +24,12 @@ from tests.worlds.workspace import catalogue
 from transformations.config import Config, load_config
 from transformations.duck import connect
 
+pytestmark = pytest.mark.long
+
 END = datetime(2026, 3, 1, tzinfo=UTC)
 PROTOCOL = Protocol(
     freshness=(LIVE, Freshness.read("1d")),
+    fold_in=0.1,
     seeds=2,
     resamples=20,
     l2=(1e-4,),
@@ -72,7 +75,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
         encoders=[
             "TfidfSvd(version=1)",
             'TfidfSvd(name="other", version=3)',
-            f"Trained(version=1, layer={TRAINED})",
+            f"Trained(version=1, epochs=2, layer={TRAINED})",
         ],
     )
     (folder / "catalog.py").write_text("from models.training.recipe import Recipe\n" + lines)

@@ -54,6 +54,7 @@ class Row(NamedTuple):
     surface: str | None = "home"
     path: str = "ranked"
     seconds: float | None = 0.1
+    release: str | None = None
 
 
 def write_shown(config: Config, rows: Sequence[Row]) -> None:
@@ -212,7 +213,8 @@ def simulated(
         when = BEGAN + DAY * rng.integers(0, 10) + HOUR
         item = int(rng.integers(items[at]))
         took = seconds[at] * rng.lognormal(0, 0.3)
-        list_of = (f"{name}:{arm}", str(member), first[at], surface, "ranked", took)
+        made_by = "2" if at and member % 10 else "1"  # a tenth of the treatment's by the control
+        list_of = (f"{name}:{arm}", str(member), first[at], surface, "ranked", took, made_by)
         shown.append(Row(member, item, when, *list_of))
         for action, rate in (("APPLY", rates), ("DISMISS", dismiss)):
             if rng.random() < rate[at]:

@@ -16,6 +16,8 @@ from transformations.errors import InputError
 from transformations.layout import partition, partitions
 from transformations.names import Space
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:

@@ -108,7 +108,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
         release_what_is_published(workspace.config, stages)
         (line,) = ranker_lines(workspace.config)
         train_ranker(workspace.config, line, END, stages)
-        workspace.setting("fit_holdback:", "release: {promote: manual}\nfit_holdback:")
+        workspace.setting("promote: automatic", "promote: manual")
         release_what_is_published(workspace.config, stages)
 
     workspace.do("rankers", work)

@@ -287,6 +287,8 @@ def test_an_answer_is_a_label_and_its_items_are_pairs(tmp_path: Path) -> None:
     assert pairs.own.tolist() == [True, False, True, False, False]
     assert found.positions.tolist() == [2, 0, 2, 1, 0]
     assert found.weights.tolist() == [1, 1, 1, 10, 2]
+    assert found.weighted == "1 / propensity, at most 10"
+    assert found.take(slice(0, 1)).weighted == "none, since every place was certain"
     context = {key: values.tolist() for key, values in labels.context.items()}
     assert context == {"surface": [None, "home"], "shift": [None, 2.5]}
     targets = targets_of({"APPLY": 1.0, "SAVE": 1.0, "DISMISS": -1.0}, labels, pairs)

@@ -28,6 +28,8 @@ from transformations.errors import InputError
 from transformations.layout import part_files
 from transformations.names import Space
 
+pytestmark = pytest.mark.long
+
 DAY = timedelta(days=1)
 MEMBERS, ITEMS, DAYS = 120, 40, 30
 WORDS = (("data", "engineer", "python", "analyst"), ("nurse", "night", "ward", "care"))

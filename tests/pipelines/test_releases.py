@@ -13,12 +13,16 @@ import pytest
 from typer.testing import CliRunner
 
 from operations.composition import fits_of, note_release, served_fits, served_lines
+from operations.experiments.records import note_said
+from operations.experiments.verdict import Verdict
 from operations.fits import Fits, current_lines, lines_of
-from operations.releases import promote, releases, rollback, serving
+from operations.ledger import Ledger
+from operations.releases import history, promote, releases, rollback, serving
 from operations.traffic import traffic
 from pipelines.cli import app as cli
 from pipelines.releasing import release_what_is_published
 from pipelines.sharing import begin_share
+from pipelines.tagging import facts
 from serving.recommend.asked import Answer, Request
 from serving.recommend.parts import open_parts, reopening
 from serving.recommend.recommend import Recommender
@@ -167,6 +171,9 @@ def test_a_share_is_answered_by_its_own_fits_and_mixes_nothing(served: Workspace
                 assert of_sources(answer) == VIEWS[answer.release]
                 seen.add(answer.release)
             assert seen == {1, 2}
+        said = facts(config).values()
+        assert {"50% of the members"} < {by for one in said for by in one["serves"].split(", ")}
+        assert {number for one in said for number in one["releases"].split(", ")} == {"1", "2"}
         rollback(config)
         recommender.follow()
         assert {recommender.of(Request(member)).release for member in range(30)} == {1}
@@ -296,10 +303,23 @@ def test_a_release_of_a_catalogue_without_a_source_leaves_it_out(served: Workspa
 
 def test_the_third_release_retires_the_first_and_what_only_that_named(served: Workspace) -> None:
     config = served.config
+    begin_share(config, 1, 0.1, at=END - 4 * DAY)
     served.fit(END - 5 * DAY)
     served.run(END)
+    assert "release 1, with 10% of the members, goes on." in served.said
     release(served)
-    assert serving(config) == 3
+    assert "release 3 waits: release 1 has a share" in served.said
+    rollback(config)
+    served.setting("promote: automatic", "promote: automatic, share: 0.5")
+    release(served)
+    assert "release 3 answers 50% of the members" in served.said
+    shared = traffic(config).shared
+    assert (serving(config), shared and shared.release) == (2, 3)
+    note_said(Ledger(config), "release_3", Verdict("ship", "it is better."))
+    release(served, lists=True)
+    served.setting(", share: 0.5", "")
+    assert (serving(config), traffic(config).shared) == (3, None)
+    assert history(config)[0]["why"] == "its experiment says ship"
     assert [one.number for one in releases(config) if one.is_living] == [3, 2]
     assert "member_activity_decay_v1, online rows" in served.said
     views = {view.name for view in served.store.list_feature_views()}
@@ -318,7 +338,7 @@ def test_one_that_was_taken_back_waits_and_a_manual_one_too(served: Workspace) -
     rollback(served.config)
     release(served)
     assert serving(served.config) == 2
-    served.setting("fit_holdback:", "release: {promote: manual}\nfit_holdback:")
+    served.setting("promote: automatic", "promote: manual")
     promote(served.config, 3)
     served.lines(AVERAGE, encoders=ENCODERS, candidates=CANDIDATES[:3])
     release(served)

@@ -1,6 +1,7 @@
 """What a run makes of the experiment of a release: taken back, given to all, left as it is."""
 
 import json
+import re
 import sys
 from io import StringIO
 from pathlib import Path
@@ -15,6 +16,7 @@ from operations.experiments.records import Experiment, experiments
 from operations.ledger import RUNS, Ledger
 from operations.releases import promote, serving
 from operations.traffic import traffic
+from pipelines.experiments.reading import read
 from pipelines.progress import Stages
 from pipelines.releasing import to_promote
 from pipelines.sharing import begin_share, may_serve_all, watch_share
@@ -34,7 +36,7 @@ class Market:
         self.config: Config = simulated(
             folder,
             name="release_2",
-            release=release or {},
+            release={"promote": "automatic", **(release or {})},
             alerts={"command": [sys.executable, "-c", TELLS, str(folder / "told")]},
             **planted,
         )
@@ -76,13 +78,13 @@ def test_harm_is_taken_back_alerted_once_and_pauses_until_a_person_has_looked(
     assert market.experiment.verdict.startswith("stop for harm: positive per member is worse")
     (stop,) = standing(market.ledger)
     assert (str(stop), stop.stop) == (
-        "releases: harm of release 2, positive per member", (0.0, None),
+        "releases: harm of release_2, positive per member", (0.0, None),
     )  # fmt: skip
     assert stop.value == pytest.approx(-0.5, abs=0.15)
     assert pauses_fitting(market.ledger, AS_OF)
     (told,) = market.told()
     assert told["todo"] == "activity drift"
-    assert told["stops"][0]["part"] == "release 2, positive per member"
+    assert told["stops"][0]["part"] == "release_2, positive per member"
 
     # The next snapshots: it stands, nobody is told again, and nothing new serves by itself.
     for day in (1, 1, 2):
@@ -102,9 +104,9 @@ def test_harm_is_taken_back_alerted_once_and_pauses_until_a_person_has_looked(
 @pytest.mark.parametrize(
     ("planted", "measure", "part"),
     [
-        ({"dismiss": (0.1, 0.4)}, "harm", "release 2, negative per impression"),
-        ({"seconds": (0.05, 0.08)}, "harm", "release 2, latency per list"),
-        ({"lost": (0.0, 0.5)}, "void", "release 2"),
+        ({"dismiss": (0.1, 0.4)}, "harm", "release_2, negative per impression"),
+        ({"seconds": (0.05, 0.08)}, "harm", "release_2, latency per list"),
+        ({"lost": (0.0, 0.5)}, "void", "release_2"),
     ],
 )
 def test_what_else_takes_a_release_back(
@@ -120,6 +122,9 @@ def test_what_else_takes_a_release_back(
 
 def test_a_better_one_serves_all_where_a_run_may_say_so(tmp_path: Path) -> None:
     market = Market(tmp_path, rates=(0.25, 0.5))
+    with connect(market.config) as con:
+        (note,) = read(market.config, con, market.experiment, AS_OF).notes
+    assert re.match(r"\d+\.\d% of the treatment's lists were made by another release than 2", note)
     market.watch(BEGAN + 10 * DAY)
     assert may_serve_all(market.config) is None
     assert "goes on." in market.said

@@ -10,12 +10,14 @@ from datetime import timedelta
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import redis
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from serving import publish
+from serving.stream.bus.messages import encode
 from serving.stream.offline_log import OfflineLog
 from serving.stream.snapshot import prepare
 from serving.stream.states.protocol import StateLostError
@@ -35,6 +37,8 @@ from tests.worlds.live import (
     send,
     server,
 )
+from transformations.archive import Read, reads
+from transformations.config import Config
 from transformations.names import SEQUENCE_VIEW
 
 pytestmark = pytest.mark.redis
@@ -128,6 +132,16 @@ def test_twenty_killed_workers_end_in_the_batchs_state(live, before, redis_serve
     for member in {event.member_id for event in events}:
         newest = max(row["event_timestamp"] for row in offline if row["member_id"] == member)
         assert newest == online[member]["event_timestamp"]
+    # What was acknowledged is in the archive, whoever read it.
+    kept = {value for each in reads(live.config) for value in messages_in(live.config, each)}
+    assert kept == {encode(*event[:4]) for event in events}
+
+
+def messages_in(config: Config, read: Read) -> list[bytes]:
+    values: list[bytes] = (
+        pq.ParquetFile(config.layout.archived(str(read.sha256))).read()["value"].to_pylist()
+    )
+    return values
 
 
 def a_life_without_spooling(folder: Any, online: str, url: str) -> None:

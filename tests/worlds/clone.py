@@ -43,14 +43,18 @@ print(json.dumps({name: values[0] for name, values in answer.items()}, default=s
 """
 
 
+SMALL = "\nmin_positives: 1\nrelease: {promote: automatic}\n"
+"""Settings of worlds that are small: gates have tests of their own."""
+
+
 class Clone:
     """A folder with the repository's files, and an empty HOME."""
 
     def __init__(self, folder: Path) -> None:
         self.root = folder / "clone"
         shutil.copytree(ROOT, self.root, ignore=LEFT_OUT)
-        settings = self.root / "activity.yaml"  # the worlds of tests are small
-        settings.write_text(settings.read_text() + "\nmin_positives: 1\n")
+        settings = self.root / "activity.yaml"
+        settings.write_text(settings.read_text() + SMALL)
         if plain_feast.switched_on():
             plain_feast.rewrite(self.root)
         (folder / "home").mkdir()

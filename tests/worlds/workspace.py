@@ -28,6 +28,7 @@ actions: {play: positive, dismiss: negative}
 items: {source: source/items.csv, item_id: product, text: [title]}
 dim: 2
 fit_holdback: 3d
+release: {promote: automatic}
 """
 STORE = """
 project: fits

@@ -112,7 +112,7 @@ class Network(keras.Model):
         for variable in self.trainable_variables:
             weights = beginning.weights[variable.name]
             if variable.name in TABLES:
-                grown = np.array(variable)
+                grown = np.asarray(variable).copy()
                 for category, first in enumerate(offsets[:-1]):
                     rows = weights[old[category] : old[category + 1]]
                     if beginning.as_unknown:

@@ -8,6 +8,7 @@ select
     null::varchar as surface,
     null::varchar as path,
     null::double as seconds,
+    null::varchar as release,
     event_timestamp as shown_at,
     false as is_treatment,
 from experiment_activity

@@ -10,6 +10,7 @@ select
     surface,
     path,
     seconds,
+    release,
     shown_at,
     case
         when $any_arm then false

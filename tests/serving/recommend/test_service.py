@@ -133,7 +133,9 @@ def test_an_answer_says_what_was_chosen_and_why(client: Client) -> None:
     items = answer.pop("items")
     assert re.fullmatch(r"[0-9a-f-]{36}", answer.pop("request_id"))
     assert answer.pop("made_at") > NOW.isoformat()[:10]
+    assert answer.pop("seconds") > 0
     assert answer == {
+        "arm": None,
         "member_id": 42,
         "path": "ranked",
         "member_known": True,
