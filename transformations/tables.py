@@ -94,7 +94,7 @@ def build_sequences_of(
 
     Raises:
         ValueError: two snapshots are of the same as_of.
-        InputError: activity lies in another number of buckets than is configured.
+        InputError: the actions lie in another number of buckets than is configured.
         RunFailedError: a result breaks a rule of checks/member_sequences.sql.
     """
     ordered = sorted(snapshots, key=lambda snapshot: snapshot.as_of)

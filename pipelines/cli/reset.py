@@ -63,7 +63,7 @@ def rebuild_command(
     ] = None,
     buckets: Annotated[
         int | None,
-        typer.Option(min=1, max=MOST_BUCKETS, help="Default: layout.buckets of activity.yaml."),
+        typer.Option(min=1, max=MOST_BUCKETS, help="Default: layout.buckets."),
     ] = None,
     damaged: Annotated[
         bool,

@@ -2,7 +2,7 @@
 
 Spark distributes the tasks and runs again those of a lost executor. It moves no rows: a task reads
 its bucket's files and writes its own, on a disk that all machines share, and this process puts them
-in place. Measured (docs/spark.md): the same rows as Spark DataFrames cost several times the CPU.
+in place. Rows of Spark DataFrames cost several times the CPU (benchmarks/spark.py).
 """
 
 import logging
