@@ -5,33 +5,38 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from models.backend import tf
 from models.item_versions import ItemVersions
 from models.lines import by_space
 from models.packaging import Loaded, load, specs
-from models.quantization import COLUMNS, of_vectors, stored
+from models.quantization import stored
 from models.sequences import ItemTable, Padded, carried_values, pad
 from models.spec import Aggregator
+from models.view_files import Group, Vectors, ViewWriters, check_view
 from transformations.config import Config
-from transformations.duck import check
 from transformations.errors import InputError
 from transformations.last_actions import Snapshot
-from transformations.layout import partition, rows_read
-from transformations.member_columns import member_columns
+from transformations.layout import bucket_in, part_files, partition, rows_read, snapshot_files
 from transformations.rules import Rules
 from transformations.seals import sealing
+from transformations.snapshots import (
+    Unfinished,
+    Written,
+    attempts,
+    finished,
+    replacing_snapshot,
+)
 from transformations.tables import SNAPSHOTS_AT_ONCE, of_member, view_of_partitions
+from transformations.tasks import Engine
 
 # Members that are read and written at once; and members per call of the models, whose item vectors
 # (length * dim floats each) should fit into the processor's cache.
@@ -61,9 +66,6 @@ class EmbedReport:
     def share_without_vector(self) -> float:
         """Share of the actions whose item had no vector; 0 without actions."""
         return self.actions_without_vector / self.actions if self.actions else 0.0
-
-
-Vectors = dict[str, NDArray[np.float32]]
 
 
 class Graph:
@@ -123,6 +125,7 @@ def embed_snapshot(
     aggregators: Sequence[Aggregator],
     progress: Callable[[int], object] | None = None,
     graph: Graph | None = None,
+    engine: Engine | None = None,
 ) -> EmbedReport:
     """Write the member_embeddings partition of `as_of` of every aggregator, whole or not at all.
 
@@ -130,7 +133,7 @@ def embed_snapshot(
     """
     # A previous as_of matters to sequences only.
     snapshot = Snapshot(as_of, as_of - timedelta(days=1), created_timestamp)
-    return embed_snapshots(config, con, [snapshot], aggregators, progress, graph)
+    return embed_snapshots(config, con, [snapshot], aggregators, progress, graph, engine)
 
 
 def embed_snapshots(
@@ -140,6 +143,7 @@ def embed_snapshots(
     aggregators: Sequence[Aggregator],
     progress: Callable[[int], object] | None = None,
     graph: Graph | None = None,
+    engine: Engine | None = None,
 ) -> EmbedReport:
     """Write the member_embeddings partitions of every snapshot and aggregator, whole or not at all.
 
@@ -155,6 +159,7 @@ def embed_snapshots(
             each item space.
         graph: The aggregators, loaded, of one space; whoever calls this often loads and traces
             them once.
+        engine: Who embeds where the sequences lie in buckets; default: this process.
 
     Returns:
         What all of them wrote, added up; what was seen is that of the first aggregator's space.
@@ -165,16 +170,17 @@ def embed_snapshots(
         RunFailedError: a result breaks a rule of checks/member_embeddings.sql.
     """
     ordered = sorted(snapshots, key=lambda snapshot: snapshot.as_of)
+    folder = config.layout.sequences
     for as_of in (snapshot.as_of for snapshot in ordered):
-        source = partition(config.layout.sequences, as_of)
-        if not source.exists():
-            raise InputError(f"expected the sequences of {as_of} in {source}, found none")
-    parts = [
-        _Part(partial(partition, as_of=snapshot.as_of), snapshot.as_of, snapshot.created_timestamp)
-        for snapshot in ordered
-    ]
+        if not snapshot_files(folder, as_of):
+            place = partition(folder, as_of)
+            raise InputError(f"expected the sequences of {as_of} in {place}, found none")
     between = ordered[0].as_of, ordered[-1].as_of
-    return _embed_all(config, con, parts, between, aggregators, progress, graph)
+    reports = [
+        _embed_space(own, con, ordered, lines, between, progress, graph, engine)
+        for own, lines in by_space(config, aggregators)
+    ]
+    return _together(reports)
 
 
 def embed_rows_read(
@@ -192,108 +198,220 @@ def embed_rows_read(
     Args:
         between: Timestamps around the rows' as_ofs.
     """
-    return _embed_all(config, con, [_Part(rows_read, None, None)], between, aggregators, progress)
+    reports = []
+    for own, lines in by_space(config, aggregators):
+        held = Held.load(own, con, lines, between)
+        with ExitStack() as stack:
+            views = [(rows_read(own.layout.embeddings(line.view)), str(line)) for line in lines]
+            files = tuple(stack.enter_context(sealing(file, line)) for file, line in views)
+            part = _Part(rows_read(own.layout.sequences), files, None, None)
+            reports.append(_embed_parts(own, con, [part], held, progress))
+    return _together(reports)
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One file of every member view.
+    """One file of member_sequences.
 
     Attributes:
-        file: Folder of a view → the file in it.
+        source: The file.
+        files: Where each aggregator's rows go.
         as_of: Of all its rows; None: each has its own.
         created: Their created_timestamp; None: that of each one's sequence.
     """
 
-    file: Callable[[Path], Path]
+    source: Path
+    files: tuple[Path, ...]
     as_of: datetime | None
     created: datetime | None
 
 
-def _embed_all(
+@dataclass(frozen=True)
+class EmbedTask:
+    """Files of sequences to embed: those of one bucket, of a few snapshots.
+
+    Attributes:
+        parts: Oldest first.
+        lines: Of one item space, that of the configuration.
+        between: Timestamps around their as_ofs.
+    """
+
+    parts: tuple[_Part, ...]
+    lines: tuple[Aggregator, ...]
+    between: tuple[datetime, datetime]
+
+
+class Held(NamedTuple):
+    """What many tasks of a process share: the aggregators, the item vectors."""
+
+    graph: Graph
+    items: ItemVersions
+    table: Any
+
+    @classmethod
+    def load(
+        cls,
+        config: Config,
+        con: duckdb.DuckDBPyConnection,
+        lines: Sequence[Aggregator],
+        between: tuple[datetime, datetime],
+        graph: Graph | None = None,
+    ) -> Self:
+        """Load the packages of lines of one space, and the vectors of a time."""
+        items = ItemVersions.read_between(config, con, *between)
+        return cls(graph or load_graph(lines, config), items, tf.constant(items.vectors))
+
+
+_HELD: dict[str, Held] = {}
+"""Of a process of an engine, what its last task loaded."""
+
+
+def embed_files(
+    config: Config, con: duckdb.DuckDBPyConnection, task: EmbedTask
+) -> tuple[EmbedReport, list[Written]]:
+    """Embed a task's files, in its own process; the function of an engine's tasks.
+
+    The next task of the process with the same packages and item vectors finds them loaded.
+    """
+    packages = [line.artifact(config) / "manifest.json" for line in task.lines]
+    files = [*packages, *part_files(config.items_dir)]
+    key = repr((task.lines, task.between, [(str(f), f.stat().st_mtime_ns) for f in files]))
+    if key not in _HELD:
+        _HELD.clear()
+        _HELD[key] = Held.load(config, con, task.lines, task.between)
+    return _embed_attempts(config, con, task.parts, _HELD[key])
+
+
+def _embed_space(
+    config: Config,
+    con: duckdb.DuckDBPyConnection,
+    snapshots: Sequence[Snapshot],
+    lines: Sequence[Aggregator],
+    between: tuple[datetime, datetime],
+    progress: Callable[[int], object] | None,
+    graph: Graph | None,
+    engine: Engine | None,
+) -> EmbedReport:
+    """Write the partitions of the aggregators of one item space, SNAPSHOTS_AT_ONCE together."""
+    layout, reports = config.layout, []
+    in_buckets = any(len(snapshot_files(layout.sequences, one.as_of)) > 1 for one in snapshots)
+    held = None if engine and in_buckets else Held.load(config, con, lines, between, graph)
+    for first in range(0, len(snapshots), SNAPSHOTS_AT_ONCE):
+        with ExitStack() as stack:
+            places: dict[Path, tuple[Unfinished, int]] = {}
+            of_bucket: dict[int | None, list[_Part]] = {}
+            for snapshot in snapshots[first : first + SNAPSHOTS_AT_ONCE]:
+                sources = snapshot_files(layout.sequences, snapshot.as_of)
+                buckets = [bucket_in(source) for source in sources]
+                unfinished = [
+                    stack.enter_context(
+                        replacing_snapshot(
+                            layout, layout.embeddings(line.view), snapshot.as_of, str(line), buckets
+                        )
+                    )
+                    for line in lines
+                ]
+                for index, (bucket, source) in enumerate(zip(buckets, sources, strict=True)):
+                    files = tuple(one.files[index] for one in unfinished)
+                    places |= {
+                        file: (one, index) for file, one in zip(files, unfinished, strict=True)
+                    }
+                    part = _Part(source, files, snapshot.as_of, snapshot.created_timestamp)
+                    of_bucket.setdefault(bucket, []).append(part)
+            tasks = [EmbedTask(tuple(parts), tuple(lines), between) for parts in of_bucket.values()]
+            if held is None:
+                assert engine is not None
+                results = engine.run(config, embed_files, tasks)
+            else:
+                results = (
+                    (task, _embed_attempts(config, con, task.parts, held, progress))
+                    for task in tasks
+                )
+            for task, (report, written) in results:
+                reports.append(report)
+                targets = [file for part in task.parts for file in part.files]
+                for file, content in zip(targets, written, strict=True):
+                    one, index = places[file]
+                    one.take(index, content)
+                if held is None:
+                    _tell(progress, report.members)
+    return _added_up(reports)
+
+
+def _embed_attempts(
     config: Config,
     con: duckdb.DuckDBPyConnection,
     parts: Sequence[_Part],
-    between: tuple[datetime, datetime],
-    aggregators: Sequence[Aggregator],
-    progress: Callable[[int], object] | None,
-    graph: Graph | None = None,
-) -> EmbedReport:
-    """Write the parts of every aggregator, those of one item space together."""
-    reports = [
-        _embed(own, con, parts, graph or load_graph(lines, own), between, progress)
-        for own, lines in by_space(config, aggregators)
-    ]
-    rows = {view: count for report in reports for view, count in report.rows.items()}
-    return replace(reports[0], rows=rows)
+    held: Held,
+    progress: Callable[[int], object] | None = None,
+) -> tuple[EmbedReport, list[Written]]:
+    """Write these parts under names of their own; return the files of each part in turn."""
+    with attempts([file for part in parts for file in part.files]) as names:
+        n_lines = len(held.graph.models)
+        own = [
+            replace(part, files=tuple(names[index * n_lines : (index + 1) * n_lines]))
+            for index, part in enumerate(parts)
+        ]
+        report = _embed_parts(config, con, own, held, progress)
+        return report, [finished(name) for name in names]
 
 
-def _embed(
+def _embed_parts(
     config: Config,
     con: duckdb.DuckDBPyConnection,
     parts: Sequence[_Part],
-    graph: Graph,
-    between: tuple[datetime, datetime],
+    held: Held,
     progress: Callable[[int], object] | None,
 ) -> EmbedReport:
-    items = ItemVersions.read_between(config, con, *between)
-    table = tf.constant(items.vectors)
+    """Write and check the files of every part."""
+    graph, items, table = held
     members = actions = without_vector = 0
-    for first in range(0, len(parts), SNAPSHOTS_AT_ONCE):
-        several = parts[first : first + SNAPSHOTS_AT_ONCE]
-        for padded in _embed_several(config, con, several, graph, items, table, progress):
+    writers = ViewWriters(
+        [part.created for part in parts], [part.files for part in parts], graph.models, config.rules
+    )
+    with closing(writers), ThreadPoolExecutor(1) as writing:
+        # One group is written while the next one is computed; never more than one waits.
+        written = writing.submit(lambda: 0)
+        for group in _groups([part.source for part in parts]):
+            padded = _pad(group, items, config.rules, graph)
+            results = graph.vectors(padded, table)
+            _tell(progress, written.result())
+            written = writing.submit(writers.write, group, results)
             members += len(padded.rows)
             actions += padded.n_actions
             without_vector += padded.n_without_vector
-    rows_written = {model.aggregator.view: members for model in graph.models}
-    return EmbedReport(members, actions, without_vector, len(items), rows_written)
+        _tell(progress, written.result())
+    as_ofs, sources = [part.as_of for part in parts], [part.source for part in parts]
+    view_of_partitions(con, "member_sequences", sources, as_ofs, of_member(config.rules))
+    for number, model in enumerate(graph.models):
+        files = [part.files[number] for part in parts]
+        check_view(con, files, as_ofs, model, config.rules)
+    con.execute("drop view member_sequences")
+    rows = {model.aggregator.view: members for model in graph.models}
+    return EmbedReport(members, actions, without_vector, len(items), rows)
 
 
-def _embed_several(
-    config: Config,
-    con: duckdb.DuckDBPyConnection,
-    parts: Sequence[_Part],
-    graph: Graph,
-    items: ItemVersions,
-    table: Any,
-    progress: Callable[[int], object] | None,
-) -> Iterator[Padded]:
-    """Write these files of every view; yield what went into the vectors."""
-    sources = [part.file(config.layout.sequences) for part in parts]
-    views = [config.layout.embeddings(model.aggregator.view) for model in graph.models]
-    with ExitStack() as stack:
-        files = [
-            [
-                stack.enter_context(sealing(part.file(view), str(model.aggregator)))
-                for view, model in zip(views, graph.models, strict=True)
-            ]
-            for part in parts
-        ]
-        writers = _Writers([part.created for part in parts], files, graph.models, config.rules)
-        with closing(writers), ThreadPoolExecutor(1) as writing:
-            # One group is written while the next one is computed; never more than one waits.
-            written = writing.submit(lambda: 0)
-            for group in _groups(sources):
-                padded = _pad(group, items, config.rules, graph)
-                results = graph.vectors(padded, table)
-                _tell(progress, written.result())
-                written = writing.submit(writers.write, group, results)
-                yield padded
-            _tell(progress, written.result())
-        as_ofs = [part.as_of for part in parts]
-        view_of_partitions(con, "member_sequences", sources, as_ofs, of_member(config.rules))
-        for model, *of_view in zip(graph.models, *files, strict=True):
-            _check(con, of_view, as_ofs, model, config.rules)
-        con.execute("drop view member_sequences")
+def _added_up(reports: Sequence[EmbedReport]) -> EmbedReport:
+    """Return what the same aggregators wrote in several parts."""
+    rows = {view: sum(one.rows[view] for one in reports) for view in reports[0].rows}
+    return EmbedReport(
+        sum(one.members for one in reports),
+        sum(one.actions for one in reports),
+        sum(one.actions_without_vector for one in reports),
+        reports[0].items,
+        rows,
+    )
+
+
+def _together(reports: Sequence[EmbedReport]) -> EmbedReport:
+    """Return what the aggregators of several item spaces wrote."""
+    rows = {view: count for report in reports for view, count in report.rows.items()}
+    return replace(reports[0], rows=rows)
 
 
 def _tell(progress: Callable[[int], object] | None, members: int) -> None:
     if progress is not None and members:
         progress(members)
-
-
-# Rows of one or more files: each one's index, and some of its rows in their order.
-Group = list[tuple[int, pa.RecordBatch]]
 
 
 def _groups(sources: Sequence[Path]) -> Iterator[Group]:
@@ -353,111 +471,3 @@ def together(
         ]
 
     return run
-
-
-def view_schema(model: Loaded, sequences: pa.Schema, rules: Rules) -> pa.Schema:
-    """Return the columns of a view: the snapshot's, the vectors, their model_version."""
-    columns = [column.name for column in member_columns(rules)]
-    vectors = [pa.field(field, COLUMNS[model.store].kind) for field in model.vectors]
-    return pa.schema(
-        [sequences.field(name) for name in ("member_id", "event_timestamp", "created_timestamp")]
-        + vectors
-        + [sequences.field(name) for name in columns],
-        metadata={"model_version": model.model_version},
-    ).append(pa.field("model_version", pa.string()))
-
-
-class _Writers:
-    """The files of every view, one after the other."""
-
-    def __init__(
-        self,
-        created: Sequence[datetime | None],
-        files: Sequence[Sequence[Path]],
-        models: Sequence[Loaded],
-        rules: Rules,
-    ) -> None:
-        """Take the files to write [parts, models], and the created_timestamp in them [parts]."""
-        self._created, self._files = created, files
-        self._models, self._rules = models, rules
-        self._index = -1
-        self._open: list[pq.ParquetWriter] = []
-
-    def write(self, group: Group, results: Sequence[Vectors]) -> int:
-        """Write rows and the vectors made of them; return how many rows."""
-        done = 0
-        for index, rows in group:
-            if index != self._index:
-                self._move(index, rows.schema)
-            of_rows = slice(done, done + rows.num_rows)
-            created = self._created[index]
-            for writer, model, vectors in zip(self._open, self._models, results, strict=True):
-                if rows.num_rows:
-                    own = {field: values[of_rows] for field, values in vectors.items()}
-                    writer.write_batch(view_rows(rows, model, own, created, writer.schema))
-            done += rows.num_rows
-        return done
-
-    def _move(self, index: int, sequences: pa.Schema) -> None:
-        self.close()
-        for file, model in zip(self._files[index], self._models, strict=True):
-            self._open.append(_writer(file, model, sequences, self._rules))
-        self._index = index
-
-    def close(self) -> None:
-        """Close the files of the present part."""
-        while self._open:
-            self._open.pop().close()
-
-
-def _writer(file: Path, model: Loaded, sequences: pa.Schema, rules: Rules) -> pq.ParquetWriter:
-    schema = view_schema(model, sequences, rules)
-    others = [name for name in schema.names if name not in model.vectors]
-    # Floats gain nothing from a dictionary or statistics. Measured on 200,000 rows of 3 vectors:
-    # lz4 writes 1.5 times and reads twice as fast as zstd, with a tenth more bytes.
-    return pq.ParquetWriter(
-        file,
-        schema,
-        compression="lz4",
-        use_dictionary=others,
-        write_statistics=others,
-        write_page_checksum=True,
-    )
-
-
-def view_rows(
-    sequences: pa.RecordBatch,
-    model: Loaded,
-    vectors: Vectors,
-    created: datetime | None,
-    schema: pa.Schema,
-) -> pa.RecordBatch:
-    """Return a view's rows: the snapshot's rows with their vectors, as the line keeps them.
-
-    Args:
-        created: The created_timestamp of all; None: that of each sequence.
-    """
-    kept = COLUMNS[model.store].of
-    made = {field: kept(values) for field, values in vectors.items()} | {
-        "model_version": pa.repeat(schema.metadata[b"model_version"].decode(), sequences.num_rows),
-    }
-    if created is not None:
-        kind = schema.field("created_timestamp").type
-        made["created_timestamp"] = pa.repeat(pa.scalar(created, kind), sequences.num_rows)
-    columns = [made[name] if name in made else sequences[name] for name in schema.names]
-    return pa.record_batch(columns, schema=schema)
-
-
-def _check(
-    con: duckdb.DuckDBPyConnection,
-    files: list[Path],
-    as_ofs: Sequence[datetime | None],
-    model: Loaded,
-    rules: Rules,
-) -> None:
-    """Check a view's files against `member_sequences`, in the same order."""
-    more = f"{of_member(rules)}, {of_vectors(model.vectors, model.store)}"
-    view_of_partitions(con, "member_embeddings", files, as_ofs, more)
-    parameters = {"dims": list(model.vectors.values()), "counts": rules.count_columns[1:]}
-    check(con, "member_embeddings", parameters)
-    con.execute("drop view member_embeddings")

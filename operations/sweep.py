@@ -67,7 +67,9 @@ def unneeded(config: Config, ledger: Ledger) -> list[Unneeded]:
 
 def before_removing(config: Config, found: list[Unneeded]) -> None:
     """Note that periods of activity go, or the next run would read all sources again."""
-    gone = [path.name for one in found if one.what == "activity" for path in one.paths]
+    activity = config.layout.activity
+    paths = [path for one in found if one.what == "activity" for path in one.paths]
+    gone = [str(path.relative_to(activity)) for path in paths]
     if gone:
         forget_periods(config, gone)
 

@@ -3,7 +3,6 @@
 from collections.abc import Container, Mapping, Sequence
 from datetime import datetime, timedelta
 
-import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection as Connection
 
 from models.candidates.build import build_lists
@@ -20,6 +19,7 @@ from pipelines.daily import (
     train_lines,
     without_vector,
 )
+from pipelines.engine import engine_of
 from pipelines.fitting import fit_items, fold_items, lines_to_serve, prepare
 from pipelines.progress import Stages
 from serving import publish
@@ -27,7 +27,7 @@ from transformations.config import Config
 from transformations.duck import connect
 from transformations.errors import InputError
 from transformations.last_actions import Snapshot
-from transformations.layout import partition
+from transformations.layout import partition, rows_of, snapshot_files
 from transformations.stats.item_stats import build_item_stats
 from transformations.stats.member_stats import build_member_stats
 from transformations.tables import build_sequences_of
@@ -87,9 +87,7 @@ def run_backfill(
         }
         # A published one whose file was damaged and taken away.
         gone = {
-            at
-            for at in wanted
-            if at in kept and not partition(config.layout.sequences, at).exists()
+            at for at in wanted if at in kept and not snapshot_files(config.layout.sequences, at)
         }
         # A version that knew no statistics may have published it.
         bare = {at for at in wanted if at in kept and _lacks_stats(config, at)}
@@ -106,7 +104,8 @@ def run_backfill(
         sequences = [snapshot for at, snapshot in snapshots.items() if at not in kept or at in gone]
         if sequences:
             with stages.stage("member_sequences", len(sequences), "snapshots") as stage:
-                fill(stage, build_sequences_of(config, con, sequences, stage.advance))
+                made = build_sequences_of(config, con, sequences, stage.advance, engine_of(config))
+                fill(stage, made)
                 stage.note = _span([snapshot.as_of for snapshot in sequences])
         again = {snapshot.as_of for snapshot in sequences}
         _build_stats(config, con, list(snapshots.values()), kept, again, stages)
@@ -115,7 +114,9 @@ def run_backfill(
             lines = lacking[at_once[0]]
             with stages.stage("member_embeddings", total=_rows(config, at_once)) as stage:
                 some = [snapshots[at] for at in at_once]
-                report = embed_snapshots(config, con, some, lines, stage.advance)
+                report = embed_snapshots(
+                    config, con, some, lines, stage.advance, engine=engine_of(config)
+                )
                 stage.rows_in, stage.rows_out = report.members, sum(report.rows.values())
                 stage.note = without_vector(report)
         _lists(config, con, wanted, kept, stages)
@@ -169,7 +170,7 @@ def _lists(
 
 def _lacks_stats(config: Config, as_of: datetime) -> bool:
     folders = (config.layout.member_stats, config.layout.item_stats)
-    return not all(partition(folder, as_of).exists() for folder in folders)
+    return not all(snapshot_files(folder, as_of) for folder in folders)
 
 
 def _build_stats(
@@ -188,14 +189,14 @@ def _build_stats(
     """
     tables = (config.layout.member_stats, config.layout.item_stats)
     members, items = (
-        [one for one in snapshots if one.as_of not in kept or not partition(t, one.as_of).exists()]
+        [one for one in snapshots if one.as_of not in kept or not snapshot_files(t, one.as_of)]
         for t in tables
     )
     members += [one for one in snapshots if one.as_of in again and one not in members]
     with stages.stage("member_stats", len(members), "snapshots") as stage:
         stage.rows_out = 0
         for one in members:
-            stage.rows_out += build_member_stats(config, one.as_of).rows_out
+            stage.rows_out += build_member_stats(config, one.as_of, engine_of(config)).rows_out
             stage.advance(1)
     with stages.stage("item_stats", len(items), "snapshots") as stage:
         stage.rows_out = 0
@@ -212,7 +213,7 @@ def _build_stats(
 
 
 def _is_built(config: Config, line: Aggregator, as_of: datetime) -> bool:
-    return partition(config.layout.embeddings(line.view), as_of).exists()
+    return bool(snapshot_files(config.layout.embeddings(line.view), as_of))
 
 
 def _together(lacking: Mapping[datetime, Sequence[Aggregator]]) -> list[list[datetime]]:
@@ -225,8 +226,7 @@ def _together(lacking: Mapping[datetime, Sequence[Aggregator]]) -> list[list[dat
 
 
 def _rows(config: Config, as_ofs: Sequence[datetime]) -> int:
-    files = [partition(config.layout.sequences, at) for at in as_ofs]
-    return sum(pq.read_metadata(file).num_rows for file in files)
+    return sum(rows_of(snapshot_files(config.layout.sequences, at)) for at in as_ofs)
 
 
 def _span(as_ofs: Sequence[datetime]) -> str:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection as Connection
 
 from models.candidates.build import build_lists
@@ -17,6 +16,7 @@ from operations.fits import Fits, fit_until, note_fits
 from operations.sources import note_sources
 from pipelines.check.say import say_staged
 from pipelines.drift.watch import say_paused, watch_inputs, watch_vectors
+from pipelines.engine import engine_of
 from pipelines.fitting import fit_items, lines_to_serve, prepare, refuse_future
 from pipelines.progress import Stage, Stages
 from pipelines.sharing import watch_share
@@ -29,7 +29,7 @@ from transformations.config import Config
 from transformations.duck import TableReport, connect
 from transformations.errors import InputError, RunFailedError, TooFewError
 from transformations.files import sweep
-from transformations.layout import partition, partition_files, span
+from transformations.layout import partition_files, rows_of, snapshot_files, span
 from transformations.names import ITEM_STATS_VIEW, SEQUENCE_VIEW
 from transformations.sources import stage_activity, stage_items, stage_members
 from transformations.sources.files import say_passed_over
@@ -119,7 +119,8 @@ def stage_events(config: Config, con: Connection, as_of: datetime, stages: Stage
     note_sources(config)
     sweep(config.data)
     with stages.stage("stg_activity") as stage:
-        fill(stage, stage_activity(config, con, as_of), "periods rewritten")
+        staged = stage_activity(config, con, as_of, engine=engine_of(config))
+        fill(stage, staged, "periods rewritten")
     _say_passed_over(config, "events", stages)
 
 
@@ -148,10 +149,11 @@ def build_snapshot(
 ) -> None:
     """Compute the sequences of one timestamp, and what is counted in them."""
     with stages.stage("member_sequences") as stage:
-        fill(stage, build_sequences(config, con, as_of, previous, _not_yet(config)))
+        created, engine = _not_yet(config), engine_of(config)
+        fill(stage, build_sequences(config, con, as_of, previous, created, engine))
         stage.note = f"as of {as_of:%Y-%m-%d %H:%M} UTC"
     with stages.stage("member_stats") as stage:
-        fill(stage, build_member_stats(config, as_of))
+        fill(stage, build_member_stats(config, as_of, engine))
 
 
 def train_lines(
@@ -185,13 +187,15 @@ def serve(
         others: What stays registered as it is.
         with_sequences: Publish the view of sequences too.
     """
-    members = pq.read_metadata(partition(config.layout.sequences, as_of)).num_rows
+    members = rows_of(snapshot_files(config.layout.sequences, as_of))
     passes = sum(1 for _ in by_space(config, lines))
     with (
         connect(config) as con,
         stages.stage("member_embeddings", total=members * passes) as stage,
     ):
-        report = embed_snapshot(config, con, as_of, _not_yet(config), lines, stage.advance)
+        report = embed_snapshot(
+            config, con, as_of, _not_yet(config), lines, stage.advance, engine=engine_of(config)
+        )
         stage.rows_in, stage.rows_out = report.members, sum(report.rows.values())
         stage.note = without_vector(report)
     store = publish.open_store(config)

@@ -28,9 +28,10 @@ from transformations.errors import InputError
 from transformations.layout import (
     parse_as_of_name,
     part_files,
-    partition,
     partition_files,
+    partition_key,
     partitions,
+    snapshot_files,
     span,
 )
 from transformations.timestamps import as_utc, day, read_timestamp
@@ -216,7 +217,7 @@ class OpenWorkspace:
         if of_items is not None:
             return _items(of_items, wanted or self._snapshot(names.SEQUENCE_VIEW, None))
         return _floats(
-            _read([partition(self.config.layout.table(view), self._snapshot(view, wanted))])
+            _read(snapshot_files(self.config.layout.table(view), self._snapshot(view, wanted)))
         )
 
     def views(self) -> list[str]:
@@ -342,7 +343,7 @@ def _count(con: "DuckDBPyConnection", files: list[Path]) -> int:
 
 def _ends(files: Sequence[Path]) -> tuple[datetime, datetime] | None:
     """Return the first and the last of the periods or snapshots that files are named after."""
-    keys = [parse_as_of_name(file.parent.name.partition("=")[2]) for file in files]
+    keys = [parse_as_of_name(partition_key(file)) for file in files]
     return (min(keys), max(keys)) if keys else None
 
 

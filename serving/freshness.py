@@ -14,7 +14,7 @@ from stores.read import Reader
 from transformations.config import Config
 from transformations.duck import connect, parquet, sql
 from transformations.errors import InputError
-from transformations.layout import files_between, partition, partitions
+from transformations.layout import files_between, partitions, snapshot_files
 from transformations.names import SEQUENCE_VIEW
 from transformations.tables import activity_query
 
@@ -70,7 +70,7 @@ def freshness(
         raise InputError(f"no snapshot was built yet into {config.data}; first: activity run")
     with connect(config) as con:
         drawn = con.execute(
-            f"select member_id from {parquet([partition(config.layout.sequences, built[-1])])} "
+            f"select member_id from {parquet(snapshot_files(config.layout.sequences, built[-1]))} "
             "order by hash(member_id) limit $members",
             {"members": members},
         ).fetchall()
@@ -79,7 +79,7 @@ def freshness(
         query = sql("event_to_visible", __file__)
         figures = []
         for view in (SEQUENCE_VIEW, *(line.view for line in aggregators)):
-            parts = sorted(config.layout.table(view).glob("as_of=*/*.parquet"))
+            parts = sorted(config.layout.table(view).rglob("*.parquet"))
             if not parts:  # a catalogue line that no run has embedded yet
                 continue
             ages = _ages(store, view, [member for (member,) in drawn], now)

@@ -7,8 +7,9 @@ import pytest
 
 from tests.worlds import plain_feast
 from tests.worlds.servers import _redis_process, postgres_url, redis_server
+from tests.worlds.spark import spark_cluster
 
-__all__ = ["_in_memory", "_redis_process", "postgres_url", "redis_server"]
+__all__ = ["_in_memory", "_redis_process", "postgres_url", "redis_server", "spark_cluster"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

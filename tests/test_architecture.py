@@ -234,8 +234,8 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 
 def keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    for name, field in model.model_fields.items():
-        kind = field.annotation
+    for own, field in model.model_fields.items():
+        name, kind = field.alias or own, field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             yield from keys_of(kind, f"{prefix}{name}.")
         else:

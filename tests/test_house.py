@@ -96,6 +96,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "transformations",
     ),
     "pipelines": ("models", "operations", "serving", "stores.ids", "transformations"),
+    "pipelines.engine": ("transformations",),
     "pipelines.experiments": (
         "operations.experiments",
         "pipelines.ranking.impressions",

@@ -24,6 +24,7 @@ from transformations import names, places
 from transformations.archive_settings import ArchiveSettings
 from transformations.drift_settings import Alerts, Drift
 from transformations.durations import Delay, Duration, said
+from transformations.engine_settings import EngineSettings, LayoutSettings
 from transformations.errors import InputError
 from transformations.expressions import Expression, Kind, parse
 from transformations.layout import Layout
@@ -375,6 +376,8 @@ class Config(_Strict):
     archive: ArchiveSettings = ArchiveSettings()
     retention: Retention = Retention()
     duckdb: DuckDB = DuckDB()
+    layout_settings: LayoutSettings = Field(default=LayoutSettings(), alias="layout")
+    engine: EngineSettings = EngineSettings()
 
     _root: Path = PrivateAttr(default=ROOT)
     _file: Path = PrivateAttr(default=ROOT / "activity.yaml")
@@ -417,6 +420,15 @@ class Config(_Strict):
                 raise ValueError(
                     f"retention.{key}: {why}; expected at least {said(least)}, got {said(kept)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _spark_has_buckets(self) -> Self:
+        if self.engine.kind == "spark" and self.layout_settings.buckets == 1:
+            raise ValueError(
+                "engine: Spark builds the tables bucket by bucket; expected layout.buckets of 2 or "
+                "more (some for each core of the cluster), got 1"
+            )
         return self
 
     @model_validator(mode="after")
@@ -555,7 +567,7 @@ class Config(_Strict):
     @property
     def layout(self) -> Layout:
         """Where every table and file of the data folder lies."""
-        return Layout(self.data)
+        return Layout(self.data, self.layout_settings.buckets)
 
     @property
     def space(self) -> names.Space:
@@ -654,7 +666,7 @@ def _explain(problem: Any) -> str:
     elif (
         problem["type"] == "value_error"
         and not problem["loc"]
-        and message.startswith(("actions.", "recommend.", "retention.", "`step`"))
+        and message.startswith(("actions.", "recommend.", "retention.", "engine:", "`step`"))
     ):
         return f"  {message}"  # it names its key
     elif problem["type"] != "value_error":

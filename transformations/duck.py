@@ -27,9 +27,13 @@ class TableReport:
     """Names of the partitions that were rewritten."""
 
 
-def connect(config: Config) -> duckdb.DuckDBPyConnection:
-    """Open an in-memory DuckDB with sql/macros.sql, within the configured memory; times are UTC."""
-    spill = config.layout.state / "spill"
+def connect(config: Config, spill: Path | None = None) -> duckdb.DuckDBPyConnection:
+    """Open an in-memory DuckDB with sql/macros.sql, within the configured memory; times are UTC.
+
+    Args:
+        spill: Where rows go that memory does not hold; default: a folder of the workspace's state.
+    """
+    spill = spill or config.layout.state / "spill"
     spill.mkdir(parents=True, exist_ok=True)
     settings: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": config.duckdb.memory_limit,

@@ -1,5 +1,6 @@
 """Files and folders that are either whole or absent."""
 
+import ctypes
 import fcntl
 import glob
 import os
@@ -11,6 +12,10 @@ from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 from transformations.errors import NoSpaceError, is_no_space
+
+# Of Linux: <fcntl.h> and renameat2(2).
+AT_FDCWD = -100
+RENAME_EXCHANGE = 2
 
 
 @contextmanager
@@ -54,6 +59,45 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         os.close(lock)
+
+
+@contextmanager
+def swapping_folder(path: Path, beside: Path) -> Iterator[Path]:
+    """Yield a temporary folder in `beside`; it takes the place of `path` when the block succeeds.
+
+    In one step where the file system can exchange two names (Linux: ext4, xfs, btrfs, tmpfs). Else
+    `path` is absent for a moment, and if the process is killed just then; it is never half there.
+    The temporary folder stays locked while it is filled, and `sweep` removes it where it was left.
+
+    Args:
+        beside: A folder on the same file system, which no reader of `path` looks into.
+    """
+    temporary, lock = _locked_beside(beside / path.name)
+    try:
+        yield temporary
+        for entry in [*temporary.rglob("*"), temporary]:
+            sync(entry)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not _exchange(temporary, path):
+            shutil.rmtree(path)
+        if not path.exists():
+            temporary.rename(path)
+        sync(path.parent)
+    except Exception as error:
+        _name_if_full(path, error)
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(lock)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange the names of two folders in one step; return whether this file system can."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        return False
+    names = os.fsencode(one), os.fsencode(other)
+    return bool(libc.renameat2(AT_FDCWD, names[0], AT_FDCWD, names[1], RENAME_EXCHANGE) == 0)
 
 
 def _name_if_full(path: Path, error: Exception) -> None:

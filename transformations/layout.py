@@ -1,16 +1,17 @@
 """Where every table, artifact and state file lies, and how partitions are named.
 
 Only this module knows paths below the data folder. A table is a folder of partitions
-(`date=…` or `as_of=…`), each one Parquet file that is either whole or absent.
+(`period=…` or `as_of=…`), each one Parquet file that is either whole or absent. With more than one
+bucket, activity lies in `bucket=…/period=…`, and a snapshot of members in `as_of=…/bucket=…`.
 """
 
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from transformations import names
 from transformations.errors import InputError
@@ -18,6 +19,7 @@ from transformations.files import replacing
 
 PART = "part-0.parquet"
 PERIOD_NOTE = "_layout.json"
+BUCKET = "bucket="
 
 Period = Literal["day", "week", "month"]
 PERIOD_DAYS: dict[Period, int] = {"day": 1, "week": 7, "month": 30}
@@ -31,13 +33,20 @@ class Layout:
 
     Attributes:
         root: The data folder, absolute.
+        buckets: Into how many parts the rows of members are divided.
     """
 
     root: Path
+    buckets: int = 1
+
+    @property
+    def all_buckets(self) -> list[int | None]:
+        """The buckets that tables of members are built in; [None]: one file, in no bucket."""
+        return [*range(self.buckets)] if self.buckets > 1 else [None]
 
     @property
     def activity(self) -> Path:
-        """Folder of `activity/period=…`: one row per action."""
+        """Folder of `activity/period=…` or `…/bucket=…/period=…`: one row per action."""
         return self.root / "activity"
 
     @property
@@ -200,6 +209,11 @@ class Layout:
         return self.state / "item_marks"
 
     @property
+    def tasks(self) -> Path:
+        """Folder of what tasks are writing, until all of it is put in place."""
+        return self.state / "tasks"
+
+    @property
     def sources(self) -> Path:
         """What the data were made from: the note of the first run."""
         return self.state / "sources.json"
@@ -266,8 +280,18 @@ def part_files(folder: Path) -> list[Path]:
 
 
 def partition_files(folder: Path) -> list[Path]:
-    """Return the files of a table's partitions, in the order of their keys."""
-    return sorted(folder.glob(f"*=*/{PART}"))
+    """Return the files of a table's partitions, of all buckets, in the order of their keys."""
+    return sorted([*folder.glob(f"*=*/{PART}"), *folder.glob(f"*=*/*=*/{PART}")])
+
+
+def partition_key(file: Path) -> str:
+    """Return what a partition's file is named after: its period or as_of.
+
+    >>> partition_key(Path("member_stats/as_of=2026-03-01/bucket=2/part-0.parquet"))
+    '2026-03-01'
+    """
+    folder = file.parent.parent if file.parent.name.startswith(BUCKET) else file.parent
+    return folder.name.partition("=")[2]
 
 
 def period_of(folder: Path) -> Period | None:
@@ -276,9 +300,9 @@ def period_of(folder: Path) -> Period | None:
     Raises:
         InputError: it was written by a version that knew days only.
     """
-    note = folder / PERIOD_NOTE
-    if note.exists():
-        period: Period = json.loads(note.read_text())["period"]
+    note = _note(folder)
+    if note is not None:
+        period: Period = note["period"]
         return period
     if any(folder.glob("date=*")):
         raise InputError(
@@ -288,10 +312,31 @@ def period_of(folder: Path) -> Period | None:
     return None
 
 
-def note_period(folder: Path, period: Period) -> None:
+def note_period(folder: Path, period: Period, buckets: int = 1) -> None:
     """Record how the rows of a folder are partitioned; before the first of them is written."""
+    note = {"period": period} | ({"buckets": buckets} if buckets > 1 else {})
     with replacing(folder / PERIOD_NOTE) as file:
-        file.write_text(json.dumps({"period": period}) + "\n")
+        file.write_text(json.dumps(note) + "\n")
+
+
+def expect_buckets(layout: Layout) -> None:
+    """Raise where the activity lies in another number of buckets than is configured.
+
+    Raises:
+        InputError: says both numbers.
+    """
+    note = _note(layout.activity)
+    if note is not None and (got := note.get("buckets", 1)) != layout.buckets:
+        raise InputError(
+            f"expected activity in {layout.buckets} buckets (layout.buckets), got {got} in "
+            f"{layout.activity}; `activity rebuild --buckets {layout.buckets}` divides it again, "
+            "without reading the source"
+        )
+
+
+def _note(folder: Path) -> dict[str, Any] | None:
+    note = folder / PERIOD_NOTE
+    return dict(json.loads(note.read_text())) if note.exists() else None
 
 
 def best_period(rows: int, days: int) -> Period:
@@ -317,9 +362,18 @@ def period_start(day: date, period: Period) -> date:
     return day.replace(day=1) if period == "month" else day
 
 
-def period_file(folder: Path, start: date) -> Path:
-    """Return the one Parquet file of the period that begins on a day."""
-    return folder / f"period={start.isoformat()}" / PART
+def period_file(folder: Path, start: date, bucket: int | None = None) -> Path:
+    """Return the one Parquet file of the period that begins on a day, or of a bucket's rows in it.
+
+    Args:
+        bucket: None where rows lie in no buckets.
+    """
+    return bucket_folder(folder, bucket) / f"period={start.isoformat()}" / PART
+
+
+def bucket_folder(folder: Path, bucket: int | None) -> Path:
+    """Return the folder of a bucket inside another; that itself for None."""
+    return folder if bucket is None else folder / f"{BUCKET}{bucket}"
 
 
 def span(files: Sequence[Path]) -> tuple[datetime, datetime] | None:
@@ -328,15 +382,20 @@ def span(files: Sequence[Path]) -> tuple[datetime, datetime] | None:
     return (min(first for first, _ in ends), max(last for _, last in ends)) if ends else None
 
 
-def files_between(folder: Path, start: datetime, end: datetime) -> list[Path]:
+def files_between(
+    folder: Path, start: datetime, end: datetime, bucket: int | None = None
+) -> list[Path]:
     """Return the files of a folder's periods that may hold a row in [start, end), in order.
 
     The footers decide, not the names of the folders.
+
+    Args:
+        bucket: Only those of this one.
     """
     period_of(folder)
     return [
         file
-        for file in partition_files(folder)
+        for file in partition_files(bucket_folder(folder, bucket))
         if any(first < end and last >= start for first, last in _ends(file))
     ]
 
@@ -405,8 +464,27 @@ def parse_as_of_name(name: str) -> datetime:
 
 
 def partition(folder: Path, as_of: datetime) -> Path:
-    """Return the one Parquet file of `folder`'s partition for `as_of`."""
+    """Return the one Parquet file of `folder`'s partition for `as_of`, in no bucket."""
     return folder / f"as_of={as_of_name(as_of)}" / PART
+
+
+def snapshot_files(folder: Path, as_of: datetime) -> list[Path]:
+    """Return the files of a member table's snapshot, one per bucket; none where there is none."""
+    file = partition(folder, as_of)
+    return [file] if file.exists() else sorted(file.parent.glob(f"{BUCKET}*/{PART}"))
+
+
+def bucket_in(file: Path) -> int | None:
+    """Return the bucket that a file of `snapshot_files` lies in; None where in none."""
+    name = file.parent.name
+    return int(name.removeprefix(BUCKET)) if name.startswith(BUCKET) else None
+
+
+def rows_of(files: Iterable[Path]) -> int:
+    """Return how many rows Parquet files hold, by their footers."""
+    import pyarrow.parquet as pq
+
+    return sum(pq.read_metadata(file).num_rows for file in files)
 
 
 def rows_read(folder: Path) -> Path:
@@ -419,7 +497,5 @@ def rows_read(folder: Path) -> Path:
 
 def partitions(folder: Path) -> list[datetime]:
     """Return the timestamps for which `folder` holds a whole partition, oldest first."""
-    return sorted(
-        parse_as_of_name(file.parent.name.removeprefix("as_of="))
-        for file in folder.glob(f"as_of=*/{PART}")
-    )
+    files = [*folder.glob(f"as_of=*/{PART}"), *folder.glob(f"as_of=*/{BUCKET}*/{PART}")]
+    return sorted({parse_as_of_name(partition_key(file)) for file in files})

@@ -60,8 +60,9 @@ def drop_if_void(config: Config) -> None:
 
 
 def periods(config: Config) -> list[str]:
-    """Return the names of the partitions of `activity`, oldest first."""
-    return [file.parent.name for file in partition_files(config.layout.activity)]
+    """Return the names of the partitions of `activity`, in order."""
+    activity = config.layout.activity
+    return [str(file.parent.relative_to(activity)) for file in partition_files(activity)]
 
 
 def mark_file(config: Config) -> Path:

@@ -1,10 +1,14 @@
-"""The staged activity in other periods: `activity rebuild`."""
+"""The staged activity in other periods or buckets: `activity rebuild`."""
 
 import shutil
+from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 
+from duckdb import DuckDBPyConnection as Connection
+
 from transformations.config import Config
-from transformations.duck import connect, copy, parquet
+from transformations.duck import connect, copy, named_in, parquet
 from transformations.errors import InputError
 from transformations.files import replacing_folder
 from transformations.layout import (
@@ -18,13 +22,17 @@ from transformations.layout import (
 from transformations.seals import seal
 
 
-def rebuild(config: Config, period: Period | None = None) -> tuple[Period, int, int]:
-    """Write `activity` and `quarantine` in periods of another length; return it, files and rows.
+def rebuild(
+    config: Config, period: Period | None = None, buckets: int | None = None
+) -> tuple[Period, int, int]:
+    """Write `activity` in periods of another length, or other buckets; return it, files and rows.
 
     The new folder is written whole beside the old one. Killed at any point, it can be run again.
+    Snapshots stay in the buckets that they were written in: readers take what is there.
 
     Args:
         period: day, week or month. Default: the shortest that fills a file.
+        buckets: Default: as `layout.buckets` says.
 
     Raises:
         InputError: there is no activity.
@@ -44,30 +52,51 @@ def rebuild(config: Config, period: Period | None = None) -> tuple[Period, int, 
             "select count(*), date_diff('day', min(event_timestamp), max(event_timestamp)) + 1 "
             + query
         ).fetchall()
-        chosen = period or best_period(rows, days)
+        n_buckets = buckets or config.layout.buckets
+        chosen = period or best_period(rows // n_buckets, days)
         starts = con.execute(
             f"select distinct date_trunc($period, event_timestamp::date)::date {query} order by 1",
             {"period": chosen},
         ).fetchall()
         with replacing_folder(new) as temporary:
-            note_period(temporary, chosen)
-            for (start,) in starts:
-                file = period_file(temporary, start)
-                file.parent.mkdir(parents=True)
-                copy(
-                    con,
-                    f"select * {query} where date_trunc($period, event_timestamp::date) = $start "
-                    "order by member_id, event_timestamp, item_id, action",
-                    file,
-                    {"period": chosen, "start": start},
-                )
-                seal(file, "activity")
+            note_period(temporary, chosen, n_buckets)
+            written = [
+                file
+                for (start,) in starts
+                for file in _write_period(con, query, temporary, chosen, start, n_buckets)
+            ]
     shutil.rmtree(folder)
     new.rename(folder)
     _move_quarantine(config)
     # What was read is noted by partition: the next run reads the sources again, which adds nothing.
     (config.layout.state / "stg_activity.json").unlink(missing_ok=True)
-    return chosen, len(starts), int(rows)
+    return chosen, len(written), int(rows)
+
+
+def _write_period(
+    con: Connection, query: str, folder: Path, period: Period, start: date, buckets: int
+) -> Iterator[Path]:
+    """Write the files of a period, one per bucket that has rows; yield each."""
+    bucket = "bucket_of(member_id, $buckets)" if buckets > 1 else "null"
+    con.execute(
+        f"create or replace temp table of_period as select *, {bucket} as bucket {query} "
+        "where date_trunc($period, event_timestamp::date) = $start",
+        named_in(bucket + "$period $start", {"period": period, "start": start, "buckets": buckets}),
+    )
+    numbers = con.execute("select distinct bucket from of_period order by bucket").fetchall()
+    for (number,) in numbers:
+        file = period_file(folder, start, number)
+        file.parent.mkdir(parents=True)
+        copy(
+            con,
+            "select * exclude (bucket) from of_period "
+            f"where bucket is not distinct from {'null' if number is None else number} "
+            "order by member_id, event_timestamp, item_id, action",
+            file,
+        )
+        seal(file, "activity")
+        yield file
+    con.execute("drop table of_period")
 
 
 def _beside(folder: Path) -> Path:

@@ -10,7 +10,7 @@ the new and the old: a run that was killed between the two leaves a file that is
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,18 +46,31 @@ def sealing(path: Path, made_by: str) -> Iterator[Path]:
         seal(path, made_by, temporary)
 
 
-def seal(path: Path, made_by: str, content: Path | None = None, is_locked: bool = False) -> None:
+def content_of(file: Path, is_parquet: bool = True) -> dict[str, Any]:
+    """Return what a seal says of a file: its SHA-256, its bytes, and the rows of a Parquet file."""
+    found: dict[str, Any] = {"sha256": digest(file), "bytes": file.stat().st_size}
+    if is_parquet:
+        found["rows"] = pq.read_metadata(file).num_rows
+    return found
+
+
+def seal(
+    path: Path,
+    made_by: str,
+    content: Path | None = None,
+    is_locked: bool = False,
+    found: Mapping[str, Any] | None = None,
+) -> None:
     """Note what a file holds, in its folder; threads and processes may share it.
 
     Args:
         content: Where the content lies that will be renamed onto `path`; default: there already.
         is_locked: Whether the caller holds the folder's lock, as in `files.replacing_folder`.
+        found: What `content_of` said to whoever wrote the content; default: it is read here.
     """
-    content = content or path
-    found: dict[str, Any] = {"sha256": digest(content), "bytes": content.stat().st_size}
-    if path.suffix == ".parquet":
-        found["rows"] = pq.read_metadata(content).num_rows
-    found["made_by"] = made_by
+    if found is None:
+        found = content_of(content or path, path.suffix == ".parquet")
+    found = {**found, "made_by": made_by}
     with nullcontext() if is_locked else locked(path.parent):
         manifest = _read(path.parent)
         earlier = [one for one in manifest.get(path.name, []) if one["sha256"] != found["sha256"]]

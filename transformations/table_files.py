@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from transformations.config import Config
+from transformations.layout import partition_key
 from transformations.seals import damage
 
 TAKE_AWAY = "activity rebuild --damaged"
@@ -73,7 +74,7 @@ def _of(folder: Path, mend: str) -> Iterator[TableFile]:
 
 
 def _mend_of_snapshot(file: Path) -> str:
-    as_of = file.parent.name.removeprefix("as_of=")
+    as_of = partition_key(file)
     if as_of.startswith("stream-"):
         return f"{TAKE_AWAY}: training joins lack what was streamed then"
     if as_of == "read":

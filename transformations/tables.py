@@ -2,9 +2,10 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -19,12 +20,20 @@ from transformations.config import Config
 from transformations.duck import SQL_ID_TYPES, TableReport, check, parquet, sql
 from transformations.errors import InputError
 from transformations.last_actions import LastActions, Series, Snapshot, sequences_writer
-from transformations.layout import as_of_name, files_between, partition, partitions, rows_read
+from transformations.layout import (
+    as_of_name,
+    expect_buckets,
+    files_between,
+    partitions,
+    rows_read,
+)
 from transformations.member_columns import member_columns
 from transformations.quoting import identifier, quoted
 from transformations.rules import Rules
 from transformations.seals import sealing
 from transformations.signs import sign_expression
+from transformations.snapshots import Written, attempts, finished, replacing_snapshot
+from transformations.tasks import Engine, InTurn
 from transformations.timestamps import microseconds, timestamp_of
 
 # Members are read in ranges of about this many events, which memory holds; larger ranges are not
@@ -44,6 +53,7 @@ def build_sequences(
     as_of: datetime,
     previous_as_of: datetime,
     created_timestamp: datetime,
+    engine: Engine | None = None,
 ) -> TableReport:
     """Write the member_sequences partition of `as_of` from `activity`, as `build_sequences_of`.
 
@@ -55,7 +65,8 @@ def build_sequences(
     Raises:
         ValueError: `previous_as_of` is not before `as_of`.
     """
-    return build_sequences_of(config, con, [Snapshot(as_of, previous_as_of, created_timestamp)])
+    snapshot = Snapshot(as_of, previous_as_of, created_timestamp)
+    return build_sequences_of(config, con, [snapshot], engine=engine)
 
 
 def build_sequences_of(
@@ -63,36 +74,64 @@ def build_sequences_of(
     con: duckdb.DuckDBPyConnection,
     snapshots: Sequence[Snapshot],
     progress: Callable[[int], object] | None = None,
+    engine: Engine | None = None,
 ) -> TableReport:
     """Write the member_sequences partitions of snapshots from `activity`.
 
-    The rule is that of transformations/last_actions.py. Rows are ordered by member_id. Only the
-    periods from the first `previous_as_of - window` to the last `as_of` are read: those of
-    SNAPSHOTS_AT_ONCE snapshots are read and put in order once. Memory holds, beside DuckDB's, about
-    70 bytes per action for EVENTS_AT_ONCE actions, and the rows of three snapshots. A partition
-    appears when those of its pass are written and checked.
+    The rule is that of transformations/last_actions.py. Rows are ordered by member_id, of each
+    bucket. Only the periods from the first `previous_as_of - window` to the last `as_of` are read:
+    those of SNAPSHOTS_AT_ONCE snapshots are read and put in order once. Memory holds, beside
+    DuckDB's, about 70 bytes per action for EVENTS_AT_ONCE actions, and the rows of three snapshots.
+    A partition appears when those of its pass are written and checked, in all buckets.
 
     Args:
         snapshots: In any order, each as_of once.
         progress: Called with the number of snapshots that were computed since its last call.
+        engine: Who builds the buckets; default: this connection, one after the other.
 
     Returns:
         rows_in counts the actions that the snapshots see, rows_out their members, all added up.
 
     Raises:
         ValueError: two snapshots are of the same as_of.
+        InputError: the actions lie in another number of buckets than is configured.
         RunFailedError: a result breaks a rule of checks/member_sequences.sql.
     """
     ordered = sorted(snapshots, key=lambda snapshot: snapshot.as_of)
     if len({snapshot.as_of for snapshot in ordered}) < len(ordered):
         raise ValueError("expected each as_of once, got one twice")
+    expect_buckets(config.layout)
     rows_in = rows_out = 0
     for first in range(0, len(ordered), SNAPSHOTS_AT_ONCE):
         several = ordered[first : first + SNAPSHOTS_AT_ONCE]
-        visible, members = _build_several(config, con, several, progress)
+        visible, members = _build_several(config, con, several, progress, engine or InTurn(con))
         rows_in, rows_out = rows_in + visible, rows_out + members
     written = tuple(as_of_name(snapshot.as_of) for snapshot in ordered)
     return TableReport("member_sequences", rows_in, rows_out, written=written)
+
+
+@dataclass(frozen=True)
+class SequencesTask:
+    """The sequences of one bucket, of a few snapshots.
+
+    Attributes:
+        bucket: None: of all members.
+        snapshots: Oldest first.
+        files: Where each snapshot's rows go [snapshots].
+    """
+
+    bucket: int | None
+    snapshots: tuple[Snapshot, ...]
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class SequencesBuilt:
+    """What a task wrote: the actions that its snapshots see, their rows, the files [snapshots]."""
+
+    visible: int
+    rows: int
+    written: tuple[Written, ...]
 
 
 def _build_several(
@@ -100,19 +139,54 @@ def _build_several(
     con: duckdb.DuckDBPyConnection,
     snapshots: Sequence[Snapshot],
     progress: Callable[[int], object] | None,
+    engine: Engine,
 ) -> tuple[int, int]:
     """Write the partitions of a few snapshots, oldest first; return actions seen and members."""
-    folder, as_ofs = config.layout.sequences, [snapshot.as_of for snapshot in snapshots]
+    layout, visible, rows = config.layout, 0, 0
+    buckets = layout.all_buckets
+    with ExitStack() as stack:
+        unfinished = [
+            stack.enter_context(
+                replacing_snapshot(
+                    layout, layout.sequences, snapshot.as_of, "member_sequences", buckets
+                )
+            )
+            for snapshot in snapshots
+        ]
+        tasks = [
+            SequencesTask(bucket, tuple(snapshots), tuple(one.files[index] for one in unfinished))
+            for index, bucket in enumerate(buckets)
+        ]
+        if layout.buckets == 1:
+            built = sequences_of_bucket(config, con, tasks[0], progress)
+            results: Iterator[tuple[SequencesTask, SequencesBuilt]] = iter([(tasks[0], built)])
+        else:
+            results = engine.run(config, sequences_of_bucket, tasks)
+        for done, (task, built) in enumerate(results, 1):
+            for one, written in zip(unfinished, built.written, strict=True):
+                one.take(task.bucket or 0, written)
+            visible, rows = visible + built.visible, rows + built.rows
+            if progress is not None and layout.buckets > 1:
+                whole = len(snapshots) * done // len(tasks)
+                progress(whole - len(snapshots) * (done - 1) // len(tasks))
+    return visible, rows
+
+
+def sequences_of_bucket(
+    config: Config,
+    con: duckdb.DuckDBPyConnection,
+    task: SequencesTask,
+    progress: Callable[[int], object] | None = None,
+) -> SequencesBuilt:
+    """Write and check the files of one bucket; the function of an engine's tasks."""
+    snapshots, as_ofs = task.snapshots, [snapshot.as_of for snapshot in task.snapshots]
     start = min(snapshot.previous_as_of for snapshot in snapshots) - config.window
-    activity = files_between(config.layout.activity, start, as_ofs[-1])
+    activity = files_between(config.layout.activity, start, as_ofs[-1], task.bucket)
     events = activity_query(config, con, activity)
     rows_in = rows_out = 0
-    with ExitStack() as stack:
-        files = [
-            stack.enter_context(sealing(partition(folder, as_of), "member_sequences"))
-            for as_of in as_ofs
-        ]
+    with attempts(task.files) as files:
         with ExitStack() as under_way:
+            under_way.callback(lambda: con.execute("drop view if exists activity"))
             writers = [under_way.enter_context(sequences_writer(f, config.rules)) for f in files]
             # To write takes longer than to compute. A file's next rows come when those of every
             # other one have been handed over, so that no two threads write to the same.
@@ -138,8 +212,7 @@ def _build_several(
                 written.result()
         view_of_partitions(con, "member_sequences", files, as_ofs, _wrong_column(config.rules))
         _check_sequences(config, con)
-    con.execute("drop view if exists activity")
-    return rows_in, rows_out
+        return SequencesBuilt(rows_in, rows_out, tuple(map(finished, files)))
 
 
 def build_rows_read(

@@ -37,6 +37,8 @@ from pipelines.cli import (
 from pipelines.cli.options import (
     ConfigOption,
     DebugOption,
+    EngineOption,
+    by_engine,
     read_duration,
     settings_of,
 )
@@ -197,13 +199,14 @@ def run_command(
     show_tour: Annotated[
         bool, typer.Option("--tour", help="End by showing what was made, and what to do with it.")
     ] = False,
+    engine: EngineOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Make what is due: the snapshot, fits of item spaces, lists, rankers (`rhythm`).
 
     With --as-of or --backfill: read, build, embed, publish and read back that snapshot.
     """
-    settings = settings_of(config)
+    settings = by_engine(settings_of(config), engine)
     if as_of is None and not backfill:
         due.make_due(console, settings, plan, show_tour)
         return
@@ -241,10 +244,11 @@ def backfill_command(
         typer.Option(help="The time between two snapshots, as 7d; default: rhythm.snapshot."),
     ] = None,
     config: ConfigOption = None,
+    engine: EngineOption = None,
     debug: DebugOption = False,
 ) -> None:
     """Build the snapshots of past days for training joins; what is online stays the newest."""
-    settings = settings_of(config)
+    settings = by_engine(settings_of(config), engine)
     start, given = read_timestamp(first), read_timestamp(last) if last else None
 
     with loading("Feast and TensorFlow"):

@@ -4,7 +4,7 @@ import os
 import sys
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from pydantic import TypeAdapter, ValidationError
@@ -13,6 +13,7 @@ from pipelines.progress import short
 from pipelines.terminal import Terminal, escape
 from transformations.config import CONFIG, CONFIG_VARIABLE, Config, load_config
 from transformations.durations import Duration
+from transformations.engine_settings import ANY_CORE
 from transformations.errors import InputError
 
 ConfigOption = Annotated[
@@ -47,6 +48,31 @@ def settings_of(path: Path | None) -> Config:
         f"[dim]workspace {escape(str(where))}[/]", highlight=False, soft_wrap=True
     )
     return config
+
+
+EngineOption = Annotated[
+    Literal["local", "spark"] | None,
+    typer.Option("--engine", help="Who builds the tables of members; default: engine.kind."),
+]
+
+
+def by_engine(config: Config, kind: Literal["local", "spark"] | None) -> Config:
+    """Return the configuration with the engine that a command was given, if it was.
+
+    Raises:
+        InputError: Spark, and tables that lie in one bucket.
+    """
+    if kind in (None, config.engine.kind):
+        return config
+    kept = {} if kind == "spark" else {"master": ANY_CORE, "conf": {}}
+    if kind == "spark" and config.layout.buckets == 1:
+        raise InputError(
+            f"--engine spark builds bucket by bucket; expected layout.buckets of 2 or more in "
+            f"{config.file.name}, got 1"
+        )
+    return config.model_copy(
+        update={"engine": config.engine.model_copy(update={"kind": kind, **kept})}
+    )
 
 
 def confirm(yes: bool, command: str) -> None:

@@ -11,6 +11,7 @@ from pipelines.cli.quick_feast import import_feast
 from pipelines.progress import loading, megabytes, number, plain_table, short, working
 from pipelines.terminal import Terminal, escape
 from transformations.config import Config
+from transformations.engine_settings import MOST_BUCKETS
 from transformations.layout import Period
 
 if TYPE_CHECKING:
@@ -60,6 +61,10 @@ def rebuild_command(
     period: Annotated[
         Period | None, typer.Option(help="Default: the shortest that fills a file.")
     ] = None,
+    buckets: Annotated[
+        int | None,
+        typer.Option(min=1, max=MOST_BUCKETS, help="Default: layout.buckets."),
+    ] = None,
     damaged: Annotated[
         bool,
         typer.Option(
@@ -69,7 +74,7 @@ def rebuild_command(
     config: ConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
-    """Write the staged activity in other periods, without reading the sources again."""
+    """Write the staged activity in other periods or buckets, without reading the sources again."""
     settings = settings_of(config)
 
     from operations.ledger import Ledger
@@ -93,11 +98,19 @@ def rebuild_command(
         )
         return
     with Ledger(settings).lock(), working("writing the activity"):
-        chosen, files, rows = rebuild(settings, period)
+        chosen, files, rows = rebuild(settings, period, buckets)
+    divided = buckets or settings.layout.buckets
+    per = chosen if divided == 1 else f"{chosen} and bucket"
     console.print(
-        f"[green]✓[/] {number(rows)} actions in {number(files)} files, one per {escape(chosen)}",
+        f"[green]✓[/] {number(rows)} actions in {number(files)} files, one per {escape(per)}",
         highlight=False,
     )
+    if divided != settings.layout.buckets:
+        console.print(
+            f"[yellow]•[/] now write `layout: {{buckets: {divided}}}` into "
+            f"{escape(settings.file.name)}; until then runs refuse the activity",
+            highlight=False,
+        )
 
 
 def remove_all(settings: Config, store: "FeatureStore") -> None:

@@ -22,7 +22,7 @@ from transformations.config import Config
 from transformations.duck import connect
 from transformations.errors import InputError
 from transformations.item_kinds import predicted_kinds
-from transformations.layout import partition, partitions
+from transformations.layout import partitions, snapshot_files
 from transformations.names import Space
 from transformations.quoting import one_file
 
@@ -82,16 +82,20 @@ def someone(config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime) -> 
     row = con.execute(
         f"select member_id from read_parquet($path) where n_actions > 0 "
         f"order by {kinds} desc, n_actions desc, member_id limit 1",
-        {"path": one_file(partition(config.layout.sequences, as_of))},
+        {"path": _sequences(config, as_of)},
     ).fetchone()
     return None if row is None else row[0]
+
+
+def _sequences(config: Config, as_of: datetime) -> list[str]:
+    return [one_file(file) for file in snapshot_files(config.layout.sequences, as_of)]
 
 
 def _last_actions(
     config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime, member: int | str
 ) -> list[tuple[datetime, str, int | str, str | None]] | None:
     """Return (time, action, item, text), newest first; None for a member without a row."""
-    path = one_file(partition(config.layout.sequences, as_of))
+    path = _sequences(config, as_of)
     con.execute(
         "create or replace temp table shown as select * from read_parquet($path) "
         "where member_id = $member",

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection as Connection
 from numpy.typing import NDArray
 
@@ -20,7 +19,7 @@ from models.spec import Aggregator
 from operations.drift_rule import Measured
 from transformations.config import Config
 from transformations.duck import parquet
-from transformations.layout import partition, partitions
+from transformations.layout import partitions, rows_of, snapshot_files
 from transformations.quoting import identifier
 
 SAMPLE = 20_000
@@ -68,11 +67,11 @@ def vector_measures(
         before = [at for at in partitions(folder) if at < as_of]
         # The newest of a week ago or more, but not of two.
         week_ago = [at for at in before if as_of - 2 * WEEK < at <= as_of - WEEK]
-        every = max(pq.read_metadata(partition(folder, as_of)).num_rows // SAMPLE, 1)
+        every = max(rows_of(snapshot_files(folder, as_of)) // SAMPLE, 1)
         for field in line.vectors(config):
             part = f"{line.view}.{field}"
             now, *then = (
-                _read(con, partition(folder, at), field, every)
+                _read(con, snapshot_files(folder, at), field, every)
                 for at in (as_of, *before[-1:], *week_ago[-1:])
             )
             measured += _of_one(part, now)
@@ -169,11 +168,11 @@ def told_apart(before: Floats, after: Floats) -> float:
     return float(roc_auc_score(of_after, scores))
 
 
-def _read(con: Connection, file: Path, field: str, every: int) -> Sampled:
+def _read(con: Connection, files: list[Path], field: str, every: int) -> Sampled:
     """Read the members of a snapshot whose hash `every` divides."""
     table: pa.Table = con.sql(
         f"select hash(member_id) as key, {identifier(field)} as vector, n_actions > 0 as acts "
-        f"from {parquet([file])} where hash(member_id) % {every} = 0 order by key"
+        f"from {parquet(files)} where hash(member_id) % {every} = 0 order by key"
     ).to_arrow_table()
     column = table["vector"].combine_chunks()
     if pa.types.is_binary(column.type):

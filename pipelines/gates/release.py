@@ -38,7 +38,7 @@ from transformations import clock
 from transformations.config import Config
 from transformations.duck import connect
 from transformations.errors import InputError
-from transformations.layout import partition
+from transformations.layout import snapshot_files
 from transformations.names import ranker_service
 
 ROWS, KEYS_OFF = 300, 1e-3
@@ -121,11 +121,12 @@ def _request(
     checked, worst, of = 0, 0.0, ""
     with RequestTime(config, store, lambda: lines) as request:
         for line in lines:
-            file = partition(config.layout.embeddings(line.view), as_of)
+            files = snapshot_files(config.layout.embeddings(line.view), as_of)
             fields = [*line.vectors(line.config_of(config))]
-            if not file.exists() or line.stored_as(config) == "int8":
+            if not files or line.stored_as(config) == "int8":
                 continue
-            rows = pq.read_table(file, columns=["member_id", *fields]).slice(0, MEMBERS)
+            rows = pq.read_table(files[0], columns=["member_id", *fields], partitioning=None)
+            rows = rows.slice(0, MEMBERS)
             try:
                 made = request.embed(rows["member_id"].to_pylist(), as_of=as_of)
             except InputError:  # a stream has newer rows of them

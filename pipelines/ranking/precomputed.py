@@ -23,7 +23,7 @@ from transformations import clock
 from transformations.config import Config
 from transformations.duck import check, connect, parquet, sql
 from transformations.errors import InputError
-from transformations.layout import partition
+from transformations.layout import partition, snapshot_files
 from transformations.member_columns import UTC_US
 from transformations.names import RECOMMENDATIONS_VIEW
 from transformations.quoting import one_file
@@ -103,8 +103,8 @@ def _scoring(config: Config, store: FeatureStore, served: Fits, stages: Stages) 
 
 def active_members(config: Config, con: Connection, as_of: datetime) -> list[Any]:
     """Return the members that get a list, in order: those that acted last."""
-    file = one_file(partition(config.layout.sequences, as_of))
-    parameters = {"file": file, "most": config.recommend.precompute}
+    files = [one_file(file) for file in snapshot_files(config.layout.sequences, as_of)]
+    parameters = {"file": files, "most": config.recommend.precompute}
     found = con.execute(sql("active_members", __file__), parameters).fetchall()
     return [member for (member,) in found]
 

@@ -31,7 +31,7 @@ from pipelines.report.result import (
 from transformations.config import Config
 from transformations.duck import parquet, sql
 from transformations.errors import InputError
-from transformations.layout import partition
+from transformations.layout import partition, snapshot_files
 from transformations.names import Space
 from transformations.quoting import identifier
 
@@ -199,13 +199,14 @@ def _sql(name: str) -> str:
 
 def _read_sequences(config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime) -> None:
     """Make the view `sequences`: the snapshot's rows of member_sequences."""
-    file = partition(config.layout.sequences, as_of)
-    if not file.exists():
+    folder = config.layout.sequences
+    files = snapshot_files(folder, as_of)
+    if not files:
         raise InputError(
-            f"expected the sequences of {as_of} in {file}, found none; `activity run` or "
-            "`activity backfill` builds them"
+            f"expected the sequences of {as_of} in {partition(folder, as_of)}, found none; "
+            "`activity run` or `activity backfill` builds them"
         )
-    con.execute(f"create or replace temp view sequences as from {parquet([file])}")
+    con.execute(f"create or replace temp view sequences as from {parquet(files)}")
 
 
 def read_texts(config: Config, con: duckdb.DuckDBPyConnection, as_of: datetime) -> None:
@@ -234,28 +235,29 @@ def _read_vectors(
     vector: str,
 ) -> None:
     """Make the view `vectors`: one vector field of a view's partition, as `embedding`."""
-    file = partition(config.layout.embeddings(aggregator.view), as_of)
-    if not file.exists():
+    folder = config.layout.embeddings(aggregator.view)
+    files = snapshot_files(folder, as_of)
+    if not files:
         raise InputError(
-            f"expected the vectors of {aggregator} at {as_of} in "
-            f"{file}, found none; `activity run` or `activity backfill` makes them"
+            f"expected the vectors of {aggregator} at {as_of} in {partition(folder, as_of)}, "
+            "found none; `activity run` or `activity backfill` makes them"
         )
-    source = f"select member_id, {identifier(vector)} as embedding from {parquet([file])}"
+    source = f"select member_id, {identifier(vector)} as embedding from {parquet(files)}"
     if aggregator.stored_as(config) == "int8":
-        source = _decoded(con, file, vector)
+        source = _decoded(con, files, vector)
     con.execute(f"create or replace temp view vectors as {source}")
 
 
-def _decoded(con: duckdb.DuckDBPyConnection, file: Path, vector: str) -> str:
+def _decoded(con: duckdb.DuckDBPyConnection, files: Sequence[Path], vector: str) -> str:
     """Decode a vector that is kept as int8 into a table; return the table's query."""
-    with pq.ParquetFile(file) as opened:
-        ids = opened.schema_arrow.field("member_id")
-        schema = pa.schema([ids, pa.field("embedding", LISTS)])
-        batches = (
-            pa.record_batch([batch["member_id"], floats(batch[vector])], schema=schema)
-            for batch in opened.iter_batches(columns=["member_id", vector])
-        )
-        con.register("decoding", pa.RecordBatchReader.from_batches(schema, batches))
-        con.execute("create or replace temp table decoded_vectors as from decoding")
-        con.unregister("decoding")
+    ids = pq.read_schema(files[0]).field("member_id")
+    schema = pa.schema([ids, pa.field("embedding", LISTS)])
+    batches = (
+        pa.record_batch([batch["member_id"], floats(batch[vector])], schema=schema)
+        for file in files
+        for batch in pq.ParquetFile(file).iter_batches(columns=["member_id", vector])
+    )
+    con.register("decoding", pa.RecordBatchReader.from_batches(schema, batches))
+    con.execute("create or replace temp table decoded_vectors as from decoding")
+    con.unregister("decoding")
     return "from decoded_vectors"

@@ -16,7 +16,7 @@ from stores.eviction import eviction
 from transformations.config import Config
 from transformations.duck import connect, sql
 from transformations.errors import RunFailedError
-from transformations.layout import part_files, partition
+from transformations.layout import part_files, partition, snapshot_files
 from transformations.names import PROFILE_VIEW
 from transformations.quoting import identifier, one_file
 
@@ -51,8 +51,8 @@ def read_back(
     with connect(config) as con:
         query = sql("read_back_members", __file__)
         for view in views(aggregators, with_sequences):
-            file = partition(config.layout.table(view), as_of)
-            cursor = con.execute(query, drawn | {"file": one_file(file)})
+            of_view = snapshot_files(config.layout.table(view), as_of)
+            cursor = con.execute(query, drawn | {"file": [one_file(file) for file in of_view]})
             compared += _compare(store, view, cursor, as_of)
         query = sql("read_back_items", __file__)
         for own, _ in Fits(config).all_spaces(aggregators):

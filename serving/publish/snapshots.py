@@ -18,7 +18,7 @@ from serving.publish.feast_store import quiet
 from serving.publish.items import ItemsOnline
 from transformations.config import Config
 from transformations.errors import RunFailedError
-from transformations.layout import part_files, partition, partitions
+from transformations.layout import part_files, partition, partitions, rows_of, snapshot_files
 from transformations.names import (
     ITEM_STATS_VIEW,
     MEMBER_STATS_VIEW,
@@ -56,21 +56,24 @@ def publish(
     """
     aggregators = chosen(config, aggregators)
     names = views(aggregators, with_sequences)
-    files = {view: partition(config.layout.table(view), as_of) for view in names}
-    stats = files.get(MEMBER_STATS_VIEW)
-    if stats is not None and not stats.exists() and files[SEQUENCE_VIEW].exists():
+    files = {view: snapshot_files(config.layout.table(view), as_of) for view in names}
+    if files.get(MEMBER_STATS_VIEW) == [] and files[SEQUENCE_VIEW]:
         build_member_stats(config, as_of)
-    for view, file in files.items():
-        if not file.exists():
+        files[MEMBER_STATS_VIEW] = snapshot_files(config.layout.member_stats, as_of)
+    for view, some in files.items():
+        if not some:
             raise RunFailedError(
-                f"{view} has no snapshot of {as_of:%Y-%m-%d %H:%M}: expected {file}; build it "
-                "first (activity run does)"
+                f"{view} has no snapshot of {as_of:%Y-%m-%d %H:%M}: expected "
+                f"{partition(config.layout.table(view), as_of)}; build it first (activity run does)"
             )
-    expect_whole(files.values(), f"{TAKE_AWAY}, then build the snapshot again")
+    expect_whole(
+        [file for some in files.values() for file in some],
+        f"{TAKE_AWAY}, then build the snapshot again",
+    )
     written = 0
-    for view, file in files.items():
+    for view, some in files.items():
         materialize(store, view, as_of, as_of)
-        rows = pq.read_metadata(file).num_rows
+        rows = rows_of(some)
         written += rows
         if progress is not None:
             progress(rows)
@@ -97,11 +100,12 @@ def publish_lapsed(
     written = 0
     for view in views(aggregators):
         folder = config.layout.table(view)
-        last = partition(folder, newest)
-        before = [partition(folder, at) for at in partitions(folder) if first <= at < newest]
-        if view not in there or not before or not last.exists():
+        last = snapshot_files(folder, newest)
+        days = [at for at in partitions(folder) if first <= at < newest]
+        before = [file for at in days for file in snapshot_files(folder, at)]
+        if view not in there or not before or not last:
             continue
-        stays = pc.is_in(pc.unique(_members(before)), value_set=pc.unique(_members([last])))
+        stays = pc.is_in(pc.unique(_members(before)), value_set=pc.unique(_members(last)))
         lapsed = len(stays) - pc.sum(stays).as_py()
         if lapsed:
             materialize(store, view, first, newest)

@@ -18,7 +18,7 @@ from operations.fits import chosen
 from serving.publish.snapshots import Table, tables_beside, views
 from transformations.config import Config
 from transformations.duck import connect, copy
-from transformations.layout import as_of_name, partition
+from transformations.layout import as_of_name, partition, rows_of, snapshot_files
 from transformations.quoting import identifier, one_file
 from transformations.seals import sealing
 
@@ -34,10 +34,12 @@ def set_aside(config: Config, as_of: datetime, aggregators: Sequence[Aggregator]
     tables = {view: config.layout.table(view) for view in views(aggregators)}
     tables |= {table.view: table.folder for table in tables_beside(config)}
     for view, table in tables.items():
-        file, kept = partition(table, as_of), folder / f"{view}.parquet"
-        if file.exists() and not kept.exists():
+        if _kept(config, as_of, view):
+            continue
+        for number, file in enumerate(snapshot_files(table, as_of)):
             folder.mkdir(parents=True, exist_ok=True)
-            os.link(file, kept)  # no copy: a partition is replaced, never changed
+            # No copy: a partition is replaced, never changed.
+            os.link(file, folder / f"{view}.{number}.parquet")
 
 
 def restamp(
@@ -49,15 +51,15 @@ def restamp(
 ) -> int:
     """Set the created_timestamp of a snapshot's rows: since when they can be read online.
 
-    A row that equals the one that was set aside keeps that one's. Each partition is replaced in one
+    A row that equals the one that was set aside keeps that one's. Each file is replaced in one
     step. Returns the number of rows.
     """
     aggregators = chosen(config, aggregators)
     rows = 0
     with connect(config) as con:
         for view in views(aggregators, with_sequences):
-            file = partition(config.layout.table(view), as_of)
-            rows += _restamp(config, con, as_of, view, file, created_timestamp, "member_id")
+            files = snapshot_files(config.layout.table(view), as_of)
+            rows += _restamp(config, con, as_of, view, files, created_timestamp, "member_id")
     with suppress(OSError):  # not there, or it holds the views of a later step
         _aside(config, as_of).rmdir()
     return rows
@@ -69,7 +71,7 @@ def restamp_tables(
     """As `restamp`, of tables that stand beside those of the members."""
     with connect(config) as con:
         rows = sum(
-            _restamp(config, con, as_of, view, partition(folder, as_of), created_timestamp, key)
+            _restamp(config, con, as_of, view, [partition(folder, as_of)], created_timestamp, key)
             for view, key, folder in tables
         )
     with suppress(OSError):
@@ -82,23 +84,25 @@ def _restamp(
     con: duckdb.DuckDBPyConnection,
     as_of: datetime,
     view: str,
-    file: Path,
+    files: Sequence[Path],
     created_timestamp: datetime,
     key: str,
 ) -> int:
-    kept = _aside(config, as_of) / f"{view}.parquet"
-    parameters = {"created": created_timestamp, "file": one_file(file)}
-    query = STAMPED
-    columns = [name for name in pq.read_schema(file).names if name != STAMP]
-    if kept.exists() and {*columns, STAMP} == set(pq.read_schema(kept).names):
-        query = KEPT_WHERE_EQUAL.format(
-            ours=_struct("new", columns), theirs=_struct("old", columns), key=identifier(key)
-        )
-        parameters["kept"] = one_file(kept)
-    with sealing(file, view) as temporary:
-        copy(con, query, temporary, parameters)
-    kept.unlink(missing_ok=True)
-    return pq.read_metadata(file).num_rows
+    kept = _kept(config, as_of, view)
+    for file in files:
+        parameters: dict[str, object] = {"created": created_timestamp, "file": one_file(file)}
+        query = STAMPED
+        columns = [name for name in pq.read_schema(file).names if name != STAMP]
+        if kept and {*columns, STAMP} == set(pq.read_schema(kept[0]).names):
+            query = KEPT_WHERE_EQUAL.format(
+                ours=_struct("new", columns), theirs=_struct("old", columns), key=identifier(key)
+            )
+            parameters["kept"] = [one_file(each) for each in kept]
+        with sealing(file, view) as temporary:
+            copy(con, query, temporary, parameters)
+    for each in kept:
+        each.unlink(missing_ok=True)
+    return rows_of(files)
 
 
 STAMPED = """
@@ -121,6 +125,14 @@ order by new.{key}
 
 def _struct(table: str, columns: Sequence[str]) -> str:
     return f"row({', '.join(f'{table}.{identifier(name)}' for name in columns)})"
+
+
+def _kept(config: Config, as_of: datetime, view: str) -> list[Path]:
+    """Return the files of a view that were set aside, one per bucket that it had."""
+    folder = _aside(config, as_of)
+    # Of a version before buckets: one file, without a number.
+    old = [file for file in [folder / f"{view}.parquet"] if file.exists()]
+    return old + [f for f in sorted(folder.glob("*.parquet")) if f.stem.rpartition(".")[0] == view]
 
 
 def _aside(config: Config, as_of: datetime) -> Path:

@@ -23,7 +23,7 @@ from serving.stream.offline_log import streamed
 from serving.stream.states.protocol import NONE, Id
 from transformations.config import Config
 from transformations.duck import connect, parquet, sql
-from transformations.layout import partition
+from transformations.layout import snapshot_files
 from transformations.names import SEQUENCE_VIEW
 from transformations.stream import Actions, States, fold, from_sequences
 
@@ -57,8 +57,8 @@ class Forgotten:
         if self._as_of is None or not len(absent):
             return absent[:0]
         if self._hashes is None:
-            file = partition(self._config.layout.sequences, self._as_of)
-            ids = pq.read_table(file, columns=["member_id"], partitioning=None)["member_id"]
+            files = snapshot_files(self._config.layout.sequences, self._as_of)
+            ids = pq.read_table(files, columns=["member_id"], partitioning=None)["member_id"]
             self._hashes = np.sort(_hashes(ids.to_numpy()))
         return absent[_are_in([members[index] for index in absent.tolist()], self._hashes)]
 
@@ -97,10 +97,10 @@ class Forgotten:
             return
         ids = pa.int64() if self._config.member_id_type == "int64" else pa.string()
         wanted = pa.array(list(members), ids)
-        file = partition(self._config.layout.sequences, self._as_of)
+        files = snapshot_files(self._config.layout.sequences, self._as_of)
         with connect(self._config) as con:
             con.register("wanted", pa.table({"member_id": wanted}))
-            of_snapshot = f"from {parquet([file])} semi join wanted using (member_id)"
+            of_snapshot = f"from {parquet(files)} semi join wanted using (member_id)"
             yield from con.sql(of_snapshot).to_arrow_reader()
             query = streamed(self._config, con, SEQUENCE_VIEW, members=wanted)
             if query is not None:

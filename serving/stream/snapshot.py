@@ -20,7 +20,7 @@ from stores.eviction import eviction
 from transformations.config import Config
 from transformations.duck import connect, parquet, sql
 from transformations.errors import InputError
-from transformations.layout import as_of_name, partition, partitions
+from transformations.layout import as_of_name, partition, partitions, snapshot_files
 from transformations.stream import from_sequences
 
 logger = logging.getLogger(__name__)
@@ -49,15 +49,18 @@ def last_snapshot(config: Config) -> datetime:
 
 def note_of(config: Config, as_of: datetime) -> str:
     """Identify a snapshot's content: a repeated run of the same as_of gets another note."""
-    changed = partition(config.layout.sequences, as_of).stat().st_mtime_ns
+    folder = config.layout.sequences
+    files = snapshot_files(folder, as_of) or [partition(folder, as_of)]
+    changed = max(file.stat().st_mtime_ns for file in files)
     return f"{as_of_name(as_of)} {changed}"
 
 
 def some_members(config: Config, limit: int = 3) -> list[Id]:
     """Return the first members of the newest online snapshot; none where it is empty."""
-    with pq.ParquetFile(partition(config.layout.sequences, last_snapshot(config))) as file:
-        for rows in file.iter_batches(limit, columns=["member_id"]):
-            return rows["member_id"].to_pylist()
+    for file in snapshot_files(config.layout.sequences, last_snapshot(config)):
+        with pq.ParquetFile(file) as opened:
+            for rows in opened.iter_batches(limit, columns=["member_id"]):
+                return rows["member_id"].to_pylist()
     return []
 
 
@@ -150,9 +153,10 @@ def rebuild(
 
 def _seed(config: Config, updater: MemberUpdater, as_of: datetime) -> int:
     rewritten = 0
-    with pq.ParquetFile(partition(config.layout.sequences, as_of)) as file:
-        for rows in file.iter_batches(MEMBERS_AT_ONCE):
-            rewritten += updater.seed(rows, as_of)
+    for file in snapshot_files(config.layout.sequences, as_of):
+        with pq.ParquetFile(file) as opened:
+            for rows in opened.iter_batches(MEMBERS_AT_ONCE):
+                rewritten += updater.seed(rows, as_of)
     return rewritten
 
 

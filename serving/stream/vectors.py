@@ -7,12 +7,13 @@ import pyarrow as pa
 from feast import FeatureStore
 
 from models.backend import tf
-from models.embed import Graph, view_rows, view_schema
+from models.embed import Graph
 from models.items.searches import Vector, WithSearches
 from models.lines import by_space
 from models.packaging import load
 from models.sequences import ItemTable, pad
 from models.spec import Aggregator
+from models.view_files import view_rows, view_schema
 from serving.searches import search_vectors
 from transformations.config import Config
 from transformations.duck import connect

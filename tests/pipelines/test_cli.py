@@ -366,6 +366,7 @@ def every_command() -> dict[str, typer.core.TyperCommand]:
 
 # Options of other programs that our code calls or tells of, and a colour of a style sheet.
 OTHERS = {"--port", "--bind", "--save", "--good"}
+OTHERS |= {"--host", "--webui-port", "--cores", "--memory", "--work-dir"}  # of Spark
 
 
 def test_every_command_and_option_that_a_text_names_is_there():

@@ -29,6 +29,7 @@ from tests.worlds.events import (
     write_source,
 )
 from transformations import read_so_far as state
+from transformations.buckets import bucket_of
 from transformations.config import Config
 from transformations.duck import TableReport, check, connect
 from transformations.errors import InputError, RunFailedError
@@ -486,11 +487,15 @@ class TestRefused:
                 "event_timestamp) from good",
                 "lies in the period": "select * replace (timestamptz '2026-03-02' as "
                 "event_timestamp) from good",
+                "lies in the bucket": "from good",
             }.items():
                 con.execute(f"create or replace view activity_of_period as {query}")
                 start = {"period": "day", "start": at("2026-03-01").date()}
+                buckets = (
+                    {"bucket": (bucket_of(1, 4) + 1) % 4, "buckets": 4} if "bucket" in rule else {}
+                )
                 with pytest.raises(RunFailedError, match=f"stg_activity.*\n.*{rule}"):
-                    check(con, "stg_activity", start)
+                    check(con, "stg_activity", start | {"bucket": 0, "buckets": 1} | buckets)
 
 
 class TestAgain:

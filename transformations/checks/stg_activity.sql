@@ -21,6 +21,9 @@ broken as (
             when event_timestamp < timestamptz '1970-01-01' then 'event_timestamp is since 1970'
             when date_trunc($period, event_timestamp::date) <> $start
                 then 'event_timestamp lies in the period'
+            when
+                $buckets > 1 and bucket_of(member_id, $buckets) <> $bucket
+                then 'member_id lies in the bucket'
         end as rule,
         member_id,
         item_id,

@@ -1,5 +1,6 @@
 """The events source as `activity`, one partition per period, and `quarantine`."""
 
+from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from transformations.errors import RunFailedError
 from transformations.layout import (
     Period,
     best_period,
+    expect_buckets,
     note_period,
     period_file,
     period_of,
@@ -31,6 +33,7 @@ from transformations.sources.raw_events import raw_events
 from transformations.sources.spool import collect_malformed, counted, rows_read, spool, spool_rows
 from transformations.table_files import SOURCES_AGAIN
 from transformations.tables import activity_query
+from transformations.tasks import Engine, InTurn
 from transformations.tombstones import without_forgotten
 
 FUTURE = "event_timestamp is in the future"
@@ -41,7 +44,11 @@ class TooManyRefusedError(RunFailedError):
 
 
 def stage_activity(
-    config: Config, con: Connection, as_of: datetime, given: Given | None = None
+    config: Config,
+    con: Connection,
+    as_of: datetime,
+    given: Given | None = None,
+    engine: Engine | None = None,
 ) -> TableReport:
     """Read what is new in the events source into `activity`, and what is refused to `quarantine`.
 
@@ -54,16 +61,19 @@ def stage_activity(
     Args:
         given: Rows of the archive, which are staged in place of the source. What was read of the
             source stays as it was noted.
+        engine: Who merges the rows of buckets; default: this connection, one after the other.
 
     Returns:
         rows_in counts the rows read; refused, those that went to quarantine, by reason; rows_out,
         the actions that `activity` gained; written, the periods rewritten.
 
     Raises:
-        InputError: the source or one of its columns is missing, or has a wrong type.
+        InputError: the source or one of its columns is missing, or has a wrong type; activity lies
+            in another number of buckets than is configured.
         TooManyRefusedError: more than events.max_refused_share of the rows read were refused. They
             are in quarantine; `activity` is unchanged.
     """
+    expect_buckets(config.layout)
     with spool(config, "stg_activity") as folder:
         rows = given or read_source(config, con, as_of, state.load(config), folder)
         rows_in = _judge(config, con, as_of, rows, folder)
@@ -74,11 +84,14 @@ def stage_activity(
         _fail_if_too_many(config, rows_in, refused)
         # Before the actions on them: a killed run leaves no action on an unknown text.
         _merge_searches(config, con)
-        written, gained = _merge_periods(config, con, period)
+        if config.layout.buckets == 1:
+            merged = _merge_periods(config, con, period, None)
+        else:
+            merged = _merge_buckets(config, con, period, folder, engine or InTurn(con))
     if given is None:
         rows.read.periods = state.periods(config)
         state.save(config, rows.read)
-    return TableReport("stg_activity", rows_in, gained, refused, written)
+    return TableReport("stg_activity", rows_in, merged.gained, refused, merged.written)
 
 
 def _judge(config: Config, con: Connection, as_of: datetime, rows: Given, folder: Path) -> int:
@@ -169,27 +182,75 @@ def _merge_searches(config: Config, con: Connection) -> None:
         check(con, "searches", {})
 
 
-def _merge_periods(config: Config, con: Connection, period: Period) -> tuple[tuple[str, ...], int]:
-    """Merge `stg_activity` into its periods; return those rewritten and the actions gained."""
+@dataclass(frozen=True)
+class MergeTask:
+    """The new actions of one bucket.
+
+    Attributes:
+        spooled: The file of all accepted rows, ordered by bucket and day.
+    """
+
+    bucket: int
+    period: Period
+    spooled: Path
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The names of the periods that were rewritten, and how many actions they gained."""
+
+    written: tuple[str, ...]
+    gained: int
+
+
+def _merge_buckets(
+    config: Config, con: Connection, period: Period, folder: Path, engine: Engine
+) -> Merged:
+    """Divide the rows of `stg_activity` by bucket, and let the engine merge each into its files."""
+    spooled, parameters = folder / "bucketed.parquet", {"buckets": config.layout.buckets}
+    divided = "select *, bucket_of(member_id, $buckets) as bucket from stg_activity"
+    # In this order a bucket's task reads its own row groups only.
+    copy(con, f"{divided} order by bucket, day", spooled, parameters, compression="lz4")
+    rows = con.execute(f"select distinct bucket from {parquet([spooled])} order by 1").fetchall()
+    tasks = [MergeTask(bucket, period, spooled) for (bucket,) in rows]
+    every = [merged for _, merged in engine.run(config, merge_bucket, tasks)]
+    written = sorted({name for merged in every for name in merged.written})
+    return Merged(tuple(written), sum(merged.gained for merged in every))
+
+
+def merge_bucket(config: Config, con: Connection, task: MergeTask) -> Merged:
+    """Merge a bucket's new actions into its periods; the function of an engine's tasks."""
+    con.execute(
+        "create or replace temp view stg_activity as select * exclude (bucket) "
+        f"from {parquet([task.spooled])} where bucket = {task.bucket}"
+    )
+    return _merge_periods(config, con, task.period, task.bucket)
+
+
+def _merge_periods(config: Config, con: Connection, period: Period, bucket: int | None) -> Merged:
+    """Merge `stg_activity` into its periods, of one bucket where there are several."""
     query = "select distinct date_trunc($period, day)::date from stg_activity order by all"
     rows = con.execute(query, {"period": period}).fetchall()
     written, gained = [], 0
     for (start,) in rows:
-        more = _merge_period(config, con, period, start)
+        file = period_file(config.layout.activity, start, bucket)
+        more = _merge_period(config, con, period, start, file, bucket or 0)
         if more is not None:
             written.append(start.isoformat())
             gained += more
-    return tuple(written), gained
+    return Merged(tuple(written), gained)
 
 
-def _merge_period(config: Config, con: Connection, period: Period, start: date) -> int | None:
+def _merge_period(
+    config: Config, con: Connection, period: Period, start: date, file: Path, bucket: int
+) -> int | None:
     """Rewrite a period if it changes; return how many actions it gained, or None."""
-    file = period_file(config.layout.activity, start)
     if file.exists():  # it is read whole now, and written again as if it were right
         expect_whole([file], SOURCES_AGAIN)
     existing = activity_query(config, con, [file] if file.exists() else [])
     con.execute(f"create or replace temp view activity as {existing}")
-    parameters = {"period": period, "start": start}
+    buckets = {"bucket": bucket, "buckets": config.layout.buckets}
+    parameters: dict[str, object] = {"period": period, "start": start}
     attributes = config.rules.attributes
     con.execute(
         "create or replace temp table activity_of_period as "
@@ -209,7 +270,7 @@ def _merge_period(config: Config, con: Connection, period: Period, start: date) 
     )
     if before == after or before is None or after is None:
         return None
-    check(con, "stg_activity", parameters)
+    check(con, "stg_activity", parameters | buckets)
     with sealing(file, "activity") as path:
         copy(con, "from activity_of_period", path)
     return after[0] - before[0]
@@ -223,7 +284,8 @@ def _period(config: Config, con: Connection) -> Period:
         return known
     query = "select count(*), date_diff('day', min(day), max(day)) + 1 from stg_activity"
     ((rows, days),) = con.execute(query).fetchall()
-    period = best_period(rows, days or 0)
+    buckets = config.layout.buckets
+    period = best_period(rows // buckets, days or 0)
     if rows:
-        note_period(activity, period)
+        note_period(activity, period, buckets)
     return period

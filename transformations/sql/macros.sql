@@ -1,5 +1,5 @@
--- The bits of a packed action, and days. `transformations.duck.connect` runs this file; paste it
--- before a query that uses it.
+-- The bits of a packed action, days, and buckets. `transformations.duck.connect` runs this file;
+-- paste it before a query that uses it.
 -- A packed action is one number that sorts as (event_timestamp, item_id, action): from the top,
 -- microseconds since 1970, the item's index (48 bits) and the action's index (16 bits).
 create or replace temp macro pack(us, item_index, action_index) as
@@ -17,3 +17,7 @@ create or replace temp macro action_of(packed) as (packed & 65535)::bigint;
 create or replace temp macro day_of(us) as us // 86400000000;
 
 create or replace temp macro midnight_of(us) as us // 86400000000 * 86400000000;
+
+-- The bucket of a member's id, as transformations/buckets.py says.
+create or replace temp macro bucket_of(id, buckets) as
+('0x' || right(sha256(id::varchar), 15))::bigint % buckets;

@@ -4,23 +4,27 @@ One function for the batch and the stream: both hand over rows of member_sequenc
 as_of, so times are kept and no ages; whoever reads computes them, as of `last_action_at`.
 """
 
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from duckdb import DuckDBPyConnection as Connection
 from numpy.typing import NDArray
 
 from transformations.config import Config
 from transformations.duck import TableReport, check, connect, parquet
-from transformations.layout import partition
+from transformations.layout import bucket_in, partition, snapshot_files
 from transformations.member_columns import UTC_US
 from transformations.rules import Rules
-from transformations.seals import expect_whole, sealing
+from transformations.seals import expect_whole
+from transformations.snapshots import Written, attempts, finished, replacing_snapshot
 from transformations.stats.columns import PARTS_OF_DAY, duration, member_columns_of, share_column
 from transformations.stream import Actions, from_sequences
 from transformations.table_files import TAKE_AWAY
+from transformations.tasks import Engine, InTurn
 from transformations.timestamps import DAY_US, NO_TIME
 
 SESSION_GAP_US = 30 * 60 * 1_000_000
@@ -68,37 +72,73 @@ def stats_schema(rules: Rules, member_id: pa.DataType, dwell: str | None) -> pa.
     return pa.schema(types | {name: KINDS[kind] for name, kind in own.items()})
 
 
-def build_member_stats(config: Config, as_of: datetime) -> TableReport:
+def build_member_stats(
+    config: Config, as_of: datetime, engine: Engine | None = None
+) -> TableReport:
     """Write the member_stats partition of a timestamp from that of member_sequences.
+
+    Args:
+        engine: Who builds it where the sequences lie in buckets; default: this process.
 
     Raises:
         RunFailedError: the sequences are damaged, or a row breaks a rule of
             checks/member_stats.sql.
     """
-    rules, dwell, rows = config.rules, duration(config), 0
-    source = partition(config.layout.sequences, as_of)
-    expect_whole([source], f"{TAKE_AWAY}, then build the snapshot again")
-    with (
-        pq.ParquetFile(source) as sequences,
-        sealing(partition(config.layout.member_stats, as_of), "member_stats") as file,
-    ):
-        schema = stats_schema(rules, sequences.schema_arrow.field("member_id").type, dwell)
-        with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer:
-            for batch in sequences.iter_batches(MEMBERS_AT_ONCE):
-                writer.write_batch(member_stats(rules, batch, dwell))
-                rows += batch.num_rows
-        _check(config, file, as_of)
+    folder, layout = config.layout.member_stats, config.layout
+    sources = snapshot_files(layout.sequences, as_of) or [partition(layout.sequences, as_of)]
+    rows, buckets = 0, [bucket_in(file) for file in sources]
+    with replacing_snapshot(layout, folder, as_of, "member_stats", buckets) as snapshot:
+        tasks = [
+            StatsTask(index, as_of, source, file)
+            for index, (source, file) in enumerate(zip(sources, snapshot.files, strict=True))
+        ]
+        with connect(config) as con:
+            runs = engine if engine is not None and buckets != [None] else InTurn(con)
+            for task, (built, written) in runs.run(config, stats_of_file, tasks):
+                snapshot.take(task.index, written)
+                rows += built
     return TableReport("member_stats", rows, rows)
 
 
-def _check(config: Config, file: Path, as_of: datetime) -> None:
-    with connect(config) as con:
-        con.execute(f"create temp view member_stats as from {parquet([file])}")
-        shares = {
-            "of_actions": [share_column(action) for action in config.rules.actions],
-            "of_day": list(PARTS_OF_DAY),
-        }
-        check(con, "member_stats", {"as_of": as_of, **shares})
+@dataclass(frozen=True)
+class StatsTask:
+    """One file of member_sequences as of a timestamp, and where its statistics go.
+
+    Attributes:
+        index: Of the file, among those of the snapshot.
+    """
+
+    index: int
+    as_of: datetime
+    source: Path
+    file: Path
+
+
+def stats_of_file(config: Config, con: Connection, task: StatsTask) -> tuple[int, Written]:
+    """Write and check the statistics of one file; the function of an engine's tasks."""
+    rules, dwell, rows = config.rules, duration(config), 0
+    expect_whole([task.source], f"{TAKE_AWAY}, then build the snapshot again")
+    with attempts([task.file]) as (file,):
+        with pq.ParquetFile(task.source) as sequences:
+            schema = stats_schema(rules, sequences.schema_arrow.field("member_id").type, dwell)
+            with pq.ParquetWriter(
+                file, schema, compression="zstd", write_page_checksum=True
+            ) as writer:
+                for batch in sequences.iter_batches(MEMBERS_AT_ONCE):
+                    writer.write_batch(member_stats(rules, batch, dwell))
+                    rows += batch.num_rows
+        _check(config, con, file, task.as_of)
+        return rows, finished(file)
+
+
+def _check(config: Config, con: Connection, file: Path, as_of: datetime) -> None:
+    con.execute(f"create or replace temp view member_stats as from {parquet([file])}")
+    shares = {
+        "of_actions": [share_column(action) for action in config.rules.actions],
+        "of_day": list(PARTS_OF_DAY),
+    }
+    check(con, "member_stats", {"as_of": as_of, **shares})
+    con.execute("drop view member_stats")
 
 
 def _sessions(actions: Actions, members: int) -> dict[str, Numbers]:

@@ -1,0 +1,109 @@
+"""Buckets on a Spark cluster: one Spark task per bucket, each our SQL by DuckDB.
+
+Spark distributes the tasks and runs again those of a lost executor. It moves no rows: a task reads
+its bucket's files and writes its own, on a disk that all machines share, and this process puts them
+in place. Rows of Spark DataFrames cost several times the CPU (benchmarks/spark.py).
+"""
+
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from duckdb import DuckDBPyConnection as Connection
+
+from pipelines.engine.task import Result, Task, result_of, run_task
+from transformations.config import ROOT, Config
+from transformations.engine_settings import EngineSettings
+from transformations.errors import InputError, RunFailedError
+
+logger = logging.getLogger(__name__)
+
+JAVA = "Java 17 (Debian: openjdk-17-jre-headless), or JAVA_HOME set to where it is"
+EXTRA = "pip install -e '.[spark]'"
+
+
+class SparkEngine:
+    """Runs tasks on the cluster of `engine.master`; the session is started with the first task."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
+
+    def run(
+        self,
+        config: Config,
+        function: Callable[[Config, Connection, Task], Result],
+        tasks: Sequence[Task],
+    ) -> Iterator[tuple[Task, Result]]:
+        """Yield each task with its result, in their order, once all have ended.
+
+        Raises:
+            InputError: pyspark or Java is missing.
+            RunFailedError: Spark gave up, as after `spark.task.maxFailures` attempts of a task.
+        """
+        if not tasks:
+            return
+        from py4j.protocol import Py4JError
+
+        context = self.session.sparkContext
+        run = partial(run_task, config, function)
+        try:
+            results = context.parallelize(tasks, len(tasks)).map(run).collect()
+        except Py4JError as error:
+            raise RunFailedError(
+                f"Spark at {self._settings.master} gave up: {_reason(error)}; the tables are as "
+                "they were before. Mend it, and run again"
+            ) from error
+        for task, result in zip(tasks, results, strict=True):
+            yield task, result_of(result)
+
+    @property
+    def session(self) -> Any:
+        """The SparkSession of this process: the one that runs, else a new one."""
+        return _start(self._settings)
+
+
+def _start(settings: EngineSettings) -> Any:
+    try:
+        from pyspark.errors import PySparkRuntimeError
+        from pyspark.sql import SparkSession
+    except ImportError:
+        raise InputError(f"engine: spark needs pyspark, which is not installed: {EXTRA}") from None
+    home = os.environ.get("JAVA_HOME")
+    if shutil.which("java", path=f"{home}/bin" if home else None) is None:
+        raise InputError(f"engine: spark needs Java, which was not found; expected {JAVA}")
+    defaults = {
+        "spark.app.name": "activity",
+        # Executors find this code and these libraries, whatever they were started with.
+        "spark.pyspark.python": sys.executable,
+        "spark.executorEnv.PYTHONPATH": str(ROOT),
+        "spark.ui.showConsoleProgress": "false",
+    }
+    builder = SparkSession.builder.master(settings.master)
+    for key, value in (defaults | settings.conf).items():
+        builder = builder.config(key, value)
+    try:
+        session = builder.getOrCreate()
+    except PySparkRuntimeError as error:
+        raise InputError(
+            f"Spark did not start with the master {settings.master} ({error}); expected {JAVA}, "
+            "and a master that answers"
+        ) from None
+    if session.sparkContext.master != settings.master:
+        raise InputError(
+            f"expected Spark at {settings.master} (engine.master), but this process has a session "
+            f"at {session.sparkContext.master} already, and can have one; stop that first"
+        )
+    session.sparkContext.setLogLevel("ERROR")
+    logger.info("Spark's page: %s", session.sparkContext.uiWebUrl)
+    return session
+
+
+def _reason(error: Exception) -> str:
+    """Return the line of Spark's message that says what went wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = [line for line in lines if "Error" in line or "Exception" in line or "ailure" in line]
+    return (said or lines or ["no reason given"])[-1][:500]

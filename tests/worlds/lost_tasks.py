@@ -1,0 +1,88 @@
+"""Tasks that are lost on their way: their process, their executor or their driver is killed.
+
+A module of its own: whatever runs a task imports it, and should import nothing heavy with it.
+"""
+
+import os
+import pickle
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import duckdb
+import psutil
+
+from pipelines.engine import engine_of
+from tests.worlds.events import AS_OF, DAY
+from transformations.config import Config
+from transformations.duck import connect
+from transformations.last_actions import Snapshot
+from transformations.tables import (
+    SequencesBuilt,
+    SequencesTask,
+    build_sequences_of,
+    sequences_of_bucket,
+)
+
+Build = Callable[[Config, duckdb.DuckDBPyConnection, SequencesTask], SequencesBuilt]
+SNAPSHOTS = [
+    Snapshot(at, at - DAY, at + timedelta(hours=6)) for at in (AS_OF - 2 * DAY, AS_OF - DAY / 3)
+]
+SNAPSHOTS.append(Snapshot(AS_OF, AS_OF - DAY / 3, AS_OF))
+
+
+def lost_once(
+    config: Config, con: duckdb.DuckDBPyConnection, task: SequencesTask
+) -> SequencesBuilt:
+    """Build a bucket; the first attempt at one of them dies before it can say so."""
+    built = sequences_of_bucket(config, con, task)
+    mark = config.data / "killed"
+    if task.bucket == 1 and not mark.exists():
+        mark.touch()
+        # Of Spark the executor, a Java process; of the pool this very process.
+        of_spark = [p for p in psutil.Process().parents() if "Executor" in " ".join(p.cmdline())]
+        (of_spark or [psutil.Process()])[0].send_signal(signal.SIGKILL)
+        signal.pause()
+    return built
+
+
+def driver_lost(
+    config: Config, con: duckdb.DuckDBPyConnection, task: SequencesTask
+) -> SequencesBuilt:
+    """Build one bucket, and kill the process that asked for it; the others never end.
+
+    So nobody writes any more when the driver is gone.
+    """
+    if task.bucket == 1:
+        sequences_of_bucket(config, con, task)
+        os.kill(int((config.data / "driver").read_text()), signal.SIGKILL)
+    signal.pause()
+    raise AssertionError("expected no signal that is handled")
+
+
+def build_by(config: Config, function: Build) -> int:
+    """Build the sequences with another function in the tasks; return their rows."""
+    engine = engine_of(config)
+
+    class Replaced:
+        def run(
+            self, config: Config, _: object, tasks: Sequence[SequencesTask]
+        ) -> Iterator[tuple[SequencesTask, SequencesBuilt]]:
+            return engine.run(config, function, tasks)
+
+    with connect(config) as con:
+        return build_sequences_of(config, con, SNAPSHOTS, engine=Replaced()).rows_out  # type: ignore[arg-type]
+
+
+def main(data: Path) -> None:
+    """Be the driver that is killed."""
+    (data / "driver").write_text(str(os.getpid()))
+    from tests.worlds import lost_tasks  # tasks find its functions by this name
+
+    build_by(pickle.loads((data / "config.pickle").read_bytes()), lost_tasks.driver_lost)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
