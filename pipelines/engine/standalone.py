@@ -5,6 +5,7 @@ To try things out, for tests and benchmarks: `python -m pipelines.engine.standal
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -113,6 +114,7 @@ def standalone(
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that its parts end with it
     with tempfile.TemporaryDirectory() as own, standalone(Path(own), 2, "1500M", 7077) as address:
         print(f"Spark at {address}; Enter ends it", flush=True)
         sys.stdin.readline()
