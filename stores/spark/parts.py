@@ -30,8 +30,8 @@ def bucket_sql(value: str, buckets: int) -> str:
     """Return SQL for the bucket of an id; null for null.
 
     >>> import duckdb
-    >>> duckdb.sql(f"select {bucket_sql('42', 16)}, {bucket_sql('-1', 16)}").fetchone()
-    (9, 4)
+    >>> duckdb.sql(f"select {bucket_sql('42', 16)}, {bucket_sql('-1', 16)}").fetchall()
+    [(9, 4)]
     """
     return f"('0x' || right(sha256(cast({value} as varchar)), {DIGITS}))::bigint % {buckets}"
 
