@@ -1,8 +1,9 @@
 """The gates of a release: what is right passes, what is planted is refused and says by how much."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -142,6 +143,29 @@ def test_a_release_like_the_one_that_serves_passes(
     assert gates is not None
     assert gates["passed"] is True
     assert len(gates["gates"]) == 6
+
+
+@pytest.mark.parametrize("slow_looks", [0, 1, 2])
+def test_who_is_late_twice_is_refused(
+    served: Workspace, monkeypatch: pytest.MonkeyPatch, slow_looks: int
+) -> None:
+    looks: list[int] = []
+    answer_of = release.Recommender.of
+
+    class Pool(ThreadPoolExecutor):
+        def __enter__(self) -> Self:
+            looks.append(1)
+            return super().__enter__()
+
+    def late(recommender: Any, request: Any, since: float | None = None) -> Any:
+        answer = answer_of(recommender, request, since)
+        return replace(answer, path="popular") if len(looks) <= slow_looks else answer
+
+    monkeypatch.setattr(release, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(release.Recommender, "of", late)
+    config = served.config
+    verdict = release._latency(config, served.store, fits_of(config, 2), END)
+    assert (verdict.passed, len(looks)) == (slow_looks < 2, min(slow_looks + 1, 2))
 
 
 def test_vectors_that_a_request_makes_otherwise_are_refused(
