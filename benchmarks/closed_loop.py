@@ -37,7 +37,7 @@ from rich.console import Console
 
 RESULTS = Path(__file__).parent / "results" / "closed_loop.json"
 END = datetime(2026, 11, 1, tzinfo=UTC)
-MEMBERS, JOBS, DAYS, LIVED, BACK, HELD_OUT, VISITS = 1_000, 400, 60, 4, 14, 5, 2.0
+MEMBERS, JOBS, DAYS, LIVED, BACK, HELD_OUT, VISITS = 1_000, 400, 60, 7, 14, 5, 2.0
 LABELS = 1_000
 ARMS = ("decayed", "learned", "no_vectors")
 MAIN = ("learned", "decayed")
@@ -53,16 +53,13 @@ CHANGES = {
 def market_of(seed: int) -> dict[str, Any]:
     """Measure one market; return its figures."""
     import pipelines.training  # noqa: F401  # before Feast, as in `activity run`
-    from pipelines.datasets.closed_loop import ClosedLoop
-    from pipelines.datasets.market import Size
     from pipelines.living import Living
     from pipelines.operate.workspace import only, write_workspace
 
     began, quiet = time.perf_counter(), Console(file=StringIO())
-    size = Size(members=MEMBERS, jobs=JOBS, days=DAYS)
     with tempfile.TemporaryDirectory() as name:
         root, kept = Path(name) / "market", Path(name) / "kept"
-        market = ClosedLoop(size, seed, END, LIVED, VISITS)
+        market = market_from(seed)
         config = write_workspace(root, market, (), CHANGES)
         with Living(config, market, root / "source", quiet) as living:
             living.begin(BACK)
@@ -73,7 +70,9 @@ def market_of(seed: int) -> dict[str, Any]:
         brought = {}
         for arm in ARMS:
             shutil.copytree(kept, root)  # a workspace knows where it lies
-            brought[arm] = lived(only(root, arm), ClosedLoop(size, seed, END, LIVED, VISITS), root)
+            # In a process of its own: MLflow keeps the files open that another arm has replaced.
+            with ProcessPoolExecutor(1, get_context("spawn")) as own:
+                brought[arm] = own.submit(lived, root, arm, seed).result()
             shutil.rmtree(root)
     return {
         "seed": seed,
@@ -91,6 +90,14 @@ def market_of(seed: int) -> dict[str, Any]:
             for one, other in pairs()
         },
     }
+
+
+def market_from(seed: int) -> Any:
+    """Return the market of a seed as it is before its first lived day."""
+    from pipelines.datasets.closed_loop import ClosedLoop
+    from pipelines.datasets.market import Size
+
+    return ClosedLoop(Size(members=MEMBERS, jobs=JOBS, days=DAYS), seed, END, LIVED, VISITS)
 
 
 def fit_rankers(config: Any, until: datetime, console: Console) -> None:
@@ -147,11 +154,18 @@ def compared_offline(config: Any, until: datetime) -> dict[tuple[str, str], dict
     return found
 
 
-def lived(config: Any, market: Any, root: Path) -> NDArray[np.float64]:
-    """Live the days of a market; return each member's expected applications, and its visits."""
+def lived(root: Path, arm: str, seed: int) -> NDArray[np.float64]:
+    """Live the days of a market with a ranker.
+
+    Returns:
+        Each member's expected applications, and its visits; [members, 2].
+    """
+    import pipelines.training  # noqa: F401  # before Feast, as in `activity run`
     from pipelines.datasets.taste import REACTIONS
     from pipelines.living import Living
+    from pipelines.operate.workspace import only
 
+    config, market = only(root, arm), market_from(seed)
     apply, brought = REACTIONS.index("APPLY"), np.zeros((market.size.members, 2))
 
     def note(visit: Any, answer: Any, _: Any) -> None:

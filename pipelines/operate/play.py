@@ -1,6 +1,8 @@
 """`activity demo operate`: the life of a release, week after week, in a market that answers.
 
-week 1, 2  ordinary: the first release, lists, what was shown, a refit through the gates
+week 1     the first release: what it shows changes what members do, which may stop fitting until
+           somebody accepts it
+week 2     ordinary days: a refit has gone through the gates
 week 3     a source is at fault for two days when a refit is due: fitting pauses, an alert, it waits
 week 4     the source is right again: the refit is made, judged, and serves
 week 5     a ranker that learned the opposite is refused by a gate, and forced on a share of the
@@ -62,7 +64,7 @@ VISITS = 2.0
 BAD_SHARE, AB_SHARE = 0.3, 0.5
 ALERTS = "alerts.jsonl"
 APPLY = REACTIONS.index("APPLY")
-COLOURS = {"good": "green", "bad": "bold red", "open": "cyan", "muted": "dim"}
+COLOURS = {"good": "green", "bad": "bold red", "open": "yellow", "muted": "dim"}
 
 
 class Play:
@@ -88,7 +90,7 @@ class Play:
     ) -> None:
         self.root, self.console, self.week = root, console, week
         every: dict[int, tuple[str, Callable[[], None]]] = {
-            1: ("ordinary days: the first release, lists, what was shown", self._ordinary),
+            1: ("the first release: what it shows changes what members do", self._first),
             2: ("ordinary days: a refit has gone through the gates", self._ordinary),
             3: ("a change of the tracking records applications as saves, two days", self._fault),
             4: ("the source is right again", self._ordinary),
@@ -146,6 +148,9 @@ class Play:
             "drift": {"only_warn": ["value", "stability", "chi-square", "ks distance", "items"]},
             "alerts": {"command": ["tee", "-a", ALERTS]},
         }
+
+    def _first(self) -> None:
+        self._days(self.week, between=self._person_expects)
 
     def _ordinary(self) -> None:
         self._days(self.week)
@@ -230,6 +235,13 @@ class Play:
         if self._waited >= 2:
             accept(Ledger(self.config), "it was forced past the gate; its labels are mended")
             self._tell(day, "open", "a person has looked, and accepts: fitting goes on")
+            self._known.stops = ()
+
+    def _person_expects(self, day: int) -> None:
+        """Accept what the first lists have changed; before them nothing was recommended."""
+        if standing(Ledger(self.config)):
+            accept(Ledger(self.config), "members are shown recommendations now: as expected")
+            self._tell(day, "open", "a person expected that, and accepts: fitting goes on")
             self._known.stops = ()
 
     def _begin_ab(self) -> None:

@@ -6,13 +6,13 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from operations.experiments.records import Experiment
 from operations.releases import Release
 from pipelines.operate.play import Play
 from pipelines.operate.record import Compared, Estimate, Move, OfDay, Record, Stopped, Told
 from pipelines.report.operate import write_operate
+from pipelines.terminal import Terminal
 from tests.worlds.browser import running_browser
 
 START = datetime(2026, 3, 2, tzinfo=UTC)
@@ -22,7 +22,7 @@ DAY = timedelta(days=1)
 def test_what_is_planted_is_found(tmp_path: Path) -> None:
     """A week of two days each: a fault of a source, and a release that learned the opposite."""
     said = StringIO()
-    console = Console(file=said, width=200)
+    console = Terminal(file=said, width=200)
     play = Play(tmp_path / "market", 300, 120, 5, START, console, week=2, weeks=(3, 5))
     record = play.run()
     told = [one.text for one in record.told]
@@ -49,6 +49,7 @@ def test_what_is_planted_is_found(tmp_path: Path) -> None:
     }
     assert expected[bad] < 0.7 * max(expected.values())
     assert all(text in said.getvalue() for text in ("Week 3", "Week 5"))
+    assert "[/]" not in said.getvalue()  # every tag is one that the terminal knows
     assert "NDCG@10" in play.said.getvalue()  # what the runs said is kept apart
     file = tmp_path / "operate.html"
     write_operate(record, file)
