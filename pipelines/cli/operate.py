@@ -1,5 +1,6 @@
 """`activity demo operate`: the life of a release, played in a simulated market that answers."""
 
+import logging
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -50,7 +51,9 @@ def operate_command(
 
     with ExitStack() as stack:
         root = folder or Path(stack.enter_context(TemporaryDirectory())) / "operate"
-        record = Play(root, members, 400, seed, last_midnight(), console).run()
+        play = Play(root, members, 400, seed, last_midnight(), console)
+        logging.basicConfig(stream=play.said)  # beside what the runs say
+        record = play.run()
         write_operate(record, html)
     console.print(
         f"\n[green]✓[/] {record.days} days in {record.seconds / 60:.1f} minutes: "

@@ -4,7 +4,7 @@ week 1     the first release: what it shows changes what members do, which may s
            somebody accepts it
 week 2     ordinary days: a refit has gone through the gates
 week 3     a source is at fault for two days when a refit is due: fitting pauses, an alert, it waits
-week 4     the source is right again: the refit is made, judged, and serves
+week 4     the source is right again: the refit is made, and judged; the two days are in its labels
 week 5     a ranker that learned the opposite is refused by a gate, and forced on a share of the
            members all the same; what they do takes it back
 week 6, 7  a learned vector against three decayed ones, on half of the members each, whatever the
@@ -327,8 +327,8 @@ class Play:
         for number in sorted(now.made - before.made):
             ranker = ranker_of(release_of(self.config, number))
             self._tell(day, "muted", f"release {number} is made, its ranker {ranker}")
-        for number, passed, why in sorted(now.judged - before.judged):
-            said = "passes its gates" if passed else f"is refused: {why}"
+        for number, passed in sorted(now.judged - before.judged):
+            said = "passes its gates" if passed else f"is refused: {now.why[number]}"
             self._tell(day, "good" if passed else "bad", f"release {number} {said}")
         if now.stops and not before.stops:
             more = f", and {len(now.stops) - 1} more" if len(now.stops) > 1 else ""
@@ -355,7 +355,8 @@ class _State:
 
     def __init__(self) -> None:
         self.made: set[int] = set()
-        self.judged: set[tuple[int, bool, str]] = set()
+        self.judged: set[tuple[int, bool]] = set()
+        self.why: dict[int, str] = {}
         self.serves: int | None = None
         self.share: str | None = None
         self.stops: tuple[str, ...] = ()
@@ -369,8 +370,8 @@ class _State:
         for one in releases(config):
             made.made.add(one.number)
             if one.gates is not None and not one.gates.get("waits"):
-                passed = bool(one.gates["passed"])
-                made.judged.add((one.number, passed, str(one.gates.get("why") or "")))
+                made.judged.add((one.number, bool(one.gates["passed"])))
+                made.why[one.number] = str(one.gates.get("why") or "")
         made.serves, shared = serving(config), traffic(config).shared
         made.share = None if shared is None else shared.treatment
         made.stops = tuple(one.said for one in standing(ledger))
