@@ -102,7 +102,8 @@ AttributeName = Annotated[str, AfterValidator(_attribute)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # A setting is written as activity.yaml has it, so that what is written can be read.
+    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
 
 
 def _expect_table(source: str, is_sql: bool, table: str | None, what: str) -> None:

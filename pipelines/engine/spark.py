@@ -82,8 +82,11 @@ def _start(settings: EngineSettings) -> Any:
         "spark.executorEnv.PYTHONPATH": str(ROOT),
         "spark.ui.showConsoleProgress": "false",
     }
+    conf = defaults | settings.conf
+    # Only spark-submit reads the setting; a context that is made here reads the environment.
+    os.environ["PYSPARK_PYTHON"] = conf["spark.pyspark.python"]
     builder = SparkSession.builder.master(settings.master)
-    for key, value in (defaults | settings.conf).items():
+    for key, value in conf.items():
         builder = builder.config(key, value)
     try:
         session = builder.getOrCreate()

@@ -46,7 +46,7 @@ from pipelines.operate.workspace import only, write_workspace
 from pipelines.progress import Stages
 from pipelines.releasing import release_what_is_published
 from pipelines.sharing import begin_share
-from pipelines.terminal import escape
+from pipelines.terminal import Terminal, escape
 from serving import publish
 from serving.recommend.asked import Answer, Request
 from serving.recommend.parts import open_parts
@@ -108,7 +108,7 @@ class Play:
         self.said = StringIO()
         """What the runs say."""
         self.living = Living(
-            self.config, self.market, root / "source", Console(file=self.said, width=160),
+            self.config, self.market, root / "source", Terminal(file=self.said, width=160),
             self._answered,
         )  # fmt: skip
         self._expected: dict[tuple[int, int], list[float]] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 import zipfile
 from collections.abc import Mapping
@@ -31,6 +32,9 @@ def session_of(settings: Mapping[str, str]) -> SparkSession:
     session = SparkSession.getActiveSession()
     if session is None:
         _expect_java()
+        # Only spark-submit reads the setting; a context that is made here reads the environment.
+        python = settings.get("spark.pyspark.python")
+        os.environ["PYSPARK_PYTHON"] = python or os.environ.get("PYSPARK_PYTHON", sys.executable)
         builder = SparkSession.builder
         for name, value in settings.items():
             builder = builder.config(name, value)

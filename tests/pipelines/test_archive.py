@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from pipelines import archive as replaying
 from pipelines.archive import replay
 from pipelines.cli import app as cli
+from pipelines.cli import archive as archive_cli
 from serving.stream import kept
 from serving.stream.bus.messages import encode
 from serving.stream.bus.protocol import Message
@@ -320,9 +321,11 @@ def call(table: Table, monkeypatch: pytest.MonkeyPatch) -> Any:
     given = table.settings | {"data_dir": str(table.config.data), "items": {"text": ["title"]}}
     file.write_text(json.dumps(given))
     monkeypatch.setenv(CONFIG_VARIABLE, str(file))
+    for console in (cli.console, archive_cli.console):  # made when first imported, so at any width
+        monkeypatch.setattr(console, "width", 300)
 
     def run(*arguments: str) -> tuple[int, str]:
-        ended = CliRunner(env={"COLUMNS": "300"}).invoke(cli.app, arguments)
+        ended = CliRunner().invoke(cli.app, arguments)
         return ended.exit_code, " ".join((ended.output + str(ended.exception or "")).split())
 
     return run
