@@ -18,6 +18,7 @@ from pipelines import archive as replaying
 from pipelines.archive import replay
 from pipelines.cli import app as cli
 from pipelines.cli import archive as archive_cli
+from pipelines.cli import reset
 from serving.stream import kept
 from serving.stream.bus.messages import encode
 from serving.stream.bus.protocol import Message
@@ -321,8 +322,13 @@ def call(table: Table, monkeypatch: pytest.MonkeyPatch) -> Any:
     given = table.settings | {"data_dir": str(table.config.data), "items": {"text": ["title"]}}
     file.write_text(json.dumps(given))
     monkeypatch.setenv(CONFIG_VARIABLE, str(file))
-    for console in (cli.console, archive_cli.console):  # made when first imported, so at any width
-        monkeypatch.setattr(console, "width", 300)
+    for console in (
+        cli.console,
+        archive_cli.console,
+        reset.console,
+    ):  # made when first imported, at any width
+        monkeypatch.setattr(console, "_width", 300)
+        monkeypatch.setattr(console, "_height", 25)
 
     def run(*arguments: str) -> tuple[int, str]:
         ended = CliRunner().invoke(cli.app, arguments)
