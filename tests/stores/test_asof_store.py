@@ -574,6 +574,7 @@ def test_what_it_cannot_do_is_left_to_feast_and_said_once(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    duckdb_asof._log_once.cache_clear()  # another store may have said it in this process
     # A stand-in for the reasons of `_not_ours`, which need a lake or a bucket.
     monkeypatch.setattr(duckdb_asof, "_not_ours", lambda *_: "documents lies in a lake")
     rows = {"member": [1, 2], "event_time": [FIRST] * 2, "size": [1.0, 2.0]}

@@ -190,8 +190,8 @@ def bucket(one: Any, buckets: int) -> int:
 def test_a_bucket_is_the_same_in_sql(ids: list[Any]) -> None:
     kind = "bigint" if isinstance(ids[0], int) else "varchar"
     for one in ids:
-        found = duckdb.execute(f"select {bucket_sql(f'$1::{kind}', 12)}", [one]).fetchone()
-        assert found == (bucket(one, 12),)
+        found = duckdb.execute(f"select {bucket_sql(f'$1::{kind}', 12)}", [one]).fetchall()
+        assert found == [(bucket(one, 12),)]
     assert [bucket(one, 16) for one in (42, "42", -1, "日本")] == [9, 9, 4, 2]
 
 

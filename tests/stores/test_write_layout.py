@@ -181,7 +181,7 @@ OVERRIDDEN: list[tuple[str, str, dict[str, str | None]]] = [
         },
     ),
     (
-        "stores.asof.job._Batch",
+        "stores.asof.on_demand._Batch",
         JOB,
         {
             "full_feature_names": None,
