@@ -52,7 +52,6 @@ CHANGES = {
 
 def market_of(seed: int) -> dict[str, Any]:
     """Measure one market; return its figures."""
-    import pipelines.training  # noqa: F401  # before Feast, as in `activity run`
     from pipelines.living import Living
     from pipelines.operate.workspace import only, write_workspace
 
@@ -160,7 +159,6 @@ def lived(root: Path, arm: str, seed: int) -> NDArray[np.float64]:
     Returns:
         Each member's expected applications, and its visits; [members, 2].
     """
-    import pipelines.training  # noqa: F401  # before Feast, as in `activity run`
     from pipelines.datasets.taste import REACTIONS
     from pipelines.living import Living
     from pipelines.operate.workspace import only

@@ -1,7 +1,7 @@
 """SIGKILL at random moments: what the next run finds, and whether it mends it.
 
 A small market in a temporary workspace: its fits are a month old, so that a run makes a snapshot,
-fits two item spaces, an aggregator and a ranker anew, and notes a release. Such a run, a promotion
+fits two item spaces, an aggregator and a ranker again, and notes a release. Such a run, a promotion
 and a look at the drift are killed, each at moments that are uniform over how long it takes when
 nobody kills it. After each the next run has to end well, and leave what a workspace has that never
 was killed: tables, online rows, fits, releases, and which of them serves. A promotion may have
@@ -102,7 +102,7 @@ def said(figures: dict[str, Any]) -> str:
     """Return the sentence of docs/operations.md that holds these figures."""
     runs, promotions, drifts = (figures[name]["kills"] for name in ("run", "promotion", "drift"))
     return (
-        f"{runs} runs that fit everything anew, {promotions} promotions and {drifts} looks at the "
+        f"{runs} runs that fit everything again, {promotions} promotions and {drifts} looks at the "
         f"drift were killed at random moments; after {figures['mended']} of {figures['kills']} the "
         "next run left what a workspace has that never was killed: tables, online rows, fits, "
         "releases, and which of them serves."

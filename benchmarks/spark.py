@@ -43,7 +43,7 @@ WAYS = ("here", "pool", "spark", "dataframe")
 
 
 def configured(folder: Path, buckets: int, engine: dict[str, Any]) -> Config:
-    """Return the configuration of a way, over actions that lie in so many buckets."""
+    """Return the configuration of a way, over actions that lie in that many buckets."""
     return Config.model_validate(
         {
             "data_dir": str(folder / f"buckets-{buckets}"),

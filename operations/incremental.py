@@ -121,18 +121,18 @@ class Starts:
             return Start(None, why=f"{space} has other coordinates than {before}")
         return start
 
-    def of_ranker(self, line: Ranker, anew: Iterable[str] = ()) -> Start | None:
+    def of_ranker(self, line: Ranker, changed: Iterable[str] = ()) -> Start | None:
         """Return where a ranker's next fit begins; None where it is not asked to go on.
 
         Args:
-            anew: What it reads in other coordinates than its newest fit did.
+            changed: What it reads in other coordinates than its newest fit did.
         """
         if names.fitted(line.name, line.version) not in self.goes_on:
             return None
-        start, anew = self._next(RANKER, line.name, line.version), [*anew]
-        if start.parent is None or not anew:
+        start, changed = self._next(RANKER, line.name, line.version), [*changed]
+        if start.parent is None or not changed:
             return start
-        return Start(None, why=f"{', '.join(anew)}, which it reads, has other coordinates now")
+        return Start(None, why=f"{', '.join(changed)}, which it reads, has other coordinates now")
 
     def note(self, key: Key, start: Start | None) -> None:
         """Note where a fit begins, in place of what was noted of a try before; None: nowhere."""

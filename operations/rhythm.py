@@ -309,7 +309,7 @@ def _begun(
     starts, lines = Starts(known.config, known.lines), known.lines
     due = {part.name for part in spaces if part.is_due}
     begins: dict[str, Start | None] = {}
-    anew = set()
+    again = set()
     for encoder in lines.encoders:
         if str(encoder) not in due:
             continue
@@ -320,9 +320,9 @@ def _begun(
         for line in (one for one in lines.aggregators if lines.space_of(one) == str(encoder)):
             of_line = starts.of_line(line, space)
             if of_line is None or of_line.parent is None:
-                anew.add(str(line))
+                again.add(str(line))
     for ranker in lines.rankers:
-        reads = sorted(anew & {*ranker.aggregators})
+        reads = sorted(again & {*ranker.aggregators})
         begins[str(ranker)] = starts.of_ranker(ranker, reads)
     return [_saying(part, begins) for part in spaces], [_saying(part, begins) for part in rankers]
 

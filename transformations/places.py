@@ -53,7 +53,7 @@ def is_object(path: Path) -> bool:
 
 
 def version_of(file: Path) -> list[Any]:
-    """Return what differs once a file or an object is written anew."""
+    """Return what differs once a file or an object is written again."""
     found = file.stat()
     if is_object(file):
         return [found.st_size, cast(Any, found).as_info().get("ETag", found.st_mtime)]

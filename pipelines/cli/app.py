@@ -123,8 +123,6 @@ def simulate_command(
 
     if closed_loop:
         with loading("Feast and TensorFlow"):
-            import pipelines.training  # noqa: F401  # before Feast: see `run_command`
-
             import_feast()
             from pipelines.living import live_in
 

@@ -42,8 +42,6 @@ def operate_command(
     if folder is not None and folder.exists():
         raise InputError(f"--folder: expected a folder that is not there yet, got {folder}")
     with loading("Feast and TensorFlow"):
-        import pipelines.training  # noqa: F401  # before Feast, as in `activity run`
-
         import_feast()
         from pipelines.daily import last_midnight
         from pipelines.operate.play import Play
