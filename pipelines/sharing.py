@@ -6,6 +6,7 @@ ship                         the new one serves all, where `release.promote` let
 go on                        nothing
 """
 
+import math
 from dataclasses import replace
 from datetime import datetime
 
@@ -13,6 +14,7 @@ from duckdb import DuckDBPyConnection as Connection
 
 from operations.drift import carried, note
 from operations.drift_rule import Finding
+from operations.experiments.intervals import Effect
 from operations.experiments.metrics import Metric
 from operations.experiments.records import Experiment, note_said
 from operations.experiments.sample_ratio import VOID_BELOW
@@ -164,10 +166,16 @@ def _harmed(config: Config, reading: Reading) -> tuple[str, float, Bounds]:
         effect = reading.effects[guardrail.metric]
         if guardrail.is_broken(effect):
             bounds = (None, guardrail.bound) if guardrail.is_upper else (guardrail.bound, None)
-            return guardrail.metric, effect.lift or 0.0, bounds
+            return guardrail.metric, _change(effect), bounds
     effect = reading.effects[experiment.metric]
     wants_more = Metric.read(experiment.metric, config).wants(config) > 0
-    return experiment.metric, effect.lift or 0.0, (0.0, None) if wants_more else (None, 0.0)
+    return experiment.metric, _change(effect), (0.0, None) if wants_more else (None, 0.0)
+
+
+def _change(effect: Effect) -> float:
+    """Return the lift; of one from nothing, which is infinite, its lower end."""
+    found = effect.lift if effect.error != math.inf else effect.low
+    return found or 0.0
 
 
 def may_serve_all(config: Config) -> int | None:

@@ -11,6 +11,12 @@ Ramdas (2021, "Time-uniform central limit theory and asymptotic confidence seque
 with probability 1 - alpha it holds the truth at all looks together, so whoever looks every day may
 stop when it leaves zero. It is wider than that of a test at one fixed time, by about a half at
 `planned` members and more elsewhere.
+
+The interval of the lift is Fieller's (1954, "Some problems in interval estimation"): all ratios
+that the two rates do not contradict. It holds where the control's rate is uncertain, too, and a
+rise from next to nothing has a lower end. What is rare in one arm alone, as applications in an arm
+whose lists nobody likes, has hardly any spread there, which is no certainty: it counts with that of
+both arms.
 """
 
 import math
@@ -24,7 +30,8 @@ ALPHA = 0.05
 FEWEST_MEMBERS = 100
 """Of each arm, without which nothing is said: the theorem is about many."""
 FEWEST_ACTIVE = 20
-"""Members of each arm whose amount is not zero, without which nothing is said."""
+"""Members per arm whose amount is not zero. With fewer than twice as many in both, nothing is said;
+an arm with fewer has the spread of both."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +92,9 @@ class Moments:
         return max(spread, 0.0) / self.size**2 / self.members
 
     @property
-    def is_enough(self) -> bool:
-        """Whether there are enough members for an interval."""
-        return self.members >= FEWEST_MEMBERS and self.active >= FEWEST_ACTIVE
+    def spread(self) -> float:
+        """The variance of the rate, were there one member."""
+        return self.variance * self.members
 
 
 @dataclass(frozen=True)
@@ -96,9 +103,10 @@ class Effect:
 
     Attributes:
         control, treatment: The rates.
-        lift: treatment / control - 1; None where too little is known, as are low and high.
+        lift: treatment / control - 1, infinite where the control's is 0; None where too little is
+            known, as are low and high. `high` is infinite where nothing bounds it.
         low, high: The interval of the lift at all looks together.
-        error: The standard error of the lift.
+        error: The standard error of the lift, by its linear part.
     """
 
     control: float
@@ -131,15 +139,55 @@ def effect(control: Moments, treatment: Moments, planned: int, alpha: float = AL
     (0.099, 0.037, 0.161)
     """
     rates = Effect(control.rate, treatment.rate)
-    variance = control.variance + treatment.variance
-    if not (control.is_enough and treatment.is_enough and variance > 0 and control.rate):
+    arms, members = (control, treatment), control.members + treatment.members
+    if (
+        min(arm.members for arm in arms) < FEWEST_MEMBERS
+        or sum(arm.active for arm in arms) < 2 * FEWEST_ACTIVE
+    ):
         return rates
-    base = abs(control.rate)
+    both = sum(arm.spread * arm.members for arm in arms) / members
+    of_control, of_treatment = (
+        arm.variance if arm.active >= FEWEST_ACTIVE else max(arm.spread, both) / arm.members
+        for arm in arms
+    )
+    ends = fieller(
+        control.rate, treatment.rate, of_control, of_treatment, width(members, planned, alpha)
+    )
+    if ends is None or of_control + of_treatment == 0:
+        return rates
+    base, minus = abs(control.rate), treatment.rate - control.rate
+    if base == 0:
+        return Effect(control.rate, treatment.rate, math.inf, *ends, math.inf)
     ratio = treatment.rate / control.rate
-    error = math.sqrt(treatment.variance + ratio**2 * control.variance) / base
-    lift = (treatment.rate - control.rate) / base
-    wide = error * width(control.members + treatment.members, planned, alpha)
-    return Effect(control.rate, treatment.rate, lift, lift - wide, lift + wide, error)
+    error = math.sqrt(of_treatment + ratio**2 * of_control) / base
+    return Effect(control.rate, treatment.rate, minus / base, *ends, error)
+
+
+def fieller(
+    control: float, treatment: float, of_control: float, of_treatment: float, wide: float
+) -> tuple[float, float] | None:
+    """Return the ends of the lifts that two rates with these variances do not contradict.
+
+    A lift u is contradicted where treatment - (control + u |control|) is more than `wide` of its
+    standard errors. Where the control may be 0 by that, rates below 0 are taken to be impossible,
+    and nothing bounds the lift from above; None where nothing bounds it at all.
+
+    >>> fieller(10.0, 0.0, 1.0, 1.0, 2.0)
+    (-1.2041241452319316, -0.7958758547680685)
+    >>> fieller(0.0, 10.0, 1.0, 1.0, 2.0)
+    (3.8989794855663567, inf)
+    """
+    # In the ratio r = treatment / control: (T - r C)^2 <= wide^2 (var T + r^2 var C).
+    squared = control**2 - wide**2 * of_control
+    middle, last = treatment * control, treatment**2 - wide**2 * of_treatment
+    root = math.sqrt(max(middle**2 - squared * last, 0.0))
+    if squared > 0:
+        low, high = (middle - root) / squared, (middle + root) / squared
+        return (low - 1, high - 1) if control > 0 else (1 - high, 1 - low)
+    if last > 0 and control >= 0 and treatment >= 0 and middle + root > 0:
+        # The two roots have different signs, or are one; the upper one is last / (middle + root).
+        return last / (middle + root) - 1, math.inf
+    return None
 
 
 def width(members: int, planned: int, alpha: float = ALPHA) -> float:

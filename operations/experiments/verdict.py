@@ -161,9 +161,14 @@ def said(found: Effect) -> str:
     """Return a lift with its interval, as `+1.2% (-0.4% to +2.8%)`."""
     if found.lift is None:
         return "an unknown part"
-    if found.low is None:
-        return f"{found.lift:+.1%}"
-    return f"{found.lift:+.1%} ({found.low:+.1%} to {found.high:+.1%})"
+    if found.low is None or found.high is None:
+        return percent(found.lift)
+    return f"{percent(found.lift)} ({percent(found.low)} to {percent(found.high)})"
+
+
+def percent(lift: float) -> str:
+    """Return a lift as people read it, as `+1.2%`."""
+    return f"{lift:+.1%}" if math.isfinite(lift) else "any rise"
 
 
 def _bounds(found: Effect, wants: int) -> tuple[float, float]:

@@ -369,9 +369,11 @@ def _effects(effects: "dict[str, Effect]") -> Table:
 
 
 def _cells(found: "Effect") -> list[str]:
+    from operations.experiments.verdict import percent
+
     shares = (found.lift, found.low, found.high)
     return [
         f"{found.control:.4g}",
         f"{found.treatment:.4g}",
-        *("" if share is None else f"{share:+.1%}" for share in shares),
+        *("" if share is None else percent(share) for share in shares),
     ]

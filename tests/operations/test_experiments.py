@@ -9,7 +9,7 @@ from statistics import NormalDist
 import duckdb
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -22,7 +22,7 @@ from operations.experiments.assignment import (
     numbers_in_sql,
     numbers_of,
 )
-from operations.experiments.intervals import Effect, Moments, effect, shared, width
+from operations.experiments.intervals import Effect, Moments, effect, fieller, shared, width
 from operations.experiments.power import Weeks, members_needed, plan
 from operations.experiments.sample_ratio import likeness, sample_ratio
 from operations.experiments.verdict import Guardrail, Verdict, decide
@@ -131,9 +131,69 @@ def test_the_sequence_is_the_papers_and_narrowest_where_it_was_planned() -> None
 def test_too_few_members_say_nothing() -> None:
     few, many = Moments.of([1] * 30), Moments.of([1, 0] * 200)
     assert not effect(few, many, 100).is_known
-    assert not effect(many, Moments.of([0] * 400), 100).is_known
+    rare = Moments.of([1] * 15 + [0] * 385)
+    assert not effect(rare, rare, 100).is_known
     assert not effect(Moments.of([]), Moments.of([]), 100).is_known
     assert effect(many, many, 100).is_known
+
+
+VARIANCES = st.floats(0.01, 100)
+
+
+@given(st.floats(-100, 100), st.floats(-100, 100), VARIANCES, VARIANCES, st.floats(1, 5))
+def test_an_interval_holds_the_lifts_that_nothing_contradicts(
+    control: float, treatment: float, of_control: float, of_treatment: float, wide: float
+) -> None:
+    assume(abs(control) > 0.01)
+    ends = fieller(control, treatment, of_control, of_treatment, wide)
+    sign = math.copysign(1, control)
+
+    def far(lift: float) -> float:  # in standard errors
+        error = math.sqrt(of_treatment + (1 + sign * lift) ** 2 * of_control)
+        return abs(treatment - control - lift * abs(control)) / error
+
+    is_sure = control**2 > wide**2 * of_control
+    if ends is None:
+        assert not is_sure
+        return
+    low, high = ends
+    assert far(low) == pytest.approx(wide, rel=1e-3, abs=1e-3)
+    assert is_sure == math.isfinite(high)
+    if is_sure:
+        assert far(high) == pytest.approx(wide, rel=1e-3, abs=1e-3)
+        assert far((low + high) / 2) <= wide * (1 + 1e-6)
+        assert far(high + 1 + abs(high)) >= wide * (1 - 1e-6)
+        assert far(low - 1 - abs(low)) >= wide * (1 - 1e-6)
+    else:
+        assert far(low + 1) <= wide * (1 + 1e-6)
+
+
+def test_what_nobody_does_in_one_arm_is_harm_and_not_too_little_to_say() -> None:
+    none, some = Moments.of([0] * 400), Moments.of([1] * 60 + [0] * 340)
+    fallen, risen = effect(some, none, 800), effect(none, some, 800)
+    assert fallen.lift == -1
+    assert fallen.high is not None
+    assert -1 < fallen.high < 0
+    assert decide("APPLY", fallen, [], 0.05, days=3, weeks=2).kind == "stop for harm"
+    assert risen.lift == math.inf
+    bound = Guardrail("DISMISS", 0.1, is_upper=True)
+    verdict = decide("APPLY", Effect(1, 1), [(bound, risen)], 0.05, days=3, weeks=2)
+    assert verdict.kind == "stop for harm"
+    assert "nan" not in verdict.why
+    assert "inf" not in verdict.why
+
+
+def test_rare_amounts_do_not_end_an_experiment_falsely() -> None:
+    ended = 0
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        days = rng.binomial(1, 0.002, (2, 14, 1_000)).cumsum(1)  # two arms of 1,000 members
+        looks = [effect(*map(Moments.of, days[:, day]), planned=2_000) for day in range(14)]
+        ended += any(
+            found.low is not None and found.high is not None and not found.low <= 0 <= found.high
+            for found in looks
+        )
+    assert ended <= 0.05 * 400
 
 
 def test_the_error_is_shared_and_never_more() -> None:
