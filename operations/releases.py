@@ -90,6 +90,14 @@ class Release:
             return ""
         return str(self.gates.get("why") or "its gates did not pass")
 
+    def fails(self, gate: str) -> bool:
+        """Whether this gate is one that refused it."""
+        if self.gates is None or self.gates.get("passed"):
+            return False
+        return any(
+            one["gate"] == gate and one["passed"] is False for one in self.gates.get("gates", ())
+        )
+
     @property
     def is_living(self) -> bool:
         """Whether its fits go on being published."""

@@ -66,10 +66,15 @@ def release_what_is_published(
 def judge_newest(config: Config, stages: Stages) -> None:
     """Let the gates judge the newest release, where `release.promote` asks them and it may come.
 
-    One that they refused, or could not judge yet, is judged again by the next run.
+    One that they refused, or could not judge yet, is judged again by the next run; not one that
+    ranks worse: judged day after day, it would pass by chance in the end.
     """
     newest = _newest_unserved(config)
     if config.release.promote != "gated" or newest is None or serving(config) is None:
+        return
+    if newest.fails("quality"):
+        again = f"to judge it again: activity gate --release {newest.number}"
+        _say(stages, "[red]•[/]", f"{newest} stays refused: {newest.refused}; {again}")
         return
     from pipelines.gates.release import judge  # TensorFlow, where there is a release to judge
 

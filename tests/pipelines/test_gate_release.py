@@ -200,13 +200,15 @@ def test_a_gated_release_serves_once_the_gates_let_it(
     verdicts = {
         "wrong": Verdict("latency", False, "p99 3 s"),
         "early": Verdict("quality", None, "3 labels", waits=True),
+        "worse": Verdict("quality", False, "NDCG@10 .1"),
         "good": Verdict("quality", True, "level"),
     }
     served.setting("promote: manual", "promote: gated")
-    ledger_of: list[str] = []
-    for which, serves in (("wrong", 1), ("early", 1), ("good", 2)):
+    ledger_of, judgements = list[str](), list[str]()
+    for which, serves in (("wrong", 1), ("early", 1), ("worse", 1), ("good", 1)):
 
         def judge(config: Any, number: int, _: Any, which: str = which) -> list[Verdict]:
+            judgements.append(which)
             note_gates(config, number, noted([verdicts[which]]))
             return [verdicts[which]]
 
@@ -216,6 +218,12 @@ def test_a_gated_release_serves_once_the_gates_let_it(
         assert serving(served.config) == serves
     assert "release 2 is refused: latency: p99 3 s" in ledger_of[0]
     assert "release 2 waits: quality: 3 labels" in ledger_of[1]
+    assert "release 2 is refused: quality: NDCG@10 .1" in ledger_of[2]
+    assert "activity gate --release 2" in ledger_of[3]
+    assert judgements == ["wrong", "early", "worse"]  # no second look at what ranks worse
+    note_gates(served.config, 2, noted([verdicts["good"]]))  # somebody had it judged again
+    served.do("run", lambda stages: release_what_is_published(served.config, stages))
+    assert serving(served.config) == 2
 
 
 def test_a_ranker_turned_upside_down_is_refused_and_may_not_serve(
