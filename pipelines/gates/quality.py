@@ -149,7 +149,10 @@ def ranks_by(
     own = config.in_space(fits.space)
     items_known(own, con)
     needs = Needs.read(ranker.manifest["needs"])
-    known = Known.of(own, store, needs, read_categories(con), fits)
+    return _ranks(Known.of(own, store, needs, read_categories(con), fits), con, labels, ranker)
+
+
+def _ranks(known: Known, con: Connection, labels: Labels, ranker: Loaded) -> NDArray[np.float64]:
     # Each join has a price of its own, whatever its rows are; only the pairs are too many for one.
     read = known.read(labels)
     members = known.members(labels, read)

@@ -58,8 +58,12 @@ def test_what_could_not_be_judged_refuses_nothing_and_is_noted() -> None:
     assert [each["gate"] for each in found["gates"]] == ["quality", "future", "latency"]
 
 
-def test_the_rank_of_a_label_is_among_what_the_sources_brought() -> None:
+@pytest.mark.parametrize("at_once", [1, 2, 200])
+def test_the_rank_of_a_label_is_among_what_the_sources_brought(
+    monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
     """Seen items are left out, ties share their ranks, an item that nothing brings has none."""
+    monkeypatch.setattr(quality, "AT_ONCE", at_once)
     labels = Labels(
         members=np.array([1, 2, 3]),
         items=np.array([10, 20, 99]),
