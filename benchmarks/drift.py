@@ -9,12 +9,15 @@ spreads rather than eight so that clocks an hour off are one.
 
 import argparse
 import json
+import resource
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ from models.embed import embed_snapshot
 from models.items.build import build_items
 from models.layers.build import build
 from models.packaging import package
-from models.spec import AttentionPool, Average, GeometricDecay
+from models.spec import Aggregator, AttentionPool, Average, GeometricDecay
 from models.training.recipe import Recipe
 from models.training.train import train
 from operations.drift import note, noted_before
@@ -36,9 +39,9 @@ from pipelines.datasets.simulate import Size, simulate
 from pipelines.drift.measure import Series, activity_series, item_measures, judged
 from pipelines.drift.vectors import vector_measures
 from transformations.config import Config
-from transformations.duck import connect
+from transformations.duck import connect, parquet
 from transformations.last_actions import Snapshot
-from transformations.layout import partition, period_file
+from transformations.layout import files_between, partition, period_file
 from transformations.quoting import quoted
 from transformations.sources import stage_activity, stage_items
 from transformations.tables import build_sequences_of
@@ -52,6 +55,8 @@ LEARNED = AttentionPool(
     version=1, recipe=Recipe(epochs=4, validation=7 * DAY, refit=False, batch_size=512)
 )
 LINES = (Average(version=1), GeometricDecay(version=1, decay=0.8, pooled=True), LEARNED)
+LARGE = Size(members=1_000_000, jobs=50_000, days=31)
+START = END - 31 * DAY
 SEEDS = (7, 8)
 BOT = 20_000
 
@@ -82,24 +87,38 @@ def configured(folder: Path, source: Path) -> Config:
     )
 
 
-def staged(folder: Path, seed: int, as_ofs: list[datetime]) -> Config:
+def staged(
+    folder: Path,
+    seed: int,
+    as_ofs: list[datetime],
+    size: Size = SIZE,
+    lines: Sequence[Aggregator] = LINES,
+) -> Config:
     """Simulate a market, and make everything that is measured of it at these times."""
-    simulate(folder / "source", SIZE, seed=seed, end=END)
+    simulate(folder / "source", size, seed=seed, end=END)
     config = configured(folder / "data", folder / "source")
     with connect(config) as con:
         stage_activity(config, con, END)
         stage_items(config, con, END)
         build_items(config, con, END, as_ofs[0])
         build_sequences_of(config, con, [Snapshot(at, at - DAY, at) for at in as_ofs])
-        for line in LINES[:-1]:
-            package(line, config)
-        package(LEARNED, config, train(LEARNED, config, con, as_ofs[0]).model, as_ofs[0])
+        for line in lines:
+            if line != LEARNED:
+                package(line, config)
+        if LEARNED in lines:
+            package(LEARNED, config, train(LEARNED, config, con, as_ofs[0]).model, as_ofs[0])
         for at in as_ofs:
-            embed_snapshot(config, con, at, at, LINES)
+            embed_snapshot(config, con, at, at, lines)
     return config
 
 
-def watched(config: Config, ledger: Ledger, as_of: datetime, vectors: bool = True) -> list[Finding]:
+def watched(
+    config: Config,
+    ledger: Ledger,
+    as_of: datetime,
+    vectors: bool = True,
+    lines: Sequence[Aggregator] = LINES,
+) -> list[Finding]:
     """Measure a day and note it, as a run does."""
     noted, found = noted_before(ledger, as_of, config.drift.days), []
     with connect(config) as con:
@@ -108,7 +127,7 @@ def watched(config: Config, ledger: Ledger, as_of: datetime, vectors: bool = Tru
             "items": [Series(made, {}, None) for made in item_measures(config, con, as_of)],
         }
         if vectors:
-            measured = vector_measures(config, con, as_of, LINES)
+            measured = vector_measures(config, con, as_of, lines)
             of["vectors"] = [Series(made, {}, None) for made in measured]
     for about, series in of.items():
         found += note(ledger, as_of, about, judged(config, series, noted))
@@ -279,13 +298,45 @@ def planted(config: Config, fault: str, as_of: datetime) -> list[Finding]:
     return [one for one in found if one.verdict in ("warning", "stop")]
 
 
+def large() -> dict[str, Any]:
+    """Measure one day of a large market, in a process of its own: seconds, memory."""
+    with tempfile.TemporaryDirectory() as name:
+        config = staged(Path(name), SEEDS[0], [END - 7 * DAY, END - DAY, END], LARGE, LINES[:1])
+        with connect(config) as con:
+            (n_actions,) = con.sql(
+                f"select count(*) from {parquet(files_between(config.layout.activity, START, END))}"
+            ).fetchall()[0]
+        with ProcessPoolExecutor(1, get_context("spawn")) as own:
+            figures = own.submit(_of_large, Path(name)).result()
+    return {"members": LARGE.members, "actions": int(n_actions), **figures}
+
+
+def _of_large(folder: Path) -> dict[str, Any]:
+    config = configured(folder / "data", folder / "source")
+    began, used = time.perf_counter(), time.process_time()
+    found = watched(config, Ledger(config), END, lines=LINES[:1])
+    return {
+        "measures": len(found),
+        "seconds": round(time.perf_counter() - began, 1),
+        "processor_seconds": round(time.process_time() - used, 1),
+        "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
+        "memory_limit": config.duckdb.memory_limit,
+    }
+
+
 def main() -> None:
     """Measure, print a table, write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--days", type=int, default=ORDINARY, help="Ordinary days of a market.")
+    parser.add_argument("--large", action="store_true", help="Only what a large market costs.")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
+    if arguments.large:
+        results = json.loads(arguments.out.read_text()) | {"large": large()}
+        print(json.dumps(results["large"], indent=1))
+        arguments.out.write_text(json.dumps(results, indent=2) + "\n")
+        return
     seeds = arguments.seeds
     as_ofs = [END - back * DAY for back in range(arguments.days - 1, -1, -1)]
     results: dict[str, Any] = {"size": vars(SIZE), "ordinary": {}, "faults": {}}

@@ -46,14 +46,15 @@ def terms_of(config: Config, con: Connection, share: float, until: datetime) -> 
     """Return what decides about a share, by `release` of the configuration.
 
     Args:
-        until: How many members it takes is read from the weeks before.
+        until: How many members come is read from the weeks before.
 
     Raises:
         InputError: the metric or a guardrail names nothing that is there.
     """
     effect, (metric, guardrails) = config.release.minimum_effect, measured(config)
-    planned = planned_members(config, con, metric, effect, share, until)
-    return Terms(str(metric), guardrails, effect, config.release.weeks, planned)
+    weeks = config.release.weeks
+    planned = planned_members(config, con, metric, effect, share, weeks, until)
+    return Terms(str(metric), guardrails, effect, weeks, planned)
 
 
 def measured(config: Config) -> tuple[Metric, list[Guardrail]]:

@@ -14,7 +14,7 @@ from models.rankers.spec import Ranker
 from models.spec import Aggregator, GeometricDecay, LearnedDecay
 from models.training.recipe import Recipe
 
-QUICK = Recipe(epochs=6, patience=2, validation=timedelta(days=7), refit=False, learning_rate=0.01)
+QUICK = Recipe(epochs=4, patience=2, validation=timedelta(days=7), refit=False, learning_rate=0.01)
 
 ITEM_ENCODERS: tuple[ItemEncoder, ...] = (TfidfSvd(version=1),)
 
@@ -37,7 +37,7 @@ def _ranker(name: str, *aggregators: str) -> Linear:
         aggregators=aggregators,
         reads=("item_stats",),
         learns_from="actions",
-        labels=4_000,
+        labels=2_000,
     )
 
 

@@ -136,7 +136,7 @@ def effect(control: Moments, treatment: Moments, planned: int, alpha: float = AL
     >>> arms = [Moments.of(rng.binomial(10, rate, 5_000)) for rate in (0.1, 0.11)]
     >>> found = effect(*arms, planned=10_000)
     >>> round(found.lift, 3), round(found.low, 3), round(found.high, 3)
-    (0.099, 0.037, 0.161)
+    (0.099, 0.039, 0.163)
     """
     rates = Effect(control.rate, treatment.rate)
     arms, members = (control, treatment), control.members + treatment.members

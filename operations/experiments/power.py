@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from operations.experiments.intervals import ALPHA, width
+from operations.experiments.intervals import ALPHA, FEWEST_MEMBERS, width
 
 POWER = 0.8
 LONGEST = 520
@@ -112,6 +112,27 @@ def plan(
     more = math.inf if brought <= 0 else (needed - last.members * both) / brought
     weeks = last.weeks + math.ceil(more) if more < LONGEST else None
     return _plan(last, weeks, effect, share, power, alpha)
+
+
+def narrowest_at(history: Sequence[Weeks], effect: float, share: float, weeks: int) -> int:
+    """Return at how many members an interval should be narrowest.
+
+    As many as the effect needs, or as the first weeks bring where that is less: tuned for ten times
+    as many members as there are, it would be a quarter wider, and for a hundred times, three times
+    as wide, while beyond its place it hardly widens. Harm is larger than what is worth the cost, and
+    has to be seen in those weeks.
+
+    Args:
+        history, effect, share: As `plan` takes them.
+        weeks: The whole ones before which nothing but harm ends it.
+
+    >>> before = [Weeks(n, 10_000 + 2_000 * n, 0.1, 0.09) for n in (1, 2, 3)]
+    >>> narrowest_at(before, 0.2, 0.5, 2), narrowest_at(before, 0.05, 0.1, 2)
+    (14000, 2800)
+    """
+    needed = plan(history, effect, share).members
+    brought = history[min(weeks, len(history)) - 1].members * (share + min(share, 1 - share))
+    return max(round(min(needed or math.inf, brought)), 2 * FEWEST_MEMBERS)
 
 
 def _plan(

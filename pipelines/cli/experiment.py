@@ -62,7 +62,10 @@ def start_command(
     weeks: Annotated[int, typer.Option(help="Whole weeks that it takes at least.")] = 2,
     members: Annotated[
         int | None,
-        typer.Option(help="Members at which the interval is narrowest; default: as power says."),
+        typer.Option(
+            help="Members at which the interval is narrowest; default: what the weeks bring, and "
+            "no more than power says."
+        ),
     ] = None,
     since: Annotated[
         str | None, typer.Option(help="When it began, of one that runs already (UTC).")
@@ -89,7 +92,7 @@ def start_command(
         else default_guardrails(settings)
     )
     if members is None:
-        members = _planned(settings, ledger, measured, effect, share)
+        members = _planned(settings, ledger, measured, effect, share, weeks)
     made = start(
         ledger,
         name,
@@ -307,14 +310,14 @@ def _history(settings: Config, ledger: "Ledger", metric: "Metric") -> "list[Week
 
 
 def _planned(
-    settings: Config, ledger: "Ledger", metric: "Metric", effect: float, share: float
+    settings: Config, ledger: "Ledger", metric: "Metric", effect: float, share: float, weeks: int
 ) -> int:
-    """Return how many members an experiment needs by the weeks before."""
+    """Return for how many members its intervals are made, by the weeks before."""
     from pipelines.experiments.history import planned_members
     from transformations.duck import connect
 
     with working("reading the weeks before"), connect(settings) as con:
-        return planned_members(settings, con, metric, effect, share, _newest(ledger))
+        return planned_members(settings, con, metric, effect, share, weeks, _newest(ledger))
 
 
 def _say_plan(metric: str, plan: "Plan", history: "list[Weeks]", by: float, power: float) -> None:

@@ -61,8 +61,10 @@ def activity_series(config: Config, con: Connection, as_of: datetime) -> list[Se
     n_days = min(config.drift.days, max((as_of - first[0]) // DAY - 1, 0))
     n_rows = _days(config, con, as_of, n_days)
     _staged_items(config, con)
-    measured = [*measured_in(con, "activity", OF_ALL, {"actions": list(config.actions)})]
-    _sample(config, con, max(n_rows // (SAMPLE * (n_days + 1)), 1))
+    every = max(n_rows // (SAMPLE * (n_days + 1)), 1)
+    parameters = {"actions": list(config.actions), "every": every}
+    measured = [*measured_in(con, "activity", OF_ALL, parameters)]
+    _sample(config, con, every)
     dwell = duration(config)
     groups = [*OF_SAMPLE, "duration"] if dwell else OF_SAMPLE
     measured += measured_in(con, "activity", groups, {"duration": dwell})

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from duckdb import DuckDBPyConnection as Connection
 
 from operations.experiments.metrics import IMPRESSIONS, Metric
-from operations.experiments.power import Weeks, plan
+from operations.experiments.power import Weeks, narrowest_at
 from pipelines.experiments.outcomes import ALL, exposed, moments
 from transformations.config import Config
 from transformations.errors import InputError
@@ -50,16 +50,25 @@ def weeks_before(config: Config, con: Connection, metric: Metric, until: datetim
 
 
 def planned_members(
-    config: Config, con: Connection, metric: Metric, effect: float, share: float, until: datetime
+    config: Config,
+    con: Connection,
+    metric: Metric,
+    effect: float,
+    share: float,
+    weeks: int,
+    until: datetime,
 ) -> int:
-    """Return how many members an experiment needs by the weeks before; DEFAULT_PLANNED of none."""
+    """Return for how many members an experiment's intervals are made, by the weeks before it.
+
+    As `narrowest_at`; DEFAULT_PLANNED where there were no weeks.
+    """
     if effect <= 0 or not 0 < share < 1:
         return DEFAULT_PLANNED  # whoever starts it refuses them
     try:
         history = weeks_before(config, con, metric, until)
     except InputError:
         return DEFAULT_PLANNED
-    return plan(history, effect, share).members or DEFAULT_PLANNED
+    return narrowest_at(history, effect, share, weeks)
 
 
 def _whole(first: datetime | None, until: datetime) -> int:

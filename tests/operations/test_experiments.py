@@ -23,7 +23,7 @@ from operations.experiments.assignment import (
     numbers_of,
 )
 from operations.experiments.intervals import Effect, Moments, effect, fieller, shared, width
-from operations.experiments.power import Weeks, members_needed, plan
+from operations.experiments.power import Weeks, members_needed, narrowest_at, plan
 from operations.experiments.sample_ratio import likeness, sample_ratio
 from operations.experiments.verdict import Guardrail, Verdict, decide
 from operations.ledger import Ledger
@@ -234,6 +234,21 @@ def test_the_power_of_one_look_is_the_textbooks() -> None:
     assert power == pytest.approx(0.8, abs=1e-4)
     assert members_needed(rate, 0.09, lift, 0.1, always=False) == members
     assert members_needed(rate, 0.09, lift, 0.5) > 1.5 * members
+
+
+def test_harm_is_seen_in_the_weeks_that_there_are() -> None:
+    """Made for the members that a small effect needs, intervals of the first ones tell nothing."""
+    rng = np.random.default_rng(4)
+    shown = rng.poisson(20, (2, 125)) + 1
+    arms = [Moments.of(rng.binomial(of, rate), of) for of, rate in zip(shown, (0.045, 0.005))]
+    weeks = [Weeks(1, 420, arms[0].rate, arms[0].variance * 125)]
+    needed = plan(weeks, 0.05, 0.3).members
+    assert needed > 10_000
+    at = narrowest_at(weeks, 0.05, 0.3, weeks=2)
+    assert at == 252
+    for planned, kind in ((needed, "go on"), (at, "stop for harm")):
+        found = effect(*arms, planned)
+        assert decide("APPLY per impression", found, [], 0.05, days=6, weeks=2).kind == kind
 
 
 def test_a_plan_is_in_whole_weeks() -> None:

@@ -1,23 +1,30 @@
 -- one row per day and measure: how much happened. Reads `drift_days` and `drift_activity`.
+-- Repeats are counted of one in `$every` of what may repeat.
 with
 pairs as (
     select
         back,
-        member_id,
-        item_id,
-        action,
+        hash(member_id, item_id, action) as pair,
         count(*) as n_copies,
     from drift_activity
+    where hash(member_id, item_id, action) % $every = 0
     group by all
+),
+
+of_pairs as (
+    select
+        back,
+        sum(n_copies - 1) / sum(n_copies) as repeats,
+    from pairs
+    group by back
 ),
 
 per_member as (
     select
         back,
         member_id,
-        sum(n_copies) as n_actions,
-        sum(n_copies - 1) as n_repeats,
-    from pairs
+        count(*) as n_actions,
+    from drift_activity
     group by all
 ),
 
@@ -25,7 +32,6 @@ of_members as (
     select
         back,
         sum(n_actions) as n_actions,
-        sum(n_repeats) as n_repeats,
         count(*) as n_members,
         max(n_actions) as most,
     from per_member
@@ -44,12 +50,13 @@ counted as (
     select
         drift_days.back,
         coalesce(of_members.n_actions, 0) as n_actions,
-        coalesce(of_members.n_repeats, 0) as n_repeats,
+        coalesce(of_pairs.repeats * of_members.n_actions, 0) as n_repeats,
         coalesce(of_members.n_members, 0) as n_members,
         coalesce(of_members.most, 0) as most,
         coalesce(of_items.n_items, 0) as n_items,
     from drift_days
     left join of_members on drift_days.back = of_members.back
+    left join of_pairs on drift_days.back = of_pairs.back
     left join of_items on drift_days.back = of_items.back
 ),
 
