@@ -117,9 +117,9 @@ def plan(
 def narrowest_at(history: Sequence[Weeks], effect: float, share: float, weeks: int) -> int:
     """Return at how many members an interval should be narrowest.
 
-    As many as the effect needs, or as the first weeks bring where that is less: tuned for ten times
-    as many members as there are, it would be a quarter wider, and for a hundred times, three times
-    as wide, while beyond its place it hardly widens. Harm is larger than what is worth the cost, and
+    As many as the effect needs, or as the first weeks bring where that is less: made for ten times
+    as many members as there are, it is a quarter wider, and for a hundred times, three times as
+    wide, while beyond its place it hardly widens. Harm is larger than what is worth the cost, and
     has to be seen in those weeks.
 
     Args:

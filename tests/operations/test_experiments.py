@@ -239,8 +239,8 @@ def test_the_power_of_one_look_is_the_textbooks() -> None:
 def test_harm_is_seen_in_the_weeks_that_there_are() -> None:
     """Made for the members that a small effect needs, intervals of the first ones tell nothing."""
     rng = np.random.default_rng(4)
-    shown = rng.poisson(20, (2, 125)) + 1
-    arms = [Moments.of(rng.binomial(of, rate), of) for of, rate in zip(shown, (0.045, 0.005))]
+    shown, rates = rng.poisson(20, (2, 125)) + 1, (0.045, 0.005)
+    arms = [Moments.of(rng.binomial(shown[i], rate), shown[i]) for i, rate in enumerate(rates)]
     weeks = [Weeks(1, 420, arms[0].rate, arms[0].variance * 125)]
     needed = plan(weeks, 0.05, 0.3).members
     assert needed > 10_000
