@@ -33,7 +33,7 @@ from operations.composition import fits_of
 from operations.drift import accept, standing
 from operations.experiments.records import experiments
 from operations.ledger import Ledger
-from operations.releases import note_gates, release_of, releases, serving
+from operations.releases import note_gates, release_of, releases, rollback, serving
 from operations.traffic import traffic
 from pipelines.datasets.closed_loop import ClosedLoop, Visit
 from pipelines.datasets.market import Size
@@ -96,7 +96,7 @@ class Play:
             4: ("the source is right again", self._ordinary),
             5: ("a ranker that learned the opposite is forced on some of the members", self._bad),
             6: ("a learned vector against three decayed ones, half of the members each", self._ab),
-            7: ("the experiment goes on", self._ordinary),
+            7: ("the experiment goes on", self._more),
         }
         self._weeks = {number: every[number] for number in weeks}
         days = len(self._weeks) * week
@@ -164,8 +164,15 @@ class Play:
         self._days(self.week, between=self._person_looks)
 
     def _ab(self) -> None:
+        if traffic(self.config).shared is not None:  # what it does could not be told in its week
+            rollback(self.config, "its place is needed")
+            self._tell(self._today, "open", "somebody takes back what still has a share")
+            self._known = _State.of(self.config)
         self._begin_ab()
-        self._days(self.week)
+        self._days(self.week, between=self._person_looks)
+
+    def _more(self) -> None:
+        self._days(self.week, between=self._person_looks)
 
     def _days(
         self,
@@ -227,12 +234,13 @@ class Play:
         self._known.judged = _State.of(self.config).judged
 
     def _person_looks(self, day: int) -> None:
-        """Accept what took the bad release back, two days after it did."""
+        """Accept what took a release back, two days after it did."""
         stops = [one for one in standing(Ledger(self.config)) if one.about == "releases"]
         if not stops:
             return
         self._waited += 1
         if self._waited >= 2:
+            self._waited = 0
             accept(Ledger(self.config), "it was forced past the gate; its labels are mended")
             self._tell(day, "open", "a person has looked, and accepts: fitting goes on")
             self._known.stops = ()
