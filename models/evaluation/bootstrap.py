@@ -131,6 +131,7 @@ class Resamples:
         members: NDArray[np.integer],
         mask: NDArray[np.bool_] | None = None,
         items: NDArray[np.integer] | None = None,
+        weights: Floats | None = None,
     ) -> Estimate:
         """Estimate the mean over labels, averaged over seeds.
 
@@ -139,19 +140,22 @@ class Resamples:
             members: Each label's member, int [labels].
             mask: Labels to use, bool [labels]: a cohort.
             items: Each label's item, int [labels]; None leaves out the resamples over items.
+            weights: How much each label counts, float [labels]; None: all the same. The mean is
+                divided by their sum, in each resample by its own.
         """
         counted = np.ones(len(members), bool) if mask is None else mask
-        rows = np.atleast_2d(values)[:, counted]
-        of, ones = members[counted], np.ones((1, int(counted.sum())))
-        above, below = self._member_sums(rows, of), self._member_sums(ones, of)
-        resampled = [
-            _divide(above @ weights, below @ weights) for weights in self._weights(np.float64)
-        ]
+        rows, of = np.atleast_2d(values)[:, counted], members[counted]
+        counts = np.ones((1, len(of)))
+        if weights is not None:
+            counts = weights[None, counted]
+            rows = rows * counts
+        above, below = self._member_sums(rows, of), self._member_sums(counts, of)
+        resampled = [_divide(above @ drawn, below @ drawn) for drawn in self._weights(np.float64)]
         over_items = [np.empty((len(rows), 0))]
         if items is not None:
             over_items = [
-                _divide(rows @ weights, ones @ weights)
-                for weights in self._label_weights(of, items[counted])
+                _divide(rows @ drawn, counts @ drawn)
+                for drawn in self._label_weights(of, items[counted])
             ]
         value = _divide(above.sum(axis=1), below.sum(axis=1)).mean()
         return Estimate(

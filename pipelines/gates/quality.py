@@ -3,6 +3,11 @@
 Labels are the newest positive actions of which neither ranker learned more than when to stop. Each
 release brings its own candidates and orders them, from what could be read at the label's time; the
 differences are paired, over members and over items.
+
+What is shown is liked oftener, so labels favour what served. Where chance filled places of lists
+(`recommend.rules.explore`), what was liked at them is judged beside it by the self-normalized
+inverse propensity score of the same figure: Σ w · NDCG / Σ w, with w = 1 / propensity. It is the
+mean NDCG over all liked items that a place may have got, as if each had been shown as often.
 """
 
 from collections.abc import Sequence
@@ -27,16 +32,19 @@ from pipelines.gates.verdict import Verdict
 from pipelines.ranking.dataset import Known
 from pipelines.ranking.examples import Pairs
 from pipelines.ranking.labels import Labels, read_labels
+from pipelines.ranking.shown import drawn_labels
 from transformations.config import Config
 from transformations.errors import TooFewError
 
 AT = 10
 LABELS, FEWEST = 2_000, 50
+"""Labels at most, and at least; of weighted ones, at least as many of equal weight."""
 AT_ONCE = 200
 """Labels whose candidates are scored at once: some 100,000 pairs."""
 LOSS = 1 / 3
 """The share of the serving one's NDCG that refuses a release, however few the labels are."""
 RESAMPLES = 1_000
+TRY = "let a share of the members decide, activity release promote --share 0.1"
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,25 @@ class Compared:
     before: float
     members: Interval
     items: Interval
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether it is worse beyond chance, over members or over items."""
+        return self.members.high < 0 or self.items.high < 0
+
+    @property
+    def is_better(self) -> bool:
+        """Whether it is better beyond chance, over members and over items."""
+        return self.members.low > 0 and self.items.low > 0
+
+    def __str__(self) -> str:
+        """Return the figures in words."""
+        return (
+            f"NDCG@{AT} {self.value:.4f}, serving {self.before:.4f}: "
+            f"{self.value - self.before:+.4f} "
+            f"[{self.members.low:+.4f}, {self.members.high:+.4f}] over members, "
+            f"[{self.items.low:+.4f}, {self.items.high:+.4f}] over items, on {self.labels:,} labels"
+        )
 
 
 def ranker_of(config: Config, fits: Fits) -> Loaded | None:
@@ -86,7 +113,14 @@ def judged(
             f"from, expected {FEWEST}; the next days bring them",
             waits=True,
         )
-    return said(compared(config, con, store, kept, (new, challenger), (old, serving)))
+    both = (new, challenger), (old, serving)
+    found = compared(config, con, store, kept, *both)
+    shown = drawn_labels(config, con, since, until, LABELS)
+    if shown is None:
+        return said(found)
+    equal = equal_weights(shown[1])
+    weighted = None if equal < FEWEST else compared(config, con, store, shown[0], *both, shown[1])
+    return said(found, weighted, equal)
 
 
 def seen_before(ranker: Loaded) -> datetime:
@@ -102,35 +136,60 @@ def compared(
     labels: Labels,
     new: tuple[Loaded, Fits],
     old: tuple[Loaded, Fits],
+    weights: NDArray[np.float64] | None = None,
 ) -> Compared:
     """Rank each label's candidates by both, and compare."""
     one, other = (ranks_by(config, con, store, labels, ranker, fits) for ranker, fits in (new, old))
-    return paired(labels, one, other)
+    return paired(labels, one, other, weights)
 
 
-def paired(labels: Labels, new: NDArray[np.float64], old: NDArray[np.float64]) -> Compared:
-    """Compare the ranks [labels] that two releases give the labels' items."""
+def paired(
+    labels: Labels,
+    new: NDArray[np.float64],
+    old: NDArray[np.float64],
+    weights: NDArray[np.float64] | None = None,
+) -> Compared:
+    """Compare the ranks that two releases give the labels' items; each array is [labels]."""
     gains = [ndcg(ranks, AT) for ranks in (new, old)]
     members, items = (pd.factorize(ids)[0] for ids in (labels.members, labels.items))
     resamples = Resamples(int(members.max()) + 1, 1, RESAMPLES, items=int(items.max()) + 1)
-    one, other = (resamples.mean(each, members, items=items) for each in gains)
+    one, other = (resamples.mean(each, members, None, items, weights) for each in gains)
     minus = one - other
     return Compared(
         len(labels), one.value, other.value, minus.interval(), minus.interval_over_items()
     )
 
 
-def said(found: Compared) -> Verdict:
-    """Return the verdict on a comparison: refused where it is worse beyond chance, or by far."""
-    change = found.value - found.before
-    worse = found.members.high < 0 or found.items.high < 0
-    far = found.before > 0 and change < -LOSS * found.before
-    text = (
-        f"NDCG@{AT} {found.value:.4f}, serving {found.before:.4f}: {change:+.4f} "
-        f"[{found.members.low:+.4f}, {found.members.high:+.4f}] over members, "
-        f"[{found.items.low:+.4f}, {found.items.high:+.4f}] over items, on {found.labels:,} labels"
-    )
-    return Verdict("quality", not (worse or far), text)
+def equal_weights(weights: NDArray[np.float64]) -> float:
+    """Return how many labels of equal weight say as much: (Σ w)² / Σ w² (Kish, 1965).
+
+    >>> equal_weights(np.array([2.0, 2.0])), equal_weights(np.array([100.0, 1.0, 1.0]))
+    (2.0, 1.0402...)
+    """
+    return float(weights.sum() ** 2 / (weights**2).sum())
+
+
+def said(found: Compared, weighted: Compared | None = None, equal: float = 0.0) -> Verdict:
+    """Return the verdict on the labels, and on those at places that chance filled.
+
+    Refused where either is worse beyond chance, or the labels by far. Where one is worse and the
+    other better beyond chance, neither decides: labels favour what served, and few places are
+    drawn. The release waits, and an experiment, which has no such bias, may decide.
+
+    Args:
+        weighted: Of what was liked at those places; None where it is too few to judge.
+        equal: `equal_weights` of it; 0 where nothing was.
+    """
+    far = found.before > 0 and found.value - found.before < -LOSS * found.before
+    worse, text = found.is_worse or far, str(found)
+    if equal:
+        much = f"worth {equal:,.0f} of equal weight"
+        text += f"; of what chance let be shown, by 1 / propensity: {weighted or 'labels'}, {much}"
+    if weighted is None:
+        return Verdict("quality", not worse, text + (f", expected {FEWEST}" if equal else ""))
+    if (worse and weighted.is_better) or (found.is_better and weighted.is_worse):
+        return Verdict("quality", None, f"{text}. They contradict each other: {TRY}", waits=True)
+    return Verdict("quality", not (worse or weighted.is_worse), text)
 
 
 def ranks_by(

@@ -1,4 +1,4 @@
-"""What was shown as a ranker's labels: an answer is a label, its items are the pairs."""
+"""What was shown as labels: of a ranker, an answer; of a gate, each place that chance filled."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +19,9 @@ from transformations.duck import sql
 
 HEAVIEST = 10.0
 """Weights by the inverse of a propensity are cut to this: a drawn item's would outweigh all."""
+HEAVIEST_JUDGED = 10_000.0
+"""The same where rankers are judged: what an item weighs that was drawn from 500 by `explore` 0.05.
+A lower bound, as that of training, would leave the advantage to what served."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,21 +86,56 @@ def shown_labels(
     own = table["own"].to_numpy()
     items, actions = table["item_id"].to_numpy(), table["action"].to_numpy()
     signs = table["sign"].to_numpy().astype(np.int32)
-    said = [dict(one or ()) for one in table["context"].filter(pa.array(own)).to_pylist()]
-    labels = Labels(
-        table["member_id"].to_numpy()[own],
-        items[own],
-        actions[own],
-        signs[own],
-        table["shown_at"].cast("int64").to_numpy()[own],
+    labels = _labels_of(config, table.filter(pa.array(own)))
+    pairs = Pairs(table["label"].to_numpy().astype(np.int64), items, own, actions, signs)
+    positions = table["position"].to_numpy().astype(np.int64)
+    return Shown(labels, pairs, positions, weights_of(table["propensity"].to_numpy()))
+
+
+def drawn_labels(
+    config: Config, con: Connection, since: datetime, until: datetime, most: int
+) -> tuple[Labels, NDArray[np.float64]] | None:
+    """Return positive labels at places that chance filled, and their weights, float64 [labels].
+
+    A place of propensity 1 could hold nothing else, so what came of it says nothing of what another
+    ranker would have put there. The others weigh 1 / propensity, at most HEAVIEST_JUDGED: so each
+    item counts alike that its place may have got (Swaminathan and Joachims, "The Self-Normalized
+    Estimator for Counterfactual Learning", 2015, where the weights' sum divides). Of more than
+    about `most` labels a sample is taken by their weights, and what one stands for is in its own.
+    A label's time is when its item was shown. Nothing at or after `until` is seen.
+
+    Returns:
+        None where there is none.
+
+    Raises:
+        InputError: no item is staged, or impressions have ids of other types.
+    """
+    items_known(config, con)
+    if not attribute_impressions(config, con, since, until):
+        return None
+    query = sql("drawn_labels", __file__)
+    parameters = {"heaviest": HEAVIEST_JUDGED, "most": most}
+    table: pa.Table = con.sql(query, params=parameters).to_arrow_table()
+    con.execute("drop table attributed_impressions")
+    if not table.num_rows:
+        return None
+    return _labels_of(config, table), table["weight"].to_numpy()
+
+
+def _labels_of(config: Config, table: pa.Table) -> Labels:
+    """Return rows of what was shown as labels, at the times of their answers."""
+    said = [dict(one or ()) for one in table["context"].to_pylist()]
+    return Labels(
+        table["member_id"].to_numpy(),
+        table["item_id"].to_numpy(),
+        table["action"].to_numpy(),
+        table["sign"].to_numpy().astype(np.int32),
+        table["shown_at"].cast("int64").to_numpy(),
         {
             key: np.array([_value(kind, one.get(key)) for one in said], object)
             for key, kind in config.recommend.context.items()
         },
     )
-    pairs = Pairs(table["label"].to_numpy().astype(np.int64), items, own, actions, signs)
-    positions = table["position"].to_numpy().astype(np.int64)
-    return Shown(labels, pairs, positions, weights_of(table["propensity"].to_numpy()))
 
 
 def weights_of(propensities: NDArray[np.float64]) -> Floats:

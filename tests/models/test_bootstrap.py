@@ -87,6 +87,20 @@ def test_over_items_every_label_counts_with_the_product_of_both_weights(case, da
     assert not len(plain.mean(scores, members, mask).over_items)
 
 
+@settings(max_examples=60, deadline=None)
+@given(labels(), st.data())
+def test_a_weight_counts_as_many_equal_labels(case, data):
+    scores, _, members, mask = case
+    items = np.array([data.draw(st.integers(0, 3)) for _ in members])
+    weights = np.array([data.draw(st.integers(0, 4)) for _ in members])
+    resamples = Resamples(5, len(scores), 10, items=4)
+    found = resamples.mean(scores, members, mask, items, weights.astype(float))
+    again = np.repeat(np.arange(len(members)), weights)
+    expected = resamples.mean(scores[:, again], members[again], mask[again], items[again])
+    for name in ("value", "resampled", "over_items"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-5)
+
+
 def test_an_item_that_moves_all_of_its_labels_widens_the_interval_over_items():
     """A hundred members, two items: whether the first one is hit decides half of all labels."""
     members, items = np.arange(200) % 100, np.arange(200) // 100

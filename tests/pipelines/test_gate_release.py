@@ -18,8 +18,10 @@ from pipelines.gates.verdict import Verdict, noted
 from pipelines.ranking.labels import Labels
 from pipelines.ranking.train import train_ranker, train_rankers
 from pipelines.releasing import release_what_is_published
+from tests.pipelines.test_impressions import Row, write_shown
 from tests.pipelines.test_precomputed import ready
 from tests.worlds.workspace import DAY, END, Workspace
+from transformations.duck import connect
 from transformations.errors import InputError
 
 
@@ -47,6 +49,48 @@ def test_a_worse_ranking_is_refused(found: Compared, passed: bool) -> None:
     verdict = said(found)
     assert verdict.passed is passed
     assert f"NDCG@10 {found.value:.4f}, serving {found.before:.4f}" in verdict.said
+
+
+BETTER = compared(0.12, 0.10, (0.01, 0.03), 0.15)
+WORSE = compared(0.09, 0.10, (-0.02, -0.001), 0.02)
+LEVEL = compared(0.10, 0.10, (-0.01, 0.01), 0.02)
+NOT_SURE = compared(0.12, 0.10, (0.01, 0.03), 0.05)  # better over members, not over items
+
+
+@pytest.mark.parametrize(
+    ("found", "weighted", "passed"),
+    [
+        (LEVEL, LEVEL, True),
+        (LEVEL, BETTER, True),
+        (LEVEL, WORSE, False),
+        (NOT_SURE, WORSE, False),
+        (WORSE, LEVEL, False),
+        (WORSE, NOT_SURE, False),
+        (WORSE, WORSE, False),
+        (WORSE, BETTER, None),
+        (BETTER, WORSE, None),
+        (compared(0.06, 0.10, (-0.20, 0.10), 0.10), BETTER, None),  # by far
+        (BETTER, BETTER, True),
+    ],
+)
+def test_what_chance_let_be_shown_may_refuse_and_a_contradiction_waits(
+    found: Compared, weighted: Compared, passed: bool | None
+) -> None:
+    verdict = said(found, weighted, 70.0)
+    assert verdict.passed is passed
+    assert verdict.waits is (passed is None)
+    assert ("contradict" in verdict.said) is (passed is None)
+    assert verdict.said.startswith(f"{found}; of what chance let be shown, by 1 / propensity: ")
+    assert f"{weighted}, worth 70 of equal weight" in verdict.said
+
+
+def test_too_few_that_chance_let_be_shown_do_not_decide() -> None:
+    text = "by 1 / propensity: labels, worth 3 of equal weight, expected 50"
+    for found, passed in ((LEVEL, True), (WORSE, False)):
+        verdict = said(found, None, 3.2)
+        assert (verdict.passed, verdict.waits) == (passed, False)
+        assert verdict.said.endswith(text)
+    assert said(LEVEL).said == str(LEVEL)
 
 
 def test_what_could_not_be_judged_refuses_nothing_and_is_noted() -> None:
@@ -251,6 +295,33 @@ def test_a_ranker_turned_upside_down_is_refused_and_may_not_serve(
         promote(served.config, 2)
     note_gates(served.config, 2, noted([replace(verdict, passed=True)]))  # mended
     promote(served.config, 2)
+
+
+def test_what_chance_let_be_shown_is_judged_beside_the_labels(
+    served: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was done in the newest days, as if all of it had been shown at that moment."""
+    monkeypatch.setattr(quality, "FEWEST", 5)
+    config = served.config
+    fits = fits_of(config, 1)
+    ranker = quality.ranker_of(config, fits)
+    assert ranker is not None
+    with connect(config) as con:
+        labels = quality.read_labels(config, con, quality.seen_before(ranker), END + DAY, 2_000)
+    liked = labels.take(np.flatnonzero(labels.signs > 0))
+    rows = [
+        Row(f"{number}", member, item, shown_at, 0, 0.01)
+        for number, (member, item, shown_at) in enumerate(
+            zip(liked.members, liked.items, liked.timestamps, strict=True)
+        )
+    ]
+    assert " propensity" not in judge_quality(served).said
+    write_shown(config, rows)
+    verdict = judge_quality(served)
+    figures = verdict.said.split("; of what chance let be shown, by 1 / propensity: ")
+    same = f"[+0.0000, +0.0000] over items, on {len(rows)} labels"
+    assert [same in figure for figure in figures] == [True, True]
+    assert verdict.said.endswith(f"worth {len(rows)} of equal weight")
 
 
 def test_a_retired_release_is_not_judged(served: Workspace) -> None:
