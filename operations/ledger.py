@@ -15,8 +15,11 @@ from transformations import clock
 from transformations.config import Config
 from transformations.errors import InputError, RunFailedError
 from transformations.secrets import redact
+from transformations.visible import visible
 
 METADATA = sa.MetaData()
+ERROR_LENGTH = 2_000
+"""Characters of an error that a run keeps: some libraries repeat all of a damaged file."""
 
 RUNS = sa.Table(
     "run",
@@ -109,10 +112,11 @@ class Ledger:
         self._update(run_id, published_at=_text(timestamp))
 
     def finish(self, run_id: int, error: BaseException | None = None) -> None:
-        """Note how a run ended."""
+        """Note how a run ended; an error by its beginning, without secrets and escape sequences."""
         status = "done" if error is None else "failed"
-        message = None if error is None else redact(f"{type(error).__name__}: {error}")
-        self._update(run_id, status=status, error=message, finished_at=now_text())
+        said = "" if error is None else visible(redact(f"{type(error).__name__}: {error}"))
+        message = said[:ERROR_LENGTH] + "…" * (len(said) > ERROR_LENGTH)
+        self._update(run_id, status=status, error=message or None, finished_at=now_text())
 
     def replace_in_errors(self, values: Collection[object], by: str) -> int:
         """Replace values, ids of members, in the messages of failed runs; return in how many.

@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -17,6 +18,7 @@ import yaml
 
 from transformations.config import Config
 from transformations.layout import PERIOD_NOTE
+from transformations.seals import digest
 from transformations.secrets import expanded
 from transformations.tombstones import DIGEST
 
@@ -24,6 +26,11 @@ SQLITE = b"SQLite format 3\0"
 RUN = "activity run"
 REBUILD = "activity stream --rebuild"
 FORGET = "activity forget --file IDS.csv"
+TIMES = frozenset(
+    f"{what}_at"
+    for what in ("started", "finished", "published", "made", "used", "retired", "pinned", "said")
+) | {"as_of", "at", "since", "fitted_until", "ended_at", "alerted_at"}
+"""The ledger's columns of ISO texts."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +88,9 @@ def state_files(config: Config) -> list[StateFile]:
         StateFile(
             "ledger",
             config.layout.ledger,
-            _sqlite("run", "stage"),
-            "what ran, which fits there are, and since when snapshots are online; their rows are "
-            "kept",
+            _ledger,
+            "what ran, which fits, releases and experiments there are, and since when snapshots "
+            "are online; their rows are kept",
             RUN,
         ),
         StateFile(
@@ -149,13 +156,19 @@ def _notes(config: Config) -> Iterator[StateFile]:
     for folder in (layout.activity, layout.quarantine):
         lost = "how its rows are divided into periods; the source is read again"
         yield StateFile("periods", folder / PERIOD_NOTE, _json("period"), lost, RUN, folder)
+    lost = "nothing; a service writes it again with the next answers that it shows"
+    note = layout.impressions / PERIOD_NOTE
+    yield StateFile("periods", note, _json("period"), lost, "activity serve")
     for note in sorted((layout.root / "item_encoders").glob("*/*/manifest.json")):
         lost = "how the item encoder was fitted"
-        yield StateFile("item encoder", note, _json("sha256"), lost, "activity fit", note.parent)
+        yield StateFile("item encoder", note, _encoder, lost, "activity fit", note.parent)
     for root in (layout.artifacts, layout.root / "registered"):
         for note in sorted(root.glob("*/*/manifest.json")):
-            lost = "what the package was made of; it is made again, a learned one trained again"
-            yield StateFile("package", note, _json("weights_sha256"), lost, RUN, note.parent)
+            lost = "the package; it is made again, a learned one trained again"
+            yield StateFile("package", note, _package, lost, RUN, note.parent)
+    for note in sorted((layout.artifacts / "rankers").glob("*/*/manifest.json")):
+        again = f"activity train ranker {note.parent.parent.name}"
+        yield StateFile("ranker", note, _package, "the fitted ranker", again, note.parent)
 
 
 def _of_feast(config: Config) -> Iterator[StateFile]:
@@ -196,6 +209,49 @@ def _json(*keys: str) -> Callable[[Path], None]:
             raise ValueError(f"expected the keys {', '.join(keys)}, missing: {', '.join(missing)}")
 
     return check
+
+
+def _package(note: Path) -> None:
+    """Check the manifest of a package, and the files that it names."""
+    _json("weights_sha256")(note)
+    for name, expected in json.loads(note.read_text()).get("files", {}).items():
+        _expect_sum(note.parent / name, expected)
+
+
+def _encoder(note: Path) -> None:
+    """Check the manifest of an item encoder, and what was fitted."""
+    _json("sha256")(note)
+    from models.items.saved import ARCHIVE
+
+    _expect_sum(note.parent / ARCHIVE, json.loads(note.read_text())["sha256"])
+
+
+def _expect_sum(file: Path, expected: str) -> None:
+    got = digest(file)
+    if got != expected:
+        raise ValueError(f"{file.name}: expected the SHA-256 {expected}, got {got}")
+
+
+def _ledger(file: Path) -> None:
+    """Check the ledger, and the times and JSON of its rows: SQLite has no checksums."""
+    import sqlalchemy as sa
+
+    from operations import alert_failures, drift, incremental, releases, rhythm, trials  # noqa: F401
+    from operations.ledger import METADATA
+
+    _sqlite("run", "stage")(file)
+    uri = f"{file.resolve().as_uri()}?mode=ro"
+    engine = sa.create_engine("sqlite://", creator=lambda: sqlite3.connect(uri, uri=True))
+    with closing(engine.connect()) as connection:
+        here = sa.inspect(connection)
+        names = [name for name in here.get_table_names() if name in METADATA.tables]
+        for table in map(METADATA.tables.__getitem__, names):
+            there = {column["name"] for column in here.get_columns(table.name)}
+            columns = [column for column in table.columns if column.name in there]
+            for row in connection.execute(sa.select(*columns)).mappings():
+                for name in TIMES & row.keys():
+                    if row[name] is not None:
+                        datetime.fromisoformat(row[name])
 
 
 def _sqlite(*tables: str) -> Callable[[Path], None]:

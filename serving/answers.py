@@ -11,6 +11,7 @@ PASSWORD += "|[Aa]uthentication|no password|AUTH"
 CERTIFICATE = "CERTIFICATE_VERIFY_FAILED|certificate"
 TLS = "SSL|WRONG_VERSION_NUMBER|reset by peer|[Cc]onnection closed|closed the connection|ssl"
 RIGHTS = "NOPERM|permission denied"
+MASTER = r"No master found for '[^']*'$"  # else it says which sentinel did not answer
 ABSENT = "does not exist|invalid DB index|DB index is out of range"
 
 
@@ -25,6 +26,7 @@ def setting_of(error: object, settings: Mapping[str, str]) -> str:
         (CERTIFICATE, "certificate"),
         (RIGHTS, "rights"),
         (ABSENT, "database"),
+        (MASTER, "master"),
         (TLS, "tls"),
     ):
         if re.search(pattern, str(error)) and name in settings:
@@ -37,7 +39,7 @@ def refusal(what: str, error: object, settings: Mapping[str, str]) -> InputError
 
     Args:
         settings: Kind of what may be wrong (password, certificate, tls, rights, database,
-            address) → the setting, in words.
+            master, address) → the setting, in words.
     """
     return InputError(
         f"{what}: expected an answer, got {type(error).__name__}: {str(error).strip()}. Nothing "

@@ -1,14 +1,12 @@
 """Times that messages and requests hold: one rule for both, and their bounds."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from transformations.rules import Rules
 from transformations.timestamps import microseconds
 
 BEFORE = "is before events.earliest"
-AFTER = "is in the future"
-FURTHEST = timedelta(days=365)
-"""How far ahead a time in a request may lie; what is further is of another unit."""
+AFTER = "is after events.latest"
 
 
 def read_time(value: object) -> int | None:
@@ -30,8 +28,12 @@ def read_time(value: object) -> int | None:
     return None if timestamp.tzinfo is None else microseconds(timestamp)
 
 
-def out_of_bounds(rules: Rules, us: int, now: datetime, furthest: timedelta) -> str | None:
-    """Return how microseconds since 1970 lie outside what can be meant; None where they do not."""
+def out_of_bounds(rules: Rules, us: int, now: datetime) -> str | None:
+    """Return how microseconds since 1970 lie outside what can be meant; None where they do not.
+
+    >>> out_of_bounds(rules, 1772323200, datetime.now(UTC))  # doctest: +SKIP
+    'is before events.earliest'
+    """
     if us < microseconds(rules.earliest):
         return BEFORE
-    return AFTER if us > microseconds(now + furthest) else None
+    return AFTER if us > microseconds(now + rules.latest) else None

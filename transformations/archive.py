@@ -281,7 +281,7 @@ def _rewrite(
 
 
 def _days(config: Config) -> list[Path]:
-    return sorted(config.layout.archive_index.glob("*.jsonl"))
+    return sorted(config.layout.archive_index.glob("????-??-??.jsonl"))  # no copy of one
 
 
 def _line(read: Read) -> bytes:

@@ -31,7 +31,7 @@ from transformations.layout import Layout
 from transformations.recommend_settings import Recommend
 from transformations.release_settings import ReleaseSettings
 from transformations.rhythm_settings import Retention, Rhythm
-from transformations.rules import EARLIEST, SEARCH, Action, Attribute, IdType, Rules, Sign
+from transformations.rules import EARLIEST, LATEST, SEARCH, Action, Attribute, IdType, Rules, Sign
 from transformations.timestamps import EPOCH, as_utc
 from transformations.train_settings import TrainSettings
 
@@ -97,6 +97,7 @@ TAKEN_STARTS = ("n_", "stored_", "raw_", "label_")
 TAKEN_ENDS = ("_embedding", "_is_blank", "_y")
 
 Earliest = Annotated[datetime, BeforeValidator(_day), Field(ge=EPOCH)]
+Latest = Annotated[Duration, Field(le=timedelta(days=36_525))]
 ActionName = Annotated[str, AfterValidator(_action)]
 AttributeName = Annotated[str, AfterValidator(_attribute)]
 
@@ -111,6 +112,8 @@ def _expect_table(source: str, is_sql: bool, table: str | None, what: str) -> No
         raise ValueError(f"a database source needs `table`: the table that holds the {what}")
     if not is_sql and table:
         raise ValueError(f"`table` belongs to a database source; {source!r} is a path")
+    if wrong := places.misplaced(source):
+        raise ValueError(wrong)
 
 
 class EventColumns(_Strict):
@@ -162,6 +165,8 @@ class Events(_Strict):
     """`timestamp` for timestamps and ISO text, else the unit of integers since 1970."""
     earliest: Earliest = EARLIEST
     """A row with an earlier time is refused: its unit is another than `time_unit`."""
+    latest: Latest = LATEST
+    """So is one whose time lies further ahead."""
     max_refused_share: float = Field(default=0.05, ge=0, le=1)
     """A run that refuses a larger share of the rows it reads fails before it publishes."""
 
@@ -563,6 +568,7 @@ class Config(_Strict):
                 for name, given in self.events.attributes.items()
             },
             self.events.earliest,
+            self.events.latest,
         )
 
     @property

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from transformations import names
-from transformations.errors import InputError
+from transformations.errors import InputError, RunFailedError
 from transformations.files import replacing
 
 PART = "part-0.parquet"
@@ -335,8 +335,17 @@ def expect_buckets(layout: Layout) -> None:
 
 
 def _note(folder: Path) -> dict[str, Any] | None:
-    note = folder / PERIOD_NOTE
-    return dict(json.loads(note.read_text())) if note.exists() else None
+    file = folder / PERIOD_NOTE
+    if not file.exists():
+        return None
+    try:
+        note = dict(json.loads(file.read_text()))
+        return note | {"period": note["period"]}
+    except (ValueError, TypeError, KeyError):
+        raise RunFailedError(
+            f"{file} is damaged: expected how the rows are partitioned. `activity status --files` "
+            "says what mends it"
+        ) from None
 
 
 def best_period(rows: int, days: int) -> Period:

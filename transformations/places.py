@@ -23,6 +23,22 @@ def is_in_database(source: str) -> bool:
     return "://" in source and not is_in_objects(source)
 
 
+def misplaced(source: str) -> str:
+    """Say that an object store's credentials stand in a source; empty where none do.
+
+    >>> misplaced("s3://KEY:WORD@bucket/events")
+    'expected s3://bucket/… with the credentials in the environment, got them before the @'
+    """
+    scheme, _, rest = source.partition("://")
+    # No bucket has a colon, but for the name of an access point; a key of AWS may hold a slash.
+    bucket = rest.partition("/")[0]
+    if not is_in_objects(source) or ":" not in bucket or "@" not in rest or rest[:4] == "arn:":
+        return ""
+    where = rest.rpartition("@")[2].partition("/")[0]
+    expected = f"expected {scheme}://{where}/… with the credentials in the environment"
+    return f"{expected}, got them before the @"
+
+
 def objects(key: str, source: str) -> Path:
     """Return what `source` names in an object store, to be used as a path is.
 
@@ -30,9 +46,11 @@ def objects(key: str, source: str) -> Path:
     files reads objects by the same lines. What was listed before is asked for again.
 
     Raises:
-        InputError: the library of the store is not installed; the message names `key`, a key of the
-            configuration.
+        InputError: the library of the store is not installed, or credentials stand in the source;
+            the message names `key`, a key of the configuration.
     """
+    if wrong := misplaced(source):
+        raise InputError(f"{key}: {wrong}")
     library = OBJECT_STORES[source.partition("://")[0]]
     try:
         from upath import UPath

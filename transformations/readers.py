@@ -9,7 +9,7 @@ PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 WHOLE_NUMBERS = r"\s*[+-]?\d+(\.0*)?\s*"
 END_OF_TIME = 253_402_300_799  # the last second of the year 9999
 EXACT_INTEGERS = {"DOUBLE": 2**53, "FLOAT": 2**24}
-"""Up to here every whole number has its own float; above, two ids could become one."""
+"""Below it every whole number has its own float; from there on, two ids could become one."""
 
 
 def id_expression(key: str, column: str, kind: str, id_type: str) -> str:
@@ -25,6 +25,10 @@ def id_expression(key: str, column: str, kind: str, id_type: str) -> str:
             return text_id_sql(column)
         return _whole(name, kind)
     if _is_number(kind):
+        if id_type == "string" and kind not in EXACT_INTEGERS:  # of any size, as from databases
+            if kind.startswith("DECIMAL"):
+                return f"(case when {name} = trunc({name}) then {name}::hugeint::varchar end)"
+            return f"{name}::varchar"
         # A column of integers with nulls is often stored as floats.
         return f"({_whole(name, kind)})::{wanted}"
     raise InputError(f"{key}: expected integers or text for an id in column {column!r}, got {kind}")
@@ -83,7 +87,7 @@ def _whole(name: str, kind: str) -> str:
     if kind in EXACT_INTEGERS:
         limit = EXACT_INTEGERS[kind]
         return (
-            f"(case when {name} = trunc({name}) and abs({name}) <= {limit} "
+            f"(case when {name} = trunc({name}) and abs({name}) < {limit} "
             f"then try_cast({name} as bigint) end)"
         )
     if kind.startswith("DECIMAL"):

@@ -62,6 +62,8 @@ there. It is the character SUBSTITUTE, which no value may hold."""
 
 EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)
 """Before most logs, and after every time in seconds that is taken for milliseconds."""
+LATEST = timedelta(days=365)
+"""How far ahead a time may lie; one in milliseconds that is taken for seconds lies further."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class Rules:
         dim: Dimension of the item vectors.
         attributes: What each action carries, by name.
         earliest: A time before it is not one that can be meant: its unit is another.
+        latest: So is a time that lies further ahead.
     """
 
     member_id_type: IdType
@@ -87,6 +90,7 @@ class Rules:
     dim: int
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
     earliest: datetime = EARLIEST
+    latest: timedelta = LATEST
 
     @property
     def id_types(self) -> dict[str, IdType]:

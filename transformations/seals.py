@@ -90,8 +90,8 @@ def made_by(path: Path) -> str | None:
 def damage(files: Iterable[Path]) -> Iterator[Damage]:
     """Yield the files that are not what was written.
 
-    One that no manifest names was written by an older version: it is read whole instead, which
-    finds what cannot be read, but no other number.
+    One that no manifest names was written by an older version or by Feast's feature logging. It is
+    read whole instead, which finds what cannot be read, and what pages with checksums should hold.
     """
     for file in files:
         try:
@@ -138,7 +138,7 @@ def _read(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 def _unreadable(file: Path) -> str | None:
     try:
-        with pq.ParquetFile(file) as whole:
+        with pq.ParquetFile(file, page_checksum_verification=True) as whole:
             for _ in whole.iter_batches():
                 pass
     except Exception as error:

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote, quote_plus
 
+from transformations.visible import visible
+
 HIDDEN = "***"
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 
@@ -64,13 +66,16 @@ def _hidden(found: re.Match[str]) -> str:
 def _environment() -> Iterator[str]:
     """Yield the values of environment variables that hold secrets by their names."""
     for name, value in os.environ.items():
-        if len(value) >= SHORTEST and SECRET_VARIABLE.search(name) and not _is_plain(value):
+        if len(value) >= SHORTEST and SECRET_VARIABLE.search(name) and not _is_plain(name, value):
             yield value
 
 
-def _is_plain(value: str) -> bool:
-    """Whether a value is a path or a number, which some variables called KEY or AUTH hold."""
-    return value.startswith("/") or value.isdecimal()
+def _is_plain(name: str, value: str) -> bool:
+    """Whether a value is a path or a number, which some variables called KEY or AUTH hold.
+
+    A key of AWS may begin with a slash.
+    """
+    return value.isdecimal() or (value.startswith("/") and not name.startswith("AWS_SECRET"))
 
 
 def without_user(url: str) -> str:
@@ -123,17 +128,18 @@ def unset(value: Any) -> Iterator[str]:
 
 
 def redact_logs() -> None:
-    """Remove secrets from every log record that this process makes from now on."""
+    """Remove secrets and control characters from every log record made here from now on."""
     make = logging.getLogRecordFactory()
 
     def redacted(*arguments: Any, **named: Any) -> logging.LogRecord:
         record = make(*arguments, **named)
         try:
-            record.msg, record.args = redact(record.getMessage()), ()
+            record.msg, record.args = visible(redact(record.getMessage())), ()
         except Exception:  # a record whose arguments do not fit its text: logging says so
             return record
         if record.exc_info:
-            record.exc_text = redact(logging.Formatter().formatException(record.exc_info))
+            trace = logging.Formatter().formatException(record.exc_info)
+            record.exc_text = visible(redact(trace))
         return record
 
     logging.setLogRecordFactory(redacted)

@@ -124,6 +124,12 @@ MENDS: dict[str, Mend | Callable[[Refused], Mend]] = {
     "ingested_at is before events.earliest": Mend(
         "correct the source: its unit is another than that of event_timestamp"
     ),
+    "event_timestamp is after events.latest": _time(
+        "correct the source, or set events.latest to a longer time"
+    ),
+    "ingested_at is after events.latest": Mend(
+        "correct the source: its unit is another than that of event_timestamp"
+    ),
     "event_timestamp is in the future": _time("such rows are read once their time has come"),
     "ingested_at cannot be read": Mend(
         "correct the source, or leave out events.columns.ingested_at"

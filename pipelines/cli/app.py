@@ -44,7 +44,7 @@ from pipelines.cli.options import (
 )
 from pipelines.cli.quick_feast import import_feast
 from pipelines.progress import Stages, loading, number, short, working
-from pipelines.terminal import Terminal, escape
+from pipelines.terminal import Terminal, escape, visible
 from transformations import clock
 from transformations.config import Config
 from transformations.errors import ActivityError, InputError, is_no_space
@@ -355,7 +355,7 @@ def _damaged() -> str:
 
 def _trace() -> None:
     """Show where the present error was raised."""
-    sys.stderr.write(redact(traceback.format_exc()))
+    sys.stderr.write(visible(redact(traceback.format_exc())))
 
 
 def _refuse_unbuilt(settings: Config) -> None:

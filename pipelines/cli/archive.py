@@ -49,7 +49,7 @@ def list_command(
         ends = (f"{read.read_at:%Y-%m-%d %H:%M}" for read in (each[0], each[-1]))
         rows = number(sum(read.rows for read in each))
         size = sum({read.sha256: read.bytes for read in each}.values()) / 1e6  # equal ones are one
-        table.add_row(escape(source), number(len(each)), rows, f"{size:,.1f}", *ends)
+        table.add_row(source, number(len(each)), rows, f"{size:,.1f}", *ends)
     console.print(table)
 
 

@@ -7,7 +7,7 @@ import typer
 from pipelines.cli.options import ConfigOption, DebugOption, settings_of
 from pipelines.cli.quick_feast import import_feast
 from pipelines.progress import loading, plain_table
-from pipelines.terminal import Terminal, escape
+from pipelines.terminal import Terminal
 from transformations.config import Config
 from transformations.errors import InputError
 
@@ -48,7 +48,7 @@ def candidates_command(
     candidates.close()
     shown = [each.items[:count].tolist() for each in found]
     titles = _titles(settings, {item for items in shown for item in items})
-    table = plain_table(f"Member {escape(member)}: candidates, {len(liked.items)} actions known")
+    table = plain_table(f"Member {member}: candidates, {len(liked.items)} actions known")
     table.expand = True
     for name in ("source", "score", "item"):
         table.add_column(name, no_wrap=True)
@@ -56,7 +56,7 @@ def candidates_command(
     for each, items in zip(found, shown, strict=True):
         table.add_row(f"{each.source.kind}: {each.source.reads}", "", "", "")
         for score, item in zip(each.scores.tolist(), items, strict=False):
-            table.add_row("", f"{score:.3g}", escape(str(item)), escape(titles.get(item, "")))
+            table.add_row("", f"{score:.3g}", str(item), titles.get(item, ""))
     console.print(table)
     for each in found:
         if each.why_none:

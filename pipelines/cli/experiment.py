@@ -271,7 +271,7 @@ def list_command(config: ConfigOption = None, debug: DebugOption = False) -> Non
         began = f"{one.started_at:%Y-%m-%d}"
         said = (one.verdict or "").partition(":")[0]
         row = (one.name, f"{one.share:.0%}", one.metric, began, ended, said, one.why or "")
-        table.add_row(*map(escape, row))
+        table.add_row(*row)
     console.print(table)
 
 

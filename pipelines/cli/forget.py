@@ -53,7 +53,7 @@ def forget_command(
         table.add_column("where")
         table.add_column("rows", justify="right")
         for where, rows in done.rows.items():
-            table.add_row(escape(where), number(rows))
+            table.add_row(where, number(rows))
         console.print(table)
     else:
         console.print(f"• nothing of {named} was found")

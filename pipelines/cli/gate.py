@@ -102,14 +102,14 @@ def _of_service(settings: Config, service: str, since: str, rows: int, bound: fl
 
     with working("reading, joining and comparing"):
         found = check_service(open_store(settings), service, first, now, rows)
-    table = plain_table(f"{escape(service)}, rows since {first:%Y-%m-%d %H:%M} UTC")
+    table = plain_table(f"{service}, rows since {first:%Y-%m-%d %H:%M} UTC")
     for name in ("view", "what has to hold"):
         table.add_column(name, overflow="fold")
     for name in ("compared", "off"):
         table.add_column(name, justify="right", no_wrap=True)
     for each in found:
         off = said_number(each.off) if each.compared else "nothing to compare"
-        table.add_row(escape(each.view), SAYS[each.check], said_number(each.compared), off)
+        table.add_row(each.view, SAYS[each.check], said_number(each.compared), off)
     console.print(table)
     # What is published while this looks may differ online; a join must never.
     allowed = {"parity": bound}

@@ -44,12 +44,12 @@ def neighbours_command(
         from pipelines.nearest import beginning
 
         found = _neighbours(settings, item, count)
-    table = plain_table(f"{escape(beginning(found[0][1], TITLE))}: the nearest items")
+    table = plain_table(f"{beginning(found[0][1], TITLE)}: the nearest items")
     table.expand = True
     for space, _, _ in found:
         table.add_column(space.replace(", ", "\n"), ratio=1, overflow="ellipsis", no_wrap=True)
     for row in zip_longest(*(near for _, _, near in found), fillvalue=""):
-        table.add_row(*(escape(str(cell)) for cell in row))
+        table.add_row(*map(str, row))
     console.print(table)
 
 

@@ -59,19 +59,19 @@ def recommend_command(
     with Recommender(settings, parts) as recommender:
         did = recommender.actions(member)
         answer = recommender.now(Request(member, n))
-    last = plain_table(f"Member {escape(member)}: the last of {len(did)} actions known")
+    last = plain_table(f"Member {member}: the last of {len(did)} actions known")
     last.expand = True
     for name in ("when", "action", "item"):
         last.add_column(name, no_wrap=True)
     last.add_column("what", ratio=1, no_wrap=True, overflow="ellipsis")
     for row in did[:actions]:
         cells = (f"{row['event_timestamp']:%Y-%m-%d %H:%M}", row["action"], str(row["item_id"]))
-        last.add_row(*map(escape, cells), escape(row["title"]))
+        last.add_row(*cells, row["title"])
     console.print(last)
     made_by = "the sources' votes" if answer.path == "votes" else answer.ranker
     if answer.path == "popular":
         made_by = "popularity"
-    shown = plain_table(f"Recommendations, ordered by {escape(made_by)}")
+    shown = plain_table(f"Recommendations, ordered by {made_by}")
     shown.expand = True
     for name in ("score", "item"):
         shown.add_column(name, no_wrap=True)
@@ -81,12 +81,12 @@ def recommend_command(
         sources = [f"{source}: {rank + 1}" for source, rank in item.sources.items()] or [item.by]
         score = "" if item.score is None else f"{item.score:.3g}"
         listed = (score, str(item.item_id), item.title, sources[0])
-        shown.add_row(*map(escape, listed))
+        shown.add_row(*listed)
         reason = item.reason
         why = "" if reason is None else f"  like {reason.item_id} ({reason.action}) {reason.title}"
         for number in range(max(len(sources) - 1, 1 if why else 0)):
             more = sources[number + 1] if number + 1 < len(sources) else ""
-            shown.add_row("", "", escape(why) if number == 0 else "", escape(more))
+            shown.add_row("", "", why if number == 0 else "", more)
     console.print(shown)
     if arm is not None:
         console.print(f"By release {release}; in {escape(arm)}.", highlight=False, soft_wrap=True)
@@ -149,7 +149,7 @@ def skew_command(
         table.add_column(name, justify="right", no_wrap=True)
     for skew in found:
         figures = (f"{skew.mean:.2g}", f"{skew.worst:.2g}")
-        table.add_row(escape(skew.ranker), escape(skew.column), *figures)
+        table.add_row(skew.ranker, skew.column, *figures)
     console.print(table)
     if wrong := above(found, bound):
         raise RunFailedError(

@@ -31,14 +31,14 @@ def show_recommender(console: Console, result: Mapping[str, Any]) -> None:
                 spans = (minus[key]["members"], minus[key]["items"])
                 text += "".join(f"\n{low:+.4f} to {high:+.4f}" for low, high in spans)
             cells.append(text)
-        table.add_row(escape(name), *cells)
+        table.add_row(name, *cells)
     console.print()
     console.print(table)
     sources = PlainTable(title="Candidate sources", title_justify="left", header_style="bold")
     for column in ("source", "recall alone", "adds to the others"):
         sources.add_column(column, justify="left" if column == "source" else "right")
     for name, figures in result["sources"].items():
-        sources.add_row(escape(name), f"{figures['recall']:.3f}", f"{figures['adds']:.3f}")
+        sources.add_row(name, f"{figures['recall']:.3f}", f"{figures['adds']:.3f}")
     console.print(sources)
     share = result["candidates_share_of_full_hr10"]
     recall = ", ".join(f"{value:.3f} at {k}" for k, value in result["recall"].items())
@@ -50,7 +50,7 @@ def show_recommender(console: Console, result: Mapping[str, Any]) -> None:
     for name, went in result.get("incremental", {}).items():
         console.print(f"{escape(name)}, going on: {escape(went_on(went))}", highlight=False)
     apart = PlainTable(
-        title=f"What an input is worth to {escape(result['chosen'])}: its change without it, on "
+        title=f"What an input is worth to {result['chosen']}: its change without it, on "
         f"{result['labels_apart']:,} labels",
         title_justify="left",
         header_style="bold",
@@ -61,7 +61,7 @@ def show_recommender(console: Console, result: Mapping[str, Any]) -> None:
     for name, metrics in result["apart"].items():
         if name.startswith("without "):
             changes = [f"{metrics[key]['value']:+.4f}" for key in ("ndcg10", "hr10")]
-            apart.add_row(escape(name.removeprefix("without ")), *changes)
+            apart.add_row(name.removeprefix("without "), *changes)
     console.print(apart)
     lists = result["lists"]
     if lists:

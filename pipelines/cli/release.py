@@ -50,8 +50,8 @@ def list_command(config: ConfigOption = None, debug: DebugOption = False) -> Non
             str(one.number),
             _minute(one.made_at),
             _minute(one.fitted_until),
-            "" if one.gates is None else (escape(one.refused) or "passed"),
-            escape(_state(settings, one)),
+            "" if one.gates is None else (one.refused or "passed"),
+            _state(settings, one),
         )
     console.print(table)
 
@@ -68,14 +68,14 @@ def show_command(
 
     settings = settings_of(config)
     one = release_of(settings, number)
-    parts = plain_table(f"Release {number}: {escape(_state(settings, one)) or 'waits'}")
+    parts = plain_table(f"Release {number}: {_state(settings, one) or 'waits'}")
     for name in ("what", "fits"):
         parts.add_column(name, overflow="fold")
     kinds = {
         "item spaces": SPACE, "aggregators": LINE, "candidate sources": SOURCE, "rankers": RANKER,
     }  # fmt: skip
     for title, kind in kinds.items():
-        parts.add_row(title, escape(", ".join(one.named(kind)) or "none"))
+        parts.add_row(title, ", ".join(one.named(kind)) or "none")
     console.print(parts)
     moves = plain_table("Promotions")
     for name in ("when (UTC)", "target", "how", "why"):
@@ -84,8 +84,8 @@ def show_command(
         if row["release"] == number:
             how = "rolled back to" if row["is_rollback"] else "promoted"
             share = "" if row["share"] >= 1 else f", {row['share']:.0%} of the traffic"
-            why = escape(row["why"] or "")
-            moves.add_row(row["at"][:19].replace("T", " "), row["target"], how + share, why)
+            at = row["at"][:19].replace("T", " ")
+            moves.add_row(at, row["target"], how + share, row["why"] or "")
     if moves.row_count:
         console.print(moves)
 

@@ -6,6 +6,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
+from http.client import HTTPException
 from typing import Any
 
 from operations.alert_failures import failing, note_tried
@@ -95,5 +96,5 @@ def _webhook(url: str, body: bytes) -> str | None:
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT):
             return None
-    except (OSError, ValueError) as error:
-        return str(error)
+    except (OSError, ValueError, HTTPException) as error:
+        return str(error) or type(error).__name__

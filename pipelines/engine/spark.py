@@ -19,6 +19,7 @@ from pipelines.engine.task import Result, Task, result_of, run_task
 from transformations.config import ROOT, Config
 from transformations.engine_settings import EngineSettings
 from transformations.errors import InputError, RunFailedError
+from transformations.secrets import expanded
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ def _start(settings: EngineSettings) -> Any:
         "spark.executorEnv.PYTHONPATH": str(ROOT),
         "spark.ui.showConsoleProgress": "false",
     }
-    conf = defaults | settings.conf
+    conf = defaults | expanded(settings.conf)
     # Only spark-submit reads the setting; a context that is made here reads the environment.
     os.environ["PYSPARK_PYTHON"] = conf["spark.pyspark.python"]
     builder = SparkSession.builder.master(settings.master)

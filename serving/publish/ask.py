@@ -24,6 +24,7 @@ REDIS = {
     "tls": "TLS: `ssl=true` in connection_string where the server asks for it, else not",
     "rights": "the user's rights: it reads, writes and runs scripts",
     "database": "the number of the database: `db=0` in connection_string",
+    "master": "sentinel_master: what the sentinels call the server that they watch",
     "address": "host and port in connection_string, and whether the server runs",
 }
 POSTGRES = {

@@ -28,6 +28,7 @@ from serving.stream.bus.open import open_bus
 from serving.stream.bus.protocol import Bus, BusGoneError
 from transformations import clock
 from transformations.config import Config
+from transformations.errors import InputError
 from transformations.member_columns import UTC_US
 from transformations.rules import IdType
 from transformations.secrets import expanded
@@ -53,6 +54,9 @@ class Shown(NamedTuple):
 def open_impressions(config: Config, metrics: RecommendMetrics) -> "Impressions | None":
     """Open what writes down what is shown; None where `recommend.impressions.keep` is false.
 
+    A topic that does not answer is said, with the setting to look at: the files are written all the
+    same.
+
     Raises:
         InputError: the topic is not the URL of a bus.
     """
@@ -62,6 +66,10 @@ def open_impressions(config: Config, metrics: RecommendMetrics) -> "Impressions 
     bus = None
     if settings.topic is not None:
         bus = open_bus(expanded(settings.topic), f"{socket.gethostname()}-{os.getpid()}")
+        try:
+            bus.ask()
+        except InputError as error:
+            logger.warning("recommend.impressions.topic: %s", error)
     return Impressions(config, metrics, bus)
 
 

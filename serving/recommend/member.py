@@ -10,8 +10,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from serving.request.sequences import Event, checked_ids, given_attributes, on_items
-from serving.times import FURTHEST, out_of_bounds
+from serving.times import out_of_bounds
 from transformations.attributes import as_values
+from transformations.durations import said
 from transformations.errors import InputError
 from transformations.rules import Rules
 from transformations.signs import read_by_signs, signs_of
@@ -68,11 +69,12 @@ def checked_events(
             raise InputError(
                 f"expected actions among {', '.join(rules.actions)}, got {event.action!r}"
             )
-        wrong = out_of_bounds(rules, microseconds(event.event_timestamp), now, FURTHEST)
+        wrong = out_of_bounds(rules, microseconds(event.event_timestamp), now)
         if wrong is not None:
             raise InputError(
                 f"event_timestamp {event.event_timestamp.isoformat()} {wrong}: expected a time "
-                f"from {rules.earliest:%Y-%m-%d} on; integers are microseconds"
+                f"from {rules.earliest:%Y-%m-%d} to {said(rules.latest)} ahead; integers are "
+                "microseconds"
             )
         checked.append(event._replace(member_id=member, item_id=item))
     given_attributes(rules, [event.attributes for event in checked])

@@ -22,7 +22,7 @@ from serving.recommend.impressions import Impressions
 from serving.recommend.recommend import Recommender
 from serving.request.limits import Limits, LoadLimit
 from serving.request.sequences import Event
-from serving.request.service import Id, NewEvent, Text
+from serving.request.service import Id, NewEvent, Text, TextId
 from transformations.recommend_settings import MOST_ITEMS
 
 PATHS = ("/recommend", "/members", "/neighbours")
@@ -99,9 +99,9 @@ class RecommendService:
             )
             return await answered(partial(self._shown, request, wanted.shown, time.monotonic()))
 
-        @app.get("/recommend/{member_id}")
+        @app.get("/recommend/{member_id:path}")
         async def recommend_to(
-            member_id: Text,
+            member_id: TextId,
             n: Annotated[int | None, Query(ge=1, le=MOST_ITEMS)] = None,
             by: By = "ranker",
             shown: bool = True,
@@ -110,16 +110,16 @@ class RecommendService:
             request = Request(member_id, n, by=by)
             return await answered(partial(self._shown, request, shown, time.monotonic()))
 
-        @app.get("/members/{member_id}")
-        async def member(member_id: Text) -> Response:
+        @app.get("/members/{member_id:path}")
+        async def member(member_id: TextId) -> Response:
             """Return a member's last actions, the newest first."""
             return await answered(
                 lambda: {"member_id": member_id, "actions": recommender.actions(member_id)}
             )
 
-        @app.get("/neighbours/{item_id}")
+        @app.get("/neighbours/{item_id:path}")
         async def neighbours(
-            item_id: Text, n: Annotated[int, Query(ge=1, le=100)] = 10
+            item_id: TextId, n: Annotated[int, Query(ge=1, le=100)] = 10
         ) -> Response:
             """Return the items nearest to an item in the first space, the nearest first."""
 

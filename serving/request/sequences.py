@@ -225,10 +225,10 @@ def checked_ids(rules: Rules, what: str, ids: Sequence[Any]) -> list[Id]:
     except IdError as error:
         raise InputError(str(error)) from None
     for one in found if id_type == "string" else ():
-        if one.strip() and not is_id(one):  # a blank one is nobody's, and so has no actions
+        if not is_id(one) and (one or what == "item"):  # the member without a letter is nobody
             raise InputError(
-                f"{what}_id: expected a text of at most {LONGEST} characters without NUL, got "
-                f"{one!r:.60}"
+                f"{what}_id: expected a text of at most {LONGEST} characters, not blank and "
+                f"without NUL, got {one!r:.60}"
             )
     return found
 

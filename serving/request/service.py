@@ -46,6 +46,7 @@ from serving.request.vectors import Embedded, RequestTime
 from serving.times import read_time
 from transformations import clock
 from transformations.errors import InputError
+from transformations.ids import LONGEST
 from transformations.secrets import redact
 from transformations.timestamps import timestamp_of
 
@@ -60,7 +61,8 @@ FOLLOWED_EVERY = 0.2
 
 Integer = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
 Text = Annotated[StrictStr, Field(max_length=200)]
-Id = Integer | Text
+TextId = Annotated[StrictStr, Field(min_length=1, max_length=LONGEST)]
+Id = Integer | TextId
 
 
 def _time(value: Any) -> datetime:

@@ -26,9 +26,10 @@ from serving.request.item_table import open_item_table, table_key
 from serving.request.models import CompiledModels, packaged_of, weights_of
 from serving.request.sequences import Event, Id, LatestSequences, checked_ids
 from serving.searches import search_vectors
-from serving.times import FURTHEST, out_of_bounds
+from serving.times import out_of_bounds
 from transformations import clock
 from transformations.config import Config
+from transformations.durations import said
 from transformations.errors import InputError
 from transformations.member_columns import member_columns
 from transformations.timestamps import microseconds
@@ -122,8 +123,8 @@ class RequestTime:
 
         Raises:
             InputError: an id of another type, an event of another member or of an unknown
-                action, a text that cannot be read, a time before events.earliest or more than a
-                year ahead, or an as_of before a stored row.
+                action, a text that cannot be read, a time before events.earliest or after
+                events.latest, or an as_of before a stored row.
             stores.read.ReadError: the store holds no such table.
         """
         spaces = self._spaces
@@ -134,11 +135,12 @@ class RequestTime:
             *(("event_timestamp", event.event_timestamp) for event in events),
         ):
             rules = self._config.rules
-            wrong = out_of_bounds(rules, microseconds(given), clock.now(), FURTHEST)
+            wrong = out_of_bounds(rules, microseconds(given), clock.now())
             if wrong is not None:
                 raise InputError(
                     f"{name} {given.isoformat()} {wrong}: expected a time from "
-                    f"{rules.earliest:%Y-%m-%d} to a year ahead; integers are microseconds"
+                    f"{rules.earliest:%Y-%m-%d} to {said(rules.latest)} ahead; integers are "
+                    "microseconds"
                 )
         member_ids = checked_ids(self._config.rules, "member", member_ids)
         index = {member: row for row, member in enumerate(dict.fromkeys(member_ids))}

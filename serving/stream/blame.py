@@ -2,7 +2,8 @@
 
 No list of exceptions says it: PostgreSQL calls a too long id an OperationalError, as it calls a
 lost connection. So the store is asked to write the rows of a member whose rows it took before. If
-it takes them, the error belongs to the events, and halving them finds which.
+it takes them, the error belongs to the events, and halving them finds which. One alone is tried
+again: the store may have been away for a moment.
 """
 
 import logging
@@ -42,8 +43,13 @@ class Blame:
     proven: deque[Id] = field(default_factory=lambda: deque(maxlen=PROVEN))
     set_aside: set[Id] = field(default_factory=set)
 
-    def apply(self, events: Sequence[StreamEvent]) -> list[tuple[StreamEvent, str]]:
+    def apply(
+        self, events: Sequence[StreamEvent], is_again: bool = False
+    ) -> list[tuple[StreamEvent, str]]:
         """Fold events in and write their members' rows; return the refused ones with reasons.
+
+        Args:
+            is_again: Whether this one was tried before.
 
         Raises:
             Exception: what the store or the bus raised, if it was not about one of the events.
@@ -54,6 +60,8 @@ class Blame:
             raise
         except Exception as error:
             self._expect_theirs(error)
+            if len(events) == 1 and not is_again:
+                return self.apply(events, is_again=True)
             if len(events) == 1:
                 logger.warning("one event %s, and goes to the dead letters: %r", UNWRITABLE, error)
                 return [(events[0], UNWRITABLE)]
@@ -64,7 +72,7 @@ class Blame:
             self.proven.appendleft(events[0].member_id)
         return [(event, TOO_FAR_AHEAD) for event in applied.refused]
 
-    def apply_due(self, members: Sequence[Id]) -> None:
+    def apply_due(self, members: Sequence[Id], is_again: bool = False) -> None:
         """Fold held actions that are due; members for whom it cannot be done are set aside."""
         try:
             self.count(self.updater.apply([], members))
@@ -72,6 +80,9 @@ class Blame:
             raise
         except Exception as error:
             self._expect_theirs(error)
+            if len(members) == 1 and not is_again:
+                self.apply_due(members, is_again=True)
+                return
             if len(members) == 1:
                 logger.warning("held actions of one member cannot be written: %r", error)
                 self.set_aside.update(members)

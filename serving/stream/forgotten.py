@@ -1,10 +1,13 @@
 """States that a store forgot: evicted when its memory was full, or a key that somebody deleted.
 
 A member without a state is new to the stream, or its state was lost. One that the base snapshot
-knows was there. Its state is made again of the snapshot's row and of its newest streamed row, which
-lies in a part or, for some minutes, in a worker's spool. Without that, its next action would turn a
-sequence of 32 into one of 1, online. Held actions of such a member are gone; the next snapshot
-after their time has them.
+knows, or of whom a row was streamed, was there. Its state is made again of the snapshot's row and
+of its newest streamed row, which lies in a part or, for some minutes, in a worker's spool. Without
+that, its next action would turn a sequence of 32 into one of 1, online. Held actions of such a
+member are gone; the next snapshot after their time has them.
+
+Who was streamed is read once for each snapshot, and what this worker writes is added. A member whom
+no snapshot knows, and whom only another worker streamed since, counts as new.
 """
 
 import logging
@@ -31,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 class Forgotten:
-    """Finds members of the base snapshot that have no state, and makes their states again."""
+    """Finds members that have no state although they had one, and makes their states again."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -39,14 +42,16 @@ class Forgotten:
         self._note: str | None = None
         self._hashes: NDArray[np.uint64] | None = None
         self._streamed: NDArray[np.uint64] | None = None
+        self._written: set[int] = set()
 
     def follow(self, as_of: datetime, note: str) -> None:
         """Take this snapshot for the base; another note is another content of the same as_of."""
         if note != self._note:
             self._as_of, self._note, self._hashes, self._streamed = as_of, note, None, None
+            self._written = set()
 
     def among(self, members: Sequence[Id], versions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the indices of the members that have no state although the snapshot knows them.
+        """Return the indices of the members that have no state although one was there.
 
         Two ids of one hash may add a member that is new; nothing is then found for it.
 
@@ -60,10 +65,17 @@ class Forgotten:
             files = snapshot_files(self._config.layout.sequences, self._as_of)
             ids = pq.read_table(files, columns=["member_id"], partitioning=None)["member_id"]
             self._hashes = np.sort(_hashes(ids.to_numpy()))
-        return absent[_are_in([members[index] for index in absent.tolist()], self._hashes)]
+        some = [members[index] for index in absent.tolist()]
+        return absent[_are_in(some, self._hashes) | self.were_streamed(some)]
+
+    def note_streamed(self, members: Sequence[Id]) -> None:
+        """Note whose rows this worker has just written, where the snapshot does not know them."""
+        if self._streamed is not None and self._hashes is not None:  # else the spool will tell
+            new = ~_are_in(members, self._hashes)
+            self._written.update(_hashes(np.array(members))[new].tolist())
 
     def were_streamed(self, members: Sequence[Id]) -> NDArray[np.bool_]:
-        """Return whose rows the stream wrote since the snapshot, before it was first asked."""
+        """Return whose rows the stream wrote since the snapshot: before the first call, or here."""
         if self._streamed is None:
             with connect(self._config) as con:
                 query = streamed(self._config, con, SEQUENCE_VIEW)
@@ -76,7 +88,8 @@ class Forgotten:
                     ).fetchnumpy()["member_id"]
                 )
             self._streamed = np.sort(_hashes(np.asarray(ids)))
-        return _are_in(members, self._streamed)
+        here = [hashed in self._written for hashed in _hashes(np.array(members)).tolist()]
+        return _are_in(members, self._streamed) | np.array(here, bool)
 
     def states(self, members: Sequence[Id], as_of: int) -> States:
         """Return the states of these members as of a timestamp in microseconds since 1970."""

@@ -279,6 +279,7 @@ class MemberUpdater:
             column = batch.schema.get_field_index("created_timestamp")
             created = pa.repeat(readable, batch.num_rows)
             self.log.append(view, batch.set_column(column, "created_timestamp", created))
+        self.forgotten.note_streamed(ids.to_pylist())
         return len(chosen)
 
     def seed(self, rows: pa.RecordBatch, as_of: datetime) -> int:

@@ -53,6 +53,15 @@ def test_a_failed_run_keeps_its_error_and_raises_it(config):
     assert (run["status"], run["error"]) == ("failed", "ValueError: broken")
 
 
+def test_what_a_damaged_file_holds_is_no_escape_sequence_in_the_ledger(config):
+    ledger = Ledger(config)
+    with pytest.raises(ValueError, match="line"), ledger.run("run", ONE):
+        raise ValueError("line \x1b[31m\0\u202e password=secret-word " + "x" * 5_000)
+    (run,) = ledger.last_runs()
+    assert run["error"].startswith("ValueError: line ␛[31m␀\\u202e password=*** xxx")
+    assert (len(run["error"]), run["error"][-1]) == (2_001, "…")
+
+
 def test_only_published_runs_are_online(config):
     ledger = Ledger(config)
     assert ledger.newest_published() is None

@@ -1,5 +1,6 @@
 """Damaged state files: each is named, with what is lost and the command that mends it."""
 
+import hashlib
 import json
 import sqlite3
 import sys
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from operations.ledger import Ledger
+from operations.releases import releases
 from operations.sources import note_sources
 from operations.state_files import damaged, state_files
 from operations.workspace import workspace_of
@@ -21,6 +23,12 @@ from transformations.config import Config, load_config
 from transformations.duck import connect
 from transformations.sources import stage_activity
 from transformations.tombstones import Tombstones
+
+FITTED = (
+    "item_encoders/tfidf_svd/v1/encoder.npz",
+    "artifacts/decay/v1/weights.bin",
+    "artifacts/rankers/wide/v1_f2/weights.bin",
+)
 
 
 def database(file: Path) -> None:
@@ -59,14 +67,20 @@ def config(tmp_path: Path) -> Config:
     Tombstones(config).add([7])
     for file in ("online.db", "registry.db", "state/stream.db", "mlflow/mlflow.db"):
         database(config.data / file)
+    fitted = hashlib.sha256(b"fitted").hexdigest()
+    package = {"weights_sha256": "", "files": {"weights.bin": fitted}}
     for note, held in (
         ("state/items_online/tfidf_svd.json", {"target": "", "as_of": "", "files": {}}),
-        ("item_encoders/tfidf_svd/v1/manifest.json", {"sha256": ""}),
-        ("artifacts/decay/v1/manifest.json", {"weights_sha256": ""}),
+        ("item_encoders/tfidf_svd/v1/manifest.json", {"sha256": fitted}),
+        ("artifacts/decay/v1/manifest.json", package),
+        ("artifacts/rankers/wide/v1_f2/manifest.json", package),
         ("quarantine/_layout.json", {"period": "day"}),
+        ("impressions/_layout.json", {"period": "day"}),
     ):
         (config.data / note).parent.mkdir(parents=True, exist_ok=True)
         (config.data / note).write_text(json.dumps(held))
+    for file in FITTED:
+        (config.data / file).write_bytes(b"fitted")
     return config
 
 
@@ -90,7 +104,7 @@ def test_all_are_there_and_whole(config: Config) -> None:
     files = state_files(config)
     assert [one.file for one in files if not one.file.exists()] == []
     assert [str(one) for one in files if one.problem] == []
-    assert len(files) == len({one.file for one in files}) == 15
+    assert len(files) == len({one.file for one in files}) == 17
 
 
 @pytest.mark.parametrize("damage", [emptied, cut, zeros, other])
@@ -106,6 +120,48 @@ def test_a_damaged_one_is_named_with_what_mends_it(
         assert "mv " in one.command
         assert "activity " in one.command
         one.file.write_bytes(kept)
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_a_bit_of_a_package_that_flips_is_found(config: Config, name: str) -> None:
+    file = config.data / name
+    file.write_bytes(b"fittee")
+    (found,) = damaged(config)
+    assert found.file == file.parent / "manifest.json"
+    assert f"{file.name}: expected the SHA-256" in str(found)
+    file.unlink()
+    assert damaged(config) == [found]
+
+
+RELEASE = "insert into release (number, made_at, gates) values (1, {}, {})"
+PROMOTION = "insert into promotion values (1, 'online', 1, 1, 0, {}, null)"
+EXPERIMENT = (
+    "insert into experiment values ('one', 's', 'member', 0.1, null, null, 'SAVE', {}, 0.1, 2, "
+    "100, 0.05, '2026-03-01', null, null, null)"
+)
+FIT = "insert into fit (kind, name, version, fit, made_at) values ('space', 'a', 1, 1, {})"
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        (RELEASE.format("'2026-03-01T00:00:00+00:00'", "null"), ""),
+        (RELEASE.format("'2026-03-01'", "'{}'"), ""),
+        (RELEASE.format("'2026-0s-01'", "null"), "2026-0s-01"),
+        (RELEASE.format("'2026-03-01'", "'{\"passed\": tr'"), "JSON"),
+        (PROMOTION.format("'20260-03-01'"), "20260-03-01"),
+        (EXPERIMENT.format("'[]'"), ""),
+        (EXPERIMENT.format("'[}'"), "JSON"),
+        (FIT.format("'\x1b'"), "isoformat"),
+    ],
+)
+def test_a_damaged_row_of_the_ledger_is_found(config: Config, row: str, problem: str) -> None:
+    assert releases(config) == []  # makes the tables
+    with closing(sqlite3.connect(config.layout.ledger)) as con, con:
+        con.execute(row)
+    found = damaged(config)
+    assert [one.file for one in found] == ([config.layout.ledger] if problem else [])
+    assert all(problem in str(one) for one in found)
 
 
 def test_what_is_not_there_is_not_damaged(tmp_path: Path) -> None:

@@ -89,9 +89,10 @@ def test_the_periods_are_those_of_the_first_read(tmp_path: Path) -> None:
     assert tables(other)["activity/_layout.json"] == {"period": "month"}
 
 
+ODD = [42.0, 1e15, 2**62, b"42", b"\xff", "a\0b", "\x1b[31m", "x" * 300, float("inf"), ""]
 ROWS = st.lists(
     st.tuples(
-        st.sampled_from([1, 42, "42", " 42", "x", None, 42.5]),
+        st.sampled_from([1, 42, "42", " 42", "x", None, 42.5, *ODD]),
         st.sampled_from([1, "2", "y", None]),
         st.sampled_from(["SAVE", "APPLY", "SWIM", None]),
         st.sampled_from(["2026-03-01", "2026-03-09 23:59:59.999999", "soon", None])

@@ -240,7 +240,7 @@ def test_unknown_actions_are_named_and_the_lines_to_add(tmp_path):
     ("configured", "written", "reason", "lines"),
     [
         ("timestamp", "s", "event_timestamp cannot be read", ("events:", "  time_unit: s")),
-        ("s", "ms", "event_timestamp is in the future", ("events:", "  time_unit: ms")),
+        ("s", "ms", "event_timestamp is after events.latest", ("events:", "  time_unit: ms")),
         ("s", "timestamp", "event_timestamp cannot be read", ("events:", "  time_unit: timestamp")),
     ],
 )

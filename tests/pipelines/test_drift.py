@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -204,6 +205,24 @@ def test_what_cannot_be_told_is_said(tmp_path: Path) -> None:
         (said,) = alert_of_stops(config, Ledger(config), AS_OF, [stop], AS_OF)
         assert said.startswith("alerts.command: ")
         assert why in said
+
+
+def test_a_webhook_that_speaks_another_protocol_ends_no_run(tmp_path: Path) -> None:
+    def answer(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(100_000)
+            connection.sendall(b"SSH-2.0-OpenSSH\r\n")
+
+    stop = Finding("activity", "rows", "", "count", 0.0, 0, verdict="stop", as_of=AS_OF)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=answer, args=(listening,))
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/x"
+        config = configure(tmp_path, alerts={"webhook": url})
+        (said,) = alert_of_stops(config, Ledger(config), AS_OF, [stop], AS_OF)
+        thread.join()
+    assert said.startswith("alerts.webhook: SSH-2.0")
 
 
 def test_measures_that_nobody_knows_are_refused(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from transformations.errors import InputError, RunFailedError
 from transformations.files import sweep
 from transformations.layout import partition_files, partitions, snapshot_files
 from transformations.names import MEMBER_STATS_VIEW, SEQUENCE_VIEW
+from transformations.secrets import redact
 from transformations.sources import stage_activity
 from transformations.tables import build_sequences_of
 
@@ -47,8 +48,11 @@ LOCAL = {"kind": "local", "workers": 2, "memory": "300MB"}
 def spark(spark_cluster: str) -> Iterator[dict]:
     """The engine's settings for the cluster; a process can have one session."""
     stop_session()
-    given = {"kind": "spark", "master": spark_cluster, "memory": "300MB", "conf": CONF}
-    yield given
+    conf = CONF | {"spark.activity.secret": "${ACTIVITY_SPARK_WORD}"}
+    given = {"kind": "spark", "master": spark_cluster, "memory": "300MB", "conf": conf}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACTIVITY_SPARK_WORD", "of the environment")
+        yield given
     stop_session()
 
 
@@ -146,6 +150,8 @@ def test_spark_hashes_as_python_does(spark: dict, tmp_path: Path) -> None:
     engine = engine_of(configured(tmp_path, tmp_path, "int64", BUCKETS, spark))
     assert isinstance(engine, SparkEngine)
     assert engine.session.sparkContext.master == spark["master"], "a real cluster"
+    assert engine.session.conf.get("spark.activity.secret") == "of the environment"
+    assert redact("got of the environment") == "got ***"
     for ids, kind in ((INTEGERS, "bigint"), (STRINGS, "string")):
         frame = engine.session.createDataFrame([(id_,) for id_ in ids], f"id {kind}")
         found = [

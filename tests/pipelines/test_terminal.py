@@ -1,5 +1,6 @@
 """Whatever a user's data hold is shown as it is: no markup, no emoji code, no escape sequence."""
 
+import ast
 import io
 import re
 import xml.etree.ElementTree as ET
@@ -87,6 +88,16 @@ def test_all_commands_print_with_it() -> None:
     for file in (ROOT / "pipelines").rglob("*.py"):
         if file.name != "terminal.py":
             assert not re.search(r"(?<![\w.])(?:Console|Table)\(", file.read_text()), file
+
+
+def test_what_is_put_into_a_table_is_not_escaped() -> None:
+    """A cell is text as it is: with an escape, an item called `[senior] cook` had a backslash."""
+    for file in (ROOT / "pipelines").rglob("*.py"):
+        for call in ast.walk(ast.parse(file.read_text())):
+            name = isinstance(call, ast.Call) and ast.unparse(call.func).rpartition(".")[2]
+            if name in ("plain_table", "PlainTable", "add_row", "add_column"):
+                within = {one.id for one in ast.walk(call) if isinstance(one, ast.Name)}
+                assert "escape" not in within, f"{file}: {ast.unparse(call)}"
 
 
 @pytest.mark.parametrize("data", HOSTILE)

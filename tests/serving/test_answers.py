@@ -2,10 +2,8 @@
 
 import errno
 import json
-import shutil
 import socket
 import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,34 +20,11 @@ from serving.publish.ask import POSTGRES, REDIS
 from serving.stream.bus.open import open_bus
 from serving.stream.bus.redis import SETTINGS
 from tests.worlds.live import Live, free_port, kafka, midnight, redis_client, redis_online
-from tests.worlds.servers import missing
+from tests.worlds.servers import redis_of
 from transformations.errors import InputError, NoSpaceError, RunFailedError
 from transformations.files import replacing, replacing_folder
 
 __all__ = ["kafka"]
-
-
-@contextmanager
-def redis_of(folder: Path, *options: str) -> Iterator[None]:
-    """A redis-server with these options."""
-    program = shutil.which("redis-server")
-    if program is None:
-        missing("no redis-server on the PATH")
-    process = subprocess.Popen(
-        [program, "--bind", "127.0.0.1", "--save", "", *options],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        if not any("Ready to accept connections" in line for line in process.stdout):
-            missing("this redis-server has no TLS")
-        yield
-    finally:
-        process.kill()
-        process.communicate()
 
 
 @contextmanager
@@ -142,6 +117,32 @@ def test_sentinels_that_are_not_there(tmp_path: Path) -> None:
     options = {"redis_type": "redis_sentinel", "sentinel_master": "mymaster"}
     online = json.loads(redis_online(f"127.0.0.1:{free_port()}")) | options
     assert "Look at host and port" in refused(Live(tmp_path, json.dumps(online)))
+
+
+@pytest.mark.redis
+def test_sentinels_tell_the_server_that_is_asked(tmp_path: Path) -> None:
+    port, watching = free_port(), free_port()
+    (tmp_path / "redis").mkdir()
+    conf = tmp_path / "redis" / "sentinel.conf"
+    conf.write_text(
+        f"port {watching}\nsentinel monitor mymaster 127.0.0.1 {port} 1\n"
+        "sentinel auth-pass mymaster s3cret-word\n"
+    )
+
+    def online(password: str, master: str = "mymaster") -> str:
+        given = json.loads(redis_online(f"127.0.0.1:{watching},password={password}"))
+        return json.dumps(given | {"redis_type": "redis_sentinel", "sentinel_master": master})
+
+    protected = ("--port", str(port), "--requirepass", "s3cret-word")
+    sentinel = redis_of(tmp_path / "redis", conf=conf, says="+monitor master")
+    with redis_of(tmp_path / "redis", *protected), sentinel:
+        live = Live(tmp_path, online("s3cret-word"))
+        live.write_settings()
+        publish.ask(live.config, live.store())
+        said = refused(Live(tmp_path, online("other-word")))
+        assert "Nothing was changed. Look at the password" in said
+        assert "other-word" not in said
+        assert "Look at sentinel_master" in refused(Live(tmp_path, online("s3cret-word", "other")))
 
 
 def test_a_server_that_waits_for_tls(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from tests.worlds.live import Live, midnight
 from tests.worlds.states import STATES, kinds
 from tests.worlds.stream import folded
 from transformations.errors import InputError
+from transformations.ids import LONGEST
 from transformations.stream import NO_TIME, States
 from transformations.timestamps import microseconds
 
@@ -52,6 +53,8 @@ def test_of_two_writers_at_once_each_member_has_one(live: Live, id_type: str) ->
     config = live.config.model_copy(update={"member_id_type": id_type, "item_id_type": id_type})
     store = live.store()
     members: list[Any] = [n if id_type == "int64" else f"é{n}" for n in range(20)]
+    if id_type == "string":
+        members[0] = "\N{MATHEMATICAL FRAKTUR CAPITAL U}" * LONGEST  # the most bytes of an id
     first = opened.open_states(config, store)
     first.set_base("a snapshot")
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
+import redis
 from confluent_kafka.admin import AdminClient
 
 from serving.stream.blame import TOO_FAR_AHEAD, UNWRITABLE
@@ -127,6 +128,25 @@ def test_the_very_first_message_may_be_the_one(worker, redis_server):
     send(worker.bus, now_events([POISON]))
     assert worker.step() == 1
     assert [reason for _, reason in dead_letters(redis_server)] == [UNWRITABLE]
+
+
+def test_an_error_of_a_moment_is_no_messages(built, live, worker, redis_server):
+    """The store was away for one write: when it is asked, it is there again."""
+    write = worker.updater.states.write
+    errors = [redis.ConnectionError("reset"), redis.OutOfMemoryError("used memory > 'maxmemory'")]
+
+    def failing_once(*arguments: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return write(*arguments)
+
+    worker.updater.states.write = failing_once
+    events = now_events([1, 2])
+    while errors:
+        send(worker.bus, [events[len(errors) - 1]])
+        assert worker.step() == 1
+    assert dead_letters(redis_server) == []
+    live.assert_is_the_batch([*built[1], *events], MEMBERS)
 
 
 def test_one_message_of_a_member_is_not_all_of_them(built, live, worker, redis_server):

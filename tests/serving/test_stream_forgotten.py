@@ -1,16 +1,20 @@
 """A store that forgets part of what it held: states are made again, and it is said why."""
 
 import logging
+import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 import numpy as np
 import pytest
+import redis
 
+from pipelines.private_redis import private_redis
 from serving import publish
 from serving.stream.offline_log import parts
-from serving.stream.snapshot import follow_snapshot
+from serving.stream.snapshot import follow_snapshot, prepare
+from serving.stream.states.protocol import StateLostError
 from serving.stream.updater import utc_now
 from serving.stream.worker import Worker
 from stores.eviction import eviction
@@ -18,6 +22,7 @@ from tests.worlds.events import Event
 from tests.worlds.live import (
     Live,
     drain,
+    free_port,
     midnight,
     past_events,
     random_events,
@@ -26,8 +31,8 @@ from tests.worlds.live import (
     send,
     sqlite_online,
 )
-from tests.worlds.servers import emptied
-from transformations.errors import RunFailedError
+from tests.worlds.servers import emptied, redis_of
+from transformations.errors import InputError, RunFailedError
 
 pytestmark = pytest.mark.redis
 
@@ -100,6 +105,28 @@ def test_a_member_that_is_new_is_none_that_was_lost(live, built, worker, redis_s
     assert worker.metrics.value("recovered_members_total") == 0
 
 
+def test_a_member_that_no_snapshot_knows_has_its_state_made_again(live, built, redis_server):
+    """Whether this worker streamed its rows, or one before it."""
+    events = [Event(NEW, item, "APPLY", utc_now()) for item in range(1, 6)]
+    before, after = Event(NEW + 1, 7, "APPLY", utc_now()), Event(NEW + 1, 8, "SAVE", utc_now())
+    one = live.worker(f"redis://{redis_server}")
+    send(one.bus, [*events[:2], before])
+    drain(one)
+    one.close()
+    other = live.worker(f"redis://{redis_server}")
+    forget(redis_server, NEW)
+    for event in events[2:]:
+        send(other.bus, [event])
+        drain(other)
+        forget(redis_server, NEW)
+    last = Event(NEW, 9, "SAVE", events[-1].event_timestamp)
+    send(other.bus, [last, after])
+    drain(other)
+    live.assert_is_the_batch([*built[1], *events, last, before, after], [*MEMBERS, NEW, NEW + 1])
+    assert other.metrics.value("recovered_members_total") == 4
+    other.close()
+
+
 def test_a_new_snapshot_does_not_end_what_was_streamed_after_it(live, built, worker, redis_server):
     """The snapshot is older than the lost state: its row alone would be too little."""
     first = since(60, 8)
@@ -163,6 +190,75 @@ def memory_policy(address: str, policy: str, memory: str) -> Iterator[None]:
         finally:
             client.config_set("maxmemory", 0)
             client.config_set("maxmemory-policy", "noeviction")
+
+
+POLICIES = ["noeviction", "allkeys-lru", "allkeys-lfu", "allkeys-random", "volatile-lru"]
+
+
+def reached(address: str) -> str:
+    """A limit that the next write is beyond."""
+    with redis_client(address) as client:
+        return str(client.info("memory")["used_memory"])
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_memory_that_is_reached_while_streaming_loses_nothing(
+    live, built, redis_server, tmp_path, policy
+):
+    """Refused or evicted, whichever keys: what came is there after each member's next action."""
+    first, second = since(120, 8), [Event(m, 7, "APPLY", utc_now()) for m in (*MEMBERS, NEW)]
+    with private_redis(tmp_path) as port:
+        worker = live.worker(f"redis://127.0.0.1:{port}")
+        for events in (first, second):
+            send(worker.bus, events)
+            if events is first:
+                full = memory_policy(redis_server, policy, reached(redis_server))
+                with full, suppress(StateLostError, redis.OutOfMemoryError):
+                    drain(worker)
+            try:
+                drain(worker)
+            except StateLostError:  # the base is gone too
+                prepare(live.config, live.store(), worker.updater, worker.bus, live.aggregators)
+                drain(worker)
+        live.assert_is_the_batch([*built[1], *first, *second], [*MEMBERS, NEW])
+        worker.close()
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_memory_that_is_reached_while_publishing_is_said(live, redis_server, policy):
+    store = live.store()
+    with memory_policy(redis_server, policy, "1"), pytest.raises(Exception, match="maxmemory"):
+        publish.publish(live.config, store, midnight(), live.aggregators)
+
+
+def test_a_state_is_made_again_over_tls(tmp_path, built, redis_server):
+    cert, key, port = tmp_path / "cert.pem", tmp_path / "key.pem", free_port()
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=x",
+         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    options = ("--tls-port", str(port), "--port", "0", "--tls-auth-clients", "no")
+    options += ("--tls-cert-file", str(cert), "--tls-key-file", str(key))
+    with redis_of(tmp_path, *options, "--tls-ca-cert-file", str(cert)):
+        for missing, said in (("", "Look at TLS"), (",ssl=true", "Look at the certificate")):
+            live = Live(tmp_path, redis_online(f"127.0.0.1:{port}{missing}"))
+            live.write_settings()
+            with pytest.raises(InputError, match=said):
+                publish.ask(live.config, live.store())
+        live = Live(tmp_path, redis_online(f"127.0.0.1:{port},ssl=true,ssl_ca_certs={cert}"))
+        live.build(built[1], midnight())
+        worker = live.worker(f"redis://{redis_server}")
+        first, second = since(60, 8), [Event(3, 7, "APPLY", utc_now())]
+        send(worker.bus, first)
+        drain(worker)
+        with redis.Redis("127.0.0.1", port, ssl=True, ssl_ca_certs=str(cert)) as client:
+            client.delete(*client.scan_iter(match="*:m:3"))
+        send(worker.bus, second)
+        drain(worker)
+        assert worker.metrics.value("recovered_members_total") == 1
+        live.assert_is_the_batch([*built[1], *first, *second], MEMBERS)
+        worker.close()
 
 
 def test_it_is_said_at_the_start_and_by_the_read_back(live, redis_server, caplog):

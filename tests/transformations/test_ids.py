@@ -12,23 +12,30 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from serving.recommend.service import Wanted
 from serving.request.sequences import checked_ids
+from serving.request.service import Question
 from serving.stream.bus.messages import MessageError, decode
 from tests.worlds.events import AS_OF, DAY, UTC_US, configure, read_activity
+from transformations.config import Config
 from transformations.duck import TableReport, connect
 from transformations.errors import InputError
 from transformations.ids import LONGEST, is_id, is_id_sql, spelled
+from transformations.readers import id_expression
 from transformations.sources import stage_activity
 
 REFUSED = "member_id is not of the id type"
 LARGE = "1000000000000000"  # as a double PostgreSQL writes it 1e+15, SQLite 1.0e+15
+HUGE = "12345678901234567890123456789012345678"  # more than 64 bits
 
 # What a column holds, as the database's type and literal, and its id where ids are strings.
 OF_POSTGRES = [
     ("bigint", "42", "42"),
     ("numeric(12,2)", "42", "42"),
     ("numeric(12,2)", "42.5", None),
+    ("numeric(38,0)", HUGE, HUGE),
     ("double precision", "42", "42"),
     ("double precision", "1e15", LARGE),
     ("double precision", "1e16", None),
@@ -57,7 +64,13 @@ OF_PARQUET = [
     (pa.float64(), 1e15, LARGE),
     (pa.float64(), 2.0**53 + 2, None),
     (pa.float64(), 42.5, None),
+    (pa.float64(), 2.0**53, None),
+    (pa.float32(), 2.0**24, None),
+    (pa.uint64(), 2**64 - 1, str(2**64 - 1)),
     (pa.decimal128(12, 2), Decimal("42.00"), "42"),
+    (pa.decimal128(12, 2), Decimal("42.50"), None),
+    (pa.decimal128(38, 0), Decimal(HUGE), HUGE),
+    (pa.decimal128(38, 2), Decimal(HUGE[:36]), HUGE[:36]),
     (pa.string(), "42.0", "42.0"),
     (pa.dictionary(pa.int8(), pa.string()), "42", "42"),
 ]
@@ -159,7 +172,26 @@ def test_the_bound_is_the_same_in_batch_stream_and_at_request_time(
         asked = []
     expected = [text] if text in IDS else []
     assert (batch, streamed) == (expected, expected)
-    assert asked == ([text] if text in IDS or not text.strip() else [])
+    assert asked == ([text] if text in IDS or not text else [])
+    assert asked_over_http(config, text) == expected
+
+
+def asked_over_http(config: Config, text: str) -> list[str]:
+    """What POST /embed, POST /recommend and the paths of members take, all of them or none."""
+    taken = set()
+    for model, body in (
+        (Question, {"member_ids": [text]}),
+        (Wanted, {"member_id": text}),
+        (Wanted, {"member_id": "m", "leave_out": [text]}),
+    ):
+        try:
+            read = model.model_validate(body)
+            member = getattr(read, "leave_out", None) or getattr(read, "member_ids", None)
+            taken.add(tuple(checked_ids(config.rules, "item", member or [read.member_id])))
+        except (ValidationError, InputError):
+            taken.add(())
+    (one,) = taken
+    return list(one)
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=LONGEST + 2))
@@ -172,3 +204,19 @@ def test_python_and_sql_agree_on_what_an_id_is(text: str) -> None:
 @given(st.integers(-(2**53) + 1, 2**53 - 1))
 def test_every_kind_of_whole_number_is_spelled_alike(number: int) -> None:
     assert {spelled(kind(number)) for kind in (int, float, Decimal, str)} == {str(number)}
+
+
+@given(st.integers(-(10**38) + 1, 10**38 - 1) | st.integers(-(2**64), 2**64))
+@example(2**53)
+@example(-(2**63))
+def test_a_number_in_a_file_is_spelled_as_one_in_a_database(number: int) -> None:
+    kinds = {"HUGEINT": number, "BIGINT": number if abs(number) < 2**63 else None}
+    kinds |= {"UBIGINT": number if 0 <= number < 2**64 else None, "DECIMAL(38,0)": number}
+    kinds |= {"DECIMAL(38,10)": number if abs(number) < 10**27 else None}
+    kinds |= {"DOUBLE": number if float(number) == number else None}
+    for kind, value in kinds.items():
+        if value is not None:
+            ids = id_expression("member_id", "id", kind, "string")
+            query = f"select {ids} from (select ?::varchar::{kind} as id)"
+            (got,) = duckdb.execute(query, [str(value)]).fetchall()[0]
+            assert got == spelled(float(value) if kind == "DOUBLE" else value)

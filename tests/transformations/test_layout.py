@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.worlds.events import AS_OF, DAY, Event, write_source
 from transformations.config import Config
 from transformations.duck import connect
-from transformations.errors import InputError
+from transformations.errors import InputError, RunFailedError
 from transformations.layout import (
     PERIOD_DAYS,
     Period,
@@ -122,6 +122,13 @@ def test_files_are_chosen_by_what_they_hold(
         date.fromisoformat(file.parent.name.removeprefix("period="))
         for file in files_between(folder, first, end)
     } == expected
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "1"])
+def test_a_damaged_note_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "_layout.json").write_text(text)
+    with pytest.raises(RunFailedError, match=r"_layout.json is damaged.*activity status --files"):
+        period_of(tmp_path)
 
 
 def test_folders_of_an_older_version_are_refused_with_the_way_on(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Sources in an object store: read as the same files on a disk are."""
 
 import gzip
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +15,10 @@ from tests.transformations.test_source_files import EVENTS, HEADER, ROWS, of_byt
 from tests.transformations.test_sources import quarantined, stage, staged
 from tests.worlds.events import AS_OF, configure
 from tests.worlds.objects import BUCKET, ObjectStore, object_store
-from transformations.config import Config
+from transformations.config import Config, load_config
 from transformations.duck import connect
 from transformations.errors import InputError, RunFailedError
-from transformations.places import objects
+from transformations.places import misplaced, objects
 from transformations.sources import stage_items, stage_members
 from transformations.sources.files import find, say_passed_over
 
@@ -152,6 +153,22 @@ def test_no_secret_is_said(store: ObjectStore) -> None:
     with pytest.raises(InputError, match="come from the environment") as raised:
         find("events.source", objects("events.source", f"s3://{BUCKET}/secret"))
     assert "secret-of-tests" not in str(raised.value)
+
+
+def test_credentials_in_a_source_are_refused(tmp_path: Path) -> None:
+    source = "s3://AKIAPLANTED:pl4nted/word@bucket/events"
+    expected = r"expected s3://bucket/… with the credentials in the environment"
+    file = tmp_path / "activity.yaml"
+    for key in ("events", "items", "members"):
+        settings = {"items": {"text": ["title"]}, key: {"source": source}}
+        file.write_text(json.dumps(settings))
+        with pytest.raises(InputError, match=expected) as raised:
+            load_config(file)
+        assert "pl4nted" not in str(raised.value)
+    with pytest.raises(InputError, match=f"--events: {expected}"):
+        objects("--events", source)
+    for fine in ("s3://b/a:b@c", "s3://arn:aws:s3:x:1:accesspoint/p/a@b", "abfs://box@account/a:b"):
+        assert misplaced(fine) == ""
 
 
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:

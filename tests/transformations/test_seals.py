@@ -97,6 +97,18 @@ def test_a_file_of_before_there_were_manifests_is_read_instead(tmp_path: Path) -
     assert "cannot be read" in found.why
 
 
+def test_without_a_manifest_the_checksums_of_pages_find_another_number(tmp_path: Path) -> None:
+    """As of what Feast's feature logging writes."""
+    file = tmp_path / "part-0.parquet"
+    table = pa.table({"number": pa.array(range(1000), pa.int64())})
+    pq.write_table(table, file, write_page_checksum=True, use_dictionary=False, compression="none")
+    assert list(damage([file])) == []
+    flip(file, 8 * (file.stat().st_size // 2))
+    assert pq.ParquetFile(file).read() != table
+    (found,) = damage([file])
+    assert "cannot be read" in found.why
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"files": 1}'])
 def test_a_damaged_manifest_is_named(tmp_path: Path, text: str) -> None:
     file = tmp_path / "part-0.parquet"

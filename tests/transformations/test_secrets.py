@@ -121,6 +121,8 @@ def test_environment_variables_that_are_secrets_by_name_are_hidden(
     monkeypatch.setenv("PGPASSWORD", "postgres")
     monkeypatch.setenv("SOME_TOKEN", "abcdefghijkl")
     monkeypatch.setenv("SSH_AUTH_SOCK", "/tmp/agent")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "/begins/with/a/slash")
+    assert redact("s3fs: key /begins/with/a/slash.") == "s3fs: key ***."
     assert (
         redact("postgresql: postgres abcdefghijklm /tmp/agent") == "postgresql: *** ***m /tmp/agent"
     )
@@ -150,9 +152,9 @@ def test_logs_hold_no_secret(caplog: pytest.LogCaptureFixture) -> None:
         except ValueError:
             logging.getLogger("x").exception("at %s: %s", "redis://:other@h", "planted-secret")
         logging.getLogger("x").warning("no such %d")
-        logging.getLogger("x").warning("%d of %s", 1, "two")
+        logging.getLogger("x").warning("%d of %s", 1, "two\x1b[31m")
     finally:
         logging.setLogRecordFactory(factory)
     assert "planted" not in caplog.text
     assert "redis://:***@h" in caplog.text
-    assert "1 of two" in caplog.text
+    assert "1 of two␛[31m" in caplog.text

@@ -37,6 +37,7 @@ from transformations.seals import MANIFEST
 from transformations.sources import stage_activity, stage_items
 
 EARLY = "event_timestamp is before events.earliest"
+LATE = "event_timestamp is after events.latest"
 
 HEADER = "member_id,item_id,action,event_timestamp,ingested_at"
 COLUMNS = {"ingested_at": "ingested_at"}
@@ -209,7 +210,7 @@ class TestValues:
     @pytest.mark.parametrize(
         ("values", "expected"),
         [
-            (pa.array([12.0, None, 0.5, 2.0**53, 2.0**53 + 2, float("nan")]), [12, 2**53]),
+            (pa.array([12.0, None, 0.5, 2.0**53 - 1, 2.0**53, float("nan")]), [12, 2**53 - 1]),
             (pa.array([2**63 - 1, 2**63], pa.uint64()), [2**63 - 1]),
             (pa.array([True, False]), InputError),
             (pa.array([datetime(2026, 3, 1)]), InputError),
@@ -245,7 +246,9 @@ class TestValues:
             ("1990-01-01", "timestamp", at("1990-01-01")),
             ("2026-03-11", "timestamp", at("2026-03-11")),
             ("2026-03-11 00:00:00.000001", "timestamp", "event_timestamp is in the future"),
-            ("infinity", "timestamp", "event_timestamp is in the future"),
+            ("2027-03-10", "timestamp", "event_timestamp is in the future"),
+            ("2027-03-10 00:00:00.000001", "timestamp", LATE),
+            ("infinity", "timestamp", LATE),
             ("1772323200", "s", at("2026-03-01")),
             ("1772323200.0", "s", at("2026-03-01")),
             ("1772323200001", "ms", at("2026-03-01 00:00:00.001")),
@@ -260,8 +263,8 @@ class TestValues:
             ("1772323200000", "us", EARLY),
             ("1772323200000000", "ns", EARLY),
             ("1772323200000", "ns", EARLY),
-            ("1772323200000", "s", "event_timestamp is in the future"),
-            ("9223372036854775807", "s", "event_timestamp is in the future"),
+            ("1772323200000", "s", LATE),
+            ("9223372036854775807", "s", LATE),
         ],
     )
     def test_times_as_text(
@@ -307,10 +310,17 @@ class TestValues:
         assert [e.event_timestamp for e in staged(config)] == [at("2026-03-01 00:00:00.000001")]
 
 
-def test_seconds_that_are_read_as_milliseconds_are_noticed(tmp_path: Path) -> None:
-    write_csv(tmp_path / "source.csv", *(f"{n},1,SAVE,177232320{n}," for n in range(5)))
-    config = from_files(tmp_path, "source.csv", events={"time_unit": "ms", "max_refused_share": 0})
-    with pytest.raises(RunFailedError, match=r"events.time_unit, which is ms: .* January 1970"):
+@pytest.mark.parametrize(
+    ("unit", "zeros", "said"),
+    [
+        ("ms", "", r"so early are mostly integers of a larger unit .* is ms: .* January 1970"),
+        ("s", "000", r"so late are mostly integers of a smaller unit .* is s: .* far year"),
+    ],
+)
+def test_another_unit_is_noticed(tmp_path: Path, unit: str, zeros: str, said: str) -> None:
+    write_csv(tmp_path / "source.csv", *(f"{n},1,SAVE,177232320{n}{zeros}," for n in range(5)))
+    config = from_files(tmp_path, "source.csv", events={"time_unit": unit, "max_refused_share": 0})
+    with pytest.raises(RunFailedError, match=said):
         stage(config)
 
 
@@ -321,6 +331,16 @@ def test_the_earliest_time_is_the_users(tmp_path: Path) -> None:
     assert refused == {EARLY: 1, "ingested_at is before events.earliest": 1}
     old = from_files(tmp_path, "source.csv", events={"earliest": date(1980, 1, 1)})
     assert stage(old).refused == {}
+
+
+def test_the_latest_time_is_the_users(tmp_path: Path) -> None:
+    write_csv(tmp_path / "source.csv", "1,1,SAVE,2026-03-13,", "2,1,SAVE,2026-03-01,2026-03-13")
+    short = from_files(tmp_path, "source.csv", events={"latest": "2d"})
+    assert stage(short).refused == {LATE: 1, "ingested_at is after events.latest": 1}
+    assert stage(short, AS_OF + DAY).rows_out == 0
+    assert stage(short, AS_OF + 2 * DAY).rows_out == 1  # its time has come
+    long = from_files(tmp_path, "source.csv")
+    assert stage(long).refused == {"event_timestamp is in the future": 1}
 
 
 class TestRefused:

@@ -378,10 +378,10 @@ def test_a_session_of_other_habits_reads_the_same(postgres: Database, tmp_path: 
 
 
 @pytest.mark.postgres
-def test_infinity_is_in_the_future(postgres: Database, tmp_path: Path) -> None:
+def test_infinity_is_after_the_latest_time(postgres: Database, tmp_path: Path) -> None:
     postgres.insert("1, 1, '10', 'SAVE', 'infinity', null")
 
-    assert stage(postgres.config(tmp_path)).refused == {"event_timestamp is in the future": 1}
+    assert stage(postgres.config(tmp_path)).refused == {"event_timestamp is after events.latest": 1}
 
 
 @pytest.mark.postgres

@@ -5,6 +5,7 @@ Where CI=true a server that is missing fails the test; elsewhere it is skipped w
 
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -32,6 +33,33 @@ def running_redis() -> Iterator[str]:
         missing("no redis-server on the PATH")
     with tempfile.TemporaryDirectory() as folder, private_redis(Path(folder)) as port:
         yield f"127.0.0.1:{port}"
+
+
+@contextmanager
+def redis_of(
+    folder: Path, *options: str, conf: Path | None = None, says: str = "Ready to accept connections"
+) -> Iterator[None]:
+    """A redis-server with these options; a sentinel where it has a configuration."""
+    program = shutil.which("redis-server")
+    if program is None:
+        missing("no redis-server on the PATH")
+    process = subprocess.Popen(
+        [program, "--bind", "127.0.0.1", "--save", "", *options]
+        if conf is None
+        else [program, str(conf), "--sentinel", "--bind", "127.0.0.1"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        if not any(says in line for line in process.stdout):
+            missing("this redis-server has no TLS")
+        yield
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,8 @@ from transformations.tables import activity_query
 from transformations.tasks import Engine, InTurn
 from transformations.tombstones import without_forgotten
 
-FUTURE = "event_timestamp is in the future"
+FUTURE = ("event_timestamp is in the future", "event_timestamp is after events.latest")
+"""Reasons that time may end."""
 
 
 class TooManyRefusedError(RunFailedError):
@@ -104,6 +105,7 @@ def _judge(config: Config, con: Connection, as_of: datetime, rows: Given, folder
         "as_of": as_of,
         "actions": list(config.actions),
         "earliest": config.events.earliest,
+        "latest": as_of + config.events.latest,
     }
     parts = []
     for number, files in enumerate(rows.groups):
@@ -132,7 +134,7 @@ def _judge(config: Config, con: Connection, as_of: datetime, rows: Given, folder
 def _judge_again(
     config: Config, con: Connection, file: Path, parameters: dict[str, object]
 ) -> None:
-    """Judge rows refused as lying in the future once more, and keep those that no longer do."""
+    """Judge rows refused as lying ahead once more, and keep those that no longer do."""
     quarantine = quarantine_query(config)
     columns = {key: key for key in config.events.columns.model_dump()}
     columns |= {name: name for name in config.rules.attributes}
@@ -140,7 +142,8 @@ def _judge_again(
         f", json_extract_string(attributes, {quoted(name)}) as {identifier(name)}"
         for name in config.rules.attributes
     )
-    query = f"select *{again} from ({quarantine}) where reason = {quoted(FUTURE)}"
+    reasons = ", ".join(map(quoted, FUTURE))
+    query = f"select *{again} from ({quarantine}) where reason in ({reasons})"
     kinds = dict.fromkeys([*columns, "text"], "VARCHAR")
     texts = dict.fromkeys(config.rules.texts, "text")
     raw = raw_events(config, query, columns, kinds, "source", texts)
@@ -153,14 +156,15 @@ def _fail_if_too_many(config: Config, rows_in: int, refused: dict[str, int]) -> 
     allowed = config.events.max_refused_share
     if total > allowed * rows_in:
         listed = ", ".join(f"{reason}: {rows:,}" for reason, rows in refused.items())
-        old = sum(rows for reason, rows in refused.items() if reason.endswith("events.earliest"))
-        unit = (
-            f" Times before {config.events.earliest:%Y-%m-%d} are mostly integers of a larger unit "
-            f"than events.time_unit, which is {config.events.time_unit}: seconds that are read as "
-            "ms lie in January 1970."
-            if old > total / 2
-            else ""
-        )
+        unit = ""
+        for bound, which, other in (("earliest", "early", "larger"), ("latest", "late", "smaller")):
+            wrong = [n for reason, n in refused.items() if reason.endswith(f"events.{bound}")]
+            if sum(wrong) > total / 2:
+                unit = (
+                    f" Times that are so {which} are mostly integers of a {other} unit than "
+                    f"events.time_unit, which is {config.events.time_unit}: seconds that are read "
+                    "as ms lie in January 1970, ms that are read as s in a far year."
+                )
         raise TooManyRefusedError(
             f"{total:,} of the {rows_in:,} rows read are refused, which is more than the share of "
             f"{allowed:.1%} that events.max_refused_share allows ({listed}). The rows are in "

@@ -15,9 +15,11 @@ judged as (
             when list_contains($actions, raw_action::varchar) is not true then 'action is unknown'
             when event_timestamp is null then 'event_timestamp cannot be read'
             when event_timestamp < $earliest then 'event_timestamp is before events.earliest'
+            when event_timestamp > $latest then 'event_timestamp is after events.latest'
             when event_timestamp > $as_of + interval 1 day then 'event_timestamp is in the future'
             when ingested_at is null and not ingested_at_is_blank then 'ingested_at cannot be read'
             when ingested_at < $earliest then 'ingested_at is before events.earliest'
+            when ingested_at > $latest then 'ingested_at is after events.latest'
             when attribute_problem is not null then attribute_problem
         end as reason,
     from raw_events

@@ -29,7 +29,7 @@ SCHEMA = 1
 LONGEST = 1024 * 1024
 """Bytes of a message."""
 # How far ahead an event may lie, as in transformations/sql/stg_activity.sql.
-FURTHEST = timedelta(days=1)
+AHEAD = timedelta(days=1)
 
 UNREADABLE = "cannot be read"
 MEMBER = re.compile(rb'"member_id"\s*:\s*(-?\d+|"(?:[^"\\]|\\.)*")')
@@ -112,7 +112,9 @@ def decode(rules: Rules, message: bytes, now: datetime) -> StreamEvent:
     timestamp = read_time(event.get("event_timestamp"))
     if timestamp is None:
         raise MessageError("event_timestamp cannot be read")
-    wrong = out_of_bounds(rules, timestamp, now, FURTHEST)
+    wrong = out_of_bounds(rules, timestamp, now)
+    if wrong is None and timestamp > microseconds(now + AHEAD):
+        wrong = "is in the future"
     if wrong is not None:
         raise MessageError(f"event_timestamp {wrong}")
     member_id = _id(rules, "member_id", event.get("member_id"))

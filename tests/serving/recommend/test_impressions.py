@@ -289,7 +289,7 @@ def test_a_topic_that_is_away_takes_no_file_along(tmp_path: Path) -> None:
     config, metrics, bus = settings(tmp_path, every="1ms"), RecommendMetrics(), GoneBus()
     shown: Any = Impressions(config, metrics, bus)  # type: ignore[arg-type]
     shown.add(answer_of("a"), {})
-    assert bus.was_asked.wait(60)
+    assert bus.was_asked.wait(600)
     shown.add(answer_of("b"), {})
     shown.close()
     assert [row["request_id"] for row in rows_on_disk(config)] == list("aabb")
@@ -303,6 +303,16 @@ def test_settings(tmp_path: Path) -> None:
         open_impressions(settings(tmp_path, topic="nowhere"), RecommendMetrics())
     numbers = json.loads(message(Shown(answer_of("a"), {"shift": 2.5}, AT)))["context"]
     assert numbers == {"shift": 2.5}
+
+
+def test_a_topic_that_does_not_answer_is_said_at_the_start(tmp_path: Path, caplog: Any) -> None:
+    config = settings(tmp_path, topic="redis://:a-word@127.0.0.1:1")
+    shown = open_impressions(config, RecommendMetrics())
+    assert shown is not None
+    shown.close()
+    assert "recommend.impressions.topic: Redis: expected an answer" in caplog.text
+    assert "Look at host and port" in caplog.text
+    assert "a-word" not in caplog.text
 
 
 def test_a_killed_process_loses_at_most_its_spool(tmp_path: Path) -> None:

@@ -195,6 +195,13 @@ def test_by_its_address_and_with_all_that_a_request_may_say(client: Client) -> N
         ({"member_id": 1, "item": 2}, "body.item", "Extra inputs"),
         ({"member_id": 1, "by": "chance"}, "body.by", "'ranker', 'votes' or 'popular'"),
         ({"member_id": 1, "candidates": []}, "body.candidates", "at least 1 item"),
+        ({"member_id": 1, "candidates": [1] * 10_001}, "body.candidates", "at most 10000"),
+        ({"member_id": 1, "leave_out": [1] * 10_001}, "body.leave_out", "at most 10000"),
+        ({"member_id": 1, "events": [event(1)] * 513}, "body.events", "at most 512"),
+        ({"member_id": "x" * 257}, "body.member_id", "at most 256"),
+        ({"member_id": ""}, "body.member_id", "at least 1"),
+        ({"member_id": 1, "context": {"surface": "x" * 201}}, None, "text of at most 200"),
+        ({"member_id": 1, "context": {"shift": float("nan")}}, None, "expected a finite number"),
         ({"member_id": 1, "candidates": [3, 77]}, None, "items of the catalogue, got 77"),
         ({"member_id": 1, "leave_out": ["x"]}, None, "item_id: expected int64 ids, got 'x'"),
         ({"member_id": "x"}, None, "member_id: expected int64 ids, got 'x'"),
@@ -225,6 +232,8 @@ def test_a_wrong_request_says_where_and_what(
     ("path", "status"),
     [
         ("/recommend/x", 422),
+        ("/recommend/42%2F1", 422),
+        ("/recommend/" + "4" * 257, 422),
         ("/recommend/42?n=0", 422),
         ("/recommend/42?n=1001", 422),
         ("/members/x", 422),
@@ -237,6 +246,12 @@ def test_a_wrong_address_is_told_in_the_same_form(client: Client, path: str, sta
     got, answer, _ = client.ask(path)
     assert got == status
     assert set(answer["error"]) == {"code", "message", "details"}
+
+
+def test_a_body_beyond_the_bound_is_not_read(client: Client) -> None:
+    body = {"member_id": 1, "leave_out": [10**18] * (LIMITS.max_body // 18)}
+    status, answer, _ = client.ask("/recommend", body)
+    assert (status, answer["error"]["code"]) == (413, "http")
 
 
 def test_what_the_page_asks_for(client: Client) -> None:
