@@ -208,7 +208,7 @@ def serve(
     views = publish.views(lines, with_sequences)
     with stages.stage("publish", total=members * len(views)) as stage:
         stage.rows_out = publish.publish(
-            config, store, as_of, lines, stage.advance, with_sequences=with_sequences
+            config, store, as_of, lines, stage.advance, with_sequences, engine_of(config)
         )
         published_at = clock.now()
     with stages.stage("read back") as stage:

@@ -28,12 +28,14 @@ class StoreKind:
     reads: Callable[[Any, RepoConfig, Plan], OnlineReads]
     gone: tuple[type[Exception], ...]
     """Raised while the store is away, besides OSError; a later try may succeed."""
+    is_server: bool
+    """Whether processes of other machines may write to it too."""
 
 
 KINDS = (
-    StoreKind("sqlite", SqliteOnlineStore, SqliteReads, (sqlite3.OperationalError,)),
-    StoreKind("redis", RedisOnlineStore, RedisReads, (redis.exceptions.RedisError,)),
-    StoreKind("postgres", PostgreSQLOnlineStore, PostgresReads, (psycopg.OperationalError,)),
+    StoreKind("sqlite", SqliteOnlineStore, SqliteReads, (sqlite3.OperationalError,), False),
+    StoreKind("redis", RedisOnlineStore, RedisReads, (redis.exceptions.RedisError,), True),
+    StoreKind("postgres", PostgreSQLOnlineStore, PostgresReads, (psycopg.OperationalError,), True),
 )
 
 

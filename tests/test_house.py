@@ -56,6 +56,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "operations.workspace",
         "serving.answers",
         "serving.stream.states",
+        "stores.columnar",
         "stores.eviction",
         "stores.kinds",
         "stores.sqlite",

@@ -18,6 +18,11 @@ Result = TypeVar("Result")
 class Engine(Protocol):
     """Calls a function for each of many tasks."""
 
+    @property
+    def slots(self) -> int:
+        """About how many tasks run at the same time."""
+        ...
+
     def run(
         self,
         config: Config,
@@ -35,6 +40,8 @@ class Engine(Protocol):
 
 class InTurn:
     """An engine that runs one task after the other, here, with a connection that is open."""
+
+    slots = 1
 
     def __init__(self, con: Connection) -> None:
         self._con = con

@@ -23,7 +23,7 @@ class LocalEngine:
     """Runs tasks in processes of this machine; they are started once, with the first task."""
 
     def __init__(self, settings: EngineSettings) -> None:
-        self._workers = settings.workers or len(os.sched_getaffinity(0))
+        self.slots = settings.workers or len(os.sched_getaffinity(0))
         self._pool: ProcessPoolExecutor | None = None
 
     def run(
@@ -51,7 +51,7 @@ class LocalEngine:
         except BrokenProcessPool:
             self._pool = None
             raise RunFailedError(
-                f"a process of the {self._workers} that build buckets was killed, as where memory "
+                f"a process of the {self.slots} that build buckets was killed, as where memory "
                 "runs out; lower engine.workers or engine.memory, or raise layout.buckets, and "
                 "run again"
             ) from None
@@ -61,7 +61,7 @@ class LocalEngine:
             # Not forked: threads of DuckDB, Arrow and TensorFlow hold locks here.
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(
-                self._workers, context, initializer=_end_with, initargs=(os.getpid(),)
+                self.slots, context, initializer=_end_with, initargs=(os.getpid(),)
             )
             atexit.register(self._close)
         return self._pool

@@ -9,17 +9,22 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from typing import Any
 
 from duckdb import DuckDBPyConnection as Connection
 
-from pipelines.engine.task import Result, Task, result_of, run_task
+from pipelines.engine.task import Failed, Result, Task, result_of, run_task
 from transformations.config import ROOT, Config
 from transformations.engine_settings import EngineSettings
 from transformations.errors import InputError, RunFailedError
+<<<<<<< HEAD
 from transformations.secrets import expanded
+=======
+from transformations.secrets import SECRET_VARIABLE, redact, redact_logs
+>>>>>>> cac06b07bceea12e29bae1a19c6d07ad25fcf8b8
 
 logger = logging.getLogger(__name__)
 
@@ -48,12 +53,13 @@ class SparkEngine:
         if not tasks:
             return
         from py4j.protocol import Py4JError
+        from pyspark.errors import PySparkException
 
         context = self.session.sparkContext
-        run = partial(run_task, config, function)
+        run = partial(_without_passwords, config, function)
         try:
             results = context.parallelize(tasks, len(tasks)).map(run).collect()
-        except Py4JError as error:
+        except (Py4JError, PySparkException) as error:
             raise RunFailedError(
                 f"Spark at {self._settings.master} gave up: {_reason(error)}; the tables are as "
                 "they were before. Mend it, and run again"
@@ -62,12 +68,44 @@ class SparkEngine:
             yield task, result_of(result)
 
     @property
+    def slots(self) -> int:
+        """Return how many tasks the executors take that are there now; Spark says 2 at least."""
+        return int(self.session.sparkContext.defaultParallelism)
+
+    @property
     def session(self) -> Any:
         """The SparkSession of this process: the one that runs, else a new one."""
         return _start(self._settings)
 
 
+def _without_passwords(
+    config: Config, function: Callable[[Config, Connection, Task], Result], task: Task
+) -> Result | Failed:
+    """As `run_task`; Spark shows what an error says on its pages, in its logs and its event log."""
+    _logs_without_passwords()
+    try:
+        return run_task(config, function, task)
+    except Exception as error:
+        raise RuntimeError(redact("".join(traceback.format_exception(error)))) from None
+
+
+_logs_without_passwords = cache(redact_logs)  # once in a process, which runs many tasks
+
+
+def _refuse_passwords(conf: Mapping[str, str]) -> None:
+    """Raise InputError where a setting holds a password: Spark's pages show all settings."""
+    for key, value in conf.items():
+        _, is_variable, name = key.partition("Env.")
+        if (is_variable and SECRET_VARIABLE.search(name)) or redact(value) != value:
+            raise InputError(
+                f"engine.conf: expected no passwords, since Spark's pages and event logs show "
+                f"its settings; got one in {key}. Set the variable where Spark's workers are "
+                "started, or on Kubernetes by spark.kubernetes.executor.secretKeyRef.NAME"
+            )
+
+
 def _start(settings: EngineSettings) -> Any:
+    _refuse_passwords(settings.conf)
     try:
         from pyspark.errors import PySparkRuntimeError
         from pyspark.sql import SparkSession

@@ -11,6 +11,7 @@ from duckdb import DuckDBPyConnection as Connection
 from transformations.config import Config, DuckDB
 from transformations.duck import connect
 from transformations.errors import ActivityError, InputError, RunFailedError
+from transformations.secrets import redact
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -38,7 +39,7 @@ def run_task(
         with TemporaryDirectory(prefix="activity-") as spill, connect(own, Path(spill)) as con:
             return function(own, con, task)
     except (InputError, RunFailedError) as error:
-        return Failed(type(error), str(error))
+        return Failed(type(error), redact(str(error)))
 
 
 def result_of(given: Result | Failed) -> Result:

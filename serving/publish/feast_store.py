@@ -37,6 +37,18 @@ from transformations.sources.sql_source import read_url
 def open_store(config: Config) -> FeatureStore:
     """Open the configured feature store, the same one from any working folder.
 
+    Raises:
+        InputError: as `store_settings`.
+    """
+    settings = store_settings(config)
+    # The ibis that Feast pins calls what the newest DuckDB deprecates, and Feast shows it.
+    warnings.filterwarnings("ignore", r"fetch_arrow_table\(\)", DeprecationWarning)
+    return FeatureStore(repo_path=str(config.root), config=settings)
+
+
+def store_settings(config: Config) -> RepoConfig:
+    """Return Feast's settings, with the variables of this process's environment filled in.
+
     Feast resolves an online store's relative path against the repository root, but a SQLite
     registry's against the working folder. Here both are resolved against the root.
 
@@ -64,9 +76,7 @@ def open_store(config: Config) -> FeatureStore:
     except (TypeError, ValueError, yaml.YAMLError, sa.exc.ArgumentError, FeastError) as error:
         raise InputError(f"{file} is not what Feast expects: {error}") from None
     feast_config.repo_path = config.root
-    # The ibis that Feast pins calls what the newest DuckDB deprecates, and Feast shows it.
-    warnings.filterwarnings("ignore", r"fetch_arrow_table\(\)", DeprecationWarning)
-    return FeatureStore(repo_path=str(config.root), config=feast_config)
+    return feast_config
 
 
 def apply(

@@ -16,6 +16,7 @@ from operations.composition import published_lists
 from operations.fits import Fits, chosen
 from serving.publish.feast_store import quiet
 from serving.publish.items import ItemsOnline
+from serving.publish.tasks import by_tasks
 from transformations.config import Config
 from transformations.errors import RunFailedError
 from transformations.layout import part_files, partition, partitions, rows_of, snapshot_files
@@ -29,6 +30,7 @@ from transformations.names import (
 from transformations.seals import expect_whole
 from transformations.stats.member_stats import build_member_stats
 from transformations.table_files import ENCODED_AGAIN, TAKE_AWAY
+from transformations.tasks import Engine
 from transformations.timestamps import EPOCH
 
 
@@ -39,6 +41,7 @@ def publish(
     aggregators: Sequence[Aggregator] | None = None,
     progress: Callable[[int], object] | None = None,
     with_sequences: bool = True,
+    engine: Engine | None = None,
 ) -> int:
     """Write the snapshot of `as_of`, and the item vectors available by then, to the online store.
 
@@ -48,6 +51,8 @@ def publish(
         with_sequences: The view of sequences too, and that of the statistics which are made from
             them: where a version before these wrote the snapshot, here. A run writes both once.
         progress: Called with a number of rows once they are written.
+        engine: Whose tasks write a snapshot that lies in buckets to a server; default: this
+            process, which also writes to SQLite, the items, and what a store of another kind gets.
 
     Returns the number of written rows.
 
@@ -72,10 +77,11 @@ def publish(
     )
     written = 0
     for view, some in files.items():
-        materialize(store, view, as_of, as_of)
+        with by_tasks(config, store, some, as_of, engine, progress) as is_told:
+            materialize(store, view, as_of, as_of)
         rows = rows_of(some)
         written += rows
-        if progress is not None:
+        if progress is not None and not is_told:
             progress(rows)
     spaces = [own for own, _ in Fits(config).all_spaces(aggregators)]
     return written + publish_items(spaces, store, as_of, progress)

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis import Connection
 
+from stores import columnar
 from stores import postgres as postgres_store
 from stores import sqlite as sqlite_store
 from stores.columnar import OnlineWriteError
@@ -275,6 +276,31 @@ def test_a_store_that_fails_says_what_is_safe_and_what_to_do(world: World) -> No
 
 
 @on_sqlite
+class Clock:
+    """A clock that stands still until somebody waits."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_rows_are_written_at_a_bounded_rate(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_counts(world.folder / "counts.parquet", [(key, START, key) for key in range(100)])
+    objects = counts_view(world.folder / "counts.parquet")
+    store = world.store("ours", objects, rows_per_second=20)
+    clock = Clock()
+    monkeypatch.setattr(columnar, "time", clock)
+    store.materialize(START, END)
+    # 20 batches, the first of which waits for none.
+    assert clock.now - 100 == pytest.approx(19 * 5 / 20)
+    assert read_counts(world, objects, [0, 99]) == [0, 99]
+
+
 def test_any_other_online_store_gets_the_rows_that_feast_makes(world: World) -> None:
     objects = every_type(world.folder / "source.parquet", ["int"])
     world.store("plain", objects).materialize(START, END)

@@ -3,19 +3,23 @@
 A module of its own: whatever runs a task imports it, and should import nothing heavy with it.
 """
 
+import logging
 import os
 import pickle
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import duckdb
 import psutil
 
 from pipelines.engine import engine_of
 from tests.worlds.events import AS_OF, DAY
+from tests.worlds.spark import PASSWORD
 from transformations.config import Config
 from transformations.duck import connect
 from transformations.last_actions import Snapshot
@@ -25,6 +29,9 @@ from transformations.tables import (
     build_sequences_of,
     sequences_of_bucket,
 )
+
+if TYPE_CHECKING:
+    from serving.publish.tasks import WriteTask
 
 Build = Callable[[Config, duckdb.DuckDBPyConnection, SequencesTask], SequencesBuilt]
 SNAPSHOTS = [
@@ -38,14 +45,35 @@ def lost_once(
 ) -> SequencesBuilt:
     """Build a bucket; the first attempt at one of them dies before it can say so."""
     built = sequences_of_bucket(config, con, task)
-    mark = config.data / "killed"
-    if task.bucket == 1 and not mark.exists():
-        mark.touch()
-        # Of Spark the executor, a Java process; of the pool this very process.
-        of_spark = [p for p in psutil.Process().parents() if "Executor" in " ".join(p.cmdline())]
-        (of_spark or [psutil.Process()])[0].send_signal(signal.SIGKILL)
-        signal.pause()
+    if task.bucket == 1:
+        _die_once(config)
     return built
+
+
+def written_half(config: Config, con: duckdb.DuckDBPyConnection, task: "WriteTask") -> int:
+    """Write rows online; the first attempt dies between two files."""
+    from serving.publish.tasks import write_files  # heavy, and of no use to the others
+
+    first = write_files(config, con, replace(task, files=task.files[:1]))
+    _die_once(config)
+    return first + write_files(config, con, replace(task, files=task.files[1:]))
+
+
+def tells_password(config: Config, con: duckdb.DuckDBPyConnection, task: object) -> int:
+    """Fail as a driver of a database might."""
+    logging.getLogger("driver").error("logging in with %s", os.environ[PASSWORD])
+    raise RuntimeError(f"cannot log in with {os.environ[PASSWORD]}")
+
+
+def _die_once(config: Config) -> None:
+    mark = config.data / "killed"
+    if mark.exists():
+        return
+    mark.touch()
+    # Of Spark the executor, a Java process; of the pool this very process.
+    of_spark = [p for p in psutil.Process().parents() if "Executor" in " ".join(p.cmdline())]
+    (of_spark or [psutil.Process()])[0].send_signal(signal.SIGKILL)
+    signal.pause()
 
 
 def driver_lost(
