@@ -20,11 +20,7 @@ from pipelines.engine.task import Failed, Result, Task, result_of, run_task
 from transformations.config import ROOT, Config
 from transformations.engine_settings import EngineSettings
 from transformations.errors import InputError, RunFailedError
-<<<<<<< HEAD
-from transformations.secrets import expanded
-=======
-from transformations.secrets import SECRET_VARIABLE, redact, redact_logs
->>>>>>> cac06b07bceea12e29bae1a19c6d07ad25fcf8b8
+from transformations.secrets import SECRET_VARIABLE, expanded, redact, redact_logs
 
 logger = logging.getLogger(__name__)
 
