@@ -1,6 +1,6 @@
 """Does the offline verdict agree with the market? Simulated markets that answer, one per seed.
 
-    python -m benchmarks.closed_loop [--markets 20] [--jobs 2]
+    python -m benchmarks.closed_loop [--markets 20] [--jobs 2] [--more]
 
 In each market three rankers are fitted that differ in their vectors alone: three decayed ones, a
 learned one, none (examples/operate/catalog.py). Before any of them serves, each pair is compared as
@@ -293,23 +293,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--markets", type=int, default=20)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--more", action="store_true", help="Keep the markets that are measured.")
     given = parser.parse_args()
-    began, markets, console = time.perf_counter(), list[dict[str, Any]](), Console()
+    began, console = time.perf_counter(), Console()
+    before = json.loads(RESULTS.read_text()) if given.more else {"each": [], "seconds": 0}
+    markets: list[dict[str, Any]] = before["each"]
+    seeds = {*range(1, given.markets + 1)} - {int(one["seed"]) for one in markets}
     # A process per market: TensorFlow and the moved clock belong to one.
     with ProcessPoolExecutor(given.jobs, get_context("spawn"), max_tasks_per_child=1) as pool:
-        asked = [pool.submit(market_of, seed) for seed in range(1, given.markets + 1)]
+        asked = [pool.submit(market_of, seed) for seed in sorted(seeds)]
         try:
             for one in as_completed(asked):
                 found = one.result()
                 markets.append(found)
                 markets.sort(key=lambda market: int(market["seed"]))
-                result = result_of(markets, time.perf_counter() - began)
+                seconds = before["seconds"] + time.perf_counter() - began
+                result = result_of(markets, seconds)
                 RESULTS.write_text(json.dumps(result, indent=1) + "\n")
                 console.print(found["seed"], found["seconds"], found["pairs"])
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    console.print(result["agreement"])
+    if seeds:
+        console.print(result["agreement"])
 
 
 if __name__ == "__main__":

@@ -47,6 +47,17 @@ def lines(results: Mapping[str, Any]) -> Iterator[str]:
             if _is_of(measure, name)
         )
         yield f"| `{measure}` | {faults} of {len(results['faults'])} | {alarms} |"
+    if "large" in results:
+        yield cost(results["large"])
+
+
+def cost(large: Mapping[str, Any]) -> str:
+    """Return the sentence of what the measures of a large market take."""
+    return (
+        f"With {large['members']:,} members, {large['actions'] / 1e6:.0f} million actions in 31 "
+        f"days and one vector field, they took {large['seconds']:.0f} s on two cores "
+        f"({large['processor_seconds']:.0f} s of processor time), and {large['peak_gb']:.1f} GB."
+    )
 
 
 def _short(name: str) -> str:
