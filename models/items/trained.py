@@ -37,9 +37,9 @@ LENGTH = 32
 """Actions of a history at most."""
 LEAST_LABELS = 100
 LATER, LATER_RATE = 0.3, 0.1
-"""Shares of the epochs and of the learning rate, of a fit that goes on from another. At the full
-rate it forgets more than its buffer teaches: on IFDB, with a year's buffer and on the quarter
-after, NDCG@10 was 0.0906; with a tenth of it 0.0970; without going on 0.0968."""
+"""Shares of the epochs and of the learning rate, of a fit that goes on from another. Small steps
+move what was learned before the buffer little; on IFDB the full rate was neither better nor worse
+(docs/training.md, "Fits that go on")."""
 N_SIGNS = 2
 """Features of a sign: whether an action is positive, and whether negative."""
 
