@@ -90,6 +90,11 @@ class Release:
             return ""
         return str(self.gates.get("why") or "its gates did not pass")
 
+    @property
+    def passed(self) -> bool:
+        """Whether every gate let it, and none waits for more to judge by."""
+        return bool(self.gates and self.gates.get("passed") and not self.gates.get("waits"))
+
     def fails(self, gate: str) -> bool:
         """Whether this gate is one that refused it."""
         if self.gates is None or self.gates.get("passed"):

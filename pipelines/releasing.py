@@ -66,11 +66,13 @@ def release_what_is_published(
 def judge_newest(config: Config, stages: Stages) -> None:
     """Let the gates judge the newest release, where `release.promote` asks them and it may come.
 
-    One that they refused, or could not judge yet, is judged again by the next run; not one that
-    ranks worse: judged day after day, it would pass by chance in the end.
+    What they could not judge yet, or refused for what a machine did, the next run judges again; not
+    what they let pass, and not what ranks worse: judged day after day, either would turn by chance.
     """
     newest = _newest_unserved(config)
     if config.release.promote != "gated" or newest is None or serving(config) is None:
+        return
+    if newest.passed:
         return
     if newest.fails("quality"):
         again = f"to judge it again: activity gate --release {newest.number}"
