@@ -36,7 +36,9 @@ def lists(
     ids, of_there = ids.filter(pa.array(of_there > 0)), of_there[of_there > 0]
     nearest = Nearest(table.vectors[of_there], similarity_of(config))
     listed = con.sql("from listed").to_arrow_table()["item_id"].combine_chunks()
-    wanted = np.setdiff1d(np.arange(1, len(table) + 1), table.rows(listed))
+    # By id, since the last bit of a product hangs on which others it is made with.
+    by_id = pc.sort_indices(table.ids).to_numpy() + 1
+    wanted = by_id[~np.isin(by_id, table.rows(listed))]
     for start in range(0, len(wanted), ITEMS_AT_ONCE):
         rows = wanted[start : start + ITEMS_AT_ONCE]
         # One more, as most find themselves.
