@@ -78,7 +78,7 @@ class Forgotten:
         """Return whose rows the stream wrote since the snapshot: before the first call, or here."""
         if self._streamed is None:
             with connect(self._config) as con:
-                query = streamed(self._config, con, SEQUENCE_VIEW)
+                query = streamed(self._config, con, SEQUENCE_VIEW, self._as_of)
                 ids = (
                     []
                     if query is None
@@ -115,7 +115,7 @@ class Forgotten:
             con.register("wanted", pa.table({"member_id": wanted}))
             of_snapshot = f"from {parquet(files)} semi join wanted using (member_id)"
             yield from con.sql(of_snapshot).to_arrow_reader()
-            query = streamed(self._config, con, SEQUENCE_VIEW, members=wanted)
+            query = streamed(self._config, con, SEQUENCE_VIEW, self._as_of, wanted)
             if query is not None:
                 con.execute(
                     f"create temp view streamed as select * from ({query}) semi join wanted using "
