@@ -48,6 +48,7 @@ from stores.asof.labels import AsofLabels
 from stores.asof.query import AsofView
 from stores.asof.session import Limits, session
 from stores.asof.views import read_view
+from stores.objects import not_read
 
 logger = logging.getLogger(__name__)
 
@@ -252,8 +253,8 @@ def _not_ours(
             return f"{view.name} reads from {type(source).__name__}, not from a FileSource"
         if source.file_format is not None and not isinstance(source.file_format, ParquetFormat):
             return f"{view.name} reads {type(source.file_format).__name__}, not Parquet"
-        if "://" in source.path.removeprefix("file://"):
-            return f"{view.name} reads from {source.path}, not from a local path"
+        if (why := not_read(source.path, source.s3_endpoint_override)) is not None:
+            return f"{view.name} reads from {source.path}, {why}"
     for view in on_demand:
         if view.mode == "substrait":
             return f"{view.name} is an on-demand view in substrait mode"

@@ -26,6 +26,7 @@ import duckdb
 import pyarrow as pa
 
 from stores.ids import COMPARED, WIDE
+from stores.objects import find_objects, is_url, let_read
 from stores.quoting import literal
 
 NANOSECONDS = {"TIMESTAMP_NS": "TIMESTAMP", "TIMESTAMPTZ_NS": "TIMESTAMP WITH TIME ZONE"}
@@ -156,6 +157,7 @@ def scan(
         ValueError: a file has two columns of a wanted name but for the letter case.
         duckdb.Error: a file is not Parquet.
     """
+    let_read(con, path)
     layouts = _layouts(con, files)
     kinds: dict[str, list[str]] = {}
     lacking: dict[str, list[str]] = {}
@@ -193,7 +195,7 @@ def scan(
 
 
 def find_files(path: str) -> list[str]:
-    """Return the Parquet files at a path: a file, a folder of any depth, or a pattern.
+    """Return the Parquet files at a path: a file, a folder of any depth, a pattern, or a URL.
 
     A folder's are those that end in .parquet, in any letter case; links are followed. What begins
     with `_` or `.` is not data. Each file is named once, in the order of the names.
@@ -201,6 +203,8 @@ def find_files(path: str) -> list[str]:
     Raises:
         FileNotFoundError: there are none.
     """
+    if is_url(path):
+        return find_objects(path)
     if Path(path).exists():
         found = [path]
     elif glob.has_magic(path):
@@ -237,7 +241,7 @@ def _below(folder: str) -> Iterator[str]:
 def source_root(path: str) -> Path:
     """Return the folder whose subfolders may give columns."""
     at = Path(path)
-    if at.is_dir():
+    if at.is_dir() or is_url(path):
         return at
     while glob.has_magic(str(at)) and not at.exists():
         at = at.parent

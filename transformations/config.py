@@ -409,6 +409,16 @@ class Config(_Strict):
             )
         return raw
 
+    @field_validator("data_dir")
+    @classmethod
+    def _lies_on_a_disk(cls, folder: str) -> str:
+        if "://" in folder:
+            raise ValueError(
+                f"expected a folder on a disk, got {folder}; sources may lie in an object store, "
+                "tables may not yet"
+            )
+        return folder
+
     @model_validator(mode="after")
     def _what_is_needed_is_kept(self) -> Self:
         """Refuse a retention that would take what a snapshot or a fit reads."""

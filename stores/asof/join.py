@@ -18,6 +18,7 @@ from stores.asof.find import find, first_positions
 from stores.asof.labels import AsofLabels
 from stores.asof.query import AsofView, LabelRange, label_range_sql
 from stores.asof.session import Fingerprint, Limits, fingerprint, memory_limit, session
+from stores.objects import let_read
 from stores.parquet import find_files, rows_per_file
 
 # The size of a chunk, as a share of DuckDB's own limit (session.DUCKDB_SHARE). Two chunks may be
@@ -70,6 +71,7 @@ class Join:
             duckdb.Error: out of memory or disk, or a file that cannot be read.
         """
         with session(self.limits) as con:
+            let_read(con, *(view.path for view in self.views))
             self.labels.load(con)
             span = span_of(con, self.labels)
             fetches, ages = [], []

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import duckdb
 
+from stores.objects import is_url, version_of
 from stores.quoting import literal
 
 DECODED_AHEAD = "32MB"
@@ -61,6 +62,8 @@ Fingerprint = tuple[int, int, int] | None
 def fingerprint(file: str) -> Fingerprint:
     """Return values that change when a file is replaced or rewritten; None if it is gone."""
     try:
+        if is_url(file):
+            return version_of(file)
         stat = Path(file).stat()
     except FileNotFoundError:
         return None

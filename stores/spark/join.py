@@ -39,6 +39,7 @@ from stores.asof.keys import compared
 from stores.asof.labels import AsofLabels
 from stores.asof.query import AsofView, LabelRange, files_sql
 from stores.asof.session import fingerprint, session
+from stores.objects import let_read
 from stores.parquet import listed
 from stores.spark.given import DIVIDED_SCHEMA, Divide, of_driver
 from stores.spark.parts import divided
@@ -121,6 +122,7 @@ class SparkJoin(Join):
             keep: The labels of a Spark DataFrame stay in Spark's cache.
         """
         with session(self.limits) as con, ExitStack() as stack:
+            let_read(con, *(view.path for view in self.views))
             self.labels.load(con)
             files = listed_files(con, self.views)
             fetches = []

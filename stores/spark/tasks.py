@@ -28,6 +28,7 @@ from stores.asof.join import ACROSS, Join, Joined, check_unchanged
 from stores.asof.labels import AsofLabels
 from stores.asof.query import AsofView
 from stores.asof.session import Fingerprint, Limits, session
+from stores.objects import let_read
 from stores.spark.parts import Parts, check_buckets
 
 if TYPE_CHECKING:
@@ -183,6 +184,7 @@ def _join(work: Work, part: int, labels: pa.Table) -> Iterator[Joined]:
     check_unchanged({file: work.before[file] for some in files for file in some}, of=ACROSS)
     if work.parts.buckets is not None:
         with session(work.limits) as con:
+            let_read(con, *(view.path for view in work.views))
             for number in work.parts.bucketed:
                 view = work.views[number]
                 check_buckets(con, view, list(files[number]), work.parts.buckets)

@@ -18,6 +18,7 @@ from feast.data_format import ParquetFormat
 from feast.infra.offline_stores.file_source import FileSource
 from numpy.typing import NDArray
 
+from stores.objects import is_url, not_read
 from stores.parquet import Scan, find_files, rows_per_file, scan
 
 # Rows whose keys are compared in one pass, which bounds the memory of the first step. The narrow
@@ -35,14 +36,17 @@ class Columns(NamedTuple):
 
 
 def parquet_path(source: Any, repo_path: Path | None) -> str | None:
-    """Return the local path or pattern of a Feast source of Parquet; None for any other source."""
-    if not isinstance(source, FileSource) or "://" in source.path:
+    """Return the path, pattern or URL of a Feast source of Parquet; None for any other source."""
+    if not isinstance(source, FileSource):
         return None
     is_parquet = isinstance(source.file_format, ParquetFormat) or (
         source.file_format is None and source.path.endswith(".parquet")
     )
     if not is_parquet:
         return None
+    if is_url(source.path):
+        is_ours = not_read(source.path, source.s3_endpoint_override) is None
+        return source.path if is_ours else None
     path = Path(source.path)
     if not path.is_absolute() and repo_path is not None and not path.exists():
         path = Path(repo_path) / path

@@ -29,11 +29,16 @@ FILE = {"path": "rows.parquet", "timestamp_field": "event_time"}
     ("source", "mode", "reason"),
     [
         (FileSource(**FILE, file_format=DeltaFormat()), None, "rows reads DeltaFormat"),
-        (FileSource(**FILE | {"path": "s3://b/c"}), None, "rows reads from s3://b/c, not"),
+        (
+            FileSource(**FILE | {"path": "s3://b/c"}, s3_endpoint_override="http://here"),
+            None,
+            "rows reads from s3://b/c, at the endpoint http://here",
+        ),
+        (FileSource(**FILE | {"path": "xx://b/c"}), None, "rows reads from xx://b/c, which fsspec"),
         (BigQuerySource(table="a.b", timestamp_field="event_time"), None, "BigQuerySource"),
         (FileSource(**FILE), "substrait", "plan is an on-demand view in substrait mode"),
     ],
-    ids=["delta", "remote", "no file", "substrait"],
+    ids=["delta", "endpoint", "unknown", "no file", "substrait"],
 )
 def test_every_reason_is_said_once_and_feast_gets_the_whole_question(
     tmp_path: Path,

@@ -610,7 +610,7 @@ def test_what_it_cannot_do_is_left_to_feast_and_said_once(
     ("source", "reason"),
     [
         ({"file_format": DeltaFormat()}, "DeltaFormat, not Parquet"),
-        ({"path": "s3://bucket/rows.parquet"}, "not from a local path"),
+        ({"path": "xx://bucket/rows.parquet"}, "which fsspec cannot"),
     ],
 )
 def test_labels_in_sql_cannot_be_left_to_feast(

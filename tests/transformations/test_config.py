@@ -117,6 +117,7 @@ def test_what_a_user_says(tmp_path: Path) -> None:
 PINNED = {"item": 7, "position": 1}
 BOOST = {"column": "kind", "is": "job", "by": 2}
 REFUSED = [
+    ({"data_dir": "s3://team/market"}, "data_dir: expected a folder on a disk, got s3://team"),
     ({"windw": "28d"}, "windw: unknown key; expected one of: data_dir, feature_store, events"),
     (
         {"events": {"columns": {"user": "u"}}},

@@ -8,6 +8,7 @@ from threading import Thread
 from time import sleep
 from typing import Any
 from unittest.mock import patch
+from urllib.request import Request, urlopen
 
 BUCKET = "team"
 SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>busy</Message></Error>"
@@ -77,6 +78,8 @@ def object_store() -> Iterator[ObjectStore]:
     }
     try:
         with patch.dict(os.environ, environment):
+            # What servers before it in this process were given, moto still has.
+            urlopen(Request(f"{os.environ['AWS_ENDPOINT_URL']}/moto-api/reset", method="POST"))
             bucket = UPath(f"s3://{BUCKET}")
             bucket.fs.clear_instance_cache()
             bucket.mkdir()
