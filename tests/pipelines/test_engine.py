@@ -24,13 +24,23 @@ from hypothesis import strategies as st
 
 from pipelines.engine import engine_of
 from pipelines.engine.spark import SparkEngine
-from tests.worlds.events import AS_OF, DAY, INTEGERS, STRINGS, Event, configure, event_logs, table
+from tests.worlds.events import (
+    AS_OF,
+    DAY,
+    INTEGERS,
+    STRINGS,
+    Event,
+    Id,
+    configure,
+    event_logs,
+    table,
+)
 from tests.worlds.lost_tasks import SNAPSHOTS, build_by, lost_once
 from tests.worlds.spark import CONF, stop_session
 from tests.worlds.workspace import AVERAGE, DECAY, END, SETTINGS, Workspace
 from transformations.buckets import bucket_of, spark_sql
 from transformations.config import Config
-from transformations.duck import connect, parquet
+from transformations.duck import TableReport, connect, parquet
 from transformations.errors import InputError, RunFailedError
 from transformations.files import sweep
 from transformations.layout import partition_files, partitions, snapshot_files
@@ -38,6 +48,7 @@ from transformations.names import MEMBER_STATS_VIEW, SEQUENCE_VIEW
 from transformations.secrets import redact
 from transformations.sources import stage_activity
 from transformations.tables import build_sequences_of
+from transformations.tombstones import Tombstones
 
 WINDOW, BUCKETS = timedelta(days=3), 4
 ATTRIBUTES = {"dwell": {"type": "number"}, "seen_on": {"type": "category"}}
@@ -66,6 +77,7 @@ def configured(folder: Path, source: Path, id_type: str, buckets: int, engine: d
             "source": str(source),
             "columns": {"ingested_at": "ingested_at"},
             "attributes": ATTRIBUTES,
+            "max_refused_share": 1,
         },
         layout={"buckets": buckets},
         engine=engine,
@@ -83,13 +95,36 @@ def write_events(file: Path, events: list[Event], carried: list[tuple], id_type:
     pq.write_table(rows.append_column("seen_on", pa.array(words, pa.string())), file)
 
 
-def build(config: Config) -> tuple[int, int]:
+BY_HAND = """member_id,item_id,action,event_timestamp,ingested_at,dwell,seen_on
+7,1,APPLY,2026-03-09 11:00:00,,2.5,a
+7,1,SAVE,2026-03-09 12:00:00,2026-03-09 12:30:00,,b
+7,1,NOBODY,2026-03-09 12:00:00,,,
+7,1,APPLY,2026-05-09 12:00:00,,,
+7,1,APPLY,2026-03-09 12:00:00,,long,
+FORGOTTEN,1,APPLY,2026-03-09 12:00:00,,,
+7,1,APPLY,2026-03-09 12:00:00,,,,x,y
+FORGOTTEN,1,APPLY,2026-03-09 12:00:00,,,,x,y
+"""
+
+
+def write_files(
+    folder: Path, events: list[Event], carried: list[tuple], id_type: str, forgotten: Id
+) -> None:
+    """Write events into Parquet files, and a CSV of two line ends with what is refused."""
+    for nth in range(3):
+        some = slice(nth, None, 3)
+        write_events(folder / f"{nth}.parquet", events[some], carried[some], id_type)
+    text = BY_HAND.replace("FORGOTTEN", f'"{forgotten}"')
+    (folder / "by-hand.csv").write_bytes(text.encode())
+
+
+def build(config: Config) -> tuple[TableReport, int]:
     """Stage the source and build all snapshots by the configured engine."""
     engine = engine_of(config)
     with connect(config) as con:
         staged = stage_activity(config, con, AS_OF, engine=engine)
         built = build_sequences_of(config, con, SNAPSHOTS, engine=engine)
-    return staged.rows_out, built.rows_out
+    return staged, built.rows_out
 
 
 def rows(files: list[Path]) -> str:
@@ -101,7 +136,10 @@ def rows(files: list[Path]) -> str:
 
 
 def tables_of(config: Config) -> dict[str, str]:
-    found = {"activity": rows(partition_files(config.layout.activity))}
+    found = {
+        "activity": rows(partition_files(config.layout.activity)),
+        "quarantine": rows(partition_files(config.layout.quarantine)),
+    }
     for as_of in partitions(config.layout.sequences):
         files = snapshot_files(config.layout.sequences, as_of)
         assert len(files) == config.layout.buckets
@@ -129,8 +167,8 @@ def test_every_engine_gives_the_same_tables(
     log = data.draw(event_logs(id_type, edges, WINDOW, max_size=120, members=8), label="events")
     carried = data.draw(st.lists(CARRIED, min_size=len(log), max_size=len(log)), label="carried")
     folder = tmp_path / str(next(number))
-    source = folder / "events.parquet"
-    write_events(source, log, carried, id_type)
+    source, forgotten = folder / "events", (INTEGERS if id_type == "int64" else STRINGS)[1]
+    write_files(source, log, carried, id_type, forgotten)
     found = []
     for name, buckets, engine in (
         ("one", 1, {}),
@@ -138,10 +176,17 @@ def test_every_engine_gives_the_same_tables(
         ("spark", BUCKETS, spark),
     ):
         config = configured(folder / name, source, id_type, buckets, engine)
+        Tombstones(config).add([forgotten])
         counted = build(config)
         found.append((counted, tables_of(config)))
     one, pool, cluster = found
-    assert len(one[1]) == 1 + len(SNAPSHOTS)
+    assert len(one[1]) == 2 + len(SNAPSHOTS)
+    assert one[0][0].refused == {
+        "action is unknown": 1,
+        "event_timestamp is in the future": 1,
+        "attribute dwell is not a number": 1,
+        "line is malformed": 1,
+    }
     assert pool == one
     assert cluster == one
 

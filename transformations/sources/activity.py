@@ -7,9 +7,7 @@ from pathlib import Path
 from duckdb import DuckDBPyConnection as Connection
 
 from transformations import read_so_far as state
-from transformations.attributes import (
-    first_of_copies,
-)
+from transformations.attributes import first_of_copies
 from transformations.config import Config
 from transformations.duck import TableReport, check, copy, parquet, sql
 from transformations.errors import RunFailedError
@@ -23,21 +21,14 @@ from transformations.layout import (
 )
 from transformations.quoting import identifier, quoted
 from transformations.seals import expect_whole, sealing
-from transformations.searches import (
-    add_search_function,
-    searches_query,
-)
-from transformations.sources.event_source import Given, event_columns, read_source
-from transformations.sources.quarantine import keep_refused, quarantine_query
-from transformations.sources.raw_events import raw_events
-from transformations.sources.spool import collect_malformed, counted, rows_read, spool, spool_rows
+from transformations.searches import searches_query
+from transformations.sources.event_source import Given, read_source
+from transformations.sources.judge import judge
+from transformations.sources.quarantine import keep_refused
+from transformations.sources.spool import counted, spool
 from transformations.table_files import SOURCES_AGAIN
 from transformations.tables import activity_query
 from transformations.tasks import Engine, InTurn
-from transformations.tombstones import without_forgotten
-
-FUTURE = ("event_timestamp is in the future", "event_timestamp is after events.latest")
-"""Reasons that time may end."""
 
 
 class TooManyRefusedError(RunFailedError):
@@ -62,7 +53,8 @@ def stage_activity(
     Args:
         given: Rows of the archive, which are staged in place of the source. What was read of the
             source stays as it was noted.
-        engine: Who merges the rows of buckets; default: this connection, one after the other.
+        engine: Who reads the files and merges the rows of buckets; default, and without buckets:
+            this connection, one after the other.
 
     Returns:
         rows_in counts the rows read; refused, those that went to quarantine, by reason; rows_out,
@@ -76,8 +68,10 @@ def stage_activity(
     """
     expect_buckets(config.layout)
     with spool(config, "stg_activity") as folder:
-        rows = given or read_source(config, con, as_of, state.load(config), folder)
-        rows_in = _judge(config, con, as_of, rows, folder)
+        # Without buckets a statement has the whole machine, here.
+        runs = engine if engine is not None and config.layout.buckets > 1 else InTurn(con)
+        rows = given or read_source(config, as_of, state.load(config), folder, runs)
+        rows_in, parts = judge(config, con, as_of, rows, folder, runs)
         period = _period(config, con)
         keep_refused(config, con, period, as_of)
         rows.note()
@@ -88,67 +82,11 @@ def stage_activity(
         if config.layout.buckets == 1:
             merged = _merge_periods(config, con, period, None)
         else:
-            merged = _merge_buckets(config, con, period, folder, engine or InTurn(con))
+            merged = _merge_buckets(config, con, period, parts, runs)
     if given is None:
         rows.read.periods = state.periods(config)
         state.save(config, rows.read)
     return TableReport("stg_activity", rows_in, merged.gained, refused, merged.written)
-
-
-def _judge(config: Config, con: Connection, as_of: datetime, rows: Given, folder: Path) -> int:
-    """Spool what is new as `stg_activity` (accepted) and `refused`; return how many rows it had."""
-    columns, texts = event_columns(config), config.rules.texts
-    if texts:
-        add_search_function(config.rules, con)
-    con.execute("create or replace temp table malformed (line varchar, source varchar)")
-    parameters = {
-        "as_of": as_of,
-        "actions": list(config.actions),
-        "earliest": config.events.earliest,
-        "latest": as_of + config.events.latest,
-    }
-    parts = []
-    for number, files in enumerate(rows.groups):
-        label = rows.label(files)
-        parts.append(folder / f"judged-{number}.parquet")
-        raw = raw_events(config, files.query, columns, files.columns, label, texts)
-        con.execute(f"create or replace temp view raw_events as {raw}")
-        spool_rows(con, "stg_activity", parts[-1], parameters, files)
-        if files.layout is not None:
-            collect_malformed(con, files, label)
-    again = folder / "again.parquet"
-    _judge_again(config, con, again, parameters)
-
-    every = parquet([*parts, again])
-    remembered = without_forgotten(config, con, every)
-    con.execute(
-        f"create or replace temp view stg_activity as from {every} as judged{remembered} "
-        "where reason is null"
-    )
-    judged = f"from {parquet(parts)} as judged{remembered}" if parts else f"from {every} limit 0"
-    con.execute(f"create or replace temp view judged as {judged}")
-    con.execute(f"create or replace temp view refused as {sql('refused')}")
-    return rows_read(con)
-
-
-def _judge_again(
-    config: Config, con: Connection, file: Path, parameters: dict[str, object]
-) -> None:
-    """Judge rows refused as lying ahead once more, and keep those that no longer do."""
-    quarantine = quarantine_query(config)
-    columns = {key: key for key in config.events.columns.model_dump()}
-    columns |= {name: name for name in config.rules.attributes}
-    again = "".join(
-        f", json_extract_string(attributes, {quoted(name)}) as {identifier(name)}"
-        for name in config.rules.attributes
-    )
-    reasons = ", ".join(map(quoted, FUTURE))
-    query = f"select *{again} from ({quarantine}) where reason in ({reasons})"
-    kinds = dict.fromkeys([*columns, "text"], "VARCHAR")
-    texts = dict.fromkeys(config.rules.texts, "text")
-    raw = raw_events(config, query, columns, kinds, "source", texts)
-    con.execute(f"create or replace temp view raw_events as {raw}")
-    copy(con, f"select * from ({sql('stg_activity')}) where reason is null", file, parameters)
 
 
 def _fail_if_too_many(config: Config, rows_in: int, refused: dict[str, int]) -> None:
@@ -191,12 +129,12 @@ class MergeTask:
     """The new actions of one bucket.
 
     Attributes:
-        spooled: The file of all accepted rows, ordered by bucket and day.
+        spooled: The files of judged rows, each ordered by bucket and day.
     """
 
     bucket: int
     period: Period
-    spooled: Path
+    spooled: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -208,15 +146,11 @@ class Merged:
 
 
 def _merge_buckets(
-    config: Config, con: Connection, period: Period, folder: Path, engine: Engine
+    config: Config, con: Connection, period: Period, parts: list[Path], engine: Engine
 ) -> Merged:
-    """Divide the rows of `stg_activity` by bucket, and let the engine merge each into its files."""
-    spooled, parameters = folder / "bucketed.parquet", {"buckets": config.layout.buckets}
-    divided = "select *, bucket_of(member_id, $buckets) as bucket from stg_activity"
-    # In this order a bucket's task reads its own row groups only.
-    copy(con, f"{divided} order by bucket, day", spooled, parameters, compression="lz4")
-    rows = con.execute(f"select distinct bucket from {parquet([spooled])} order by 1").fetchall()
-    tasks = [MergeTask(bucket, period, spooled) for (bucket,) in rows]
+    """Let the engine merge the accepted rows of each bucket into its files."""
+    rows = con.execute("select distinct bucket from stg_activity order by all").fetchall()
+    tasks = [MergeTask(bucket, period, tuple(parts)) for (bucket,) in rows]
     every = [merged for _, merged in engine.run(config, merge_bucket, tasks)]
     written = sorted({name for merged in every for name in merged.written})
     return Merged(tuple(written), sum(merged.gained for merged in every))
@@ -224,11 +158,17 @@ def _merge_buckets(
 
 def merge_bucket(config: Config, con: Connection, task: MergeTask) -> Merged:
     """Merge a bucket's new actions into its periods; the function of an engine's tasks."""
+    # Read once: each period looks through all of them.
     con.execute(
-        "create or replace temp view stg_activity as select * exclude (bucket) "
-        f"from {parquet([task.spooled])} where bucket = {task.bucket}"
+        "create or replace temp table of_bucket as select member_id, item_id, action, "
+        "event_timestamp, ingested_at, attributes, day "
+        f"from {parquet([*task.spooled])} where bucket = {task.bucket} and reason is null"
     )
-    return _merge_periods(config, con, task.period, task.bucket)
+    con.execute("create or replace temp view stg_activity as from of_bucket")
+    merged = _merge_periods(config, con, task.period, task.bucket)
+    con.execute("drop view stg_activity")
+    con.execute("drop table of_bucket")
+    return merged
 
 
 def _merge_periods(config: Config, con: Connection, period: Period, bucket: int | None) -> Merged:

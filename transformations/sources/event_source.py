@@ -18,9 +18,10 @@ from transformations.quoting import identifier, quoted
 from transformations.read_so_far import ReadSoFar
 from transformations.secrets import without_user
 from transformations.sources import sql_source
-from transformations.sources.files import Files, find, group
+from transformations.sources.files import Files, describe, find, together
 from transformations.sources.marks import Mark
 from transformations.sources.raw_events import attribute_columns, where_configured
+from transformations.tasks import Engine
 from transformations.tombstones import Tombstones
 
 EVENT_TIMES = ("events.columns.event_timestamp", "events.columns.ingested_at")
@@ -50,13 +51,14 @@ def event_columns(config: Config) -> dict[str, str | None]:
 
 
 def read_source(
-    config: Config, con: Connection, as_of: datetime, before: ReadSoFar, folder: Path
+    config: Config, as_of: datetime, before: ReadSoFar, folder: Path, engine: Engine
 ) -> Given:
     """Read what is new in the configured source; rows of a table go into the archive.
 
     Args:
         before: What earlier runs have read.
         folder: For what is read, until it is staged.
+        engine: Who looks at the files.
 
     Raises:
         InputError: the source or one of its columns is missing, or has a wrong type.
@@ -74,10 +76,41 @@ def read_source(
             new.append(file)
     base = source if source.is_dir() else source.parent
     return Given(
-        group(con, new, wanted, source, folder),
+        _grouped(config, new, wanted, source, folder, engine),
         lambda files: f"{identifier(files.file_column)}[{len(str(base)) + 2}:]",
         read,
     )
+
+
+@dataclass(frozen=True)
+class LookTask:
+    """Some files of a source; the rest as `transformations.sources.files.describe` takes it."""
+
+    files: tuple[Path, ...]
+    wanted: Mapping[str, str | None]
+    source: Path
+    folder: Path
+
+
+def look_at(config: Config, con: Connection, task: LookTask) -> list[Files]:  # noqa: ARG001
+    """Look at files, one by one; the function of an engine's tasks."""
+    return [describe(con, file, task.wanted, task.source, task.folder) for file in task.files]
+
+
+def _grouped(
+    config: Config,
+    files: list[Path],
+    wanted: Mapping[str, str | None],
+    source: Path,
+    folder: Path,
+    engine: Engine,
+) -> list[Files]:
+    number = min(len(files), engine.slots)
+    tasks = [
+        LookTask(tuple(files[first::number]), wanted, source, folder) for first in range(number)
+    ]
+    found = [one for _, some in engine.run(config, look_at, tasks) for one in some]
+    return together(sorted(found, key=lambda one: one.files))
 
 
 def _read_table(

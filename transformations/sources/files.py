@@ -1,10 +1,11 @@
 """Which files a source has, and Parquet and CSV files as DuckDB queries."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import unquote
+from uuid import uuid4
 
 import duckdb
 import pyarrow.parquet as pq
@@ -100,6 +101,18 @@ class Files:
 
     def _path(self, file: Path) -> Path:
         return self.read_from.get(file, file)
+
+    def some(self, chosen: Sequence[int]) -> "Files":
+        """Return those of the files that have these indices."""
+        files = tuple(self.files[index] for index in chosen)
+        return replace(
+            self,
+            files=files,
+            folders={
+                name: tuple(of[index] for index in chosen) for name, of in self.folders.items()
+            },
+            read_from={file: self.read_from[file] for file in files if file in self.read_from},
+        )
 
     def require(self, wanted: Mapping[str, str | None], where: Path) -> None:
         """Raise InputError where a column is missing; `wanted` maps configuration keys to names."""
@@ -250,16 +263,31 @@ def group(
     Raises:
         InputError: a file cannot be read, or lacks a wanted column.
     """
-    names = [name for name in wanted.values() if name is not None]
+    return together([describe(con, file, wanted, source, folder) for file in files])
+
+
+def describe(
+    con: duckdb.DuckDBPyConnection,
+    file: Path,
+    wanted: Mapping[str, str | None],
+    source: Path,
+    folder: Path,
+) -> Files:
+    """Look at one file, as `group` does at several."""
+    let_read(con, file)
+    one = _describe(con, file, [name for name in wanted.values() if name is not None], source)
+    one.require(wanted, file)
+    if one.layout is not None and csv_files.has_mixed_line_ends(file):
+        copy = folder / f"lines-{uuid4().hex}.csv"
+        csv_files.with_one_line_end(file, one.layout, copy)
+        return replace(one, read_from={file: copy})
+    return one
+
+
+def together(each: Iterable[Files]) -> list[Files]:
+    """Put files with the same columns and layout together."""
     groups: dict[tuple[object, ...], list[Files]] = {}
-    for file in files:
-        let_read(con, file)
-        one = _describe(con, file, names, source)
-        one.require(wanted, file)
-        if one.layout is not None and csv_files.has_mixed_line_ends(file):
-            copy = folder / f"lines-{len(groups)}-{sum(map(len, groups.values()))}.csv"
-            csv_files.with_one_line_end(file, one.layout, copy)
-            one = Files(**vars(one) | {"read_from": {file: copy}})
+    for one in each:
         key = (one.layout, one.header, *one.columns.items(), *one.folders, bool(one.read_from))
         groups.setdefault(key, []).append(one)
     return [_together(same) for same in groups.values()]

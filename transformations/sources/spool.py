@@ -30,11 +30,16 @@ def spool(config: Config, table: str) -> Iterator[Path]:
 
 
 def spool_rows(
-    con: Connection, table: str, file: Path, parameters: Mapping[str, object], source: Files
+    con: Connection,
+    table: str,
+    file: Path,
+    parameters: Mapping[str, object],
+    source: Files,
+    rows_per_group: int | None = None,
 ) -> None:
     """Write the rows of `sql/<table>.sql` to the spool."""
     try:
-        copy(con, sql(table), file, parameters, compression="lz4")
+        copy(con, sql(table), file, parameters, "lz4", rows_per_group)
     except duckdb.Error as error:
         names = ", ".join(str(path) for path in source.files[:3])
         more = f" and {len(source.files) - 3} more" if len(source.files) > 3 else ""

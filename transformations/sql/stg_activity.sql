@@ -1,4 +1,4 @@
--- one row per input row: typed, with its day; or refused, with the reason and the raw values
+-- one row per input row: typed, with day and bucket; or refused, with the reason and the raw values
 -- Reads `raw_events`: each column raw (raw_…) and typed (null where it cannot be read). `search` is
 -- null where the action has an item, else the id and text that stand in its place, or the problem.
 with
@@ -35,6 +35,10 @@ stg_activity as (
         attributes,
         search['text'] as search_text,
         case when reason is null then event_timestamp::date end as day,
+        case
+            when reason is null and $buckets > 1 then bucket_of(member_id, $buckets)
+            when reason is null then 0
+        end as bucket,
         reason,
         -- An id in its one spelling, so that a row that is judged again has the same.
         case
@@ -49,7 +53,7 @@ stg_activity as (
         case when reason is not null then raw_text end as raw_text,
         source,
     from judged
-    order by day
+    order by bucket, day
 )
 
 select * from stg_activity
