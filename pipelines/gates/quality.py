@@ -5,9 +5,10 @@ release brings its own candidates and orders them, from what could be read at th
 differences are paired, over members and over items.
 
 What is shown is liked oftener, so labels favour what served. Where chance filled places of lists
-(`recommend.rules.explore`), what was liked at them is judged beside it by the self-normalized
-inverse propensity score of the same figure: Σ w · NDCG / Σ w, with w = 1 / propensity. It is the
-mean NDCG over all liked items that a place may have got, as if each had been shown as often.
+(`recommend.rules.explore`), what was liked at the first of them in an answer is judged beside it by
+the self-normalized inverse propensity score of the same figure: Σ w · NDCG / Σ w, with
+w = 1 / propensity. It is the mean NDCG over all liked items that the place may have got, as if each
+had been shown as often.
 """
 
 from collections.abc import Sequence

@@ -95,17 +95,19 @@ def shown_labels(
 def drawn_labels(
     config: Config, con: Connection, since: datetime, until: datetime, most: int
 ) -> tuple[Labels, NDArray[np.float64]] | None:
-    """Return positive labels at places that chance filled, and their weights, float64 [labels].
+    """Return positive labels at the first places that chance filled, and their weights.
 
     A place of propensity 1 could hold nothing else, so what came of it says nothing of what another
-    ranker would have put there. The others weigh 1 / propensity, at most HEAVIEST_JUDGED: so each
-    item counts alike that its place may have got (Swaminathan and Joachims, "The Self-Normalized
-    Estimator for Counterfactual Learning", 2015, where the weights' sum divides). Of more than
-    about `most` labels a sample is taken by their weights, and what one stands for is in its own.
+    ranker would have put there. Of the others an answer's first counts, and weighs 1 / propensity,
+    at most HEAVIEST_JUDGED: so each item counts alike that the place may have got (Swaminathan and
+    Joachims, "The Self-Normalized Estimator for Counterfactual Learning", 2015, where the weights'
+    sum divides). At a later place what stands above is no choice any more, so what ranked high
+    would count at fewer places. Of more than about `most` labels a sample is taken by their
+    weights, and what one stands for is in its own.
     A label's time is when its item was shown. Nothing at or after `until` is seen.
 
     Returns:
-        None where there is none.
+        Labels, and weights, float64 [labels]; None where there is none.
 
     Raises:
         InputError: no item is staged, or impressions have ids of other types.
