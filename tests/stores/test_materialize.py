@@ -275,7 +275,6 @@ def test_a_store_that_fails_says_what_is_safe_and_what_to_do(world: World) -> No
         store.materialize(START, END)
 
 
-@on_sqlite
 class Clock:
     """A clock that stands still until somebody waits."""
 
@@ -289,6 +288,7 @@ class Clock:
         self.now += seconds
 
 
+@on_sqlite
 def test_rows_are_written_at_a_bounded_rate(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     write_counts(world.folder / "counts.parquet", [(key, START, key) for key in range(100)])
     objects = counts_view(world.folder / "counts.parquet")
@@ -301,6 +301,7 @@ def test_rows_are_written_at_a_bounded_rate(world: World, monkeypatch: pytest.Mo
     assert read_counts(world, objects, [0, 99]) == [0, 99]
 
 
+@on_sqlite
 def test_any_other_online_store_gets_the_rows_that_feast_makes(world: World) -> None:
     objects = every_type(world.folder / "source.parquet", ["int"])
     world.store("plain", objects).materialize(START, END)
