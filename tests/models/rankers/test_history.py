@@ -159,7 +159,8 @@ ZONES = ["UTC", "Asia/Kathmandu", "America/New_York", "Europe/Berlin", "Pacific/
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from([*NO_ZONES, *ZONES]), st.integers(0, 25_000 * DAY))),
+    # Until 2037: pandas knows no summer time after it.
+    st.lists(st.tuples(st.sampled_from([*NO_ZONES, *ZONES]), st.integers(0, 24_800 * DAY))),
 )
 def test_clocks_are_those_of_the_zones(rows):
     """Also where a zone changes its time within the year, or its day."""
