@@ -56,7 +56,8 @@ def cost(large: Mapping[str, Any]) -> str:
     return (
         f"With {large['members']:,} members, {large['actions'] / 1e6:.0f} million actions in 31 "
         f"days and one vector field, they took {large['seconds']:.0f} s on two cores "
-        f"({large['processor_seconds']:.0f} s of processor time), and {large['peak_gb']:.1f} GB."
+        f"({large['processor_seconds']:.0f} s of processor time), and {large['peak_gb']:.1f} GB "
+        f"where `duckdb.memory_limit` is {large['memory_limit']}: it spills beyond."
     )
 
 

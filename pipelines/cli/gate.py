@@ -3,6 +3,7 @@
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from pipelines.cli.options import ConfigOption, DebugOption, read_duration, settings_of
 from pipelines.cli.quick_feast import import_feast
@@ -81,10 +82,9 @@ def _of_release(settings: Config, number: int | None) -> None:
     for name in ("gate", "verdict", "what it found"):
         table.add_column(name, overflow="fold")
     table.add_column("seconds", justify="right", no_wrap=True)
-    words = {True: "[green]passed[/]", False: "[red]refused[/]", None: "not judged"}
+    words = {True: Text("passed", "green"), False: Text("refused", "red"), None: "not judged"}
     for each in verdicts:
-        row = (each.gate, words[each.passed], escape(each.said), f"{each.seconds:.1f}")
-        table.add_row(*row)
+        table.add_row(each.gate, words[each.passed], each.said, f"{each.seconds:.1f}")
     console.print(table)
     refused = [each.gate for each in verdicts if each.passed is False]
     if refused:

@@ -164,8 +164,8 @@ def paired(
 def equal_weights(weights: NDArray[np.float64]) -> float:
     """Return how many labels of equal weight say as much: (Σ w)² / Σ w² (Kish, 1965).
 
-    >>> equal_weights(np.array([2.0, 2.0])), equal_weights(np.array([100.0, 1.0, 1.0]))
-    (2.0, 1.0402...)
+    >>> equal_weights(np.array([2.0, 2.0])), equal_weights(np.array([2.0, 1.0, 1.0, 0.0]))
+    (2.0, 2.6666666666666665)
     """
     return float(weights.sum() ** 2 / (weights**2).sum())
 

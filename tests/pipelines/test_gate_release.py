@@ -12,6 +12,7 @@ from models.evaluation.bootstrap import Interval
 from models.lines import ranker_lines
 from operations.composition import fits_of
 from operations.releases import note_gates, promote, releases, serving
+from pipelines.cli import gate as gate_command
 from pipelines.gates import quality, release
 from pipelines.gates.quality import Compared, said
 from pipelines.gates.verdict import Verdict, noted
@@ -22,7 +23,7 @@ from tests.pipelines.test_impressions import Row, write_shown
 from tests.pipelines.test_precomputed import ready
 from tests.worlds.workspace import DAY, END, Workspace
 from transformations.duck import connect
-from transformations.errors import InputError
+from transformations.errors import InputError, RunFailedError
 
 
 def compared(value: float, before: float, members: tuple[float, float], items: float) -> Compared:
@@ -252,6 +253,8 @@ def test_a_gated_release_serves_once_the_gates_let_it(
         "good": Verdict("quality", True, "level"),
     }
     served.setting("promote: manual", "promote: gated")
+    # Whatever a test before this one found.
+    note_gates(served.config, 2, noted([verdicts["early"]]))
     ledger_of, judgements = list[str](), list[str]()
     for which, serves in (("wrong", 1), ("early", 1), ("worse", 1), ("good", 1)):
 
@@ -327,3 +330,21 @@ def test_what_chance_let_be_shown_is_judged_beside_the_labels(
 def test_a_retired_release_is_not_judged(served: Workspace) -> None:
     with pytest.raises(InputError, match="expected the number of a release"):
         judge(served, 9)
+
+
+def test_the_command_prints_its_verdicts(
+    served: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verdicts = [
+        Verdict("future", True, "[green]9[/] labels"),
+        Verdict("parity", None, "nothing"),
+        Verdict("latency", False, "p99 3 s"),
+    ]
+    monkeypatch.setattr(release, "judge", lambda *_: verdicts)
+    with pytest.raises(RunFailedError, match="release 2 may not serve: latency"):
+        gate_command._of_release(served.config, 2)
+    rows = [[*filter(None, line.split("  "))] for line in capsys.readouterr().out.splitlines()]
+    told = {row[0].strip(): [cell.strip() for cell in row[1:3]] for row in rows if len(row) > 2}
+    assert told["future"] == ["passed", "[green]9[/] labels"]
+    assert told["parity"] == ["not judged", "nothing"]
+    assert told["latency"] == ["refused", "p99 3 s"]

@@ -80,9 +80,9 @@ def object_store() -> Iterator[ObjectStore]:
         with patch.dict(os.environ, environment):
             # What servers before it in this process were given, moto still has.
             urlopen(Request(f"{os.environ['AWS_ENDPOINT_URL']}/moto-api/reset", method="POST"))
-            bucket = UPath(f"s3://{BUCKET}")
-            bucket.fs.clear_instance_cache()
-            bucket.mkdir()
+            # One made for a server before it would be found again: its options are the same.
+            type(UPath(f"s3://{BUCKET}").fs).clear_instance_cache()
+            UPath(f"s3://{BUCKET}").mkdir()
             yield store
     finally:
         server.shutdown()
