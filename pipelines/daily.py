@@ -118,8 +118,11 @@ def stage_events(config: Config, con: Connection, as_of: datetime, stages: Stage
     """Read the events source into typed periods and quarantine."""
     note_sources(config)
     sweep(config.data)
+    engine = engine_of(config)
+    if engine.where:
+        stages.console.print(f"• {escape(engine.where)}", highlight=False, soft_wrap=True)
     with stages.stage("stg_activity") as stage:
-        staged = stage_activity(config, con, as_of, engine=engine_of(config))
+        staged = stage_activity(config, con, as_of, engine=engine)
         fill(stage, staged, "periods rewritten")
     _say_passed_over(config, "events", stages)
 

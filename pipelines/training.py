@@ -20,6 +20,7 @@ from models.training.recipe import Recipe
 from models.training.train import Trained, gather, train_on
 from models.training.with_space import trained_with_space
 from operations.fits import LINE
+from pipelines.engine import engine_of
 from pipelines.incremental import Begun, begin_line, note
 from pipelines.progress import Stage, Stages, number
 from pipelines.terminal import PlainTable
@@ -85,7 +86,7 @@ def _train(
     name = str(aggregator)
     with stages.stage("training_examples") as stage:
         stage.doing = f"of {name}"
-        data = gather(aggregator, config, con, until, begun.since, begun.parent)
+        data = gather(aggregator, config, con, until, begun.since, begun.parent, engine_of(config))
         stage.rows_out = data.figures["examples"]
         stage.note = f"before {until:%Y-%m-%d %H:%M} UTC, for {name}"
     show_figures(stages.console, data.figures)

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,15 +17,35 @@ from transformations.config import Config
 from transformations.duck import check, copy, named_in, parquet, sql
 from transformations.example_settings import ExampleSettings
 from transformations.item_kinds import other_items
-from transformations.layout import files_between
+from transformations.layout import expect_buckets, files_between
 from transformations.seals import sealing
+from transformations.snapshots import attempts
+from transformations.sources.spool import spool
 from transformations.tables import activity_query
+from transformations.tasks import Engine, InTurn
 from transformations.timestamps import EPOCH, MICROSECOND, microseconds
 
 RANDOM_NEGATIVE = "RANDOM_NEGATIVE_FOR_"
 
 # In this order, since each reads those before it.
-STEPS = ("example_actions", "day_items", "random_negatives", "example_windows")
+SHARED = ("item_indexes", "action_shares", "day_items")
+"""Tables of all members, made of what was counted in buckets."""
+STEPS = ("example_actions", "random_negatives", "example_windows")
+ORDER = ("shuffle", "member_id", "as_of", "happened_at", "item_index", "action_index", "draw")
+KEYS = ("shuffle", "item_index", "action_index", "draw")
+"""Of ORDER, what the merged file leaves out."""
+ADDED = (
+    "examples",
+    "positives",
+    "negatives",
+    "random_negatives",
+    "members",
+    "members_dropped",
+    "windows",
+    "windows_empty",
+    "random_negatives_acted_on",
+)
+"""Figures that are sums over members."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +163,27 @@ def examples_file(
     return config.layout.training_examples(name)
 
 
+@dataclass(frozen=True)
+class ExamplesTask:
+    """The examples of one bucket's members.
+
+    Attributes:
+        bucket: None: of all members.
+        made: Folder of the files that tasks write, and of those of all members (SHARED).
+    """
+
+    bucket: int | None
+    settings: ExampleSettings
+    until: datetime
+    since: datetime | None
+    predicts: tuple[str, ...]
+    made: Path
+
+    def named(self, table: str) -> Path:
+        """Return the file of a table of this bucket."""
+        return self.made / f"{table}-{'all' if self.bucket is None else self.bucket}.parquet"
+
+
 def build_training_examples(
     config: Config,
     con: duckdb.DuckDBPyConnection,
@@ -148,6 +191,7 @@ def build_training_examples(
     until: datetime,
     since: datetime | None = None,
     predicts: Sequence[str] = (),
+    engine: Engine | None = None,
 ) -> ExampleReport:
     """Write training_examples from `activity`, shuffled; ExampleSettings defines the rows.
 
@@ -157,23 +201,123 @@ def build_training_examples(
     inputs="before_label", where as_of is an action's timestamp; from as_of + publish_delay with
     "snapshot".
 
+    In two rounds over the buckets: what members did is counted, from which the items of each day
+    and the shares of actions are those of all members; then each bucket's examples are built. The
+    rows and their order are the same in any number of buckets.
+
     Args:
         until: Nothing at or after it is read, in inputs or labels.
         since: Labels before it are left out, which changes no other row.
         predicts: The actions that may be positive labels; labels and random negatives are on items
             of their kinds. Default: every positive action, and items of every kind but searches.
+        engine: Who builds the buckets; default: this connection, one after the other.
 
     Raises:
+        InputError: the actions lie in another number of buckets than is configured.
         RunFailedError: the result breaks a rule of checks/training_examples.sql.
     """
+    expect_buckets(config.layout)
     file = examples_file(config, settings, until, since, predicts)
-    names = [*input_actions(config, random_negatives=True)]
-    parameters: dict[str, object] = {
-        "until": until,
-        "since": since or EPOCH,
+    buckets = config.layout.all_buckets
+    runs = engine if engine is not None and len(buckets) > 1 else InTurn(con)
+    with spool(config, "training_examples") as folder, sealing(file, "training_examples") as whole:
+        tasks = [
+            ExamplesTask(bucket, settings, until, since, tuple(predicts), folder)
+            for bucket in buckets
+        ]
+        _share(config, con, [counts for _, counts in runs.run(config, count_actions, tasks)], tasks)
+        built = [done for _, done in runs.run(config, examples_of_bucket, tasks)]
+        parts = sorted(part for part, _ in built)
+        if len(buckets) == 1:
+            parts[0].replace(whole)
+        else:
+            order, keys = ", ".join(ORDER), ", ".join(KEYS)
+            rows = f"from {parquet(parts)} order by {order}"
+            copy(con, f"select * exclude ({keys}) from ({rows})", whole)
+        figures = _added([of_bucket for _, of_bucket in built])
+    return ExampleReport(file=file, **figures)
+
+
+def count_actions(config: Config, con: duckdb.DuckDBPyConnection, task: ExamplesTask) -> Path:
+    """Count the actions of a bucket by item, day and kind; the function of an engine's tasks."""
+    with attempts([task.named("example_counts")]) as (file,), _activity(config, con, task):
+        query = sql("example_counts")
+        copy(con, query, file, named_in(query, _parameters(config, task)), "lz4")
+        return file
+
+
+def _share(
+    config: Config,
+    con: duckdb.DuckDBPyConnection,
+    counts: Sequence[Path],
+    tasks: Sequence[ExamplesTask],
+) -> None:
+    """Write what the examples of every bucket read of all members."""
+    con.execute(f"create or replace temp view example_counts as from {parquet(sorted(counts))}")
+    others = other_items(config, con, tasks[0].predicts)
+    con.execute(f"create or replace temp table other_items as {others}")
+    for table in SHARED:
+        con.execute(f"create or replace temp table {table} as {sql(table)}")
+        copy(con, f"from {table}", tasks[0].made / f"{table}.parquet", None, "lz4")
+    for table in ("other_items", *SHARED):
+        con.execute(f"drop table {table}")
+    con.execute("drop view example_counts")
+
+
+def examples_of_bucket(
+    config: Config, con: duckdb.DuckDBPyConnection, task: ExamplesTask
+) -> tuple[Path, dict[str, Any]]:
+    """Write and check a bucket's examples, in their order; return the file and its figures.
+
+    The function of an engine's tasks. Where there are several buckets, the file has KEYS too.
+    """
+    parameters = _parameters(config, task)
+    with attempts([task.named("examples")]) as (file,), _activity(config, con, task):
+        for table in SHARED:
+            shared = parquet([task.made / f"{table}.parquet"])
+            con.execute(f"create or replace temp table {table} as from {shared}")
+        others = other_items(config, con, task.predicts)
+        con.execute(f"create or replace temp table other_items as {others}")
+        con.execute(config.train.macro)
+        for step in STEPS:
+            query = sql(step)
+            if not config.rules.attributes:  # a third list for each window would take its time
+                query = query.replace("list(attributes) over before_as_of", "null::integer[]")
+            con.execute(
+                f"create or replace temp table {step} as {query}", named_in(query, parameters)
+            )
+        query = sql("training_examples")
+        carried = lists_of(config.rules.attributes, "carried")
+        left_out = ("carried", *KEYS) if task.bucket is None else ("carried",)
+        columns = f"select * exclude ({', '.join(left_out)}){carried} from ({query})"
+        copy(con, columns, file, named_in(query, parameters))
+        con.execute(f"create or replace temp view training_examples as from {parquet([file])}")
+        check(con, "training_examples", parameters)
+        figures = _figures(con, task.settings)
+        con.execute("drop view training_examples")
+        for table in (*reversed(STEPS), "other_items", *SHARED):
+            con.execute(f"drop table {table}")
+        return file, figures
+
+
+@contextmanager
+def _activity(config: Config, con: duckdb.DuckDBPyConnection, task: ExamplesTask) -> Iterator[None]:
+    """Make the view `activity` of a bucket's actions before `until`."""
+    files = files_between(config.layout.activity, EPOCH, task.until, task.bucket)
+    con.execute(f"create or replace temp view activity as {activity_query(config, con, files)}")
+    yield
+    con.execute("drop view activity")
+
+
+def _parameters(config: Config, task: ExamplesTask) -> dict[str, object]:
+    """Return what the queries may name."""
+    settings, since = task.settings, task.since or EPOCH
+    return {
+        "until": task.until,
+        "since": since,
         "window_length": config.window,
         "publish_delay": config.publish_delay,
-        "since_us": microseconds(since or EPOCH),
+        "since_us": microseconds(since),
         "window_us": config.window // MICROSECOND,
         "publish_delay_us": config.publish_delay // MICROSECOND,
         "horizon_us": settings.horizon // MICROSECOND,
@@ -181,38 +325,12 @@ def build_training_examples(
         "shift_us": settings.random_negative_shift // MICROSECOND,
         "length": config.length,
         "actions": list(config.actions),
-        "predicted": list(predicts or config.actions),
+        "predicted": list(task.predicts or config.actions),
         "positives": _positives(config),
-        "names": names,
+        "names": [*input_actions(config, random_negatives=True)],
         "input_names": [*input_actions(config, settings.random_negatives_in_inputs)],
         **asdict(settings),
     }
-    activity = activity_query(config, con, files_between(config.layout.activity, EPOCH, until))
-    con.execute(f"create or replace temp view activity as {activity}")
-    con.execute(
-        f"create or replace temp table item_indexes as {sql('item_indexes')}",
-        {"as_of": until, "window_length": until - EPOCH},
-    )
-    con.execute(f"create or replace temp table other_items as {other_items(config, con, predicts)}")
-    con.execute(config.train.macro)
-    for step in STEPS:
-        query = sql(step)
-        if not config.rules.attributes:  # a third list for each window would take its time
-            query = query.replace("list(attributes) over before_as_of", "null::integer[]")
-        con.execute(f"create or replace temp table {step} as {query}", named_in(query, parameters))
-    with sealing(file, "training_examples") as temporary:
-        query = sql("training_examples")
-        carried = lists_of(config.rules.attributes, "carried")
-        columns = f"select * exclude (carried){carried} from ({query})"
-        copy(con, columns, temporary, named_in(query, parameters))
-        con.execute(f"create or replace temp view training_examples as from {parquet([temporary])}")
-        check(con, "training_examples", parameters)
-        figures = _figures(con, settings)
-    con.execute("drop view training_examples")
-    for step in (*reversed(STEPS), "other_items", "item_indexes"):
-        con.execute(f"drop table {step}")
-    con.execute("drop view activity")
-    return ExampleReport(file=file, **figures)
 
 
 def _positives(config: Config) -> list[str]:
@@ -220,8 +338,21 @@ def _positives(config: Config) -> list[str]:
 
 
 def _figures(con: duckdb.DuckDBPyConnection, settings: ExampleSettings) -> dict[str, Any]:
-    """Return the row of sql/example_figures.sql as a dict."""
+    """Return the row of sql/example_figures.sql as a dict; `days` are a list."""
     result = con.execute(sql("example_figures"), {"min_actions": settings.min_actions})
     names = [column[0] for column in result.description]
     row = result.fetchone() or ()
     return dict(zip(names, row, strict=True))
+
+
+def _added(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the figures of all members from those of each bucket's."""
+    whole = {name: sum(one[name] for one in found) for name in ADDED}
+    lengths: Counter[int] = Counter()
+    for one in found:
+        lengths.update(one["lengths"])
+    return whole | {
+        "windows_most": max(one["windows_most"] for one in found),
+        "days": len(set[int]().union(*(one["days"] for one in found))),
+        "lengths": dict(sorted(lengths.items())),
+    }

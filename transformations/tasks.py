@@ -19,6 +19,11 @@ class Engine(Protocol):
     """Calls a function for each of many tasks."""
 
     @property
+    def where(self) -> str:
+        """Return what to tell a user of the machines; "" where it is this one alone."""
+        ...
+
+    @property
     def slots(self) -> int:
         """About how many tasks run at the same time."""
         ...
@@ -42,6 +47,7 @@ class InTurn:
     """An engine that runs one task after the other, here, with a connection that is open."""
 
     slots = 1
+    where = ""
 
     def __init__(self, con: Connection) -> None:
         self._con = con

@@ -31,6 +31,7 @@ from transformations.errors import InputError, TooFewError
 from transformations.examples import build_training_examples
 from transformations.layout import files_between
 from transformations.tables import activity_query
+from transformations.tasks import Engine
 from transformations.timestamps import EPOCH
 
 NEWEST = 0.25
@@ -99,17 +100,22 @@ def train(
     con: duckdb.DuckDBPyConnection,
     until: datetime,
     progress: Progress | None = None,
+    engine: Engine | None = None,
 ) -> Trained:
     """Train a line of the catalogue on the activity before `until`.
 
     The same seed on the same machine gives the same weights, even after a kill: called again with
     the same line and `until`, training resumes after its last whole epoch.
 
+    Args:
+        engine: Who builds the examples of buckets; the weights are trained here.
+
     Raises:
         InputError: the line has no recipe, or there is too little to train or to validate on.
         RunFailedError: the loss is no longer a number.
     """
-    return train_on(aggregator, config, gather(aggregator, config, con, until), progress)
+    data = gather(aggregator, config, con, until, engine=engine)
+    return train_on(aggregator, config, data, progress)
 
 
 def gather(
@@ -119,12 +125,14 @@ def gather(
     until: datetime,
     since: datetime | None = None,
     before: Before | None = None,
+    engine: Engine | None = None,
 ) -> Data:
     """Build the training examples of a line's recipe, and read the item vectors as of `until`.
 
     Args:
         since: Labels before it are left out.
         before: The weights that training goes on from.
+        engine: Who builds the examples of buckets; default: this connection.
 
     Raises:
         InputError: the line has no recipe, or there is no item vector.
@@ -132,7 +140,7 @@ def gather(
     recipe = recipe_of(aggregator)
     settings = replace(recipe.examples, labels=_objective(recipe).labels)
     predicts = aggregator.predicts if isinstance(aggregator, Learned) else ()
-    report = build_training_examples(config, con, settings, until, since, predicts)
+    report = build_training_examples(config, con, settings, until, since, predicts, engine)
     items = ItemTable.read(config, con, until)
     activity = activity_query(config, con, files_between(config.layout.activity, EPOCH, until))
     # Isoformat: a parameter would have to travel through both queries.

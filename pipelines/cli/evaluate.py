@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from pipelines.cli.options import ConfigOption, DebugOption, settings_of
+from pipelines.cli.options import (
+    ConfigOption,
+    DebugOption,
+    EngineOption,
+    by_engine,
+    settings_of,
+)
 from pipelines.cli.quick_feast import import_feast
 from pipelines.cli.recommended import show_recommender
 from pipelines.progress import Stages, loading, short, working
@@ -70,6 +76,7 @@ def evaluate_command(
             "without `predicts`, by every positive action."
         ),
     ] = None,
+    engine: EngineOption = None,
     config: ConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
@@ -78,7 +85,7 @@ def evaluate_command(
     An evaluation that was interrupted goes on where it was. `evaluate recommender` measures both
     stages end to end instead: the candidates, in the order of each line of RANKERS.
     """
-    settings = settings_of(config)
+    settings = by_engine(settings_of(config), engine)
     if what not in WHAT:
         raise InputError(f"expected {' or '.join(WHAT)} to evaluate, got {what!r}")
 

@@ -82,7 +82,11 @@ def _of_release(settings: Config, number: int | None) -> None:
     for name in ("gate", "verdict", "what it found"):
         table.add_column(name, overflow="fold")
     table.add_column("seconds", justify="right", no_wrap=True)
-    words = {True: Text("passed", "green"), False: Text("refused", "red"), None: "not judged"}
+    words = {
+        True: Text("passed", "green"),
+        False: Text("refused", "red"),
+        None: Text("not judged"),
+    }
     for each in verdicts:
         table.add_row(each.gate, words[each.passed], each.said, f"{each.seconds:.1f}")
     console.print(table)

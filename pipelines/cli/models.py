@@ -13,7 +13,13 @@ from models import registry
 from models.lines import catalogue_lines, ranker_lines
 from models.rankers.spec import Ranker
 from models.spec import Aggregator, Learned
-from pipelines.cli.options import ConfigOption, DebugOption, settings_of
+from pipelines.cli.options import (
+    ConfigOption,
+    DebugOption,
+    EngineOption,
+    by_engine,
+    settings_of,
+)
 from pipelines.cli.quick_feast import import_feast
 from pipelines.progress import Stages, loading, plain_table, short
 from pipelines.terminal import Terminal, escape
@@ -55,6 +61,7 @@ def train_command(
         int | None,
         typer.Option(min=1, help="Which version; default: the catalogue's newest of that name."),
     ] = None,
+    engine: EngineOption = None,
     config: ConfigOption = None,
     debug: DebugOption = False,
 ) -> None:
@@ -63,7 +70,7 @@ def train_command(
     Where vectors of its fit are in use, a new fit is made beside it. `train ranker NAME` makes the
     next fit of a line of RANKERS, which the service takes over with its release.
     """
-    settings = settings_of(config)
+    settings = by_engine(settings_of(config), engine)
     if name == RANKER and ranker is not None:
         _train_ranker(settings, ranker, version, until)
         return

@@ -22,6 +22,8 @@ PR_SET_PDEATHSIG = 1  # prctl(2)
 class LocalEngine:
     """Runs tasks in processes of this machine; they are started once, with the first task."""
 
+    where = ""
+
     def __init__(self, settings: EngineSettings) -> None:
         self.slots = settings.workers or len(os.sched_getaffinity(0))
         self._pool: ProcessPoolExecutor | None = None

@@ -5,24 +5,20 @@ its bucket's files and writes its own, on a disk that all machines share, and th
 in place. Rows of Spark DataFrames cost several times the CPU (benchmarks/spark.py).
 """
 
-import logging
 import os
 import shutil
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache, partial
 from typing import Any
 
 from duckdb import DuckDBPyConnection as Connection
 
-from pipelines.engine.task import Failed, Result, Task, result_of, run_task
+from pipelines.engine.spark_jobs import ended
+from pipelines.engine.task import Result, Task, result_of
 from transformations.config import ROOT, Config
 from transformations.engine_settings import EngineSettings
 from transformations.errors import InputError, RunFailedError
-from transformations.secrets import SECRET_VARIABLE, expanded, redact, redact_logs
-
-logger = logging.getLogger(__name__)
+from transformations.secrets import SECRET_VARIABLE, expanded, redact
 
 JAVA = "Java 17 (Debian: openjdk-17-jre-headless), or JAVA_HOME set to where it is"
 EXTRA = "pip install -e '.[spark]'"
@@ -40,7 +36,7 @@ class SparkEngine:
         function: Callable[[Config, Connection, Task], Result],
         tasks: Sequence[Task],
     ) -> Iterator[tuple[Task, Result]]:
-        """Yield each task with its result, in their order, once all have ended.
+        """Yield each task with its result, in the order in which they end.
 
         Raises:
             InputError: pyspark or Java is missing.
@@ -51,17 +47,14 @@ class SparkEngine:
         from py4j.protocol import Py4JError
         from pyspark.errors import PySparkException
 
-        context = self.session.sparkContext
-        run = partial(_without_passwords, config, function)
         try:
-            results = context.parallelize(tasks, len(tasks)).map(run).collect()
+            for index, result in ended(self.session.sparkContext, config, function, tasks):
+                yield tasks[index], result_of(result)
         except (Py4JError, PySparkException) as error:
             raise RunFailedError(
                 f"Spark at {self._settings.master} gave up: {_reason(error)}; the tables are as "
                 "they were before. Mend it, and run again"
             ) from error
-        for task, result in zip(tasks, results, strict=True):
-            yield task, result_of(result)
 
     @property
     def slots(self) -> int:
@@ -69,23 +62,15 @@ class SparkEngine:
         return int(self.session.sparkContext.defaultParallelism)
 
     @property
+    def where(self) -> str:
+        """Return the master, and the address of Spark's pages; starts the session."""
+        page = self.session.sparkContext.uiWebUrl
+        return f"Spark at {self._settings.master}" + (f", its pages at {page}" if page else "")
+
+    @property
     def session(self) -> Any:
         """The SparkSession of this process: the one that runs, else a new one."""
         return _start(self._settings)
-
-
-def _without_passwords(
-    config: Config, function: Callable[[Config, Connection, Task], Result], task: Task
-) -> Result | Failed:
-    """As `run_task`; Spark shows what an error says on its pages, in its logs and its event log."""
-    _logs_without_passwords()
-    try:
-        return run_task(config, function, task)
-    except Exception as error:
-        raise RuntimeError(redact("".join(traceback.format_exception(error)))) from None
-
-
-_logs_without_passwords = cache(redact_logs)  # once in a process, which runs many tasks
 
 
 def _refuse_passwords(conf: Mapping[str, str]) -> None:
@@ -136,7 +121,6 @@ def _start(settings: EngineSettings) -> Any:
             f"at {session.sparkContext.master} already, and can have one; stop that first"
         )
     session.sparkContext.setLogLevel("ERROR")
-    logger.info("Spark's page: %s", session.sparkContext.uiWebUrl)
     return session
 
 

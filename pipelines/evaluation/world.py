@@ -22,6 +22,7 @@ from models.training.train import train
 from models.training.with_space import trained_with_space
 from operations.fits import Fits
 from pipelines.daily import stage_the_items
+from pipelines.engine import engine_of
 from pipelines.evaluation.protocol import DAILY, Protocol, Split, Times, WorldName
 from pipelines.progress import Stages
 from pipelines.training import show_step, summary, trains
@@ -139,8 +140,9 @@ def train_lines(
             config = line.config_of(world.config)
             if isinstance(line, Learned) and trains(line, config):
                 with stages.stage(f"train {line.name}", unit="epochs") as stage:
+                    shown = partial(show_step, stage, str(line))
                     learned = trained_with_space(line, config) or train(
-                        line, config, con, until, partial(show_step, stage, str(line))
+                        line, config, con, until, shown, engine_of(config)
                     )
                     stage.rows_in = learned.figures.get("examples")
                     stage.note = summary(line, learned)
@@ -164,9 +166,10 @@ def build_served(
     """
     config, between = world.config, (world.split.fit_until, world.split.until)
     with connect(config) as con, stages.stage("snapshot") as stage:
-        shown = build_sequences_of(config, con, [world.shown])
+        engine = engine_of(config)
+        shown = build_sequences_of(config, con, [world.shown], engine=engine)
         read = build_rows_read(config, con, labels, world.series)
-        embed_snapshots(config, con, [world.shown], aggregators)
+        embed_snapshots(config, con, [world.shown], aggregators, engine=engine)
         embed_rows_read(config, con, between, aggregators)
         stage.rows_in, stage.rows_out = labels.num_rows, shown.rows_out + read.rows_out
         stage.note = f"{world.shown.as_of:%Y-%m-%d}, and rows that a sample of labels reads"
@@ -180,7 +183,7 @@ def _clear_if_changed(folder: Path, config: Config, split: Split) -> None:
         "moments": [str(moment) for moment in split.moments],
         "attributes": config.model_dump(mode="json")["events"]["attributes"],
         "settings": config.model_dump_json(
-            exclude={"data_dir", "feature_store", "events", "min_positives"}
+            exclude={"data_dir", "feature_store", "events", "min_positives", "engine"}
         ),
     }
     if note.exists() and yaml.safe_load(note.read_text()) == wanted:

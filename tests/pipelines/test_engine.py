@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 from pipelines.engine import engine_of
 from pipelines.engine.spark import SparkEngine
+from tests.worlds import lost_tasks
 from tests.worlds.events import (
     AS_OF,
     DAY,
@@ -42,6 +43,8 @@ from transformations.buckets import bucket_of, spark_sql
 from transformations.config import Config
 from transformations.duck import TableReport, connect, parquet
 from transformations.errors import InputError, RunFailedError
+from transformations.example_settings import ExampleSettings
+from transformations.examples import build_training_examples
 from transformations.files import sweep
 from transformations.layout import partition_files, partitions, snapshot_files
 from transformations.names import MEMBER_STATS_VIEW, SEQUENCE_VIEW
@@ -147,6 +150,14 @@ def tables_of(config: Config) -> dict[str, str]:
     return found
 
 
+def examples_of(config: Config) -> tuple[dict, str]:
+    """Build training examples by the configured engine; return their figures and rows, in order."""
+    chosen = ExampleSettings(min_actions=1, horizon=DAY, random_negatives=2)
+    with connect(config) as con:
+        made = build_training_examples(config, con, chosen, AS_OF, engine=engine_of(config))
+    return made.figures(), "\n".join(map(repr, duckdb.sql(f"from '{made.file}'").fetchall()))
+
+
 CARRIED = st.tuples(st.none() | st.floats(0, 9, width=16), st.none() | st.sampled_from("ab"))
 number = count()
 
@@ -178,7 +189,7 @@ def test_every_engine_gives_the_same_tables(
         config = configured(folder / name, source, id_type, buckets, engine)
         Tombstones(config).add([forgotten])
         counted = build(config)
-        found.append((counted, tables_of(config)))
+        found.append((counted, tables_of(config), examples_of(config)))
     one, pool, cluster = found
     assert len(one[1]) == 2 + len(SNAPSHOTS)
     assert one[0][0].refused == {
@@ -203,6 +214,32 @@ def test_spark_hashes_as_python_does(spark: dict, tmp_path: Path) -> None:
             row.bucket for row in frame.selectExpr(f"{spark_sql('id', 7)} as bucket").collect()
         ]
         assert found == [bucket_of(id_, 7) for id_ in ids]
+
+
+@pytest.mark.parametrize("kind", ["local", "spark"])
+def test_results_come_as_tasks_end_and_a_job_that_nobody_wants_is_given_up(
+    kind: str, spark: dict, tmp_path: Path
+) -> None:
+    settings = spark if kind == "spark" else LOCAL
+    engine = engine_of(configured(tmp_path, tmp_path, "int64", BUCKETS, settings))
+    config = configured(tmp_path, tmp_path, "int64", BUCKETS, {})
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert engine.where == (f"Spark at {spark['master']}" if kind == "spark" else "")
+    second.touch()
+    results = engine.run(config, lost_tasks.there, [first, second])
+    assert next(results) == (second, "second")
+    first.touch()
+    assert [*results] == [(first, "first")]
+    first.unlink()
+    results = engine.run(config, lost_tasks.there, [first, second])
+    assert next(results) == (second, "second")
+    if kind == "local":
+        first.touch()  # a process of the pool cannot be told to stop
+    results.close()
+    both = [(second, "second")] * 2
+    assert [*engine.run(config, lost_tasks.there, [second, second])] == both, (
+        "nothing is in the way"
+    )
 
 
 EVENTS = [Event(n % 11, n, "APPLY", AS_OF - n * DAY / 20) for n in range(1, 90)]

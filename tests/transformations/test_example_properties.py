@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.worlds.events import (
@@ -27,6 +27,7 @@ from transformations.config import Config
 from transformations.duck import connect
 from transformations.example_settings import ExampleSettings
 from transformations.examples import RANDOM_NEGATIVE, build_training_examples
+from transformations.rebuild import rebuild
 
 WINDOW = timedelta(days=3)
 LENGTH = 4
@@ -229,19 +230,27 @@ def test_random_negatives_in_inputs_tell_of_the_past_alone(
 
 @settings(max_examples=4, deadline=None)
 @given(log=logs("int64"), chosen=chosen_settings(random_negatives=2), order=st.randoms())
-def test_neither_threads_nor_the_order_of_rows_change_anything(
+def test_neither_threads_nor_the_order_of_rows_nor_buckets_change_anything(
     log: list[Event], chosen: ExampleSettings, order: Any
 ) -> None:
+    assume(log)
     got = []
     shuffled = sorted(log, key=lambda _: order.random())
-    for threads, events in ((1, log), (2, shuffled)):
+    for threads, events, buckets in ((1, log, 1), (2, shuffled, 1), (1, shuffled, 3)):
         with TemporaryDirectory() as folder:
-            config = configure(
-                Path(folder),
-                window=WINDOW,
-                length=LENGTH,
-                duckdb={"memory_limit": "500MB", "threads": threads},
-            )
+            bounds = {
+                "window": WINDOW,
+                "length": LENGTH,
+                "duckdb": {"memory_limit": "500MB", "threads": threads},
+            }
+            config = configure(Path(folder), **bounds)
             write_activity(config, events)
-            got.append(examples(config, chosen))
+            if buckets > 1:
+                rebuild(config, "day", buckets)
+                config = configure(Path(folder), layout={"buckets": buckets}, **bounds)
+            with connect(config) as con:
+                report = build_training_examples(config, con, chosen, AS_OF)
+            rows = pq.ParquetFile(report.file).read().to_pylist()
+            got.append((rows, report.figures()))
     assert got[0] == got[1]
+    assert got[0] == got[2]

@@ -8,6 +8,7 @@ import os
 import pickle
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -63,6 +64,13 @@ def tells_password(config: Config, con: duckdb.DuckDBPyConnection, task: object)
     """Fail as a driver of a database might."""
     logging.getLogger("driver").error("logging in with %s", os.environ[PASSWORD])
     raise RuntimeError(f"cannot log in with {os.environ[PASSWORD]}")
+
+
+def there(config: Config, con: duckdb.DuckDBPyConnection, file: Path) -> str:
+    """Wait until a file is there."""
+    while not file.exists():
+        time.sleep(0.05)
+    return file.name
 
 
 def _die_once(config: Config) -> None:

@@ -1,13 +1,15 @@
 -- one row per UTC day (since 1970) and item of a predicted kind that any member acted on that
 -- day: its index
--- Reads `example_actions`. Needs macros.sql.
+-- Reads `example_counts` of all members, `item_indexes` and `other_items`.
 with
 acted_on as (
     select distinct
-        day_of(event_us) as day,
-        item_index,
-    from example_actions
-    where is_candidate
+        example_counts.day,
+        item_indexes.item_index,
+    from example_counts
+    inner join item_indexes on example_counts.item_id = item_indexes.item_id
+    anti join other_items on example_counts.item_id = other_items.item_id
+    where example_counts.n_visible > 0
 ),
 
 day_items as (

@@ -1,14 +1,17 @@
 -- one row per action visible at `until`, with its position among the member's actions
--- Reads `activity`, `item_indexes`, `other_items`. Times and durations are microseconds.
+-- Reads `activity`, `item_indexes`, `other_items`, `action_shares`. Times and durations are
+-- microseconds.
 with
 with_indexes as (
     select
         activity.*,
         item_indexes.item_index,
         other_items.item_id is null as is_candidate,
+        action_shares.action_share,
     from activity
     inner join item_indexes on activity.item_id = item_indexes.item_id
     left join other_items on activity.item_id = other_items.item_id
+    left join action_shares on activity.action = action_shares.action
 ),
 
 visible as (
@@ -20,6 +23,7 @@ visible as (
         is_candidate and sign > 0 and list_contains($predicted, action) as is_positive,
         is_candidate and sign < 0 as is_negative,
         attributes,
+        action_share,
         epoch_us(event_timestamp) as event_us,
         coalesce(epoch_us(ingested_at), 0) as known_at,
         -- Seed of the draws: independent of other rows and of their order.
@@ -37,7 +41,6 @@ numbered as (
         row_number() over in_order as position,
         is_positive or is_negative as is_label,
         count(*) over (partition by member_id) as n_actions,
-        count(*) over (partition by action_index) / count(*) over () as action_share,
         event_us - lag(event_us) over in_order as gap,
     from visible
     window in_order as (partition by member_id order by event_us, item_index, action_index)

@@ -1,4 +1,4 @@
--- one row: what the examples are made of
+-- one row: what the examples of some members are made of
 -- Reads `training_examples`, `example_windows`, `example_actions` and `item_indexes`. Needs
 -- macros.sql.
 with
@@ -52,7 +52,9 @@ totals as (
         count(*) filter (where is_positive) as positives,
         count(*) filter (where not is_positive and not is_random) as negatives,
         count(*) filter (where is_random) as random_negatives,
-        count(distinct day_of(epoch_us(happened_at))) filter (where is_random) as days,
+        coalesce(
+            list(distinct day_of(epoch_us(happened_at))) filter (where is_random), []
+        ) as days,
     from training_examples
 ),
 

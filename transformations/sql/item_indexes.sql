@@ -1,10 +1,9 @@
--- one row per item with an action in the window: its index in the order of item_id, from 1
--- Reads the table `activity`.
+-- one row per item with an action before `until`: its index in the order of item_id, from 1
+-- Reads `example_counts` of all members.
 with
 items as (
     select distinct item_id
-    from activity
-    where event_timestamp >= $as_of - $window_length and event_timestamp < $as_of
+    from example_counts
 ),
 
 item_indexes as (

@@ -76,12 +76,19 @@ drawn as (
             and labels.draw = random_negatives.draw
 ),
 
+keyed as (
+    select
+        *,
+        hash($seed, member_id, as_of, happened_at, item_index, action_index, draw) as shuffle,
+    from drawn
+),
+
 -- Shuffled while packed, which moves a third of the bytes.
 shuffled as (
     select *
-    from drawn
+    from keyed
     order by
-        hash($seed, member_id, as_of, happened_at, item_index, action_index, draw),
+        shuffle,
         member_id,
         as_of,
         happened_at,
@@ -124,6 +131,11 @@ training_examples as (
             end
         )::float as weight,
         carried,
+        -- The order, to merge the rows of buckets by.
+        shuffle,
+        item_index,
+        action_index,
+        draw,
     from named
 )
 
