@@ -12,15 +12,18 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 from duckdb import DuckDBPyConnection as Connection
 
+from pipelines.engine.catalogue import unload
 from pipelines.engine.task import Failed, Result, Task, result_of, run_task
 from transformations.config import ROOT, Config
 from transformations.engine_settings import EngineSettings
 from transformations.errors import InputError, RunFailedError
 from transformations.secrets import SECRET_VARIABLE, expanded, redact, redact_logs
+from transformations.sources.marks import Mark
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +65,28 @@ class SparkEngine:
             ) from error
         for task, result in zip(tasks, results, strict=True):
             yield task, result_of(result)
+
+    def unload(
+        self,
+        table: str,
+        wanted: Mapping[str, str | None],
+        incremental: str | None,
+        mark: Mark | None,
+        folder: Path,
+        state: Path,
+    ) -> Mark | None:
+        """Write what is new in a table of the catalogue to Parquet files (`ReadsCatalogue`)."""
+        session = self.session
+        from py4j.protocol import Py4JError
+        from pyspark.errors import PySparkException
+
+        try:
+            return unload(session, table, wanted, incremental, mark, folder, state)
+        except (Py4JError, PySparkException) as error:
+            raise RunFailedError(
+                f"reading {table} by Spark at {self._settings.master} failed: "
+                f"{redact(_reason(error))}"
+            ) from None
 
     @property
     def slots(self) -> int:

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from pipelines.engine import engine_of
+from pipelines.engine.spark import SparkEngine
 from tests.worlds.archive import Table
 from tests.worlds.events import AS_OF, DAY, configure
 from tests.worlds.spark import CONF, PASSWORD, stop_session
@@ -342,3 +344,60 @@ def test_spark_reads_a_table_of_postgres_as_the_driver_does(
     with pytest.raises(InputError, match=r"variable ACTIVITY_ONLY_HERE.*in a task.*docs/spark"):
         stage(config, engine)
     assert not config.layout.archive.exists()
+
+
+CATALOGUE = {"source": "spark://", "table": "default.actions", "incremental_column": "seq"}
+LATER = "(9, 'x', 'SAVE', timestamp '2026-03-04 10:00:00 UTC', 9, 5), "
+LATER += "(9, '9', 'SAVE', timestamp '2026-03-04 10:00:00 UTC', null, 5)"
+
+
+def test_spark_reads_a_table_of_its_catalogue(spark: dict[str, Any], tmp_path: Path) -> None:
+    given = {"events": CATALOGUE | {"max_refused_share": 1}}
+    config = workspace(tmp_path / "here", given, spark)
+    engine = engine_of(config)
+    assert isinstance(engine, SparkEngine)
+    session = engine.session
+    session.sql("drop table if exists actions")
+    session.sql(
+        "create table actions (member_id bigint, item_id string, action string, event_timestamp "
+        "timestamp, seq double, `not read` int) using parquet "
+        f"location '{(tmp_path / 'lake').as_uri()}'"
+    )
+    try:
+        with pytest.raises(InputError, match=r"got 'default.clicks'; .* of default are: actions"):
+            stage(workspace(tmp_path / "clicks", with_table("default.clicks"), spark), engine)
+        assert stage(config, engine).rows_in == 0
+        session.sql(
+            "insert into actions select id % 7, string(id), 'SAVE', timestamp_micros("
+            "1772323200123456 + id * 3600000000), if(id % 5 = 0, double('NaN'), id / 10), 1 "
+            "from range(70)"
+        )
+        table = session.table("actions").drop("not read").toArrow()
+        pq.write_table(table, tmp_path / "same.parquet")
+        files = {"events": {"source": str(tmp_path / "same.parquet"), "max_refused_share": 1}}
+        one = workspace(tmp_path / "one", files, None)
+        assert reported(stage(config, engine)) == reported(stage(one))
+        found, expected = left_by(config), left_by(one)
+        assert found["activity"] == expected["activity"] != []
+        assert found["mark"] == {"kind": "double", "value": "6.9"}
+        session.sql(f"insert into actions values {LATER}")
+        again = stage(config, engine)
+        # The row at the mark, 14 without an end, two that are new; of those one is no event.
+        assert (again.rows_in, again.rows_out) == (1 + 14 - 2 + 2, 1)
+        assert {row[-1] for row in left_by(config)["quarantine"]} == {"default.actions"}
+    finally:
+        session.sql("drop table if exists actions")
+
+
+def with_table(name: str) -> dict[str, Any]:
+    return {"events": CATALOGUE | {"table": name}}
+
+
+def test_a_table_of_a_catalogue_needs_spark(tmp_path: Path) -> None:
+    config = workspace(tmp_path, with_table("a.b.c"), LOCAL)
+    with pytest.raises(InputError, match=r"expected engine.kind: spark, which reads a\.b\.c .*got"):
+        stage(config, engine_of(config))
+    with pytest.raises(ValueError, match=r"got 'spark://a.b'; Spark's address is `engine.master`"):
+        configure(tmp_path, events={"source": "spark://a.b", "table": "c"})
+    with pytest.raises(ValueError, match="only a table of events is read"):
+        configure(tmp_path, items={"source": "spark://", "table": "c", "text": ["title"]})

@@ -18,6 +18,7 @@ from transformations.quoting import identifier, quoted
 from transformations.read_so_far import ReadSoFar
 from transformations.secrets import without_user
 from transformations.sources import sql_source
+from transformations.sources.catalogue import unloaded
 from transformations.sources.files import Files, describe, find, together
 from transformations.sources.marks import Mark
 from transformations.sources.raw_events import attribute_columns, where_configured
@@ -65,6 +66,8 @@ def read_source(
         RunFailedError: the database failed.
     """
     wanted = _wanted(config)
+    if config.events.is_in_catalogue:
+        return _read_catalogue(config, before, folder, wanted, engine)
     if config.events.is_sql:
         return _read_table(config, as_of, before, folder, wanted, engine)
     source = config.source("events.source", config.events.source)
@@ -111,6 +114,23 @@ def _grouped(
     ]
     found = [one for _, some in engine.run(config, look_at, tasks) for one in some]
     return together(sorted(found, key=lambda one: one.files))
+
+
+def _read_catalogue(
+    config: Config,
+    before: ReadSoFar,
+    folder: Path,
+    wanted: Mapping[str, str | None],
+    engine: Engine,
+) -> Given:
+    """Have Spark write what is new in a table of its catalogue; it is not archived."""
+    mark = None if before.mark is None else Mark(**before.mark)
+    files, newest = unloaded(config, wanted, mark, folder, engine)
+    read = ReadSoFar(mark=None if newest is None else asdict(newest))
+    place = files[0].parent if files else folder
+    groups = _grouped(config, files, wanted, place, folder, engine)
+    label = quoted(config.events.table)
+    return Given(groups, lambda _: label, read)
 
 
 def _read_table(

@@ -79,14 +79,7 @@ class TableSource:
         return names + [f"{name}{SPELLED}" for name in names if name in self.ids]
 
 
-def spool(
-    config: Config,
-    source: TableSource,
-    folder: Path,
-    mark: Mark | None = None,
-    opened: Opener = plain_writer,
-    kept: Callable[[pa.Table], pa.Table] | None = None,
-) -> Spooled:
+def spool(config: Config, source: TableSource, folder: Path, mark: Mark | None = None) -> Spooled:
     """Write the table's rows, as text, to a Parquet file in `folder`, ROWS_AT_ONCE in memory.
 
     Beside a column of ids stands one of the same in their one spelling (transformations/ids.py):
@@ -94,8 +87,6 @@ def spool(
 
     Args:
         mark: Where the last run stopped (marks.py). None reads the whole table.
-        opened: Opens the file that the rows are written to.
-        kept: Which rows of some are written; default: all.
 
     Raises:
         InputError: the URL is invalid, or the table or a column is missing or has a wrong type.
@@ -104,7 +95,7 @@ def spool(
     with opened_table(config, source) as opening:
         # Taken first, so the next run reads rows that are added meanwhile.
         new = new_rows(config, source, opening, mark)
-        spooled = write_rows(source, opening, new.where, folder / FILE, opened, kept)
+        spooled = write_rows(source, opening, new.where, folder / FILE)
     return Spooled(source.table, [spooled] if spooled else [], new.mark)
 
 
@@ -157,7 +148,13 @@ def write_rows(
     opened: Opener = plain_writer,
     kept: Callable[[pa.Table], pa.Table] | None = None,
 ) -> Files | None:
-    """Write the rows where a condition holds, as `spool` says; None if there was none."""
+    """Write the rows where a condition holds, as `spool` says; None if there was none.
+
+    Args:
+        where: None: all rows.
+        opened: Opens the file that the rows are written to.
+        kept: Which rows of some are written; default: all.
+    """
     # As text, so unreadable ids and times are refused as in a CSV.
     query = sa.select(*(_selected(opening.table, name) for name in source.header))
     query = query if where is None else query.where(where)
