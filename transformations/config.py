@@ -108,6 +108,17 @@ class _Strict(BaseModel):
 
 
 def _expect_table(source: str, is_sql: bool, table: str | None, what: str) -> None:
+    if source.startswith(places.CATALOGUE):
+        if what != "events":
+            raise ValueError(
+                f"expected files or the URL of a database, got {source!r}: of Spark's catalogue "
+                "only a table of events is read"
+            )
+        if source != places.CATALOGUE:
+            raise ValueError(
+                f"expected `source: {places.CATALOGUE}` with the name in `table` "
+                f"(catalog.database.table), got {source!r}; Spark's address is `engine.master`"
+            )
     if is_sql and table is None:
         raise ValueError(f"a database source needs `table`: the table that holds the {what}")
     if not is_sql and table:
@@ -153,9 +164,10 @@ class Events(_Strict):
     """Where the events are and how to read them."""
 
     source: str = "data/simulated/events"
-    """A Parquet or CSV file, a folder of either, `s3://…` of either, or a SQLAlchemy URL."""
+    """A Parquet or CSV file, a folder of either, `s3://…` of either, or a SQLAlchemy URL; or
+    `spark://`, for a table that Spark knows by its name."""
     table: str | None = None
-    """The table (or schema.table) to read, for a SQLAlchemy URL."""
+    """The table (or schema.table) to read, for a SQLAlchemy URL or `spark://`."""
     incremental_column: str | None = None
     """A column of the table that only grows; a later run starts at the last value read."""
     columns: EventColumns = EventColumns()
@@ -172,8 +184,13 @@ class Events(_Strict):
 
     @property
     def is_sql(self) -> bool:
-        """Whether `source` is a SQLAlchemy URL rather than files."""
+        """Whether `source` is a SQLAlchemy URL, or `spark://`, rather than files."""
         return places.is_in_database(self.source)
+
+    @property
+    def is_in_catalogue(self) -> bool:
+        """Whether Spark reads the table by its name."""
+        return self.source == places.CATALOGUE
 
     @model_validator(mode="after")
     def _table_for_sql(self) -> Self:

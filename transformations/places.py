@@ -13,6 +13,10 @@ OBJECT_STORES = {"s3": "s3fs", "gs": "gcsfs", "abfs": "adlfs"}
 """Scheme → the library that speaks to it, through fsspec."""
 
 
+CATALOGUE = "spark://"
+"""The source of a table that Spark knows by its name."""
+
+
 def is_in_objects(source: str) -> bool:
     """Whether a source names objects: `s3://bucket/events`."""
     return source.partition("://")[0] in OBJECT_STORES and "://" in source

@@ -9,16 +9,18 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from duckdb import DuckDBPyConnection as Connection
 
-from pipelines.engine.spark_jobs import ended
+from pipelines.engine.catalogue import unload
 from pipelines.engine.task import Result, Task, result_of
 from transformations.config import ROOT, Config
 from transformations.engine_settings import EngineSettings
 from transformations.errors import InputError, RunFailedError
 from transformations.secrets import SECRET_VARIABLE, expanded, redact
+from transformations.sources.marks import Mark
 
 JAVA = "Java 17 (Debian: openjdk-17-jre-headless), or JAVA_HOME set to where it is"
 EXTRA = "pip install -e '.[spark]'"
@@ -44,17 +46,42 @@ class SparkEngine:
         """
         if not tasks:
             return
+        context = self.session.sparkContext  # says what is missing
         from py4j.protocol import Py4JError
         from pyspark.errors import PySparkException
 
+        from pipelines.engine.spark_jobs import ended
+
         try:
-            for index, result in ended(self.session.sparkContext, config, function, tasks):
+            for index, result in ended(context, config, function, tasks):
                 yield tasks[index], result_of(result)
         except (Py4JError, PySparkException) as error:
             raise RunFailedError(
                 f"Spark at {self._settings.master} gave up: {_reason(error)}; the tables are as "
                 "they were before. Mend it, and run again"
             ) from error
+
+    def unload(
+        self,
+        table: str,
+        wanted: Mapping[str, str | None],
+        incremental: str | None,
+        mark: Mark | None,
+        folder: Path,
+        state: Path,
+    ) -> Mark | None:
+        """Write what is new in a table of the catalogue to Parquet files (`ReadsCatalogue`)."""
+        session = self.session
+        from py4j.protocol import Py4JError
+        from pyspark.errors import PySparkException
+
+        try:
+            return unload(session, table, wanted, incremental, mark, folder, state)
+        except (Py4JError, PySparkException) as error:
+            raise RunFailedError(
+                f"reading {table} by Spark at {self._settings.master} failed: "
+                f"{redact(_reason(error))}"
+            ) from None
 
     @property
     def slots(self) -> int:

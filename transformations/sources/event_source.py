@@ -18,11 +18,12 @@ from transformations.quoting import identifier, quoted
 from transformations.read_so_far import ReadSoFar
 from transformations.secrets import without_user
 from transformations.sources import sql_source
+from transformations.sources.catalogue import unloaded
 from transformations.sources.files import Files, describe, find, together
 from transformations.sources.marks import Mark
 from transformations.sources.raw_events import attribute_columns, where_configured
+from transformations.sources.table_ranges import joined, read_table
 from transformations.tasks import Engine
-from transformations.tombstones import Tombstones
 
 EVENT_TIMES = ("events.columns.event_timestamp", "events.columns.ingested_at")
 NEEDED = ("member_id", "item_id", "action", "event_timestamp")
@@ -58,15 +59,17 @@ def read_source(
     Args:
         before: What earlier runs have read.
         folder: For what is read, until it is staged.
-        engine: Who looks at the files.
+        engine: Who looks at the files, or reads the table.
 
     Raises:
         InputError: the source or one of its columns is missing, or has a wrong type.
         RunFailedError: the database failed.
     """
     wanted = _wanted(config)
+    if config.events.is_in_catalogue:
+        return _read_catalogue(config, before, folder, wanted, engine)
     if config.events.is_sql:
-        return _read_table(config, as_of, before, folder, wanted)
+        return _read_table(config, as_of, before, folder, wanted, engine)
     source = config.source("events.source", config.events.source)
     read, new = ReadSoFar(), []
     # Taken before the files are read, so the next run reads what is appended meanwhile.
@@ -113,12 +116,30 @@ def _grouped(
     return together(sorted(found, key=lambda one: one.files))
 
 
+def _read_catalogue(
+    config: Config,
+    before: ReadSoFar,
+    folder: Path,
+    wanted: Mapping[str, str | None],
+    engine: Engine,
+) -> Given:
+    """Have Spark write what is new in a table of its catalogue; it is not archived."""
+    mark = None if before.mark is None else Mark(**before.mark)
+    files, newest = unloaded(config, wanted, mark, folder, engine)
+    read = ReadSoFar(mark=None if newest is None else asdict(newest))
+    place = files[0].parent if files else folder
+    groups = _grouped(config, files, wanted, place, folder, engine)
+    label = quoted(config.events.table)
+    return Given(groups, lambda _: label, read)
+
+
 def _read_table(
     config: Config,
     as_of: datetime,
     before: ReadSoFar,
     folder: Path,
     wanted: Mapping[str, str | None],
+    engine: Engine,
 ) -> Given:
     events = config.events
     table = sql_source.TableSource(
@@ -133,7 +154,7 @@ def _read_table(
     member = f"{events.columns.member_id}{SPELLED}"
     label = quoted(events.table)
     if not config.archive.sql:
-        spooled = sql_source.spool(config, table, folder, mark)
+        spooled = read_table(config, table, folder, mark, engine, sql_source.plain_writer)
         read = ReadSoFar(mark=None if spooled.mark is None else asdict(spooled.mark))
         return Given(spooled.groups, lambda _: label, read)
     began = archive.Read(
@@ -144,16 +165,18 @@ def _read_table(
         label=events.table or "",
         member=member,
     )
-    remembered = partial(archive.kept, config, Tombstones(config), column=member)
-    spooled = sql_source.spool(config, table, folder, mark, archive.writer, remembered)
+    spooled = read_table(config, table, folder, mark, engine, archive.writer, member)
     read = ReadSoFar(mark=None if spooled.mark is None else asdict(spooled.mark))
-    done = archive.held(config, began, folder / sql_source.FILE)
-    return Given(
-        [_of_object(config, done)] if done.sha256 else [],
-        lambda _: label,
-        read,
-        partial(archive.note, config, done),
-    )
+    parts = [file for group in spooled.groups for file in group.files]
+    whole = folder / sql_source.FILE
+    in_tasks = not whole.exists()
+    if in_tasks:
+        joined(parts, table.header, whole, archive.writer)
+    done = archive.held(config, began, whole)
+    groups = [_of_object(config, done)] if done.sha256 else []
+    note = partial(archive.note, config, done)
+    # Tasks judge the parts that tasks wrote; one file would be one task's.
+    return Given(spooled.groups if in_tasks else groups, lambda _: label, read, note)
 
 
 def read_again(config: Config, read: archive.Read) -> Given:

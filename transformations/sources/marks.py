@@ -38,10 +38,14 @@ class Since:
     Attributes:
         mark: Where the next run goes on; None if there is no value yet.
         where: Which rows are new; None for all.
+        low: From which value on rows are new; None for all.
+        endless: The smallest value that ends all reading and is therefore no mark, if there is one.
     """
 
     mark: Mark | None
-    where: sa.ColumnElement[bool] | None
+    where: sa.ColumnElement[bool] | None = None
+    low: Mark | None = None
+    endless: Mark | None = None
 
 
 def since(
@@ -60,12 +64,13 @@ def since(
         InputError: SQLite holds numbers and texts in the column, so it has no order.
         RunFailedError: all values lie before the mark.
     """
-    newest, proper = _newest(connection, column, shown)
-    value = _compared(connection, column)
+    newest, endless = _newest(connection, column, shown)
+    value = compared(connection, column)
     if mark is None or newest is None or mark.kind != newest.kind:
-        return Since(newest or mark, None)
-    bound = _bound(connection, column, mark)
-    found = sa.select(sa.literal(1)).where(value >= bound, *proper).limit(1)
+        return Since(newest or mark, endless=endless)
+    least = bound(connection, column, mark)
+    proper = [] if endless is None else [value < bound(connection, column, endless)]
+    found = sa.select(sa.literal(1)).where(value >= least, *proper).limit(1)
     if connection.scalar(found) is None:
         raise RunFailedError(
             f"events.incremental_column: rows of {shown} were read up to {column.name} = "
@@ -73,45 +78,53 @@ def since(
             "or lost rows. Nothing was read, since what is new could not be told. To read the "
             f"whole table again (rows that are staged already count once), remove {state}"
         )
-    return Since(newest, sa.or_(value >= bound, column.is_(None)))
+    return Since(newest, sa.or_(value >= least, column.is_(None)), mark, endless)
 
 
 def _newest(
     connection: sa.Connection, column: sa.Column[Any], shown: str
-) -> tuple[Mark | None, list[sa.ColumnElement[bool]]]:
-    """Return the largest value that is not endless, and conditions that leave those out."""
+) -> tuple[Mark | None, Mark | None]:
+    """Return the largest value that is not endless, and the smallest that is."""
     if connection.dialect.name == "sqlite":
         _refuse_mixed(connection, column, shown)
-    proper: list[sa.ColumnElement[bool]] = []
+    endless: Mark | None = None
     while True:
-        mark = _largest(connection, column, proper)
+        largest = sa.select(as_mark(connection, sa.func.max(column)))
+        if endless is not None:
+            limit = bound(connection, column, endless)
+            largest = largest.where(compared(connection, column) < limit)
+        mark = mark_of(connection, column, connection.scalar(largest))
         is_text = mark and (mark.kind == "text" or isinstance(column.type, sa.String))
         if mark is None or is_text or mark.value.lower() not in ENDLESS:
-            return mark, proper
-        proper.append(_compared(connection, column) < _bound(connection, column, mark))
+            return mark, endless
+        endless = mark
 
 
-def _largest(
-    connection: sa.Connection, column: sa.Column[Any], proper: list[sa.ColumnElement[bool]]
-) -> Mark | None:
-    largest = sa.func.max(column)
+def as_mark(connection: sa.Connection, value: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+    """Select a value so that `mark_of` makes a mark of it, exact: as text, in SQLite as it is."""
     if connection.dialect.name != "sqlite":
-        text = connection.scalar(sa.select(sa.cast(largest, sa.Text)).where(*proper))
-        return None if text is None else Mark(str(column.type), text)
-    value = connection.scalar(sa.select(sa.type_coerce(largest, RAW)).where(*proper))
+        return sa.cast(value, sa.Text)
+    return sa.type_coerce(value, RAW)
+
+
+def mark_of(connection: sa.Connection, column: sa.Column[Any], value: Any) -> Mark | None:
+    """Return what was selected by `as_mark` as a mark; None where there was no value."""
     if value is None:
         return None
+    if connection.dialect.name != "sqlite":
+        return Mark(str(column.type), value)
     if isinstance(value, bytes):
         return Mark("blob", value.hex())
     return Mark("text", value) if isinstance(value, str) else Mark("number", repr(value))
 
 
-def _compared(connection: sa.Connection, column: sa.Column[Any]) -> sa.ColumnElement[Any]:
+def compared(connection: sa.Connection, column: sa.Column[Any]) -> sa.ColumnElement[Any]:
     """Return a column that takes bounds as they are: SQLite's declared types say little."""
     return sa.type_coerce(column, RAW) if connection.dialect.name == "sqlite" else column
 
 
-def _bound(connection: sa.Connection, column: sa.Column[Any], mark: Mark) -> sa.ColumnElement[Any]:
+def bound(connection: sa.Connection, column: sa.Column[Any], mark: Mark) -> sa.ColumnElement[Any]:
+    """Return a mark as a value that `compared` is compared with."""
     if connection.dialect.name != "sqlite":
         return sa.cast(sa.literal(mark.value, sa.Text), column.type)
     value: Any = mark.value

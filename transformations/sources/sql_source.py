@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,15 +72,14 @@ class TableSource:
         """The columns that hold ids."""
         return {name for key, name in self.columns.items() if key.endswith("_id")}
 
+    @property
+    def header(self) -> list[str]:
+        """The columns of what is written: those of the table, then ids in their one spelling."""
+        names = list(dict.fromkeys(name for name in self.columns.values() if name is not None))
+        return names + [f"{name}{SPELLED}" for name in names if name in self.ids]
 
-def spool(
-    config: Config,
-    source: TableSource,
-    folder: Path,
-    mark: Mark | None = None,
-    opened: Opener = plain_writer,
-    kept: Callable[[pa.Table], pa.Table] | None = None,
-) -> Spooled:
+
+def spool(config: Config, source: TableSource, folder: Path, mark: Mark | None = None) -> Spooled:
     """Write the table's rows, as text, to a Parquet file in `folder`, ROWS_AT_ONCE in memory.
 
     Beside a column of ids stands one of the same in their one spelling (transformations/ids.py):
@@ -87,19 +87,37 @@ def spool(
 
     Args:
         mark: Where the last run stopped (marks.py). None reads the whole table.
-        opened: Opens the file that the rows are written to.
-        kept: Which rows of some are written; default: all.
 
     Raises:
         InputError: the URL is invalid, or the table or a column is missing or has a wrong type.
         RunFailedError: the database failed. No message holds the password.
     """
+    with opened_table(config, source) as opening:
+        # Taken first, so the next run reads rows that are added meanwhile.
+        new = new_rows(config, source, opening, mark)
+        spooled = write_rows(source, opening, new.where, folder / FILE)
+    return Spooled(source.table, [spooled] if spooled else [], new.mark)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A table while a connection to its database is open; `shown` names both, in messages."""
+
+    connection: sa.Connection
+    table: sa.Table
+    shown: str
+
+
+@contextmanager
+def opened_table(config: Config, source: TableSource) -> Iterator[Opened]:
+    """Open a table that has the columns of its source.
+
+    Raises:
+        InputError, RunFailedError: as `spool`; also for what fails while it is open.
+    """
     engine = open_engine(source.key, source.url, config.path)
     where = shown_url(engine)
     shown = f"{source.table} in {where}"
-    columns = list(dict.fromkeys(name for name in source.columns.values() if name is not None))
-    ids = [f"{name}{SPELLED}" for name in columns if name in source.ids]
-    file = folder / FILE
     try:
         with engine.connect() as connection:
             if connection.dialect.name == "postgresql":
@@ -107,25 +125,48 @@ def spool(
                 connection.exec_driver_sql("set datestyle = 'ISO, YMD'")
             table = find_table(connection, source.key, source.table, where)
             _require(source, connection, table, shown)
-            new = Since(mark, None)
-            if source.incremental is not None:
-                # Taken first, so the next run reads rows that are added meanwhile.
-                column = table.columns[source.incremental]
-                new = since(connection, column, mark, shown, mark_file(config))
-            # As text, so unreadable ids and times are refused as in a CSV.
-            query = sa.select(*(_selected(table, name) for name in columns + ids))
-            query = query if new.where is None else query.where(new.where)
-            with opened(file, pa.schema([(name, pa.string()) for name in columns + ids])) as writer:
-                rows = _write(chunks(connection, query), writer, kept)
+            yield Opened(connection, table, shown)
     except SQLAlchemyError as error:
         raise RunFailedError(f"reading {shown} failed: {reason_of(error)}") from None
     finally:
         engine.dispose()
-    groups = []
-    if rows:
-        names = columns + ids
-        groups.append(Files((file,), tuple(names), dict.fromkeys(names, "VARCHAR")))
-    return Spooled(source.table, groups, new.mark)
+
+
+def new_rows(config: Config, source: TableSource, opening: Opened, mark: Mark | None) -> Since:
+    """Return which rows are new (marks.py): all of them where there is no incremental column."""
+    if source.incremental is None:
+        return Since(mark)
+    column = opening.table.columns[source.incremental]
+    return since(opening.connection, column, mark, opening.shown, mark_file(config))
+
+
+def write_rows(
+    source: TableSource,
+    opening: Opened,
+    where: sa.ColumnElement[bool] | None,
+    file: Path,
+    opened: Opener = plain_writer,
+    kept: Callable[[pa.Table], pa.Table] | None = None,
+) -> Files | None:
+    """Write the rows where a condition holds, as `spool` says; None if there was none.
+
+    Args:
+        where: None: all rows.
+        opened: Opens the file that the rows are written to.
+        kept: Which rows of some are written; default: all.
+    """
+    # As text, so unreadable ids and times are refused as in a CSV.
+    query = sa.select(*(_selected(opening.table, name) for name in source.header))
+    query = query if where is None else query.where(where)
+    schema = pa.schema([(name, pa.string()) for name in source.header])
+    with opened(file, schema) as writer:
+        rows = _write(chunks(opening.connection, query), writer, kept)
+    return text_files([file], source.header) if rows else None
+
+
+def text_files(files: Sequence[Path], header: Sequence[str]) -> Files:
+    """Return Parquet files of texts that have the same columns, as one group."""
+    return Files(tuple(files), tuple(header), dict.fromkeys(header, "VARCHAR"))
 
 
 def reason_of(error: SQLAlchemyError) -> str:
