@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from benchmarks.report.section import load, markdown
+from benchmarks.spark_join import RESULTS as JOINED
 from benchmarks.spark_memory import ONE_IN
 from transformations.config import ROOT
 
@@ -58,13 +59,21 @@ def _sequences(spark: Mapping[str, Any]) -> Iterator[str]:
         yield markdown(
             ["way", "CPU s", "times one process", "of it in tasks", "Spark's start, CPU s"], rows
         )
+        (one,) = (one for one in size["ways"] if one["way"] == "spark")
+        yield (
+            f"Of the {one['cpu_s']:.1f} s of Spark, {one['tasks_cpu_s']:.1f} are the tasks' own, "
+            f"{one['processes_cpu_s'] - one['tasks_cpu_s']:.1f} what else their Python does "
+            f"(as imports), {one['cpu_s'] - one['processes_cpu_s']:.1f} the JVMs and the "
+            "driver."
+        )
     grown = [
         f"{one['events'] / 1e6:.0f} million actions in {one['buckets']} buckets: "
         + ", ".join(f"{way['way']} {way['peak_mb']:.0f} MB" for way in one["ways"])
-        for one in spark["grown"].values()
+        for one in spark.get("grown", {}).values()
     ]
-    yield f"Most memory of a task's process: {'; '.join(grown)}."
-    for one in spark["hot"].values():
+    if grown:
+        yield f"Most memory of a task's process: {'; '.join(grown)}."
+    for one in spark.get("hot", {}).values():
         said = "; ".join(
             f"{WAYS[way['way']]} {way['peak_mb']:.0f} MB, {way['cpu_s']:.1f} CPU s, its longest "
             f"task {max(cost['cpu_s'] for cost in way['costs']):.1f}"
@@ -85,7 +94,7 @@ def _joined(join: Mapping[str, Any]) -> Iterator[str]:
                 started = f"{one['start_cpu_s']:.0f}" if "Spark" in side else ""
                 rows.append([side, f"{one['cpu_s']:.1f}", f"{_of_here(size, side):.2f}", started])
             else:
-                rows.append([side, "failed", "", ""])
+                rows.append([side, f"failed: `{one['failed']}`", "", ""])
         yield (
             f"A training join of {size['labels'] / 1e6:.0f} million labels with "
             f"{size['snapshots']} snapshots of {size['members']:,} members, {size['width']} floats "
@@ -120,13 +129,15 @@ def _bounds(spark: Mapping[str, Any], join: Mapping[str, Any]) -> str:
         row(f"longest task to the median one, CPU: {LONGEST:.0f} at most{of}",
             ways["spark"]["longest_to_median_cpu"], 0, LONGEST)  # fmt: skip
         if "spark, one worker" in ways:
+            alone = ways["spark, one worker"]["cpu_s"]
             row(f"two workers to one, CPU: {WORKERS} at most{of}",
-                ways["spark"]["cpu_s"] / ways["spark, one worker"]["cpu_s"], 0, WORKERS)  # fmt: skip
-    small, large = spark["grown"].values()
-    for few, many in zip(small["ways"], large["ways"], strict=True):
-        row(f"memory of a task with ten times the members, {few['way']}: {SAME_PEAK} at most",
-            many["peak_mb"] / few["peak_mb"], 0, SAME_PEAK)  # fmt: skip
-    for one in spark["hot"].values():
+                ways["spark"]["cpu_s"] / alone, 0, WORKERS)  # fmt: skip
+    grown = list(spark.get("grown", {}).values())
+    for many in grown[1:]:
+        for few, much in zip(grown[0]["ways"], many["ways"], strict=True):
+            row(f"memory of a task with ten times the members, {few['way']}: {SAME_PEAK} at most",
+                much["peak_mb"] / few["peak_mb"], 0, SAME_PEAK)  # fmt: skip
+    for one in spark.get("hot", {}).values():
         for way in one["ways"]:
             row(f"memory of a task with the busy member, {way['way']}: {MEMORY_MB:.0f} MB at most",
                 way["peak_mb"], 0, MEMORY_MB, 0)  # fmt: skip
@@ -138,7 +149,7 @@ def _bounds(spark: Mapping[str, Any], join: Mapping[str, Any]) -> str:
 
 def read() -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Return the results of the engine and of the join."""
-    return load("spark"), load("spark_join")
+    return load("spark"), load("spark_join") if JOINED.exists() else {}
 
 
 def write_page() -> None:
