@@ -75,8 +75,9 @@ def _sequences(spark: Mapping[str, Any]) -> Iterator[str]:
         yield f"Most memory of a task's process: {'; '.join(grown)}."
     for one in spark.get("hot", {}).values():
         said = "; ".join(
-            f"{WAYS[way['way']]} {way['peak_mb']:.0f} MB, {way['cpu_s']:.1f} CPU s, its longest "
-            f"task {max(cost['cpu_s'] for cost in way['costs']):.1f}"
+            f"{WAYS[way['way']]} {way['peak_mb']:.0f} MB, {way['cpu_s']:.1f} CPU s "
+            f"({way['wall_s']:.0f} s beside other work), its longest task "
+            f"{max(cost['cpu_s'] for cost in way['costs']):.1f}"
             for way in one["ways"]
         )
         yield (
@@ -137,6 +138,9 @@ def _bounds(spark: Mapping[str, Any], join: Mapping[str, Any]) -> str:
         for few, much in zip(grown[0]["ways"], many["ways"], strict=True):
             row(f"memory of a task with ten times the members, {few['way']}: {SAME_PEAK} at most",
                 much["peak_mb"] / few["peak_mb"], 0, SAME_PEAK)  # fmt: skip
+            row(f"longest task to the median one, CPU: {LONGEST:.0f} at most, {few['way']}, "
+                f"{many['events'] / 1e6:.0f} million in {many['buckets']} buckets",
+                much["longest_to_median_cpu"], 0, LONGEST)  # fmt: skip
     for one in spark.get("hot", {}).values():
         for way in one["ways"]:
             row(f"memory of a task with the busy member, {way['way']}: {MEMORY_MB:.0f} MB at most",
