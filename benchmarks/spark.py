@@ -1,8 +1,12 @@
 """Sequences built here, by a pool of processes, by a Spark cluster, and as Spark DataFrames.
 
 Each way runs in its own process over the same actions, with two cores; the cluster is a master and
-two workers of one core. Counted are the CPU seconds of all processes and the wall time, apart from
-Spark's start. The counts of all ways must agree.
+two workers of one core, or one of them. Counted are the CPU seconds of all processes and the wall
+time, apart from Spark's start, and what each task took. The counts of all ways must agree.
+`benchmarks.spark_page` writes them into docs/spark.md.
+
+    python -m benchmarks.spark
+    python -m benchmarks.spark --events 100000000 --without pool --without dataframe
 """
 
 import argparse
@@ -23,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.sequences import AS_OF, DAY, DAYS, EVENTS_PER_MEMBER, generate
+from benchmarks.spark_tasks import Measured, peak_mb
 from pipelines.engine import engine_of
 from pipelines.engine.standalone import standalone
 from transformations.config import ROOT, Config
@@ -39,7 +44,8 @@ CONF = {
     "spark.executor.memory": "2g",
     "spark.ui.enabled": "false",
 }
-WAYS = ("here", "pool", "spark", "dataframe")
+WAYS = {"here": 0, "pool": 0, "spark": 2, "spark, one worker": 1, "dataframe": 2}
+"""Each way, with how many workers of Spark it has."""
 
 
 def configured(folder: Path, buckets: int, engine: dict[str, Any]) -> Config:
@@ -55,38 +61,37 @@ def configured(folder: Path, buckets: int, engine: dict[str, Any]) -> Config:
     )
 
 
-def prepare(folder: Path, events: int) -> float:
-    """Write the actions in one bucket and in BUCKETS; return the CPU seconds of dividing them."""
-    generate(folder / "buckets-1", events)
+def divide(folder: Path, buckets: int) -> float:
+    """Write the day files of one bucket in several too; return the CPU seconds of that."""
     one = configured(folder, 1, {})
     note_period(one.layout.activity, "day")
-    (folder / f"buckets-{BUCKETS}").mkdir()
-    divided = configured(folder, BUCKETS, {}).layout
+    (folder / f"buckets-{buckets}").mkdir()
+    divided = configured(folder, buckets, {}).layout
     for file in partition_files(one.layout.activity):
         place = divided.activity / file.relative_to(one.layout.activity)
         place.parent.mkdir(parents=True)
         os.link(file, place)
     note_period(divided.activity, "day")
     before = time.process_time()
-    rebuild(configured(folder, BUCKETS, {}), "week")
+    rebuild(configured(folder, buckets, {}), "week")
     return time.process_time() - before
 
 
-def run(way: str, folder: Path) -> dict[str, Any]:
+def run(way: str, folder: Path, buckets: int = BUCKETS) -> dict[str, Any]:
     """Build the snapshot in one way, in this process and those that it starts."""
     with tempfile.TemporaryDirectory() as own, _cluster(way, Path(own)) as master:
         engine: dict[str, Any] = {"kind": "local", "workers": 2}
-        if way == "spark":
+        if way.startswith("spark"):
             engine = {"kind": "spark", "master": master, "conf": CONF}
-        config = configured(folder, 1 if way in ("here", "dataframe") else BUCKETS, engine)
-        started = time.perf_counter()
-        session = _session(master) if way in ("spark", "dataframe") else None
+        config = configured(folder, 1 if way in ("here", "dataframe") else buckets, engine)
+        started, tasks = time.perf_counter(), Measured(engine_of(config))
+        session = _session(master) if WAYS[way] else None
         before, begun = _cpu_of_all(), time.perf_counter()
         if way == "dataframe":
             files = _as_dataframes(session, config, folder)
         else:
             with connect(config) as con:
-                build_sequences(config, con, AS_OF, AS_OF - DAY, AS_OF, engine_of(config))
+                build_sequences(config, con, AS_OF, AS_OF - DAY, AS_OF, tasks)
             files = snapshot_files(config.layout.sequences, AS_OF)
         wall, cpu = time.perf_counter() - begun, _cpu_of_all() - before
         members, actions = duckdb.sql(
@@ -100,15 +105,17 @@ def run(way: str, folder: Path) -> dict[str, Any]:
             "start_cpu_s": before,
             "members": members,
             "actions": actions,
+            "own_peak_mb": peak_mb(),
+            **tasks.summary(),
         }
 
 
 @contextmanager
 def _cluster(way: str, folder: Path) -> Iterator[str]:
-    if way not in ("spark", "dataframe"):
+    if not WAYS[way]:
         yield ""
         return
-    with standalone(folder, workers=2, memory="4G") as url:
+    with standalone(folder, workers=WAYS[way], memory="4G") as url:
         yield url
 
 
@@ -178,29 +185,56 @@ def _cpu_of_all() -> float:
     return total
 
 
+def measured(way: str, folder: Path, buckets: int = BUCKETS) -> dict[str, Any]:
+    """Run one way in a process of its own, so that none warms another."""
+    command = [sys.executable, "-m", "benchmarks.spark", "--way", way]
+    command += ["--folder", str(folder), "--buckets", str(buckets)]
+    answer = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    if answer.returncode:
+        raise SystemExit(f"{way}: {answer.stderr[-4000:]}")
+    found: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
+    return found
+
+
+def _agree(ways: Sequence[dict[str, Any]]) -> bool:
+    """Return whether all ways have the same members, and actions but for doubles.
+
+    The log was not staged, so a few actions lie in it twice (its columns are made of one hash). The
+    DataFrames leave the second out, as staging does.
+    """
+    rows = [(one["members"], one["actions"]) for one in ways if one["way"] != "dataframe"]
+    members, actions = rows[0]
+    return len(set(rows)) == 1 and all(
+        one["members"] == members and 0 <= actions - one["actions"] < actions / 10_000
+        for one in ways
+    )
+
+
+def keep(section: str, key: str, result: dict[str, Any]) -> None:
+    """Put a result into the file, beside those of other sizes."""
+    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    known.setdefault(section, {})[key] = result
+    RESULTS.write_text(json.dumps(known, indent=1) + "\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure every way, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=20_000_000)
-    parser.add_argument("--way", choices=WAYS)
-    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--without", action="append", default=[], choices=[*WAYS][1:])
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--buckets", type=int, default=BUCKETS, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.way:
-        print(json.dumps(run(given.way, given.folder)))
+        print(json.dumps(run(given.way, given.folder, given.buckets)))
         return
     with tempfile.TemporaryDirectory() as own:
-        folder = given.folder or Path(own)
-        divided = prepare(folder, given.events)
-        ways = []
-        for way in WAYS:
-            command = [sys.executable, "-m", "benchmarks.spark", "--way", way]
-            answer = subprocess.run(
-                [*command, "--folder", str(folder)], capture_output=True, text=True, cwd=ROOT
-            )
-            if answer.returncode:
-                raise SystemExit(f"{way}: {answer.stderr[-4000:]}")
-            ways.append(json.loads(answer.stdout.splitlines()[-1]))
-    if len({(one["members"], one["actions"]) for one in ways}) > 1:
+        folder = Path(own)
+        generate(folder / "buckets-1", given.events)
+        divided = divide(folder, BUCKETS)
+        ways = [measured(way, folder) for way in WAYS if way not in given.without]
+    if not _agree(ways):
         raise SystemExit(f"expected the same rows of every way, got {ways}")
     here = ways[0]
     result = {
@@ -210,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "divide_cpu_s": divided,
         "ways": [one | {"times_here": one["cpu_s"] / here["cpu_s"]} for one in ways],
     }
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+    keep("ways", str(given.events), result)
     table = Table("way", "CPU s", "times here", "wall s", "start: CPU s", title=f"{given.events:,}")
     for one in result["ways"]:
         figures = (one["cpu_s"], one["times_here"], one["wall_s"], one["start_cpu_s"])

@@ -194,12 +194,15 @@ def run(count: int, members: int, days: int, master: str, sides: list[str]) -> d
         write_labels(folder / "labels.parquet", count, members, days)
         for side in sides:
             call = [sys.executable, "-m", "benchmarks.spark_join", "--side", side, name, master]
-            done = subprocess.run(call, stdout=subprocess.PIPE, text=True, check=False)
+            done = subprocess.run(call, capture_output=True, text=True, check=False)
             if done.returncode:
-                found[side] = {"failed": True}
+                print(done.stderr[-4000:], file=sys.stderr)
+                said = [line for line in done.stderr.splitlines() if "Error" in line]
+                found[side] = {"failed": said[-1][:300] if said else "no reason given"}
                 continue
             found[side] = json.loads(done.stdout.splitlines()[-1])
             sums[side] = checksum(folder / side.split()[0])
+            print(side, found[side], sums[side], file=sys.stderr, flush=True)
     return {
         "labels": count,
         "members": members,

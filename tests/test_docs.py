@@ -14,6 +14,7 @@ from benchmarks import (
     kills,
     releases,
     scale,
+    spark_page,
 )
 from benchmarks.report import __main__ as performance
 from transformations.config import ROOT
@@ -51,6 +52,13 @@ def test_the_figures_of_scale_are_those_measured() -> None:
     page = scale.PAGE.read_text()
     figures = page.split(scale.MARKS[0])[1].split(scale.MARKS[1])[0]
     assert figures == scale.figures(scale.Service(), json.loads(scale.RESULTS.read_text()))
+
+
+def test_the_figures_of_spark_are_those_measured() -> None:
+    """`python -m benchmarks.spark_page` writes them."""
+    page = spark_page.PAGE.read_text()
+    figures = page.split(spark_page.MARKS[0])[1].split(spark_page.MARKS[1])[0]
+    assert figures == spark_page.figures(*spark_page.read())
 
 
 def test_the_figures_of_experiments_are_those_measured() -> None:
