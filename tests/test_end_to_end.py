@@ -342,6 +342,7 @@ def test_a_killed_run_can_be_run_again(tmp_path):
     """SIGKILL after each of four stages, then one run to the end: as if never killed."""
     killed, whole = Clone(tmp_path / "killed"), Clone(tmp_path / "whole")
     for clone in (killed, whole):
+        clone.train_once(clone.root / "models" / "catalog.py")
         clone.activity("simulate", *MARKET)
     for stage in ("stg_activity", "member_sequences", "member_embeddings", "feast apply"):
         process = subprocess.Popen(
@@ -394,10 +395,7 @@ def test_movietweetings(tmp_path):
     sources = ("--events", str(read / "events.parquet"), "--items", str(read / "items.parquet"))
     assert "365d" in clone.activity("init", "movietweetings", *sources)
     workspace = clone.root / "workspaces" / "movietweetings"
-    lines = workspace / "catalog.py"  # nothing here asks how good a vector is
-    lines.write_text(
-        lines.read_text().replace("Trained(version=1)", "Trained(version=1, epochs=1)")
-    )
+    clone.train_once(workspace / "catalog.py")
     settings = workspace / "activity.yaml"
     settings.write_text(settings.read_text() + "\nrecommend: {precompute: 100}\n")
     config = ("--config", "movietweetings")

@@ -31,6 +31,8 @@ class _Daemon:
             "SPARK_LOCAL_IP": "127.0.0.1",
             "SPARK_LOCAL_DIRS": str(folder),
             "SPARK_DAEMON_MEMORY": "256m",
+            # They do little: Java's second compiler would take more than it gives back.
+            "SPARK_DAEMON_JAVA_OPTS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
             # As on another machine: nothing of this process is on its path. The engine brings it.
             "PYTHONPATH": "",
         }

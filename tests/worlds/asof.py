@@ -37,12 +37,13 @@ from hypothesis import strategies as st
 from stores.asof.coverage import MAX_AGE_TAG
 from stores.duckdb_asof import DuckDBAsofOfflineStore
 from stores.spark_asof import SparkAsofOfflineStore
+from tests.worlds.spark import QUICK
 
 START = datetime(2026, 1, 1, 22, tzinfo=UTC)
 TIMES = [START + timedelta(hours=hours) for hours in range(4)]  # on two days
 MAX_AGE = timedelta(hours=1)  # what every view declares
 PROJECT = "worlds"
-LOCAL_SPARK = {
+LOCAL_SPARK = QUICK | {
     "spark.master": "local[2]",
     "spark.driver.memory": "1g",
     "spark.driver.host": "127.0.0.1",

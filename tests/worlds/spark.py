@@ -9,7 +9,12 @@ from pipelines.engine.standalone import standalone
 
 PASSWORD = "ACTIVITY_TEST_STORE_PASSWORD"
 """A variable of the workers' environment, and of the driver's."""
-CONF = {
+QUICK = {
+    f"spark.{one}.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+    for one in ("driver", "executor")
+}
+"""For sessions of seconds: Java's second compiler takes more than it gives back in them."""
+CONF = QUICK | {
     "spark.driver.host": "127.0.0.1",
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.driver.memory": "512m",
