@@ -60,8 +60,8 @@ def unloaded(
     if not isinstance(engine, ReadsCatalogue):
         raise InputError(
             f"events.source: expected engine.kind: spark, which reads {events.table} of its "
-            f"catalogue, got {config.engine.kind}. Write it into activity.yaml, or give the run "
-            "--engine spark"
+            f"catalogue, got {config.engine.kind}. Write it into {config.file.name}, or give the "
+            "run --engine spark"
         )
     place = folder / "catalogue"
     column, state = events.incremental_column, mark_file(config)
