@@ -44,6 +44,7 @@ class Measured:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.where = engine.where
         self.costs: list[Cost] = []
 
     @property

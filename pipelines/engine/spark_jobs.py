@@ -50,17 +50,18 @@ def ended(
         results.add([(index, _without_passwords(config, function, task))])
 
     group, over, failures = uuid4().hex, Event(), list[BaseException]()
+    name = getattr(function, "__name__", "function")  # a partial has none
 
     def wait() -> None:
         try:
-            context.setJobGroup(group, f"{function.__name__} of {len(tasks)} tasks", True)
+            context.setJobGroup(group, f"{name} of {len(tasks)} tasks", True)
             context.parallelize([*enumerate(tasks)], len(tasks)).foreach(run)
         except BaseException as error:  # raised where it was asked for
             failures.append(error)
         finally:
             over.set()
 
-    thread = InheritableThread(target=wait, name=function.__name__, daemon=True)
+    thread = InheritableThread(target=wait, name=name, daemon=True)
     thread.start()
     told = 0
     try:

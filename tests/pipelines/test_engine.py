@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -230,6 +231,7 @@ def test_results_come_as_tasks_end_and_a_job_that_nobody_wants_is_given_up(
     assert next(results) == (second, "second")
     first.touch()
     assert [*results] == [(first, "first")]
+    assert [*engine.run(config, partial(lost_tasks.there), [first])] == [(first, "first")]
     first.unlink()
     results = engine.run(config, lost_tasks.there, [first, second])
     assert next(results) == (second, "second")

@@ -49,7 +49,7 @@ def few_rows_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Told:
-    """An engine that has so many slots, and tells what it was given to do."""
+    """An engine of a given number of slots, which notes what it was given to do."""
 
     def __init__(self, engine: Engine, slots: int) -> None:
         self._engine, self.slots = engine, slots

@@ -161,7 +161,7 @@ def joined(parts: Sequence[Path], header: Sequence[str], file: Path, opened: Ope
 
 
 def _divided(source: TableSource, opening: Opened, new: Since, number: int) -> list[Range]:
-    """Divide the new rows that have a value into at most so many ranges; none if they stay whole.
+    """Divide the new rows that have a value into at most `number` ranges; none if they stay whole.
 
     Neighbours are put together until they hold ROWS_PER_RANGE.
     """
